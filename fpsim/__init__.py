@@ -22,18 +22,29 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605 - names are checked by a test
+__all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
-    from fpsim.accumulation import Accumulator, Tree, get_accumulator, reveal
-    from fpsim.arithmetic import add, div, fma, mul, sqrt, sub
-    from fpsim.convolution import conv
-    from fpsim.emulation import Simulation, UnsupportedOp, emulate, run
-    from fpsim.encoding import decode, encode, next_down, next_up, ulp
-    from fpsim.formats import FORMATS, Format, get_format
-    from fpsim.products import dot, matmul
-    from fpsim.reductions import cumsum, sum
-    from fpsim.rounding import Rounding, get_rounding, round
+    from fpsim.accumulation import (
+        Accumulator as Accumulator,
+        Tree as Tree,
+        get_accumulator as get_accumulator,
+        reveal as reveal,
+    )
+    from fpsim.arithmetic import add as add, div as div, fma as fma, mul as mul, sqrt as sqrt, sub as sub
+    from fpsim.convolution import conv as conv
+    from fpsim.emulation import Simulation as Simulation, UnsupportedOp as UnsupportedOp, emulate as emulate, run as run
+    from fpsim.encoding import (
+        decode as decode,
+        encode as encode,
+        next_down as next_down,
+        next_up as next_up,
+        ulp as ulp,
+    )
+    from fpsim.formats import FORMATS as FORMATS, Format as Format, get_format as get_format
+    from fpsim.products import dot as dot, matmul as matmul
+    from fpsim.reductions import cumsum as cumsum, sum as sum
+    from fpsim.rounding import Rounding as Rounding, get_rounding as get_rounding, round as round
 
 
 def __getattr__(name: str) -> object:
