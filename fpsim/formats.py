@@ -75,6 +75,8 @@ class Format:
             raise ValueError(f"Format {self.name!r}: its smallest subnormal is below float64's")
         if self.specials == "fn" and self.signed and self.precision == 1:
             raise ValueError(f"Format {self.name!r}: an fn format needs a stored significand bit for its NaN")
+        if self.specials == "finite" and not self.saturate:
+            raise ValueError(f"Format {self.name!r}: without infinity and NaN a format has to saturate")
         if not self.signed and (self.precision != 1 or self.specials != "fn"):
             raise ValueError(f"Format {self.name!r}: only a scale (precision 1, specials 'fn') can be unsigned")
 

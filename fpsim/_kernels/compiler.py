@@ -1,0 +1,157 @@
+"""How kernels are compiled and where their machine code is kept.
+
+`kernel` is `numba.njit` with the project's options. The folder of the machine code is named after a digest of every
+source file here, because Numba does not notice when a helper in another file has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import types
+from numba.core import config
+from numba.extending import intrinsic
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def _source_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _candidates() -> Iterator[Path]:
+    for variable in ("FPSIM_CACHE_DIR", "NUMBA_CACHE_DIR"):
+        if os.environ.get(variable):
+            yield Path(os.environ[variable])
+    if os.environ.get("XDG_CACHE_HOME"):
+        yield Path(os.environ["XDG_CACHE_HOME"]) / "fpsim"
+    if os.environ.get("HOME"):
+        yield Path(os.environ["HOME"]) / ".cache" / "fpsim"
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    yield Path(tempfile.gettempdir()) / f"fpsim-{user}"
+
+
+def _usable(folder: Path) -> bool:
+    """Whether files can be written there and nobody else owns it (cached machine code is executed)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _choose_folder() -> str | None:
+    digest = _source_digest()
+    for candidate in _candidates():
+        if _usable(candidate / digest):
+            return str(candidate / digest)
+    warnings.warn(
+        "fpsim found no folder to keep compiled kernels in, so each process compiles them anew (seconds). "
+        "Set FPSIM_CACHE_DIR to a writable folder.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+CACHE_FOLDER = _choose_folder()
+
+
+def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a function without the GIL, cached on disk where a folder can be written."""
+    if function is None:
+        return lambda inner: kernel(inner, **options)
+    settings = {**_OPTIONS, **options}
+    if CACHE_FOLDER is None:
+        return numba.njit(**settings)(function)
+    previous = config.CACHE_DIR
+    config.CACHE_DIR = CACHE_FOLDER  # Numba reads it when it decorates; the user's own kernels keep theirs
+    try:
+        return numba.njit(cache=True, **settings)(function)
+    finally:
+        config.CACHE_DIR = previous
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """A kernel that LLVM always inlines into its callers."""
+    return kernel(function, forceinline=True)
+
+
+def _same_width(instruction: str) -> Any:
+    """An integer instruction at the width of its operands: Numba's own operators widen int32 to int64."""
+
+    def operation(typing_context: Any, left: Any, right: Any) -> Any:
+        if not isinstance(left, types.Integer) or left != right:
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, instruction)(*arguments)
+
+        return left(left, right), generate
+
+    operation.__name__ = instruction
+    return intrinsic(operation)
+
+
+int_add = _same_width("add")
+int_sub = _same_width("sub")
+int_mul = _same_width("mul")
+int_and = _same_width("and_")
+int_or = _same_width("or_")
+int_xor = _same_width("xor")
+shift_left = _same_width("shl")
+shift_right = _same_width("lshr")
+
+_FLOAT_OF = {32: types.float32, 64: types.float64}
+_INT_OF = {types.float32: types.int32, types.float64: types.int64}
+
+
+@intrinsic
+def as_float(typing_context: Any, bits: Any) -> Any:
+    """The float32 or float64 whose bits an int32 or int64 (or unsigned) holds."""
+    if not isinstance(bits, types.Integer) or bits.bitwidth not in _FLOAT_OF:
+        return None
+    result = _FLOAT_OF[bits.bitwidth]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(result))
+
+    return result(bits), generate
+
+
+@intrinsic
+def as_bits(typing_context: Any, value: Any) -> Any:
+    """The bits of a float32 or float64 as an int32 or int64."""
+    result = _INT_OF.get(value)
+    if result is None:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(result))
+
+    return result(value), generate
+
+
+@intrinsic
+def fused_multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c rounded once, in the operands' float type (IEEE 754-2019, section 5.4.1)."""
+    if a not in _INT_OF or not a == b == c:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return a(a, b, c), generate

@@ -1,0 +1,33 @@
+"""Counter-based random bits: a draw is a function of (key, element, step), never of shared state."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fpsim._kernels.compiler import inlined, int_add, int_mul, int_xor, shift_right
+
+_M1, _M2 = np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97)
+_S16, _S15, _S32 = np.uint32(16), np.uint32(15), np.uint64(32)
+_WEYL = np.uint32(0x9E3779B9)
+
+
+@inlined
+def mix32(x: np.uint32) -> np.uint32:
+    """A bijection of 32 bits whose every output bit depends on every input bit (xorshift-multiply, three rounds)."""
+    x = int_mul(int_xor(x, shift_right(x, _S16)), _M1)
+    x = int_mul(int_xor(x, shift_right(x, _S15)), _M2)
+    return int_xor(x, shift_right(x, _S15))
+
+
+@inlined
+def element_hash(key: np.uint64, element: np.int64) -> np.uint32:
+    """32 bits for one element of one call, hashed from the 64 bits of the key and the 64 of its index."""
+    low = int_xor(np.uint32(element), np.uint32(key))
+    high = int_xor(np.uint32(np.uint64(element) >> _S32), np.uint32(key >> _S32))
+    return mix32(int_add(mix32(low), int_mul(high, _WEYL)))
+
+
+@inlined
+def step_draw(element_bits: np.uint32, step: np.uint32) -> np.uint32:
+    """32 random bits for one step of an element's accumulation."""
+    return mix32(int_add(element_bits, int_mul(step, _WEYL)))

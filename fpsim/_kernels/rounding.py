@@ -1,0 +1,129 @@
+"""Rounding kernels: the bits of float32 or float64 values to those of a narrower format's values.
+
+One kernel serves every format: what depends on the format arrives at run time as a row of integers. Only the rounding
+mode is code, and it is a constant when a kernel is compiled. The carrier's bits are int32 or int64 throughout.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpsim._kernels.compiler import (
+    as_bits,
+    as_float,
+    inlined,
+    int_add,
+    int_and,
+    int_or,
+    int_sub,
+    int_xor,
+    kernel,
+    shift_left,
+    shift_right,
+)
+from fpsim._kernels.random import element_hash, step_draw
+
+NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD, STOCHASTIC = range(7)
+
+# What a row of rounding constants holds, as bits of the carrier.
+DROPPED = 0  # significand bits that the format does not have
+TIE = 1  # 1 where a tie looks at the last bit kept, 0 where there is none to look at
+NEAREST = 2  # added before truncation when rounding to nearest even: half an ulp less one
+SMALL_BELOW = 3  # magnitudes below 2^emin take the format's fixed quantum; 0 where the carrier's is the same
+ANCHOR = 4  # a power of two whose ulp is that quantum
+OVERFLOW_POSITIVE, OVERFLOW_NEGATIVE = 5, 6  # the least magnitudes that overflow
+OVERFLOWED_POSITIVE, OVERFLOWED_NEGATIVE = 7, 8  # and what they become
+INFINITY = 9  # the carrier's infinity
+INFINITE = 10  # what an infinity becomes
+QUIET = 11  # set in every NaN
+FLUSH_POSITIVE, FLUSH_NEGATIVE = 12, 13  # magnitudes below become zero
+SIGN = 14  # the sign bit
+ZERO_SIGN = 15  # the sign bit if the format has a negative zero
+ONE = 16
+MAX_FINITE = 17
+TOP_DROPPED = 18  # DROPPED, or one more where the binade ends two ulps above max_finite
+LENGTH = 19
+
+
+@inlined
+def load(row: Any) -> Any:
+    """A row of constants as a tuple, so that they stay in registers."""
+    return (
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9],
+        row[10], row[11], row[12], row[13], row[14], row[15], row[16], row[17], row[18],
+    )  # fmt: skip
+
+
+@inlined
+def _round_normal(magnitude: Any, negative: Any, c: Any, mode: Any) -> Any:
+    """The carrier's own quantum times 2^dropped: integer rounding carries into the exponent as it should."""
+    lowest = shift_left(c[ONE], c[DROPPED])
+    mask = int_sub(lowest, c[ONE])
+    truncated = int_sub(magnitude, int_and(magnitude, mask))
+    if mode == NEAREST_EVEN:
+        odd = int_and(shift_right(magnitude, c[DROPPED]), c[TIE])
+        total = int_add(int_add(magnitude, c[NEAREST]), odd)
+        return int_sub(total, int_and(total, mask))
+    if mode == NEAREST_AWAY:
+        total = int_add(magnitude, shift_right(lowest, c[ONE]))
+        return int_sub(total, int_and(total, mask))
+    if mode == TOWARD_ZERO:
+        return truncated
+    if mode == ODD:
+        return int_or(truncated, lowest) if magnitude != truncated else truncated
+    total = int_add(magnitude, mask)
+    away = int_sub(total, int_and(total, mask))
+    return away if negative == (mode == DOWN) else truncated
+
+
+@inlined
+def _round_small(magnitude: Any, negative: Any, c: Any, mode: Any) -> Any:
+    """Below 2^emin. magnitude + anchor rounds to nearest even at the format's quantum, its last bit counting quanta,
+    and taking the anchor away is exact; the other modes correct that count by one, seen from the exact error.
+    """
+    anchor = as_float(c[ANCHOR])
+    value = as_float(magnitude)
+    total = value + anchor
+    if mode == NEAREST_EVEN:
+        return as_bits(total - anchor)
+    error = value - (total - anchor)  # exact: both are multiples of value's last place, within half a quantum
+    count = as_bits(total)
+    if mode == NEAREST_AWAY:
+        quantum = as_float(int_add(c[ANCHOR], c[ONE])) - anchor
+        if error + error == quantum:
+            count = int_add(count, c[ONE])
+    else:
+        down = int_sub(count, c[ONE]) if error < 0 else count
+        if mode == TOWARD_ZERO:
+            count = down
+        elif mode == ODD:
+            count = int_or(down, c[ONE]) if error != 0 else down
+        else:
+            up = int_add(count, c[ONE]) if error > 0 else count
+            count = up if negative == (mode == DOWN) else down
+    return as_bits(as_float(count) - anchor)
+
+
+@inlined
+def round_bits(bits: Any, c: Any, mode: Any) -> Any:
+    """The bits of the format's value that `bits` rounds to, in any deterministic mode."""
+    sign = int_and(bits, c[SIGN])
+    magnitude = int_xor(bits, sign)
+    negative = sign != 0
+    result = _round_normal(magnitude, negative, c, mode)
+    if magnitude < c[SMALL_BELOW]:
+        result = _round_small(magnitude, negative, c, mode)
+    if mode == UP or mode == DOWN:
+        flush = c[FLUSH_NEGATIVE] if negative else c[FLUSH_POSITIVE]
+        overflow = c[OVERFLOW_NEGATIVE] if negative else c[OVERFLOW_POSITIVE]
+        overflowed = c[OVERFLOWED_NEGATIVE] if negative else c[OVERFLOWED_POSITIVE]
+    else:
+        flush, overflow, overflowed = c[FLUSH_POSITIVE], c[OVERFLOW_POSITIVE], c[OVERFLOWED_POSITIVE]
+    result = c[DROPPED] ^ c[DROPPED] if magnitude < flush else result
+    result = overflowed if magnitude >= overflow else result
+    result = c[INFINITE] if magnitude == c[INFINITY] else result
+    result = int_or(magnitude, c[QUIET]) if magnitude > c[INFINITY] else result
+    sign = int_and(sign, c[ZERO_SIGN]) if result == 0 else sign
+    return int_or(result, sign)
