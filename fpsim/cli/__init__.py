@@ -1,0 +1,25 @@
+"""The command line: `fpsim demo`, `fpsim run`, `fpsim explain`, `fpsim formats`.
+
+Exit codes: 0, or what a script run under emulation exits with; 2 for input that makes no sense, after one sentence on
+standard error; 130 after Ctrl-C.
+"""
+
+import click
+
+from fpsim import __version__
+from fpsim.cli.demo import demo
+from fpsim.cli.explain import explain
+from fpsim.cli.formats import formats
+from fpsim.cli.run import run
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fpsim")
+def main() -> None:
+    """Run floating-point programs in other arithmetic, bit for bit."""
+
+
+for _command in (demo, run, explain, formats):
+    main.add_command(_command)

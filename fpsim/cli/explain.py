@@ -1,0 +1,153 @@
+"""`fpsim explain`: one number in one format, down to the bits."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import click
+
+from fpsim.cli.numbers import decimal_text, parse_number, round_to_odd
+from fpsim.cli.parameters import FORMAT, ROUNDING, InputError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from fpsim.formats import Format
+    from fpsim.rounding import Rounding
+
+_STYLES = {"sign": "bold red", "exponent": "bold green", "significand": "bold blue"}
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("text", metavar="NUMBER")
+@click.option("--fmt", type=FORMAT, default="fp16", show_default=True, help="Format to round to.")
+@click.option("--rounding", type=ROUNDING, default="nearest-even", show_default=True, help="Rounding mode.")
+@click.option("--seed", type=int, help="Seed of the draw; stochastic rounding needs one.")
+def explain(text: str, fmt: Format, rounding: Rounding, seed: int | None) -> None:
+    """Show one number in one format, to the bit.
+
+    NUMBER is exact however it is written: 0.1, -1e-8, 1/3, 0x1.8p-3, inf or nan.
+    """
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+
+    try:
+        number = parse_number(text)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    result = _rounded(number, fmt, rounding, seed)
+    console = Console(highlight=False)
+    console.print(f"[bold]{text.strip()}[/] in [bold]{fmt.name}[/], {rounding.value}\n")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in (*_bit_rows(result, fmt), *_value_rows(number, result, fmt), *_neighbor_rows(number, result, fmt)):
+        table.add_row(*row)
+    console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _rounded(number: Fraction | float, fmt: Format, rounding: Rounding, seed: int | None) -> float:
+    from fpsim.rounding import round as round_value
+
+    if fmt.precision > 51 and isinstance(number, Fraction):
+        if fmt.name != "fp64" or rounding.value != "nearest-even":
+            raise InputError("of formats with more than 51 significand bits only fp64 to nearest-even can be explained")
+        carrier = round_to_odd(number) if abs(number) > Fraction(fmt.max_finite) else float(number)
+    else:
+        carrier = number if isinstance(number, float) else round_to_odd(number)
+    try:
+        return float(round_value(carrier, fmt, rounding, seed=seed))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _code(value: float, fmt: Format) -> int | None:
+    from fpsim.encoding import encode
+
+    if math.isnan(value) and not fmt.has_nan:
+        return None
+    return int(encode(value, fmt))
+
+
+def _code_text(value: float, fmt: Format) -> str:
+    code = _code(value, fmt)
+    return "no code" if code is None else f"0x{code:0{(fmt.bits + 3) // 4}x}"
+
+
+def _bit_rows(value: float, fmt: Format) -> list[tuple[str, Text | str]]:
+    from rich.text import Text
+
+    code = _code(value, fmt)
+    if code is None:
+        return [("bits", f"{fmt.name} has no NaN: none")]
+    stored = fmt.precision - 1
+    digits = f"{code:0{fmt.bits}b}"
+    start = int(fmt.signed)
+    parts = {
+        "sign": digits[:start],
+        "exponent": digits[start : start + fmt.exponent_bits],
+        "significand": digits[fmt.bits - stored :] if stored else "",
+    }
+    bits = Text("  ").join(Text(part, style=_STYLES[name]) for name, part in parts.items() if part)
+    legend = Text("  ").join(Text(name, style=_STYLES[name]) for name, part in parts.items() if part)
+    rows: list[tuple[str, Text | str]] = [("bits", bits), ("", legend), ("code", _code_text(value, fmt))]
+    if math.isfinite(value):
+        rows.append(("reads", _reading(value, int(parts["exponent"], 2), parts["significand"], fmt)))
+    return rows
+
+
+def _reading(value: float, field: int, significand: str, fmt: Format) -> str:
+    sign = "-" if math.copysign(1, value) < 0 else "+"
+    subnormal = field == 0 and fmt.has_zero
+    exponent = fmt.emin if subnormal else field - fmt.bias
+    origin = f"subnormal: emin = {exponent}" if subnormal else f"{field} - {fmt.bias} = {exponent}"
+    point = f"{int(not subnormal)}{'.' if significand else ''}{significand}"
+    return f"{sign}{point} (binary) x 2^{exponent}   (exponent {origin})"
+
+
+def _value_rows(number: Fraction | float, value: float, fmt: Format) -> list[tuple[str, str]]:
+    if not math.isfinite(value):
+        rows = [("value", str(value))]
+        if isinstance(number, Fraction):
+            rows.append(("error", f"overflow: the largest finite value is {decimal_text(Fraction(fmt.max_finite))}"))
+        return rows
+    exact = Fraction(value)
+    rows = [("value", decimal_text(exact) if value else f"{value:g}")]
+    if value:
+        rows += [("", f"= {exact}"), ("", f"= {value.hex()}")]
+    if isinstance(number, Fraction):
+        rows.append(("error", _error_text(number, exact, fmt)))
+    return rows
+
+
+def _error_text(number: Fraction, value: Fraction, fmt: Format) -> str:
+    error = value - number
+    if error == 0:
+        return "0: exact"
+    relative = f", {float(error / number):+.3g} relative" if number else ""
+    return f"{float(error):+.6g} = {_ulps(error, number, fmt):+.4f} ulp{relative}"
+
+
+def _ulps(difference: Fraction, number: Fraction, fmt: Format) -> float:
+    from fpsim.encoding import ulp
+
+    return float(difference / Fraction(float(ulp(round_to_odd(number), fmt))))
+
+
+def _neighbor_rows(number: Fraction | float, value: float, fmt: Format) -> list[tuple[str, str]]:
+    from fpsim.encoding import next_down, next_up
+
+    if math.isnan(value):
+        return []
+    rows = []
+    for label, step in (("next up", next_up), ("next down", next_down)):
+        neighbor = float(step(value, fmt))
+        text = decimal_text(Fraction(neighbor)) if neighbor and math.isfinite(neighbor) else f"{neighbor:g}"
+        distance = ""
+        if isinstance(number, Fraction) and math.isfinite(neighbor):
+            distance = f"   {_ulps(Fraction(neighbor) - number, number, fmt):+.4f} ulp"
+        rows.append((label, f"{text}   {_code_text(neighbor, fmt)}{distance}"))
+    return rows

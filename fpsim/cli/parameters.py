@@ -1,0 +1,63 @@
+"""What the commands take: formats, accumulators, rounding modes and numbers, parsed once, refused in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import IO, Any
+
+import click
+
+
+class InputError(click.ClickException):
+    """Input that makes no sense: one sentence on standard error and exit code 2, without the usage text."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"Error: {self.format_message()}", err=True, file=file)
+
+
+class Parsed(click.ParamType):
+    """A parameter that `parse` turns into an object; its ValueError becomes an `InputError` naming the option."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            where = f"{param.opts[0]}: " if param is not None else ""
+            raise InputError(f"{where}{error}") from None
+
+
+def _format(text: str) -> Any:
+    from fpsim.formats import get_format
+
+    return get_format(text)
+
+
+def _policy_format(text: str) -> Any:
+    return "native" if text == "native" else _format(text)
+
+
+def _rounding(text: str) -> Any:
+    from fpsim.rounding import get_rounding
+
+    return get_rounding(text)
+
+
+def _accumulator(text: str) -> str:
+    from fpsim.accumulation import get_accumulator
+
+    get_accumulator(text)  # refuses here what the emulation would refuse later
+    return text
+
+
+FORMAT = Parsed("format", _format)
+POLICY_FORMAT = Parsed("format", _policy_format)
+ROUNDING = Parsed("mode", _rounding)
+ACCUMULATOR = Parsed("accumulator", _accumulator)

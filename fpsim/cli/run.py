@@ -1,0 +1,97 @@
+"""`fpsim run`: a training script, unchanged, under emulation."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import click
+
+from fpsim.cli.parameters import ACCUMULATOR, POLICY_FORMAT, ROUNDING, InputError
+
+
+class ScriptCommand(click.Command):
+    """Reads its own options before the script's name and directly after it; all further words are the script's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own, ctx.meta["script_words"] = self._split(args)
+        return super().parse_args(ctx, own)
+
+    def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
+        options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
+        takes_value = {name: not option.is_flag for option in options for name in option.opts}
+        takes_value |= {"-h": False, "--help": False}
+        script_seen = False
+        position = 0
+        while position < len(words):
+            word = words[position]
+            name, equals, _ = word.partition("=")
+            if word == "--":
+                rest = words[position + 1 :]
+                own = words[:position]
+                return (own, rest) if script_seen else (own + rest[:1], rest[1:])
+            if name in takes_value:
+                position += 2 if takes_value[name] and not equals else 1
+            elif script_seen:
+                break
+            else:
+                script_seen = not word.startswith("-")
+                position += 1
+        return words[:position], words[position:]
+
+
+@click.command(cls=ScriptCommand, options_metavar="SCRIPT [OPTIONS] [SCRIPT ARGUMENTS]...", add_help_option=True)
+@click.argument("script", metavar="")
+@click.option("--fmt", type=POLICY_FORMAT, required=True, help="Format of every float32 tensor, or native.")
+@click.option("--accumulate", type=ACCUMULATOR, default="fp32", show_default=True, help="How sums accumulate.")
+@click.option("--rounding", type=ROUNDING, default="nearest-even", show_default=True, help="Rounding mode.")
+@click.option("--seed", type=int, help="Seed of the draws; stochastic rounding needs one.")
+@click.pass_context
+def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: Any, seed: int | None) -> None:
+    """Run a script, unchanged, under emulation.
+
+    The first word after SCRIPT that is not one of the options below begins the script's own arguments. Standard output is the script's alone: the report of what happened to the numbers goes to standard error when it
+    ends. The exit code is the script's.
+    """
+    if not os.path.isfile(script):
+        raise InputError(f"there is no script {script!r}")
+    from fpsim.emulation import emulate
+
+    try:
+        emulation = emulate(fmt=fmt, accumulate=accumulate, rounding=rounding, seed=seed)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    try:
+        with _as_main(script, ctx.meta["script_words"]), emulation:
+            runpy.run_path(script, run_name="__main__")
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - shown, and told by the exit code
+        sys.excepthook(type(error), error, _from_script(error.__traceback__, script))
+        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+    finally:
+        sys.stdout.flush()
+        click.echo(f"\n{emulation.report()}", err=True)
+
+
+@contextmanager
+def _as_main(script: str, words: list[str]) -> Iterator[None]:
+    """`sys.argv` and the first entry of `sys.path` as `python script words...` sets them."""
+    argv, path = sys.argv, list(sys.path)
+    sys.argv = [script, *words]
+    if not sys.flags.safe_path:
+        sys.path[:1] = [os.path.dirname(os.path.realpath(script))]
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = argv, path
+
+
+def _from_script(traceback: TracebackType | None, script: str) -> TracebackType | None:
+    """The part of a traceback that begins in the script, as running it with python would show it."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename != script:
+        traceback = traceback.tb_next
+    return traceback
