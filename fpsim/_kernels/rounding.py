@@ -121,9 +121,84 @@ def round_bits(bits: Any, c: Any, mode: Any) -> Any:
         overflowed = c[OVERFLOWED_NEGATIVE] if negative else c[OVERFLOWED_POSITIVE]
     else:
         flush, overflow, overflowed = c[FLUSH_POSITIVE], c[OVERFLOW_POSITIVE], c[OVERFLOWED_POSITIVE]
-    result = c[DROPPED] ^ c[DROPPED] if magnitude < flush else result
+    result = int_xor(c[ONE], c[ONE]) if magnitude < flush else result
     result = overflowed if magnitude >= overflow else result
     result = c[INFINITE] if magnitude == c[INFINITY] else result
     result = int_or(magnitude, c[QUIET]) if magnitude > c[INFINITY] else result
     sign = int_and(sign, c[ZERO_SIGN]) if result == 0 else sign
     return int_or(result, sign)
+
+
+@inlined
+def draw_scales(c: Any) -> Any:
+    """2^32 over the quantum, in float64: for remainders counted in the carrier's last place, those above max_finite,
+    and remainders below 2^emin as values."""
+    anchor = as_float(c[ANCHOR])
+    quantum = np.float64(as_float(int_add(c[ANCHOR], c[ONE])) - anchor)
+    return 2.0 ** (32 - c[DROPPED]), 2.0 ** (32 - c[TOP_DROPPED]), 4294967296.0 / quantum
+
+
+@inlined
+def round_bits_stochastically(bits: Any, c: Any, scales: Any, draw: Any, extra: Any) -> Any:
+    """The upper neighbor in magnitude iff draw < floor(f * 2^32), f the exact distance from the lower one in quanta.
+
+    `extra` >= 0 counts further 2^-32 quanta that the value exceeds what `bits` holds by: an operation's residual.
+    """
+    sign = int_and(bits, c[SIGN])
+    magnitude = int_xor(bits, sign)
+    lowest = shift_left(c[ONE], c[DROPPED])
+    lower = int_sub(magnitude, int_and(magnitude, int_sub(lowest, c[ONE])))
+    upper = int_add(lower, lowest)
+    scale = scales[0]
+    if magnitude > c[MAX_FINITE]:
+        lower, upper, scale = c[MAX_FINITE], c[OVERFLOWED_POSITIVE], scales[1]
+    distance = np.float64(int_sub(magnitude, lower)) * scale  # exact: a power of two times at most 52 bits
+    if magnitude < c[SMALL_BELOW]:
+        anchor, value = as_float(c[ANCHOR]), as_float(magnitude)
+        total = value + anchor
+        count = int_sub(as_bits(total), c[ONE]) if total - anchor > value else as_bits(total)
+        floor = as_float(count) - anchor
+        lower, upper = as_bits(floor), as_bits(as_float(int_add(count, c[ONE])) - anchor)
+        distance = np.float64(value - floor) * scales[2]
+    result = upper if np.float64(draw) + 1.0 <= distance + extra else lower
+    zero = int_xor(c[ONE], c[ONE])
+    result = zero if magnitude < c[FLUSH_POSITIVE] or result < c[FLUSH_NEGATIVE] else result
+    result = c[OVERFLOWED_POSITIVE] if magnitude >= c[OVERFLOW_POSITIVE] else result
+    result = c[INFINITE] if magnitude == c[INFINITY] else result
+    result = int_or(magnitude, c[QUIET]) if magnitude > c[INFINITY] else result
+    sign = int_and(sign, c[ZERO_SIGN]) if result == 0 else sign
+    return int_or(result, sign)
+
+
+def make_round_array(mode: int) -> Any:
+    """The kernel `(bits, out, row) -> None` over flat arrays for one deterministic mode."""
+
+    @kernel
+    def round_array(bits: Any, out: Any, row: Any) -> None:
+        c = load(row)
+        for i in range(bits.size):
+            out[i] = round_bits(bits[i], c, mode)
+
+    return round_array
+
+
+def make_round_in_place(mode: int) -> Any:
+    """The kernel `(bits, row) -> None`: as `make_round_array`; one array, so that LLVM sees no overlap to fear."""
+
+    @kernel
+    def round_in_place(bits: Any, row: Any) -> None:
+        c = load(row)
+        for i in range(bits.size):
+            bits[i] = round_bits(bits[i], c, mode)
+
+    return round_in_place
+
+
+@kernel
+def round_array_stochastically(bits: Any, out: Any, row: Any, key: Any, first_element: Any) -> None:
+    """Stochastic rounding of flat arrays; element i draws as `first_element + i`, step 0."""
+    c = load(row)
+    scales = draw_scales(c)
+    for i in range(bits.size):
+        draw = step_draw(element_hash(key, first_element + i), np.uint32(0))
+        out[i] = round_bits_stochastically(bits[i], c, scales, draw, 0.0)
