@@ -55,8 +55,9 @@ class ScriptCommand(click.Command):
 def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: Any, seed: int | None) -> None:
     """Run a script, unchanged, under emulation.
 
-    The first word after SCRIPT that is not one of the options below begins the script's own arguments. Standard output is the script's alone: the report of what happened to the numbers goes to standard error when it
-    ends. The exit code is the script's.
+    The first word after SCRIPT that is not one of the options below begins the script's own arguments. Standard
+    output is the script's alone: the report of what happened to the numbers goes to standard error at the end. The
+    exit code is the script's.
     """
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")

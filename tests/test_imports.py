@@ -1,0 +1,83 @@
+"""Imports point one way, as the layout says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "fpsim"
+
+# From the bottom up: a module imports from its own row and the rows above it, never from a row below.
+LAYERS = (
+    ("_kernels",),
+    ("formats",),
+    ("rounding", "_checks", "threads"),
+    ("encoding", "arithmetic", "elementary"),
+    ("accumulation",),
+    ("products", "reductions", "convolution"),
+    ("emulation",),
+    ("cli",),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+WITH_TORCH = {"emulation", "cli"}
+
+
+def part(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """Every absolute module name that a file imports, anywhere in it."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_one_way(path):
+    assert part(path) in LEVEL, f"give {part(path)!r} a row in LAYERS"
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top != "fpsim" or rest == "__version__":
+            continue
+        target = rest.partition(".")[0]
+        assert target in LEVEL, f"{module_name(path)} imports {name}: import from the module that defines it"
+        assert LEVEL[target] <= LEVEL[part(path)], f"{module_name(path)} imports {name}, which lies above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_torch_is_imported_by_the_emulation_alone(path):
+    uses_torch = any(name.partition(".")[0] == "torch" for name in imports(path))
+    assert not uses_torch or part(path) in WITH_TORCH, f"{module_name(path)} imports torch"
+
+
+def test_modules_of_the_package_are_not_entangled():
+    """No cycle among the files, counting what they import when they are loaded."""
+    names = {module_name(path): path for path in FILES}
+    needs = {name: set(filter(None, map(longest(names), imports(path)))) - {name} for name, path in names.items()}
+    done = set()
+    while ready := {name for name, wanted in needs.items() if name not in done and wanted <= done}:
+        done |= ready
+    assert set(needs) == done, f"in or behind a cycle: {sorted(set(needs) - done)}"
+
+
+def longest(names):
+    def find(name):
+        while name and name not in names:
+            name = name.rpartition(".")[0]
+        return name
+
+    return find
