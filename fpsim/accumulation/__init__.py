@@ -1,0 +1,19 @@
+"""Accumulation as data: summation trees, orders, accumulators, and the tree of a black box revealed."""
+
+from fpsim.accumulation.accumulator import Accumulator, get_accumulator
+from fpsim.accumulation.orders import Order, blocked, given, lanes, pairwise, parse_order, sequential, split
+from fpsim.accumulation.trees import Tree
+
+__all__ = [
+    "Accumulator",
+    "Order",
+    "Tree",
+    "blocked",
+    "get_accumulator",
+    "given",
+    "lanes",
+    "pairwise",
+    "parse_order",
+    "sequential",
+    "split",
+]

@@ -1,0 +1,271 @@
+"""Summation trees as data: which additions are made, in which order.
+
+A tree over the leaves 0 ... n-1 is held as its program, a short list of integers executed from left to right on a stack:
+
+    v >= 0                  push leaf v
+    v == ADD (-1)           pop right, pop left, push rounded(left + right)
+    v == ZERO (-2)          push +0
+    v <= CHAIN (-3)         top = rounded(top + leaf(CHAIN - v)), the step of a chain
+    v <= FUSED - 3          pop m = FUSED - v values, push their exact sum rounded once (a multi-term node)
+
+The one value left on the stack is the sum. Additions are numbered from 0 in program order, which is post-order; an engine that
+draws random numbers uses that number as the step. What a leaf is (a rounded product, an exact one) is the accumulator's affair.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+ADD = -1
+ZERO = -2
+CHAIN = -3
+FUSED = -(2**30)  # leaves stay below 2^30 - 3, so that chain steps and fused nodes cannot be confused
+MAX_LEAVES = 2**30 - 3
+_SHOWN_LEAVES = 32
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tree:
+    """A summation tree, checked when it is made: every leaf used once, one value left on the stack.
+
+    ``steps`` is a read-only int32 array in the encoding of this module. Trees with equal steps are equal and hash alike;
+    ``canonical()`` brings trees that make the same additions to the same steps.
+    Raises ValueError naming the leaf that is missing or used twice, or the step that finds too few values.
+    """
+
+    steps: np.ndarray
+    leaves: int = field(init=False)
+    depth: int = field(init=False)
+
+    def __init__(self, steps: Iterable[int] | np.ndarray, leaves: int | None = None) -> None:
+        program = _as_program(steps)
+        program.setflags(write=False)
+        object.__setattr__(self, "steps", program)
+        object.__setattr__(self, "depth", _check_stack(program))
+        object.__setattr__(self, "leaves", _check_leaves(leaf_numbers(program)))
+        if leaves is not None and leaves != self.leaves:
+            raise ValueError(f"tree: the steps use {self.leaves} leaves, {leaves} were announced")
+
+    @staticmethod
+    def from_nested(nested: Any) -> Tree:
+        """The tree written as nested tuples or lists of leaf numbers: ``((0, 1), (2, (3, 4)))``.
+
+        A group of more than two is one fused node; ``()`` is the empty sum. A leaf that meets a group enters by a chain step after
+        it (addition commutes). Raises ValueError for a group of one, TypeError for anything that is no integer.
+        """
+        return Tree(_flatten(nested))
+
+    @property
+    def nodes(self) -> int:
+        """How many additions the program makes, those to a bare +0 included."""
+        return int(np.count_nonzero((self.steps == ADD) | (self.steps <= CHAIN)))
+
+    @cached_property
+    def is_binary(self) -> bool:
+        """Whether every addition has two operands (no fused nodes)."""
+        return not bool(np.any(self.steps < FUSED))
+
+    @cached_property
+    def is_chains(self) -> bool:
+        """Whether every leaf enters by a chain step, so that a fused multiply-add can take it in."""
+        return self.is_binary and not bool(np.any(self.steps >= 0))
+
+    @cached_property
+    def height(self) -> int:
+        """The largest number of rounded additions between a leaf and the root; adding to a bare +0 is exact and not counted."""
+        empty = -1
+
+        def above(*terms: int) -> int:
+            highest = max(terms)
+            return highest if sum(term != empty for term in terms) < 2 else highest + 1
+
+        return max(0, int(self.evaluate([0] * self.leaves, above, zero=empty)))
+
+    def evaluate(self, leaves: Sequence[Any], add: Callable[..., Any], zero: Any = 0) -> Any:
+        """The sum of ``leaves`` with every addition made by ``add(left, right)``; a fused node calls ``add`` with all its terms.
+
+        Works for any kind of value (Fractions, floats, text). ``zero`` is what a chain starts from.
+        Raises ValueError for another number of leaves than the tree has.
+        """
+        if len(leaves) != self.leaves:
+            raise ValueError(f"leaves: the tree has {self.leaves}, {len(leaves)} were given")
+        stack: list[Any] = []
+        for step in self.steps.tolist():
+            if step >= 0:
+                stack.append(leaves[step])
+            elif step == ADD:
+                right = stack.pop()
+                stack[-1] = add(stack[-1], right)
+            elif step == ZERO:
+                stack.append(zero)
+            elif step > FUSED:
+                stack[-1] = add(stack[-1], leaves[CHAIN - step])
+            else:
+                count = FUSED - step
+                terms = stack[-count:]
+                del stack[-count:]
+                stack.append(add(*terms))
+        return stack[0]
+
+    def nested(self) -> Any:
+        """The tree as nested tuples of leaf numbers; a start from +0 is left out. ``from_nested`` reads it back."""
+        empty = ()
+
+        def group(*terms: Any) -> Any:
+            kept = tuple(term for term in terms if term != empty or isinstance(term, int))
+            return kept if len(kept) > 1 else kept[0] if kept else empty
+
+        return self.evaluate(range(self.leaves), group, zero=empty)
+
+    def canonical(self) -> Tree:
+        """The same additions in the one standard program, so that two trees sum alike when their canonical forms are equal.
+
+        Starts from +0 are left out, leaves enter by chain steps after the group that they meet, and the group that needs more of
+        the stack goes first (ties: the one with the smaller leaf), so that the stack stays within log2(n) + 1 values for binary
+        trees. Rounded addition commutes, so values do not change; only the sign of a zero and stochastic draws may.
+        """
+        from fpsim.accumulation._forms import canonical_steps
+
+        return Tree(canonical_steps(self))
+
+    def chains(self) -> Tree:
+        """The same additions as chains from +0 (two leaves that meet become a chain of two), which `fma` can run.
+
+        Raises ValueError if the tree has fused nodes.
+        """
+        from fpsim.accumulation._forms import chain_steps
+
+        return Tree(chain_steps(self))
+
+    def draw(self) -> str:
+        """The tree drawn as text, one line a leaf; see `fpsim.accumulation.drawing` for graphviz and matplotlib."""
+        from fpsim.accumulation.drawing import text
+
+        return text(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tree) and np.array_equal(self.steps, other.steps)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.steps.tobytes())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tree, (self.steps,)
+
+    def __repr__(self) -> str:
+        return f"<Tree of {self.leaves} leaves, {self.nodes} additions>"
+
+    def __str__(self) -> str:
+        if self.leaves > _SHOWN_LEAVES:
+            return repr(self)
+
+        def written(*terms: str) -> str:
+            return "(" + " + ".join(terms) + ")"
+
+        return str(self.evaluate([f"x{leaf}" for leaf in range(self.leaves)], written, zero="+0"))
+
+
+def leaf_numbers(steps: np.ndarray) -> np.ndarray:
+    """The leaves that a program uses, in program order."""
+    chained = (steps <= CHAIN) & (steps > FUSED)
+    return np.where(chained, CHAIN - steps, steps)[chained | (steps >= 0)]
+
+
+def _as_program(steps: Iterable[int] | np.ndarray) -> np.ndarray:
+    if not isinstance(steps, np.ndarray):
+        steps = np.array([operator.index(step) for step in steps], dtype=np.int64)
+    if steps.ndim != 1 or steps.dtype.kind not in "iu":
+        raise ValueError(f"tree: steps must be a 1-D array of integers, not {steps.ndim}-D {steps.dtype}")
+    if steps.size == 0:
+        raise ValueError(f"tree: no steps; the empty sum is [{ZERO}]")
+    if int(steps.max()) >= MAX_LEAVES or int(steps.min()) < np.iinfo(np.int32).min:
+        raise ValueError(f"tree: steps lie outside the encoding (at most {MAX_LEAVES} leaves)")
+    small = (steps <= FUSED) & (steps > FUSED - 3)
+    if small.any():
+        raise ValueError(f"tree: step {int(np.argmax(small))} is a fused node of fewer than three terms")
+    return steps.astype(np.int32)
+
+
+def _check_stack(steps: np.ndarray) -> int:
+    """The number of stack slots that a program needs; ValueError where it finds too few values or leaves several."""
+    change = np.zeros(steps.size, dtype=np.int64)
+    change[(steps >= 0) | (steps == ZERO)] = 1
+    change[steps == ADD] = -1
+    fused = steps < FUSED
+    change[fused] = 1 - (FUSED - steps[fused].astype(np.int64))
+    height = np.cumsum(change)
+    short = height < 1  # every step leaves its result, so fewer than one value means that its operands were missing
+    if short.any():
+        index = int(np.argmax(short))
+        found = int(height[index - 1]) if index else 0
+        raise ValueError(f"tree: step {index} (code {int(steps[index])}) finds {found} values on the stack, too few for it")
+    if height[-1] != 1:
+        raise ValueError(f"tree: the steps leave {int(height[-1])} values on the stack, not one")
+    return int(height.max())
+
+
+def _check_leaves(used: np.ndarray) -> int:
+    ordered = np.sort(used)
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if twice.size:
+        raise ValueError(f"tree: leaf {int(ordered[twice[0]])} is used more than once")
+    expected = np.arange(ordered.size)
+    if not np.array_equal(ordered, expected):
+        missing = int(np.argmax(ordered != expected))
+        raise ValueError(f"tree: leaf {missing} is missing (the largest leaf is {int(ordered[-1])})")
+    return int(ordered.size)
+
+
+def _flatten(nested: Any) -> list[int]:
+    """The program of nested tuples, without recursion: deep nesting is the usual case."""
+    if _is_group(nested) and len(nested) == 0:
+        return [ZERO]
+    steps: list[int] = []
+    agenda: list[tuple[bool, Any]] = [(False, nested)]  # (True, code) is emitted as it is
+    while agenda:
+        ready, item = agenda.pop()
+        if ready:
+            steps.append(item)
+        elif not _is_group(item):
+            steps.append(_leaf(item))
+        elif len(item) < 2:
+            raise ValueError(f"tree: a group must have two members or more, got {item!r}")
+        elif len(item) > 2:
+            agenda.append((True, FUSED - len(item)))
+            agenda.extend((False, member) for member in reversed(item))
+        else:
+            left, right = item
+            if _is_group(right) and not _is_group(left):
+                left, right = right, left
+            if _is_group(right):
+                agenda.extend([(True, ADD), (False, right)])
+            else:
+                agenda.append((True, CHAIN - _leaf(right)))
+            agenda.append((False, left))
+    return steps
+
+
+def _is_group(item: Any) -> bool:
+    return isinstance(item, (tuple, list))
+
+
+def _leaf(item: Any) -> int:
+    if isinstance(item, bool):
+        raise TypeError(f"tree: a leaf must be an integer, got {item!r}")
+    try:
+        leaf = operator.index(item)
+    except TypeError:
+        raise TypeError(f"tree: a leaf must be an integer, got {item!r}") from None
+    if not 0 <= leaf < MAX_LEAVES:
+        raise ValueError(f"tree: leaf {leaf} is outside 0 ... {MAX_LEAVES - 1}")
+    return leaf
