@@ -2,6 +2,7 @@
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.accumulation.orders import Order, blocked, given, lanes, pairwise, parse_order, sequential, split
+from fpsim.accumulation.reveal import matmul_function, reveal
 from fpsim.accumulation.trees import Tree
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "get_accumulator",
     "given",
     "lanes",
+    "matmul_function",
     "pairwise",
     "parse_order",
+    "reveal",
     "sequential",
     "split",
 ]
