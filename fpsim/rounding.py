@@ -174,11 +174,15 @@ def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.n
     return row
 
 
-@lru_cache(maxsize=64)
-def _kernel(rounding: Rounding, in_place: bool) -> Any:
+@lru_cache(maxsize=None)
+def _kernel(rounding: Rounding, plain: bool, stream: bool) -> Any:
     from fpsim._kernels import rounding as kernels
 
-    return (kernels.make_round_in_place if in_place else kernels.make_round_array)(rounding.code)
+    return (kernels.make_round_stream if stream else kernels.make_round_array)(rounding.code, plain)
+
+
+#: Bytes from which results bypass the cache: what exceeds it would only push other data out.
+_STREAM_FROM = 16 << 20
 
 
 def draw_key(seed: int, call: int = 0) -> int:
@@ -216,10 +220,25 @@ def round_into(
         from fpsim._kernels.rounding import round_array_stochastically
 
         round_array_stochastically(source, target, row, np.uint64(key), np.int64(first_element))
-    elif x is out:
-        _kernel(rounding, True)(target, row)
+        return
+    plain = fmt.flush is None and fmt.has_negative_zero
+    if target.nbytes >= _STREAM_FROM and source.ctypes.data != target.ctypes.data:
+        first, last = _streamable(target)
+        _kernel(rounding, plain, True)(source[first:last], target[first:last], row)
+        parts = [slice(first), slice(last, None)]
     else:
-        _kernel(rounding, False)(source, target, row)
+        parts = [slice(None)]
+    for part in parts:
+        _kernel(rounding, plain, False)(source[part], target[part], row)
+
+
+def _streamable(target: np.ndarray) -> tuple[int, int]:
+    """The range of a flat array that starts on a whole vector and holds whole blocks."""
+    from fpsim._kernels.compiler import VECTOR_BYTES
+    from fpsim._kernels.rounding import STREAMED_BLOCK
+
+    first = -target.ctypes.data % VECTOR_BYTES // target.itemsize
+    return first, first + (target.size - first) // STREAMED_BLOCK * STREAMED_BLOCK
 
 
 def _round_scale_into(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from llvmlite import ir
 from numba import types
 from numba.core import config
 from numba.extending import intrinsic
@@ -155,3 +156,70 @@ def fused_multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
         return builder.fma(*arguments)
 
     return a(a, b, c), generate
+
+
+@intrinsic
+def prefer_wide_vectors(typing_context: Any) -> Any:
+    """Let LLVM use 512-bit vectors in the function that calls this: by itself it keeps to 256 on processors that have both."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # llvmlite's own `add` knows no attributes with values.
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+VECTOR_BYTES = 64
+
+
+@intrinsic
+def stream_vector(typing_context: Any, out: Any, index: Any, buffer: Any, offset: Any) -> Any:
+    """Copy 64 bytes from buffer[offset:] to out[index:], past the cache; &out[index] must be a multiple of 64."""
+    if not isinstance(out, types.Array) or out.dtype != buffer.dtype:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out_type, _, buffer_type, _ = signature.args
+        element = context.get_data_type(out_type.dtype)
+        vector = ir.VectorType(element, VECTOR_BYTES * 8 // out_type.dtype.bitwidth)
+
+        def address(array_type: Any, array: Any, position: Any) -> Any:
+            data = context.make_array(array_type)(context, builder, array).data
+            return builder.bitcast(builder.gep(data, [position]), vector.as_pointer())
+
+        value = builder.load(address(buffer_type, arguments[2], arguments[3]), align=out_type.dtype.bitwidth // 8)
+        store = builder.store(value, address(out_type, arguments[0], arguments[1]), align=VECTOR_BYTES)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.none(out, types.intp, buffer, types.intp), generate
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index], which may lie outside the array: a hint cannot fault."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        name = "llvm.prefetch.p0i8"
+        declared = builder.module.globals.get(name)
+        if declared is None:
+            declared = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), name)
+        builder.call(declared, [address, word(0), word(3), word(1)])  # to be read, into the nearest cache, data
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), generate
+
+
+@intrinsic
+def fence(typing_context: Any) -> Any:
+    """Make streamed stores visible to other threads before anything that follows."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), generate

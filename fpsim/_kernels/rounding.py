@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from fpsim._kernels.compiler import (
+    VECTOR_BYTES,
     as_bits,
     as_float,
+    fence,
     inlined,
     int_add,
     int_and,
@@ -20,8 +22,11 @@ from fpsim._kernels.compiler import (
     int_sub,
     int_xor,
     kernel,
+    prefer_wide_vectors,
+    prefetch,
     shift_left,
     shift_right,
+    stream_vector,
 )
 from fpsim._kernels.random import element_hash, step_draw
 
@@ -45,6 +50,24 @@ ONE = 16
 MAX_FINITE = 17
 TOP_DROPPED = 18  # DROPPED, or one more where the binade ends two ulps above max_finite
 LENGTH = 19
+
+
+_BLOCK = 1024  # elements that go through a buffer in the cache
+STREAMED_BLOCK = 64  # few enough that a block's stores overlap the next one's arithmetic
+_AHEAD = 1024  # how far ahead of them its reads are asked for
+
+
+@inlined
+def _store(buffer: Any, target: Any) -> None:
+    for i in range(target.size):
+        target[i] = buffer[i]
+
+
+@inlined
+def _stream(source: Any, out: Any, start: int, buffer: Any) -> None:
+    for i in range(0, STREAMED_BLOCK, VECTOR_BYTES // out.itemsize):
+        stream_vector(out, start + i, buffer, i)
+        prefetch(source, start + i + _AHEAD)
 
 
 @inlined
@@ -107,25 +130,29 @@ def _round_small(magnitude: Any, negative: Any, c: Any, mode: Any) -> Any:
 
 
 @inlined
-def round_bits(bits: Any, c: Any, mode: Any) -> Any:
-    """The bits of the format's value that `bits` rounds to, in any deterministic mode."""
+def round_bits(bits: Any, c: Any, mode: Any, plain: Any) -> Any:
+    """The bits of the format's value that `bits` rounds to, in any deterministic mode.
+
+    `plain` leaves out what only formats that flush subnormals or have no negative zero need.
+    """
     sign = int_and(bits, c[SIGN])
     magnitude = int_xor(bits, sign)
     negative = sign != 0
     result = _round_normal(magnitude, negative, c, mode)
     if magnitude < c[SMALL_BELOW]:
         result = _round_small(magnitude, negative, c, mode)
-    if mode == UP or mode == DOWN:
-        flush = c[FLUSH_NEGATIVE] if negative else c[FLUSH_POSITIVE]
-        overflow = c[OVERFLOW_NEGATIVE] if negative else c[OVERFLOW_POSITIVE]
-        overflowed = c[OVERFLOWED_NEGATIVE] if negative else c[OVERFLOWED_POSITIVE]
-    else:
-        flush, overflow, overflowed = c[FLUSH_POSITIVE], c[OVERFLOW_POSITIVE], c[OVERFLOWED_POSITIVE]
-    result = int_xor(c[ONE], c[ONE]) if magnitude < flush else result
+    directed = mode == UP or mode == DOWN
+    if not plain:
+        flush = c[FLUSH_NEGATIVE] if directed and negative else c[FLUSH_POSITIVE]
+        result = int_xor(c[ONE], c[ONE]) if magnitude < flush else result
+    overflow = c[OVERFLOW_NEGATIVE] if directed and negative else c[OVERFLOW_POSITIVE]
+    overflowed = c[OVERFLOWED_NEGATIVE] if directed and negative else c[OVERFLOWED_POSITIVE]
     result = overflowed if magnitude >= overflow else result
-    result = c[INFINITE] if magnitude == c[INFINITY] else result
+    if mode != NEAREST_EVEN and mode != NEAREST_AWAY:  # nearest: an infinity and an overflow become the same
+        result = c[INFINITE] if magnitude == c[INFINITY] else result
     result = int_or(magnitude, c[QUIET]) if magnitude > c[INFINITY] else result
-    sign = int_and(sign, c[ZERO_SIGN]) if result == 0 else sign
+    if not plain:
+        sign = int_and(sign, c[ZERO_SIGN]) if result == 0 else sign
     return int_or(result, sign)
 
 
@@ -170,35 +197,54 @@ def round_bits_stochastically(bits: Any, c: Any, scales: Any, draw: Any, extra: 
     return int_or(result, sign)
 
 
-def make_round_array(mode: int) -> Any:
-    """The kernel `(bits, out, row) -> None` over flat arrays for one deterministic mode."""
+def make_round_array(mode: int, plain: bool) -> Any:
+    """The kernel `(bits, out, row) -> None` over flat arrays for one deterministic mode; `out` may be `bits`."""
 
     @kernel
     def round_array(bits: Any, out: Any, row: Any) -> None:
+        prefer_wide_vectors()
         c = load(row)
-        for i in range(bits.size):
-            out[i] = round_bits(bits[i], c, mode)
+        buffer = np.empty(_BLOCK, bits.dtype)
+        for start in range(0, bits.size, _BLOCK):
+            block = bits[start : start + _BLOCK]
+            for i in range(block.size):
+                buffer[i] = round_bits(block[i], c, mode, plain)
+            _store(buffer, out[start : start + _BLOCK])
 
     return round_array
 
 
-def make_round_in_place(mode: int) -> Any:
-    """The kernel `(bits, row) -> None`: as `make_round_array`; one array, so that LLVM sees no overlap to fear."""
+def make_round_stream(mode: int, plain: bool) -> Any:
+    """The kernel `(bits, out, row) -> None` whose results go past the cache, so that `out` is not read before.
+
+    `out` is another array, aligned to VECTOR_BYTES, its size a multiple of STREAMED_BLOCK.
+    """
 
     @kernel
-    def round_in_place(bits: Any, row: Any) -> None:
+    def round_stream(bits: Any, out: Any, row: Any) -> None:
+        prefer_wide_vectors()
         c = load(row)
-        for i in range(bits.size):
-            bits[i] = round_bits(bits[i], c, mode)
+        buffer = np.empty(STREAMED_BLOCK, bits.dtype)
+        for start in range(0, bits.size, STREAMED_BLOCK):
+            block = bits[start : start + STREAMED_BLOCK]
+            for i in range(STREAMED_BLOCK):
+                buffer[i] = round_bits(block[i], c, mode, plain)
+            _stream(bits, out, start, buffer)
+        fence()
 
-    return round_in_place
+    return round_stream
 
 
 @kernel
 def round_array_stochastically(bits: Any, out: Any, row: Any, key: Any, first_element: Any) -> None:
     """Stochastic rounding of flat arrays; element i draws as `first_element + i`, step 0."""
+    prefer_wide_vectors()
     c = load(row)
     scales = draw_scales(c)
-    for i in range(bits.size):
-        draw = step_draw(element_hash(key, first_element + i), np.uint32(0))
-        out[i] = round_bits_stochastically(bits[i], c, scales, draw, 0.0)
+    buffer = np.empty(_BLOCK, bits.dtype)
+    for start in range(0, bits.size, _BLOCK):
+        block = bits[start : start + _BLOCK]
+        for i in range(block.size):
+            draw = step_draw(element_hash(key, first_element + start + i), np.uint32(0))
+            buffer[i] = round_bits_stochastically(block[i], c, scales, draw, 0.0)
+        _store(buffer, out[start : start + _BLOCK])
