@@ -10,7 +10,7 @@ from fpsim.accumulation.trees import ADD, CHAIN, FUSED, ZERO, Tree
 Member = int
 
 
-def _members(tree: Tree) -> tuple[list[list[Member]], Member | None]:
+def members_of(tree: Tree) -> tuple[list[list[Member]], Member | None]:
     """The nodes of a tree in program order, each the list of its members with every +0 left out, and the root."""
     nodes: list[list[Member]] = []
 
@@ -71,7 +71,7 @@ def _emit(nodes: list[list[Member]], root: Member | None, start: bool) -> list[i
 
 def canonical_steps(tree: Tree) -> list[int]:
     """The program of ``tree.canonical()``."""
-    nodes, root = _members(tree)
+    nodes, root = members_of(tree)
     _arrange(nodes)
     return _emit(nodes, root, start=False)
 
@@ -80,6 +80,6 @@ def chain_steps(tree: Tree) -> list[int]:
     """The program of ``tree.chains()``; ValueError if the tree has fused nodes."""
     if not tree.is_binary:
         raise ValueError("tree: it has fused nodes of more than two terms, which no chain of additions can express")
-    nodes, root = _members(tree)
+    nodes, root = members_of(tree)
     _arrange(nodes)
     return _emit(nodes, root, start=True)

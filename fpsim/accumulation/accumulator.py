@@ -23,8 +23,8 @@ _COMPENSATED = ("kahan", "neumaier")
 _WHOLE = ("exact", "native")
 _PRODUCTS: dict[str, Products] = {"fma": "fma", "exact-products": "exact"}
 _PRODUCT_NAMES = {value: key for key, value in _PRODUCTS.items()}
-# Names that are reserved for models of hardware, so that a typing error in a format is told apart from a unit without a model.
-_UNITS = ("v100", "t4", "a100", "a2", "ada", "l40s", "h100", "h200", "b200", "cdna1", "cdna2", "cdna3", "mi100", "mi200", "mi300")
+# Reserved for models of hardware, so that a unit without a model is told apart from a misspelt format.
+_UNITS = ("v100", "t4", "a100", "a2", "ada", "l40s", "h100", "h200", "b200", "cdna1", "cdna2", "cdna3")
 _GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact" or "native"'
 
 
@@ -36,8 +36,8 @@ class Accumulator:
     format    what every addition rounds to; "exact" rounds once to the result's format, "native" is the library's own
               (both hold fp32 here, which nothing reads)
     order     the order of the additions (an Order, a Tree or a name); sequential for every other kind than "tree"
-    products  "rounded": a leaf is the product rounded to ``format``; "exact": leaves are exact and every addition rounds the
-              exact sum of its operands once; "fma": the same, for orders made of chains
+    products  "rounded": a leaf is the product rounded to ``format``; "exact": leaves are exact and every addition
+              rounds the exact sum of its operands once; "fma": the same, for orders made of chains
     promoted  the wider format in which block sums are chained, with blocked(b) only
 
     Raises ValueError for parts that do not go together. ``str`` gives the text that `get_accumulator` reads.
@@ -58,11 +58,13 @@ class Accumulator:
         self._check()
 
     def _check(self) -> None:
-        if self.kind not in ("tree", *_COMPENSATED, *_WHOLE):
-            raise ValueError(f"accumulate: no kind {self.kind!r}; there are tree, {', '.join((*_COMPENSATED, *_WHOLE))}")
+        kinds = ("tree", *_COMPENSATED, *_WHOLE)
+        if self.kind not in kinds:
+            raise ValueError(f"accumulate: no kind {self.kind!r}; there are {', '.join(kinds)}")
         if self.products not in ("rounded", *_PRODUCT_NAMES):
             raise ValueError(f"accumulate: no products {self.products!r}; there are rounded, exact, fma")
-        if self.kind != "tree" and (self.order != sequential or self.products != "rounded" or self.promoted is not None):
+        plain = self.order == sequential and self.products == "rounded" and self.promoted is None
+        if self.kind != "tree" and not plain:
             raise ValueError(f"accumulate: {self.kind} takes no order, no fma or exact-products and no second format")
         if not self.format.has_zero:
             raise ValueError(f"accumulate: {self.format.name} has no zero and cannot accumulate")
@@ -104,7 +106,8 @@ class Accumulator:
 def get_accumulator(accumulate: Any = None) -> Accumulator:
     """The accumulator that a string, an Accumulator, a Format or a Tree means; None means "fp32", sequential.
 
-    A Tree (or an Order) alone means rounded additions in fp32; for another format make ``Accumulator(format=..., order=tree)``.
+    A Tree (or an Order) alone means rounded additions in fp32; for another format make
+    ``Accumulator(format=..., order=tree)``.
     Raises ValueError repeating the text and listing what there is.
     """
     if accumulate is None:

@@ -3,8 +3,10 @@
     sequential            s = +0, then s = rnd(s + leaf) for ascending k
     pairwise              adjacent pairs level by level; the left part is the largest power of two below n
     blocked(b)            blocks of b terms, each a chain from +0; the block sums chained from +0
-    lanes(l)              l partial sums over k = j mod l, then ((s0 + s1) + s2) + ...; lanes(l,pairwise) combines them pairwise
-    split(k)              k contiguous parts as equal as can be (the first ones longer), each a chain, then ((s0 + s1) + ...)
+    lanes(l)              l partial sums over k = j mod l, each a chain from +0, then ((s0 + s1) + s2) + ...
+    lanes(l,pairwise)     the same partial sums, combined pairwise
+    split(k)              k contiguous parts as equal as can be (the first ones longer), each a chain from +0, then
+                          ((s0 + s1) + s2) + ...
     given(tree)           the tree itself, for its own number of terms only
 
 n = 0 gives +0 in every order; parts without terms are left out.
@@ -29,7 +31,10 @@ _NESTED_HEIGHT = 50  # a parser of literals refuses much deeper parentheses
 
 @dataclass(frozen=True)
 class Order:
-    """An accumulation order: its name, its parameters, and by calling it with n the tree. ``str`` gives what `parse_order` reads."""
+    """An accumulation order: a name, parameters, and by calling it with n the tree.
+
+    ``str`` gives the text that `parse_order` reads.
+    """
 
     name: str
     parameters: tuple[Any, ...] = ()
@@ -75,7 +80,7 @@ def split(k: int) -> Order:
 
 
 def given(tree: Any) -> Order:
-    """The order of one tree (a Tree, nested tuples, or an array of steps), for exactly as many terms as it has leaves."""
+    """The order of one tree (a Tree, nested tuples, or an array of steps), for as many terms as it has leaves."""
     if isinstance(tree, np.ndarray):
         tree = Tree(tree)
     return Order("given", (tree if isinstance(tree, Tree) else Tree.from_nested(tree),))
@@ -86,13 +91,12 @@ def parse_order(text: str) -> Order:
     name, parenthesis, rest = text.strip().partition("(")
     if not parenthesis and name in ("sequential", "pairwise"):
         return Order(name)
-    make = {"blocked": blocked, "lanes": lanes, "split": split, "given": _given_literal}.get(name)
-    if make is None or not rest.endswith(")"):
+    makers: dict[str, Callable[..., Order]] = {"blocked": blocked, "lanes": lanes, "split": split}
+    if name not in (*makers, "given") or not rest.endswith(")"):
         raise ValueError(f"unknown order {text!r}; there are {', '.join(ORDERS)}")
-    inside = rest[:-1]
-    if make is _given_literal:
-        return _given_literal(inside)
-    arguments: list[Any] = [part.strip() for part in inside.split(",")]
+    if name == "given":
+        return _given_literal(rest[:-1])
+    make, arguments = makers[name], [part.strip() for part in rest[:-1].split(",")]
     if len(arguments) > (2 if make is lanes else 1) or not arguments[0].lstrip("+-").isdecimal():
         raise ValueError(f"order {text!r}: {name} takes one whole number" + " and a combination" * (make is lanes))
     try:

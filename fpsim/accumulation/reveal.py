@@ -40,16 +40,16 @@ def reveal(
 ) -> Tree:
     """The summation tree of ``function``, which maps a 1-D array of n leaves to their sum; in canonical form.
 
-    function       called with arrays of ``dtype`` (float16, float32 or float64), about n log2(n) times or fewer for most
-                   trees; the order in which it adds must not depend on the values, and its additions must round to
-                   nearest or toward zero
+    function       called with arrays of ``dtype`` (float16, float32 or float64), about n log2(n) times for most trees
+                   and 2n times for chains; the order in which it adds must not depend on the values, and its additions
+                   must round to nearest or toward zero
     unit, mask     the small value that is counted and the large one that absorbs it: mask + largest_count * unit must
                    round to mask in every format that the function adds in
     largest_count  how many units the function counts exactly, output included: 2048 for fp16 (the default for float16),
                    256 for bf16, 16 for e4m3
 
-    `matmul_function` makes such a function of a matrix product. Raises ValueError when an answer counts no units or when
-    the answers fit no tree: then the function is not a sum in a fixed order, or unit and mask do not suit it.
+    `matmul_function` makes such a function of a matrix product. Raises ValueError when an answer counts no units or
+    when the answers fit no tree: then the function is not a sum in a fixed order, or unit and mask do not suit it.
     """
     type_name = np.dtype(dtype).name
     if type_name not in _DEFAULTS:
@@ -124,9 +124,9 @@ class _Probe:
         count = answer / self.unit
         if not (0 <= count <= placed and count == int(count)):
             raise ValueError(
-                f"function: with {self.mask} at leaf {pivot}, its negative at leaf {other} and {placed} units of {self.unit} "
-                f"it gave {answer}, no number of units; it is not a sum in a fixed order, or unit, mask or "
-                "largest_count do not suit it"
+                f"function: with {self.mask} at leaf {pivot}, its negative at leaf {other} and {placed} units of "
+                f"{self.unit} it gave {answer}, no number of units; it is not a sum in a fixed order, or unit, mask "
+                "or largest_count do not suit it"
             )
         return int(count)
 
@@ -186,7 +186,7 @@ class _Probe:
         buckets = self._ranked(pivot, members, sample)
         if len(buckets) > 1:
             return buckets
-        # No member is nearer than those of the sample; whoever is farther out splits the members when it is in the sample.
+        # No member is nearer than those of the sample, and a sample with one that is farther out splits them.
         for first in range(0, len(members), self.most):
             part = members[first : first + self.most]
             if self.survivors(pivot, int(sample[0]), part):
@@ -194,7 +194,7 @@ class _Probe:
         return buckets
 
     def confirm(self, tree: Tree) -> None:
-        """Raise ValueError unless the tree predicts some more probes, with units on as many leaves as can be counted."""
+        """Raise ValueError unless the tree predicts some more probes, with as many units as can be counted."""
 
         def add(*terms: float) -> float:
             large = [term for term in terms if abs(term) == self.mask]
@@ -209,6 +209,6 @@ class _Probe:
             leaves[pivot], leaves[other] = self.mask, -self.mask
             if self.survivors(pivot, other, units) != tree.evaluate(leaves, add):
                 raise ValueError(
-                    f"function: its answers fit no tree (leaves {pivot} and {other} disagree with the tree found); it is not "
-                    "a sum in a fixed order, or unit, mask or largest_count do not suit it"
+                    f"function: its answers fit no tree (leaves {pivot} and {other} disagree with the tree found); it "
+                    "is not a sum in a fixed order, or unit, mask or largest_count do not suit it"
                 )

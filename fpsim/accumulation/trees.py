@@ -1,6 +1,6 @@
 """Summation trees as data: which additions are made, in which order.
 
-A tree over the leaves 0 ... n-1 is held as its program, a short list of integers executed from left to right on a stack:
+A tree over the leaves 0 ... n-1 is held as its program, a list of integers executed from left to right on a stack:
 
     v >= 0                  push leaf v
     v == ADD (-1)           pop right, pop left, push rounded(left + right)
@@ -8,8 +8,9 @@ A tree over the leaves 0 ... n-1 is held as its program, a short list of integer
     v <= CHAIN (-3)         top = rounded(top + leaf(CHAIN - v)), the step of a chain
     v <= FUSED - 3          pop m = FUSED - v values, push their exact sum rounded once (a multi-term node)
 
-The one value left on the stack is the sum. Additions are numbered from 0 in program order, which is post-order; an engine that
-draws random numbers uses that number as the step. What a leaf is (a rounded product, an exact one) is the accumulator's affair.
+The one value left on the stack is the tree's; the sum is that added to +0. Additions are numbered from 0 in program
+order, which is post-order; an engine that draws random numbers uses the number as the step. What a leaf is (a rounded
+product, an exact one) is the accumulator's affair.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _SHOWN_LEAVES = 32
 class Tree:
     """A summation tree, checked when it is made: every leaf used once, one value left on the stack.
 
-    ``steps`` is a read-only int32 array in the encoding of this module. Trees with equal steps are equal and hash alike;
-    ``canonical()`` brings trees that make the same additions to the same steps.
+    ``steps`` is a read-only int32 array in the encoding of this module. Trees with equal steps are equal and hash
+    alike; ``canonical()`` brings trees that make the same additions to the same steps.
     Raises ValueError naming the leaf that is missing or used twice, or the step that finds too few values.
     """
 
@@ -56,8 +57,8 @@ class Tree:
     def from_nested(nested: Any) -> Tree:
         """The tree written as nested tuples or lists of leaf numbers: ``((0, 1), (2, (3, 4)))``.
 
-        A group of more than two is one fused node; ``()`` is the empty sum. A leaf that meets a group enters by a chain step after
-        it (addition commutes). Raises ValueError for a group of one, TypeError for anything that is no integer.
+        A group of more than two is one fused node; ``()`` is the empty sum. A leaf that meets a group enters by a chain
+        step after it (addition commutes). Raises ValueError for a group of one, TypeError for what is no integer.
         """
         return Tree(_flatten(nested))
 
@@ -78,7 +79,7 @@ class Tree:
 
     @cached_property
     def height(self) -> int:
-        """The largest number of rounded additions between a leaf and the root; adding to a bare +0 is exact and not counted."""
+        """The largest number of additions between a leaf and the root, those to a bare +0 (exact) not counted."""
         empty = -1
 
         def above(*terms: int) -> int:
@@ -88,7 +89,7 @@ class Tree:
         return max(0, int(self.evaluate([0] * self.leaves, above, zero=empty)))
 
     def evaluate(self, leaves: Sequence[Any], add: Callable[..., Any], zero: Any = 0) -> Any:
-        """The sum of ``leaves`` with every addition made by ``add(left, right)``; a fused node calls ``add`` with all its terms.
+        """The value of the tree with every addition made by ``add(left, right)``; fused nodes pass all their terms.
 
         Works for any kind of value (Fractions, floats, text). ``zero`` is what a chain starts from.
         Raises ValueError for another number of leaves than the tree has.
@@ -124,11 +125,12 @@ class Tree:
         return self.evaluate(range(self.leaves), group, zero=empty)
 
     def canonical(self) -> Tree:
-        """The same additions in the one standard program, so that two trees sum alike when their canonical forms are equal.
+        """The same additions as one standard program: two trees sum alike when their canonical forms are equal.
 
-        Starts from +0 are left out, leaves enter by chain steps after the group that they meet, and the group that needs more of
-        the stack goes first (ties: the one with the smaller leaf), so that the stack stays within log2(n) + 1 values for binary
-        trees. Rounded addition commutes, so values do not change; only the sign of a zero and stochastic draws may.
+        Starts from +0 are left out, a leaf enters by a chain step after the group that it meets, and the group that
+        needs more of the stack goes first (ties: the one with the smaller leaf), so that the stack stays within
+        log2(n) + 1 values for binary trees. Rounded addition commutes, so values do not change; only the sign of a zero
+        and stochastic draws may.
         """
         from fpsim.accumulation._forms import canonical_steps
 
@@ -208,7 +210,7 @@ def _check_stack(steps: np.ndarray) -> int:
     if short.any():
         index = int(np.argmax(short))
         found = int(height[index - 1]) if index else 0
-        raise ValueError(f"tree: step {index} (code {int(steps[index])}) finds {found} values on the stack, too few for it")
+        raise ValueError(f"tree: step {index} (code {int(steps[index])}) finds too few values on the stack: {found}")
     if height[-1] != 1:
         raise ValueError(f"tree: the steps leave {int(height[-1])} values on the stack, not one")
     return int(height.max())
