@@ -58,7 +58,9 @@ def test_console_blocks_run(page, tmp_path):
     for language, text, _ in blocks(page):
         if language == "console":
             for command, expected in commands(text):
-                assert matches(shell(command, tmp_path), expected), f"$ {command}"
+                code, printed = shell(command, tmp_path)
+                assert code == (2 if expected.startswith("Error: ") else 0), f"$ {command}\n{printed}"
+                assert matches(printed, expected), f"$ {command}\n{printed}"
 
 
 def commands(text):
@@ -69,11 +71,11 @@ def commands(text):
 
 
 def shell(command, folder):
-    """What a command prints, standard error included, in a terminal of 80 columns; `fpsim` is this package's."""
+    """A command's exit code and what it prints, standard error included, in a terminal of 80 columns; `fpsim` is this package's."""
     program = f'fpsim() {{ "{sys.executable}" -m fpsim.cli "$@"; }}; python() {{ "{sys.executable}" "$@"; }}; {command}'
     env = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", program], cwd=folder, env=env, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr
 
 
 def matches(printed, expected):

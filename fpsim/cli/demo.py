@@ -1,5 +1,134 @@
+"""`fpsim demo`: one small network, one seed, several arithmetics."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
 import click
+
+from fpsim.cli.parameters import ACCUMULATOR, FORMAT, InputError, Parsed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fpsim.cli.digits import Outcome
+
+_REQUIRED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+_DEFAULT = "fp32,bf16,fp16,fp16/fp16,e5m2"
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """One row of the demo: what tensors hold and what sums accumulate in."""
+
+    fmt: str
+    accumulate: str = "fp32"
+
+    def __str__(self) -> str:
+        return f"{self.fmt}, sums in {self.accumulate}"
+
+
+def _arithmetics(text: str) -> list[Arithmetic]:
+    """Parse "fp32,fp16/fp16": formats, each with the accumulator after a slash where it is not fp32."""
+    found = []
+    for item in re.split(r",(?![^(]*\))", text):
+        fmt, _, accumulate = item.strip().partition("/")
+        FORMAT.convert(fmt, None, None)
+        ACCUMULATOR.convert(accumulate or "fp32", None, None)
+        found.append(Arithmetic(fmt, accumulate or "fp32"))
+    return found
 
 
 @click.command()
-def demo() -> None: ...
+@click.option("--epochs", type=click.IntRange(1), default=6, show_default=True, help="Passes over the training images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and dropout.")
+@click.option(
+    "--formats",
+    type=Parsed("list", _arithmetics),
+    default=_DEFAULT,
+    show_default=True,
+    help="Arithmetics to compare: FORMAT or FORMAT/ACCUMULATOR, separated by commas.",
+)
+@click.option(
+    "--output", type=click.Path(), default="fpsim-demo.png", show_default=True, help="Where the loss curves go (PNG)."
+)
+def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None:
+    """Train one small network in several arithmetics and compare.
+
+    The network has convolutions, batch norm, pooling and dropout; the images are scikit-learn's 1797 handwritten
+    digits. Weights, order of the images and dropout are the same for every row. Ctrl-C keeps what is finished.
+    """
+    _check(output)
+    from rich.console import Console
+
+    from fpsim.cli.digits import Digits
+
+    console = Console()
+    digits = Digits.load()
+    console.print(
+        f"Training on {len(digits.labels)} handwritten digits, {epochs} epochs, seed {seed}; "
+        f"testing on {len(digits.test_labels)}.",
+        highlight=False,
+    )
+    outcomes, interrupted = _train_all(console, digits, formats, epochs, seed)
+    console.print()
+    console.print(_table(outcomes, len(digits.test_labels)))
+    if any(outcome.losses for outcome in outcomes.values()):
+        _draw(outcomes, output)
+        console.print(f"\nLoss curves: {output}", highlight=False, soft_wrap=True)
+    if interrupted:
+        raise SystemExit(130)
+
+
+def _check(output: str) -> None:
+    missing = [package for module, package in _REQUIRED.items() if find_spec(module) is None]
+    if missing:
+        raise InputError(
+            f"the demo needs {' and '.join(missing)}: install the extra, pip install -c constraints.txt '.[demo]'"
+        )
+    folder = os.path.dirname(os.path.abspath(output))
+    if os.path.isdir(output) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise InputError(f"--output: {output!r} cannot be written")
+
+
+def _train_all(console: Console, digits, formats, epochs, seed):
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fpsim.cli.digits import Outcome, train
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(),
+    )  # fmt: skip
+    outcomes: dict[Arithmetic, Outcome] = {}
+    with Progress(*columns, console=console) as progress:
+        for arithmetic in formats:
+            outcome = outcomes[arithmetic] = Outcome()
+            task = progress.add_task(str(arithmetic), total=epochs * digits.steps, loss=float("nan"))
+
+            def done(loss: float, task=task) -> None:
+                progress.update(task, advance=1, loss=loss)
+
+            try:
+                train(outcome, digits, arithmetic.fmt, arithmetic.accumulate, epochs, seed, done)
+            except KeyboardInterrupt:
+                return outcomes, True
+    return outcomes, False
+
+
+def _table(outcomes: dict[Arithmetic, Outcome], images: int) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for heading in ("tensors", "sums in"):
+        table.add_column(heading)
+    for heading in ("accuracy", "loss", "over- flows", "under- flows", "non- finite", "updates lost", "s"):
+        table.add_column(heading, justify="right")
+    for arithmetic, outcome in outcomes.items():
+        table.add_row(arithmetic.fmt, arithmetic.accumulate, *_cells(outcome, images))
+    return table

@@ -65,7 +65,7 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: An
 
     try:
         emulation = emulate(fmt=fmt, accumulate=accumulate, rounding=rounding, seed=seed)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
     try:
         with _as_main(script, ctx.meta["script_words"]), emulation:

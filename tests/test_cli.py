@@ -1,0 +1,220 @@
+"""The commands as a user meets them: output, exit codes, one-sentence errors."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings, strategies as st
+
+import fpsim
+from fpsim.cli import main
+from fpsim.cli.numbers import decimal_text, parse_number, round_to_odd
+
+ROOT = Path(__file__).parents[1]
+
+
+def invoke(*words):
+    """The exit code, standard output and standard error of a command at 80 columns."""
+    result = CliRunner().invoke(main, words, env={"COLUMNS": "80"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_help_lists_the_commands_and_loads_neither_torch_nor_numba():
+    code = "import sys; from fpsim.cli import main; main(['--help'], standalone_mode=False);"
+    code += "assert not {'torch', 'numba', 'rich'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "run", "explain", "formats"):
+        assert command in done.stdout
+
+
+def test_version():
+    assert invoke("--version") == (0, f"fpsim, version {fpsim.__version__}\n", "")
+
+
+def test_formats_lists_every_format_within_80_columns():
+    code, output, _ = invoke("formats")
+    assert code == 0
+    rows = {line.split()[0]: line for line in output.splitlines() if line.strip()}
+    assert set(fpsim.FORMATS) <= set(rows)
+    assert max(map(len, output.splitlines())) <= 80
+    assert "…" not in output
+    assert rows["fp16"].split() == ["fp16", "1+5+10", "2^-11", "2^-24", "2^-14", "65504", "inf", "nan"]
+
+
+def test_explain_shows_bits_value_error_and_neighbors():
+    code, output, _ = invoke("explain", "0.1")
+    assert code == 0
+    for text in (
+        "0.1 in fp16, nearest-even",
+        "0  01011  1001100110",
+        "0x2e66",
+        "+1.1001100110 (binary) x 2^-4",
+        "0.0999755859375",
+        "819/8192",
+        "0x1.9980000000000p-4",
+        "-0.4000 ulp",
+        "0.10003662109375",
+        "0.09991455078125",
+    ):
+        assert text in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("-0.0",), "1  00000  0000000000"),
+        (("-1e-8", "--fmt", "fp16"), "1  00000  0000000000"),
+        (("1e6",), "overflow"),
+        (("1e6", "--rounding", "toward-zero"), "65504"),
+        (("inf",), "inf"),
+        (("nan",), "nan"),
+        (("nan", "--fmt", "e2m1fn"), "no NaN"),
+        (("1e-320", "--fmt", "fp64"), "subnormal"),
+        (("0.1", "--fmt", "fp64"), "0x1.999999999999ap-4"),
+        (("1e400", "--fmt", "fp64"), "inf"),
+        (("3", "--fmt", "e8m0fnu"), "0x81"),
+        (("1/3", "--fmt", "bf16"), "0x3eab"),
+        (("0x1.8p-3", "--fmt", "e4m3fn"), "exact"),
+        (("0.1", "--rounding", "stochastic", "--seed", "1"), "ulp"),
+        (("6e-8", "--fmt", "fp16"), "subnormal"),
+    ],
+)
+def test_explain_covers(words, shown):
+    code, output, error = invoke("explain", *words)
+    assert (code, error) == (0, "")
+    assert shown in output
+
+
+@pytest.mark.parametrize("fmt", [name for name in fpsim.FORMATS if name != "fp64"])
+@pytest.mark.parametrize("number", ["0", "0.3", "-7", "1e-50", "1e50", "448"])
+def test_explain_never_fails_on_a_number(fmt, number):
+    assert invoke("explain", number, "--fmt", fmt)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("explain", "abc"), "'abc' is not a number"),
+        (("explain", "1/0"), "'1/0' is not a number"),
+        (("explain", "1e999999999"), "out of range"),
+        (("explain", "0.1", "--fmt", "fp17"), "--fmt: unknown format 'fp17': known are fp16"),
+        (("explain", "0.1", "--rounding", "sideways"), "--rounding: unknown rounding 'sideways'"),
+        (("explain", "0.1", "--rounding", "stochastic"), "seed"),
+        (("explain", "0.1", "--seed", "1"), "seed"),
+        (("explain", "0.1", "--fmt", "fp64", "--rounding", "up"), "fp64"),
+        (("run", "missing.py", "--fmt", "fp16"), "there is no script 'missing.py'"),
+        (("run", "missing.py", "--fmt", "fp17"), "--fmt: unknown format 'fp17'"),
+        (("run", "missing.py", "--fmt", "fp16", "--accumulate", "fp16:zigzag"), "--accumulate: "),
+        (("demo", "--formats", "fp17"), "unknown format 'fp17'"),
+        (("demo", "--formats", "fp16/zigzag"), "zigzag"),
+        (("demo", "--output", "missing/folder/curves.png"), "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence):
+    code, output, error = invoke(*words)
+    assert (code, output) == (2, "")
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+    assert sentence in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("explain",),
+        ("explain", "0.1", "--bogus"),
+        ("formats", "extra"),
+        ("run",),
+        ("run", __file__),
+        ("run", "--bogus", "x.py"),
+        ("demo", "--epochs", "0"),
+        ("nonsense",),
+    ],
+)
+def test_bad_usage_is_exit_code_2(words):
+    code, _, error = invoke(*words)
+    assert code == 2
+    assert "Error: " in error
+
+
+@given(st.fractions(max_denominator=10**12), st.sampled_from(["fp16", "bf16", "e4m3fn", "fp32"]))
+@settings(deadline=None)
+def test_rounding_to_odd_first_never_rounds_twice(value, fmt):
+    """The result is the value of the format nearest to the rational itself."""
+    rounded = float(fpsim.round(round_to_odd(value), fmt))
+    if rounded in (float("inf"), float("-inf")) or rounded != rounded:
+        assert abs(value) > Fraction(fpsim.get_format(fmt).max_finite)
+        return
+    distance = abs(Fraction(rounded) - value)
+    for step in (fpsim.next_up, fpsim.next_down):
+        neighbor = float(step(rounded, fmt))
+        if abs(neighbor) < float("inf"):
+            assert distance <= abs(Fraction(neighbor) - value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_decimals_are_exact(value):
+    text = decimal_text(Fraction(value), digits=2000)
+    assert Fraction(text) == Fraction(value)
+    assert float(parse_number(text)) == value
+
+
+SCRIPT = """
+import sys, os, torch
+print(__name__, sys.argv[1:], os.path.basename(sys.path[0]), __file__ == sys.argv[0])
+x = torch.tensor([0.1, 2049.0])
+print((x + 0).tolist(), (torch.full((4096,), 1.0) @ torch.ones(4096)).item())
+if "fail" in sys.argv: raise KeyError("from the script")
+if "exit" in sys.argv: sys.exit(7)
+"""
+
+
+def run_script(folder, *words, text=SCRIPT):
+    script = folder / "script.py"
+    script.write_text(text)
+    command = [sys.executable, "-m", "fpsim.cli", "run", *(str(script) if word == "SCRIPT" else word for word in words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ})
+
+
+def test_run_emulates_a_script_and_reports(tmp_path):
+    done = run_script(tmp_path, "SCRIPT", "--fmt", "fp16", "--accumulate", "fp16", "--lr", "0.1", "--fmt", "own")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"__main__ ['--lr', '0.1', '--fmt', 'own'] {tmp_path.name} True",
+        "[0.0999755859375, 2048.0] 2048.0",
+    ]
+    assert "fp16" in done.stderr
+
+
+def test_run_takes_options_before_the_script(tmp_path):
+    done = run_script(tmp_path, "--fmt=bf16", "SCRIPT", "--", "--fmt", "own")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == f"__main__ ['--fmt', 'own'] {tmp_path.name} True"
+
+
+def test_run_passes_on_the_exit_code(tmp_path):
+    assert run_script(tmp_path, "SCRIPT", "--fmt", "fp16", "exit").returncode == 7
+
+
+def test_run_shows_the_traceback_of_the_script_alone(tmp_path):
+    done = run_script(tmp_path, "SCRIPT", "--fmt", "fp16", "fail")
+    assert done.returncode == 1
+    assert "KeyError: 'from the script'" in done.stderr
+    assert "script.py" in done.stderr
+    assert "runpy" not in done.stderr
+    assert "fpsim/cli" not in done.stderr
+
+
+def test_run_shows_a_syntax_error(tmp_path):
+    done = run_script(tmp_path, "SCRIPT", "--fmt", "fp16", text="def broken(:\n")
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr
+    assert "runpy" not in done.stderr
