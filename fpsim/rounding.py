@@ -144,7 +144,7 @@ def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.n
             positive, negative = inward, outward
             flush = (inward_flush, outward_flush)
         case Rounding.STOCHASTIC:
-            positive = negative = (carrier.first_reaching(Fraction(2) ** (fmt.emax + 1), inclusive=True), overflow)
+            positive = negative = (infinity, overflow)
             # The first is compared with the magnitude before rounding, the second with the result.
             flush = (inward_flush if fmt.flush == "before" else 0, inward_flush)
     if fmt.flush is None:
@@ -169,7 +169,15 @@ def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.n
     row[kernels.ZERO_SIGN] = carrier.sign if fmt.has_negative_zero else 0
     row[kernels.ONE] = 1
     row[kernels.MAX_FINITE] = max_finite
-    row[kernels.TOP_DROPPED] = dropped + (Fraction(2) ** (fmt.emax + 1) - normal_top > ulp)
+    top_dropped = dropped + int(_top_gap_is_wide(fmt))
+    for left, right, count in (
+        (kernels.DRAW_LEFT, kernels.DRAW_RIGHT, dropped),
+        (kernels.TOP_LEFT, kernels.TOP_RIGHT, top_dropped),
+    ):
+        row[left] = max(count - 32, 0)
+        row[right] = min(max(32 - count, 0), 31)  # with nothing dropped no remainder exceeds any bound
+    row[kernels.TWO_64] = carrier.bits(2.0**64)
+    row[kernels.DRAW_SCALE] = carrier.bits(2.0 ** (-32 - (fmt.emin - p + 1))) if takes_fixed_quantum else 0
     row.setflags(write=False)
     return row
 
@@ -179,6 +187,18 @@ def _kernel(rounding: Rounding, plain: bool, stream: bool) -> Any:
     from fpsim._kernels import rounding as kernels
 
     return (kernels.make_round_stream if stream else kernels.make_round_array)(rounding.code, plain)
+
+
+@lru_cache(maxsize=None)
+def _stochastic_kernel(plain: bool) -> Any:
+    from fpsim._kernels import rounding as kernels
+
+    return kernels.make_round_stochastically(plain)
+
+
+def _top_gap_is_wide(fmt: Format) -> bool:
+    """Whether 2^(emax+1) lies two ulps above max_finite, the code between being a NaN."""
+    return fmt.stochastic_top - fmt.max_finite > 2.0 ** (fmt.emax - fmt.precision + 1)
 
 
 #: Bytes from which results bypass the cache: what exceeds it would only push other data out.
@@ -216,12 +236,14 @@ def round_into(
         return
     source = (x if x.flags.c_contiguous else np.ascontiguousarray(x)).reshape(-1).view(row.dtype)
     target = out.reshape(-1).view(row.dtype)
-    if rounding is Rounding.STOCHASTIC:
-        from fpsim._kernels.rounding import round_array_stochastically
+    from fpsim._kernels import rounding as kernels
 
-        round_array_stochastically(source, target, row, np.uint64(key), np.int64(first_element))
-        return
     plain = fmt.flush is None and fmt.has_negative_zero
+    if rounding is Rounding.STOCHASTIC:
+        plain = plain and not _top_gap_is_wide(fmt)
+        draws = np.empty(kernels.BLOCK, np.uint32 if x.dtype == _FLOAT32 else np.int64)
+        _stochastic_kernel(plain)(source, target, row, draws, np.uint64(key), np.int64(first_element))
+        return
     if target.nbytes >= _STREAM_FROM and source.ctypes.data != target.ctypes.data:
         first, last = _streamable(target)
         _kernel(rounding, plain, True)(source[first:last], target[first:last], row)

@@ -116,6 +116,33 @@ int_xor = _same_width("xor")
 shift_left = _same_width("shl")
 shift_right = _same_width("lshr")
 
+
+@intrinsic
+def shift_down(typing_context: Any, value: Any, count: Any) -> Any:
+    """value >> count at its own width, with copies of the sign bit where the type is signed."""
+    if not isinstance(value, types.Integer) or value != count:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return (builder.ashr if value.signed else builder.lshr)(*arguments)
+
+    return value(value, count), generate
+
+
+@intrinsic
+def convert_like(typing_context: Any, value: Any, like: Any) -> Any:
+    """A float truncated, or an integer of the same width reinterpreted, to the integer type of `like`."""
+    if not isinstance(like, types.Integer):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if isinstance(value, types.Integer):
+            return arguments[0]
+        return (builder.fptosi if like.signed else builder.fptoui)(arguments[0], context.get_value_type(like))
+
+    return like(value, like), generate
+
+
 _FLOAT_OF = {32: types.float32, 64: types.float64}
 _INT_OF = {types.float32: types.int32, types.float64: types.int64}
 

@@ -14,6 +14,7 @@ from fpsim._kernels.compiler import (
     VECTOR_BYTES,
     as_bits,
     as_float,
+    convert_like,
     fence,
     inlined,
     int_add,
@@ -24,11 +25,12 @@ from fpsim._kernels.compiler import (
     kernel,
     prefer_wide_vectors,
     prefetch,
+    shift_down,
     shift_left,
     shift_right,
     stream_vector,
 )
-from fpsim._kernels.random import element_hash, step_draw
+from fpsim._kernels.random import hash_range, step_draw
 
 NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD, STOCHASTIC = range(7)
 
@@ -48,11 +50,13 @@ SIGN = 14  # the sign bit
 ZERO_SIGN = 15  # the sign bit if the format has a negative zero
 ONE = 16
 MAX_FINITE = 17
-TOP_DROPPED = 18  # DROPPED, or one more where the binade ends two ulps above max_finite
-LENGTH = 19
+DRAW_LEFT, DRAW_RIGHT = 18, 19  # shifts between the 32 bits of a draw and the bits dropped
+TOP_LEFT, TOP_RIGHT = 20, 21  # the same above max_finite, where the binade may end two ulps above
+TWO_64, DRAW_SCALE = 22, 23  # 2^64 and 2^-32 over the quantum below 2^emin: their product may exceed the range
+LENGTH = 24
 
 
-_BLOCK = 1024  # elements that go through a buffer in the cache
+BLOCK = 1024  # elements that go through a buffer in the cache
 STREAMED_BLOCK = 64  # few enough that a block's stores overlap the next one's arithmetic
 _AHEAD = 1024  # how far ahead of them its reads are asked for
 
@@ -74,8 +78,8 @@ def _stream(source: Any, out: Any, start: int, buffer: Any) -> None:
 def load(row: Any) -> Any:
     """A row of constants as a tuple, so that they stay in registers."""
     return (
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9],
-        row[10], row[11], row[12], row[13], row[14], row[15], row[16], row[17], row[18],
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
+        row[12], row[13], row[14], row[15], row[16], row[17], row[18], row[19], row[20], row[21], row[22], row[23],
     )  # fmt: skip
 
 
@@ -157,43 +161,47 @@ def round_bits(bits: Any, c: Any, mode: Any, plain: Any) -> Any:
 
 
 @inlined
-def draw_scales(c: Any) -> Any:
-    """2^32 over the quantum, in float64: for remainders counted in the carrier's last place, those above max_finite,
-    and remainders below 2^emin as values."""
-    anchor = as_float(c[ANCHOR])
-    quantum = np.float64(as_float(int_add(c[ANCHOR], c[ONE])) - anchor)
-    return 2.0 ** (32 - c[DROPPED]), 2.0 ** (32 - c[TOP_DROPPED]), 4294967296.0 / quantum
+def _draw_bound(draw: Any, left: Any, right: Any) -> Any:
+    """The largest remainder that this draw rounds down, as the carrier's integers."""
+    one = convert_like(1.0, draw)
+    above = int_sub(shift_left(int_add(draw, one), convert_like(left, draw)), one)
+    return convert_like(shift_down(above, convert_like(right, draw)), left)
 
 
 @inlined
-def round_bits_stochastically(bits: Any, c: Any, scales: Any, draw: Any, extra: Any) -> Any:
+def round_bits_stochastically(bits: Any, c: Any, draw: Any, plain: Any) -> Any:
     """The upper neighbor in magnitude iff draw < floor(f * 2^32), f the exact distance from the lower one in quanta.
 
-    `extra` >= 0 counts further 2^-32 quanta that the value exceeds what `bits` holds by: an operation's residual.
+    `draw` is a uint32 for a float32, an int64 for a float64, where a negative one always takes the upper neighbor.
+    Both comparisons are exact: scaling by powers of two is, and floor(f * 2^32) > draw iff the remainder, an integer,
+    exceeds (((draw + 1) << left) - 1) >> right.
     """
     sign = int_and(bits, c[SIGN])
     magnitude = int_xor(bits, sign)
     lowest = shift_left(c[ONE], c[DROPPED])
-    lower = int_sub(magnitude, int_and(magnitude, int_sub(lowest, c[ONE])))
-    upper = int_add(lower, lowest)
-    scale = scales[0]
-    if magnitude > c[MAX_FINITE]:
-        lower, upper, scale = c[MAX_FINITE], c[OVERFLOWED_POSITIVE], scales[1]
-    distance = np.float64(int_sub(magnitude, lower)) * scale  # exact: a power of two times at most 52 bits
+    mask = int_sub(lowest, c[ONE])
+    # Adding what takes a remainder above the bound past the next multiple, then truncating.
+    total = int_add(magnitude, int_sub(mask, _draw_bound(draw, c[DRAW_LEFT], c[DRAW_RIGHT])))
+    result = int_sub(total, int_and(total, mask))
+    if not plain and magnitude > c[MAX_FINITE]:
+        bound = _draw_bound(draw, c[TOP_LEFT], c[TOP_RIGHT])
+        result = c[OVERFLOWED_POSITIVE] if int_sub(magnitude, c[MAX_FINITE]) > bound else c[MAX_FINITE]
     if magnitude < c[SMALL_BELOW]:
         anchor, value = as_float(c[ANCHOR]), as_float(magnitude)
-        total = value + anchor
-        count = int_sub(as_bits(total), c[ONE]) if total - anchor > value else as_bits(total)
-        floor = as_float(count) - anchor
-        lower, upper = as_bits(floor), as_bits(as_float(int_add(count, c[ONE])) - anchor)
-        distance = np.float64(value - floor) * scales[2]
-    result = upper if np.float64(draw) + 1.0 <= distance + extra else lower
-    zero = int_xor(c[ONE], c[ONE])
-    result = zero if magnitude < c[FLUSH_POSITIVE] or result < c[FLUSH_NEGATIVE] else result
-    result = c[OVERFLOWED_POSITIVE] if magnitude >= c[OVERFLOW_POSITIVE] else result
+        total_value = value + anchor
+        count = as_bits(total_value)
+        count = int_sub(count, c[ONE]) if total_value - anchor > value else count
+        distance = (value - (as_float(count) - anchor)) * as_float(c[TWO_64]) * as_float(c[DRAW_SCALE])
+        count = int_add(count, c[ONE]) if draw < convert_like(distance, draw) else count
+        result = as_bits(as_float(count) - anchor)
+    if not plain:
+        zero = int_xor(c[ONE], c[ONE])
+        result = zero if magnitude < c[FLUSH_POSITIVE] or result < c[FLUSH_NEGATIVE] else result
+    result = c[OVERFLOWED_POSITIVE] if result > c[MAX_FINITE] else result
     result = c[INFINITE] if magnitude == c[INFINITY] else result
     result = int_or(magnitude, c[QUIET]) if magnitude > c[INFINITY] else result
-    sign = int_and(sign, c[ZERO_SIGN]) if result == 0 else sign
+    if not plain:
+        sign = int_and(sign, c[ZERO_SIGN]) if result == 0 else sign
     return int_or(result, sign)
 
 
@@ -204,12 +212,12 @@ def make_round_array(mode: int, plain: bool) -> Any:
     def round_array(bits: Any, out: Any, row: Any) -> None:
         prefer_wide_vectors()
         c = load(row)
-        buffer = np.empty(_BLOCK, bits.dtype)
-        for start in range(0, bits.size, _BLOCK):
-            block = bits[start : start + _BLOCK]
+        buffer = np.empty(BLOCK, bits.dtype)
+        for start in range(0, bits.size, BLOCK):
+            block = bits[start : start + BLOCK]
             for i in range(block.size):
                 buffer[i] = round_bits(block[i], c, mode, plain)
-            _store(buffer, out[start : start + _BLOCK])
+            _store(buffer, out[start : start + BLOCK])
 
     return round_array
 
@@ -235,16 +243,25 @@ def make_round_stream(mode: int, plain: bool) -> Any:
     return round_stream
 
 
-@kernel
-def round_array_stochastically(bits: Any, out: Any, row: Any, key: Any, first_element: Any) -> None:
-    """Stochastic rounding of flat arrays; element i draws as `first_element + i`, step 0."""
-    prefer_wide_vectors()
-    c = load(row)
-    scales = draw_scales(c)
-    buffer = np.empty(_BLOCK, bits.dtype)
-    for start in range(0, bits.size, _BLOCK):
-        block = bits[start : start + _BLOCK]
-        for i in range(block.size):
-            draw = step_draw(element_hash(key, first_element + start + i), np.uint32(0))
-            buffer[i] = round_bits_stochastically(block[i], c, scales, draw, 0.0)
-        _store(buffer, out[start : start + _BLOCK])
+def make_round_stochastically(plain: bool) -> Any:
+    """The kernel `(bits, out, row, draws, key, first_element) -> None`; element i draws as `first_element + i`, step 0.
+
+    `draws` is scratch of BLOCK elements: uint32 for a float32 carrier, int64 for a float64 one.
+    """
+
+    @kernel
+    def round_stochastically(bits: Any, out: Any, row: Any, draws: Any, key: Any, first_element: Any) -> None:
+        prefer_wide_vectors()
+        c = load(row)
+        buffer = np.empty(BLOCK, bits.dtype)
+        hashes = np.empty(BLOCK, np.uint32)
+        for start in range(0, bits.size, BLOCK):
+            block = bits[start : start + BLOCK]
+            hash_range(key, first_element + start, hashes[: block.size])
+            for i in range(block.size):
+                draws[i] = step_draw(hashes[i], np.uint32(0))
+            for i in range(block.size):
+                buffer[i] = round_bits_stochastically(block[i], c, draws[i], plain)
+            _store(buffer, out[start : start + BLOCK])
+
+    return round_stochastically
