@@ -14,9 +14,10 @@ from fpsim.cli.parameters import ACCUMULATOR, FORMAT, InputError, Parsed
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
     from rich.table import Table
 
-    from fpsim.cli.digits import Outcome
+    from fpsim.cli.digits import Digits, Outcome
 
 _REQUIRED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 _DEFAULT = "fp32,bf16,fp16,fp16/fp16,e5m2"
@@ -96,7 +97,9 @@ def _check(output: str) -> None:
         raise InputError(f"--output: {output!r} cannot be written")
 
 
-def _train_all(console: Console, digits, formats, epochs, seed):
+def _train_all(
+    console: Console, digits: Digits, formats: list[Arithmetic], epochs: int, seed: int
+) -> tuple[dict[Arithmetic, Outcome], bool]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fpsim.cli.digits import Outcome, train
@@ -111,7 +114,7 @@ def _train_all(console: Console, digits, formats, epochs, seed):
             outcome = outcomes[arithmetic] = Outcome()
             task = progress.add_task(str(arithmetic), total=epochs * digits.steps, loss=float("nan"))
 
-            def done(loss: float, task=task) -> None:
+            def done(loss: float, task: TaskID = task) -> None:
                 progress.update(task, advance=1, loss=loss)
 
             try:
@@ -132,3 +135,32 @@ def _table(outcomes: dict[Arithmetic, Outcome], images: int) -> Table:
     for arithmetic, outcome in outcomes.items():
         table.add_row(arithmetic.fmt, arithmetic.accumulate, *_cells(outcome, images))
     return table
+
+
+def _cells(outcome: Outcome, images: int) -> list[str]:
+    if outcome.report is None:
+        return ["stopped"]
+    accuracy = f"{outcome.correct}/{images}" if outcome.correct is not None else "stopped"
+    counts = (outcome.report.total(name) for name in ("overflows", "underflows", "nonfinite", "lost"))
+    return [accuracy, f"{outcome.final_loss:.4f}", *map(str, counts), f"{outcome.seconds:.0f}"]
+
+
+def _draw(outcomes: dict[Arithmetic, Outcome], path: str) -> None:
+    """The loss of every step, averaged over the last 20, on a logarithmic scale."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for arithmetic, outcome in outcomes.items():
+        window = min(20, len(outcome.losses))
+        if window:
+            smooth = np.convolve(outcome.losses, np.ones(window) / window, mode="valid")
+            axes.plot(np.arange(window, len(outcome.losses) + 1), smooth, label=str(arithmetic))
+    axes.set(xlabel="optimizer step", ylabel="training loss (mean of 20 steps)", yscale="log")
+    axes.set_title("One network, one seed, different arithmetic")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png", dpi=150)

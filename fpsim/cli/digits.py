@@ -69,6 +69,12 @@ class Outcome:
     seconds: float = 0.0
     report: Any = None
 
+    @property
+    def final_loss(self) -> float:
+        """The mean of the last 20 steps' losses; NaN before the first step."""
+        last = self.losses[-20:]
+        return sum(last) / len(last) if last else float("nan")
+
 
 def train(
     outcome: Outcome, digits: Digits, fmt: str, accumulate: str, epochs: int, seed: int, done: Callable[[float], None]
