@@ -1,0 +1,329 @@
+"""Products of matrices: an interpreter walks a tree's program over k while a tile of results stays in registers.
+
+Operands come packed: `a` in groups of `rows` rows, k-major; `b` in panels of columns. A chain, a pairwise tree and a
+random one run in the same kernel; only the rounding mode, what leaves are, and the shape of the tile are code.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fpsim._kernels.compiler import kernel
+from fpsim._kernels.random import element_hash
+from fpsim._kernels.sums_rounding import LENGTH, STOCHASTIC, TRACK, Arithmetic
+from fpsim._kernels.tiles import (
+    TileType,
+    Vector,
+    data_of,
+    index,
+    larger,
+    load_tile,
+    load_vector,
+    splat,
+    store_tile,
+    tile_of,
+    vectors_of,
+    zero_tile,
+)
+
+# Instructions of a compiled program: rows of (operation, leaf, count, stride, first node).
+PUSH_ZERO, PUSH_LEAF, ADD, CHAIN = range(4)
+LEAF_STEPS = 0x80000000  # the rounding of leaf k draws as step 2^31 + k, that of node i as step i
+
+_MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
+_WEYL = 0x9E3779B9
+
+
+def _draw(builder: Any, hashes: list[Vector], position: int, step: Any, lanes: int) -> Vector:
+    """(draw + 1) * 2^-32 in float64, as `random.step_draw` makes it."""
+    times = builder.mul(builder.trunc(step, ir.IntType(32)), ir.Constant(ir.IntType(32), _WEYL))
+    bits = hashes[position] + splat(builder, times, lanes)
+    for count, factor in _MIX:
+        bits = (bits ^ (bits >> count)) * factor
+    bits = bits ^ (bits >> 15)
+    return (bits.unsigned_to_double() + 1.0) * 2.0**-32
+
+
+class _Step:
+    """What the four tile operations share: unpacked arguments, and a loop over the vectors of a tile."""
+
+    def __init__(self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any):
+        self.context, self.builder, self.tile = context, builder, tile
+        scalars = [builder.extract_value(constants, i) for i in range(LENGTH)]
+        self.arithmetic = Arithmetic(builder, tile.lanes, scalars, mode, flags)
+        self.stochastic = mode == STOCHASTIC
+
+    def draws(self, hashes: Any, step: Any) -> list[Vector | None]:
+        """One draw for each vector of the tile; `hashes` is (array type, array, offset, stride)."""
+        if not self.stochastic:
+            return [None] * self.tile.count
+        array_type, array, offset, stride = hashes
+        data = data_of(self.context, self.builder, array_type, array)
+        found: list[Vector | None] = []
+        for row in range(self.tile.rows):
+            for vector in range(self.tile.vectors):
+                start = self.builder.add(offset, self.builder.mul(stride, index(row)))
+                place = self.builder.add(start, index(vector * self.tile.lanes))
+                loaded = load_vector(self.builder, data, place, self.tile.lanes)
+                found.append(_draw(self.builder, [loaded], 0, step, self.tile.lanes))
+        return found
+
+    def operands(self, a: Any, a_offset: Any, b: Any, b_offset: Any) -> list[tuple[Vector, Vector]]:
+        """The pairs of factors, one for each vector of the tile."""
+        tile, builder = self.tile, self.builder
+        columns = [
+            load_vector(builder, b, builder.add(b_offset, index(tile.lanes * vector)), tile.lanes)
+            for vector in range(tile.vectors)
+        ]
+        pairs = []
+        for row in range(tile.rows):
+            scalar = builder.load(builder.gep(a, [builder.add(a_offset, index(row))]))
+            pairs += [(splat(builder, scalar, tile.lanes), column) for column in columns]
+        return pairs
+
+    def tracked(self, seen: Any) -> Any:
+        """The largest power of two met, merged into the running one."""
+        if not self.arithmetic.flags & TRACK:
+            return seen
+        best = Vector(self.builder, self.builder.extract_value(seen, 0))
+        for power in self.arithmetic.seen:
+            best = larger(best, power)
+        return self.builder.insert_value(seen, best.value, 0)
+
+
+@intrinsic(prefer_literal=True)
+def _leaf_tile(
+    typing_context: Any, total: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, constants: Any,
+    hashes: Any, place: Any, stride: Any, step: Any, mode: Any, flags: Any,
+) -> Any:  # fmt: skip
+    """(leaf, seen)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        work = _Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[6])
+        a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
+        pairs = work.operands(a_data, arguments[3], b_data, arguments[5])
+        draws = work.draws((hashes, arguments[7], arguments[8], arguments[9]), arguments[10])
+        vectors = [work.arithmetic.leaf(*pair, draw) for pair, draw in zip(pairs, draws, strict=True)]
+        result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
+        return context.make_tuple(builder, signature.return_type, result)
+
+    given = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, step, mode, flags)
+    return types.Tuple([total, seen])(*given), generate
+
+
+@intrinsic(prefer_literal=True)
+def _add_tiles(
+    typing_context: Any, left: Any, right: Any, seen: Any, constants: Any, hashes: Any, place: Any, stride: Any,
+    step: Any, mode: Any, flags: Any,
+) -> Any:  # fmt: skip
+    """(rounded(left + right), seen)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        work = _Step(context, builder, left, mode.literal_value, flags.literal_value, arguments[3])
+        draws = work.draws((hashes, arguments[4], arguments[5], arguments[6]), arguments[7])
+        lefts, rights = (vectors_of(builder, arguments[i], left.count) for i in (0, 1))
+        vectors = [work.arithmetic.add(*terms) for terms in zip(lefts, rights, draws, strict=True)]
+        result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[2])]
+        return context.make_tuple(builder, signature.return_type, result)
+
+    given = (left, right, seen, constants, hashes, place, stride, step, mode, flags)
+    return types.Tuple([left, seen])(*given), generate
+
+
+@intrinsic(prefer_literal=True)
+def _chain_tile(
+    typing_context: Any, total: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, constants: Any,
+    hashes: Any, place: Any, stride: Any, leaf_step: Any, step: Any, mode: Any, flags: Any,
+) -> Any:  # fmt: skip
+    """(rounded(total + leaf), seen)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        work = _Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[6])
+        a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
+        pairs = work.operands(a_data, arguments[3], b_data, arguments[5])
+        where = (hashes, arguments[7], arguments[8], arguments[9])
+        leaf_draws = work.draws(where, arguments[10])
+        draws = work.draws(where, arguments[11])
+        totals = vectors_of(builder, arguments[0], total.count)
+        vectors = [
+            work.arithmetic.chain(old, left, right, both)
+            for old, (left, right), both in zip(totals, pairs, zip(leaf_draws, draws, strict=True), strict=True)
+        ]
+        result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
+        return context.make_tuple(builder, signature.return_type, result)
+
+    given = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step, mode, flags)
+    return types.Tuple([total, seen])(*given), generate
+
+
+@intrinsic
+def _largest(typing_context: Any, seen: Any) -> Any:
+    """The largest lane of a tile of one vector."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = builder.extract_value(arguments[0], 0)
+        best = builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+        for lane in range(1, seen.lanes):
+            value = builder.extract_element(vector, ir.Constant(ir.IntType(32), lane))
+            best = builder.select(builder.fcmp_ordered(">", value, best), value, best)
+        return best
+
+    return seen.element(seen), generate
+
+
+@lru_cache(maxsize=256)
+def make_product(element: str, rows: int, vectors: int, mode: int, flags: int) -> Any:
+    """The kernel for one carrier ("f4" or "f8"), tile, mode and set of flags.
+
+    Its arguments: a, b, out (flat), leaves, panels, b's strides from panel to panel and from k to k, the range of row
+    groups, out's row stride, the program, a stack of tiles, the row of constants, hashes laid out as out (stochastic),
+    the limit on magnitudes, and an array (panel, group) that receives 1 where the limit was passed.
+    """
+    kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
+    return kernel(_body(kind, rows, vectors, mode, flags, lanes))
+
+
+def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int) -> Any:
+    width = vectors * lanes
+    size = rows * width
+    track = flags & TRACK
+
+    def product(
+        a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
+        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any,
+    ) -> None:  # fmt: skip
+        constants = (
+            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
+        )  # fmt: skip
+        for panel in range(panels):
+            for group in range(first, last):
+                a_start = group * leaves * rows
+                b_start = panel * panel_stride
+                place = group * rows * out_stride + panel * width
+                top = zero_tile(kind, rows, vectors)
+                seen = zero_tile(kind, 1, 1)
+                height = 0
+                for line in range(program.shape[0]):
+                    operation = program[line, 0]
+                    leaf = program[line, 1]
+                    count = program[line, 2]
+                    stride = program[line, 3]
+                    node = program[line, 4]
+                    if operation == CHAIN:
+                        a_offset = a_start + leaf * rows
+                        b_offset = b_start + leaf * leaf_stride
+                        leaf_step = leaf + LEAF_STEPS
+                        for _ in range(count):
+                            top, seen = _chain_tile(
+                                top, seen, a, a_offset, b, b_offset, constants, hashes, place, out_stride, leaf_step,
+                                node, mode, flags,
+                            )  # fmt: skip
+                            a_offset += stride * rows
+                            b_offset += stride * leaf_stride
+                            leaf_step += stride
+                            node += 1
+                    elif operation == ADD:
+                        height -= 1
+                        left = load_tile(top, stack, (height - 1) * size, width)
+                        top, seen = _add_tiles(
+                            left, top, seen, constants, hashes, place, out_stride, node, mode, flags
+                        )  # fmt: skip
+                    else:
+                        if height > 0:
+                            store_tile(top, stack, (height - 1) * size, width)
+                        height += 1
+                        if operation == PUSH_LEAF:
+                            top, seen = _leaf_tile(
+                                top, seen, a, a_start + leaf * rows, b, b_start + leaf * leaf_stride, constants, hashes,
+                                place, out_stride, leaf + LEAF_STEPS, mode, flags,
+                            )  # fmt: skip
+                        else:
+                            top = zero_tile(kind, rows, vectors)
+                store_tile(top, out, place, out_stride)
+                if track:
+                    if not _largest(seen) < limit:
+                        passed[panel, group] = 1
+
+    return product
+
+
+@kernel
+def fill_hashes(hashes: Any, key: Any, first: int, row_step: int, column_step: int) -> None:
+    """The strong hash of each element, whose row-major number is first + i * row_step + j * column_step."""
+    for i in range(hashes.shape[0]):
+        for j in range(hashes.shape[1]):
+            hashes[i, j] = element_hash(key, np.int64(first + i * row_step + j * column_step))
+
+
+@kernel
+def pack_columns(source: Any, out: Any, width: int) -> None:
+    """A (k, n) matrix as panels of `width` columns, (panel, k, column) flat, zeros beyond the last column."""
+    leaves, columns = source.shape
+    panels = (columns + width - 1) // width
+    for panel in range(panels):
+        start = panel * width
+        stop = min(start + width, columns)
+        for k in range(leaves):
+            line = source[k, start:stop]
+            target = out[(panel * leaves + k) * width : (panel * leaves + k + 1) * width]
+            for j in range(line.size):
+                target[j] = line[j]
+            for j in range(line.size, width):
+                target[j] = 0
+
+
+@kernel
+def pack_rows(source: Any, out: Any, rows: int, first: int, last: int) -> None:
+    """A (m, k) matrix as groups of `rows` rows, (group, k, row) flat, zeros beyond the last row."""
+    count, leaves = source.shape
+    for group in range(first, last):
+        base = group * rows * leaves
+        for row in range(rows):
+            i = group * rows + row
+            if i < count:
+                line = source[i]
+                for k in range(leaves):
+                    out[base + k * rows + row] = line[k]
+            else:
+                for k in range(leaves):
+                    out[base + k * rows + row] = 0
+
+
+@kernel
+def extent(bits: Any) -> Any:
+    """The largest magnitude's bits, and the smallest nonzero magnitude's (infinity's if there is none)."""
+    largest = 0
+    smallest = np.iinfo(np.int64).max
+    width = bits.itemsize
+    sign = np.int64(0x7FFFFFFF) if width == 4 else np.int64(0x7FFFFFFFFFFFFFFF)
+    for i in range(bits.size):
+        magnitude = np.int64(bits[i]) & sign
+        largest = max(largest, magnitude)
+        smallest = min(smallest, magnitude if magnitude != 0 else np.iinfo(np.int64).max)
+    infinity = 0x7F800000 if width == 4 else 0x7FF0000000000000
+    return largest, min(smallest, infinity)
+
+
+@lru_cache(maxsize=16)
+def make_add(mode: int, flags: int) -> Any:
+    """The kernel `(x, y, row, hashes, node) -> None`: x = rounded(x + y), flat float64 arrays in whole vectors."""
+
+    @kernel
+    def add(x: Any, y: Any, row: Any, hashes: Any, node: int) -> None:
+        constants = (
+            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
+        )  # fmt: skip
+        like = zero_tile(np.float64, 1, 1)
+        for i in range(0, x.size, 8):
+            left = load_tile(like, x, i, 0)
+            right = load_tile(like, y, i, 0)
+            total, _ = _add_tiles(left, right, like, constants, hashes, i, 0, node, mode, flags)
+            store_tile(total, x, i, 0)
+
+    return add

@@ -1,0 +1,160 @@
+"""How one addition or product is rounded, as instructions on `Vector`s.
+
+Nearest even needs no branch and no table: with E the power of two below |x| and c = 1.5 * 2^(carrier bits - p) * E, the
+carrier's own addition rounds x + c at the format's last place, and taking c away is exact. The other modes correct that
+result by one ulp, seen from the exact error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fpsim._kernels.tiles import EXPONENT, SIGN, Vector, larger, smaller, splat
+
+NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD, STOCHASTIC = range(7)
+
+# What a row of constants holds, as floats of the carrier.
+LOWEST = 0  # 2^emin: below it the quantum stays; tiny where subnormals are flushed, for the flush is judged afterwards
+MAGIC = 1  # 1.5 * 2^(carrier bits - p)
+ULP = 2  # 2^(1 - p), the ulp of 1
+HIGHEST = 3  # E is held below this, so that no intermediate overflows
+MAX_FINITE = 4
+OVERFLOW_POSITIVE, OVERFLOW_NEGATIVE = 5, 6  # signed values that overflow gives
+INFINITE = 7  # what an infinity becomes
+FLUSH_BEFORE, FLUSH_AFTER = 8, 9  # magnitudes below become zero; 0 where subnormals stay
+ZERO = 10  # -0, or +0 in a format without -0: added last
+TOP = 11  # stochastic: the distance from max_finite to 2^(emax+1)
+LENGTH = 12
+
+CAREFUL = 1  # overflow, infinities, NaN and flushing are handled; without it the caller watches the magnitudes
+EXACT_PRODUCTS = 2  # leaves are exact, so that every addition needs its residual
+CLAMP = 4  # products may lie below 2^emin
+TRACK = 8  # keep the largest exponent seen
+NATIVE = 16  # the carrier is the format: nothing to round
+
+
+class Arithmetic:
+    """Rounded operations for one carrier, mode and set of flags; `constants` are scalars already in registers."""
+
+    def __init__(self, builder: Any, lanes: int, constants: list[Any], mode: int, flags: int):
+        self.builder, self.mode, self.flags = builder, mode, flags
+        self.constants = [splat(builder, scalar, lanes) for scalar in constants]
+        self.careful = bool(flags & CAREFUL)
+        self.exact_products = bool(flags & EXACT_PRODUCTS)
+        self.native = bool(flags & NATIVE)
+        # Nearest modes may round a sum of two values twice: the carrier has 2p + 2 bits.
+        self.needs_residual = self.exact_products or mode not in (NEAREST_EVEN, NEAREST_AWAY)
+        # An unfused chain from +0 to nearest never shows the sign of a zero.
+        self.keeps_zero_sign = self.careful or self.needs_residual
+        self.seen: list[Vector] = []
+
+    def __getitem__(self, position: int) -> Vector:
+        return self.constants[position]
+
+    def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        """The product, rounded unless leaves are exact."""
+        product = left * right
+        if self.exact_products or self.native:
+            return product
+        clamp = self.careful or bool(self.flags & CLAMP)
+        return self.round(product, None, clamp, draw)
+
+    def chain(self, total: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
+        """total + left * right, as a step of a chain."""
+        if self.native and self.exact_products:
+            return left.times_plus(right, total, fused=True)
+        return self.add(total, self.leaf(left, right, draws[0]), draws[1])
+
+    def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        """The rounded sum. Without exact products a sum below 2^emin is a multiple of the quantum: no clamp."""
+        total = left + right
+        if self.native:
+            return total
+        clamp = self.careful or self.exact_products
+        if not self.needs_residual:
+            return self.round(total, None, clamp, draw)
+        back = total - left
+        residual = (left - (total - back)) + (right - back)  # exact (Knuth's TwoSum)
+        if self.mode == DOWN:
+            sign = SIGN[total.width]
+            signs = ((left.ints() | right.ints()) & sign).floats()
+            total = total.compare("==", 0.0).select(signs, total)
+        return self.round(total, residual, clamp, draw)
+
+    def round(self, x: Vector, residual: Vector | None, clamp: bool, draw: Vector | None) -> Vector:
+        """x + residual rounded once."""
+        raw = x
+        if residual is not None:
+            x = to_odd(x, residual)
+        power = (x.ints() & EXPONENT[x.width]).floats()
+        if clamp:
+            power = larger(power, self[LOWEST])
+        if self.flags & TRACK:
+            self.seen.append(power)
+        if self.careful:
+            power = smaller(power, self[HIGHEST])
+        shifted = power.times_plus(self[MAGIC], x)
+        result = power.times_plus(self[MAGIC].negative(), shifted)
+        if self.mode != NEAREST_EVEN:
+            result = self._correct(x, result, power, shifted)
+        if self.mode == STOCHASTIC:
+            assert draw is not None
+            result = self._climb(raw, residual, result, power, draw)
+        if self.careful:
+            return self._edges(x, result)
+        return result.with_sign_of(x) if self.keeps_zero_sign else result
+
+    def _correct(self, x: Vector, result: Vector, power: Vector, shifted: Vector) -> Vector:
+        ulp = power * self[ULP]
+        if self.mode == UP:
+            return result.compare("<", x).select(result + ulp, result)
+        if self.mode == DOWN:
+            return result.compare(">", x).select(result - ulp, result)
+        if self.mode == ODD:
+            moved = result + ulp.with_sign_of(x - result)
+            even = (shifted.ints() & 1).compare("==", 0)
+            moved = even.select(moved, result)  # c is an even number of ulps, so the last bit is the result's parity
+            return result.compare("!=", x).select(moved, result)
+        outward = ulp.with_sign_of(x)
+        if self.mode == NEAREST_AWAY:
+            tie = ((x - result) * 2.0).compare("==", outward)
+            return tie.select(result + outward, result)
+        return result.absolute().compare(">", x.absolute()).select(result - outward, result)
+
+    def _climb(self, raw: Vector, residual: Vector | None, lower: Vector, power: Vector, draw: Vector) -> Vector:
+        """The upper neighbor iff draw + 1 <= f * 2^32; every difference is exact, so the comparison is."""
+        quantum = power * self[ULP]
+        upper = lower.absolute() + quantum
+        magnitude = raw.absolute()
+        beyond = magnitude.compare(">", self[MAX_FINITE])
+        floor = lower.absolute()
+        if self.careful:
+            floor = beyond.select(self[MAX_FINITE], floor)
+            quantum = beyond.select(self[TOP], quantum)
+            upper = beyond.select(self[MAX_FINITE] + self[TOP], upper)
+        distance = (magnitude - floor) - draw * quantum
+        if residual is not None:
+            distance = distance + (residual.ints() ^ (raw.ints() & SIGN[raw.width])).floats()
+        climbs = distance.compare(">=", 0.0)
+        return climbs.select(upper, lower.absolute()).with_sign_of(raw)
+
+    def _edges(self, x: Vector, result: Vector) -> Vector:
+        magnitude = result.absolute()
+        positive = (x.ints() & SIGN[x.width]).compare("==", 0)
+        overflowed = positive.select(self[OVERFLOW_POSITIVE], self[OVERFLOW_NEGATIVE])
+        rounded = result.with_sign_of(x)
+        zero = (x.ints() & SIGN[x.width]).floats()
+        small = magnitude.compare("<", self[FLUSH_AFTER])
+        rounded = small.select(zero, rounded)
+        rounded = x.absolute().compare("<", self[FLUSH_BEFORE]).select(zero, rounded)
+        rounded = magnitude.compare(">", self[MAX_FINITE]).select(overflowed, rounded)
+        infinite = (x.ints() & (SIGN[x.width] - 1)).compare("==", EXPONENT[x.width])
+        rounded = infinite.select(self[INFINITE].with_sign_of(x), rounded)
+        return rounded + self[ZERO]
+
+
+def to_odd(x: Vector, residual: Vector) -> Vector:
+    """The value that x + residual, |residual| at most half an ulp of x, becomes when rounded to odd in the carrier."""
+    bits = x.ints()
+    odd = (bits + (residual.ints() ^ bits).all_sign()) | 1
+    return residual.compare("!=", 0.0).select(odd.floats(), x)

@@ -1,0 +1,193 @@
+"""What a product of matrices runs: the carrier, the kernel's flags and constants, and a tree's program for the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fpsim.accumulation.trees import ADD, CHAIN, FUSED, Tree
+from fpsim.formats import FP32, FP64, Format
+from fpsim.rounding import Rounding
+
+_PRECISION = {"f4": 24, "f8": 53}
+_NEAREST = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A kernel's carrier ("f4" or "f8") and flags, its constants, and the magnitude that it must stay below."""
+
+    element: str
+    flags: int
+    row: np.ndarray
+    limit: float
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.element)
+
+
+def is_like(fmt: Format, other: Format) -> bool:
+    """Whether two formats have the same values and edges, whatever their names."""
+    return fmt == other or fmt.replace(name=other.name) == other
+
+
+def require_arithmetic(fmt: Format, rounding: Rounding, name: str) -> None:
+    """Raise ValueError unless sums of products can be computed in the format."""
+    if not fmt.has_zero:
+        raise ValueError(f"{name} = {fmt.name} has no zero: it has rounding and encoding, no arithmetic")
+    if is_like(fmt, FP64):
+        if rounding is not Rounding.NEAREST_EVEN:
+            raise ValueError(f"{name} = {fmt.name} computes in nearest-even only, not {rounding}")
+        return
+    least = 2 * (fmt.emin - fmt.precision + 1)
+    if fmt.precision > 24 or least < -1074 or 2 * (fmt.emax + 1) > 1023:
+        raise ValueError(f"{name} = {fmt.name} is too wide to compute in: it has rounding and encoding, no arithmetic")
+    if rounding is Rounding.ODD and fmt.precision < 2:
+        raise ValueError(f"{name} = {fmt.name} cannot be rounded to odd: a significand of one bit is never even")
+
+
+def products_are_exact(operand: Format, precision: int, least: int, above: int) -> bool:
+    """Whether every product of two operands is a value of a carrier of that precision and range of exponents."""
+    quantum = operand.emin - operand.precision + 1
+    return 2 * operand.precision <= precision and 2 * quantum >= least and 2 * (operand.emax + 1) <= above
+
+
+@lru_cache(maxsize=512)
+def constants(target: Format, rounding: Rounding, element: str) -> np.ndarray:
+    """The row of constants named in `_kernels/sums_rounding.py`, read-only."""
+    from fpsim._kernels import sums_rounding as names
+
+    carrier = _PRECISION[element]
+    p = target.precision
+    row = np.zeros(names.LENGTH, dtype=element)
+    if is_like(target, FP64) or (element == "f4" and is_like(target, FP32)):
+        return row
+    infinity = np.inf if target.has_infinity else np.nan
+    overflow = target.max_finite if target.saturate else infinity
+    up, down = overflow, overflow
+    if rounding in (Rounding.TOWARD_ZERO, Rounding.ODD):
+        up = down = target.max_finite
+    elif rounding is Rounding.UP:
+        down = target.max_finite
+    elif rounding is Rounding.DOWN:
+        up = target.max_finite
+    row[names.LOWEST] = 2.0**-900 if target.flush else 2.0**target.emin
+    row[names.MAGIC] = 1.5 * 2.0 ** (carrier - p)
+    row[names.ULP] = 2.0 ** (1 - p)
+    row[names.HIGHEST] = 2.0 ** min(target.emax + 2, 127 if element == "f4" else 1023)
+    row[names.MAX_FINITE] = target.max_finite
+    row[names.OVERFLOW_POSITIVE], row[names.OVERFLOW_NEGATIVE] = up, -down
+    row[names.INFINITE] = overflow
+    row[names.FLUSH_BEFORE] = target.min_normal if target.flush == "before" else 0.0
+    row[names.FLUSH_AFTER] = target.min_normal if target.flush else 0.0
+    row[names.ZERO] = -0.0 if target.has_negative_zero else 0.0
+    row[names.TOP] = 2.0 ** (target.emax + 1) - target.max_finite
+    row.setflags(write=False)
+    return row
+
+
+def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_products: bool) -> bool:
+    """Whether a float32 carrier gives the same bits (semantics, "When a carrier may be used")."""
+    p = target.precision
+    if 24 < 2 * p + 2 or 2 * operand.precision > 24 or operand.emax > 127 or target.flush:
+        return False
+    if rounding is Rounding.STOCHASTIC:
+        return False
+    if exact_products or rounding is not Rounding.NEAREST_EVEN:
+        return products_are_exact(operand, 24, -149, 127) and target.emin - p + 1 >= -149 and target.emax <= 127
+    return target.emin >= p + 2 * operand.precision - 150 and target.emax <= 127
+
+
+@lru_cache(maxsize=512)
+def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
+    """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
+    from fpsim._kernels.sums_rounding import CAREFUL, EXACT_PRODUCTS, NATIVE
+    from fpsim._kernels.tiles import HAS_FMA
+
+    exact = EXACT_PRODUCTS if exact_products else 0
+    no_limit = float("inf")
+    if rounding is Rounding.NEAREST_EVEN:
+        if is_like(target, FP64):
+            return Scheme("f8", NATIVE | exact, constants(target, rounding, "f8"), no_limit)
+        if is_like(target, FP32) and operand.precision <= 24:
+            representable = products_are_exact(operand, 24, -149, 128)
+            if representable or (chains and exact_products):
+                fused = EXACT_PRODUCTS if HAS_FMA else 0
+                if HAS_FMA or representable:
+                    return Scheme("f4", NATIVE | fused, constants(target, rounding, "f4"), no_limit)
+            elif not exact_products:
+                return Scheme("f4", NATIVE, constants(target, rounding, "f4"), no_limit)
+    element = "f4" if _fits_single(operand, target, rounding, exact_products) else "f8"
+    row = constants(target, rounding, element)
+    if target.flush:
+        return Scheme("f8", exact | CAREFUL, row, no_limit)
+    top = 126 if element == "f4" else 1022
+    limit = 2.0 ** min(target.emax, top - (_PRECISION[element] - target.precision))
+    return Scheme(element, exact, row, limit)
+
+
+@lru_cache(maxsize=512)
+def careful_scheme(target: Format, rounding: Rounding, exact_products: bool) -> Scheme:
+    """The kernel that is right for every operand: overflow, infinities, NaN, signs of zeros and flushing."""
+    from fpsim._kernels.sums_rounding import CAREFUL, EXACT_PRODUCTS
+
+    flags = CAREFUL | (EXACT_PRODUCTS if exact_products else 0)
+    return Scheme("f8", flags, constants(target, rounding, "f8"), float("inf"))
+
+
+@lru_cache(maxsize=128)
+def program(tree: Tree) -> np.ndarray:
+    """A tree's steps as the kernel's program: runs of chain steps become one line.
+
+    Raises ValueError for multi-term nodes, which no kernel here adds.
+    """
+    from fpsim._kernels import products as kernels
+
+    steps = tree.steps.astype(np.int64)
+    if not tree.is_binary:
+        raise ValueError("accumulate: the tree has fused nodes of more than two terms, which matmul has no kernel for")
+    chain = (steps <= CHAIN) & (steps > FUSED)
+    adds = chain | (steps == ADD)
+    node = np.cumsum(adds) - adds
+    leaves = np.where(chain, CHAIN - steps, np.maximum(steps, 0))
+    gaps = np.diff(leaves)
+    lines = []
+    position = 0
+    while position < steps.size:
+        step = int(steps[position])
+        if not chain[position]:
+            operation = kernels.ADD if step == ADD else kernels.PUSH_LEAF if step >= 0 else kernels.PUSH_ZERO
+            lines.append((operation, int(leaves[position]), 1, 1, int(node[position])))
+            position += 1
+            continue
+        stop = position + 1
+        stride = int(gaps[position]) if stop < steps.size and chain[stop] else 1
+        while stop < steps.size and chain[stop] and gaps[stop - 1] == stride:
+            stop += 1
+        lines.append((kernels.CHAIN, int(leaves[position]), stop - position, stride, int(node[position])))
+        position = stop
+    if int(steps[0]) != -2:  # the sum is (+0) + tree; what starts from +0 has it already
+        lines.insert(0, (kernels.PUSH_ZERO, 0, 1, 1, 0))
+        lines.append((kernels.ADD, 0, 1, 1, tree.nodes))
+    table = np.array(lines, dtype=np.int64)
+    table.setflags(write=False)
+    return table
+
+
+def growth(tree: Tree, target: Format, rounding: Rounding, is_one_chain: bool) -> float:
+    """A factor g: no partial sum exceeds g times the sum of the leaves' magnitudes (inf where none is known).
+
+    A nearest rounding moves a + b by no more than |b|, a being a value of the format; any rounding grows a sum by at most
+    1 + 2u.
+    """
+    relative = (1.0 + 2.0 * target.unit_roundoff) ** min(_height(tree), 10**6)
+    return min(2.0, relative) if is_one_chain and rounding in _NEAREST else relative
+
+
+@lru_cache(maxsize=128)
+def _height(tree: Tree) -> int:
+    return tree.height
+

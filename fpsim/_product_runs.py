@@ -1,0 +1,236 @@
+"""Running product kernels: packing operands, choosing tiles, splitting rows among threads, redoing what overflowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fpsim import threads
+from fpsim._product_plans import Scheme, careful_scheme, growth, program, scheme
+from fpsim.accumulation.trees import ADD, Tree
+from fpsim.formats import Format
+from fpsim.rounding import Rounding
+
+_LANES = {"f4": 16, "f8": 8}
+_NO_HASHES = np.zeros((1, 1), dtype=np.uint32)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Where stochastic draws come from: a key, and the row-major number of element (i, j) of the result."""
+
+    key: int = 0
+    first: int = 0
+    row_step: int = 0
+    column_step: int = 1
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Columns of an operand as a kernel reads them: a flat array, its strides, and which columns it holds."""
+
+    data: np.ndarray
+    panel_stride: int
+    leaf_stride: int
+    first_column: int
+    columns: int
+
+
+def _tile(element: str, rows: int) -> tuple[int, int]:
+    return (4, 2) if rows > 2 else (1, 8)
+
+
+def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[Panels]:
+    """Panels of `width` columns: read in place where few rows would not repay a copy."""
+    from fpsim._kernels import products as kernels
+
+    leaves, columns = b.shape
+    whole = columns // width * width
+    found = []
+    if rows <= 4 and whole and b.dtype == dtype and b.strides[1] == b.itemsize and b.strides[0] >= 0 and leaves:
+        leaf_stride, rest = divmod(b.strides[0], b.itemsize)
+        if rest == 0:
+            flat = np.lib.stride_tricks.as_strided(b, ((leaves - 1) * leaf_stride + columns,), (b.itemsize,))
+            found.append(Panels(flat, width, leaf_stride, 0, whole))
+            if whole == columns:
+                return found
+            b = b[:, whole:]
+    start = columns - b.shape[1]
+    panels = -(-b.shape[1] // width)
+    packed = np.empty(max(1, panels * leaves * width), dtype=dtype)
+    kernels.pack_columns(b, packed, width)
+    found.append(Panels(packed, leaves * width, width, start, b.shape[1]))
+    return found
+
+
+def _pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
+    from fpsim._kernels import products as kernels
+
+    count, leaves = a.shape
+    if rows == 1 and a.dtype == dtype and a.flags.c_contiguous:
+        return a.reshape(-1) if a.size else np.zeros(1, dtype)
+    groups = -(-count // rows)
+    packed = np.empty(max(1, groups * rows * leaves), dtype=dtype)
+    kernels.pack_rows(a, packed, rows, 0, groups)
+    return packed
+
+
+def _largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
+    """The largest magnitude (NaN counts as the largest) and the smallest nonzero one (inf if there is none)."""
+    from fpsim._kernels import products as kernels
+
+    integer = np.int32 if packed.dtype.itemsize == 4 else np.int64
+    high, low = kernels.extent(packed.view(integer))
+    pair = np.array([high, low], dtype=integer).view(packed.dtype)
+    return float(pair[0]), float(pair[1])
+
+
+def _is_one_chain(tree: Tree) -> bool:
+    return bool(tree.steps[0] == -2 and not np.any(tree.steps >= 0) and not np.any(tree.steps == ADD))
+
+
+@lru_cache(maxsize=256)
+def _facts(tree: Tree, target: Format, rounding: Rounding) -> float:
+    return growth(tree, target, rounding, _is_one_chain(tree))
+
+
+def _flags(
+    chosen: Scheme, tree: Tree, operand: Format, target: Format, rounding: Rounding, left: np.ndarray, right: list[Panels],
+    leaves: int,
+) -> int:  # fmt: skip
+    """The scheme's flags and those that the operands' magnitudes call for."""
+    from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK
+
+    if chosen.flags & (CAREFUL | NATIVE):
+        return chosen.flags
+    high, low = _largest_and_smallest(left)
+    extents = [_largest_and_smallest(panels.data) for panels in right]
+    highs, lows = high * max(e[0] for e in extents), low * min(e[1] for e in extents)
+    flags = chosen.flags
+    if not lows >= target.min_normal:
+        flags |= CLAMP
+    bound = leaves * (highs * (1 + 2 * target.unit_roundoff) + target.min_normal)
+    if not bound * _facts(tree, target, rounding) < chosen.limit:
+        flags |= TRACK | CLAMP
+    return flags
+
+
+def tree_product(
+    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
+    draws: Draws, first_node: int = 0,
+) -> np.ndarray:  # fmt: skip
+    """a @ b along a tree, every addition rounded to `target`: a new array of float32 or float64."""
+    (rows, leaves), columns = a.shape, b.shape[1]
+    if columns < 32 and rows > columns:
+        swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
+        return tree_product(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, first_node).T
+    chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
+    lines = program(tree)
+    if first_node:
+        lines = lines + np.array([0, 0, 0, 0, first_node])
+    job = _Job(chosen.element, rows, columns, leaves, lines, tree.depth + 1, rounding, draws)
+    left, right = job.pack(a, b)
+    flags = _flags(chosen, tree, operand, target, rounding, left, right, leaves)
+    out = job.run(left, right, flags, chosen.row, chosen.limit)
+    if job.passed:
+        careful = careful_scheme(target, rounding, exact_products)
+        again = _Job("f8", rows, columns, leaves, lines, tree.depth + 1, rounding, draws)
+        again.redo(a, b, job, careful, out)
+    return out
+
+
+class _Job:
+    """One product on one carrier."""
+
+    def __init__(
+        self, element: str, rows: int, columns: int, leaves: int, lines: np.ndarray, depth: int, rounding: Rounding,
+        draws: Draws,
+    ):  # fmt: skip
+        self.element, self.dtype = element, np.dtype(element)
+        self.rows, self.columns, self.leaves = rows, columns, leaves
+        self.lines, self.depth, self.rounding, self.draws = lines, depth, rounding, draws
+        self.tile_rows, self.vectors = _tile(element, rows)
+        self.width = self.vectors * _LANES[element]
+        self.groups = -(-rows // self.tile_rows)
+        self.passed: list[tuple[int, int, int, int]] = []  # row and column ranges
+
+    def pack(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[Panels]]:
+        return _pack_rows(a, self.dtype, self.tile_rows), pack_columns(b, self.dtype, self.width, self.rows)
+
+    def run(self, left: np.ndarray, right: list[Panels], flags: int, row: np.ndarray, limit: float) -> np.ndarray:
+        """The product; afterwards `passed` lists the tiles whose magnitudes reached the limit."""
+        from fpsim._kernels import products as kernels
+
+        function = kernels.make_product(self.element, self.tile_rows, self.vectors, self.rounding.code, flags)
+        padded = sum(-(-panels.columns // self.width) * self.width for panels in right)
+        out = np.empty((self.groups * self.tile_rows, padded), dtype=self.dtype)
+        hashes = _NO_HASHES
+        if self.rounding is Rounding.STOCHASTIC:
+            hashes = np.empty(out.shape, dtype=np.uint32)
+            key = np.uint64(self.draws.key)
+            kernels.fill_hashes(hashes, key, self.draws.first, self.draws.row_step, self.draws.column_step)
+        size = self.tile_rows * self.width
+        flat, flat_hashes = out.reshape(-1), hashes.reshape(-1)
+        limit_value = self.dtype.type(limit)
+        for panels in right:
+            count = -(-panels.columns // self.width)
+            passed = np.zeros((count, self.groups), dtype=np.uint8)
+
+            def task(
+                first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed
+            ) -> None:
+                stack = np.empty(self.depth * size, dtype=self.dtype)
+                function(
+                    left, panels.data, flat[panels.first_column :], self.leaves, count, panels.panel_stride,
+                    panels.leaf_stride, first, last, padded, self.lines, stack, row,
+                    flat_hashes[panels.first_column :] if flat_hashes.size > 1 else flat_hashes, limit_value, passed,
+                )  # fmt: skip
+
+            work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width
+            threads.run(task, threads.parts(self.groups, work))
+            for panel, group in np.argwhere(passed).tolist():
+                column = panels.first_column + panel * self.width
+                self.passed.append((group * self.tile_rows, column, self.tile_rows, self.width))
+        return out[: self.rows, : self.columns]
+
+    def redo(self, a: np.ndarray, b: np.ndarray, job: _Job, careful: Scheme, out: np.ndarray) -> None:
+        """Compute the tiles that `job` lists again, column range by column range, and write them to `out`."""
+        by_rows: dict[tuple[int, int], list[int]] = {}
+        for row, column, height, width in job.passed:
+            by_rows.setdefault((column, width), []).extend(range(row, min(row + height, self.rows)))
+        for (column, width), rows in by_rows.items():
+            columns = b[:, column : column + width]
+            # A run of rows keeps row-major numbers simple: the whole column range is redone when draws matter.
+            if self.rounding is Rounding.STOCHASTIC:
+                rows = list(range(self.rows))
+            draws = Draws(
+                self.draws.key, self.draws.first + column * self.draws.column_step, self.draws.row_step,
+                self.draws.column_step,
+            )  # fmt: skip
+            part = _Job(
+                "f8", len(rows), columns.shape[1], self.leaves, self.lines, self.depth, self.rounding, draws
+            )
+            packed = part.pack(a[rows], columns)
+            out[rows, column : column + width] = part.run(*packed, careful.flags, careful.row, careful.limit)
+
+
+def add_rounded(
+    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
+) -> np.ndarray:
+    """rounded(x + y) of two matrices of values of `target`, as node number `node`."""
+    from fpsim._kernels import products as kernels
+
+    rows, columns = x.shape
+    careful = careful_scheme(target, rounding, False)
+    padded = -(-max(1, columns) // 8) * 8
+    out = np.zeros((rows, padded))
+    right = np.zeros((rows, padded))
+    out[:, :columns], right[:, :columns] = x, y
+    hashes = np.zeros((rows, padded), dtype=np.uint32)
+    if rounding is Rounding.STOCHASTIC:
+        kernels.fill_hashes(hashes, np.uint64(draws.key), draws.first, draws.row_step, draws.column_step)
+    function = kernels.make_add(rounding.code, careful.flags)
+    function(out.reshape(-1), right.reshape(-1), careful.row, hashes.reshape(-1), node)
+    return out[:, :columns]
