@@ -186,14 +186,9 @@ def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.n
 def _kernel(rounding: Rounding, plain: bool, stream: bool) -> Any:
     from fpsim._kernels import rounding as kernels
 
+    if rounding is Rounding.STOCHASTIC:
+        return (kernels.make_stream_stochastically if stream else kernels.make_round_stochastically)(plain)
     return (kernels.make_round_stream if stream else kernels.make_round_array)(rounding.code, plain)
-
-
-@lru_cache(maxsize=None)
-def _stochastic_kernel(plain: bool) -> Any:
-    from fpsim._kernels import rounding as kernels
-
-    return kernels.make_round_stochastically(plain)
 
 
 def _top_gap_is_wide(fmt: Format) -> bool:
@@ -236,22 +231,23 @@ def round_into(
         return
     source = (x if x.flags.c_contiguous else np.ascontiguousarray(x)).reshape(-1).view(row.dtype)
     target = out.reshape(-1).view(row.dtype)
-    from fpsim._kernels import rounding as kernels
-
     plain = fmt.flush is None and fmt.has_negative_zero
     if rounding is Rounding.STOCHASTIC:
         plain = plain and not _top_gap_is_wide(fmt)
-        draws = np.empty(kernels.BLOCK, np.uint32 if x.dtype == _FLOAT32 else np.int64)
-        _stochastic_kernel(plain)(source, target, row, draws, np.uint64(key), np.int64(first_element))
-        return
+    first = last = 0
     if target.nbytes >= _STREAM_FROM and source.ctypes.data != target.ctypes.data:
         first, last = _streamable(target)
-        _kernel(rounding, plain, True)(source[first:last], target[first:last], row)
-        parts = [slice(first), slice(last, None)]
-    else:
-        parts = [slice(None)]
-    for part in parts:
-        _kernel(rounding, plain, False)(source[part], target[part], row)
+    for start, stop, stream in ((0, first, False), (first, last, True), (last, target.size, False)):
+        if start < stop:
+            arguments = _stochastic_arguments(row, key, first_element + start) if rounding is Rounding.STOCHASTIC else ()
+            _kernel(rounding, plain, stream)(source[start:stop], target[start:stop], row, *arguments)
+
+
+def _stochastic_arguments(row: np.ndarray, key: int, first_element: int) -> tuple[np.ndarray, np.uint64, np.int64]:
+    from fpsim._kernels.rounding import BLOCK
+
+    draws = np.empty(BLOCK, np.uint32 if row.dtype == np.int32 else np.int64)
+    return draws, np.uint64(key), np.int64(first_element)
 
 
 def _streamable(target: np.ndarray) -> tuple[int, int]:

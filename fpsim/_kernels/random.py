@@ -10,7 +10,7 @@ from fpsim._kernels.compiler import inlined, int_add, int_mul, int_xor, shift_ri
 
 _M1, _M2 = np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97)
 _S16, _S15, _S32 = np.uint32(16), np.uint32(15), np.uint64(32)
-_ONE64 = np.uint64(1)
+_ONE64, _RUN = np.uint64(1), np.uint64(1 << 32)
 _WEYL = np.uint32(0x9E3779B9)
 
 
@@ -23,29 +23,31 @@ def mix32(x: np.uint32) -> np.uint32:
 
 
 @inlined
-def _hash(low: np.uint32, high: np.uint32) -> np.uint32:
-    return mix32(int_add(mix32(low), high))
-
-
-@inlined
 def _high(key: np.uint64, element: np.uint64) -> np.uint32:
     return int_mul(int_xor(np.uint32(element >> _S32), np.uint32(key >> _S32)), _WEYL)
 
 
 @inlined
 def element_hash(key: np.uint64, element: np.int64) -> np.uint32:
-    """32 bits for one element of one call, hashed from the 64 bits of the key and the 64 of its index."""
-    return _hash(int_xor(np.uint32(element), np.uint32(key)), _high(key, np.uint64(element)))
+    """32 bits for one element of one call, from the 64 bits of the key and the 64 of its index, for `step_draw` to mix."""
+    return int_add(mix32(int_xor(np.uint32(element), np.uint32(key))), _high(key, np.uint64(element)))
+
+
+@inlined
+def _hash_run(low: np.uint32, high: np.uint32, key: np.uint32, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = int_add(mix32(int_xor(int_add(low, np.uint32(i)), key)), high)
 
 
 @inlined
 def hash_range(key: np.uint64, first: np.int64, out: Any) -> None:
-    """`element_hash` of the elements from `first` on, in 32-bit vectors."""
-    low_key, low = np.uint32(key), np.uint32(first)
-    here, beyond = _high(key, np.uint64(first)), _high(key, np.uint64(first) + (_ONE64 << _S32))
-    for i in range(out.size):
-        index = int_add(low, np.uint32(i))
-        out[i] = _hash(int_xor(index, low_key), beyond if index < low else here)
+    """`element_hash` of the elements from `first` on: runs in which the upper half of the index is constant."""
+    done = 0
+    while done < out.size:
+        element = np.uint64(first + done)
+        run = min(out.size - done, np.int64(_RUN - (element & (_RUN - _ONE64))))
+        _hash_run(np.uint32(element), _high(key, element), np.uint32(key), out[done : done + run])
+        done += run
 
 
 @inlined

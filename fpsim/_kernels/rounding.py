@@ -243,6 +243,13 @@ def make_round_stream(mode: int, plain: bool) -> Any:
     return round_stream
 
 
+@inlined
+def _draws(key: Any, first: Any, hashes: Any, draws: Any) -> None:
+    hash_range(key, first, hashes)
+    for i in range(hashes.size):
+        draws[i] = step_draw(hashes[i], np.uint32(0))
+
+
 def make_round_stochastically(plain: bool) -> Any:
     """The kernel `(bits, out, row, draws, key, first_element) -> None`; element i draws as `first_element + i`, step 0.
 
@@ -253,15 +260,31 @@ def make_round_stochastically(plain: bool) -> Any:
     def round_stochastically(bits: Any, out: Any, row: Any, draws: Any, key: Any, first_element: Any) -> None:
         prefer_wide_vectors()
         c = load(row)
-        buffer = np.empty(BLOCK, bits.dtype)
-        hashes = np.empty(BLOCK, np.uint32)
+        buffer, hashes = np.empty(BLOCK, bits.dtype), np.empty(BLOCK, np.uint32)
         for start in range(0, bits.size, BLOCK):
             block = bits[start : start + BLOCK]
-            hash_range(key, first_element + start, hashes[: block.size])
-            for i in range(block.size):
-                draws[i] = step_draw(hashes[i], np.uint32(0))
+            _draws(key, first_element + start, hashes[: block.size], draws)
             for i in range(block.size):
                 buffer[i] = round_bits_stochastically(block[i], c, draws[i], plain)
             _store(buffer, out[start : start + BLOCK])
 
     return round_stochastically
+
+
+def make_stream_stochastically(plain: bool) -> Any:
+    """As `make_round_stochastically`, with results past the cache, as `make_round_stream`."""
+
+    @kernel
+    def stream_stochastically(bits: Any, out: Any, row: Any, draws: Any, key: Any, first_element: Any) -> None:
+        prefer_wide_vectors()
+        c = load(row)
+        buffer, hashes = np.empty(STREAMED_BLOCK, bits.dtype), np.empty(STREAMED_BLOCK, np.uint32)
+        for start in range(0, bits.size, STREAMED_BLOCK):
+            block = bits[start : start + STREAMED_BLOCK]
+            _draws(key, first_element + start, hashes, draws)
+            for i in range(STREAMED_BLOCK):
+                buffer[i] = round_bits_stochastically(block[i], c, draws[i], plain)
+            _stream(bits, out, start, buffer)
+        fence()
+
+    return stream_stochastically
