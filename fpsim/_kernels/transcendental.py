@@ -1,0 +1,76 @@
+"""exp and log in float64 from additions and multiplications alone, so that their bits are the same on every machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpsim._kernels.compiler import as_bits, as_float, inlined
+
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH = 6.93147180369123816490e-01  # ln 2 to 33 bits: its products with exponents are exact
+_LN2_LOW = 1.90821492927058770002e-10
+
+
+@inlined
+def exp64(x: Any) -> Any:
+    """e^x within an ulp; NaN stays, overflow gives infinity, underflow zero (there are no subnormal results).
+
+    Reduction by multiples of ln 2 in two parts, then the series to x^13 / 13!, which leaves 2^-57.
+    """
+    if x != x:
+        return x
+    if x > 709.782712893384:
+        return np.inf
+    if x < -708.0:
+        return 0.0
+    k = np.floor(x * _LOG2_E + 0.5)
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    p = 1.6059043836821613e-10
+    p = p * r + 2.08767569878681e-09
+    p = p * r + 2.505210838544172e-08
+    p = p * r + 2.755731922398589e-07
+    p = p * r + 2.7557319223985893e-06
+    p = p * r + 2.48015873015873e-05
+    p = p * r + 1.984126984126984e-04
+    p = p * r + 1.3888888888888889e-03
+    p = p * r + 8.333333333333333e-03
+    p = p * r + 4.1666666666666664e-02
+    p = p * r + 1.6666666666666666e-01
+    p = p * r + 0.5
+    p = p * r * r + r + 1.0
+    return p * as_float((np.int64(k) + np.int64(1022)) << np.int64(52)) * 2.0
+
+
+@inlined
+def log64(x: Any) -> Any:
+    """ln x within two ulps for normal x > 0; what is not is ln's limit: log 0 = -inf, log inf = inf, NaN below 0.
+
+    x = 2^k m with m around 1, then 2 artanh((m - 1) / (m + 1)) to the 25th power, which leaves 2^-59.
+    """
+    if not x > 0.0:
+        return -np.inf if x == 0.0 else np.nan
+    if x == np.inf:
+        return x
+    bits = as_bits(x)
+    k = (bits >> np.int64(52)) - np.int64(1023)
+    m = as_float((bits & np.int64(0x000FFFFFFFFFFFFF)) | np.int64(0x3FF0000000000000))
+    if m > 1.4142135623730951:
+        m *= 0.5
+        k += np.int64(1)
+    s = (m - 1.0) / (m + 1.0)
+    z = s * s
+    p = 1.0 / 25.0
+    p = p * z + 1.0 / 23.0
+    p = p * z + 1.0 / 21.0
+    p = p * z + 1.0 / 19.0
+    p = p * z + 1.0 / 17.0
+    p = p * z + 1.0 / 15.0
+    p = p * z + 1.0 / 13.0
+    p = p * z + 1.0 / 11.0
+    p = p * z + 1.0 / 9.0
+    p = p * z + 1.0 / 7.0
+    p = p * z + 1.0 / 5.0
+    p = p * z + 1.0 / 3.0
+    return np.float64(k) * _LN2_HIGH + (2.0 * s + (2.0 * s * z * p + np.float64(k) * _LN2_LOW))

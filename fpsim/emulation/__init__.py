@@ -1,0 +1,37 @@
+"""Emulation of torch: an unmodified model on a machine with other arithmetic. The only part of fpsim that imports torch."""
+
+from fpsim.emulation.context import Emulation, emulate
+from fpsim.emulation.errors import OutsideContext, UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.policy import Policy
+from fpsim.emulation.report import Counts, Report
+from fpsim.emulation.simulation import Simulation, run
+from fpsim.emulation.table import TABLE, register
+
+# Each of these fills the table with the rules of its family.
+from fpsim.emulation import (  # isort: skip
+    convolution,  # noqa: F401
+    elementwise,  # noqa: F401
+    exact,  # noqa: F401
+    losses,  # noqa: F401
+    matmul,  # noqa: F401
+    normalization,  # noqa: F401
+    optimizers,  # noqa: F401
+    pooling,  # noqa: F401
+    random,  # noqa: F401
+    reductions,  # noqa: F401
+)
+
+__all__ = [
+    "TABLE",
+    "Counts",
+    "Emulation",
+    "OutsideContext",
+    "Policy",
+    "Report",
+    "Simulation",
+    "UnsupportedOp",
+    "UnsupportedTensor",
+    "emulate",
+    "register",
+    "run",
+]

@@ -1,0 +1,248 @@
+"""Entering and leaving emulation: per thread, counted, with torch's switches, hooks and the place in the model."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from fpsim import _checks
+from fpsim.emulation import switches
+from fpsim.emulation.machine import Machine
+from fpsim.emulation.mode import EmulationMode
+from fpsim.emulation.policy import Policy
+
+_sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
+
+
+class _Thread(threading.local):
+    """What this thread is inside of: emulations from the outermost to the innermost."""
+
+    def __init__(self) -> None:
+        self.stack: list[Emulation] = []
+
+
+_thread = _Thread()
+_everything: weakref.WeakSet[Emulation] = weakref.WeakSet()
+
+
+def current() -> Emulation | None:
+    """The innermost emulation that this thread is inside of."""
+    return _thread.stack[-1] if _thread.stack else None
+
+
+class _Local(threading.local):
+    """One emulation in one thread."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.machine: Machine | None = None
+        self.mode: EmulationMode | None = None
+
+
+class Emulation:
+    """A policy in force: `with emulation:` emulates everything that this thread does with torch.
+
+    Re-entry is counted. Counters add up over threads and entries until `reset`.
+    """
+
+    def __init__(self, policy: Policy, names: dict[int, str] | None = None):
+        self.policy = policy
+        self.training_step = 0
+        self._names = names if names is not None else {}
+        self._local = _Local()
+        self._machines: list[Machine] = []
+        self._sequences: list[int] = []
+        self._paths: list[str] = []
+        _everything.add(self)
+
+    @property
+    def active(self) -> bool:
+        """Whether this thread is inside."""
+        return self._local.depth > 0
+
+    @property
+    def machine(self) -> Machine:
+        """This thread's machine."""
+        local = self._local
+        if local.machine is None:
+            local.machine = Machine(self.policy, self)
+            self._machines.append(local.machine)
+        return local.machine
+
+    def __enter__(self) -> Emulation:
+        local = self._local
+        if local.depth == 0 or current() is not self:
+            _checks.refuse_flush_to_zero()
+            if current() not in (None, self) and current().policy != self.policy:  # type: ignore[union-attr]
+                raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
+        if local.depth == 0:
+            mode = EmulationMode(self.machine)
+            _install()
+            switches.enter()
+            mode.__enter__()
+            local.mode = mode
+        local.depth += 1
+        _thread.stack.append(self)
+        return self
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        local = self._local
+        if local.depth == 0:  # a forked child unwinds a block that its parent entered
+            return
+        local.depth -= 1
+        _thread.stack.pop()
+        if local.depth == 0:
+            mode, local.mode = local.mode, None
+            assert mode is not None
+            mode.__exit__(kind, value, traceback)
+            switches.leave()
+            _uninstall()
+            machine = self.machine
+            machine.path, machine.calls, machine.places = "", machine.calls, []
+
+    # The place in the model
+
+    def enter_module(self, module: torch.nn.Module) -> None:
+        machine = self.machine
+        machine.places.append((machine.path, machine.calls))
+        path = self._names.get(id(module))
+        machine.path = path if path is not None else f"{machine.path}.{type(module).__name__}".lstrip(".")
+        machine.calls = 0
+        self._note(machine.path)
+
+    def leave_module(self) -> None:
+        machine = self.machine
+        if machine.places:
+            machine.path, machine.calls = machine.places.pop()
+            self._note(machine.path)
+
+    def _note(self, path: str) -> None:
+        """Remember that autograd nodes made from now on belong to this path."""
+        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            if len(self._paths) > 200_000:
+                del self._sequences[:100_000], self._paths[:100_000]
+            self._sequences.append(_sequence())
+            self._paths.append(path)
+
+    def backward_path(self) -> str:
+        """The module whose forward pass made the autograd node that is running."""
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return self.machine.path
+        found = bisect.bisect_right(self._sequences, node._sequence_nr()) - 1
+        return self._paths[found] if 0 <= found and node._sequence_nr() < 2**62 else ""
+
+    def finish_step(self) -> None:
+        """Count a training step; the paths of a finished backward pass are forgotten."""
+        self.training_step += 1
+        self._sequences.clear()
+        self._paths.clear()
+        self.machine.calls = 0
+
+    # Counters
+
+    def rows(self) -> dict[tuple[str, Any], np.ndarray]:
+        """Counters by (module path, operation), summed over threads."""
+        total: dict[tuple[str, Any], np.ndarray] = {}
+        for machine in self._machines:
+            for key, row in list(machine.rows.items()):
+                total[key] = total[key] + row if key in total else row.copy()
+        return total
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        for machine in self._machines:
+            machine.rows.clear()
+
+
+# Module hooks, while any emulation is entered
+
+_lock = threading.Lock()
+_installed = 0
+_handles: list[Any] = []
+
+
+def _before(module: torch.nn.Module, args: Any) -> None:
+    emulation = current()
+    if emulation is not None:
+        emulation.enter_module(module)
+
+
+def _after(module: torch.nn.Module, args: Any, output: Any) -> None:
+    emulation = current()
+    if emulation is not None:
+        emulation.leave_module()
+
+
+def _install() -> None:
+    global _installed
+    with _lock:
+        if _installed == 0:
+            _handles.append(register_module_forward_pre_hook(_before))
+            _handles.append(register_module_forward_hook(_after, always_call=True))
+        _installed += 1
+
+
+def _uninstall() -> None:
+    global _installed
+    with _lock:
+        _installed -= 1
+        if _installed == 0:
+            while _handles:
+                _handles.pop().remove()
+
+
+def _start_child_without_emulation() -> None:
+    """A forked child emulates nothing: take the modes off its thread's stack."""
+    global _installed, _lock
+    _lock = threading.Lock()
+    switches.reset()
+    if not _thread.stack:
+        return
+    others = []
+    while _get_current_dispatch_mode_stack():
+        mode = torch.utils._python_dispatch._pop_mode()
+        if not isinstance(mode, EmulationMode):
+            others.append(mode)
+    for mode in reversed(others):
+        torch.utils._python_dispatch._push_mode(mode)
+    for emulation in _everything:
+        emulation._local.depth, emulation._local.mode = 0, None
+    _thread.stack.clear()
+    _installed = 0
+    while _handles:
+        _handles.pop().remove()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_child_without_emulation)
+
+
+@contextlib.contextmanager
+def emulate(
+    fmt: Any = "fp16",
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    granularity: str = "kernel",
+) -> Iterator[Emulation]:
+    """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
+
+    Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
+    `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation with a different policy.
+    """
+    from fpsim.emulation.policy import make_policy
+
+    emulation = Emulation(make_policy(fmt, accumulate, rounding, seed, granularity))
+    with emulation:
+        yield emulation

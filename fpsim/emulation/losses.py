@@ -1,0 +1,172 @@
+"""softmax, log_softmax and losses: float64 inside in a fixed order, one rounding of each output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim._kernels import softmax as kernels
+from fpsim.emulation.table import Rule, register, register_functional
+
+_aten = torch.ops.aten
+_NONE, _MEAN, _SUM = range(3)
+
+
+def _middle(tensor: torch.Tensor, dim: int) -> np.ndarray:
+    """The tensor as (outer, n, inner) around axis dim."""
+    shape = tensor.shape or torch.Size([1])
+    dim %= len(shape)
+    outer, inner = int(np.prod(shape[:dim])), int(np.prod(shape[dim + 1 :]))
+    return tensor.detach().contiguous().numpy().reshape(outer, shape[dim], inner)
+
+
+def _softmax_rule(logarithm: bool, native: torch._ops.OpOverload) -> Rule:
+    def softmax(machine: Any, x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
+        if x.dtype is torch.float64:
+            return native(x, dim, half_to_float)
+        machine.whole()
+        x = machine.floating(x)
+        array = _middle(x, dim)
+        out = np.empty(array.shape)
+        kernels.softmax(array, logarithm, out)
+        return machine.finish(torch.from_numpy(out.reshape(x.shape)))
+
+    return softmax
+
+
+def _softmax_gradient_rule(logarithm: bool, native: torch._ops.OpOverload) -> Rule:
+    def softmax_gradient(machine: Any, gradient: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: Any) -> torch.Tensor:
+        if output.dtype is torch.float64:
+            return native(gradient, output, dim, input_dtype)
+        machine.whole()
+        output, gradient = machine.operand(output), machine.operand(gradient)
+        array = _middle(output, dim)
+        out = np.empty(array.shape)
+        kernels.softmax_gradient(_middle(gradient, dim), array, logarithm, out)
+        return machine.finish(torch.from_numpy(out.reshape(output.shape)))
+
+    return softmax_gradient
+
+
+for _name, _logarithm in (("_softmax", False), ("_log_softmax", True)):
+    _op = getattr(_aten, _name).default
+    register(_op, family="softmax")(_softmax_rule(_logarithm, _op))
+    _op = getattr(_aten, f"{_name}_backward_data").default
+    register(_op, family="softmax")(_softmax_gradient_rule(_logarithm, _op))
+
+
+def _total(values: torch.Tensor) -> float:
+    """The sum of float64 values over ascending indices."""
+    out = np.empty(1)
+    kernels.chain(values.detach().contiguous().numpy().reshape(1, -1), out)
+    return float(out[0])
+
+
+# Negative log likelihood
+
+
+def _class_weights(machine: Any, weight: Any, target: torch.Tensor, classes: int, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weight of each target in float64, 0 where ignored; targets with ignored ones replaced by 0)."""
+    kept = target != ignore_index
+    safe = torch.where(kept, target, torch.zeros_like(target))
+    if bool(((safe < 0) | (safe >= classes)).any()):
+        raise IndexError("Target is out of bounds.")
+    weights = torch.ones(classes, dtype=torch.float64) if weight is None else machine.operand(weight).double()
+    return torch.where(kept, weights[safe], torch.zeros((), dtype=torch.float64)), safe
+
+
+def _nll_rule(native: torch._ops.OpOverload) -> Rule:
+    def nll(machine: Any, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if x.dtype is torch.float64:
+            return native(x, target, weight, reduction, ignore_index)
+        machine.whole()
+        x = machine.operand(x)
+        axis = 0 if x.dim() == 1 else 1
+        weights, safe = _class_weights(machine, weight, target, x.shape[axis], ignore_index)
+        picked = x.gather(axis, safe.unsqueeze(axis)).squeeze(axis).double()
+        losses = torch.where(weights == 0, torch.zeros_like(picked), -weights * picked) if weight is None else torch.where(
+            target == ignore_index, torch.zeros_like(picked), -weights * picked)  # fmt: skip
+        total_weight = _total(weights)
+        wide = torch.tensor(total_weight if reduction != _NONE else 0.0, dtype=torch.float32)
+        if reduction == _NONE:
+            return machine.finish(losses), wide
+        total = _total(losses)
+        if reduction == _MEAN:
+            total = float(np.float64(total) / np.float64(total_weight)) if total_weight else float("nan")
+        return machine.finish(torch.tensor(total, dtype=torch.float64)), wide
+
+    return nll
+
+
+def _nll_gradient_rule(native: torch._ops.OpOverload) -> Rule:
+    def nll_gradient(
+        machine: Any, gradient: Any, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int, total_weight: Any
+    ) -> torch.Tensor:
+        if x.dtype is torch.float64:
+            return native(gradient, x, target, weight, reduction, ignore_index, total_weight)
+        machine.whole()
+        axis = 0 if x.dim() == 1 else 1
+        weights, safe = _class_weights(machine, weight, target, x.shape[axis], ignore_index)
+        gradient = machine.operand(gradient).double()
+        values = -weights * gradient
+        if reduction == _MEAN:
+            values = values / total_weight.double()  # wide: read as the forward pass left it
+        values = torch.where(target == ignore_index, torch.zeros_like(values), values)
+        out = torch.zeros(x.shape, dtype=torch.float64).scatter_(axis, safe.unsqueeze(axis), values.unsqueeze(axis))
+        return machine.finish(out)
+
+    return nll_gradient
+
+
+for _suffix in ("", "2d"):
+    _op = getattr(_aten, f"nll_loss{_suffix}_forward").default
+    register(_op, family="loss")(_nll_rule(_op))
+    _op = getattr(_aten, f"nll_loss{_suffix}_backward").default
+    register(_op, family="loss")(_nll_gradient_rule(_op))
+
+
+# Losses that are elementwise up to a sum
+
+
+def _loss_rule(op: torch._ops.OpOverload) -> Rule:
+    """The elementwise part in float64, the sum over ascending indices, the division by n, one rounding."""
+    names = [argument.name for argument in op._schema.arguments]
+    where = names.index("reduction")
+
+    def loss(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        bound = dict(zip(names, args, strict=False)) | kwargs
+        if bound["self"].dtype is torch.float64:
+            return op(*args, **kwargs)
+        machine.whole()
+        reduction = bound.get("reduction", op._schema.arguments[where].default_value)
+        wide = {key: machine.floating(value).double() if isinstance(value, torch.Tensor) else value for key, value in bound.items()}
+        losses = op(**{**wide, "reduction": _NONE})
+        if reduction == _NONE:
+            return machine.finish(losses)
+        total = _total(losses)
+        if reduction == _MEAN:
+            total = float(np.float64(total) / losses.numel()) if losses.numel() else float("nan")
+        return machine.finish(torch.tensor(total, dtype=torch.float64))
+
+    return loss
+
+
+def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
+    """torch's own formula in float64: it is elementwise, the division by n included; one rounding."""
+
+    def loss_gradient(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if args[1].dtype is torch.float64:
+            return op(*args, **kwargs)
+        machine.whole()
+        wide: Callable[[Any], Any] = lambda value: machine.floating(value).double() if isinstance(value, torch.Tensor) else value  # noqa: E731
+        return machine.finish(op(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()}))
+
+    return loss_gradient
+
+
+LOSSES = "mse_loss smooth_l1_loss huber_loss binary_cross_entropy soft_margin_loss binary_cross_entropy_with_logits"
+register_functional(LOSSES, "loss", _loss_rule)
+register_functional([f"{name}_backward" for name in LOSSES.split()[:-1]], "loss", _loss_gradient_rule)

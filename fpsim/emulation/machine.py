@@ -1,0 +1,333 @@
+"""The machine that rules compute on: operands in, rounded results out, everything counted.
+
+One `Machine` belongs to one thread of one `Emulation`; rules get it as their first argument.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim import rounding as roundings
+from fpsim._kernels import counting
+from fpsim._kernels import rounding as kernels
+from fpsim.emulation import tags
+from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.policy import Policy
+from fpsim.formats import Format
+from fpsim.rounding import Rounding, round_into, rounding_constants
+
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_AS_THEY_ARE = frozenset(
+    (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
+)
+
+
+@lru_cache(maxsize=256)
+def _thresholds(fmt: Format, rounding: Rounding, dtype: np.dtype) -> tuple[Any, ...]:
+    """(least that overflows, greatest negative that does, largest positive that becomes 0, most negative that does)."""
+    wide = np.float64
+    row = rounding_constants(fmt, rounding, np.dtype(wide))
+    assert row is not None
+    over = [float(row[index : index + 1].view(wide)[0]) for index in (kernels.OVERFLOW_POSITIVE, kernels.OVERFLOW_NEGATIVE)]
+    under = [_largest_to_zero(fmt, rounding, sign) for sign in (1.0, -1.0)]
+    limits = np.array([over[0], -over[1], under[0], under[1]])
+    if dtype == np.float32:  # the same sets of float32 values: thresholds move to the next float32 inwards
+        narrow = limits.astype(np.float32)
+        narrow[0] = np.nextafter(narrow[0], np.float32(np.inf)) if narrow[0] < limits[0] else narrow[0]
+        narrow[1] = np.nextafter(narrow[1], np.float32(-np.inf)) if narrow[1] > limits[1] else narrow[1]
+        narrow[2] = np.nextafter(narrow[2], np.float32(0)) if narrow[2] > limits[2] else narrow[2]
+        narrow[3] = np.nextafter(narrow[3], np.float32(0)) if narrow[3] < limits[3] else narrow[3]
+        return tuple(narrow)
+    return tuple(limits)
+
+
+def _largest_to_zero(fmt: Format, rounding: Rounding, sign: float) -> float:
+    """The float64 of the largest magnitude that rounds to zero: rounding is monotone, so bisection over bits finds it."""
+    low, high = 0, int(np.float64(fmt.min_normal).view(np.int64))
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = np.array([sign * float(np.int64(middle).view(np.float64))])
+        round_into(value, value, fmt, rounding)
+        low, high = (middle, high) if value[0] == 0 else (low, middle)
+    return sign * float(np.int64(low).view(np.float64))
+
+
+class Machine:
+    """Arithmetic, counters and place in the model, for one thread."""
+
+    def __init__(self, policy: Policy, emulation: Any = None):
+        self.policy = policy
+        self.emulation = emulation
+        self.fmt = policy.fmt
+        self.rounding = policy.rounding
+        self.tag = tags.tag_of(policy.fmt)
+        self.fast = policy.carried_by_float32
+        self.stochastic = policy.rounding is Rounding.STOCHASTIC
+        self.primitive = policy.granularity == "primitive"
+        self.op: Any = None
+        self.rows: dict[tuple[str, Any], np.ndarray] = {}
+        self.path = ""
+        self.calls = 0
+        self.places: list[tuple[str, int]] = []
+        self.optimizer: Any = None
+        self._constants: dict[float, float] = {}
+        self._limits32 = self._limits64 = None
+        self._round32 = self._round64 = None
+        if not self.stochastic:
+            self._limits32 = _thresholds(policy.fmt, policy.rounding, np.dtype(np.float32))
+            self._limits64 = _thresholds(policy.fmt, policy.rounding, np.dtype(np.float64))
+            self._row32 = rounding_constants(policy.fmt, policy.rounding, np.dtype(np.float32))
+            if self._row32 is not None:
+                plain = self.fmt.flush is None and self.fmt.has_negative_zero
+                self._round32 = roundings._kernel(policy.rounding, plain, False)
+
+    # Operands
+
+    def operand(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of values of the format: the tensor itself if its storage says so, else a rounded copy.
+
+        Integers, booleans and float64 pass as they are.
+
+        Raises
+        ------
+        UnsupportedTensor : float16, bfloat16 and float8 (they mean themselves only under fmt="native"), complex
+            numbers, tensors on another device, sparse tensors.
+        """
+        try:
+            if tensor.untyped_storage()._fpsim is self.tag:  # type: ignore[attr-defined]
+                return tensor
+        except (AttributeError, NotImplementedError):
+            pass
+        if tensor.dtype is not _FLOAT32:
+            self.check(tensor)
+            return tensor
+        if tags.tag_on(tensor) is tags.EXEMPT:
+            return tensor
+        self.check(tensor)
+        fresh = tensor.detach().clone(memory_format=torch.preserve_format)
+        return self._round(fresh)
+
+    def check(self, tensor: torch.Tensor) -> None:
+        """Refuse a tensor that this machine does not have."""
+        dtype = tensor.dtype
+        if tensor.device.type != "cpu":
+            raise UnsupportedTensor(self.message(f"a tensor on {tensor.device}; emulation runs on the CPU"))
+        if tensor.layout is not torch.strided:
+            raise UnsupportedTensor(self.message(f"a tensor of layout {tensor.layout}; emulation takes dense tensors"))
+        if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE:
+            return
+        if dtype.is_complex:
+            raise UnsupportedTensor(self.message(f"a tensor of {dtype}; complex numbers have no rules"))
+        raise UnsupportedTensor(
+            self.message(f"a tensor of {dtype}; under fmt={self.fmt.name!r} every float32 tensor holds {self.fmt.name} values "
+                         'and other 16-bit tensors mean nothing: leave the model in float32 (or use fmt="native")')
+        )  # fmt: skip
+
+    def operands(self, value: Any) -> Any:
+        """`operand` over tensors inside lists and tuples; everything else as it is."""
+        if isinstance(value, torch.Tensor):
+            return self.operand(value)
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.operands(item) for item in value)
+        return value
+
+    def scalar(self, value: float) -> float:
+        """A Python number as an operand: in fp32 under "kernel", rounded to the format under "primitive"."""
+        if type(value) is not float:
+            return value
+        if self.primitive:
+            return self.constant(value, saturate=False)
+        return _in_fp32(value)
+
+    def constant(self, value: Any, saturate: bool = True) -> Any:
+        """A constant that fills a tensor: rounded, and saturated if it is finite or the format has no infinity."""
+        if type(value) is not float and type(value) is not int:
+            return value
+        found = self._constants.get(value) if saturate and not self.stochastic else None
+        if found is not None:
+            return found
+        array = np.array([value], dtype=np.float64)
+        round_into(array, array, self.fmt, self.rounding, self.key() if self.stochastic else 0)
+        result = float(array[0])
+        if saturate and value == value and (np.isinf(result) and abs(value) != np.inf or not abs(result) <= np.inf):
+            result = self.fmt.max_finite if value > 0 else -self.fmt.max_finite
+        if saturate and not self.stochastic:
+            self._constants[value] = result
+        return result
+
+    def floating(self, tensor: torch.Tensor) -> torch.Tensor:
+        """An operand as the float32 tensor that type promotion makes of it: integers are rounded to the format."""
+        tensor = self.operand(tensor)
+        return tensor if tensor.dtype is _FLOAT32 else self._narrow(tensor.to(_FLOAT64, copy=True))
+
+    def is_step_count(self, tensor: torch.Tensor) -> bool:
+        """Whether this is `state["step"]` of the optimizer that is stepping: a count, which never rounds."""
+        if self.optimizer is None or tensor.dim() != 0:
+            return False
+        if tags.tag_on(tensor) is tags.EXEMPT:
+            return True
+        storage = tensor.untyped_storage().data_ptr()
+        found = False
+        for state in self.optimizer.state.values():
+            step = state.get("step") if isinstance(state, dict) else None
+            if isinstance(step, torch.Tensor) and step.numel() == 1:
+                tags.mark(step, tags.EXEMPT)
+                found = found or step.untyped_storage().data_ptr() == storage
+        return found
+
+    # Results
+
+    def finish(self, result: torch.Tensor) -> torch.Tensor:
+        """Round a fresh result to the format, count what happened, mark it: float32 in place, float64 into float32.
+
+        Anything else (integers, booleans) is returned as it is.
+        """
+        dtype = result.dtype
+        if dtype is _FLOAT32:
+            return self._round(result)
+        if dtype is _FLOAT64:
+            return self._narrow(result)
+        return result
+
+    def exact(self, result: torch.Tensor) -> torch.Tensor:
+        """Mark a fresh float32 result whose elements are values of the format already."""
+        if result.dtype is _FLOAT32:
+            result.untyped_storage()._fpsim = self.tag  # type: ignore[attr-defined]
+        return result
+
+    def _round(self, result: torch.Tensor) -> torch.Tensor:
+        array = result.numpy()
+        if not array.flags.c_contiguous:
+            return self._round_strided(result, array)
+        flat = array.reshape(-1)
+        row = self.row()
+        if self._round32 is not None:
+            counting.count_edges(flat, *self._limits32, row)
+            bits = flat.view(np.int32)
+            self._round32(bits, bits, self._row32)
+        else:
+            self._round_flat(flat, row)
+        result.untyped_storage()._fpsim = self.tag  # type: ignore[attr-defined]
+        return result
+
+    def _round_flat(self, flat: np.ndarray, row: np.ndarray) -> None:
+        if self.stochastic:
+            before = flat.copy()
+            round_into(before, flat, self.fmt, self.rounding, self.key())
+            counting.count_change(before, flat, flat.dtype.type(self.fmt.max_finite), row)
+        else:
+            counting.count_edges(flat, *(self._limits32 if flat.dtype == np.float32 else self._limits64), row)
+            round_into(flat, flat, self.fmt, self.rounding)
+
+    def _round_strided(self, result: torch.Tensor, array: np.ndarray) -> torch.Tensor:
+        if not self.stochastic and torch._prims_common.is_non_overlapping_and_dense(result):
+            # The order of elements is of no account to a deterministic mode: round the memory as it lies.
+            self._round_flat(result.as_strided((result.numel(),), (1,)).numpy(), self.row())
+        else:
+            flat = np.ascontiguousarray(array).reshape(-1)
+            self._round_flat(flat, self.row())
+            array[...] = flat.reshape(array.shape)
+        return self.exact(result)
+
+    def _narrow(self, result: torch.Tensor) -> torch.Tensor:
+        array = result.numpy()
+        if not array.flags.c_contiguous and not self.stochastic and torch._prims_common.is_non_overlapping_and_dense(result):
+            self._round_flat(result.as_strided((result.numel(),), (1,)).numpy(), self.row())
+        else:
+            flat = np.ascontiguousarray(array).reshape(-1)
+            self._round_flat(flat, self.row())
+            if not np.shares_memory(flat, array):
+                array[...] = flat.reshape(array.shape)
+        return self.exact(result.to(_FLOAT32))  # exact: float32 holds every value of the format
+
+    def write(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """Store a result in an existing tensor, as in-place and `out=` operations do; returns the target."""
+        if target is result:
+            return target
+        if not torch.can_cast(result.dtype, target.dtype):
+            raise RuntimeError(f"result type {result.dtype} can't be cast to the desired output type {target.dtype}")
+        if target.dtype is not _FLOAT32:
+            tags.unmark(target)
+            return target.copy_(result)
+        owner = tags.owner_of(target)
+        if owner is not None and self.optimizer is not None and target.shape == result.shape:
+            self._count_update(target, result)
+        target.copy_(result)
+        if tags.tag_on(target) is not self.tag and tags.covers_storage(target):
+            tags.mark(target, self.tag)
+        return target
+
+    def _count_update(self, target: torch.Tensor, result: torch.Tensor) -> None:
+        update = self.update
+        if update is None or update.shape != target.shape:
+            return
+        flat = [np.ascontiguousarray(item.detach().numpy()).reshape(-1) for item in (target, result, update)]
+        counting.count_lost(*flat, self.row())
+        self.update = None
+
+    update: torch.Tensor | None = None
+
+    # Counters and draws
+
+    def row(self) -> np.ndarray:
+        """The counters of the current module and operation."""
+        key = (self.place(), self.op)
+        row = self.rows.get(key)
+        if row is None:
+            row = self.rows[key] = np.zeros(counting.LENGTH, dtype=np.int64)
+        return row
+
+    def place(self) -> str:
+        """The path of the module whose forward pass, or whose part of the backward pass, is running."""
+        if torch._C._current_graph_task_id() == -1:
+            return self.path
+        return self.emulation.backward_path() if self.emulation is not None else self.path
+
+    def key(self) -> int:
+        """The key of one rounding call's draws: a hash of seed, training step, module path and op number in its call."""
+        step = self.emulation.training_step if self.emulation is not None else 0
+        self.calls += 1
+        path = self.path if torch._C._current_graph_task_id() == -1 else f"{self.path}<backward>"
+        assert self.policy.seed is not None
+        return roundings.draw_key(self.policy.seed, hash_of(step, path, self.calls))
+
+    def message(self, reason: str) -> str:
+        """A sentence that names the current operation and module."""
+        place = self.path or "no module"
+        return f"{self.op} (called from {place}): {reason}"
+
+    def refuse(self, reason: str) -> UnsupportedOp:
+        """An `UnsupportedOp` for the current operation."""
+        return UnsupportedOp(self.message(reason))
+
+    def whole(self) -> None:
+        """Refuse a composite operation where "primitive" asks for every elementary step to be rounded."""
+        if self.primitive:
+            raise self.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it yet')
+
+
+def hash_of(*parts: Any) -> int:
+    """A 63-bit integer from numbers and strings, the same in every process."""
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _in_fp32(value: float) -> float:
+    if value - value != 0:
+        return value
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+def as_arrays(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """C-contiguous arrays of the tensors' values, sharing memory where they are contiguous."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]

@@ -1,0 +1,124 @@
+"""Matrix products: every element through the accumulator, an addend in its format, one rounding to the model's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.emulation.engine import product
+from fpsim.emulation.table import Rule, register_functional
+
+_FLOAT32 = torch.float32
+
+
+def native(machine: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """The library's own order, with its fast paths on, then one rounding."""
+    torch._C._set_mkldnn_enabled(True)
+    try:
+        return machine.finish(op(*machine.operands(args), **kwargs))
+    finally:
+        torch._C._set_mkldnn_enabled(False)
+
+
+def is_native(machine: Any) -> bool:
+    """Whether sums are left to the library."""
+    return machine.policy.accumulator.kind == "native"
+
+
+def _emulated(machine: Any, *tensors: torch.Tensor) -> bool:
+    """Whether float32 operands make this an operation of the emulated format; all must be of one dtype then."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    if _FLOAT32 not in dtypes:
+        for tensor in tensors:
+            machine.check(tensor)
+        return False
+    if len(dtypes) > 1:
+        raise machine.refuse(f"operands of different dtypes ({', '.join(sorted(map(str, dtypes)))})")
+    return True
+
+
+def _array(machine: Any, tensor: torch.Tensor) -> np.ndarray:
+    return machine.operand(tensor).detach().numpy()
+
+
+def _result(machine: Any, values: np.ndarray) -> torch.Tensor:
+    return machine.exact(torch.from_numpy(values))
+
+
+def _shapes(machine: Any, a: torch.Tensor, b: torch.Tensor, dims: int) -> None:
+    if a.dim() != dims or b.dim() != dims or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
+        raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
+
+
+def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
+    name = op._schema.name.split("::")[1]
+    if any(argument.name == "out_dtype" for argument in op._schema.arguments):
+        return None
+
+    def mm(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if not _emulated(machine, a, b):
+            return op(a, b)
+        if is_native(machine):
+            return native(machine, op, a, b)
+        _shapes(machine, a, b, 2)
+        return _result(machine, product(machine, _array(machine, a), _array(machine, b)))
+
+    def addmm(machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+        if not _emulated(machine, c, a, b):
+            return op(c, a, b, beta=beta, alpha=alpha)
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        _shapes(machine, a, b, 2)
+        addend = None if beta == 0 else _array(machine, c)
+        return _result(machine, product(machine, _array(machine, a), _array(machine, b), addend, alpha, beta))
+
+    def bmm(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if not _emulated(machine, a, b):
+            return op(a, b)
+        if is_native(machine):
+            return native(machine, op, a, b)
+        _shapes(machine, a, b, 3)
+        out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32)
+        for index, (left, right) in enumerate(zip(_array(machine, a), _array(machine, b), strict=True)):
+            out[index] = product(machine, left, right)
+        return _result(machine, out)
+
+    def baddbmm(machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+        if not _emulated(machine, c, a, b):
+            return op(c, a, b, beta=beta, alpha=alpha)
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        _shapes(machine, a, b, 3)
+        out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32)
+        addend = np.broadcast_to(_array(machine, c), out.shape)
+        for index, (left, right) in enumerate(zip(_array(machine, a), _array(machine, b), strict=True)):
+            out[index] = product(machine, left, right, None if beta == 0 else addend[index], alpha, beta)
+        return _result(machine, out)
+
+    def mv(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return mm(machine, a, b.unsqueeze(1)).squeeze(1) if _emulated(machine, a, b) else op(a, b)
+
+    def dot(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if not _emulated(machine, a, b):
+            return op(a, b)
+        if is_native(machine):
+            return native(machine, op, a, b)
+        if a.dim() != 1 or a.shape != b.shape:
+            raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no dot product"))
+        return _result(machine, product(machine, _array(machine, a)[None], _array(machine, b)[:, None])).reshape(())
+
+    def addmv(machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+        if not _emulated(machine, c, a, b):
+            return op(c, a, b, beta=beta, alpha=alpha)
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        column = c.expand(a.shape[0]).unsqueeze(1)
+        addend = None if beta == 0 else _array(machine, column)
+        return _result(machine, product(machine, _array(machine, a), _array(machine, b)[:, None], addend, alpha, beta)[:, 0].copy())
+
+    return {"mm": mm, "addmm": addmm, "bmm": bmm, "baddbmm": baddbmm, "mv": mv, "dot": dot, "vdot": dot, "addmv": addmv}[name]
+
+
+register_functional("mm addmm bmm baddbmm mv dot vdot addmv", "matmul", _rule_for)

@@ -1,0 +1,79 @@
+"""The dispatch mode: below autograd, every operation of a thread is looked up in the table, or raises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.machine import Machine
+from fpsim.emulation.table import RULES
+
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+
+#: Namespaces whose operations compute nothing.
+_BOOKKEEPING = ("profiler", "prim")
+
+_PLAIN = {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
+
+
+class EmulationMode(TorchDispatchMode):
+    """One thread's mode while it is inside an emulating context."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, machine: Machine):
+        super().__init__()
+        self.machine = machine
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        rule = RULES.get(func)
+        if rule is None:
+            return self._without_rule(func, args, kwargs or {})
+        if types and not _PLAIN.issuperset(types):
+            self._refuse_subclasses(func, types)
+        machine = self.machine
+        machine.op = func
+        with _without_dispatch():
+            return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+
+    def _without_rule(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Composite operations arrive whole under `inference_mode`: take them apart. Anything else raises."""
+        if isinstance(func, torch._ops.OpOverload):
+            if func.namespace in _BOOKKEEPING:
+                return func(*args, **kwargs)
+            if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+                with self:
+                    result = func.decompose(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        self.machine.op = func
+        raise UnsupportedOp(_unsupported(func, args, kwargs, self.machine))
+
+    def _refuse_subclasses(self, func: Any, types: Any) -> None:
+        names = ", ".join(sorted({kind.__name__ for kind in types}))
+        raise UnsupportedOp(f"{func}: its operands are tensor subclasses ({names}), which emulation does not look into")
+
+
+def _unsupported(func: Any, args: Any, kwargs: dict[str, Any], machine: Machine) -> str:
+    values = [_describe(value) for value in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
+    name = str(func)
+    where = f"the module {machine.path!r}" if machine.path else "outside any module"
+    path = f"torch.ops.{name}" if isinstance(func, torch._ops.OpOverload) else name
+    return (
+        f"{name} has no rule, so emulation under {machine.policy} cannot run it.\n"
+        f"  inputs: {', '.join(values) or 'none'}\n"
+        f"  called from {where}\n"
+        f"  a rule can be added: @fpsim.emulation.register({path}) on a function (machine, *args, **kwargs) that computes on "
+        "machine.operand(tensor) and returns machine.finish(result); help(fpsim.emulation.register) has an example"
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_describe(item) for item in value[:4])}{', ...' if len(value) > 4 else ''}]"
+    return repr(value)[:60]

@@ -1,0 +1,143 @@
+"""Batch and layer normalization: float64 inside in a fixed order, one rounding per output.
+
+The statistics that are saved for the backward pass stay wide (float32, unmarked).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim._kernels import normalization as kernels
+from fpsim.emulation.table import register
+
+_aten = torch.ops.aten
+
+
+def _vector(machine: Any, tensor: torch.Tensor | None, size: int, default: float) -> np.ndarray:
+    if tensor is None:
+        return np.full(size, default)
+    return machine.operand(tensor).detach().numpy().astype(np.float64)
+
+
+def _channels(tensor: torch.Tensor) -> np.ndarray:
+    """The (n, c, s) array of a tensor (n, c, ...)."""
+    return tensor.detach().contiguous().numpy().reshape(tensor.shape[0], tensor.shape[1], -1)
+
+
+def _like(machine: Any, values: np.ndarray, tensor: torch.Tensor) -> torch.Tensor:
+    """The float64 values rounded, with the tensor's shape and memory format."""
+    result = machine.finish(torch.from_numpy(values.reshape(tensor.shape)))
+    if not tensor.is_contiguous():
+        result = machine.exact(torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(result))
+    return result
+
+
+def _wide(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _batch_norm(
+    machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float, eps: float
+) -> tuple[torch.Tensor, ...]:
+    if x.dtype is torch.float64:
+        return _aten.native_batch_norm.default(x, weight, bias, running_mean, running_var, training, momentum, eps)
+    machine.whole()
+    x = machine.floating(x)
+    array, channels = _channels(x), x.shape[1]
+    scale, shift = _vector(machine, weight, channels, 1.0), _vector(machine, bias, channels, 0.0)
+    if training:
+        mean, variance = np.empty(channels), np.empty(channels)
+        kernels.batch_statistics(array, mean, variance)
+        count = array.shape[0] * array.shape[2]
+        if running_mean is not None:
+            _move(machine, running_mean, mean, momentum)
+        if running_var is not None:
+            _move(machine, running_var, variance * (count / (count - 1) if count > 1 else np.nan), momentum)
+    else:
+        mean, variance = _vector(machine, running_mean, channels, 0.0), _vector(machine, running_var, channels, 1.0)
+    inverse = 1.0 / np.sqrt(variance + eps)
+    out = np.empty(array.shape)
+    kernels.batch_apply(array, mean, inverse, scale, shift, out)
+    saved = (_wide(mean), _wide(inverse)) if training else (torch.empty(0), torch.empty(0))
+    return (_like(machine, out, x), *saved)
+
+
+def _move(machine: Any, running: torch.Tensor, batch: np.ndarray, momentum: float) -> None:
+    """running = (1 - momentum) * running + momentum * batch, rounded once."""
+    old = machine.operand(running).detach().numpy().astype(np.float64)
+    machine.write(running, machine.finish(torch.from_numpy((1.0 - momentum) * old + momentum * batch)))
+
+
+register(_aten.native_batch_norm.default, family="normalization")(_batch_norm)
+register(_aten._native_batch_norm_legit.default, family="normalization")(_batch_norm)
+
+
+@register(_aten._native_batch_norm_legit.no_stats, family="normalization")
+def batch_norm_without_statistics(
+    machine: Any, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+) -> tuple[torch.Tensor, ...]:
+    return _batch_norm(machine, x, weight, bias, None, None, training, momentum, eps)
+
+
+@register(_aten.native_batch_norm_backward.default, family="normalization")
+def batch_norm_backward(
+    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_invstd: Any,
+    train: bool, eps: float, output_mask: list[bool],
+) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    if x.dtype is torch.float64:
+        return _aten.native_batch_norm_backward.default(
+            gradient, x, weight, running_mean, running_var, save_mean, save_invstd, train, eps, output_mask
+        )
+    machine.whole()
+    x, gradient = machine.operand(x), machine.operand(gradient)
+    array, channels = _channels(x), x.shape[1]
+    if train:
+        mean, inverse = save_mean.numpy().astype(np.float64), save_invstd.numpy().astype(np.float64)
+    else:
+        mean = _vector(machine, running_mean, channels, 0.0)
+        inverse = 1.0 / np.sqrt(_vector(machine, running_var, channels, 1.0) + eps)
+    gx, gw, gb = np.empty(array.shape), np.empty(channels), np.empty(channels)
+    scale = _vector(machine, weight, channels, 1.0)
+    kernels.batch_gradient(_channels(gradient), array, mean, inverse, scale, train, gx, gw, gb)
+    return (
+        _like(machine, gx, x) if output_mask[0] else None,
+        machine.finish(torch.from_numpy(gw)) if output_mask[1] else None,
+        machine.finish(torch.from_numpy(gb)) if output_mask[2] else None,
+    )
+
+
+@register(_aten.native_layer_norm.default, family="normalization")
+def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
+    if x.dtype is torch.float64:
+        return _aten.native_layer_norm.default(x, shape, weight, bias, eps)
+    machine.whole()
+    x = machine.floating(x)
+    size = int(np.prod(shape))
+    array = x.detach().contiguous().numpy().reshape(-1, size)
+    out, mean, inverse = np.empty(array.shape), np.empty(len(array)), np.empty(len(array))
+    scale, shift = (_vector(machine, item, size, default).reshape(-1) for item, default in ((weight, 1.0), (bias, 0.0)))
+    kernels.layer_forward(array, scale, shift, eps, out, mean, inverse)
+    outer = [*x.shape[: x.dim() - len(shape)], *(1 for _ in shape)]
+    return machine.finish(torch.from_numpy(out.reshape(x.shape))), _wide(mean).view(outer), _wide(inverse).view(outer)
+
+
+@register(_aten.native_layer_norm_backward.default, family="normalization")
+def layer_norm_backward(
+    machine: Any, gradient: Any, x: Any, shape: list[int], mean: Any, rstd: Any, weight: Any, bias: Any, output_mask: list[bool]
+) -> tuple[torch.Tensor | None, ...]:
+    if x.dtype is torch.float64:
+        return _aten.native_layer_norm_backward.default(gradient, x, shape, mean, rstd, weight, bias, output_mask)
+    machine.whole()
+    size = int(np.prod(shape))
+    array, g = (machine.operand(item).detach().contiguous().numpy().reshape(-1, size) for item in (x, gradient))
+    middle, inverse = (item.detach().contiguous().numpy().reshape(-1).astype(np.float64) for item in (mean, rstd))
+    gx, gw, gb = np.empty(array.shape), np.zeros(size), np.zeros(size)
+    kernels.layer_gradient(g, array, middle, inverse, _vector(machine, weight, size, 1.0).reshape(-1), gx, gw, gb)
+    return (
+        machine.finish(torch.from_numpy(gx.reshape(x.shape))) if output_mask[0] else None,
+        machine.finish(torch.from_numpy(gw.reshape(shape))) if output_mask[1] and weight is not None else None,
+        machine.finish(torch.from_numpy(gb.reshape(shape))) if output_mask[2] and bias is not None else None,
+    )

@@ -1,0 +1,159 @@
+"""Optimizer kernels: `_foreach_*` operations are their elementwise rules in a loop; fused ones compute in float64 and round once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fpsim.emulation.table import RULES, Rule, is_out, overloads, register
+
+_aten = torch.ops.aten
+
+#: `_foreach_<name>` is `<name>` for each element of the lists.
+FOREACH = """abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min cos cosh div erf erfc exp expm1 floor frac lerp
+lgamma log log10 log1p log2 maximum minimum mul neg pow reciprocal round rsqrt sigmoid sign sin sinh sqrt sub tan tanh trunc
+zero copy norm max""".split()
+
+_ALIASES = {"clamp_max": "minimum", "clamp_min": "maximum"}
+
+
+def _single(name: str, in_place: bool, sample: Any) -> Rule:
+    """The rule of one element: by name, and by whether the second operand is a tensor."""
+    suffix = "_" if in_place else ""
+    if name == "norm":
+        return RULES[_aten.linalg_vector_norm.default]
+    if name in _ALIASES and isinstance(sample, torch.Tensor):
+        name = _ALIASES[name]
+        rule = RULES[getattr(_aten, name).default]
+        return (lambda machine, x, *rest: machine.write(x, rule(machine, x, *rest))) if in_place else rule
+    packet = getattr(_aten, name + suffix)
+    if name == "copy":
+        return RULES[_aten.copy_.default]
+    if name == "pow":
+        overload = "Tensor_Tensor" if isinstance(sample, torch.Tensor) else "Tensor_Scalar"
+        if in_place:
+            overload = "Tensor" if isinstance(sample, torch.Tensor) else "Scalar"
+        return RULES[getattr(packet, overload)]
+    for overload in ("Tensor", "default") if isinstance(sample, torch.Tensor) else ("Scalar", "default", "Tensor"):
+        op = getattr(packet, overload, None)
+        if op in RULES:
+            return RULES[op]
+    raise KeyError(name)
+
+
+def _foreach_rule(name: str, in_place: bool, op: torch._ops.OpOverload) -> Rule:
+    keyword = {"addcdiv": "value", "addcmul": "value"}.get(name)
+
+    def foreach(machine: Any, tensors: list[torch.Tensor], *rest: Any, **kwargs: Any) -> Any:
+        if "scalars" in kwargs:
+            rest = (*rest, kwargs.pop("scalars"))
+        if "ord" in kwargs:
+            rest = (kwargs.pop("ord"), *rest)
+        results = []
+        for index, tensor in enumerate(tensors):
+            values = [item[index] if isinstance(item, (list, tuple)) else item for item in rest]
+            if name in ("addcdiv", "addcmul") and isinstance(rest[-1], torch.Tensor):
+                values[-1] = rest[-1][index].item()
+            named = dict(kwargs)
+            if keyword and len(values) > 2:
+                named[keyword] = values.pop()
+            sample = values[0] if values else None
+            results.append(_single(name, in_place, sample)(machine, tensor, *values, **named))
+        return None if in_place else results
+
+    return foreach
+
+
+for _name in FOREACH:
+    for _suffix in ("", "_"):
+        for _op in overloads(f"_foreach_{_name}{_suffix}").values():
+            if not is_out(_op):
+                register(_op, family="foreach")(_foreach_rule(_name, _suffix == "_", _op))
+
+
+def _read(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
+    return machine.operand(tensor).detach().double()
+
+
+def _store(machine: Any, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Round into the target; the difference is the update that may get lost."""
+    machine.update = value - target.detach().double()
+    machine.write(target, machine.finish(value))
+    return machine.operand(target).detach().double()
+
+
+def _scale_gradient(machine: Any, gradient: torch.Tensor, maximize: bool, grad_scale: Any) -> torch.Tensor:
+    value = _read(machine, gradient)
+    if grad_scale is not None:
+        value = value / _read(machine, grad_scale)
+    return -value if maximize else value
+
+
+def _adam_rule(decoupled: bool) -> Rule:
+    """Adam in float64 from the stored state; exp_avg, exp_avg_sq and the parameter each rounded once (as the kernel stores them)."""
+
+    def adam(
+        machine: Any, params: Any, grads: Any, exp_avgs: Any, exp_avg_sqs: Any, max_exp_avg_sqs: Any, state_steps: Any, *, lr: Any, beta1: float,
+        beta2: float, weight_decay: float, eps: float, amsgrad: bool, maximize: bool, grad_scale: Any = None, found_inf: Any = None,
+    ) -> None:  # fmt: skip
+        machine.whole()
+        if found_inf is not None and found_inf.item() == 1:
+            return
+        rate = float(lr)
+        for index, param in enumerate(params):
+            step = float(state_steps[index])
+            gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
+            value = _read(machine, param)
+            if weight_decay:
+                if decoupled:
+                    value = value * (1.0 - rate * weight_decay)
+                else:
+                    gradient = gradient + value * weight_decay
+            average = _read(machine, exp_avgs[index]) * beta1 + gradient * (1.0 - beta1)
+            square = _read(machine, exp_avg_sqs[index]) * beta2 + gradient * gradient * (1.0 - beta2)
+            largest = square
+            if amsgrad:
+                largest = torch.maximum(_read(machine, max_exp_avg_sqs[index]), square)
+                _store(machine, max_exp_avg_sqs[index], largest)
+            denominator = largest.sqrt() / (1.0 - beta2**step) ** 0.5 + eps
+            moved = value - (rate / (1.0 - beta1**step)) * average / denominator
+            machine.update = None
+            machine.write(exp_avgs[index], machine.finish(average))
+            machine.write(exp_avg_sqs[index], machine.finish(square))
+            _store(machine, param, moved)
+
+    return adam
+
+
+for _name, _decoupled in (("_fused_adam_", False), ("_fused_adamw_", True)):
+    for _op in overloads(_name).values():
+        if not is_out(_op):
+            register(_op, family="optimizer")(_adam_rule(_decoupled))
+
+
+def _fused_sgd(
+    machine: Any, params: Any, grads: Any, momentum_buffers: Any, *, weight_decay: float, momentum: float, lr: Any, dampening: float,
+    nesterov: bool, maximize: bool, is_first_step: bool, grad_scale: Any = None, found_inf: Any = None,
+) -> None:  # fmt: skip
+    """SGD in float64 from the stored state; the buffer and the parameter each rounded once."""
+    machine.whole()
+    if found_inf is not None and found_inf.item() == 1:
+        return
+    rate = float(lr)
+    for index, param in enumerate(params):
+        gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
+        value = _read(machine, param)
+        if weight_decay:
+            gradient = gradient + value * weight_decay
+        if momentum:
+            buffer = gradient if is_first_step else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
+            machine.update = None
+            machine.write(momentum_buffers[index], machine.finish(buffer.clone()))
+            gradient = gradient + buffer * momentum if nesterov else buffer
+        _store(machine, param, value - rate * gradient)
+
+
+for _op in overloads("_fused_sgd_").values():
+    if not is_out(_op):
+        register(_op, family="optimizer")(_fused_sgd)

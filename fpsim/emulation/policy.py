@@ -1,0 +1,82 @@
+"""What a machine does, parsed once: its format, its accumulator, its rounding, its granularity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fpsim.accumulation import Accumulator, get_accumulator
+from fpsim.formats import Format, get_format
+from fpsim.rounding import Rounding, get_rounding
+
+GRANULARITIES = ("kernel", "primitive")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A validated choice of arithmetic. `make_policy` is the way to get one."""
+
+    fmt: Format
+    accumulator: Accumulator
+    rounding: Rounding
+    seed: int | None
+    granularity: str
+
+    @property
+    def carried_by_float32(self) -> bool:
+        """Whether add, sub, mul, div and sqrt in float32, then one rounding, are right in this mode.
+
+        To nearest even 24 >= 2p + 2, emin >= 3p - 150 and 2p <= 24; fp32 is its own carrier. Ties away from zero see the
+        same exact ties; the other modes would need the residual of the float32 operation.
+        """
+        fmt = self.fmt
+        if self.rounding is not Rounding.NEAREST_EVEN or fmt.flush or fmt.flush_inputs:
+            return False
+        if (fmt.precision, fmt.emin, fmt.emax, fmt.specials) == (24, -126, 127, "ieee"):
+            return not fmt.saturate
+        return 24 >= 2 * fmt.precision + 2 and fmt.emin >= 3 * fmt.precision - 150
+
+    def __str__(self) -> str:
+        parts = [f"fmt={self.fmt.name}", f"accumulate={self.accumulator}", f"rounding={self.rounding}"]
+        if self.seed is not None:
+            parts.append(f"seed={self.seed}")
+        return ", ".join([*parts, f"granularity={self.granularity}"])
+
+
+def make_policy(
+    fmt: Any = "fp16",
+    accumulate: Any = None,
+    rounding: str | Rounding = "nearest-even",
+    seed: int | None = None,
+    granularity: str = "kernel",
+) -> Policy:
+    """Parse and check the arguments that `run` and `emulate` share.
+
+    Raises
+    ------
+    ValueError : unknown names (listing what there is), a format that float32 tensors cannot hold, a missing seed.
+    NotImplementedError : choices that are specified but not built.
+    """
+    if isinstance(fmt, str) and fmt.strip().lower() == "native":
+        raise NotImplementedError('fmt="native" (each dtype means itself) is not available yet; use a format such as "fp16"')
+    if isinstance(fmt, dict):
+        raise NotImplementedError("a mapping of formats by module and role is not available yet; give one format")
+    target = get_format(fmt)
+    if not target.has_zero:
+        raise ValueError(f"fmt={target.name!r} has no zero and no sign; a model cannot run in it")
+    if target.precision > 24 or target.emax > 127 or target.emin - target.precision + 1 < -149:
+        raise ValueError(f"fmt={target.name!r} has values that float32 tensors cannot hold; emulation takes formats inside fp32")
+    if target.flush_inputs:
+        raise NotImplementedError(f"fmt={target.name!r} flushes subnormal operands, which the emulation of torch does not model yet")
+    mode = get_rounding(rounding)
+    if mode is Rounding.STOCHASTIC and seed is None:
+        raise ValueError('rounding="stochastic" needs an explicit seed, e.g. seed=0')
+    if mode is not Rounding.STOCHASTIC and seed is not None:
+        raise ValueError(f'seed= is for rounding="stochastic" and has no use with "{mode}"')
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"granularity={granularity!r}: known are {', '.join(GRANULARITIES)}")
+    accumulator = get_accumulator(accumulate)
+    if target.precision > 11 and accumulator.kind in ("tree", "kahan", "neumaier") and accumulator.format != target:
+        # What is wider than 11 bits accumulates in its own format, in the order asked for.
+        accumulator = Accumulator(accumulator.kind, target, accumulator.order, accumulator.products, None)
+    return Policy(target, accumulator, mode, seed, granularity)

@@ -1,0 +1,210 @@
+"""`run`: a model as a machine with other arithmetic would compute it."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+
+from fpsim import _checks
+from fpsim.emulation import tags
+from fpsim.emulation.context import Emulation
+from fpsim.emulation.errors import UnsupportedTensor
+from fpsim.emulation.hooks import Guard, guard_outputs, install_optimizer_hooks
+from fpsim.emulation.policy import Policy, make_policy
+from fpsim.emulation.report import Report, make_report
+from fpsim.rounding import draw_key, round_into
+
+
+class Simulation(nn.Module):
+    """A model under emulation. Made by `run`.
+
+    Calling it evaluates the model emulated. `with sim:` emulates everything in the block: forward pass, backward pass, optimizer.
+    Its parameters, buffers, submodules and the keys of its `state_dict` are the model's.
+    """
+
+    def __init__(self, model: nn.Module, policy: Policy):
+        super().__init__()
+        object.__setattr__(self, "policy", policy)
+        self._adopt(model)
+        self._prepare()
+
+    def _adopt(self, model: nn.Module) -> None:
+        # The model is no submodule, so names have no prefix: its own dictionaries are this module's.
+        object.__setattr__(self, "model", model)
+        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[name] = model.__dict__[name]
+        self.training = model.training
+
+    def _prepare(self) -> None:
+        names = {id(module): name or type(module).__name__ for name, module in self.model.named_modules()}
+        names[id(self)] = ""
+        emulation = Emulation(self.policy, names)
+        object.__setattr__(self, "_emulation", emulation)
+        object.__setattr__(self, "_guard", Guard(emulation))
+        install_optimizer_hooks()
+        self._round_state()
+        for parameter in self.model.parameters():
+            tags.set_owner(parameter, "emulated", weakref.ref(emulation))
+            if parameter.requires_grad:
+                parameter.register_hook(self._guard)
+
+    def _round_state(self) -> None:
+        """Round parameters and float buffers in place; what is a value of the format already stays as it is."""
+        machine = self._emulation.machine
+        for index, tensor in enumerate((*self.model.parameters(), *self.model.buffers())):
+            if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
+                continue
+            data = tensor.detach()
+            key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
+            if data.is_contiguous():
+                array = data.numpy()
+                round_into(array, array, self.policy.fmt, self.policy.rounding, key)
+            else:
+                array = data.contiguous().numpy()
+                round_into(array, array, self.policy.fmt, self.policy.rounding, key)
+                data.copy_(torch.from_numpy(array))
+            if tags.covers_storage(data):
+                tags.mark(data, machine.tag)
+
+    def __enter__(self) -> Simulation:
+        if not self._emulation.active:
+            self._round_state()  # load_state_dict and the like may have written other numbers
+        self._emulation.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        self._emulation.__exit__(kind, value, traceback)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output, emulated."""
+        if self._emulation.active:
+            outputs = self.model(*args, **kwargs)
+        else:
+            with self:
+                outputs = self.model(*args, **kwargs)
+        guard_outputs(outputs, self._guard)
+        return outputs
+
+    def report(self) -> Report:
+        """What happened to the numbers since the start or `reset_report`, by module and operation."""
+        return make_report(self.policy, self._emulation.rows())
+
+    def reset_report(self) -> None:
+        """Start counting anew."""
+        self._emulation.reset()
+
+    def rng_state(self) -> dict[str, int]:
+        """Where the draws of stochastic rounding stand; `set_rng_state` goes back there."""
+        return {"training_step": self._emulation.training_step, "calls": self._emulation.machine.calls}
+
+    def set_rng_state(self, state: dict[str, int]) -> None:
+        """Continue from what `rng_state` returned."""
+        self._emulation.training_step = state["training_step"]
+        self._emulation.machine.calls = state["calls"]
+
+    # The module's surface is the model's
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        result = self.model.load_state_dict(state_dict, strict=strict, assign=assign)
+        self._prepare()
+        return result
+
+    def train(self, mode: bool = True) -> Simulation:
+        self.model.train(mode)
+        self.training = mode
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("model", "_emulation", "_guard", "policy"):
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def __repr__(self) -> str:
+        inner = repr(self.model).replace("\n", "\n  ")
+        return f"Simulation({self.policy})(\n  {inner}\n)"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Simulation:
+        return type(self)(copy.deepcopy(self.model, memo), self.policy)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "policy": self.policy}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        nn.Module.__init__(self)
+        object.__setattr__(self, "policy", state["policy"])
+        self._adopt(state["model"])
+        self._prepare()
+
+
+def run(
+    model: nn.Module,
+    fmt: Any = "fp16",
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    granularity: str = "kernel",
+    inplace: bool = False,
+) -> Simulation:
+    """A `Simulation` of the model: a copy of it whose parameters and buffers are rounded to the format.
+
+    Parameters
+    ----------
+    model : any `nn.Module` in float32 on the CPU. It is left as it is unless `inplace`.
+    fmt : the format that every float32 tensor holds; what `get_format` takes.
+    accumulate : how products and sums are accumulated; left out, fp32 in sequence.
+    rounding, seed : the rounding mode of every rounding; "stochastic" needs a seed.
+    granularity : "kernel" rounds once per torch operation, "primitive" every elementary operation.
+    inplace : use the model itself; its parameters are rounded.
+
+    Raises
+    ------
+    TypeError : not a module; parameters in float16, bfloat16 or complex numbers, or on another device.
+    ValueError : unknown names, float64 parameters, a model that cannot be copied (use inplace=True).
+    RuntimeError : under `torch.inference_mode`, where parameters could never be trained.
+
+    NaN in a weight stays NaN; infinities become what the format has for them.
+    """
+    policy = make_policy(fmt, accumulate, rounding, seed, granularity)
+    _checks.refuse_flush_to_zero()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"run takes a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, Simulation):
+        raise TypeError("this model is a Simulation already; run its .model")
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("run() under torch.inference_mode() would make parameters that can never be trained; call it outside")
+    _check_state(model, policy)
+    if inplace:
+        return Simulation(model, policy)
+    try:
+        duplicate = copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(f"the model cannot be copied ({error}); run(model, inplace=True) uses the model itself") from error
+    simulation = Simulation(duplicate, policy)
+    reference = weakref.ref(simulation._emulation)
+    for parameter in model.parameters():
+        if tags.owner_of(parameter) is None:
+            tags.set_owner(parameter, "original", reference)
+    return simulation
+
+
+def _check_state(model: nn.Module, policy: Policy) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+            raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
+        if tensor.device.type != "cpu":
+            raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
+        if tensor.dtype.is_complex:
+            raise UnsupportedTensor(f"{name} is {tensor.dtype}; complex numbers have no rules")
+        if tensor.dtype is torch.float64:
+            raise ValueError(f"{name} is float64, which means itself: nothing of it would be emulated; use model.float() first")
+        if tensor.dtype.is_floating_point and tensor.dtype is not torch.float32:
+            raise UnsupportedTensor(
+                f"{name} is {tensor.dtype}; under fmt={policy.fmt.name!r} every float32 tensor holds {policy.fmt.name} values: use model.float() first"
+            )

@@ -1,0 +1,58 @@
+"""Process-wide switches of torch that hide operations from a dispatch mode: off on entry, restored on the last exit."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+_lock = threading.Lock()
+_entered = 0
+_saved: tuple[bool, ...] = ()
+
+
+def _read() -> tuple[bool, ...]:
+    return (
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        torch.backends.cuda.math_sdp_enabled(),
+        torch._C._get_mkldnn_enabled(),
+    )
+
+
+def _write(values: tuple[bool, ...]) -> None:
+    fastpath, flash, efficient, math, mkldnn = values
+    torch.backends.mha.set_fastpath_enabled(fastpath)
+    torch.backends.cuda.enable_flash_sdp(flash)
+    torch.backends.cuda.enable_mem_efficient_sdp(efficient)
+    torch.backends.cuda.enable_math_sdp(math)
+    torch._C._set_mkldnn_enabled(mkldnn)
+
+
+def enter() -> None:
+    """Switch fused attention and oneDNN off; the first entry remembers what they were."""
+    global _entered, _saved
+    with _lock:
+        if _entered == 0:
+            _saved = _read()
+            _write((False, False, False, True, False))
+        _entered += 1
+
+
+def leave() -> None:
+    """Undo one `enter`; the last one restores what the first one found."""
+    global _entered
+    with _lock:
+        _entered -= 1
+        if _entered == 0:
+            _write(_saved)
+
+
+def reset() -> None:
+    """In a forked child, where nothing is emulated: restore at once."""
+    global _entered, _lock
+    _lock = threading.Lock()  # another thread of the parent may have held the old one
+    if _entered:
+        _entered = 0
+        _write(_saved)
