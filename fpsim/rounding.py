@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim import _checks
+from fpsim import _checks, threads
 from fpsim.formats import Format, get_format
 
 
@@ -234,13 +234,17 @@ def round_into(
     plain = fmt.flush is None and fmt.has_negative_zero
     if rounding is Rounding.STOCHASTIC:
         plain = plain and not _top_gap_is_wide(fmt)
-    first = last = 0
-    if target.nbytes >= _STREAM_FROM and source.ctypes.data != target.ctypes.data:
-        first, last = _streamable(target)
-    for start, stop, stream in ((0, first, False), (first, last, True), (last, target.size, False)):
-        if start < stop:
-            arguments = _stochastic_arguments(row, key, first_element + start) if rounding is Rounding.STOCHASTIC else ()
-            _kernel(rounding, plain, stream)(source[start:stop], target[start:stop], row, *arguments)
+    past_cache = target.nbytes >= _STREAM_FROM and source.ctypes.data != target.ctypes.data
+
+    def round_range(begin: int, end: int) -> None:
+        first, last = _streamable(target[begin:end]) if past_cache else (0, 0)
+        pieces = ((begin, begin + first, False), (begin + first, begin + last, True), (begin + last, end, False))
+        for start, stop, stream in pieces:
+            if start < stop:
+                extra = _stochastic_arguments(row, key, first_element + start) if rounding is Rounding.STOCHASTIC else ()
+                _kernel(rounding, plain, stream)(source[start:stop], target[start:stop], row, *extra)
+
+    threads.run(round_range, threads.parts(target.size, target.size))
 
 
 def _stochastic_arguments(row: np.ndarray, key: int, first_element: int) -> tuple[np.ndarray, np.uint64, np.int64]:
@@ -321,6 +325,8 @@ def round(
         return wrap(result)
     destination = _checks.out_array(out, x)
     if destination.dtype == array.dtype:
+        if np.may_share_memory(array, destination) and array.ctypes.data != destination.ctypes.data:
+            array = array.copy()
         round_into(array, array if destination is array else destination, target, mode, key)
     else:
         result = np.empty(array.shape, array.dtype)
