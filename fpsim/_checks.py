@@ -41,7 +41,8 @@ def holds(dtype: np.dtype, fmt: Format) -> bool:
     return (
         fmt.precision <= info.nmant + 1
         and fmt.emax < info.maxexp
-        and (fmt.emin - fmt.precision + 1 if fmt.flush is None and fmt.has_zero else fmt.emin) >= info.minexp - info.nmant
+        and (fmt.emin - fmt.precision + 1 if fmt.flush is None and fmt.has_zero else fmt.emin)
+        >= info.minexp - info.nmant
     )
 
 
@@ -52,7 +53,7 @@ def as_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np
     """
     if is_tensor(x):
         return _tensor_carrier(x, fmt, name)
-    if isinstance(x, bool | np.bool_) or isinstance(x, complex):
+    if isinstance(x, bool | np.bool_ | complex):
         raise TypeError(f"{name} must be a real floating-point number, got {x!r}")
     if isinstance(x, int):
         number = float(x) if abs(x) <= 2**1023 else float("inf")
@@ -80,7 +81,9 @@ def as_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np
 
 def _require_holds(dtype: np.dtype, fmt: Format, name: str) -> None:
     if not holds(dtype, fmt):
-        raise ValueError(f"{name} is {dtype}, which cannot hold every value of {fmt.name}; convert it to a wider dtype first")
+        raise ValueError(
+            f"{name} is {dtype}, which cannot hold every value of {fmt.name}; convert it to a wider dtype first"
+        )
 
 
 def _tensor_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -91,11 +94,15 @@ def _tensor_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callabl
     if x.dtype is torch.bfloat16:
         from fpsim.formats import BF16
 
-        inside = fmt.precision <= BF16.precision and fmt.emax <= BF16.emax and (
-            fmt.emin - fmt.precision >= BF16.emin - BF16.precision
+        inside = (
+            fmt.precision <= BF16.precision
+            and fmt.emax <= BF16.emax
+            and (fmt.emin - fmt.precision >= BF16.emin - BF16.precision)
         )
         if not inside:
-            raise ValueError(f"{name} is bfloat16, which cannot hold every value of {fmt.name}; convert it to float32 first")
+            raise ValueError(
+                f"{name} is bfloat16, which cannot hold every value of {fmt.name}; convert it to float32 first"
+            )
     elif x.dtype in (torch.float16, torch.float32, torch.float64):
         _require_holds(np.dtype(str(x.dtype).removeprefix("torch.")), fmt, name)
     else:
@@ -112,7 +119,9 @@ def out_array(out: Any, x: Any) -> Any:
     if is_tensor(x) != is_tensor(out) or not (is_tensor(out) or isinstance(out, np.ndarray)):
         raise TypeError(f"out must be of x's type, {type(x).__name__}, got {type(out).__name__}")
     if tuple(out.shape) != tuple(np.shape(x)) or out.dtype != x.dtype:
-        raise ValueError(f"out must have x's shape and dtype, {tuple(np.shape(x))} {x.dtype}, got {tuple(out.shape)} {out.dtype}")
+        raise ValueError(
+            f"out must have x's shape and dtype, {tuple(np.shape(x))} {x.dtype}, got {tuple(out.shape)} {out.dtype}"
+        )
     if not is_tensor(out):
         if not out.flags.writeable:
             raise ValueError("out is read-only")

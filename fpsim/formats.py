@@ -31,8 +31,8 @@ class Format:
     precision : p, bits of the significand, the implicit leading bit included.
     emin, emax : exponents of the smallest normal number 2^emin and of the largest binade [2^emax, 2^(emax+1)).
     specials : which codes are not numbers. "ieee": the top exponent holds infinities and NaNs. "fn": no infinity,
-        one NaN whose code is all ones. "fnuz": no infinity, no negative zero, whose code is the one NaN. "finite": neither
-        infinity nor NaN.
+        one NaN whose code is all ones. "fnuz": no infinity and no negative zero, whose code is the one NaN.
+        "finite": neither infinity nor NaN.
     saturate : whether overflow and infinities give +-`max_finite` instead of infinity (or NaN).
     flush : None keeps subnormal results; "after" flushes them to a signed zero as judged after rounding (x86),
         "before" as judged before rounding (ARM).
@@ -69,7 +69,8 @@ class Format:
             raise ValueError(f"Format {self.name!r}: precision must be 1 to 53, got {self.precision}")
         if not _WIDEST_EMIN <= self.emin <= self.emax <= _WIDEST_EMAX:
             raise ValueError(
-                f"Format {self.name!r}: exponents must satisfy -1022 <= emin <= emax <= 1023, got {self.emin}, {self.emax}"
+                f"Format {self.name!r}: exponents must satisfy -1022 <= emin <= emax <= 1023, "
+                f"got {self.emin}, {self.emax}"
             )
         if self.emin - self.precision + 1 < _WIDEST_EMIN - _WIDEST_PRECISION + 1:
             raise ValueError(f"Format {self.name!r}: its smallest subnormal is below float64's")
@@ -218,12 +219,14 @@ def _from_name(text: str) -> Format:
     parametric = _PARAMETRIC.fullmatch(name)
     if not parametric:
         raise ValueError(
-            f"unknown format {text!r}: known are {', '.join(FORMATS)}, the same without their float8_, float6_ or float4_, "
+            f"unknown format {text!r}: known are {', '.join(FORMATS)}, the same without float8_, float6_ or float4_, "
             "any IEEE-like eXmY (X exponent bits, Y stored significand bits), or a Format(...)"
         )
     exponent_bits, stored = int(parametric[1]), int(parametric[2])
     if not 2 <= exponent_bits <= 11 or not 0 <= stored <= 52:
-        raise ValueError(f"unknown format {text!r}: eXmY takes 2 to 11 exponent bits and 0 to 52 stored significand bits")
+        raise ValueError(
+            f"unknown format {text!r}: eXmY takes 2 to 11 exponent bits and 0 to 52 stored significand bits"
+        )
     return _ieee(name, exponent_bits, stored)
 
 
@@ -248,7 +251,9 @@ def get_format(fmt: Any) -> Format:
     try:
         return _from_name(name)
     except ValueError:
-        raise ValueError(f"dtype {name} is not a binary floating-point format: known are {', '.join(FORMATS)}") from None
+        raise ValueError(
+            f"dtype {name} is not a binary floating-point format: known are {', '.join(FORMATS)}"
+        ) from None
 
 
 def _dtype_name(dtype: Any) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,7 @@ def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.n
     elif fmt.flush == "before" and rounding is not Rounding.STOCHASTIC:
         flush = (inward_flush, inward_flush)
     takes_fixed_quantum = fmt.emin > carrier.emin and not (fmt.flush and rounding is Rounding.STOCHASTIC)
-    row = np.zeros(kernels.LENGTH, dtype=carrier.integer)
+    row: np.ndarray = np.zeros(kernels.LENGTH, dtype=carrier.integer)
     row[kernels.DROPPED] = dropped
     row[kernels.TIE] = dropped > 0 and p > 1
     # With one digit no neighbor is even among normal numbers: the larger is delivered (IEEE 754-2019, section 4.3.1).
@@ -182,7 +182,7 @@ def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.n
     return row
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernel(rounding: Rounding, plain: bool, stream: bool) -> Any:
     from fpsim._kernels import rounding as kernels
 
@@ -241,7 +241,9 @@ def round_into(
         pieces = ((begin, begin + first, False), (begin + first, begin + last, True), (begin + last, end, False))
         for start, stop, stream in pieces:
             if start < stop:
-                extra = _stochastic_arguments(row, key, first_element + start) if rounding is Rounding.STOCHASTIC else ()
+                extra = (
+                    _stochastic_arguments(row, key, first_element + start) if rounding is Rounding.STOCHASTIC else ()
+                )
                 _kernel(rounding, plain, stream)(source[start:stop], target[start:stop], row, *extra)
 
     threads.run(round_range, threads.parts(target.size, target.size))
@@ -300,9 +302,10 @@ def round(
 
     Returns
     -------
-    What x is, of the same type, dtype and shape. From float64 there is one rounding, never two. NaN stays NaN (also for a
-    format without one, which `encode` then refuses); infinities stay, or become NaN or +-max_finite where the format
-    has none or saturates; -0 stays unless the format has none. Overflow follows the mode (IEEE 754-2019, sections 4.3 and 7.4).
+    What x is, of the same type, dtype and shape. From float64 there is one rounding, never two. NaN stays NaN
+    (also for a format without one, which `encode` then refuses); infinities stay, or become NaN or +-max_finite
+    where the format has none or saturates; -0 stays unless the format has none. Overflow follows the mode
+    (IEEE 754-2019, sections 4.3 and 7.4).
 
     Raises
     ------

@@ -187,7 +187,7 @@ def fused_multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def prefer_wide_vectors(typing_context: Any) -> Any:
-    """Let LLVM use 512-bit vectors in the function that calls this: by itself it keeps to 256 on processors that have both."""
+    """Let LLVM use 512-bit vectors in the function that calls this; by itself it keeps to 256 where there are both."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         # llvmlite's own `add` knows no attributes with values.

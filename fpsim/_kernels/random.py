@@ -29,7 +29,7 @@ def _high(key: np.uint64, element: np.uint64) -> np.uint32:
 
 @inlined
 def element_hash(key: np.uint64, element: np.int64) -> np.uint32:
-    """32 bits for one element of one call, from the 64 bits of the key and the 64 of its index, for `step_draw` to mix."""
+    """32 bits for one element of one call, from the key's 64 bits and its index's 64, for `step_draw` to mix."""
     return int_add(mix32(int_xor(np.uint32(element), np.uint32(key))), _high(key, np.uint64(element)))
 
 

@@ -145,7 +145,7 @@ def round_bits(bits: Any, c: Any, mode: Any, plain: Any) -> Any:
     result = _round_normal(magnitude, negative, c, mode)
     if magnitude < c[SMALL_BELOW]:
         result = _round_small(magnitude, negative, c, mode)
-    directed = mode == UP or mode == DOWN
+    directed = mode in (UP, DOWN)
     if not plain:
         flush = c[FLUSH_NEGATIVE] if directed and negative else c[FLUSH_POSITIVE]
         result = int_xor(c[ONE], c[ONE]) if magnitude < flush else result

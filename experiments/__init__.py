@@ -1,0 +1,1 @@
+"""Experiments: claims tested and things timed. Not part of the installed package."""
