@@ -138,11 +138,13 @@ def _table(outcomes: dict[Arithmetic, Outcome], images: int) -> Table:
 
 
 def _cells(outcome: Outcome, images: int) -> list[str]:
-    if outcome.report is None:
-        return ["stopped"]
     accuracy = f"{outcome.correct}/{images}" if outcome.correct is not None else "stopped"
-    counts = (outcome.report.total(name) for name in ("overflows", "underflows", "nonfinite", "lost"))
-    return [accuracy, f"{outcome.final_loss:.4f}", *map(str, counts), f"{outcome.seconds:.0f}"]
+    if outcome.report is None:
+        return [accuracy]
+    total = outcome.report.total
+    counts = (total.overflows, total.underflows, total.nonfinite)
+    lost = f"{total.lost / total.updates:.1%}" if total.updates else "-"
+    return [accuracy, f"{outcome.final_loss:.4f}", *map(str, counts), lost, f"{outcome.seconds:.0f}"]
 
 
 def _draw(outcomes: dict[Arithmetic, Outcome], path: str) -> None:

@@ -61,21 +61,24 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: An
     """
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")
-    from fpsim.emulation import emulate
+    from fpsim.emulation.context import Emulation
+    from fpsim.emulation.policy import make_policy
+    from fpsim.emulation.report import make_report
 
     try:
-        emulation = emulate(fmt=fmt, accumulate=accumulate, rounding=rounding, seed=seed)
+        emulation = Emulation(make_policy(fmt, accumulate, rounding, seed))
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
     try:
         with _as_main(script, ctx.meta["script_words"]), emulation:
             runpy.run_path(script, run_name="__main__")
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - shown, and told by the exit code
-        sys.excepthook(type(error), error, _from_script(error.__traceback__, script))
+        error.__traceback__ = _from_script(error.__traceback__, script)
+        sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     finally:
         sys.stdout.flush()
-        click.echo(f"\n{emulation.report()}", err=True)
+        click.echo(f"\n{make_report(emulation.policy, emulation.rows())}", err=True)
 
 
 @contextmanager
