@@ -104,7 +104,7 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
 @lru_cache(maxsize=512)
 def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
-    from fpsim._kernels.sums_rounding import CAREFUL, EXACT_PRODUCTS, NATIVE
+    from fpsim._kernels.sums_rounding import EXACT_PRODUCTS, NATIVE
     from fpsim._kernels.tiles import HAS_FMA
 
     exact = EXACT_PRODUCTS if exact_products else 0
@@ -122,8 +122,9 @@ def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: 
                 return Scheme("f4", NATIVE, constants(target, rounding, "f4"), no_limit)
     element = "f4" if _fits_single(operand, target, rounding, exact_products) else "f8"
     row = constants(target, rounding, element)
-    if target.flush:
-        return Scheme("f8", exact | CAREFUL, row, no_limit)
+    shows_zeros = exact_products or rounding not in _NEAREST
+    if target.flush or (shows_zeros and not target.has_negative_zero):
+        return careful_scheme(target, rounding, exact_products)
     top = 126 if element == "f4" else 1022
     limit = 2.0 ** min(target.emax, top - (_PRECISION[element] - target.precision))
     return Scheme(element, exact, row, limit)

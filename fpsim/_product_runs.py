@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from fpsim import threads
 from fpsim._product_plans import Scheme, careful_scheme, growth, program, scheme
+from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import ADD, Tree
 from fpsim.formats import Format
 from fpsim.rounding import Rounding
 
 _LANES = {"f4": 16, "f8": 8}
+_NO_LINES = np.zeros((1, 5), dtype=np.int64)
 _NO_HASHES = np.zeros((1, 1), dtype=np.uint32)
 
 
@@ -119,51 +124,174 @@ def _flags(
 
 def tree_product(
     a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
-    draws: Draws, first_node: int = 0,
+    draws: Draws,
 ) -> np.ndarray:  # fmt: skip
     """a @ b along a tree, every addition rounded to `target`: a new array of float32 or float64."""
+    return next(_products(a, b, operand, target, rounding, tree, exact_products, draws, [program(tree)]))
+
+
+def promoted_product(
+    a: np.ndarray, b: np.ndarray, operand: Format, narrow: Format, wide: Format, rounding: Rounding, size: int,
+    exact_products: bool, draws: Draws,
+) -> np.ndarray:  # fmt: skip
+    """Blocks of `size` terms, each a chain from +0 in `narrow`, their sums chained in `wide` from +0."""
+    from fpsim._kernels.products import CHAIN, PUSH_ZERO
+
+    leaves = a.shape[1]
+    starts = range(0, leaves, size)
+    programs, node = [], 0
+    for start in starts:
+        count = min(size, leaves - start)
+        programs.append(np.array([(PUSH_ZERO, 0, 1, 1, 0), (CHAIN, start, count, 1, node)], dtype=np.int64))
+        node += count + 1
+    total = np.zeros((a.shape[0], b.shape[1]))
+    blocks = _products(a, b, operand, narrow, rounding, sequential(leaves), exact_products, draws, programs)
+    for lines, block in zip(programs, blocks, strict=True):
+        total = add_rounded(total, block, wide, rounding, draws, int(lines[1, 2] + lines[1, 4]))
+    return total
+
+
+def _products(
+    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
+    draws: Draws, programs: list[np.ndarray],
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """One array for each program; `tree` bounds their partial sums and their stacks."""
     (rows, leaves), columns = a.shape, b.shape[1]
     if columns < 32 and rows > columns:
         swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
-        return tree_product(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, first_node).T
+        for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs):
+            yield part.T
+        return
     chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
-    lines = program(tree)
-    if first_node:
-        lines = lines + np.array([0, 0, 0, 0, first_node])
-    job = _Job(chosen.element, rows, columns, leaves, lines, tree.depth + 1, rounding, draws)
+    shape = (rows, columns, leaves)
+    job = _Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
     flags = _flags(chosen, tree, operand, target, rounding, left, right, leaves)
-    out = job.run(left, right, flags, chosen.row, chosen.limit)
+    for lines in programs:
+        out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
+        if job.passed:
+            job.redo(a, b, lines, careful_scheme(target, rounding, exact_products), out)
+        yield out
+
+
+def compensated_product(
+    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, kind: str, draws: Draws
+) -> np.ndarray:
+    """a @ b by "kahan" or "neumaier" summation in ascending k, every operation rounded to `target`."""
+    from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK
+
+    (rows, leaves), columns = a.shape, b.shape[1]
+    if columns < 32 and rows > columns:
+        swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
+        return compensated_product(b.T, a.T, operand, target, rounding, kind, swapped).T
+    chosen = scheme(operand, target, rounding, False, False)
+    flags = chosen.flags if chosen.flags & (NATIVE | CAREFUL) else chosen.flags | TRACK | CLAMP
+    if flags & NATIVE:
+        flags = NATIVE  # a product that is exact needs no fused addition
+    job = _Job(chosen.element, (rows, columns, leaves), 1, rounding, draws, kind)
+    out = job.run(*job.pack(a, b), _NO_LINES, flags, chosen.row, chosen.limit)
     if job.passed:
-        careful = careful_scheme(target, rounding, exact_products)
-        again = _Job("f8", rows, columns, leaves, lines, tree.depth + 1, rounding, draws)
-        again.redo(a, b, job, careful, out)
+        job.redo(a, b, _NO_LINES, careful_scheme(target, rounding, False), out)
     return out
+
+
+def exact_product(
+    a: np.ndarray, b: np.ndarray, operand: Format, fmt: Format, rounding: Rounding, terms: list[np.ndarray], draws: Draws
+) -> np.ndarray:
+    """The exact sum of exact products and `terms` (arrays of the result's shape), rounded once to `fmt`."""
+    from fpsim._kernels import exact as kernels
+
+    (rows, leaves), columns = a.shape, b.shape[1]
+    finite = bool(np.isfinite(a).all() and np.isfinite(b).all())
+    left_source, right_source = (a, b) if finite else (np.where(np.isfinite(x), x, 0) for x in (a, b))
+    left = _pack_rows(left_source, np.dtype("f8"), kernels.ROWS)
+    right = pack_columns(right_source, np.dtype("f8"), kernels.LANES, rows + kernels.ROWS)[0]
+    shifts, bins = _bins(left, right.data, operand, leaves)
+    groups, panels = -(-rows // kernels.ROWS), -(-columns // kernels.LANES)
+    stride = panels * kernels.LANES
+    bin_stride = groups * kernels.ROWS * stride
+    sums = np.empty((bins + len(terms), groups * kernels.ROWS, stride))
+    function = kernels.make_exact(bins)
+
+    def task(first: int, last: int) -> None:
+        function(
+            left, right.data, sums.reshape(-1), leaves, panels, right.panel_stride, right.leaf_stride, first, last,
+            stride, bin_stride, shifts,
+        )  # fmt: skip
+
+    threads.run(task, threads.parts(groups, rows * max(1, leaves) * columns))
+    for place, term in enumerate(terms):
+        sums[bins + place] = 0
+        sums[bins + place, :rows, :columns] = np.where(np.isfinite(term), term, 0)
+    high, low = np.empty(bin_stride), np.empty(bin_stride)
+    kernels.combine(sums.reshape(bins + len(terms), bin_stride), high, low)
+    if rounding is Rounding.DOWN:
+        low[(high == 0) & (low == 0)] = -0.0  # an exact zero is -0 under down
+    high, low = (x.reshape(-1, stride)[:rows, :columns] for x in (high, low))
+    if not finite or not all(np.isfinite(term).all() for term in terms):
+        with np.errstate(invalid="ignore"):
+            special = a.astype(np.float64) @ b.astype(np.float64)
+            for term in terms:
+                special = special + term
+        high = np.where(np.isfinite(special), high, special)
+        low = np.where(np.isfinite(special), low, 0)
+    return add_rounded(high, low, fmt, rounding, draws, 0, residual=True)
+
+
+def _bins(left: np.ndarray, right: np.ndarray, operand: Format, leaves: int) -> tuple[np.ndarray, int]:
+    """The constants that split products into bins, from the operands' magnitudes, and how many bins there are."""
+    tops, quanta = [], []
+    for packed in (left, right):
+        high, low = _largest_and_smallest(packed)
+        if high == 0:
+            return np.zeros(1), 1
+        tops.append(int(np.frexp(high)[1]))
+        quanta.append(max(int(np.frexp(low)[1]) - 1, operand.emin) - operand.precision + 1)
+    width = min(50, 51 - max(1, leaves).bit_length())
+    place, last = sum(tops) - width, sum(quanta)
+    shifts = []
+    while place > last:
+        shifts.append(1.5 * 2.0 ** (place + 52))
+        place -= width
+    return np.array([*shifts, 0.0]), len(shifts) + 1
 
 
 class _Job:
     """One product on one carrier."""
 
     def __init__(
-        self, element: str, rows: int, columns: int, leaves: int, lines: np.ndarray, depth: int, rounding: Rounding,
-        draws: Draws,
-    ):  # fmt: skip
+        self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, kind: str = "tree"
+    ):
+        self.kind = kind
         self.element, self.dtype = element, np.dtype(element)
-        self.rows, self.columns, self.leaves = rows, columns, leaves
-        self.lines, self.depth, self.rounding, self.draws = lines, depth, rounding, draws
-        self.tile_rows, self.vectors = _tile(element, rows)
+        self.rows, self.columns, self.leaves = shape
+        self.depth, self.rounding, self.draws = depth, rounding, draws
+        self.tile_rows, self.vectors = _tile(element, self.rows)
         self.width = self.vectors * _LANES[element]
-        self.groups = -(-rows // self.tile_rows)
+        self.groups = -(-self.rows // self.tile_rows)
         self.passed: list[tuple[int, int, int, int]] = []  # row and column ranges
 
     def pack(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[Panels]]:
         return _pack_rows(a, self.dtype, self.tile_rows), pack_columns(b, self.dtype, self.width, self.rows)
 
-    def run(self, left: np.ndarray, right: list[Panels], flags: int, row: np.ndarray, limit: float) -> np.ndarray:
+    def _kernel(self, flags: int) -> Any:
+        shape = (self.element, self.tile_rows, self.vectors, self.rounding.code, flags)
+        if self.kind == "tree":
+            from fpsim._kernels.products import make_product
+
+            return make_product(*shape)
+        from fpsim._kernels.compensated import make_compensated
+
+        return make_compensated(*shape, int(self.kind == "neumaier"))
+
+    def run(
+        self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
+    ) -> np.ndarray:
         """The product; afterwards `passed` lists the tiles whose magnitudes reached the limit."""
         from fpsim._kernels import products as kernels
 
-        function = kernels.make_product(self.element, self.tile_rows, self.vectors, self.rounding.code, flags)
+        function = self._kernel(flags)
+        self.passed = []
         padded = sum(-(-panels.columns // self.width) * self.width for panels in right)
         out = np.empty((self.groups * self.tile_rows, padded), dtype=self.dtype)
         hashes = _NO_HASHES
@@ -184,7 +312,7 @@ class _Job:
                 stack = np.empty(self.depth * size, dtype=self.dtype)
                 function(
                     left, panels.data, flat[panels.first_column :], self.leaves, count, panels.panel_stride,
-                    panels.leaf_stride, first, last, padded, self.lines, stack, row,
+                    panels.leaf_stride, first, last, padded, lines, stack, row,
                     flat_hashes[panels.first_column :] if flat_hashes.size > 1 else flat_hashes, limit_value, passed,
                 )  # fmt: skip
 
@@ -195,35 +323,31 @@ class _Job:
                 self.passed.append((group * self.tile_rows, column, self.tile_rows, self.width))
         return out[: self.rows, : self.columns]
 
-    def redo(self, a: np.ndarray, b: np.ndarray, job: _Job, careful: Scheme, out: np.ndarray) -> None:
-        """Compute the tiles that `job` lists again, column range by column range, and write them to `out`."""
-        by_rows: dict[tuple[int, int], list[int]] = {}
-        for row, column, height, width in job.passed:
-            by_rows.setdefault((column, width), []).extend(range(row, min(row + height, self.rows)))
-        for (column, width), rows in by_rows.items():
-            columns = b[:, column : column + width]
-            # A run of rows keeps row-major numbers simple: the whole column range is redone when draws matter.
+    def redo(self, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray) -> None:
+        """Compute the tiles that passed the limit again, column range by column range, and write them to `out`."""
+        by_columns: dict[tuple[int, int], list[int]] = {}
+        for row, column, height, width in self.passed:
+            by_columns.setdefault((column, width), []).extend(range(row, min(row + height, self.rows)))
+        for (column, width), rows in by_columns.items():
             if self.rounding is Rounding.STOCHASTIC:
-                rows = list(range(self.rows))
-            draws = Draws(
-                self.draws.key, self.draws.first + column * self.draws.column_step, self.draws.row_step,
-                self.draws.column_step,
-            )  # fmt: skip
-            part = _Job(
-                "f8", len(rows), columns.shape[1], self.leaves, self.lines, self.depth, self.rounding, draws
-            )
+                rows = list(range(self.rows))  # the numbers of the elements must run on from row to row
+            columns = b[:, column : column + width]
+            key, first = self.draws.key, self.draws.first + column * self.draws.column_step
+            draws = Draws(key, first, self.draws.row_step, self.draws.column_step)
+            shape = (len(rows), columns.shape[1], self.leaves)
+            part = _Job("f8", shape, self.depth, self.rounding, draws, self.kind)
             packed = part.pack(a[rows], columns)
-            out[rows, column : column + width] = part.run(*packed, careful.flags, careful.row, careful.limit)
+            out[rows, column : column + width] = part.run(*packed, lines, careful.flags, careful.row, careful.limit)
 
 
 def add_rounded(
-    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
+    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int, residual: bool = False
 ) -> np.ndarray:
-    """rounded(x + y) of two matrices of values of `target`, as node number `node`."""
+    """rounded(x + y) of two matrices, as node number `node`: values of `target`, or any float64 with `residual`."""
     from fpsim._kernels import products as kernels
 
     rows, columns = x.shape
-    careful = careful_scheme(target, rounding, False)
+    careful = careful_scheme(target, rounding, residual)
     padded = -(-max(1, columns) // 8) * 8
     out = np.zeros((rows, padded))
     right = np.zeros((rows, padded))

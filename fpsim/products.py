@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from fpsim._product_plans import require_arithmetic
-from fpsim._product_runs import Draws, add_rounded, tree_product
+from fpsim._product_runs import Draws, add_rounded, compensated_product, exact_product, promoted_product, tree_product
 from fpsim.accumulation.accumulator import Accumulator
-from fpsim.formats import Format
+from fpsim.formats import FP64, Format
 from fpsim.rounding import Rounding, round_into
 
 _FINAL = 0x9E3779B97F4A7C15  # the last rounding's draws are independent of the steps'
@@ -32,8 +32,13 @@ def matmul_into(
     `addend` (of out's shape) and `bias` (one for each column) are added to the accumulator after the sum, in its format,
     in that order; the result is then rounded to `fmt`.
     """
-    result, held = _accumulate(a, b, fmt, accumulator, rounding, key)
     draws = Draws(key, 0, out.shape[1], 1)
+    require_arithmetic(fmt, rounding, "fmt")
+    if accumulator.kind == "exact":
+        terms = [np.broadcast_to(np.asarray(term), out.shape) for term in (addend, bias) if term is not None]
+        out[...] = exact_product(a, b, fmt, fmt, rounding, terms, draws)
+        return
+    result, held = _accumulate(a, b, fmt, accumulator, rounding, draws)
     node = 2**30
     for term in (addend, bias):
         if term is not None:
@@ -50,15 +55,27 @@ def matmul_into(
 
 
 def _accumulate(
-    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int
+    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding, draws: Draws
 ) -> tuple[np.ndarray, Format]:
     """The accumulated products, and the format whose values they are."""
     target = accumulator.format
-    require_arithmetic(fmt, rounding, "fmt")
     require_arithmetic(target, rounding, "accumulate")
-    leaves = a.shape[1]
-    draws = Draws(key, 0, b.shape[1], 1)
+    if accumulator.kind in ("kahan", "neumaier"):
+        return compensated_product(a, b, fmt, target, rounding, accumulator.kind, draws), target
+    if accumulator.kind == "native":
+        return _native(a, b, rounding), FP64
     exact = accumulator.products != "rounded"
-    if accumulator.kind != "tree":
-        raise NotImplementedError(accumulator.kind)
-    return tree_product(a, b, fmt, target, rounding, accumulator.order(leaves), exact, draws), target
+    if accumulator.promoted is not None:
+        wide = accumulator.promoted
+        require_arithmetic(wide, rounding, "accumulate")
+        size = accumulator.order.parameters[0]
+        return promoted_product(a, b, fmt, target, wide, rounding, size, exact, draws), wide
+    return tree_product(a, b, fmt, target, rounding, accumulator.order(a.shape[1]), exact, draws), target
+
+
+def _native(a: np.ndarray, b: np.ndarray, rounding: Rounding) -> np.ndarray:
+    """NumPy's own product in float32 (float64 operands: float64), whatever its order."""
+    if rounding is not Rounding.NEAREST_EVEN:
+        raise ValueError(f'accumulate="native" computes in nearest-even only, not {rounding}')
+    with np.errstate(all="ignore"):
+        return np.matmul(a, b)

@@ -50,7 +50,22 @@ def _draw(builder: Any, hashes: list[Vector], position: int, step: Any, lanes: i
     return (bits.unsigned_to_double() + 1.0) * 2.0**-32
 
 
-class _Step:
+def operand_pairs(
+    builder: Any, tile: TileType, a: Any, a_offset: Any, b: Any, b_offset: Any
+) -> list[tuple[Vector, Vector]]:
+    """The pairs of factors, one for each vector of the tile."""
+    columns = [
+        load_vector(builder, b, builder.add(b_offset, index(tile.lanes * vector)), tile.lanes)
+        for vector in range(tile.vectors)
+    ]
+    pairs = []
+    for row in range(tile.rows):
+        scalar = builder.load(builder.gep(a, [builder.add(a_offset, index(row))]))
+        pairs += [(splat(builder, scalar, tile.lanes), column) for column in columns]
+    return pairs
+
+
+class Step:
     """What the four tile operations share: unpacked arguments, and a loop over the vectors of a tile."""
 
     def __init__(self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any):
@@ -75,17 +90,7 @@ class _Step:
         return found
 
     def operands(self, a: Any, a_offset: Any, b: Any, b_offset: Any) -> list[tuple[Vector, Vector]]:
-        """The pairs of factors, one for each vector of the tile."""
-        tile, builder = self.tile, self.builder
-        columns = [
-            load_vector(builder, b, builder.add(b_offset, index(tile.lanes * vector)), tile.lanes)
-            for vector in range(tile.vectors)
-        ]
-        pairs = []
-        for row in range(tile.rows):
-            scalar = builder.load(builder.gep(a, [builder.add(a_offset, index(row))]))
-            pairs += [(splat(builder, scalar, tile.lanes), column) for column in columns]
-        return pairs
+        return operand_pairs(self.builder, self.tile, a, a_offset, b, b_offset)
 
     def tracked(self, seen: Any) -> Any:
         """The largest power of two met, merged into the running one."""
@@ -105,7 +110,7 @@ def _leaf_tile(
     """(leaf, seen)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        work = _Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[6])
+        work = Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[6])
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
         pairs = work.operands(a_data, arguments[3], b_data, arguments[5])
         draws = work.draws((hashes, arguments[7], arguments[8], arguments[9]), arguments[10])
@@ -125,7 +130,7 @@ def _add_tiles(
     """(rounded(left + right), seen)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        work = _Step(context, builder, left, mode.literal_value, flags.literal_value, arguments[3])
+        work = Step(context, builder, left, mode.literal_value, flags.literal_value, arguments[3])
         draws = work.draws((hashes, arguments[4], arguments[5], arguments[6]), arguments[7])
         lefts, rights = (vectors_of(builder, arguments[i], left.count) for i in (0, 1))
         vectors = [work.arithmetic.add(*terms) for terms in zip(lefts, rights, draws, strict=True)]
@@ -144,7 +149,7 @@ def _chain_tile(
     """(rounded(total + leaf), seen)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        work = _Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[6])
+        work = Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[6])
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
         pairs = work.operands(a_data, arguments[3], b_data, arguments[5])
         where = (hashes, arguments[7], arguments[8], arguments[9])
@@ -163,7 +168,7 @@ def _chain_tile(
 
 
 @intrinsic
-def _largest(typing_context: Any, seen: Any) -> Any:
+def largest_lane(typing_context: Any, seen: Any) -> Any:
     """The largest lane of a tile of one vector."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -247,7 +252,7 @@ def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int)
                             top = zero_tile(kind, rows, vectors)
                 store_tile(top, out, place, out_stride)
                 if track:
-                    if not _largest(seen) < limit:
+                    if not largest_lane(seen) < limit:
                         passed[panel, group] = 1
 
     return product

@@ -136,7 +136,7 @@ class Arithmetic:
         if residual is not None:
             distance = distance + (residual.ints() ^ (raw.ints() & SIGN[raw.width])).floats()
         climbs = distance.compare(">=", 0.0)
-        return climbs.select(upper, lower.absolute()).with_sign_of(raw)
+        return climbs.select(upper, floor).with_sign_of(raw)
 
     def _edges(self, x: Vector, result: Vector) -> Vector:
         magnitude = result.absolute()
