@@ -1,0 +1,42 @@
+"""Checks of operands that must be values of a format, and the other arguments that array functions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fpsim import _checks
+from fpsim.accumulation.accumulator import Accumulator, get_accumulator
+from fpsim.formats import Format, get_format
+from fpsim.rounding import Rounding, draw_key, get_rounding, round_into
+
+
+def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
+    """A float32 or float64 array of x's values, all of them values of `fmt`, and what turns results into x's type.
+
+    Raises ValueError naming the first element that is none (round it first), TypeError for what is no float array.
+    """
+    array, wrap = _checks.as_carrier(x, fmt, name)
+    rounded = np.empty(array.shape, array.dtype)
+    round_into(array, rounded, fmt, Rounding.NEAREST_EVEN)
+    same = (rounded == array) | np.isnan(array)
+    if not same.all():
+        place = tuple(int(index) for index in np.unravel_index(int(np.argmin(same)), array.shape))
+        raise ValueError(f"{name}{list(place) if place else ''} = {array[place]!r} is no value of {fmt.name}; round it first")
+    return array, wrap
+
+
+def settings(fmt: Any, accumulate: Any, rounding: Any, seed: int | None) -> tuple[Format, Accumulator, Rounding, int]:
+    """The objects behind fmt=, accumulate=, rounding= and seed=, and the key of the draws.
+
+    Raises ValueError for unknown names, and for a seed that is missing or has no use.
+    """
+    mode = get_rounding(rounding)
+    if mode is Rounding.STOCHASTIC and seed is None:
+        raise ValueError('rounding="stochastic" needs seed=, an int')
+    if mode is not Rounding.STOCHASTIC and seed is not None:
+        raise ValueError(f'seed= is for rounding="stochastic" and has no use with "{mode}"')
+    _checks.refuse_flush_to_zero()
+    return get_format(fmt), get_accumulator(accumulate), mode, draw_key(seed) if seed is not None else 0

@@ -1,0 +1,118 @@
+"""Sums, means and prefix sums of arrays, with any accumulator."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from fpsim._operands import operand, settings
+from fpsim._sums import mean_axes, prefix_axis, sum_axes
+from fpsim.accumulation.orders import sequential
+
+
+def sum(
+    x: Any,
+    axis: Any = None,
+    *,
+    keepdims: bool = False,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+) -> Any:
+    """The sum along axes, accumulated as `accumulate` says and rounded once to `fmt`.
+
+    Parameters
+    ----------
+    x : a NumPy array or scalar (float16, float32, float64), a torch tensor on the CPU, or a Python number; its elements
+        are values of `fmt`.
+    axis : an axis, several, or None for all. The terms are in row-major order of the axes in ascending order.
+    keepdims : whether the axes stay, with size 1.
+    accumulate : what `get_accumulator` takes; left out, "fp32". Each term is rounded to the accumulator's format first (with
+        exact products it is not).
+    rounding, seed : of every rounding; "stochastic" needs a seed.
+
+    Returns
+    -------
+    What x is, of the same type and dtype. No terms give +0; NaN, and infinities of both signs, give NaN; the sum starts
+    from +0, so that a sum of -0 alone is +0 (-0 under "down").
+
+    Raises
+    ------
+    ValueError : an element that is no value of `fmt` (round it first), an axis out of range or given twice, a given tree
+        with another number of leaves than there are terms, unknown names.
+    TypeError : arrays of integers, booleans or complex numbers.
+    """
+    target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
+    array, wrap = operand(x, target, "x")
+    axes = _axes(axis, array.ndim)
+    result = sum_axes(array, axes, target, accumulator, mode, key)
+    return _wrapped(x, wrap, np.expand_dims(result, axes) if keepdims else result)
+
+
+def mean(
+    x: Any,
+    axis: Any = None,
+    *,
+    keepdims: bool = False,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+) -> Any:
+    """The mean along axes: the accumulator divided by the number of terms, rounded in its format, then to `fmt`.
+
+    As `sum` in everything else. With an exact accumulator the sum and the quotient are rounded to `fmt`. The mean of no
+    terms is NaN.
+    """
+    target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
+    array, wrap = operand(x, target, "x")
+    axes = _axes(axis, array.ndim)
+    result = mean_axes(array, axes, target, accumulator, mode, key)
+    return _wrapped(x, wrap, np.expand_dims(result, axes) if keepdims else result)
+
+
+def cumsum(
+    x: Any, axis: int, *, fmt: Any, accumulate: Any = None, rounding: Any = "nearest-even", seed: int | None = None
+) -> Any:
+    """The prefix sums along one axis: the states of the sequential chain, each rounded once to `fmt`.
+
+    As `sum` in everything else. Raises ValueError for any other order or accumulator, whose partial sums are no prefixes.
+    """
+    target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
+    if accumulator.kind != "tree" or accumulator.order != sequential:
+        raise ValueError(
+            f"accumulate = {str(accumulator)!r}: cumsum is the sequential chain, whose states are the prefixes; "
+            "another order has none. Use a format alone, such as 'fp16' or 'fp32'"
+        )
+    array, wrap = operand(x, target, "x")
+    if axis is None:
+        raise TypeError("axis must be an integer, got None")
+    (place,) = _axes(axis, array.ndim)
+    return _wrapped(x, wrap, prefix_axis(array, place, target, accumulator, mode, key))
+
+
+def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
+    """Distinct axes >= 0 in ascending order."""
+    if axis is None:
+        return tuple(range(dimensions))
+    found = []
+    for number in axis if isinstance(axis, (tuple, list)) else (axis,):
+        try:
+            index = operator.index(number)
+        except TypeError:
+            raise TypeError(f"axis must be an integer, several or None, got {axis!r}") from None
+        if not -dimensions <= index < dimensions:
+            raise ValueError(f"axis {index} is out of range for {dimensions} axes")
+        found.append(index % dimensions)
+    if len(set(found)) < len(found):
+        raise ValueError(f"axis {axis!r} names an axis twice")
+    return tuple(sorted(found))
+
+
+def _wrapped(x: Any, wrap: Any, result: np.ndarray) -> Any:
+    """The result as x's type; a NumPy result without axes becomes a scalar, as NumPy's own do."""
+    wrapped = wrap(np.ascontiguousarray(result).reshape(result.shape))
+    return wrapped[()] if isinstance(wrapped, np.ndarray) else wrapped
