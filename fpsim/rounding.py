@@ -73,8 +73,11 @@ class _Carrier:
         infinity = self.bits(float("inf"))
         if bound >= Fraction(2) ** (self.emax + 1):
             return infinity
-        with np.errstate(over="ignore"):
-            found = min(self.bits(float(bound)), infinity - 1)
+        try:
+            with np.errstate(over="ignore"):
+                found = min(self.bits(float(bound)), infinity - 1)
+        except OverflowError:  # a bound between float64's largest value and 2^1024
+            found = infinity - 1
 
         def reaches(bits: int) -> bool:
             value = Fraction(float(np.array(bits, dtype=self.integer).view(self.floating)))
