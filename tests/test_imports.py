@@ -14,7 +14,7 @@ LAYERS = (
     ("rounding", "_checks", "threads"),
     ("encoding", "arithmetic", "elementary"),
     ("accumulation",),
-    ("products", "reductions", "convolution"),
+    ("_product_plans", "_product_runs", "_sums", "_geometry", "products", "reductions", "convolution"),
     ("emulation",),
     ("cli",),
 )
