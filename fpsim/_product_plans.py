@@ -45,6 +45,8 @@ def require_arithmetic(fmt: Format, rounding: Rounding, name: str) -> None:
     least = 2 * (fmt.emin - fmt.precision + 1)
     if fmt.precision > 24 or least < -1074 or 2 * (fmt.emax + 1) > 1023:
         raise ValueError(f"{name} = {fmt.name} is too wide to compute in: it has rounding and encoding, no arithmetic")
+    if name == "accumulate" and fmt.flush_inputs and not fmt.flush:
+        raise ValueError(f"accumulate = {fmt.name} flushes inputs but keeps subnormal results, which no kernel here does")
     if rounding is Rounding.ODD and fmt.precision < 2:
         raise ValueError(f"{name} = {fmt.name} cannot be rounded to odd: a significand of one bit is never even")
 

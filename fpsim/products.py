@@ -6,13 +6,127 @@ from typing import Any
 
 import numpy as np
 
+from fpsim._checks import refuse_flush_to_zero
+from fpsim._operands import operand, settings
 from fpsim._product_plans import require_arithmetic
 from fpsim._product_runs import Draws, add_rounded, compensated_product, exact_product, promoted_product, tree_product
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.formats import FP64, Format
 from fpsim.rounding import Rounding, round_into
 
-_FINAL = 0x9E3779B97F4A7C15  # the last rounding's draws are independent of the steps'
+# Keys of roundings outside the tree, so that their draws are independent of its steps'.
+_FINAL, _TERM = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
+_EPILOGUE = 2**30  # the number of the first addition after the tree
+
+
+def matmul(
+    a: Any,
+    b: Any,
+    *,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    addend: Any = None,
+) -> Any:
+    """The matrix product, accumulated as `accumulate` says and rounded once more to `fmt`.
+
+    Parameters
+    ----------
+    a, b : NumPy arrays (float16, float32, float64) or torch tensors on the CPU of values of `fmt`, shapes (..., m, k) and
+        (..., k, n) with any strides. Leading dimensions broadcast; a 1-D `a` counts as a row, a 1-D `b` as a column,
+        as in `numpy.matmul`.
+    accumulate : what `get_accumulator` takes; left out, "fp32".
+    rounding, seed : of every rounding; "stochastic" needs a seed. Element i of the result, in row-major order, draws from
+        (seed, i) and the number of the step alone.
+    addend : what broadcasts to the result's shape, values of `fmt`: added to the accumulator after the sum, in the
+        accumulator's format ("exact": within the exact sum), before the rounding to `fmt`.
+
+    Returns
+    -------
+    What `a` is, of its type; float64 if either is float64. k = 0 gives +0. NaN, infinities, signed zeros and overflow follow
+    IEEE 754-2019 at every step.
+
+    Raises
+    ------
+    ValueError : shapes that do not fit, an element that is no value of `fmt` (round it first), a given tree with another
+        number of leaves than k, a format too wide to compute in, unknown names.
+    TypeError : arrays of integers, booleans or complex numbers.
+    """
+    target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
+    left, wrap_left = operand(a, target, "a")
+    right, wrap_right = operand(b, target, "b")
+    wrap = wrap_right if right.itemsize > left.itemsize else wrap_left
+    batch, left_matrix, right_matrix = _matrices(left, right)
+    rows, columns = left_matrix.shape[-2], right_matrix.shape[-1]
+    dtype = np.result_type(left, right)
+    result = np.empty((*batch, rows, columns), dtype=dtype)
+    shape = (*batch, *((rows,) if left.ndim > 1 else ()), *((columns,) if right.ndim > 1 else ()))
+    extra = None if addend is None else _addend(addend, target, shape).reshape(result.shape)
+    for number, place in enumerate(np.ndindex(*batch)):
+        matmul_into(
+            left_matrix[place], right_matrix[place], result[place], target, accumulator, mode, key,
+            addend=None if extra is None else extra[place], first_element=number * rows * columns,
+        )  # fmt: skip
+    return wrap(result.reshape(shape))
+
+
+def dot(
+    a: Any,
+    b: Any,
+    *,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    addend: Any = None,
+) -> Any:
+    """The inner product of two vectors of one length: a scalar of a's type. In everything else as `matmul`.
+
+    Raises
+    ------
+    ValueError : an argument that is no vector, or two lengths; and what `matmul` raises.
+    """
+    for name, value in (("a", a), ("b", b)):
+        if np.ndim(value) != 1:
+            raise ValueError(f"{name} must be a vector, got {np.ndim(value)} dimensions; matmul takes matrices")
+    if len(a) != len(b):
+        raise ValueError(f"a and b must have one length, got {len(a)} and {len(b)}")
+    result = matmul(a, b, fmt=fmt, accumulate=accumulate, rounding=rounding, seed=seed, addend=addend)
+    return result[()] if isinstance(result, np.ndarray) else result
+
+
+def _matrices(left: np.ndarray, right: np.ndarray) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """The batch shape, and both operands as (*batch, m, k) and (*batch, k, n) views."""
+    for name, array in (("a", left), ("b", right)):
+        if array.ndim == 0:
+            raise ValueError(f"{name} must have at least one dimension, got a scalar")
+    matrix = left[None] if left.ndim == 1 else left
+    other = right[:, None] if right.ndim == 1 else right
+    if matrix.shape[-1] != other.shape[-2]:
+        raise ValueError(
+            f"a and b do not fit: a {tuple(left.shape)} has {matrix.shape[-1]} columns, "
+            f"b {tuple(right.shape)} has {other.shape[-2]} rows"
+        )
+    try:
+        batch = np.broadcast_shapes(matrix.shape[:-2], other.shape[:-2])
+    except ValueError:
+        raise ValueError(
+            f"a and b do not fit: leading dimensions {matrix.shape[:-2]} and {other.shape[:-2]} do not broadcast"
+        ) from None
+    return (
+        tuple(batch),
+        np.broadcast_to(matrix, (*batch, *matrix.shape[-2:])),
+        np.broadcast_to(other, (*batch, *other.shape[-2:])),
+    )
+
+
+def _addend(addend: Any, target: Format, shape: tuple[int, ...]) -> np.ndarray:
+    array, _ = operand(addend, target, "addend")
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"addend {array.shape} does not broadcast to the product's shape {shape}") from None
 
 
 def matmul_into(
@@ -26,31 +140,36 @@ def matmul_into(
     addend: np.ndarray | None = None,
     counters: Any = None,
     bias: np.ndarray | None = None,
+    first_element: int = 0,
 ) -> None:
-    """out = a @ b, rounded to `fmt`: 2-D float32 or float64 arrays of values of `fmt`, any strides. Nothing is checked.
+    """out = a @ b, rounded to `fmt`: 2-D float32 or float64 arrays of values of `fmt`, any strides.
 
     `addend` (of out's shape) and `bias` (one for each column) are added to the accumulator after the sum, in its format,
-    in that order; the result is then rounded to `fmt`.
+    in that order; the result is then rounded to `fmt`. `first_element` numbers out[0, 0] for stochastic draws.
+    Raises ValueError for formats too wide to compute in and in flush-to-zero mode; operands are not checked.
     """
-    draws = Draws(key, 0, out.shape[1], 1)
+    refuse_flush_to_zero()
     require_arithmetic(fmt, rounding, "fmt")
+    draws = Draws(key, first_element, out.shape[1], 1)
+    if out.size == 0:
+        return
+    if fmt.flush_inputs:
+        a, b = (np.where(np.abs(x) < fmt.min_normal, np.copysign(x.dtype.type(0), x), x) for x in (a, b))
     if accumulator.kind == "exact":
         terms = [np.broadcast_to(np.asarray(term), out.shape) for term in (addend, bias) if term is not None]
         out[...] = exact_product(a, b, fmt, fmt, rounding, terms, draws)
         return
     result, held = _accumulate(a, b, fmt, accumulator, rounding, draws)
-    node = 2**30
+    node = _EPILOGUE
     for term in (addend, bias):
         if term is not None:
-            full = np.broadcast_to(np.asarray(term, dtype=np.float64), out.shape)
-            rounded = np.empty(out.shape)
-            round_into(np.ascontiguousarray(full), rounded, held, rounding, key ^ (_FINAL >> 1))
-            result = add_rounded(result, rounded, held, rounding, draws, node)
+            full = np.ascontiguousarray(np.broadcast_to(np.asarray(term, dtype=np.float64), out.shape))
+            round_into(full, full, held, rounding, key ^ _TERM, first_element)
+            result = add_rounded(result, full, held, rounding, draws, node)
             node += 1
     if held != fmt:
-        rounded = np.empty(result.shape, result.dtype)
-        round_into(result, rounded, fmt, rounding, key ^ _FINAL)
-        result = rounded
+        result = np.ascontiguousarray(result)
+        round_into(result, result, fmt, rounding, key ^ _FINAL, first_element)
     out[...] = result
 
 
