@@ -64,6 +64,11 @@ def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
             "sim.parameters(), or run(model, inplace=True)"
         )
     emulation.machine.optimizer = optimizer
+    reference = weakref.ref(emulation)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if isinstance(parameter, torch.Tensor) and tags.owner_of(parameter) is None:
+                tags.set_owner(parameter, "script", reference)  # so that its lost updates are counted
 
 
 def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -226,7 +226,7 @@ class Machine:
             round_into(flat, flat, self.fmt, self.rounding)
 
     def _round_strided(self, result: torch.Tensor, array: np.ndarray) -> torch.Tensor:
-        if not self.stochastic and torch._prims_common.is_non_overlapping_and_dense(result):
+        if not self.stochastic and tags.is_dense(result):
             # The order of elements is of no account to a deterministic mode: round the memory as it lies.
             self._round_flat(result.as_strided((result.numel(),), (1,)).numpy(), self.row())
         else:
@@ -237,7 +237,7 @@ class Machine:
 
     def _narrow(self, result: torch.Tensor) -> torch.Tensor:
         array = result.numpy()
-        if not array.flags.c_contiguous and not self.stochastic and torch._prims_common.is_non_overlapping_and_dense(result):
+        if not array.flags.c_contiguous and not self.stochastic and tags.is_dense(result):
             self._round_flat(result.as_strided((result.numel(),), (1,)).numpy(), self.row())
         else:
             flat = np.ascontiguousarray(array).reshape(-1)

@@ -29,7 +29,7 @@ def _columns(x: torch.Tensor, axes: list[int]) -> np.ndarray:
     """(k, m): row-major over the reduced axes down, row-major over the kept axes across."""
     kept = [axis for axis in range(x.dim()) if axis not in axes]
     count = math.prod(x.shape[axis] for axis in axes)
-    return x.detach().permute(*axes, *kept).numpy().reshape(count, -1) if x.numel() else np.zeros(
+    return x.detach().permute([*axes, *kept]).numpy().reshape(count, -1) if x.numel() else np.zeros(
         (count, math.prod(x.shape[axis] for axis in kept)), np.float32)  # fmt: skip
 
 

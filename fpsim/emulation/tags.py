@@ -50,10 +50,23 @@ def unmark(tensor: torch.Tensor) -> None:
         storage._fpsim = None  # type: ignore[attr-defined]
 
 
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements lie side by side in memory, in whatever order of axes, none twice."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 0:
+            return True
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
 def covers_storage(tensor: torch.Tensor) -> bool:
     """Whether the tensor's elements are the whole of its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes() and (
-        tensor.is_contiguous() or torch._prims_common.is_non_overlapping_and_dense(tensor)
+        tensor.is_contiguous() or is_dense(tensor)
     )
 
 
