@@ -39,6 +39,10 @@ class Geometry:
     def output_shape(self) -> tuple[int, ...]:
         return (self.images, self.outputs, *self.grid)
 
+    def shown(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape with three spatial axes as the caller knows it."""
+        return shape[:2] + shape[5 - self.dimensions :]
+
     @property
     def forward_axes(self) -> np.ndarray:
         """index in the input = position * stride - padding + tap * dilation."""
@@ -68,7 +72,7 @@ class Geometry:
         if dimensions not in (1, 2, 3):
             raise ValueError(f"x must have shape (images, channels, 1 to 3 axes), got {tuple(input_shape)}")
         if len(weight_shape) != len(input_shape):
-            raise ValueError(f"weight has shape {tuple(weight_shape)}: it needs as many axes as x, {tuple(input_shape)}")
+            raise ValueError(f"weight has shape {tuple(weight_shape)}, x {tuple(input_shape)}: they need as many axes")
         groups = _whole(groups, "groups", 1)
         images, channels, *size = input_shape
         outputs, inner, *kernel = weight_shape

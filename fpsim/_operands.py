@@ -24,7 +24,8 @@ def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.nd
     same = (rounded == array) | np.isnan(array)
     if not same.all():
         place = tuple(int(index) for index in np.unravel_index(int(np.argmin(same)), array.shape))
-        raise ValueError(f"{name}{list(place) if place else ''} = {array[place]!r} is no value of {fmt.name}; round it first")
+        where = f"{name}{list(place) if place else ''} = {float(array[place])!r}"
+        raise ValueError(f"{where} is no value of {fmt.name}; round it first")
     return array, wrap
 
 

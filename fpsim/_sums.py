@@ -56,7 +56,7 @@ def _carries(dtype: np.dtype, fmt: Format) -> bool:
 @lru_cache(maxsize=256)
 def _fast(dtype: np.dtype, fmt: Format, accumulator: Accumulator, rounding: Rounding) -> _Fast | None:
     """The fast kernels' plan, or None where only matrix products do."""
-    if rounding is not Rounding.NEAREST_EVEN or accumulator.kind != "tree":
+    if rounding is not Rounding.NEAREST_EVEN or accumulator.kind != "tree" or fmt.flush_inputs:
         return None
     narrow, wide = accumulator.format, accumulator.promoted or accumulator.format
     round_leaves = not contains(narrow, fmt)
@@ -149,7 +149,9 @@ def _product_error(left: np.ndarray, right: np.float64, product: np.ndarray) -> 
     return left_low * right_low - (((product - left_high * right_high) - left_low * right_high) - left_high * right_low)
 
 
-def _run(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, plan: _Fast) -> np.ndarray:
+def _run(
+    x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, plan: _Fast
+) -> np.ndarray:
     """The sums as a flat array, by columns where memory runs along an axis that is kept, else by rows."""
     from fpsim._kernels import reductions as kernels
 
@@ -161,7 +163,8 @@ def _run(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulato
     if blocks is not None:
         items = blocks.shape[0] * -(-blocks.shape[2] // kernels.BLOCK)
         target = out.reshape(blocks.shape[0], blocks.shape[2])
-        threads.run(lambda first, last: kernels.sum_columns(blocks, target, first, last, *how), threads.parts(items, x.size))
+        split = threads.parts(items, x.size)
+        threads.run(lambda first, last: kernels.sum_columns(blocks, target, first, last, *how), split)
         return out
     lines = x.transpose(kept + axes).reshape(rows, terms)
     if lines.strides[1] != x.itemsize or lines.strides[0] < 0 or lines.strides[0] % x.itemsize:
@@ -215,7 +218,8 @@ def prefix_axis(
     out = np.empty_like(source)
     rows = (plan.chain, final, plan.round_leaves)
     items = source.shape[0] * -(-source.shape[2] // kernels.BLOCK)
-    threads.run(lambda first, last: kernels.prefix_sums(source, out, first, last, *rows), threads.parts(items, x.size))
+    split = threads.parts(items, x.size)
+    threads.run(lambda first, last: kernels.prefix_sums(source, out, first, last, *rows), split)
     moved = np.moveaxis(x, axis, 0).shape
     result = out.reshape(x.shape) if source.shape[0] != 1 or axis == 0 else np.moveaxis(out.reshape(moved), 0, axis)
     return result.astype(x.dtype, copy=False)

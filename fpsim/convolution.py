@@ -1,188 +1,148 @@
-"""Convolutions in one to three dimensions, forward and both backward products, on the kernels of matrix products.
-
-Each is a product of matrices one of which, taps by positions, is never whole in memory: it is gathered a tile at a time.
-The order of k is that of the taps: forward (channel, kernel position), gradient of the input one chain over (output
-channel, kernel position), gradient of the weight (image, output position), each row-major. What padding, or the gaps
-between strides, stand for is a zero that is multiplied like any other term.
-"""
+"""Convolutions of arrays in one to three dimensions, and their two backward products, with any accumulator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from fpsim._convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
 from fpsim._geometry import Geometry
-from fpsim.accumulation.accumulator import Accumulator
-from fpsim.formats import Format
-from fpsim.products import matmul_into
-from fpsim.rounding import Rounding
+from fpsim._operands import operand, settings
 
-#: Bytes of a gathered tile. A product may hold its operands once more, so that a call stays below 64 MB.
-_TILE_BYTES = 12 << 20
-_COLUMNS = 64  # tiles are whole multiples of this many columns where they can be
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """How the sums of a convolution are made: what `matmul_into` takes beside its arrays."""
-
-    fmt: Format
-    accumulator: Accumulator
-    rounding: Rounding
-    key: int = 0
-    counters: np.ndarray | None = None
-
-    def product(
-        self,
-        left: np.ndarray,
-        right: np.ndarray,
-        out: np.ndarray,
-        elements: tuple[int, int, int],
-        addend: np.ndarray | None = None,
-    ) -> None:
-        """out = left @ right (+ addend); element (i, j) draws as number first + i * row step + j * column step."""
-        numbered = {"elements": elements} if self.rounding is Rounding.STOCHASTIC else {}
-        matmul_into(
-            left,
-            right,
-            out,
-            self.fmt,
-            self.accumulator,
-            self.rounding,
-            self.key,
-            addend=None if addend is None else np.broadcast_to(addend, out.shape),
-            counters=self.counters,
-            **numbered,
-        )
+__all__ = [
+    "Arithmetic",
+    "Geometry",
+    "conv",
+    "conv_input_gradient",
+    "conv_weight_gradient",
+    "forward_into",
+    "input_gradient_into",
+    "weight_gradient_into",
+]
 
 
-def forward_into(
-    x: np.ndarray, weight: np.ndarray, out: np.ndarray, geometry: Geometry, how: Arithmetic, bias: np.ndarray | None = None
-) -> None:
-    """The convolution of x (N, C, ...) with weight (O, C/groups, ...) into out (N, O, ...); nothing is checked.
+def conv(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+) -> Any:
+    """The convolution (cross-correlation, as torch's) of x with weight, in one to three dimensions.
 
-    float32 or float64 arrays of values of the format, any strides, five axes each (`Geometry.input_shape` and so on). The
-    bias (O) is added to the accumulator after the sum, in its format, before the one rounding to the format.
+    Parameters
+    ----------
+    x : (images, channels, 1 to 3 axes), a NumPy array or a torch tensor on the CPU, of values of `fmt`.
+    weight, bias : (outputs, channels / groups, kernel axes) and (outputs) or None, likewise.
+    stride, padding, dilation : a whole number, or one for each axis. Padding is with zeros, which are multiplied like
+        anything else: an infinite weight gives NaN there.
+    accumulate : what `get_accumulator` takes; left out, "fp32". The terms are in row-major order of (channel, kernel
+        position); the bias is added to the accumulator after the sum, in its format.
+    rounding, seed : of every rounding; "stochastic" needs a seed.
+
+    Returns
+    -------
+    (images, outputs, ...) of x's type and dtype. NaN, infinities and signs of zeros are what the additions give.
+
+    Raises
+    ------
+    ValueError : shapes, groups or steps that do not fit, an element that is no value of `fmt`, unknown names.
+    TypeError : arrays of integers, booleans or complex numbers, steps that are no whole numbers.
     """
-    inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
-    for group in range(geometry.groups):
-        rows = slice(group * outer, (group + 1) * outer)
-        source = x[:, group * inner : (group + 1) * inner]
-        taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
-        _columns_into(weight[rows].reshape(outer, taps.count), taps, out, rows, how, bias)
+    how, x5, wrap = _first(x, "x", fmt, accumulate, rounding, seed)
+    weight5 = _other(weight, "weight", how, x5)
+    geometry = Geometry.of(np.shape(x), np.shape(weight), stride, padding, dilation, groups)
+    added = None if bias is None else _other(bias, "bias", how, x5)
+    if added is not None:
+        _require_shape(np.shape(bias), (geometry.outputs,), "bias")
+    out = np.empty(geometry.output_shape, dtype=x5.dtype)
+    forward_into(_five(x5), _five(weight5), out, geometry, how, added)
+    return wrap(out.reshape(geometry.shown(geometry.output_shape)))
 
 
-def input_gradient_into(
-    gradient: np.ndarray,
-    weight: np.ndarray,
-    out: np.ndarray,
-    geometry: Geometry,
-    how: Arithmetic,
-    bias: np.ndarray | None = None,
-) -> None:
-    """The gradient of the input from that of the output, (N, O, ...), into out (N, C, ...); nothing is checked.
+def conv_input_gradient(
+    gradient: Any,
+    weight: Any,
+    input_shape: tuple[int, ...],
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+) -> Any:
+    """The gradient of the input of `conv`, of shape `input_shape`, from that of its output.
 
-    The same operation is the forward pass of a transposed convolution, which is what the bias (C) is for.
+    One sum over (output channel, kernel position) for each element, row-major; kernel positions that meet no element of
+    the gradient, between strides or outside, count as zeros. Otherwise as `conv`.
     """
-    inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
-    for group in range(geometry.groups):
-        rows = slice(group * inner, (group + 1) * inner)
-        mine = slice(group * outer, (group + 1) * outer)
-        taps = _Taps(gradient[:, mine], geometry.kernel, geometry.size, geometry.backward_axes)
-        _columns_into(weight[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, out, rows, how, bias)
+    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed)
+    weight5 = _other(weight, "weight", how, gradient5)
+    geometry = Geometry.of(tuple(input_shape), np.shape(weight), stride, padding, dilation, groups)
+    _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
+    out = np.empty(geometry.input_shape, dtype=gradient5.dtype)
+    input_gradient_into(_five(gradient5), _five(weight5), out, geometry, how)
+    return wrap(out.reshape(geometry.shown(geometry.input_shape)))
 
 
-def weight_gradient_into(
-    gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, how: Arithmetic
-) -> None:
-    """The gradient of the weight from that of the output, (N, O, ...), and x, into out (O, C/groups, ...), contiguous.
+def conv_weight_gradient(
+    gradient: Any,
+    x: Any,
+    weight_shape: tuple[int, ...],
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+) -> Any:
+    """The gradient of the weight of `conv`, of shape `weight_shape`, from that of its output and x.
 
-    Nothing is checked.
+    One sum over (image, output position) for each element, row-major. Otherwise as `conv`. The gradient of the bias is
+    ``sum(gradient, axis=(0, 2, ...))``.
     """
-    inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
-    for group in range(geometry.groups):
-        source = x[:, group * inner : (group + 1) * inner]
-        taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
-        at_once = max(1, _TILE_BYTES // max(1, taps.positions * x.itemsize))
-        flat = out.reshape(geometry.outputs, taps.count)
-        for rows in _ranges(group * outer, (group + 1) * outer, at_once):
-            left = gradient[:, rows].swapaxes(0, 1).reshape(-1, taps.positions)
-            for columns in _ranges(0, taps.count, _whole_panels(at_once)):
-                right = taps.gather(columns, slice(0, taps.positions))
-                elements = (rows.start * taps.count + columns.start, taps.count, 1)
-                how.product(left, right.T, flat[rows, columns], elements)
+    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed)
+    x5 = _other(x, "x", how, gradient5)
+    geometry = Geometry.of(np.shape(x), tuple(weight_shape), stride, padding, dilation, groups)
+    _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
+    out = np.empty(geometry.weight_shape, dtype=gradient5.dtype)
+    weight_gradient_into(_five(gradient5), _five(x5), out, geometry, how)
+    return wrap(out.reshape(geometry.shown(geometry.weight_shape)))
 
 
-def _columns_into(
-    factors: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, how: Arithmetic, bias: np.ndarray | None
-) -> None:
-    """out[n, rows, p] = factors @ (what the taps read at position p of image n), tile by tile of positions."""
-    images, channels = out.shape[:2]
-    addend = None if bias is None else bias[rows, None]
-    positions = prod(out.shape[2:])
-    at_once = _whole_panels(max(1, _TILE_BYTES // max(1, taps.count * out.itemsize)))
-    together = max(1, min(images, at_once // max(1, positions)))
-    if how.rounding is Rounding.STOCHASTIC or positions >= at_once:
-        together = 1  # within one image the numbers of elements are affine in row and column
-    every_tap = slice(0, taps.count)
-    for group in _ranges(0, images, together):
-        count = group.stop - group.start
-        for columns in _ranges(group.start * positions, group.stop * positions, at_once):
-            right = taps.gather(every_tap, columns)
-            result = np.empty((len(factors), right.shape[1]), dtype=out.dtype)
-            first = columns.start - group.start * positions
-            elements = ((group.start * channels + rows.start) * positions + first, positions, 1)
-            how.product(factors, right, result, elements, addend)
-            if count == 1:
-                place = out[group.start, rows].reshape(len(factors), positions)
-                place[:, first : first + right.shape[1]] = result
-            else:
-                out[group, rows] = result.reshape(len(factors), count, *out.shape[2:]).swapaxes(0, 1)
+def _first(
+    x: Any, name: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None
+) -> tuple[Arithmetic, np.ndarray, Callable[[np.ndarray], Any]]:
+    """The operand that the result takes its type from, and the arithmetic."""
+    how = Arithmetic(*settings(fmt, accumulate, rounding, seed))
+    return how, *operand(x, how.fmt, name)
 
 
-class _Taps:
-    """The matrix of taps by positions of one group, gathered piece by piece into one buffer."""
-
-    def __init__(self, source: np.ndarray, kernel: tuple[int, ...], grid: tuple[int, ...], axes: np.ndarray) -> None:
-        if any(stride < 0 or stride % source.itemsize for stride in source.strides):
-            source = np.ascontiguousarray(source)
-        self.count = source.shape[1] * prod(kernel)
-        self.positions = source.shape[0] * prod(grid)
-        self.kernel, self.grid, self.axes = np.array(kernel), np.array(grid), axes
-        self.sizes = np.array(source.shape[2:])
-        self.strides = np.array(source.strides) // source.itemsize
-        self.line = _as_line(source)
-        self.buffer = np.empty(0, dtype=source.dtype)
-
-    def gather(self, taps: slice, positions: slice) -> np.ndarray:
-        """A (taps, positions) piece; it lasts until the next one is gathered."""
-        from fpsim._kernels.patches import gather_taps
-
-        rows, columns = taps.stop - taps.start, positions.stop - positions.start
-        if self.buffer.size < rows * columns:
-            self.buffer = np.empty(rows * columns, dtype=self.buffer.dtype)
-        piece = self.buffer[: rows * columns].reshape(rows, columns)
-        if piece.size:
-            where = (self.line, self.strides, self.sizes)
-            gather_taps(*where, piece, taps.start, positions.start, self.grid, self.kernel, self.axes)
-        return piece
+def _other(x: Any, name: str, how: Arithmetic, first: np.ndarray) -> np.ndarray:
+    """Another operand in the first one's carrier: exact, because both hold values of one format that either holds."""
+    return operand(x, how.fmt, name)[0].astype(first.dtype, copy=False)
 
 
-def _as_line(source: np.ndarray) -> np.ndarray:
-    """All of the memory of an array with positive strides as one line of elements, from element (0, ..., 0) on."""
-    if source.size == 0:
-        return np.empty(0, dtype=source.dtype)
-    reach = sum((size - 1) * stride for size, stride in zip(source.shape, source.strides, strict=True))
-    count = reach // source.itemsize + 1
-    return np.lib.stride_tricks.as_strided(source, (count,), (source.itemsize,), writeable=False)
+def _five(array: np.ndarray) -> np.ndarray:
+    """Two leading axes and three spatial ones."""
+    return array.reshape(array.shape[:2] + (1,) * (5 - array.ndim) + array.shape[2:])
 
 
-def _ranges(start: int, stop: int, size: int) -> Iterator[slice]:
-    return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
-
-
-def _whole_panels(columns: int) -> int:
-    return columns // _COLUMNS * _COLUMNS or columns
+def _require_shape(given: tuple[int, ...], wanted: tuple[int, ...], name: str) -> None:
+    if tuple(given) != wanted:
+        raise ValueError(f"{name} has shape {tuple(given)}, it must have {wanted}")

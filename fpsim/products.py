@@ -141,16 +141,18 @@ def matmul_into(
     counters: Any = None,
     bias: np.ndarray | None = None,
     first_element: int = 0,
+    row_elements: int | None = None,
 ) -> None:
     """out = a @ b, rounded to `fmt`: 2-D float32 or float64 arrays of values of `fmt`, any strides.
 
     `addend` (of out's shape) and `bias` (one for each column) are added to the accumulator after the sum, in its format,
-    in that order; the result is then rounded to `fmt`. `first_element` numbers out[0, 0] for stochastic draws.
+    in that order; the result is then rounded to `fmt`. `first_element` numbers out[0, 0] for stochastic draws, and
+    `row_elements` is how much further each row starts (out's columns if left out).
     Raises ValueError for formats too wide to compute in and in flush-to-zero mode; operands are not checked.
     """
     refuse_flush_to_zero()
     require_arithmetic(fmt, rounding, "fmt")
-    draws = Draws(key, first_element, out.shape[1], 1)
+    draws = Draws(key, first_element, out.shape[1] if row_elements is None else row_elements, 1)
     if out.size == 0:
         return
     if fmt.flush_inputs:
@@ -163,14 +165,23 @@ def matmul_into(
     node = _EPILOGUE
     for term in (addend, bias):
         if term is not None:
-            full = np.ascontiguousarray(np.broadcast_to(np.asarray(term, dtype=np.float64), out.shape))
-            round_into(full, full, held, rounding, key ^ _TERM, first_element)
+            full = np.array(np.broadcast_to(term, out.shape), dtype=np.float64, order="C")
+            _round_rows(full, held, rounding, key ^ _TERM, draws)
             result = add_rounded(result, full, held, rounding, draws, node)
             node += 1
     if held != fmt:
         result = np.ascontiguousarray(result)
-        round_into(result, result, fmt, rounding, key ^ _FINAL, first_element)
+        _round_rows(result, fmt, rounding, key ^ _FINAL, draws)
     out[...] = result
+
+
+def _round_rows(x: np.ndarray, fmt: Format, rounding: Rounding, key: int, draws: Draws) -> None:
+    """Round a contiguous matrix in place, drawing for the elements as `draws` numbers them."""
+    if rounding is not Rounding.STOCHASTIC or draws.row_step == x.shape[1]:
+        round_into(x, x, fmt, rounding, key, draws.first)
+        return
+    for i, row in enumerate(x):
+        round_into(row, row, fmt, rounding, key, draws.first + i * draws.row_step)
 
 
 def _accumulate(

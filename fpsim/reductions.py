@@ -30,14 +30,14 @@ def sum(
         are values of `fmt`.
     axis : an axis, several, or None for all. The terms are in row-major order of the axes in ascending order.
     keepdims : whether the axes stay, with size 1.
-    accumulate : what `get_accumulator` takes; left out, "fp32". Each term is rounded to the accumulator's format first (with
-        exact products it is not).
+    accumulate : what `get_accumulator` takes; left out, "fp32". Each term is rounded to the accumulator's format first
+        (with exact products it is not).
     rounding, seed : of every rounding; "stochastic" needs a seed.
 
     Returns
     -------
-    What x is, of the same type and dtype. No terms give +0; NaN, and infinities of both signs, give NaN; the sum starts
-    from +0, so that a sum of -0 alone is +0 (-0 under "down").
+    What x is, of the same type and dtype. No terms give +0; NaN, and infinities of both signs, give NaN; the sum
+    starts from +0, so that a sum of -0 alone is +0 (-0 under "down").
 
     Raises
     ------
@@ -79,7 +79,8 @@ def cumsum(
 ) -> Any:
     """The prefix sums along one axis: the states of the sequential chain, each rounded once to `fmt`.
 
-    As `sum` in everything else. Raises ValueError for any other order or accumulator, whose partial sums are no prefixes.
+    As `sum` in everything else. Raises ValueError for any other order or accumulator: their partial sums are no
+    prefixes.
     """
     target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
     if accumulator.kind != "tree" or accumulator.order != sequential:

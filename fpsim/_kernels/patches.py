@@ -30,8 +30,9 @@ def _first_reading(start: Any, step: Any, divisor: Any) -> Any:
 
 @kernel
 def gather_taps(
-    source: Any, strides: Any, sizes: Any, out: Any, first_tap: Any, first_position: Any, grid: Any, taps: Any, axes: Any
-) -> None:
+    source: Any, strides: Any, sizes: Any, out: Any, first_tap: Any, first_position: Any, grid: Any, taps: Any,
+    axes: Any,
+) -> None:  # fmt: skip
     """out[t, p] = what tap first_tap + t reads at position first_position + p, and 0 where it reads nothing.
 
     source     the elements as one line; where element (image, channel, d, h, w) is on it, ``strides`` (>= 0) tell
@@ -42,7 +43,8 @@ def gather_taps(
     axes       (3, 4): position * step + offset + tap * tap_step = divisor * index in the source, for each axis;
                along the last one step or divisor is 1
     """
-    image_stride, channel_stride, d_stride, h_stride, w_stride = strides[0], strides[1], strides[2], strides[3], strides[4]
+    image_stride, channel_stride = strides[0], strides[1]
+    d_stride, h_stride, w_stride = strides[2], strides[3], strides[4]
     d_size, h_size, w_size = sizes[0], sizes[1], sizes[2]
     d_step, d_offset, d_tap, d_divisor = axes[0, 0], axes[0, 1], axes[0, 2], axes[0, 3]
     h_step, h_offset, h_tap, h_divisor = axes[1, 0], axes[1, 1], axes[1, 2], axes[1, 3]

@@ -1,4 +1,4 @@
-"""Sums along an axis, rounded to nearest even at every addition: an interpreter of tree programs over blocks of columns.
+"""Sums along an axis, rounded to nearest even at every addition: tree programs over blocks of columns.
 
 Additions of two values of a format are rounded right through a carrier of at least 2p + 2 bits, so that the carrier's
 own addition and one rounding of its bits suffice here; other modes and accumulators go through matrix products.
@@ -25,7 +25,8 @@ def _rounded(value: Any, c: Any) -> Any:
 
 @inlined
 def _run(
-    x: Any, image: int, start: int, stop: int, stack: Any, program: Any, chain_row: Any, add_row: Any, round_leaves: bool
+    x: Any, image: int, start: int, stop: int, stack: Any, program: Any, chain_row: Any, add_row: Any,
+    round_leaves: bool,
 ) -> None:  # fmt: skip
     """stack[0, j] = the sum of x[image, :, start + j] along the program.
 
