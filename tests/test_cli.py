@@ -53,12 +53,13 @@ def test_explain_shows_bits_value_error_and_neighbors():
     assert code == 0
     for text in (
         "0.1 in fp16, nearest-even",
-        "0  01011  1001100110",
         "0x2e66",
-        "+1.1001100110 (binary) x 2^-4",
+        "0 01011 1001100110",
+        "2^(11 - 15) = 2^-4",
+        "1.1001100110",
         "0.0999755859375",
         "819/8192",
-        "0x1.9980000000000p-4",
+        "0x1.998p-4",
         "-0.4000 ulp",
         "0.10003662109375",
         "0.09991455078125",
@@ -70,8 +71,8 @@ def test_explain_shows_bits_value_error_and_neighbors():
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        (("-0.0",), "1  00000  0000000000"),
-        (("-1e-8", "--fmt", "fp16"), "1  00000  0000000000"),
+        (("-0.0",), "1 00000 0000000000"),
+        (("-1e-8", "--fmt", "fp16"), "1 00000 0000000000"),
         (("1e6",), "overflow"),
         (("1e6", "--rounding", "toward-zero"), "65504"),
         (("inf",), "inf"),
@@ -177,44 +178,59 @@ if "exit" in sys.argv: sys.exit(7)
 """
 
 
-def run_script(folder, *words, text=SCRIPT):
-    script = folder / "script.py"
-    script.write_text(text)
-    command = [sys.executable, "-m", "fpsim.cli", "run", *(str(script) if word == "SCRIPT" else word for word in words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ})
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return str(path)
 
 
-def test_run_emulates_a_script_and_reports(tmp_path):
-    done = run_script(tmp_path, "SCRIPT", "--fmt", "fp16", "--accumulate", "fp16", "--lr", "0.1", "--fmt", "own")
+def test_run_emulates_a_script_and_reports(script, tmp_path):
+    command = [sys.executable, "-m", "fpsim.cli", "run", script, "--fmt", "fp16", "--accumulate", "fp16"]
+    done = subprocess.run(
+        [*command, "--lr", "0.1", "--fmt", "own"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"__main__ ['--lr', '0.1', '--fmt', 'own'] {tmp_path.name} True",
         "[0.0999755859375, 2048.0] 2048.0",
     ]
-    assert "fp16" in done.stderr
+    assert "fmt=fp16, accumulate=fp16" in done.stderr
+    assert "total" in done.stderr
 
 
-def test_run_takes_options_before_the_script(tmp_path):
-    done = run_script(tmp_path, "--fmt=bf16", "SCRIPT", "--", "--fmt", "own")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == f"__main__ ['--fmt', 'own'] {tmp_path.name} True"
+def test_run_takes_options_before_the_script(script, tmp_path):
+    argv, path = list(sys.argv), list(sys.path)
+    code, output, error = invoke("run", "--fmt=bf16", script, "--", "--fmt", "own")
+    assert (code, output.splitlines()[0]) == (0, f"__main__ ['--fmt', 'own'] {tmp_path.name} True")
+    assert "fmt=bf16, accumulate=fp32" in error
+    assert (sys.argv, sys.path) == (argv, path)
 
 
-def test_run_passes_on_the_exit_code(tmp_path):
-    assert run_script(tmp_path, "SCRIPT", "--fmt", "fp16", "exit").returncode == 7
+def test_run_passes_on_the_exit_code(script):
+    assert invoke("run", script, "--fmt", "fp16", "exit")[0] == 7
 
 
-def test_run_shows_the_traceback_of_the_script_alone(tmp_path):
-    done = run_script(tmp_path, "SCRIPT", "--fmt", "fp16", "fail")
-    assert done.returncode == 1
-    assert "KeyError: 'from the script'" in done.stderr
-    assert "script.py" in done.stderr
-    assert "runpy" not in done.stderr
-    assert "fpsim/cli" not in done.stderr
+def test_run_shows_the_traceback_of_the_script_alone(script):
+    code, _, error = invoke("run", script, "--fmt", "fp16", "fail")
+    assert code == 1
+    assert "KeyError: 'from the script'" in error
+    assert f'File "{script}", line 6' in error
+    assert "runpy" not in error
+    assert f"fpsim{os.sep}cli" not in error
 
 
-def test_run_shows_a_syntax_error(tmp_path):
-    done = run_script(tmp_path, "SCRIPT", "--fmt", "fp16", text="def broken(:\n")
-    assert done.returncode == 1
-    assert "SyntaxError" in done.stderr
-    assert "runpy" not in done.stderr
+def test_run_shows_a_syntax_error(script):
+    Path(script).write_text("def broken(:\n")
+    code, _, error = invoke("run", script, "--fmt", "fp16")
+    assert code == 1
+    assert "SyntaxError" in error
+    assert "runpy" not in error
+
+
+def test_run_names_an_operation_without_a_rule(script):
+    Path(script).write_text("import torch; torch.linalg.svd(torch.eye(3))")
+    code, _, error = invoke("run", script, "--fmt", "fp16")
+    assert code == 1
+    assert "UnsupportedOp" in error
+    assert "svd" in error

@@ -31,7 +31,6 @@ def explain(text: str, fmt: Format, rounding: Rounding, seed: int | None) -> Non
     NUMBER is exact however it is written: 0.1, -1e-8, 1/3, 0x1.8p-3, inf or nan.
     """
     from rich.console import Console
-    from rich.padding import Padding
     from rich.table import Table
 
     try:
@@ -39,14 +38,14 @@ def explain(text: str, fmt: Format, rounding: Rounding, seed: int | None) -> Non
     except ValueError as error:
         raise InputError(str(error)) from None
     result = _rounded(number, fmt, rounding, seed)
-    console = Console(highlight=False)
-    console.print(f"[bold]{text.strip()}[/] in [bold]{fmt.name}[/], {rounding.value}\n")
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for row in (*_bit_rows(result, fmt), *_value_rows(number, result, fmt), *_neighbor_rows(number, result, fmt)):
         table.add_row(*row)
-    console.print(Padding(table, (0, 0, 0, 2), expand=False))
+    console = Console(highlight=False)
+    console.print(f"[bold]{text.strip()}[/] in [bold]{fmt.name}[/], {rounding.value}\n")
+    console.print(table)
 
 
 def _rounded(number: Fraction | float, fmt: Format, rounding: Rounding, seed: int | None) -> float:
@@ -55,9 +54,11 @@ def _rounded(number: Fraction | float, fmt: Format, rounding: Rounding, seed: in
     if fmt.precision > 51 and isinstance(number, Fraction):
         if fmt.name != "fp64" or rounding.value != "nearest-even":
             raise InputError("of formats with more than 51 significand bits only fp64 to nearest-even can be explained")
-        carrier = round_to_odd(number) if abs(number) > Fraction(fmt.max_finite) else float(number)
-    else:
-        carrier = number if isinstance(number, float) else round_to_odd(number)
+        try:
+            return float(number)
+        except OverflowError:
+            return math.inf if number > 0 else -math.inf
+    carrier = number if isinstance(number, float) else round_to_odd(number)
     try:
         return float(round_value(carrier, fmt, rounding, seed=seed))
     except ValueError as error:
@@ -77,35 +78,40 @@ def _code_text(value: float, fmt: Format) -> str:
     return "no code" if code is None else f"0x{code:0{(fmt.bits + 3) // 4}x}"
 
 
-def _bit_rows(value: float, fmt: Format) -> list[tuple[str, Text | str]]:
+def _bit_rows(value: float, fmt: Format) -> list[tuple[Text | str, Text | str]]:
     from rich.text import Text
 
     code = _code(value, fmt)
     if code is None:
-        return [("bits", f"{fmt.name} has no NaN: none")]
-    stored = fmt.precision - 1
+        return [("bits", f"none: {fmt.name} has no NaN")]
     digits = f"{code:0{fmt.bits}b}"
-    start = int(fmt.signed)
-    parts = {
-        "sign": digits[:start],
-        "exponent": digits[start : start + fmt.exponent_bits],
-        "significand": digits[fmt.bits - stored :] if stored else "",
+    exponent_at, significand_at = int(fmt.signed), int(fmt.signed) + fmt.exponent_bits
+    fields = {
+        "sign": digits[:exponent_at],
+        "exponent": digits[exponent_at:significand_at],
+        "significand": digits[significand_at:],
     }
-    bits = Text("  ").join(Text(part, style=_STYLES[name]) for name, part in parts.items() if part)
-    legend = Text("  ").join(Text(name, style=_STYLES[name]) for name, part in parts.items() if part)
-    rows: list[tuple[str, Text | str]] = [("bits", bits), ("", legend), ("code", _code_text(value, fmt))]
-    if math.isfinite(value):
-        rows.append(("reads", _reading(value, int(parts["exponent"], 2), parts["significand"], fmt)))
+    readings = _readings(value, fields, fmt) if math.isfinite(value) else {}
+    bits = Text(" ").join(Text(part, style=_STYLES[name]) for name, part in fields.items() if part)
+    rows: list[tuple[Text | str, Text | str]] = [("code", _code_text(value, fmt)), ("bits", bits)]
+    for name, part in fields.items():
+        if part:
+            rows.append((name, Text(f"{part}   {readings.get(name, '')}".rstrip(), style=_STYLES[name])))
     return rows
 
 
-def _reading(value: float, field: int, significand: str, fmt: Format) -> str:
-    sign = "-" if math.copysign(1, value) < 0 else "+"
+def _readings(value: float, fields: dict[str, str], fmt: Format) -> dict[str, str]:
+    """What the fields of a finite number stand for."""
+    field = int(fields["exponent"], 2)
     subnormal = field == 0 and fmt.has_zero
-    exponent = fmt.emin if subnormal else field - fmt.bias
-    origin = f"subnormal: emin = {exponent}" if subnormal else f"{field} - {fmt.bias} = {exponent}"
-    point = f"{int(not subnormal)}{'.' if significand else ''}{significand}"
-    return f"{sign}{point} (binary) x 2^{exponent}   (exponent {origin})"
+    if subnormal:
+        exponent = f"2^{fmt.emin} = 2^emin"
+    else:
+        exponent = f"2^({field} - {fmt.bias}) = 2^{field - fmt.bias}"
+    kind = ("   (zero)" if value == 0 else "   (subnormal)") if subnormal else ""
+    written = f"{int(not subnormal)}.{fields['significand']}" if fmt.bits <= 40 else ""
+    significand = f"{written}{kind}"
+    return {"sign": "-" if fields["sign"] == "1" else "+", "exponent": exponent, "significand": significand}
 
 
 def _value_rows(number: Fraction | float, value: float, fmt: Format) -> list[tuple[str, str]]:
@@ -117,7 +123,7 @@ def _value_rows(number: Fraction | float, value: float, fmt: Format) -> list[tup
     exact = Fraction(value)
     rows = [("value", decimal_text(exact) if value else f"{value:g}")]
     if value:
-        rows += [("", f"= {exact}"), ("", f"= {value.hex()}")]
+        rows += [("", f"= {exact}"), ("", f"= {_hex(value)}")]
     if isinstance(number, Fraction):
         rows.append(("error", _error_text(number, exact, fmt)))
     return rows
@@ -127,8 +133,13 @@ def _error_text(number: Fraction, value: Fraction, fmt: Format) -> str:
     error = value - number
     if error == 0:
         return "0: exact"
-    relative = f", {float(error / number):+.3g} relative" if number else ""
-    return f"{float(error):+.6g} = {_ulps(error, number, fmt):+.4f} ulp{relative}"
+    relative = f", relative {abs(float(error / number)):.3g}" if number else ""
+    return f"{_ulps(error, number, fmt):+.4f} ulp   ({float(error):+.6g}{relative})"
+
+
+def _hex(value: float) -> str:
+    significand, _, exponent = value.hex().partition("p")
+    return f"{significand.rstrip('0').rstrip('.') if '.' in significand else significand}p{exponent}"
 
 
 def _ulps(difference: Fraction, number: Fraction, fmt: Format) -> float:
@@ -147,7 +158,7 @@ def _neighbor_rows(number: Fraction | float, value: float, fmt: Format) -> list[
         neighbor = float(step(value, fmt))
         text = decimal_text(Fraction(neighbor)) if neighbor and math.isfinite(neighbor) else f"{neighbor:g}"
         distance = ""
-        if isinstance(number, Fraction) and math.isfinite(neighbor):
+        if isinstance(number, Fraction) and math.isfinite(neighbor) and math.isfinite(value):
             distance = f"   {_ulps(Fraction(neighbor) - number, number, fmt):+.4f} ulp"
         rows.append((label, f"{text}   {_code_text(neighbor, fmt)}{distance}"))
     return rows

@@ -49,9 +49,9 @@ def round_to_odd(value: Fraction) -> float:
     try:
         nearest = float(value)
     except OverflowError:
-        nearest = math.copysign(math.inf, value)
+        nearest = math.inf
     if math.isinf(nearest):
-        return math.copysign(sys.float_info.max, value)
+        return sys.float_info.max if value > 0 else -sys.float_info.max
     error = value - Fraction(nearest)
     if error == 0 or struct.unpack("<q", struct.pack("<d", nearest))[0] & 1:
         return nearest
@@ -59,10 +59,10 @@ def round_to_odd(value: Fraction) -> float:
 
 
 def decimal_text(value: Fraction, digits: int = 60) -> str:
-    """A dyadic rational as the exact decimal, or its leading digits and "..." where it has more than `digits`."""
+    """A dyadic rational as the exact decimal, or its leading ones and "..." where it has more than `digits`."""
     with localcontext(prec=2500, rounding=ROUND_DOWN):  # float64's values have at most 1075 digits
         exact = (Decimal(value.numerator) / Decimal(value.denominator)).normalize()
         count = len(exact.as_tuple().digits)
         if count > digits:
-            return f"{exact:.{digits - 1}e}... ({count} digits)"
-        return f"{exact:f}" if -7 <= exact.adjusted() <= 20 else f"{exact:e}"
+            return f"{exact:.40e}... ({count} digits)"
+        return f"{exact:f}" if -5 <= exact.adjusted() <= 20 else f"{exact:e}"
