@@ -14,11 +14,12 @@ _HOMES = {
     "fpsim.rounding": ("Rounding", "get_rounding", "round"),
     "fpsim.encoding": ("decode", "encode", "next_down", "next_up", "ulp"),
     "fpsim.arithmetic": ("add", "div", "fma", "mul", "sqrt", "sub"),
-    "fpsim.accumulation": ("Accumulator", "Tree", "get_accumulator", "reveal"),
+    "fpsim.accumulation": ("Accumulator", "Order", "Tree", "get_accumulator", "reveal"),
     "fpsim.products": ("dot", "matmul"),
-    "fpsim.reductions": ("cumsum", "sum"),
-    "fpsim.convolution": ("conv",),
-    "fpsim.emulation": ("Simulation", "UnsupportedOp", "emulate", "run"),
+    "fpsim.reductions": ("cumsum", "mean", "sum"),
+    "fpsim.convolution": ("conv", "conv_input_gradient", "conv_weight_gradient"),
+    "fpsim.threads": ("get_num_threads", "set_num_threads"),
+    "fpsim.emulation": ("Report", "Simulation", "UnsupportedOp", "emulate", "run"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -27,13 +28,24 @@ __all__ = sorted(_HOME_OF)
 if TYPE_CHECKING:
     from fpsim.accumulation import (
         Accumulator as Accumulator,
+        Order as Order,
         Tree as Tree,
         get_accumulator as get_accumulator,
         reveal as reveal,
     )
     from fpsim.arithmetic import add as add, div as div, fma as fma, mul as mul, sqrt as sqrt, sub as sub
-    from fpsim.convolution import conv as conv
-    from fpsim.emulation import Simulation as Simulation, UnsupportedOp as UnsupportedOp, emulate as emulate, run as run
+    from fpsim.convolution import (
+        conv as conv,
+        conv_input_gradient as conv_input_gradient,
+        conv_weight_gradient as conv_weight_gradient,
+    )
+    from fpsim.emulation import (
+        Report as Report,
+        Simulation as Simulation,
+        UnsupportedOp as UnsupportedOp,
+        emulate as emulate,
+        run as run,
+    )
     from fpsim.encoding import (
         decode as decode,
         encode as encode,
@@ -43,11 +55,14 @@ if TYPE_CHECKING:
     )
     from fpsim.formats import FORMATS as FORMATS, Format as Format, get_format as get_format
     from fpsim.products import dot as dot, matmul as matmul
-    from fpsim.reductions import cumsum as cumsum, sum as sum
+    from fpsim.reductions import cumsum as cumsum, mean as mean, sum as sum
     from fpsim.rounding import Rounding as Rounding, get_rounding as get_rounding, round as round
+    from fpsim.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
 
 
 def __getattr__(name: str) -> object:
+    if name in ("accumulation", "emulation"):
+        return import_module(f"fpsim.{name}")
     module = _HOME_OF.get(name)
     if module is None:
         raise AttributeError(f"module 'fpsim' has no attribute {name!r}")

@@ -14,7 +14,8 @@ LAYERS = (
     ("rounding", "_checks", "threads"),
     ("encoding", "arithmetic", "elementary"),
     ("accumulation",),
-    ("_product_plans", "_product_runs", "_sums", "_geometry", "products", "reductions", "convolution"),
+    ("_operands", "_product_plans", "_product_runs", "_geometry"),
+    ("products", "_sums", "reductions", "_convolutions", "convolution"),
     ("emulation",),
     ("cli",),
 )
