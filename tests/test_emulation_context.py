@@ -51,10 +51,10 @@ def test_an_optimizer_step_outside_the_context_raises():
     optimizer = torch.optim.SGD(sim.parameters(), lr=0.1)
     with sim:
         sim(torch.randn(2, 12)).sum().backward()
-    before = sim[0].weight.clone()
+    before = sim.model[0].weight.clone()
     with pytest.raises(OutsideContext, match=r"SGD\.step\(\)"):
         optimizer.step()
-    assert torch.equal(sim[0].weight, before)
+    assert torch.equal(sim.model[0].weight, before)
 
 
 def test_an_optimizer_of_the_original_model_raises():
@@ -236,7 +236,7 @@ def test_integers_and_booleans_pass():
     x = torch.arange(10)
     with fpsim.emulate("fp16"):
         assert torch.equal(x + 1, torch.arange(1, 11))
-        assert torch.equal((x * x).cumsum(0) if False else x * x, torch.tensor([i * i for i in range(10)]))
+        assert torch.equal(x * x, torch.tensor([i * i for i in range(10)]))
         assert bool((x > 3).any())
         assert int(x.sum()) == 45
         assert (x == 3).float().sum() == 1

@@ -224,7 +224,8 @@ def test_sums_accumulate_and_means_divide_in_the_accumulator():
     same(mean, expected / 300)
     same(everything, half_chain(torch.ones(1, 2100), x.reshape(-1, 1))[0, 0])
     with fpsim.emulate("fp16"):
-        same(x.sum(1), torch.from_numpy(single_chain(x, torch.ones(7, 1))[:, 0].astype(np.float16)))
+        rows = x.sum(1)
+    same(rows, torch.from_numpy(single_chain(x, torch.ones(7, 1))[:, 0].astype(np.float16)))
 
 
 def test_addmm_rounds_its_factors_in_the_accumulator():

@@ -7,8 +7,11 @@ class UnsupportedOp(NotImplementedError):
     """An operation that no rule covers, or that a rule refuses; its message names the op, its inputs and its module."""
 
 
-class UnsupportedTensor(UnsupportedOp, TypeError):
-    """A tensor that the machine under emulation does not have: another dtype, another device, another layout."""
+class UnsupportedTensor(UnsupportedOp):
+    """A tensor that the machine under emulation does not have: another dtype, another device, another layout.
+
+    No TypeError: torch's operators would take one for "not implemented" and hide what it says.
+    """
 
 
 class OutsideContext(RuntimeError):

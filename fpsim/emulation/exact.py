@@ -11,7 +11,7 @@ from fpsim.emulation.table import Rule, is_out, overloads, register, register_fu
 
 _aten = torch.ops.aten
 
-VIEWS = """alias as_strided detach diagonal expand lift lift_fresh permute select slice split split_with_sizes squeeze t
+VIEWS = """alias as_strided detach diagonal expand lift_fresh permute select slice split split_with_sizes squeeze t
 transpose unbind unfold unsqueeze view _reshape_alias _unsafe_view unsafe_split unsafe_split_with_sizes unsafe_chunk
 set_ resize_ resize_as_ swapaxes swapdims""".split()
 

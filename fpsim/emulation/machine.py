@@ -38,7 +38,8 @@ def _thresholds(fmt: Format, rounding: Rounding, dtype: np.dtype) -> tuple[Any, 
     under = [_largest_to_zero(fmt, rounding, sign) for sign in (1.0, -1.0)]
     limits = np.array([over[0], -over[1], under[0], under[1]])
     if dtype == np.float32:  # the same sets of float32 values: thresholds move to the next float32 inwards
-        narrow = limits.astype(np.float32)
+        with np.errstate(over="ignore"):
+            narrow = limits.astype(np.float32)
         narrow[0] = np.nextafter(narrow[0], np.float32(np.inf)) if narrow[0] < limits[0] else narrow[0]
         narrow[1] = np.nextafter(narrow[1], np.float32(-np.inf)) if narrow[1] > limits[1] else narrow[1]
         narrow[2] = np.nextafter(narrow[2], np.float32(0)) if narrow[2] > limits[2] else narrow[2]

@@ -165,7 +165,8 @@ def run(
 
     Raises
     ------
-    TypeError : not a module; parameters in float16, bfloat16 or complex numbers, or on another device.
+    TypeError : not a module.
+    UnsupportedTensor : parameters in float16, bfloat16 or complex numbers, or on another device.
     ValueError : unknown names, float64 parameters, a model that cannot be copied (use inplace=True).
     RuntimeError : under `torch.inference_mode`, where parameters could never be trained.
 
