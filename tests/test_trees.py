@@ -215,7 +215,8 @@ def test_bad_orders():
         orders.given(((0, 1), 2))(4)
     with pytest.raises(ValueError, match="no combination 'sideways'; there are sequential, pairwise"):
         lanes(4, "sideways")
-    for text in ("zigzag", "pairwise(3)", "blocked", "blocked(", "blocked(3", "lanes(2,pairwise,3)", "split(a)", "given((0,"):
+    wrong = ["zigzag", "pairwise(3)", "blocked", "blocked(", "blocked(3", "lanes(2,pairwise,3)", "split(a)", "given((0,"]
+    for text in wrong:
         with pytest.raises(ValueError) as raised:
             parse_order(text)
         assert text in str(raised.value)

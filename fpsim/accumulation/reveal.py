@@ -105,7 +105,8 @@ class _Probe:
     ) -> None:
         if most < 1:
             raise ValueError(f"largest_count must be at least 1, got {most}")
-        exact = float(dtype.type(unit)) == unit and float(dtype.type(mask)) == mask
+        with np.errstate(over="ignore"):
+            exact = float(dtype.type(unit)) == unit and float(dtype.type(mask)) == mask
         if not (0 < unit < mask < np.inf and exact):
             raise ValueError(f"unit {unit} and mask {mask} must be values of {dtype}, with 0 < unit < mask")
         self.function, self.n, self.most, self.unit, self.mask = function, n, most, unit, mask
