@@ -12,6 +12,7 @@ from fpsim.formats import FP32, FP64, Format
 from fpsim.rounding import Rounding
 
 _PRECISION = {"f4": 24, "f8": 53}
+_DIRECTED = (Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN)
 _NEAREST = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
 
 
@@ -91,23 +92,34 @@ def constants(target: Format, rounding: Rounding, element: str) -> np.ndarray:
     return row
 
 
-def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_products: bool) -> bool:
-    """Whether a float32 carrier gives the same bits (semantics, "When a carrier may be used")."""
-    p = target.precision
-    if 24 < 2 * p + 2 or 2 * operand.precision > 24 or operand.emax > 127 or target.flush:
+def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> bool:
+    """Whether a float32 carrier gives the same bits (semantics, "When a carrier may be used").
+
+    Where instructions carry a direction, directed modes may round twice, and chains of fused multiply-adds keep what
+    float32 loses as an odd last bit, two places below the format's own.
+    """
+    from fpsim._kernels.tiles import HAS_DIRECTIONS
+
+    p, quantum = target.precision, target.emin - target.precision + 1
+    if target.flush or rounding is Rounding.STOCHASTIC or operand.emax > 127 or target.emax > 127 or operand.precision > 24:
         return False
-    if rounding is Rounding.STOCHASTIC:
+    if HAS_DIRECTIONS and (chains or not exact_products):
+        if rounding in _DIRECTED:
+            return p <= 22 and quantum >= -147
+        if exact_products:
+            return p <= 22 and quantum >= -147
+    if 24 < 2 * p + 2 or 2 * operand.precision > 24:
         return False
     if exact_products or rounding is not Rounding.NEAREST_EVEN:
-        return products_are_exact(operand, 24, -149, 127) and target.emin - p + 1 >= -149 and target.emax <= 127
-    return target.emin >= p + 2 * operand.precision - 150 and target.emax <= 127
+        return products_are_exact(operand, 24, -149, 127) and quantum >= -147
+    return target.emin >= p + 2 * operand.precision - 150
 
 
 @lru_cache(maxsize=512)
 def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
     from fpsim._kernels.sums_rounding import EXACT_PRODUCTS, NATIVE
-    from fpsim._kernels.tiles import HAS_FMA
+    from fpsim._kernels.tiles import HAS_DIRECTIONS, HAS_FMA
 
     exact = EXACT_PRODUCTS if exact_products else 0
     no_limit = float("inf")
@@ -122,9 +134,12 @@ def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: 
                     return Scheme("f4", NATIVE | fused, constants(target, rounding, "f4"), no_limit)
             elif not exact_products:
                 return Scheme("f4", NATIVE, constants(target, rounding, "f4"), no_limit)
-    element = "f4" if _fits_single(operand, target, rounding, exact_products) else "f8"
+    direct = HAS_DIRECTIONS and rounding in _DIRECTED and (chains or not exact_products)
+    if direct and is_like(target, FP32) and operand.precision <= 24 and operand.emax <= 127 and operand.emin >= -126:
+        return Scheme("f4", NATIVE | exact, constants(target, rounding, "f4"), no_limit)
+    element = "f4" if _fits_single(operand, target, rounding, exact_products, chains) else "f8"
     row = constants(target, rounding, element)
-    shows_zeros = exact_products or rounding not in _NEAREST
+    shows_zeros = exact_products or rounding is Rounding.DOWN
     if target.flush or (shows_zeros and not target.has_negative_zero):
         return careful_scheme(target, rounding, exact_products)
     top = 126 if element == "f4" else 1022

@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim._kernels.tiles import EXPONENT, SIGN, Vector, larger, smaller, splat
+from fpsim._kernels.tiles import (
+    DOWNWARD,
+    EXPONENT,
+    HAS_DIRECTIONS,
+    INWARD,
+    SIGN,
+    UPWARD,
+    Vector,
+    larger,
+    smaller,
+    splat,
+)
 
 NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD, STOCHASTIC = range(7)
 
@@ -33,8 +44,16 @@ TRACK = 8  # keep the largest exponent seen
 NATIVE = 16  # the carrier is the format: nothing to round
 
 
+_DIRECTIONS = {TOWARD_ZERO: INWARD, UP: UPWARD, DOWN: DOWNWARD}
+
+
 class Arithmetic:
-    """Rounded operations for one carrier, mode and set of flags; `constants` are scalars already in registers."""
+    """Rounded operations for one carrier, mode and set of flags; `constants` are scalars already in registers.
+
+    Where instructions carry a direction, a directed mode rounds in the carrier, then to the format: rounding twice in one
+    direction is rounding once. To nearest and to odd, what a carrier loses is kept as an odd last bit. Elsewhere, and
+    for stochastic rounding, the exact residual of an addition (Knuth's TwoSum) is used.
+    """
 
     def __init__(self, builder: Any, lanes: int, constants: list[Any], mode: int, flags: int):
         self.builder, self.mode, self.flags = builder, mode, flags
@@ -42,10 +61,14 @@ class Arithmetic:
         self.careful = bool(flags & CAREFUL)
         self.exact_products = bool(flags & EXACT_PRODUCTS)
         self.native = bool(flags & NATIVE)
+        self.direction = _DIRECTIONS.get(mode) if HAS_DIRECTIONS else None
+        nearest = mode in (NEAREST_EVEN, NEAREST_AWAY)
         # Nearest modes may round a sum of two values twice: the carrier has 2p + 2 bits.
-        self.needs_residual = self.exact_products or mode not in (NEAREST_EVEN, NEAREST_AWAY)
-        # An unfused chain from +0 to nearest never shows the sign of a zero.
-        self.keeps_zero_sign = self.careful or self.needs_residual
+        inexact = self.direction is None and (self.exact_products or not nearest)
+        self.by_residual = inexact and (mode == STOCHASTIC or not HAS_DIRECTIONS)
+        self.to_odd = inexact and not self.by_residual
+        # Sums of values of the format are exact where they underflow, so that a zero that a sum from +0 shows is +0.
+        self.keeps_zero_sign = self.careful or self.exact_products or mode == DOWN
         self.seen: list[Vector] = []
 
     def __getitem__(self, position: int) -> Vector:
@@ -53,7 +76,7 @@ class Arithmetic:
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         """The product, rounded unless leaves are exact."""
-        product = left * right
+        product = left * right if self.direction is None else left.times(right, self.direction)
         if self.exact_products or self.native:
             return product
         clamp = self.careful or bool(self.flags & CLAMP)
@@ -61,20 +84,33 @@ class Arithmetic:
 
     def chain(self, total: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
         """total + left * right, as a step of a chain."""
-        if self.native and self.exact_products:
+        if not self.exact_products:
+            return self.add(total, self.leaf(left, right, draws[0]), draws[1])
+        if self.direction is not None:
+            exact = left.times_plus_toward(right, total, self.direction)
+            return exact if self.native else self.round(exact, None, True, draws[1])
+        if self.native:
             return left.times_plus(right, total, fused=True)
-        return self.add(total, self.leaf(left, right, draws[0]), draws[1])
+        if self.to_odd:
+            bounds = [left.times_plus_toward(right, total, way) for way in (INWARD, DOWNWARD, UPWARD)]
+            return self.round(odd_between(*bounds), None, True, draws[1])
+        return self.add(total, left * right, draws[1])
 
     def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         """The rounded sum. Without exact products a sum below 2^emin is a multiple of the quantum: no clamp."""
-        total = left + right
+        clamp = self.careful or self.exact_products
+        if self.direction is not None:
+            total = left.plus(right, self.direction)
+        elif self.to_odd and not self.native:
+            total = odd_between(*(left.plus(right, way) for way in (INWARD, DOWNWARD, UPWARD)))
+        else:
+            total = left + right
         if self.native:
             return total
-        clamp = self.careful or self.exact_products
-        if not self.needs_residual:
+        if not self.by_residual:
             return self.round(total, None, clamp, draw)
         back = total - left
-        residual = (left - (total - back)) + (right - back)  # exact (Knuth's TwoSum)
+        residual = (left - (total - back)) + (right - back)
         if self.mode == DOWN:
             sign = SIGN[total.width]
             signs = ((left.ints() | right.ints()) & sign).floats()
@@ -93,16 +129,32 @@ class Arithmetic:
             self.seen.append(power)
         if self.careful:
             power = smaller(power, self[HIGHEST])
-        shifted = power.times_plus(self[MAGIC], x)
-        result = power.times_plus(self[MAGIC].negative(), shifted)
-        if self.mode != NEAREST_EVEN:
-            result = self._correct(x, result, power, shifted)
+        if HAS_DIRECTIONS and self.mode not in (NEAREST_EVEN, STOCHASTIC):
+            result = self._round_directed(x, power)
+        else:
+            shifted = power.times_plus(self[MAGIC], x)
+            result = power.times_plus(self[MAGIC].negative(), shifted)
+            if self.mode != NEAREST_EVEN:
+                result = self._correct(x, result, power, shifted)
         if self.mode == STOCHASTIC:
             assert draw is not None
             result = self._climb(raw, residual, result, power, draw)
         if self.careful:
             return self._edges(x, result)
         return result.with_sign_of(x) if self.keeps_zero_sign else result
+
+    def _round_directed(self, x: Vector, power: Vector) -> Vector:
+        back = self[MAGIC].negative()
+        if self.mode == ODD:
+            # Both bounds are positive; where they differ the odd one is the lower with its last bit set.
+            low, high = (power.times_plus_toward(self[MAGIC], x, way) for way in (DOWNWARD, UPWARD))
+            return power.times_plus(back, odd_between(low, low, high))
+        if self.mode in (UP, DOWN):
+            return power.times_plus(back, power.times_plus_toward(self[MAGIC], x, _DIRECTIONS[self.mode]))
+        power = power.with_sign_of(x)
+        if self.mode == NEAREST_AWAY:
+            x = power.times_plus_toward(self[ULP] * 0.5, x, INWARD)  # half an ulp outward, then truncated
+        return power.times_plus(back, power.times_plus_toward(self[MAGIC], x, INWARD))
 
     def _correct(self, x: Vector, result: Vector, power: Vector, shifted: Vector) -> Vector:
         ulp = power * self[ULP]
@@ -151,6 +203,12 @@ class Arithmetic:
         infinite = (x.ints() & (SIGN[x.width] - 1)).compare("==", EXPONENT[x.width])
         rounded = infinite.select(self[INFINITE].with_sign_of(x), rounded)
         return rounded + self[ZERO]
+
+
+def odd_between(inward: Vector, lower: Vector, upper: Vector) -> Vector:
+    """What lies between two neighbors in the carrier, rounded to odd; `inward` is the one nearer to zero."""
+    odd = (inward.ints() | 1).floats()
+    return lower.compare("!=", upper).select(odd, inward)
 
 
 def to_odd(x: Vector, residual: Vector) -> Vector:

@@ -19,7 +19,10 @@ from numba.extending import intrinsic, register_model
 REGISTER_BITS = 512
 EXPONENT = {32: 0x7F800000, 64: 0x7FF0000000000000}
 SIGN = {32: 0x80000000, 64: 0x8000000000000000}
-HAS_FMA = bool(llvmlite.binding.get_host_cpu_features().get("fma")) or "aarch64" in llvmlite.binding.get_process_triple()
+_FEATURES = llvmlite.binding.get_host_cpu_features()
+HAS_FMA = bool(_FEATURES.get("fma")) or "aarch64" in llvmlite.binding.get_process_triple()
+HAS_DIRECTIONS = bool(_FEATURES.get("avx512f"))  # instructions that carry their rounding direction
+DOWNWARD, UPWARD, INWARD = 9, 10, 11  # as AVX-512 encodes them, exceptions suppressed
 
 
 class TileType(types.Type):
@@ -126,6 +129,26 @@ class Vector:
         kind = self.value.type
         function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(kind, [kind] * 3), name)
         return Vector(self.builder, self.builder.call(function, [self.value, factor.value, term.value]))
+
+    def _directed(self, name: str, direction: int, *others: Vector) -> Vector:
+        kind, code = self.value.type, ir.IntType(32)
+        suffix = "ps" if self.width == 32 else "pd"
+        signature = ir.FunctionType(kind, [kind] * (1 + len(others)) + [code])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, f"llvm.x86.avx512.{name}.{suffix}.512")
+        values = [self.value, *(other.value for other in others), ir.Constant(code, direction)]
+        return Vector(self.builder, self.builder.call(function, values))
+
+    def plus(self, other: Vector, direction: int) -> Vector:
+        """The sum rounded downward, upward or inward by one instruction (only with HAS_DIRECTIONS)."""
+        return self._directed("add", direction, other)
+
+    def times(self, other: Vector, direction: int) -> Vector:
+        """The product, likewise."""
+        return self._directed("mul", direction, other)
+
+    def times_plus_toward(self, factor: Vector, term: Vector, direction: int) -> Vector:
+        """self * factor + term in one rounding, likewise."""
+        return self._directed("vfmadd", direction, factor, term)
 
     def unsigned_to_double(self) -> Vector:
         return Vector(self.builder, self.builder.uitofp(self.value, ir.VectorType(ir.DoubleType(), self.lanes)))
