@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Arithmetic:
     accumulator: Accumulator
     rounding: Rounding
     key: int = 0
-    counters: np.ndarray | None = None
+    counters: Any = None
 
     def product(
         self,

@@ -147,7 +147,8 @@ def matmul_into(
 
     `addend` (of out's shape) and `bias` (one for each column) are added to the accumulator after the sum, in its format,
     in that order; the result is then rounded to `fmt`. `first_element` numbers out[0, 0] for stochastic draws, and
-    `row_elements` is how much further each row starts (out's columns if left out).
+    `row_elements` is how much further each row starts (out's columns if left out). `counters` is called with the
+    accumulated matrix before its rounding to `fmt`, where the accumulator's format is another.
     Raises ValueError for formats too wide to compute in and in flush-to-zero mode; operands are not checked.
     """
     refuse_flush_to_zero()
@@ -171,6 +172,8 @@ def matmul_into(
             node += 1
     if held != fmt:
         result = np.ascontiguousarray(result)
+        if counters is not None:
+            counters(result)
         _round_rows(result, fmt, rounding, key ^ _FINAL, draws)
     out[...] = result
 

@@ -8,55 +8,68 @@ import numpy as np
 import torch
 
 from fpsim._kernels import counting
+from fpsim._sums import mean_axes, sum_axes
 from fpsim.formats import Format
 from fpsim.products import matmul_into
 from fpsim.rounding import Rounding, round_into
 
 
-def _holds(fmt: Format) -> type:
-    """The narrowest dtype that holds the format."""
-    return np.float32 if fmt.precision <= 24 and fmt.emax <= 127 and fmt.emin - fmt.precision >= -150 else np.float64
+class Watch:
+    """Counts what the last rounding of a product or sum does, and what its accumulator did."""
+
+    def __init__(self, machine: Any):
+        self._machine = machine
+        self._counted = False
+        self.row = machine.row()
+
+    def __call__(self, accumulated: np.ndarray) -> None:
+        self._counted = True
+        self._machine.count_before(accumulated.reshape(-1), self.row)
+
+    def finish(self, out: np.ndarray, *operands: np.ndarray) -> None:
+        """Count results that nobody counted; an infinity from finite operands is an overflow."""
+        before = int(self.row[counting.INFINITE])
+        if not self._counted:
+            counting.count_results(out.reshape(-1), self.row)
+        infinite = int(self.row[counting.INFINITE]) - before
+        if infinite and all(np.isfinite(operand).all() for operand in operands):
+            self.row[counting.INFINITE] -= infinite
+            self.row[counting.OVERFLOWS] += infinite
 
 
-def product(machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0) -> np.ndarray:
+def product(
+    machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0
+) -> np.ndarray:
     """a @ b (2-D, values of the format) through the accumulator, then rnd(rnd(alpha * acc) + rnd(beta * addend)) in its format.
 
     Factors of 1 are skipped. `addend` broadcasts to the result. One rounding to the format at the end; float32 out.
     """
     policy = machine.policy
     key = machine.key() if machine.stochastic else 0
-    shape = (a.shape[0], b.shape[1])
+    out = np.empty((a.shape[0], b.shape[1]), np.float32)
     if alpha == 1 and (addend is None or beta == 1):
-        out = np.empty(shape, np.float32)
-        matmul_into(a, b, out, policy.fmt, policy.accumulator, policy.rounding, key, addend)
-        counting.count_results(out.reshape(-1), machine.row())
+        watch = Watch(machine)
+        matmul_into(a, b, out, policy.fmt, policy.accumulator, policy.rounding, key, addend, watch)
+        watch.finish(out, a, b, *(() if addend is None else (addend,)))
         return out
-    inner = _inner_format(policy)
-    out = np.empty(shape, _holds(inner))
-    matmul_into(a, b, out, inner, policy.accumulator, policy.rounding, key)
-    return _epilogue(machine, out, inner, addend, alpha, beta)
-
-
-def _inner_format(policy: Any) -> Format:
-    accumulator = policy.accumulator
-    return accumulator.promoted or accumulator.format
+    # Without factors the engine's own epilogue does; with them its value before the last rounding is what they scale.
+    kept: list[np.ndarray] = []
+    matmul_into(a, b, out, policy.fmt, policy.accumulator, policy.rounding, key, None, kept.append)
+    total = np.array(kept[0] if kept else out, np.float64)
+    return _epilogue(machine, total, policy.accumulator.promoted or policy.accumulator.format, addend, alpha, beta)
 
 
 def _epilogue(machine: Any, total: np.ndarray, inner: Format, addend: np.ndarray | None, alpha: float, beta: float) -> np.ndarray:
     if alpha != 1:
-        total = _rounded(machine, total.astype(np.float64) * machine.scalar(float(alpha)), inner)
+        total = _rounded(machine, total * machine.scalar(float(alpha)), inner)
     if addend is not None:
+        from fpsim.emulation.elementwise import odd_sum
+
         scaled = addend.astype(np.float64)
         if beta != 1:
             scaled = _rounded(machine, scaled * machine.scalar(float(beta)), inner)
-        total = _rounded(machine, _sum(total, scaled, machine.rounding), inner)
-    return narrow(machine, total)
-
-
-def _sum(a: np.ndarray, b: np.ndarray, rounding: Rounding) -> np.ndarray:
-    from fpsim.emulation.elementwise import odd_sum
-
-    return odd_sum(a, b, rounding)
+        total = _rounded(machine, odd_sum(total, scaled, machine.rounding), inner)
+    return machine.finish(torch.from_numpy(np.ascontiguousarray(total))).numpy()
 
 
 def _rounded(machine: Any, values: np.ndarray, fmt: Format) -> np.ndarray:
@@ -65,19 +78,11 @@ def _rounded(machine: Any, values: np.ndarray, fmt: Format) -> np.ndarray:
     return values
 
 
-def narrow(machine: Any, values: np.ndarray) -> np.ndarray:
-    """Values rounded once to the format, as float32."""
-    return machine.finish(torch.from_numpy(np.ascontiguousarray(values)).reshape(values.shape)).numpy()
-
-
-def column_sums(machine: Any, values: np.ndarray, divisor: int | None = None) -> np.ndarray:
-    """The sum of each column of (k, m), over ascending rows, through the accumulator; divided by `divisor` in its format."""
-    ones = np.ones((1, values.shape[0]), np.float32)
-    if divisor is None:
-        return product(machine, ones, values)[0]
+def reduction(machine: Any, x: np.ndarray, axes: tuple[int, ...], mean: bool = False) -> np.ndarray:
+    """The sum (or mean) over the axes, in row-major order of what is summed; float32 out, the axes gone."""
     policy = machine.policy
-    inner = _inner_format(policy)
-    total = np.empty((1, values.shape[1]), _holds(inner))
-    matmul_into(ones, values, total, inner, policy.accumulator, policy.rounding, machine.key() if machine.stochastic else 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return narrow(machine, _rounded(machine, total.astype(np.float64) / divisor, inner))[0]
+    watch = Watch(machine)
+    function = mean_axes if mean else sum_axes
+    out = function(x, axes, policy.fmt, policy.accumulator, policy.rounding, machine.key() if machine.stochastic else 0)
+    watch.finish(np.ascontiguousarray(out), x)
+    return out

@@ -217,6 +217,15 @@ class Machine:
         result.untyped_storage()._fpsim = self.tag  # type: ignore[attr-defined]
         return result
 
+    def count_before(self, flat: np.ndarray, row: np.ndarray) -> None:
+        """Count what rounding these float32 or float64 numbers to the format is about to do."""
+        if self.stochastic:  # no threshold tells: what exceeds max_finite is counted
+            kind = flat.dtype.type
+            limit = np.nextafter(kind(self.fmt.max_finite), kind(np.inf))
+            counting.count_edges(flat, limit, -limit, kind(0), kind(0), row)
+        else:
+            counting.count_edges(flat, *(self._limits32 if flat.dtype == np.float32 else self._limits64), row)
+
     def _round_flat(self, flat: np.ndarray, row: np.ndarray) -> None:
         if self.stochastic:
             before = flat.copy()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fpsim._kernels import softmax as chains
-from fpsim.emulation.engine import column_sums
+from fpsim.emulation.engine import reduction
 from fpsim.emulation.matmul import is_native, native
 from fpsim.emulation.table import register
 
@@ -46,8 +46,7 @@ def _reduce(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dty
     if is_native(machine):
         return native(machine, op, x) if dim is None and not keepdim else native(machine, op, x, dim, keepdim)
     axes = _axes(dim, x.dim())
-    count = math.prod(x.shape[axis] for axis in axes)
-    sums = column_sums(machine, _columns(x, axes), count if mean else None)
+    sums = reduction(machine, x.detach().numpy(), tuple(axes), mean)
     return machine.exact(torch.from_numpy(np.ascontiguousarray(sums)).reshape(_shape(x, axes, keepdim)))
 
 
