@@ -87,9 +87,8 @@ def test_entry_is_counted():
 
 
 def test_two_policies_do_not_nest():
-    with fpsim.emulate("fp16"), pytest.raises(RuntimeError, match="already emulating"):
-        with fpsim.emulate("bf16"):
-            pass
+    with fpsim.emulate("fp16"), pytest.raises(RuntimeError, match="already emulating"), fpsim.emulate("bf16"):
+        pass
     with fpsim.emulate("fp16"), fpsim.emulate("fp16"):
         assert float(torch.tensor(1.0) / 3) == float(np.float16(1 / 3))
 
@@ -165,7 +164,14 @@ def test_an_operation_without_a_rule_raises_and_says_how_to_add_one():
 def test_every_other_operation_raises():
     """Whatever torch has and the table does not: called with a float tensor, it never computes."""
     x = torch.eye(3)
-    calls = [torch.linalg.inv, torch.linalg.svd, torch.linalg.eigh, lambda x: torch.fft.fft(x), lambda x: torch.cdist(x, x), torch.matrix_exp]
+    calls = [
+        torch.linalg.inv,
+        torch.linalg.svd,
+        torch.linalg.eigh,
+        lambda x: torch.fft.fft(x),
+        lambda x: torch.cdist(x, x),
+        torch.matrix_exp,
+    ]
     with fpsim.emulate("fp16"):
         for call in calls:
             with pytest.raises(UnsupportedOp):
@@ -200,11 +206,25 @@ def test_a_rule_from_outside():
 
 def test_every_view_in_the_table_is_one():
     families = {entry.family for entry in TABLE.values()}
-    assert {"view", "exact", "elementwise", "elementary", "matmul", "convolution", "reduction", "normalization"} <= families
+    assert {
+        "view",
+        "exact",
+        "elementwise",
+        "elementary",
+        "matmul",
+        "convolution",
+        "reduction",
+        "normalization",
+    } <= families
     for op, entry in TABLE.items():
         if entry.family == "view":
             returned = op._schema.returns
-            assert op.is_view or any(item.alias_info for item in returned) or "unsafe" in op._schema.name or op._schema.name.endswith("_")
+            assert (
+                op.is_view
+                or any(item.alias_info for item in returned)
+                or "unsafe" in op._schema.name
+                or op._schema.name.endswith("_")
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
@@ -212,7 +232,14 @@ def test_other_dtypes_raise(dtype):
     with fpsim.emulate("fp16"), pytest.raises(UnsupportedTensor, match=str(dtype)):
         torch.zeros(2).to(dtype)
     tensor = torch.ones(2, dtype=dtype)
-    for operation in (torch.neg, lambda x: x + 1, lambda x: x.view(1, 2), lambda x: x.sum(), lambda x: x[None] @ x[:, None], lambda x: x.mul_(2)):
+    for operation in (
+        torch.neg,
+        lambda x: x + 1,
+        lambda x: x.view(1, 2),
+        lambda x: x.sum(),
+        lambda x: x[None] @ x[:, None],
+        lambda x: x.mul_(2),
+    ):
         with fpsim.emulate("fp16"), pytest.raises(UnsupportedTensor):
             operation(tensor)
     with pytest.raises(UnsupportedTensor, match=str(dtype)):

@@ -57,7 +57,9 @@ def test_arithmetic_is_that_of_torch_half(name):
 @pytest.mark.parametrize("name", ["add", "sub", "mul"])
 def test_arithmetic_rounds_the_exact_result_in_every_mode(name, mode):
     x, y = values(2000, seed=1, scale=100.0), values(2000, seed=2)
-    exact = getattr(np, {"add": "add", "sub": "subtract", "mul": "multiply"}[name])(x.double().numpy(), y.double().numpy())
+    exact = getattr(np, {"add": "add", "sub": "subtract", "mul": "multiply"}[name])(
+        x.double().numpy(), y.double().numpy()
+    )
     with fpsim.emulate("fp16", rounding=mode):
         emulated = getattr(torch, name)(x, y)
     same(emulated, torch.from_numpy(fpsim.round(exact, "fp16", mode)))  # sums and products of fp16 are exact in float64
@@ -157,7 +159,12 @@ def half_convolution(x, weight, bias, stride, padding, dilation):
         for i in range(kernel_h):
             for j in range(kernel_w):
                 top, left = i * dilation, j * dilation
-                window = padded[:, c, top : top + stride * (rows - 1) + 1 : stride, left : left + stride * (columns - 1) + 1 : stride]
+                window = padded[
+                    :,
+                    c,
+                    top : top + stride * (rows - 1) + 1 : stride,
+                    left : left + stride * (columns - 1) + 1 : stride,
+                ]
                 total = total + window[:, None] * weight[None, :, c, i, j, None, None]
     return total + bias.to(HALF)[None, :, None, None]
 
@@ -180,7 +187,12 @@ def half_convolution_gradients(gradient, x, weight, stride, padding, dilation):
         for row in range(rows):
             for column in range(columns):
                 top, left = row * stride, column * stride
-                window = padded[image, :, top : top + dilation * (kernel_h - 1) + 1 : dilation, left : left + dilation * (kernel_w - 1) + 1 : dilation]
+                window = padded[
+                    image,
+                    :,
+                    top : top + dilation * (kernel_h - 1) + 1 : dilation,
+                    left : left + dilation * (kernel_w - 1) + 1 : dilation,
+                ]
                 gw = gw + gradient[image, :, row, column, None, None, None] * window[None]
     inner = slice(padding, None if padding == 0 else -padding)
     return gx[:, :, inner, inner], gw
@@ -208,7 +220,10 @@ def test_grouped_and_transposed_convolutions_are_their_parts():
     weight, bias = values(6, 2, 3, 3, seed=1), values(6, seed=2)
     with fpsim.emulate("fp16", "fp16"):
         whole = functional.conv2d(x, weight, bias, padding=1, groups=2)
-        parts = [functional.conv2d(x[:, 2 * g : 2 * g + 2], weight[3 * g : 3 * g + 3], bias[3 * g : 3 * g + 3], padding=1) for g in (0, 1)]
+        parts = [
+            functional.conv2d(x[:, 2 * g : 2 * g + 2], weight[3 * g : 3 * g + 3], bias[3 * g : 3 * g + 3], padding=1)
+            for g in (0, 1)
+        ]
         up = functional.conv_transpose2d(x, values(4, 3, 3, 3, seed=4), None, stride=2, padding=1, output_padding=1)
     same(whole, torch.cat(parts, 1))
     gx, _ = half_convolution_gradients(x, torch.zeros(2, 3, 12, 10), values(4, 3, 3, 3, seed=4), 2, 1, 1)
@@ -263,7 +278,10 @@ def test_batch_norm_is_float64_inside():
     sim.eval()
     inverse = 1 / (sim.running_var.double() + layer.eps).sqrt()
     normal = (wide - sim.running_mean.double()[:, None, None]) * inverse[:, None, None]
-    same(sim(x.detach()), once(normal * sim.weight.detach().double()[:, None, None] + sim.bias.detach().double()[:, None, None]))
+    same(
+        sim(x.detach()),
+        once(normal * sim.weight.detach().double()[:, None, None] + sim.bias.detach().double()[:, None, None]),
+    )
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])
@@ -287,8 +305,13 @@ def test_losses_round_once(reduction):
     expected = functional.nll_loss(wide, target, weight.double(), reduction=reduction)
     expected.sum().backward()
     same(loss, fpsim.round(expected.detach(), "fp16"))
-    same(squared, fpsim.round(functional.mse_loss(wide.detach(), torch.zeros(8, 5).double(), reduction=reduction), "fp16"))
-    if reduction != "mean":  # total_weight stays in fp32, so the mean's gradient divides by another number than float64 does
+    same(
+        squared,
+        fpsim.round(functional.mse_loss(wide.detach(), torch.zeros(8, 5).double(), reduction=reduction), "fp16"),
+    )
+    if (
+        reduction != "mean"
+    ):  # total_weight stays in fp32, so the mean's gradient divides by another number than float64 does
         same(x.grad, fpsim.round(wide.grad, "fp16"))
 
 

@@ -35,7 +35,9 @@ def mlp():
 
 OPTIMIZERS = {
     "sgd": lambda parameters, **how: torch.optim.SGD(parameters, lr=0.05, **how),
-    "momentum": lambda parameters, **how: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-3, nesterov=True, **how),
+    "momentum": lambda parameters, **how: torch.optim.SGD(
+        parameters, lr=0.05, momentum=0.9, weight_decay=1e-3, nesterov=True, **how
+    ),
     "adam": lambda parameters, **how: torch.optim.Adam(parameters, lr=0.01, eps=1e-4, **how),
     "adamw": lambda parameters, **how: torch.optim.AdamW(parameters, lr=0.01, eps=1e-4, **how),
 }
@@ -53,7 +55,7 @@ def assert_values(sim, fmt, optimizer=None):
         assert parameter.grad is None or is_value(parameter.grad, fmt), name
     for name, buffer in sim.named_buffers():
         assert is_value(buffer, fmt), name
-    for state in (optimizer.state.values() if optimizer else ()):
+    for state in optimizer.state.values() if optimizer else ():
         for key, entry in state.items():
             assert key == "step" or not isinstance(entry, torch.Tensor) or is_value(entry, fmt), key
 
@@ -154,7 +156,10 @@ def test_inplace_uses_the_model_itself():
 def test_the_accumulator_matters_and_nothing_else_does():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10))
-    runs = [train(model, "sgd", FORLOOP, shape=(256,), fmt="fp16", accumulate=accumulate)[0] for accumulate in ("fp16", "fp32", None, "fp16:pairwise")]
+    runs = [
+        train(model, "sgd", FORLOOP, shape=(256,), fmt="fp16", accumulate=accumulate)[0]
+        for accumulate in ("fp16", "fp32", None, "fp16:pairwise")
+    ]
     assert not torch.equal(flat(runs[0]), flat(runs[1]))
     assert torch.equal(flat(runs[1]), flat(runs[2]))
     assert not torch.equal(flat(runs[0]), flat(runs[3]))
@@ -294,7 +299,11 @@ def test_what_is_counted():
     modules = sim.report().by_module()
     assert {"0", "2"} <= set(modules)
     operations = {(module, operation) for module, operation, _ in sim.report()}
-    assert {("0", "addmm"), ("2", "addmm"), ("2", "mm")} <= operations  # the backward product is attributed to its layer
+    assert {
+        ("0", "addmm"),
+        ("2", "addmm"),
+        ("2", "mm"),
+    } <= operations  # the backward product is attributed to its layer
 
 
 def test_marks_follow_storages():

@@ -31,7 +31,9 @@ def _five(array: np.ndarray) -> np.ndarray:
     return array.reshape(*array.shape[:2], *(1,) * (5 - array.ndim), *array.shape[2:])
 
 
-def _compute(machine: Any, into: Callable[..., None], left: torch.Tensor, right: torch.Tensor, shape: tuple[int, ...], *rest: Any) -> torch.Tensor:
+def _compute(
+    machine: Any, into: Callable[..., None], left: torch.Tensor, right: torch.Tensor, shape: tuple[int, ...], *rest: Any
+) -> torch.Tensor:
     """Run one of the engine's three products into a new tensor of that shape."""
     watch = Watch(machine)
     policy = machine.policy
@@ -50,15 +52,23 @@ def _geometry(x_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilati
 
 def _shaped(machine: Any, result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Contiguous, or channels last where the input is."""
-    channels_last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    channels_last = (
+        like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    )
     return machine.exact(result.contiguous(memory_format=torch.channels_last) if channels_last else result)
 
 
-def _transposed_shape(x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, output_padding: Any, groups: int) -> tuple[int, ...]:
+def _transposed_shape(
+    x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, output_padding: Any, groups: int
+) -> tuple[int, ...]:
     """The result's shape of a transposed convolution: the input's of the convolution whose gradient it is."""
     dims = x.dim() - 2
     spatial = [
-        (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + output_padding[i] + 1
+        (x.shape[2 + i] - 1) * stride[i]
+        - 2 * padding[i]
+        + dilation[i] * (weight.shape[2 + i] - 1)
+        + output_padding[i]
+        + 1
         for i in range(dims)
     ]
     return (x.shape[0], weight.shape[1] * groups, *spatial)
@@ -66,16 +76,39 @@ def _transposed_shape(x: Any, weight: Any, stride: Any, padding: Any, dilation: 
 
 @register(_aten.convolution.default, family="convolution")
 def convolution(
-    machine: Any, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int
+    machine: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
 ) -> torch.Tensor:
     if x.dtype is torch.float64 and weight.dtype is torch.float64:
         return _aten.convolution.default(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
     if is_native(machine):
-        return native(machine, _aten.convolution.default, x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+        return native(
+            machine,
+            _aten.convolution.default,
+            x,
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            transposed,
+            output_padding,
+            groups,
+        )
     x, weight = machine.floating(x), machine.floating(weight)
     offsets = None if bias is None else machine.operand(bias).detach().numpy()
     dims = x.dim() - 2
-    stride, padding, dilation, output_padding = (_full(item, dims) for item in (stride, padding, dilation, output_padding))
+    stride, padding, dilation, output_padding = (
+        _full(item, dims) for item in (stride, padding, dilation, output_padding)
+    )
     if transposed:
         shape = _transposed_shape(x, weight, stride, padding, dilation, output_padding, groups)
         geometry = _geometry(shape, weight.shape, stride, padding, dilation, groups)

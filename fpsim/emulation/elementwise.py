@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim.emulation.table import Rule, register, register_functional
+from fpsim.emulation.table import Rule, names, register_functional
 from fpsim.rounding import Rounding
 
 _aten = torch.ops.aten
@@ -42,7 +42,9 @@ def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> to
     """The result in float64 from which one rounding in any mode is right: mul is exact, div and sqrt have 53 >= 2p + 2 bits."""
     if name in ("add", "sub"):
         second = y.detach().numpy()
-        return torch.from_numpy(np.asarray(odd_sum(x.detach().numpy(), second if name == "add" else -second, machine.rounding)))
+        return torch.from_numpy(
+            np.asarray(odd_sum(x.detach().numpy(), second if name == "add" else -second, machine.rounding))
+        )
     return getattr(torch, name)(x.double(), y.double())
 
 
@@ -87,7 +89,11 @@ def _with_scalar(machine: Any, function: Callable[..., Any], x: Any, y: Any) -> 
 def _scaled(machine: Any, function: Callable[..., Any], x: Any, y: Any, factor: float) -> torch.Tensor:
     """x +- factor * y: the product and the sum in fp32, each rounded there (no FMA), then one rounding to the format."""
     if machine.primitive:
-        y = machine.finish(torch.mul(y.double(), factor)) if isinstance(y, torch.Tensor) else machine.constant(y * factor, saturate=False)
+        y = (
+            machine.finish(torch.mul(y.double(), factor))
+            if isinstance(y, torch.Tensor)
+            else machine.constant(y * factor, saturate=False)
+        )
         return RULE_OF[function](machine, x, y)
     if machine.stochastic:
         return machine.finish(function(x.double(), y.double() * factor if isinstance(y, torch.Tensor) else y * factor))
@@ -120,7 +126,9 @@ def _arithmetic_rule_for(op: torch._ops.OpOverload) -> Rule:
     name = op._schema.name.split("::")[1]
     if "mode" in op._overloadname:
         return _div_mode
-    return {"add": _positional_alpha(add), "sub": _positional_alpha(sub), "mul": mul, "div": div, "rsub": _reverse_sub}[name]
+    return {"add": _positional_alpha(add), "sub": _positional_alpha(sub), "mul": mul, "div": div, "rsub": _reverse_sub}[
+        name
+    ]
 
 
 def _updating(rule: Rule) -> Rule:
@@ -173,15 +181,23 @@ def narrow_rule(op: torch._ops.OpOverload) -> Rule:
         if machine.stochastic or machine.primitive or not (machine.fast or has_scalar):
             return wide(machine, *args, **kwargs)
         values = [machine.scalar(value) if isinstance(value, float) else machine.operands(value) for value in args]
-        named = {key: machine.scalar(value) if isinstance(value, float) else machine.operands(value) for key, value in kwargs.items()}
+        named = {
+            key: machine.scalar(value) if isinstance(value, float) else machine.operands(value)
+            for key, value in kwargs.items()
+        }
         result = op(*values, **named)
         return machine.finish(result) if result.dtype is _FLOAT32 else result
 
     return compute
 
 
-NARROW = """clamp clamp_min clamp_max hardtanh threshold hardshrink leaky_relu softshrink round frac fmod reciprocal square
-hardtanh_backward leaky_relu_backward hardshrink_backward softshrink_backward _prelu_kernel native_dropout_backward""".split()
+NARROW = names(
+    """
+    clamp clamp_min clamp_max hardtanh threshold hardshrink leaky_relu softshrink round frac fmod reciprocal square
+    hardtanh_backward leaky_relu_backward hardshrink_backward softshrink_backward _prelu_kernel
+    native_dropout_backward
+    """
+)
 
 # Elementary functions and formulas in float64
 
@@ -200,7 +216,10 @@ def wide_rule(op: torch._ops.OpOverload) -> Rule:
         elif _FLOAT64 in dtypes:
             result = op(*values, **named)
             return machine.finish(result) if isinstance(result, torch.Tensor) and result.dtype is _FLOAT32 else result
-        result = op(*(_widen(machine, value) for value in values), **{key: _widen(machine, value) for key, value in named.items()})
+        result = op(
+            *(_widen(machine, value) for value in values),
+            **{key: _widen(machine, value) for key, value in named.items()},
+        )
         if isinstance(result, torch.Tensor):
             return machine.finish(result)
         return tuple(machine.finish(item) for item in result)
@@ -232,7 +251,9 @@ def elementary_rule(op: torch._ops.OpOverload) -> Rule:
 
     def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
         if machine.rounding in _UNSETTLED:
-            raise machine.refuse(f"an elementary function has no proven rounding {str(machine.rounding)!r}; use a nearest mode or stochastic")
+            raise machine.refuse(
+                f"an elementary function has no proven rounding {str(machine.rounding)!r}; use a nearest mode or stochastic"
+            )
         return wide(machine, *args, **kwargs)
 
     return compute
@@ -240,14 +261,22 @@ def elementary_rule(op: torch._ops.OpOverload) -> Rule:
 
 _UNSETTLED = (Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN, Rounding.ODD)
 
-ELEMENTARY = """exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh sigmoid erf erfc
-erfinv lgamma digamma rsqrt pow atan2 hypot gelu silu mish softplus elu celu logit log_sigmoid_forward xlogy logaddexp
-logaddexp2 sinc special_entr special_ndtri special_erfcx special_log_ndtr i0 special_i0e special_i1 special_i1e special_xlog1py
-special_zeta polygamma float_power""".split()
+ELEMENTARY = names(
+    """
+    exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh sigmoid erf erfc
+    erfinv lgamma digamma rsqrt pow atan2 hypot gelu silu mish softplus elu celu logit log_sigmoid_forward xlogy
+    logaddexp logaddexp2 sinc special_entr special_ndtri special_erfcx special_log_ndtr i0 special_i0e special_i1
+    special_i1e special_xlog1py special_zeta polygamma float_power
+    """
+)
 
-FORMULAS = """sigmoid_backward tanh_backward gelu_backward silu_backward mish_backward softplus_backward elu_backward
-log_sigmoid_backward logit_backward hardswish hardswish_backward hardsigmoid hardsigmoid_backward _prelu_kernel_backward
-glu glu_backward remainder floor_divide heaviside""".split()
+FORMULAS = names(
+    """
+    sigmoid_backward tanh_backward gelu_backward silu_backward mish_backward softplus_backward elu_backward
+    log_sigmoid_backward logit_backward hardswish hardswish_backward hardsigmoid hardsigmoid_backward
+    _prelu_kernel_backward glu glu_backward remainder floor_divide heaviside
+    """
+)
 
 register_functional(NARROW, "elementwise", narrow_rule)
 register_functional(ELEMENTARY, "elementary", elementary_rule)
@@ -260,7 +289,9 @@ def _sqrt(machine: Any, x: torch.Tensor) -> torch.Tensor:
         return torch.sqrt(x)
     values = x.detach().numpy()
     with np.errstate(invalid="ignore"):
-        root = np.sqrt(values if machine.fast else values.astype(np.float64))  # NumPy's is correctly rounded, torch's is not
+        root = np.sqrt(
+            values if machine.fast else values.astype(np.float64)
+        )  # NumPy's is correctly rounded, torch's is not
     return machine.finish(torch.from_numpy(np.asarray(root)))
 
 

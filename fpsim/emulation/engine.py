@@ -11,7 +11,7 @@ from fpsim._kernels import counting
 from fpsim._sums import mean_axes, sum_axes
 from fpsim.formats import Format
 from fpsim.products import matmul_into
-from fpsim.rounding import Rounding, round_into
+from fpsim.rounding import round_into
 
 
 class Watch:
@@ -59,7 +59,9 @@ def product(
     return _epilogue(machine, total, policy.accumulator.promoted or policy.accumulator.format, addend, alpha, beta)
 
 
-def _epilogue(machine: Any, total: np.ndarray, inner: Format, addend: np.ndarray | None, alpha: float, beta: float) -> np.ndarray:
+def _epilogue(
+    machine: Any, total: np.ndarray, inner: Format, addend: np.ndarray | None, alpha: float, beta: float
+) -> np.ndarray:
     if alpha != 1:
         total = _rounded(machine, total * machine.scalar(float(alpha)), inner)
     if addend is not None:

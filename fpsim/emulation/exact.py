@@ -7,31 +7,58 @@ from typing import Any
 import torch
 
 from fpsim.emulation import tags
-from fpsim.emulation.table import Rule, is_out, overloads, register, register_functional
+from fpsim.emulation.table import Rule, is_out, names, overloads, register, register_functional
 
 _aten = torch.ops.aten
 
-VIEWS = """alias as_strided detach diagonal expand lift_fresh permute select slice split split_with_sizes squeeze t
-transpose unbind unfold unsqueeze view _reshape_alias _unsafe_view unsafe_split unsafe_split_with_sizes unsafe_chunk
-set_ resize_ resize_as_ swapaxes swapdims""".split()
+VIEWS = names(
+    """
+    alias as_strided detach diagonal expand lift_fresh permute select slice split split_with_sizes squeeze t
+    transpose unbind unfold unsqueeze view _reshape_alias _unsafe_view unsafe_split unsafe_split_with_sizes
+    unsafe_chunk set_ resize_ resize_as_ swapaxes swapdims
+    """
+)
 
 #: Results are elements of the operands (or 0), as they are.
-SELECTIONS = """clone flip roll rot90 repeat index_select gather take index _unsafe_index masked_select tril triu
-neg abs relu sign sgn positive expand_copy view_copy permute_copy amax amin max min sort topk kthvalue median nanmedian mode
-cummax cummin max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d
-max_unpool2d max_unpool3d fractional_max_pool2d fractional_max_pool3d reflection_pad1d reflection_pad2d reflection_pad3d
-replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle channel_shuffle im2col embedding
-diag_embed diagonal_copy select_copy slice_copy unsqueeze_copy squeeze_copy t_copy transpose_copy alias_copy detach_copy
-threshold_backward slice_scatter select_scatter diagonal_scatter floor ceil trunc""".split()
+SELECTIONS = names(
+    """
+    clone flip roll rot90 repeat index_select gather take index _unsafe_index masked_select tril triu neg abs relu
+    sign sgn positive expand_copy view_copy permute_copy amax amin max min sort topk kthvalue median nanmedian mode
+    cummax cummin max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d
+    max_unpool2d max_unpool3d fractional_max_pool2d fractional_max_pool3d reflection_pad1d reflection_pad2d
+    reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle
+    channel_shuffle im2col embedding diag_embed diagonal_copy select_copy slice_copy unsqueeze_copy squeeze_copy
+    t_copy transpose_copy alias_copy detach_copy threshold_backward slice_scatter select_scatter diagonal_scatter
+    floor ceil trunc
+    """
+)
 
 #: The same, but operands of several dtypes may meet, so that the result is rounded where they do.
-MEETINGS = "cat stack where maximum minimum fmax fmin copysign index_fill masked_scatter index_copy scatter index_put".split()
+MEETINGS = [
+    "cat",
+    "stack",
+    "where",
+    "maximum",
+    "minimum",
+    "fmax",
+    "fmin",
+    "copysign",
+    "index_fill",
+    "masked_scatter",
+    "index_copy",
+    "scatter",
+    "index_put",
+]
 
 #: Results are integers, booleans or Python numbers.
-JUDGEMENTS = """eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
-logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount unique_dim
-_unique2 unique_consecutive isin is_same_size _local_scalar_dense bitwise_and bitwise_or bitwise_xor bitwise_not
-bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ is_pinned""".split()
+JUDGEMENTS = names(
+    """
+    eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
+    logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
+    unique_dim _unique2 unique_consecutive isin is_same_size _local_scalar_dense bitwise_and bitwise_or bitwise_xor
+    bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ is_pinned
+    """
+)
 
 
 def _view_rule(op: torch._ops.OpOverload) -> Rule:
@@ -70,10 +97,16 @@ def _meeting_rule(op: torch._ops.OpOverload) -> Rule:
                 if isinstance(item, torch.Tensor):
                     dtypes.add(item.dtype)
                 foreign = foreign or isinstance(item, float)
-        if not foreign and dtypes <= {torch.float32, torch.bool} or torch.float32 not in dtypes and not foreign:
+        if (not foreign and dtypes <= {torch.float32, torch.bool}) or (torch.float32 not in dtypes and not foreign):
             return exact(machine, *args, **kwargs)
         values = [machine.constant(value) if isinstance(value, float) else machine.operands(value) for value in args]
-        result = op(*values, **{key: machine.constant(value) if isinstance(value, float) else machine.operands(value) for key, value in kwargs.items()})
+        result = op(
+            *values,
+            **{
+                key: machine.constant(value) if isinstance(value, float) else machine.operands(value)
+                for key, value in kwargs.items()
+            },
+        )
         return machine.finish(result) if result.dtype is torch.float32 else result
 
     return meet
@@ -102,11 +135,17 @@ def copy_(machine: Any, target: torch.Tensor, source: torch.Tensor, non_blocking
 
 
 @register(_aten._to_copy.default, family="exact")
-def to_copy(machine: Any, source: torch.Tensor, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> torch.Tensor:
+def to_copy(
+    machine: Any, source: torch.Tensor, *, dtype: Any = None, device: Any = None, **kwargs: Any
+) -> torch.Tensor:
     if device is not None and torch.device(device).type != "cpu":
         raise machine.refuse(f"a copy to {device}; emulation runs on the CPU")
     if dtype is torch.float32 and source.dtype is not torch.float32:
-        return _aten._to_copy.default(machine.floating(source), **kwargs) if kwargs.get("memory_format") else machine.floating(source)
+        return (
+            _aten._to_copy.default(machine.floating(source), **kwargs)
+            if kwargs.get("memory_format")
+            else machine.floating(source)
+        )
     result = _aten._to_copy.default(machine.operand(source), dtype=dtype, device=device, **kwargs)
     machine.check(result)
     return machine.exact(result)
@@ -130,7 +169,10 @@ def _filler(op: torch._ops.OpOverload) -> Rule:
             else machine.operands(value)
             for index, value in enumerate(args)
         ]  # fmt: skip
-        named = {key: machine.constant(value) if isinstance(value, float) else machine.operands(value) for key, value in kwargs.items()}
+        named = {
+            key: machine.constant(value) if isinstance(value, float) else machine.operands(value)
+            for key, value in kwargs.items()
+        }
         return machine.exact(op(*values, **named))
 
     return fill
@@ -162,7 +204,14 @@ def constant_pad_nd(machine: Any, source: torch.Tensor, pad: Any, value: Any = 0
 
 def _maker(op: torch._ops.OpOverload) -> Rule:
     """Tensors made from nothing: float32 results are rounded (torch.full(…, 1e6) saturates), uninitialized ones are not read."""
-    uninitialized = op._schema.name.split("::")[1] in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted")
+    uninitialized = op._schema.name.split("::")[1] in (
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "empty_permuted",
+    )
     saturating = op._schema.name.split("::")[1] in ("full", "full_like", "new_full", "scalar_tensor")
 
     def make(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -188,8 +237,12 @@ def _saturated(machine: Any, result: torch.Tensor, args: tuple[Any, ...]) -> tor
     return machine.exact(result)
 
 
-MAKERS = """empty empty_like empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros ones ones_like
-new_ones full full_like new_full scalar_tensor arange linspace logspace eye range""".split()
+MAKERS = names(
+    """
+    empty empty_like empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros ones
+    ones_like new_ones full full_like new_full scalar_tensor arange linspace logspace eye range
+    """
+)
 for _name in MAKERS:
     for _op in overloads(_name).values():
         if not is_out(_op):

@@ -39,7 +39,11 @@ def _holders(optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
     found = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            owner = tags.owner_of(parameter) if isinstance(parameter, torch.Tensor) and parameter.device.type == "cpu" else None
+            owner = (
+                tags.owner_of(parameter)
+                if isinstance(parameter, torch.Tensor) and parameter.device.type == "cpu"
+                else None
+            )
             if owner is not None:
                 role, reference = owner
                 emulation = reference()

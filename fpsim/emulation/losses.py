@@ -38,7 +38,9 @@ def _softmax_rule(logarithm: bool, native: torch._ops.OpOverload) -> Rule:
 
 
 def _softmax_gradient_rule(logarithm: bool, native: torch._ops.OpOverload) -> Rule:
-    def softmax_gradient(machine: Any, gradient: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: Any) -> torch.Tensor:
+    def softmax_gradient(
+        machine: Any, gradient: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: Any
+    ) -> torch.Tensor:
         if output.dtype is torch.float64:
             return native(gradient, output, dim, input_dtype)
         machine.whole()
@@ -68,7 +70,9 @@ def _total(values: torch.Tensor) -> float:
 # Negative log likelihood
 
 
-def _class_weights(machine: Any, weight: Any, target: torch.Tensor, classes: int, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _class_weights(
+    machine: Any, weight: Any, target: torch.Tensor, classes: int, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(weight of each target in float64, 0 where ignored; targets with ignored ones replaced by 0)."""
     kept = target != ignore_index
     safe = torch.where(kept, target, torch.zeros_like(target))
@@ -79,7 +83,9 @@ def _class_weights(machine: Any, weight: Any, target: torch.Tensor, classes: int
 
 
 def _nll_rule(native: torch._ops.OpOverload) -> Rule:
-    def nll(machine: Any, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def nll(
+        machine: Any, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if x.dtype is torch.float64:
             return native(x, target, weight, reduction, ignore_index)
         machine.whole()
@@ -103,7 +109,14 @@ def _nll_rule(native: torch._ops.OpOverload) -> Rule:
 
 def _nll_gradient_rule(native: torch._ops.OpOverload) -> Rule:
     def nll_gradient(
-        machine: Any, gradient: Any, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int, total_weight: Any
+        machine: Any,
+        gradient: Any,
+        x: Any,
+        target: Any,
+        weight: Any,
+        reduction: int,
+        ignore_index: int,
+        total_weight: Any,
     ) -> torch.Tensor:
         if x.dtype is torch.float64:
             return native(gradient, x, target, weight, reduction, ignore_index, total_weight)
@@ -142,7 +155,10 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
             return op(*args, **kwargs)
         machine.whole()
         reduction = bound.get("reduction", op._schema.arguments[where].default_value)
-        wide = {key: machine.floating(value).double() if isinstance(value, torch.Tensor) else value for key, value in bound.items()}
+        wide = {
+            key: machine.floating(value).double() if isinstance(value, torch.Tensor) else value
+            for key, value in bound.items()
+        }
         losses = op(**{**wide, "reduction": _NONE})
         if reduction == _NONE:
             return machine.finish(losses)
@@ -161,7 +177,9 @@ def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
         if args[1].dtype is torch.float64:
             return op(*args, **kwargs)
         machine.whole()
-        wide: Callable[[Any], Any] = lambda value: machine.floating(value).double() if isinstance(value, torch.Tensor) else value  # noqa: E731
+        wide: Callable[[Any], Any] = lambda value: (
+            machine.floating(value).double() if isinstance(value, torch.Tensor) else value
+        )
         return machine.finish(op(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()}))
 
     return loss_gradient

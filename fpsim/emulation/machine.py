@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from fpsim import rounding as roundings
-from fpsim._kernels import counting
-from fpsim._kernels import rounding as kernels
+from fpsim._kernels import counting, rounding as kernels
 from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.policy import Policy
@@ -24,7 +23,17 @@ from fpsim.rounding import Rounding, round_into, rounding_constants
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 _AS_THEY_ARE = frozenset(
-    (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64)
+    (
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+    )
 )
 
 
@@ -34,7 +43,9 @@ def _thresholds(fmt: Format, rounding: Rounding, dtype: np.dtype) -> tuple[Any, 
     wide = np.float64
     row = rounding_constants(fmt, rounding, np.dtype(wide))
     assert row is not None
-    over = [float(row[index : index + 1].view(wide)[0]) for index in (kernels.OVERFLOW_POSITIVE, kernels.OVERFLOW_NEGATIVE)]
+    over = [
+        float(row[index : index + 1].view(wide)[0]) for index in (kernels.OVERFLOW_POSITIVE, kernels.OVERFLOW_NEGATIVE)
+    ]
     under = [_largest_to_zero(fmt, rounding, sign) for sign in (1.0, -1.0)]
     limits = np.array([over[0], -over[1], under[0], under[1]])
     if dtype == np.float32:  # the same sets of float32 values: thresholds move to the next float32 inwards
@@ -78,8 +89,9 @@ class Machine:
         self.places: list[tuple[str, int]] = []
         self.optimizer: Any = None
         self._constants: dict[float, float] = {}
-        self._limits32 = self._limits64 = None
-        self._round32 = self._round64 = None
+        self._limits32: tuple[Any, ...] = ()
+        self._limits64: tuple[Any, ...] = ()
+        self._round32: Any = None
         if not self.stochastic:
             self._limits32 = _thresholds(policy.fmt, policy.rounding, np.dtype(np.float32))
             self._limits64 = _thresholds(policy.fmt, policy.rounding, np.dtype(np.float64))
@@ -156,7 +168,7 @@ class Machine:
         array = np.array([value], dtype=np.float64)
         round_into(array, array, self.fmt, self.rounding, self.key() if self.stochastic else 0)
         result = float(array[0])
-        if saturate and value == value and (np.isinf(result) and abs(value) != np.inf or not abs(result) <= np.inf):
+        if saturate and value == value and ((np.isinf(result) and abs(value) != np.inf) or not abs(result) <= np.inf):
             result = self.fmt.max_finite if value > 0 else -self.fmt.max_finite
         if saturate and not self.stochastic:
             self._constants[value] = result

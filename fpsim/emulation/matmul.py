@@ -65,7 +65,9 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         _shapes(machine, a, b, 2)
         return _result(machine, product(machine, _array(machine, a), _array(machine, b)))
 
-    def addmm(machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+    def addmm(
+        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+    ) -> torch.Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
@@ -85,7 +87,9 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
             out[index] = product(machine, left, right)
         return _result(machine, out)
 
-    def baddbmm(machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+    def baddbmm(
+        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+    ) -> torch.Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
@@ -109,16 +113,30 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
             raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no dot product"))
         return _result(machine, product(machine, _array(machine, a)[None], _array(machine, b)[:, None])).reshape(())
 
-    def addmv(machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+    def addmv(
+        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+    ) -> torch.Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
             return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         column = c.expand(a.shape[0]).unsqueeze(1)
         addend = None if beta == 0 else _array(machine, column)
-        return _result(machine, product(machine, _array(machine, a), _array(machine, b)[:, None], addend, alpha, beta)[:, 0].copy())
+        return _result(
+            machine, product(machine, _array(machine, a), _array(machine, b)[:, None], addend, alpha, beta)[:, 0].copy()
+        )
 
-    return {"mm": mm, "addmm": addmm, "bmm": bmm, "baddbmm": baddbmm, "mv": mv, "dot": dot, "vdot": dot, "addmv": addmv}[name]
+    rules: dict[str, Rule] = {
+        "mm": mm,
+        "addmm": addmm,
+        "bmm": bmm,
+        "baddbmm": baddbmm,
+        "mv": mv,
+        "dot": dot,
+        "vdot": dot,
+        "addmv": addmv,
+    }
+    return rules[name]
 
 
 register_functional("mm addmm bmm baddbmm mv dot vdot addmv", "matmul", _rule_for)

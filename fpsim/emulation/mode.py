@@ -64,7 +64,8 @@ class EmulationMode(TorchDispatchMode):
 
 # torch.compile may trace the model's own code; this frame and all that it calls run as they are.
 eval_frame.set_code_exec_strategy(
-    EmulationMode.__torch_dispatch__.__code__, eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)
+    EmulationMode.__torch_dispatch__.__code__,
+    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
 )
 
 

@@ -40,7 +40,15 @@ def _wide(values: np.ndarray) -> torch.Tensor:
 
 
 def _batch_norm(
-    machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float, eps: float
+    machine: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
 ) -> tuple[torch.Tensor, ...]:
     if x.dtype is torch.float64:
         return _aten.native_batch_norm.default(x, weight, bias, running_mean, running_var, training, momentum, eps)
@@ -126,7 +134,15 @@ def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, e
 
 @register(_aten.native_layer_norm_backward.default, family="normalization")
 def layer_norm_backward(
-    machine: Any, gradient: Any, x: Any, shape: list[int], mean: Any, rstd: Any, weight: Any, bias: Any, output_mask: list[bool]
+    machine: Any,
+    gradient: Any,
+    x: Any,
+    shape: list[int],
+    mean: Any,
+    rstd: Any,
+    weight: Any,
+    bias: Any,
+    output_mask: list[bool],
 ) -> tuple[torch.Tensor | None, ...]:
     if x.dtype is torch.float64:
         return _aten.native_layer_norm_backward.default(gradient, x, shape, mean, rstd, weight, bias, output_mask)

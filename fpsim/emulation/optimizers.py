@@ -6,14 +6,18 @@ from typing import Any
 
 import torch
 
-from fpsim.emulation.table import RULES, Rule, is_out, overloads, register
+from fpsim.emulation.table import RULES, Rule, is_out, names, overloads, register
 
 _aten = torch.ops.aten
 
 #: `_foreach_<name>` is `<name>` for each element of the lists.
-FOREACH = """abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min cos cosh div erf erfc exp expm1 floor frac lerp
-lgamma log log10 log1p log2 maximum minimum mul neg pow reciprocal round rsqrt sigmoid sign sin sinh sqrt sub tan tanh trunc
-zero copy norm max""".split()
+FOREACH = names(
+    """
+    abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min cos cosh div erf erfc exp expm1 floor frac lerp
+    lgamma log log10 log1p log2 maximum minimum mul neg pow reciprocal round rsqrt sigmoid sign sin sinh sqrt sub
+    tan tanh trunc zero copy norm max
+    """
+)
 
 _ALIASES = {"clamp_max": "minimum", "clamp_min": "maximum"}
 
@@ -147,7 +151,11 @@ def _fused_sgd(
         if weight_decay:
             gradient = gradient + value * weight_decay
         if momentum:
-            buffer = gradient if is_first_step else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
+            buffer = (
+                gradient
+                if is_first_step
+                else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
+            )
             machine.update = None
             machine.write(momentum_buffers[index], machine.finish(buffer.clone()))
             gradient = gradient + buffer * momentum if nesterov else buffer

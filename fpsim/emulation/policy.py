@@ -58,16 +58,22 @@ def make_policy(
     NotImplementedError : choices that are specified but not built.
     """
     if isinstance(fmt, str) and fmt.strip().lower() == "native":
-        raise NotImplementedError('fmt="native" (each dtype means itself) is not available yet; use a format such as "fp16"')
+        raise NotImplementedError(
+            'fmt="native" (each dtype means itself) is not available yet; use a format such as "fp16"'
+        )
     if isinstance(fmt, dict):
         raise NotImplementedError("a mapping of formats by module and role is not available yet; give one format")
     target = get_format(fmt)
     if not target.has_zero:
         raise ValueError(f"fmt={target.name!r} has no zero and no sign; a model cannot run in it")
     if target.precision > 24 or target.emax > 127 or target.emin - target.precision + 1 < -149:
-        raise ValueError(f"fmt={target.name!r} has values that float32 tensors cannot hold; emulation takes formats inside fp32")
+        raise ValueError(
+            f"fmt={target.name!r} has values that float32 tensors cannot hold; emulation takes formats inside fp32"
+        )
     if target.flush_inputs:
-        raise NotImplementedError(f"fmt={target.name!r} flushes subnormal operands, which the emulation of torch does not model yet")
+        raise NotImplementedError(
+            f"fmt={target.name!r} flushes subnormal operands, which the emulation of torch does not model yet"
+        )
     mode = get_rounding(rounding)
     if mode is Rounding.STOCHASTIC and seed is None:
         raise ValueError('rounding="stochastic" needs an explicit seed, e.g. seed=0')

@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 
-from fpsim.emulation.table import Rule, is_out, overloads, register
+from fpsim.emulation.table import Rule, is_out, names, overloads, register
 
-DRAWS = """rand randn rand_like randn_like randint randint_like randperm normal bernoulli multinomial poisson exponential
-uniform random geometric cauchy log_normal""".split()
+DRAWS = names(
+    """
+    rand randn rand_like randn_like randint randint_like randperm normal bernoulli multinomial poisson exponential
+    uniform random geometric cauchy log_normal
+    """
+)
 
 
 def _draw_rule(op: torch._ops.OpOverload) -> Rule:

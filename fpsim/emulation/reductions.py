@@ -65,7 +65,9 @@ def _register(name: str, mean: bool) -> None:
         return _reduce(machine, every, x, None, False, dtype, mean)
 
     @register(some, family="reduction")
-    def reduce_axes(machine: Any, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+    def reduce_axes(
+        machine: Any, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None
+    ) -> torch.Tensor:
         return _reduce(machine, some, x, dim, keepdim, dtype, mean)
 
 

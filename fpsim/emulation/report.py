@@ -67,10 +67,19 @@ class Report:
     def __str__(self) -> str:
         names = [field.name for field in fields(Counts)]
         lines = [("module", "operation", *names)]
-        lines += [(module or "-", operation, *(str(getattr(counts, name)) for name in names)) for module, operation, counts in self.rows]
+        lines += [
+            (module or "-", operation, *(str(getattr(counts, name)) for name in names))
+            for module, operation, counts in self.rows
+        ]
         lines.append(("total", "", *(str(getattr(self.total, name)) for name in names)))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in lines]
+        text = [
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        ]
         return "\n".join([str(self.policy), *(line.rstrip() for line in text)])
 
 
@@ -87,5 +96,10 @@ def _counts(policy: Policy, row: np.ndarray) -> Counts:
     overflows, infinite = int(row[counting.OVERFLOWS]), int(row[counting.INFINITE])
     nonfinite = int(row[counting.NAN]) + (0 if policy.fmt.saturate else overflows + infinite)
     return Counts(
-        int(row[counting.ELEMENTS]), overflows, int(row[counting.UNDERFLOWS]), nonfinite, int(row[counting.UPDATES]), int(row[counting.LOST])
+        int(row[counting.ELEMENTS]),
+        overflows,
+        int(row[counting.UNDERFLOWS]),
+        nonfinite,
+        int(row[counting.UPDATES]),
+        int(row[counting.LOST]),
     )

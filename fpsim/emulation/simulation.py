@@ -179,14 +179,18 @@ def run(
     if isinstance(model, Simulation):
         raise TypeError("this model is a Simulation already; run its .model")
     if torch.is_inference_mode_enabled():
-        raise RuntimeError("run() under torch.inference_mode() would make parameters that can never be trained; call it outside")
+        raise RuntimeError(
+            "run() under torch.inference_mode() would make parameters that can never be trained; call it outside"
+        )
     _check_state(model, policy)
     if inplace:
         return Simulation(model, policy)
     try:
         duplicate = copy.deepcopy(model)
     except Exception as error:
-        raise ValueError(f"the model cannot be copied ({error}); run(model, inplace=True) uses the model itself") from error
+        raise ValueError(
+            f"the model cannot be copied ({error}); run(model, inplace=True) uses the model itself"
+        ) from error
     simulation = Simulation(duplicate, policy)
     reference = weakref.ref(simulation._emulation)
     for parameter in model.parameters():
@@ -200,11 +204,15 @@ def _check_state(model: nn.Module, policy: Policy) -> None:
         if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
         if tensor.device.type != "cpu":
-            raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
+            raise UnsupportedTensor(
+                f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first"
+            )
         if tensor.dtype.is_complex:
             raise UnsupportedTensor(f"{name} is {tensor.dtype}; complex numbers have no rules")
         if tensor.dtype is torch.float64:
-            raise ValueError(f"{name} is float64, which means itself: nothing of it would be emulated; use model.float() first")
+            raise ValueError(
+                f"{name} is float64, which means itself: nothing of it would be emulated; use model.float() first"
+            )
         if tensor.dtype.is_floating_point and tensor.dtype is not torch.float32:
             raise UnsupportedTensor(
                 f"{name} is {tensor.dtype}; under fmt={policy.fmt.name!r} every float32 tensor holds {policy.fmt.name} values: use model.float() first"

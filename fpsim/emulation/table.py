@@ -59,6 +59,11 @@ def register(op: torch._ops.OpOverload, *, family: str = "custom") -> Callable[[
     return decorate
 
 
+def names(text: str) -> list[str]:
+    """The names of operations in a text."""
+    return text.split()
+
+
 def overloads(name: str) -> dict[str, torch._ops.OpOverload]:
     """Every overload of `aten.<name>` that takes a tensor or makes one, by its name; empty where torch has none."""
     packet = getattr(torch.ops.aten, name, None)
@@ -70,15 +75,20 @@ def overloads(name: str) -> dict[str, torch._ops.OpOverload]:
 
 def is_out(op: torch._ops.OpOverload) -> bool:
     """Whether the overload writes to arguments that are given by keyword (`out=` and its kin)."""
-    return any(argument.kwarg_only and argument.alias_info and argument.alias_info.is_write for argument in op._schema.arguments)
+    return any(
+        argument.kwarg_only and argument.alias_info and argument.alias_info.is_write
+        for argument in op._schema.arguments
+    )
 
 
-def register_functional(names: str | Iterable[str], family: str, rule_for: Callable[[torch._ops.OpOverload], Rule | None]) -> None:
+def register_functional(
+    ops: str | Iterable[str], family: str, rule_for: Callable[[torch._ops.OpOverload], Rule | None]
+) -> None:
     """Give every overload of the named ops the rule that `rule_for` makes, and derive the in-place and `out=` forms.
 
     Where `rule_for` returns None the overload stays without a rule.
     """
-    for name in names.split() if isinstance(names, str) else names:
+    for name in ops.split() if isinstance(ops, str) else ops:
         functional = {key: op for key, op in overloads(name).items() if not is_out(op)}
         for op in functional.values():
             rule = rule_for(op)
@@ -95,7 +105,9 @@ def register_functional(names: str | Iterable[str], family: str, rule_for: Calla
 
 def _register_out(op: torch._ops.OpOverload, functional: dict[str, torch._ops.OpOverload], family: str) -> None:
     """Join an `out=` overload to the functional overload with the same inputs."""
-    outputs = [argument.name for argument in op._schema.arguments if argument.alias_info and argument.alias_info.is_write]
+    outputs = [
+        argument.name for argument in op._schema.arguments if argument.alias_info and argument.alias_info.is_write
+    ]
     inputs = [(argument.name, str(argument.type)) for argument in op._schema.arguments if argument.name not in outputs]
     for candidate in functional.values():
         if [(argument.name, str(argument.type)) for argument in candidate._schema.arguments] == inputs:
