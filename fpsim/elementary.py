@@ -1,0 +1,172 @@
+"""Elementary functions on arrays: computed in float64, rounded once to the format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fpsim import _checks
+from fpsim.arithmetic import require_arithmetic
+from fpsim.encoding import require_values
+from fpsim.formats import Format, get_format
+from fpsim.rounding import Rounding, get_rounding, round_into
+
+#: Formats of more bits get 0.5 + 2^-20 ulp instead of correct rounding.
+CORRECT_UP_TO = 11
+_NEAREST = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
+_BLOCK = 1 << 14
+
+_Function = Callable[[np.ndarray], np.ndarray]
+
+
+def _exp2(x: np.ndarray) -> np.ndarray:
+    """2^x, exact for integers: there the result may be a midpoint of a format."""
+    whole = (x == np.rint(x)) & (np.abs(x) < 2000)
+    return np.where(whole, np.ldexp(1.0, np.where(whole, x, 0).astype(np.int32)), np.exp2(x))
+
+
+def _log2(x: np.ndarray) -> np.ndarray:
+    """log2, exact for powers of two, where the result may be a midpoint of a format."""
+    fraction, exponent = np.frexp(x)
+    return np.where(fraction == 0.5, exponent - 1.0, np.log2(x))
+
+
+def _log10(x: np.ndarray) -> np.ndarray:
+    """log10, exact for powers of ten, where the result may be a midpoint of a format."""
+    guess = np.rint(np.log10(np.where((x >= 1) & np.isfinite(x), x, 1.0)))
+    power = np.power(10.0, np.minimum(guess, 22))  # exact up to 10^22
+    return np.where((x == power) & (guess <= 22), guess, np.log10(x))
+
+
+def _rsqrt(x: np.ndarray) -> np.ndarray:
+    return 1.0 / np.sqrt(x)
+
+
+def _special(name: str) -> _Function:
+    def function(x: np.ndarray) -> np.ndarray:
+        import scipy.special
+
+        return getattr(scipy.special, name)(x)
+
+    return function
+
+
+_FUNCTIONS: dict[str, _Function] = {
+    "exp": np.exp,
+    "exp2": _exp2,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log2": _log2,
+    "log10": _log10,
+    "log1p": np.log1p,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "tanh": np.tanh,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+    "sigmoid": _special("expit"),
+    "erf": _special("erf"),
+    "erfc": _special("erfc"),
+    "rsqrt": _rsqrt,
+}
+
+
+def _require(fmt: Format, rounding: Rounding, name: str) -> None:
+    if rounding not in _NEAREST:
+        raise ValueError(
+            f"{name} rounds to nearest only (nearest-even, nearest-away), not {rounding}: float64's value does not settle "
+            "the other modes"
+        )
+    require_arithmetic(fmt, Rounding.NEAREST_EVEN)
+    if fmt.precision > 24:
+        raise ValueError(f"{name} serves formats of at most 24 bits of precision; {fmt.name} has {fmt.precision}")
+
+
+def _apply(name: str, x: Any, fmt: Any, rounding: str | Rounding, out: Any) -> Any:
+    target, mode = get_format(fmt), get_rounding(rounding)
+    _require(target, mode, name)
+    _checks.refuse_flush_to_zero()
+    array, wrap = _checks.as_carrier(x, target, "x")
+    destination = None if out is None else _checks.out_array(out, x)
+    require_values(array, target, "x")
+    result = np.empty(array.shape, array.dtype)
+    _compute(_FUNCTIONS[name], np.ascontiguousarray(array).reshape(-1), result.reshape(-1), target, mode)
+    if destination is None:
+        return wrap(result)
+    destination[...] = result
+    return out
+
+
+def _compute(function: _Function, x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding) -> None:
+    for start in range(0, x.size, _BLOCK):
+        block = x[start : start + _BLOCK].astype(np.float64)
+        if fmt.flush_inputs:
+            block[np.abs(block) < fmt.min_normal] *= 0.0
+        with np.errstate(all="ignore"):
+            value = np.asarray(function(block), dtype=np.float64)
+        round_into(value, value, fmt, rounding)
+        out[start : start + _BLOCK] = value
+
+
+def _public(name: str) -> Callable[..., Any]:
+    def function(x: Any, fmt: Any, rounding: str | Rounding = "nearest-even", *, out: Any = None) -> Any:
+        return _apply(name, x, fmt, rounding, out)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"""{name}(x), computed in float64 and rounded once to the format.
+
+    Parameters
+    ----------
+    x : values of the format, as a Python number, a NumPy array (float16, float32, float64) or a torch tensor on the
+        CPU (those and bfloat16).
+    fmt : what `get_format` takes: any format that arithmetic serves, up to p = 24.
+    rounding : "nearest-even" or "nearest-away". The other modes need more than float64's value and are refused.
+    out : an array or tensor of x's type, dtype and shape to write to; it may be x.
+
+    Returns
+    -------
+    What x is, of the same type, dtype and shape. For p <= {CORRECT_UP_TO} the result is correctly rounded, on every machine: no
+    exact value of the named formats lies close enough to a midpoint for float64's last bits to matter, which a sweep over
+    all inputs shows. For p > {CORRECT_UP_TO} it is within 0.5 + 2^-20 ulp. NaN and infinities give the function's limits.
+
+    Raises
+    ------
+    ValueError : an element that is not a value of the format (`round` first), another mode, a dtype that cannot hold
+        the format, fp64, a process that flushes subnormals to zero.
+    TypeError : integers, complex numbers and other types.
+    """
+    return function
+
+
+exp = _public("exp")
+exp2 = _public("exp2")
+expm1 = _public("expm1")
+log = _public("log")
+log2 = _public("log2")
+log10 = _public("log10")
+log1p = _public("log1p")
+sin = _public("sin")
+cos = _public("cos")
+tan = _public("tan")
+asin = _public("asin")
+acos = _public("acos")
+atan = _public("atan")
+sinh = _public("sinh")
+cosh = _public("cosh")
+tanh = _public("tanh")
+asinh = _public("asinh")
+acosh = _public("acosh")
+atanh = _public("atanh")
+sigmoid = _public("sigmoid")
+erf = _public("erf")
+erfc = _public("erfc")
+rsqrt = _public("rsqrt")
