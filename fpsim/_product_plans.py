@@ -35,6 +35,7 @@ def is_like(fmt: Format, other: Format) -> bool:
     return fmt == other or fmt.replace(name=other.name) == other
 
 
+@lru_cache(maxsize=512)
 def require_arithmetic(fmt: Format, rounding: Rounding, name: str) -> None:
     """Raise ValueError unless sums of products can be computed in the format."""
     if not fmt.has_zero:
@@ -115,10 +116,25 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
     return target.emin >= p + 2 * operand.precision - 150
 
 
+def _adds_exactly(operand: Format, target: Format) -> bool:
+    """Whether float64 holds, for sums of two values and for products, the result plus a multiple of 2^-32 of its ulp."""
+    from fpsim._kernels.tiles import HAS_DIRECTIONS
+
+    quantum = target.emin - target.precision + 1
+    least_product = 2 * (operand.emin - operand.precision + 1)
+    return (
+        HAS_DIRECTIONS
+        and target.precision + 32 <= 52
+        and target.emax + 2 - quantum <= 52
+        and 2 * operand.precision <= 52
+        and target.emin + 1 - least_product <= 52
+    )
+
+
 @lru_cache(maxsize=512)
 def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
-    from fpsim._kernels.sums_rounding import EXACT_PRODUCTS, NATIVE
+    from fpsim._kernels.sums_rounding import EXACT_PRODUCTS, EXACT_SUMS, NATIVE
     from fpsim._kernels.tiles import HAS_DIRECTIONS, HAS_FMA
 
     exact = EXACT_PRODUCTS if exact_products else 0
@@ -142,6 +158,8 @@ def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: 
     shows_zeros = exact_products or rounding is Rounding.DOWN
     if target.flush or (shows_zeros and not target.has_negative_zero):
         return careful_scheme(target, rounding, exact_products)
+    if rounding is Rounding.STOCHASTIC and not exact_products and _adds_exactly(operand, target):
+        exact |= EXACT_SUMS
     top = 126 if element == "f4" else 1022
     limit = 2.0 ** min(target.emax, top - (_PRECISION[element] - target.precision))
     return Scheme(element, exact, row, limit)

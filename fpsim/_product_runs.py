@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from fpsim import threads
-from fpsim._product_plans import Scheme, careful_scheme, growth, program, scheme
+from fpsim._product_plans import Scheme, careful_scheme, growth, is_like, program, scheme
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import ADD, Tree
-from fpsim.formats import Format
+from fpsim.formats import FP32, Format
 from fpsim.rounding import Rounding
 
 _LANES = {"f4": 16, "f8": 8}
@@ -106,7 +106,7 @@ def _flags(
     leaves: int,
 ) -> int:  # fmt: skip
     """The scheme's flags and those that the operands' magnitudes call for."""
-    from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK
+    from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK, TRACK_SUMS
 
     if chosen.flags & (CAREFUL | NATIVE):
         return chosen.flags
@@ -116,9 +116,9 @@ def _flags(
     flags = chosen.flags
     if not lows >= target.min_normal:
         flags |= CLAMP
-    bound = leaves * (highs * (1 + 2 * target.unit_roundoff) + target.min_normal)
-    if not bound * _facts(tree, target, rounding) < chosen.limit:
-        flags |= TRACK | CLAMP
+    leaf = highs * (1 + 2 * target.unit_roundoff) + target.min_normal
+    if not leaves * leaf * _facts(tree, target, rounding) < chosen.limit:
+        flags |= CLAMP | (TRACK_SUMS if leaf < chosen.limit else TRACK)
     return flags
 
 
@@ -144,7 +144,8 @@ def promoted_product(
         count = min(size, leaves - start)
         programs.append(np.array([(PUSH_ZERO, 0, 1, 1, 0), (CHAIN, start, count, 1, node)], dtype=np.int64))
         node += count + 1
-    total = np.zeros((a.shape[0], b.shape[1]))
+    dtype = np.float32 if is_like(wide, FP32) else np.float64
+    total: np.ndarray = np.zeros((a.shape[0], b.shape[1]), dtype=dtype)
     blocks = _products(a, b, operand, narrow, rounding, sequential(leaves), exact_products, draws, programs)
     for lines, block in zip(programs, blocks, strict=True):
         total = add_rounded(total, block, wide, rounding, draws, int(lines[1, 2] + lines[1, 4]))
@@ -178,18 +179,24 @@ def compensated_product(
     a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, kind: str, draws: Draws
 ) -> np.ndarray:
     """a @ b by "kahan" or "neumaier" summation in ascending k, every operation rounded to `target`."""
-    from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK
+    from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK, TRACK_SUMS
 
     (rows, leaves), columns = a.shape, b.shape[1]
     if columns < 32 and rows > columns:
         swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
         return compensated_product(b.T, a.T, operand, target, rounding, kind, swapped).T
     chosen = scheme(operand, target, rounding, False, False)
-    flags = chosen.flags if chosen.flags & (NATIVE | CAREFUL) else chosen.flags | TRACK | CLAMP
+    job = _Job(chosen.element, (rows, columns, leaves), 1, rounding, draws, kind)
+    left, right = job.pack(a, b)
+    flags = chosen.flags
     if flags & NATIVE:
         flags = NATIVE  # a product that is exact needs no fused addition
-    job = _Job(chosen.element, (rows, columns, leaves), 1, rounding, draws, kind)
-    out = job.run(*job.pack(a, b), _NO_LINES, flags, chosen.row, chosen.limit)
+    elif not flags & CAREFUL:
+        high, _ = _largest_and_smallest(left)
+        highest = high * max(_largest_and_smallest(panels.data)[0] for panels in right)
+        leaf = highest * (1 + 2 * target.unit_roundoff) + target.min_normal
+        flags |= CLAMP | (TRACK_SUMS if leaf < chosen.limit else TRACK)
+    out = job.run(left, right, _NO_LINES, flags, chosen.row, chosen.limit)
     if job.passed:
         job.redo(a, b, _NO_LINES, careful_scheme(target, rounding, False), out)
     return out
@@ -347,6 +354,9 @@ def add_rounded(
     from fpsim._kernels import products as kernels
 
     rows, columns = x.shape
+    if is_like(target, FP32) and rounding is Rounding.NEAREST_EVEN and not residual:
+        with np.errstate(all="ignore"):
+            return np.add(x, y, dtype=np.float32, casting="same_kind")  # both are float32 values, added as IEEE says
     careful = careful_scheme(target, rounding, residual)
     padded = -(-max(1, columns) // 8) * 8
     out = np.zeros((rows, padded))

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import kernel
 from fpsim._kernels.products import LEAF_STEPS, Step, largest_lane
-from fpsim._kernels.sums_rounding import TRACK, Arithmetic
+from fpsim._kernels.sums_rounding import TRACK, TRACK_SUMS, Arithmetic
 from fpsim._kernels.tiles import Vector, data_of, index, store_tile, tile_of, vectors_of, zero_tile
 
 OPERATIONS = 4  # rounded operations for each leaf, which is how its steps are numbered
@@ -20,10 +20,11 @@ OPERATIONS = 4  # rounded operations for each leaf, which is how its steps are n
 def _kahan(
     work: Arithmetic, total: Vector, lost: Vector, leaf: Vector, draws: list[Vector | None]
 ) -> tuple[Vector, Vector]:
-    wanted = work.add(leaf, lost.negative(), draws[0])
+    # While leaves and totals stay below 2^emax nothing else overflows, so that only they are watched.
+    wanted = work.add(leaf, lost.negative(), draws[0], track=False)
     new = work.add(total, wanted, draws[1])
-    gained = work.add(new, total.negative(), draws[2])
-    return new, work.add(gained, wanted.negative(), draws[3])
+    gained = work.add(new, total.negative(), draws[2], track=False)
+    return new, work.add(gained, wanted.negative(), draws[3], track=False)
 
 
 def _neumaier(
@@ -32,7 +33,7 @@ def _neumaier(
     new = work.add(total, leaf, draws[0])
     kept = total.absolute().compare(">=", leaf.absolute())
     high, low = kept.select(total, leaf), kept.select(leaf, total)
-    error = work.add(work.add(high, new.negative(), draws[1]), low, draws[2])
+    error = work.add(work.add(high, new.negative(), draws[1], track=False), low, draws[2], track=False)
     return new, work.add(lost, error, draws[3])
 
 
@@ -94,7 +95,7 @@ def make_compensated(element: str, rows: int, vectors: int, mode: int, flags: in
     """
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
     width = vectors * lanes
-    track = flags & TRACK
+    track = flags & (TRACK | TRACK_SUMS)
 
     @kernel
     def compensated(

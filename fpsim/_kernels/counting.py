@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from fpsim._kernels.compiler import kernel
+from fpsim._kernels.compiler import as_bits, as_float, kernel
+from fpsim._kernels.rounding import load, round_bits
 
 # Columns of a row of counts.
 ELEMENTS, OVERFLOWS, UNDERFLOWS, INFINITE, NAN, UPDATES, LOST = range(7)
 LENGTH = 7
 
+BLOCK = 4096
+
 
 @kernel
-def count_edges(
-    values: Any, over_positive: Any, over_negative: Any, under_positive: Any, under_negative: Any, row: Any
-) -> None:
+def count_edges(values: Any, limits: Any, row: Any) -> None:
     """Count, before a deterministic rounding, what it overflows and what it takes to zero.
 
-    The thresholds are those of the mode: the least magnitude that overflows, the largest that becomes zero.
+    The limits are those of the mode: the least number that overflows, the greatest negative one that does, the largest that
+    becomes zero, the most negative that does.
     """
+    over_positive, over_negative, under_positive, under_negative = limits[0], limits[1], limits[2], limits[3]
     overflows = underflows = infinite = nan = 0
     for i in range(values.size):
         value = values[i]
@@ -76,3 +80,31 @@ def count_lost(old: Any, new: Any, update: Any, row: Any) -> None:
         lost += moving and old[i] == new[i]
     row[UPDATES] += updates
     row[LOST] += lost
+
+
+@lru_cache(maxsize=64)
+def make_count_and_round(mode: int, plain: bool) -> Any:
+    """The kernel `(values, constants, limits, row) -> None`: `count_edges`, then the rounding, of float32 values in place."""
+
+    @kernel
+    def count_and_round(values: Any, constants: Any, limits: Any, row: Any) -> None:
+        c = load(constants)
+        over_positive, over_negative, under_positive, under_negative = limits[0], limits[1], limits[2], limits[3]
+        for start in range(0, values.size, BLOCK):
+            block = values[start : start + BLOCK]
+            overflows = underflows = infinite = nan = np.int32(0)
+            for i in range(block.size):
+                value = block[i]
+                magnitude = abs(value)
+                nan += np.int32(value != value)
+                infinite += np.int32(magnitude == np.inf)
+                overflows += np.int32((magnitude < np.inf) & ((value >= over_positive) | (value <= over_negative)))
+                underflows += np.int32((value != 0) & (value <= under_positive) & (value >= under_negative))
+                block[i] = as_float(round_bits(as_bits(value), c, mode, plain))
+            row[OVERFLOWS] += overflows
+            row[UNDERFLOWS] += underflows
+            row[INFINITE] += infinite
+            row[NAN] += nan
+        row[ELEMENTS] += values.size
+
+    return count_and_round

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import kernel
 from fpsim._kernels.random import element_hash
-from fpsim._kernels.sums_rounding import LENGTH, STOCHASTIC, TRACK, Arithmetic
+from fpsim._kernels.sums_rounding import LENGTH, STOCHASTIC, TRACK, TRACK_SUMS, Arithmetic
 from fpsim._kernels.tiles import (
     TileType,
     Vector,
@@ -40,14 +40,13 @@ _MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
 _WEYL = 0x9E3779B9
 
 
-def _draw(builder: Any, hashes: list[Vector], position: int, step: Any, lanes: int) -> Vector:
-    """(draw + 1) * 2^-32 in float64, as `random.step_draw` makes it."""
+def _draws(builder: Any, bits: Vector, step: Any) -> Vector:
+    """2^32 - 1 - draw in float64, with draw as `random.step_draw` makes it from the elements' hashes."""
     times = builder.mul(builder.trunc(step, ir.IntType(32)), ir.Constant(ir.IntType(32), _WEYL))
-    bits = hashes[position] + splat(builder, times, lanes)
+    bits = bits + splat(builder, times, bits.lanes)
     for count, factor in _MIX:
         bits = (bits ^ (bits >> count)) * factor
-    bits = bits ^ (bits >> 15)
-    return (bits.unsigned_to_double() + 1.0) * 2.0**-32
+    return (bits ^ (bits >> 15)) ^ 0xFFFFFFFF
 
 
 def operand_pairs(
@@ -80,13 +79,16 @@ class Step:
             return [None] * self.tile.count
         array_type, array, offset, stride = hashes
         data = data_of(self.context, self.builder, array_type, array)
+        lanes = self.tile.lanes
+        at_once = 2 if self.tile.vectors % 2 == 0 else 1  # as many 32-bit lanes as a register has
         found: list[Vector | None] = []
         for row in range(self.tile.rows):
-            for vector in range(self.tile.vectors):
-                start = self.builder.add(offset, self.builder.mul(stride, index(row)))
-                place = self.builder.add(start, index(vector * self.tile.lanes))
-                loaded = load_vector(self.builder, data, place, self.tile.lanes)
-                found.append(_draw(self.builder, [loaded], 0, step, self.tile.lanes))
+            start = self.builder.add(offset, self.builder.mul(stride, index(row)))
+            for vector in range(0, self.tile.vectors, at_once):
+                place = self.builder.add(start, index(vector * lanes))
+                bits = _draws(self.builder, load_vector(self.builder, data, place, lanes * at_once), step)
+                for part in range(at_once):
+                    found.append(bits.part(part * lanes, lanes).unsigned_to_double())
         return found
 
     def operands(self, a: Any, a_offset: Any, b: Any, b_offset: Any) -> list[tuple[Vector, Vector]]:
@@ -94,7 +96,7 @@ class Step:
 
     def tracked(self, seen: Any) -> Any:
         """The largest power of two met, merged into the running one."""
-        if not self.arithmetic.flags & TRACK:
+        if not self.arithmetic.flags & (TRACK | TRACK_SUMS):
             return seen
         best = Vector(self.builder, self.builder.extract_value(seen, 0))
         for power in self.arithmetic.seen:
@@ -197,7 +199,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int) -
 def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int) -> Any:
     width = vectors * lanes
     size = rows * width
-    track = flags & TRACK
+    track = flags & (TRACK | TRACK_SUMS)
 
     def product(
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
@@ -303,8 +305,8 @@ def pack_rows(source: Any, out: Any, rows: int, first: int, last: int) -> None:
 @kernel
 def extent(bits: Any) -> Any:
     """The largest magnitude's bits, and the smallest nonzero magnitude's (infinity's if there is none)."""
-    largest = 0
-    smallest = np.iinfo(np.int64).max
+    largest = np.int64(0)
+    smallest = np.int64(np.iinfo(np.int64).max)
     width = bits.itemsize
     sign = np.int64(0x7FFFFFFF) if width == 4 else np.int64(0x7FFFFFFFFFFFFFFF)
     for i in range(bits.size):

@@ -41,6 +41,8 @@ CAREFUL = 1  # overflow, infinities, NaN and flushing are handled; without it th
 EXACT_PRODUCTS = 2  # leaves are exact, so that every addition needs its residual
 CLAMP = 4  # products may lie below 2^emin
 TRACK = 8  # keep the largest exponent seen
+TRACK_SUMS = 64  # the same for sums alone: products are known to stay below the limit
+EXACT_SUMS = 32  # sums of two values, and what stochastic rounding adds to them, are exact in the carrier
 NATIVE = 16  # the carrier is the format: nothing to round
 
 
@@ -65,8 +67,9 @@ class Arithmetic:
         nearest = mode in (NEAREST_EVEN, NEAREST_AWAY)
         # Nearest modes may round a sum of two values twice: the carrier has 2p + 2 bits.
         inexact = self.direction is None and (self.exact_products or not nearest)
-        self.by_residual = inexact and (mode == STOCHASTIC or not HAS_DIRECTIONS)
-        self.to_odd = inexact and not self.by_residual
+        self.exact_sums = bool(flags & EXACT_SUMS)
+        self.by_residual = inexact and (mode == STOCHASTIC or not HAS_DIRECTIONS) and not self.exact_sums
+        self.to_odd = inexact and not self.by_residual and not self.exact_sums
         # Sums of values of the format are exact where they underflow, so that a zero that a sum from +0 shows is +0.
         self.keeps_zero_sign = self.careful or self.exact_products or mode == DOWN
         self.seen: list[Vector] = []
@@ -80,7 +83,7 @@ class Arithmetic:
         if self.exact_products or self.native:
             return product
         clamp = self.careful or bool(self.flags & CLAMP)
-        return self.round(product, None, clamp, draw)
+        return self.round(product, None, clamp, draw, bool(self.flags & TRACK))
 
     def chain(self, total: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
         """total + left * right, as a step of a chain."""
@@ -96,7 +99,7 @@ class Arithmetic:
             return self.round(odd_between(*bounds), None, True, draws[1])
         return self.add(total, left * right, draws[1])
 
-    def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+    def add(self, left: Vector, right: Vector, draw: Vector | None, track: bool = True) -> Vector:
         """The rounded sum. Without exact products a sum below 2^emin is a multiple of the quantum: no clamp."""
         clamp = self.careful or self.exact_products
         if self.direction is not None:
@@ -108,16 +111,18 @@ class Arithmetic:
         if self.native:
             return total
         if not self.by_residual:
-            return self.round(total, None, clamp, draw)
+            return self.round(total, None, clamp, draw, track)
         back = total - left
         residual = (left - (total - back)) + (right - back)
         if self.mode == DOWN:
             sign = SIGN[total.width]
             signs = ((left.ints() | right.ints()) & sign).floats()
             total = total.compare("==", 0.0).select(signs, total)
-        return self.round(total, residual, clamp, draw)
+        return self.round(total, residual, clamp, draw, track)
 
-    def round(self, x: Vector, residual: Vector | None, clamp: bool, draw: Vector | None) -> Vector:
+    def round(
+        self, x: Vector, residual: Vector | None, clamp: bool, draw: Vector | None, track: bool = True
+    ) -> Vector:
         """x + residual rounded once."""
         raw = x
         if residual is not None:
@@ -125,10 +130,15 @@ class Arithmetic:
         power = (x.ints() & EXPONENT[x.width]).floats()
         if clamp:
             power = larger(power, self[LOWEST])
-        if self.flags & TRACK:
+        if track and self.flags & (TRACK | TRACK_SUMS):
             self.seen.append(power)
         if self.careful:
             power = smaller(power, self[HIGHEST])
+        if self.exact_sums:
+            assert draw is not None
+            power = power.with_sign_of(x)
+            x = power.times_plus(draw * (self[ULP] * 2.0**-32), x)  # exact, as is said where the flag is set
+            return power.times_plus(self[MAGIC].negative(), power.times_plus_toward(self[MAGIC], x, INWARD))
         if HAS_DIRECTIONS and self.mode not in (NEAREST_EVEN, STOCHASTIC):
             result = self._round_directed(x, power)
         else:
@@ -174,7 +184,7 @@ class Arithmetic:
         return result.absolute().compare(">", x.absolute()).select(result - outward, result)
 
     def _climb(self, raw: Vector, residual: Vector | None, lower: Vector, power: Vector, draw: Vector) -> Vector:
-        """The upper neighbor iff draw + 1 <= f * 2^32; every difference is exact, so the comparison is."""
+        """The upper neighbor iff draw + 1 <= f * 2^32, given 2^32 - 1 - draw; every difference is exact."""
         quantum = power * self[ULP]
         upper = lower.absolute() + quantum
         magnitude = raw.absolute()
@@ -184,7 +194,7 @@ class Arithmetic:
             floor = beyond.select(self[MAX_FINITE], floor)
             quantum = beyond.select(self[TOP], quantum)
             upper = beyond.select(self[MAX_FINITE] + self[TOP], upper)
-        distance = (magnitude - floor) - draw * quantum
+        distance = (magnitude - floor) - (quantum - draw * (quantum * 2.0**-32))
         if residual is not None:
             distance = distance + (residual.ints() ^ (raw.ints() & SIGN[raw.width])).floats()
         climbs = distance.compare(">=", 0.0)

@@ -150,6 +150,13 @@ class Vector:
         """self * factor + term in one rounding, likewise."""
         return self._directed("vfmadd", direction, factor, term)
 
+    def part(self, first: int, lanes: int) -> Vector:
+        """Some neighboring lanes."""
+        kind = ir.VectorType(ir.IntType(32), lanes)
+        places = ir.Constant(kind, [ir.Constant(ir.IntType(32), first + lane) for lane in range(lanes)])
+        nothing = ir.Constant(self.value.type, ir.Undefined)
+        return Vector(self.builder, self.builder.shuffle_vector(self.value, nothing, places))
+
     def unsigned_to_double(self) -> Vector:
         return Vector(self.builder, self.builder.uitofp(self.value, ir.VectorType(ir.DoubleType(), self.lanes)))
 
