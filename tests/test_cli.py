@@ -1,5 +1,6 @@
 """The commands as a user meets them: output, exit codes, one-sentence errors."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -234,3 +235,60 @@ def test_run_names_an_operation_without_a_rule(script):
     assert code == 1
     assert "UnsupportedOp" in error
     assert "svd" in error
+
+
+def test_demo_prints_a_row_for_each_arithmetic_and_a_picture(tmp_path):
+    picture = tmp_path / "curves.png"
+    code, output, error = invoke("demo", "--epochs", "1", "--formats", "bf16,fp16/fp16:pairwise", "--output", str(picture))
+    assert (code, error) == (0, "")
+    rows = [line.split() for line in output.splitlines()]
+    first = next(row for row in rows if row[:2] == ["bf16", "fp32"])
+    second = next(row for row in rows if row[:2] == ["fp16", "fp16:pairwise"])
+    for row in (first, second):
+        correct, images = map(int, row[2].split("/"))
+        assert 200 < correct <= images == 450
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in output
+    assert max(len(line) for line in output.splitlines() if str(picture) not in line) <= 80
+
+
+def test_demo_keeps_what_is_finished_when_interrupted(tmp_path, monkeypatch):
+    from fpsim.cli import digits
+
+    def train(outcome, data, fmt, accumulate, epochs, seed, done):
+        outcome.losses.append(1.0)
+        done(1.0)
+        if fmt == "bf16":
+            raise KeyboardInterrupt
+        outcome.correct = 123
+
+    monkeypatch.setattr(digits, "train", train)
+    picture = tmp_path / "curves.png"
+    code, output, _ = invoke("demo", "--formats", "fp32,bf16,fp16", "--output", str(picture))
+    assert code == 130
+    assert "123/450" in output
+    assert "stopped" in output
+    assert "fp16" not in output
+    assert picture.exists()
+
+
+def test_demo_names_the_extra_that_is_missing(monkeypatch):
+    module = importlib.import_module("fpsim.cli.demo")  # the package's own `demo` is the command
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    code, _, error = invoke("demo")
+    assert code == 2
+    assert "scikit-learn and matplotlib" in error
+    assert "'.[demo]'" in error
+
+
+def test_demo_depends_on_the_seed_alone():
+    from fpsim.cli.digits import Digits, Outcome, train
+
+    data = Digits.load()
+    data.images, data.labels = data.images[:64], data.labels[:64]
+    losses = []
+    for seed in (0, 0, 1):
+        outcome = Outcome()
+        train(outcome, data, "fp16", "fp16", 1, seed, lambda loss: None)
+        losses.append(outcome.losses)
+    assert losses[0] == losses[1] != losses[2]

@@ -79,6 +79,11 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None
     outcomes, interrupted = _train_all(console, digits, formats, epochs, seed)
     console.print()
     console.print(_table(outcomes, len(digits.test_labels)))
+    console.print(
+        "\ncorrect: test images; loss: mean of the last 20 steps; overflows, underflows to zero and results that are "
+        "not finite: counts over the whole run; updates lost: changes of a parameter that rounding undid.",
+        highlight=False,
+    )
     if any(outcome.losses for outcome in outcomes.values()):
         _draw(outcomes, output)
         console.print(f"\nLoss curves: {output}", highlight=False, soft_wrap=True)
@@ -127,11 +132,11 @@ def _train_all(
 def _table(outcomes: dict[Arithmetic, Outcome], images: int) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for heading in ("tensors", "sums in"):
-        table.add_column(heading)
-    for heading in ("accuracy", "loss", "over- flows", "under- flows", "non- finite", "updates lost", "s"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, no_wrap=True)
+    for heading in ("correct", "loss", "over-\nflows", "under-\nflows", "not\nfinite", "updates\nlost", "s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for arithmetic, outcome in outcomes.items():
         table.add_row(arithmetic.fmt, arithmetic.accumulate, *_cells(outcome, images))
     return table
