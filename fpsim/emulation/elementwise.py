@@ -48,7 +48,7 @@ def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> to
     return getattr(torch, name)(x.double(), y.double())
 
 
-def _promoted(machine: Any, function: Callable[..., Any], x: Any, y: Any) -> Any:
+def _promoted(machine: Any, x: Any, y: Any) -> Any:
     """Operands that are not both float32: None if the result is not float32, else both as float32 of the format."""
     if torch.result_type(x, y) is not _FLOAT32:
         return None
@@ -59,21 +59,32 @@ def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
     function = getattr(torch, name)
 
     def rule(machine: Any, a: Any, b: Any, *, alpha: Any = 1) -> torch.Tensor:
-        x = machine.operand(a) if isinstance(a, torch.Tensor) else machine.scalar(a)
-        y = machine.operand(b) if isinstance(b, torch.Tensor) else machine.scalar(b)
-        x_is_scalar, y_is_scalar = x is not a and not isinstance(a, torch.Tensor), not isinstance(b, torch.Tensor)
-        if not (x_is_scalar or x.dtype is _FLOAT32) or not (y_is_scalar or y.dtype is _FLOAT32):
-            promoted = _promoted(machine, function, x, y)
+        if isinstance(a, torch.Tensor):
+            a_is_scalar = False
+            a = machine.operand(a)
+            ready = a.dtype is _FLOAT32
+        else:
+            a_is_scalar = ready = True
+            a = machine.scalar(a)
+        if isinstance(b, torch.Tensor):
+            b_is_scalar = False
+            b = machine.operand(b)
+            ready = ready and b.dtype is _FLOAT32
+        else:
+            b_is_scalar = True
+            b = machine.scalar(b)
+        if not ready:
+            promoted = _promoted(machine, a, b)
             if promoted is None:
-                return function(x, y) if alpha == 1 else function(x, y, alpha=alpha)
-            x, y = promoted
+                return function(a, b) if alpha == 1 else function(a, b, alpha=alpha)
+            a, b = promoted
         if alpha != 1:
-            return _scaled(machine, function, x, y, machine.scalar(alpha))
+            return _scaled(machine, function, a, b, machine.scalar(alpha))
         if machine.fast:
-            return machine.finish(function(x, y))
-        if x_is_scalar or y_is_scalar:
-            return _with_scalar(machine, function, x, y)
-        return machine.finish(_exact_wide(machine, name, x, y))
+            return machine.finish(function(a, b))
+        if a_is_scalar or b_is_scalar:
+            return _with_scalar(machine, function, a, b)
+        return machine.finish(_exact_wide(machine, name, a, b))
 
     return rule
 

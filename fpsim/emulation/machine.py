@@ -38,7 +38,7 @@ _AS_THEY_ARE = frozenset(
 
 
 @lru_cache(maxsize=256)
-def _thresholds(fmt: Format, rounding: Rounding, dtype: np.dtype) -> tuple[Any, ...]:
+def _thresholds(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.ndarray:
     """(least that overflows, greatest negative that does, largest positive that becomes 0, most negative that does)."""
     wide = np.float64
     row = rounding_constants(fmt, rounding, np.dtype(wide))
@@ -55,8 +55,8 @@ def _thresholds(fmt: Format, rounding: Rounding, dtype: np.dtype) -> tuple[Any, 
         narrow[1] = np.nextafter(narrow[1], np.float32(-np.inf)) if narrow[1] > limits[1] else narrow[1]
         narrow[2] = np.nextafter(narrow[2], np.float32(0)) if narrow[2] > limits[2] else narrow[2]
         narrow[3] = np.nextafter(narrow[3], np.float32(0)) if narrow[3] < limits[3] else narrow[3]
-        return tuple(narrow)
-    return tuple(limits)
+        return narrow
+    return limits
 
 
 def _largest_to_zero(fmt: Format, rounding: Rounding, sign: float) -> float:
@@ -89,8 +89,7 @@ class Machine:
         self.places: list[tuple[str, int]] = []
         self.optimizer: Any = None
         self._constants: dict[float, float] = {}
-        self._limits32: tuple[Any, ...] = ()
-        self._limits64: tuple[Any, ...] = ()
+        self._limits32 = self._limits64 = np.zeros(4)
         self._round32: Any = None
         if not self.stochastic:
             self._limits32 = _thresholds(policy.fmt, policy.rounding, np.dtype(np.float32))
@@ -98,7 +97,7 @@ class Machine:
             self._row32 = rounding_constants(policy.fmt, policy.rounding, np.dtype(np.float32))
             if self._row32 is not None:
                 plain = self.fmt.flush is None and self.fmt.has_negative_zero
-                self._round32 = roundings._kernel(policy.rounding, plain, False)
+                self._round32 = counting.make_count_and_round(policy.rounding.code, plain)
 
     # Operands
 
@@ -221,9 +220,7 @@ class Machine:
         flat = array.reshape(-1)
         row = self.row()
         if self._round32 is not None:
-            counting.count_edges(flat, *self._limits32, row)
-            bits = flat.view(np.int32)
-            self._round32(bits, bits, self._row32)
+            self._round32(flat, self._row32, self._limits32, row)
         else:
             self._round_flat(flat, row)
         result.untyped_storage()._fpsim = self.tag  # type: ignore[attr-defined]
@@ -234,9 +231,9 @@ class Machine:
         if self.stochastic:  # no threshold tells: what exceeds max_finite is counted
             kind = flat.dtype.type
             limit = np.nextafter(kind(self.fmt.max_finite), kind(np.inf))
-            counting.count_edges(flat, limit, -limit, kind(0), kind(0), row)
+            counting.count_edges(flat, np.array([limit, -limit, 0, 0], flat.dtype), row)
         else:
-            counting.count_edges(flat, *(self._limits32 if flat.dtype == np.float32 else self._limits64), row)
+            counting.count_edges(flat, self._limits32 if flat.dtype == np.float32 else self._limits64, row)
 
     def _round_flat(self, flat: np.ndarray, row: np.ndarray) -> None:
         if self.stochastic:
@@ -244,7 +241,7 @@ class Machine:
             round_into(before, flat, self.fmt, self.rounding, self.key())
             counting.count_change(before, flat, flat.dtype.type(self.fmt.max_finite), row)
         else:
-            counting.count_edges(flat, *(self._limits32 if flat.dtype == np.float32 else self._limits64), row)
+            counting.count_edges(flat, self._limits32 if flat.dtype == np.float32 else self._limits64, row)
             round_into(flat, flat, self.fmt, self.rounding)
 
     def _round_strided(self, result: torch.Tensor, array: np.ndarray) -> torch.Tensor:

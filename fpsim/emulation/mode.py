@@ -12,6 +12,7 @@ from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.table import RULES
 
+_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 
 #: Namespaces whose operations compute nothing.
@@ -41,6 +42,8 @@ class EmulationMode(TorchDispatchMode):
             self._refuse_subclasses(func, types)
         machine = self.machine
         machine.op = func
+        if _modes_left() == 0:  # nothing below to hide from
+            return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
         with _without_dispatch():
             return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
 
