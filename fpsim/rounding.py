@@ -91,9 +91,11 @@ class _Carrier:
 
     def rounds(self, fmt: Format, rounding: Rounding) -> bool:
         """Whether the kernel for this carrier rounds to the format: no number it uses leaves the carrier's range."""
-        emin = fmt.emin - 1 if fmt.flush and rounding is Rounding.STOCHASTIC else fmt.emin
+        stochastic = rounding is Rounding.STOCHASTIC
+        emin = fmt.emin - 1 if fmt.flush and stochastic else fmt.emin
+        # A draw of 32 bits cannot be shifted out of 32: float32 needs a bit to drop.
         return (
-            fmt.precision <= self.precision
+            fmt.precision <= self.precision - int(stochastic and self.precision < 32)
             and emin >= self.emin
             and max(fmt.emax, fmt.emin + self.precision - fmt.precision) <= self.emax
         )
@@ -178,7 +180,7 @@ def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.n
         (kernels.TOP_LEFT, kernels.TOP_RIGHT, top_dropped),
     ):
         row[left] = max(count - 32, 0)
-        row[right] = min(max(32 - count, 0), 31)  # with nothing dropped no remainder exceeds any bound
+        row[right] = max(32 - count, 0)
     row[kernels.TWO_64] = carrier.bits(2.0**64)
     row[kernels.DRAW_SCALE] = carrier.bits(2.0 ** (-32 - (fmt.emin - p + 1))) if takes_fixed_quantum else 0
     row.setflags(write=False)
