@@ -10,18 +10,22 @@ __version__ = "0.1.0"
 
 # Where each public name lives. The imports for type checkers below say the same; a test compares them.
 _HOMES = {
-    "fpsim.formats": ("FORMATS", "Format", "get_format"),
-    "fpsim.rounding": ("Rounding", "get_rounding", "round"),
-    "fpsim.encoding": ("decode", "encode", "next_down", "next_up", "ulp"),
-    "fpsim.arithmetic": ("add", "div", "fma", "mul", "sqrt", "sub"),
-    "fpsim.accumulation": ("Accumulator", "Order", "Tree", "get_accumulator", "reveal"),
-    "fpsim.products": ("dot", "matmul"),
-    "fpsim.reductions": ("cumsum", "mean", "sum"),
-    "fpsim.convolution": ("conv", "conv_input_gradient", "conv_weight_gradient"),
-    "fpsim.threads": ("get_num_threads", "set_num_threads"),
-    "fpsim.emulation": ("Report", "Simulation", "UnsupportedOp", "emulate", "run"),
+    "fpsim.formats": "FORMATS Format get_format",
+    "fpsim.rounding": "Rounding get_rounding round",
+    "fpsim.encoding": "decode encode next_down next_up ulp",
+    "fpsim.arithmetic": "add div fma mul sqrt sub",
+    "fpsim.elementary": (
+        "acos acosh asin asinh atan atanh cos cosh erf erfc exp exp2 expm1 log log10 log1p log2 "
+        "rsqrt sigmoid sin sinh tan tanh"
+    ),
+    "fpsim.accumulation": "Accumulator Order Tree get_accumulator reveal",
+    "fpsim.products": "dot matmul",
+    "fpsim.reductions": "cumsum mean sum",
+    "fpsim.convolution": "conv conv_input_gradient conv_weight_gradient",
+    "fpsim.threads": "get_num_threads set_num_threads",
+    "fpsim.emulation": "Report Simulation UnsupportedOp emulate run",
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = sorted(_HOME_OF)
 
@@ -38,6 +42,31 @@ if TYPE_CHECKING:
         conv as conv,
         conv_input_gradient as conv_input_gradient,
         conv_weight_gradient as conv_weight_gradient,
+    )
+    from fpsim.elementary import (
+        acos as acos,
+        acosh as acosh,
+        asin as asin,
+        asinh as asinh,
+        atan as atan,
+        atanh as atanh,
+        cos as cos,
+        cosh as cosh,
+        erf as erf,
+        erfc as erfc,
+        exp as exp,
+        exp2 as exp2,
+        expm1 as expm1,
+        log as log,
+        log1p as log1p,
+        log2 as log2,
+        log10 as log10,
+        rsqrt as rsqrt,
+        sigmoid as sigmoid,
+        sin as sin,
+        sinh as sinh,
+        tan as tan,
+        tanh as tanh,
     )
     from fpsim.emulation import (
         Report as Report,
