@@ -246,6 +246,15 @@ def test_other_dtypes_raise(dtype):
         fpsim.run(nn.Linear(2, 2).to(dtype), "fp16")
 
 
+def test_loss_scaling_names_the_format_for_it():
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    with fpsim.emulate("fp16"), pytest.raises(UnsupportedOp, match="native"):
+        scaler.scale((parameter * 2).sum()).backward()
+        scaler.step(optimizer)
+
+
 def test_float64_means_itself():
     x = torch.rand(5, dtype=torch.float64)
     expected = [x.exp(), x.sum(), x @ x, x / 3, torch.softmax(x, 0), x.std(), x.sqrt()]
@@ -356,7 +365,10 @@ def test_tensors_modified_through_another_dtype_are_read_anew():
     with fpsim.emulate("fp16"):
         x = torch.zeros(2)
         x.view(torch.int32).fill_(0x3DCCCCCD)  # 0.1 in float32
-        assert float((x + 0)[0]) == float(np.float16(0.1))
+        assert float(torch.neg(x)[0]) == -float(np.float16(0.1))
+        y = torch.zeros(2)
+        y.view(torch.int32).add_(0x3DCCCCCD)
+        assert float(torch.neg(y)[0]) == -float(np.float16(0.1))
 
 
 def test_a_minimal_script():

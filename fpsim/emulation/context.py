@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import operator
 import os
 import threading
 import weakref
@@ -22,6 +23,10 @@ from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.policy import Policy
 
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
+
+
+_number = operator.itemgetter(0)
+_ACCUMULATION = 2**62  # nodes that store a gradient have the largest number there is
 
 
 class _Thread(threading.local):
@@ -61,8 +66,6 @@ class Emulation:
         self._names = names if names is not None else {}
         self._local = _Local()
         self._machines: list[Machine] = []
-        self._sequences: list[int] = []
-        self._paths: list[str] = []
         _everything.add(self)
 
     @property
@@ -108,7 +111,7 @@ class Emulation:
             switches.leave()
             _uninstall()
             machine = self.machine
-            machine.path, machine.calls, machine.places = "", machine.calls, []
+            machine.path, machine.places, machine.optimizer = "", [], None
 
     # The place in the model
 
@@ -128,25 +131,26 @@ class Emulation:
 
     def _note(self, path: str) -> None:
         """Remember that autograd nodes made from now on belong to this path."""
-        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
-            if len(self._paths) > 200_000:
-                del self._sequences[:100_000], self._paths[:100_000]
-            self._sequences.append(_sequence())
-            self._paths.append(path)
+        if torch.is_grad_enabled():
+            made = self.machine.made
+            if len(made) > 200_000:
+                del made[:100_000]
+            made.append((_sequence(), path))
 
     def backward_path(self) -> str:
         """The module whose forward pass made the autograd node that is running."""
         node = torch._C._current_autograd_node()
         if node is None:
             return self.machine.path
-        found = bisect.bisect_right(self._sequences, node._sequence_nr()) - 1
-        return self._paths[found] if 0 <= found and node._sequence_nr() < 2**62 else ""
+        number = node._sequence_nr()
+        made = self.machine.made
+        found = bisect.bisect_right(made, number, key=_number) - 1
+        return made[found][1] if 0 <= found and number < _ACCUMULATION else ""
 
     def finish_step(self) -> None:
         """Count a training step; the paths of a finished backward pass are forgotten."""
         self.training_step += 1
-        self._sequences.clear()
-        self._paths.clear()
+        self.machine.made.clear()
         self.machine.calls = 0
 
     # Counters

@@ -62,10 +62,15 @@ JUDGEMENTS = names(
 
 
 def _view_rule(op: torch._ops.OpOverload) -> Rule:
+    grows = "resize" in op._schema.name
+
     def view(machine: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(args[0], torch.Tensor) and tags.tag_on(args[0]) is None:
+        if tags.tag_on(args[0]) is None:
             machine.check(args[0])
-        return op(*args, **kwargs)
+        result = op(*args, **kwargs)
+        if grows:
+            tags.unmark(result)  # what a storage grows by is not initialized
+        return result
 
     return view
 
@@ -185,6 +190,7 @@ register_functional("masked_fill", "constant", _filler)
 def fill_scalar_(machine: Any, target: torch.Tensor, value: Any) -> torch.Tensor:
     if target.dtype is not torch.float32:
         machine.check(target)
+        tags.unmark(target)
         return target.fill_(value)
     target.fill_(machine.constant(value))
     return machine.exact(target) if tags.covers_storage(target) else target

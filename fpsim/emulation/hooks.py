@@ -22,7 +22,8 @@ class Guard:
 
     def __call__(self, gradient: torch.Tensor) -> None:
         emulation = self._emulation()
-        if emulation is not None and not emulation.active and current() is None:
+        inside = current()
+        if emulation is not None and not emulation.active and (inside is None or inside.policy != emulation.policy):
             raise OutsideContext(
                 "backward() through an emulated model outside its context would compute in float32; call it inside `with sim:`"
             )

@@ -87,6 +87,7 @@ class Machine:
         self.path = ""
         self.calls = 0
         self.places: list[tuple[str, int]] = []
+        self.made: list[tuple[int, str]] = []  # from which autograd node on nodes were made by which module
         self.optimizer: Any = None
         self._constants: dict[float, float] = {}
         self._limits32 = self._limits64 = np.zeros(4)
@@ -304,7 +305,7 @@ class Machine:
 
     def place(self) -> str:
         """The path of the module whose forward pass, or whose part of the backward pass, is running."""
-        if torch._C._current_graph_task_id() == -1:
+        if self.places or torch._C._current_graph_task_id() == -1:  # a recomputed forward pass has places too
             return self.path
         return self.emulation.backward_path() if self.emulation is not None else self.path
 
@@ -312,7 +313,7 @@ class Machine:
         """The key of one rounding call's draws: a hash of seed, training step, module path and op number in its call."""
         step = self.emulation.training_step if self.emulation is not None else 0
         self.calls += 1
-        path = self.path if torch._C._current_graph_task_id() == -1 else f"{self.path}<backward>"
+        path = self.path if self.places or torch._C._current_graph_task_id() == -1 else "<backward>"
         assert self.policy.seed is not None
         return roundings.draw_key(self.policy.seed, hash_of(step, path, self.calls))
 

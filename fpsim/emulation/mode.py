@@ -58,6 +58,8 @@ class EmulationMode(TorchDispatchMode):
                 if result is not NotImplemented:
                     return result
         self.machine.op = func
+        if "_amp_" in str(func):
+            raise self.machine.refuse('loss scaling and autocast are for fmt="native", where 16-bit tensors mean themselves')
         raise UnsupportedOp(_unsupported(func, args, kwargs, self.machine))
 
     def _refuse_subclasses(self, func: Any, types: Any) -> None:
