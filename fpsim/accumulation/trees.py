@@ -8,9 +8,9 @@ A tree over the leaves 0 ... n-1 is held as its program, a list of integers exec
     v <= CHAIN (-3)         top = rounded(top + leaf(CHAIN - v)), the step of a chain
     v <= FUSED - 3          pop m = FUSED - v values, push their exact sum rounded once (a multi-term node)
 
-The one value left on the stack is the tree's; the sum is that added to +0. Additions are numbered from 0 in program
-order, which is post-order; an engine that draws random numbers uses the number as the step. What a leaf is (a rounded
-product, an exact one) is the accumulator's affair.
+The one value left on the stack is the tree's; unless the program starts from +0, the sum is that added to +0. Additions
+are numbered from 0 in program order, which is post-order; an engine that draws random numbers uses the number as the
+step. What a leaf is (a rounded product, an exact one) is the accumulator's affair.
 """
 
 from __future__ import annotations

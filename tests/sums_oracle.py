@@ -1,0 +1,134 @@
+"""Sums by their definitions: rationals, Python floats for what is not finite, one obvious step at a time."""
+
+import math
+from fractions import Fraction
+
+from fpsim.accumulation.trees import ZERO
+from fpsim.rounding import Rounding
+
+DETERMINISTIC = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
+
+
+def rounded(value, fmt, mode, zero=0.0):
+    """A Fraction (or a float that is not finite) rounded to a format; an exact zero is `zero`."""
+    if isinstance(value, float):
+        return special(value, fmt)
+    if value == 0:
+        return zero if fmt.has_negative_zero else 0.0
+    magnitude = abs(value)
+    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
+    exponent -= Fraction(2) ** exponent > magnitude
+    quantum = Fraction(2) ** (max(exponent, fmt.emin) - fmt.precision + 1)
+    low = magnitude // quantum
+    rest = magnitude / quantum - low
+    outward = {
+        Rounding.NEAREST_EVEN: rest > Fraction(1, 2) or (rest == Fraction(1, 2) and low % 2 == 1),
+        Rounding.NEAREST_AWAY: rest >= Fraction(1, 2),
+        Rounding.TOWARD_ZERO: False,
+        Rounding.UP: rest > 0 and value > 0,
+        Rounding.DOWN: rest > 0 and value < 0,
+        Rounding.ODD: rest > 0 and low % 2 == 0,
+    }[mode]
+    result = (low + outward) * quantum
+    if result > Fraction(fmt.max_finite):
+        inward = {Rounding.TOWARD_ZERO: True, Rounding.ODD: True, Rounding.UP: value < 0, Rounding.DOWN: value > 0}
+        result = fmt.max_finite if inward.get(mode, False) else special(math.inf, fmt)
+    signed = math.copysign(float(result), -1.0 if value < 0 else 1.0)
+    return signed if signed or fmt.has_negative_zero else 0.0
+
+
+def special(value, fmt):
+    """What an infinity or a NaN becomes."""
+    if math.isinf(value) and fmt.saturate:
+        return math.copysign(fmt.max_finite, value)
+    return math.nan if math.isinf(value) and not fmt.has_infinity else value
+
+
+def as_rational(value):
+    return Fraction(value) if isinstance(value, Fraction) or math.isfinite(value) else value
+
+
+def is_negative(value):
+    return value < 0 if isinstance(value, Fraction) else math.copysign(1.0, value) < 0
+
+
+def add(left, right, fmt, mode):
+    """The rounded sum of two floats or Fractions."""
+    exact = [as_rational(left), as_rational(right)]
+    if any(isinstance(term, float) for term in exact):
+        return rounded(float(left) + float(right), fmt, mode)
+    if exact == [0, 0] and is_negative(left) == is_negative(right):
+        zero = -0.0 if is_negative(left) else 0.0
+    else:
+        zero = -0.0 if mode is Rounding.DOWN else 0.0
+    return rounded(sum(exact), fmt, mode, zero)
+
+
+def total_of(pairs, accumulator, fmt, mode):
+    """The accumulator's value after the sum of products, and the format that holds it. All operands are floats."""
+    if accumulator.kind == "exact":
+        return exact_sum(pairs, fmt, mode), fmt
+    held = accumulator.format
+    leaves = [leaf(*pair, accumulator, mode) for pair in pairs]
+    if accumulator.kind == "kahan":
+        return kahan(leaves, held, mode), held
+    if accumulator.kind == "neumaier":
+        return neumaier(leaves, held, mode), held
+    if accumulator.promoted is not None:
+        return promoted(leaves, accumulator, mode), accumulator.promoted
+    tree = accumulator.order(len(leaves))
+    value = tree.evaluate(leaves, lambda left, right: add(left, right, held, mode), zero=0.0)
+    return (value if tree.steps[0] == ZERO else add(0.0, value, held, mode)), held
+
+
+def leaf(left, right, accumulator, mode):
+    product = left * right
+    if math.isfinite(left) and math.isfinite(right) and left != 0 and right != 0:
+        product = Fraction(left) * Fraction(right)
+    if accumulator.products != "rounded":
+        return product
+    return rounded(as_rational(product), accumulator.format, mode, math.copysign(0.0, product) if product == 0 else 0.0)
+
+
+def promoted(leaves, accumulator, mode):
+    (size,) = accumulator.order.parameters
+    total = 0.0
+    for first in range(0, len(leaves), size):
+        block = 0.0
+        for term in leaves[first : first + size]:
+            block = add(block, term, accumulator.format, mode)
+        total = add(total, block, accumulator.promoted, mode)
+    return total
+
+
+def kahan(leaves, fmt, mode):
+    total = correction = 0.0
+    for term in leaves:
+        y = add(term, -correction, fmt, mode)
+        t = add(total, y, fmt, mode)
+        correction = add(add(t, -total, fmt, mode), -y, fmt, mode)
+        total = t
+    return total
+
+
+def neumaier(leaves, fmt, mode):
+    total = correction = 0.0
+    for term in leaves:
+        t = add(total, term, fmt, mode)
+        larger, smaller = (total, term) if abs(total) >= abs(term) else (term, total)
+        correction = add(correction, add(add(larger, -t, fmt, mode), smaller, fmt, mode), fmt, mode)
+        total = t
+    return add(total, correction, fmt, mode)
+
+
+def exact_sum(pairs, fmt, mode):
+    products = [left * right for left, right in pairs]
+    if not all(math.isfinite(left) and math.isfinite(right) for left, right in pairs):
+        return rounded(sum(products), fmt, mode)
+    exact = sum((Fraction(left) * Fraction(right) for left, right in pairs), Fraction(0))
+    return rounded(exact, fmt, mode, -0.0 if mode is Rounding.DOWN and pairs else 0.0)
+
+
+def finished(total, held, fmt, mode):
+    """The last rounding, to the result's format."""
+    return rounded(as_rational(total), fmt, mode, total if total == 0 else 0.0)
