@@ -71,7 +71,7 @@ def commands(text):
 
 
 def shell(command, folder):
-    """A command's exit code and what it prints, standard error included, in a terminal of 80 columns; `fpsim` is this package's."""
+    """A command's exit code and all it prints, in a terminal of 80 columns; `fpsim` is this package's."""
     program = f'fpsim() {{ "{sys.executable}" -m fpsim.cli "$@"; }}; python() {{ "{sys.executable}" "$@"; }}; {command}'
     env = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", program], cwd=folder, env=env, capture_output=True, text=True, check=False)
