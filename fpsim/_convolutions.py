@@ -116,7 +116,7 @@ def weight_gradient_into(
         at_once = max(1, _TILE_BYTES // max(1, taps.positions * x.itemsize))
         flat = out.reshape(geometry.outputs, taps.count)
         for rows in _ranges(group * outer, (group + 1) * outer, at_once):
-            left = gradient[:, rows].swapaxes(0, 1).reshape(-1, taps.positions)
+            left = gradient[:, rows].swapaxes(0, 1).reshape(rows.stop - rows.start, taps.positions)
             for columns in _ranges(0, taps.count, _whole_panels(at_once)):
                 right = taps.gather(columns, slice(0, taps.positions))
                 elements = (rows.start * taps.count + columns.start, taps.count)

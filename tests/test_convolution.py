@@ -47,7 +47,8 @@ def taps_of(x_shape, weight_shape, out_shape, steps):
     for n, o, *position in itertools.product(*map(range, out_shape)):
         pairs = []
         for c, *tap in itertools.product(*map(range, weight_shape[1:])):
-            place = [position[i] * steps["stride"][i] - steps["padding"][i] + tap[i] * steps["dilation"][i] for i in axes]
+            starts = [position[i] * steps["stride"][i] - steps["padding"][i] for i in axes]
+            place = [starts[i] + tap[i] * steps["dilation"][i] for i in axes]
             inside = all(0 <= place[i] < x_shape[2 + i] for i in axes)
             pairs.append(((o, c, *tap), (n, o // outer * inner + c, *place) if inside else None))
         found[(n, o, *position)] = pairs
