@@ -113,13 +113,15 @@ def _flags(
     high, low = _largest_and_smallest(left)
     extents = [_largest_and_smallest(panels.data) for panels in right]
     highs, lows = high * max(e[0] for e in extents), low * min(e[1] for e in extents)
+    # Each set of flags is a kernel to compile: the fullest choice is for the commonest case alone.
+    few = chosen.element == "f4" and rounding is Rounding.NEAREST_EVEN and not chosen.flags
     flags = chosen.flags
     if not lows >= target.min_normal:
         flags |= CLAMP
     leaf = highs * (1 + 2 * target.unit_roundoff) + target.min_normal
     if not leaves * leaf * _facts(tree, target, rounding) < chosen.limit:
-        flags |= CLAMP | (TRACK_SUMS if leaf < chosen.limit else TRACK)
-    return flags
+        flags |= CLAMP | (TRACK_SUMS if few and leaf < chosen.limit else TRACK)
+    return flags if few else flags | CLAMP
 
 
 def tree_product(

@@ -1,0 +1,445 @@
+"""matmul and dot against exact rationals, NumPy float16 and torch.half; laws of kernels and of bad input."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fpsim
+from fpsim import threads
+from fpsim._kernels.random import element_hash, step_draw
+from fpsim._product_plans import scheme
+from fpsim.accumulation import Accumulator, Tree, get_accumulator
+from fpsim.formats import Format, get_format
+from fpsim.products import matmul_into
+from fpsim.rounding import Rounding, round_into
+
+NAN, INF = float("nan"), float("inf")
+KEY = 12345
+FORMATS = [
+    get_format(name)
+    for name in ("fp16", "bf16", "fp32", "tf32", "e5m2", "e4m3fn", "e4m3fnuz", "float4_e2m1fn", "e6m9")
+] + [
+    get_format("fp16").replace(name="fp16 flushed after", flush="after"),
+    get_format("e4m3").replace(name="e4m3 flushed before", flush="before"),
+    get_format("fp16").replace(name="fp16 saturating", saturate=True),
+]
+TREES = ("", ":fma", ":pairwise", ":pairwise:exact-products", ":blocked(3)", ":lanes(2)")
+
+
+# An obvious oracle: numbers are Fractions, one rounding is one function.
+
+
+def rounded(value: Fraction, negative_zero: bool, fmt: Format, mode: Rounding, draw: int | None = None) -> float:
+    """One exact number rounded as semantics defines it."""
+    if value == 0:
+        return -0.0 if negative_zero and fmt.has_negative_zero else 0.0
+    negative, size = value < 0, abs(value)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    exponent -= Fraction(2) ** exponent > size
+    if fmt.flush == "before" and size < Fraction(2) ** fmt.emin:
+        return -0.0 if negative else 0.0
+    quantum = Fraction(2) ** ((exponent if fmt.flush else max(exponent, fmt.emin)) - fmt.precision + 1)
+    count, rest = divmod(size, quantum)
+    part, top = rest / quantum, Fraction(fmt.max_finite)
+    lower, upper = count * quantum, (count + 1) * quantum
+    if mode is Rounding.STOCHASTIC:
+        beyond = Fraction(2) ** (fmt.emax + 1)
+        if size > top:
+            lower, upper, part = top, beyond, (size - top) / (beyond - top)
+        assert draw is not None
+        result = upper if size >= beyond or draw < math.floor(part * 2**32) else lower
+    else:
+        half = Fraction(1, 2)
+        climbs = {
+            Rounding.NEAREST_EVEN: part > half or (part == half and count % 2 == 1),
+            Rounding.NEAREST_AWAY: part >= half,
+            Rounding.TOWARD_ZERO: False,
+            Rounding.UP: not negative,
+            Rounding.DOWN: negative,
+            Rounding.ODD: count % 2 == 0,
+        }[mode]
+        result = upper if part and climbs else lower
+    sign = -1.0 if negative else 1.0
+    if result > top:
+        inward = mode in (Rounding.TOWARD_ZERO, Rounding.ODD) or mode is (Rounding.UP if negative else Rounding.DOWN)
+        return sign * (fmt.max_finite if inward else infinity_of(fmt))
+    if fmt.flush and result < Fraction(2) ** fmt.emin:
+        result = Fraction(0)
+    return sign * float(result) if result or fmt.has_negative_zero else 0.0
+
+
+def infinity_of(fmt: Format) -> float:
+    return fmt.max_finite if fmt.saturate else INF if fmt.has_infinity else NAN
+
+
+class Exact:
+    """A number: a Fraction and the sign of a zero, or an infinity or NaN."""
+
+    def __init__(self, value: Fraction, negative: bool, special: float | None = None):
+        self.value, self.negative, self.special = value, negative, special
+
+    @staticmethod
+    def of(x: Any) -> Exact:
+        if isinstance(x, Exact):
+            return x
+        finite = math.isfinite(x)
+        return Exact(Fraction(x) if finite else Fraction(0), math.copysign(1, x) < 0, None if finite else x)
+
+    @staticmethod
+    def product(x: float, y: float) -> Exact:
+        if math.isfinite(x) and math.isfinite(y):
+            return Exact(Fraction(x) * Fraction(y), math.copysign(1, x) != math.copysign(1, y))
+        return Exact(Fraction(0), False, x * y)
+
+    def rounded(self, fmt: Format, mode: Rounding, draw: int | None) -> float:
+        if self.special is not None:
+            return self.special if math.isnan(self.special) else math.copysign(1, self.special) * infinity_of(fmt)
+        return rounded(self.value, self.negative, fmt, mode, draw)
+
+
+def added(left: Any, right: Any, fmt: Format, mode: Rounding, draw: int | None = None) -> float:
+    x, y = Exact.of(left), Exact.of(right)
+    if x.special is not None or y.special is not None:
+        total = (x.special or 0.0) + (y.special or 0.0)
+        return Exact(Fraction(0), False, total).rounded(fmt, mode, draw)
+    value = x.value + y.value
+    negative = x.negative if value == 0 and x.value == 0 and x.negative == y.negative else mode is Rounding.DOWN
+    return Exact(value, negative).rounded(fmt, mode, draw)
+
+
+class Oracle:
+    """One element of a product, step by step; `element` is its row-major number."""
+
+    def __init__(self, fmt: Format, accumulator: Accumulator, mode: Rounding, element: int):
+        self.fmt, self.accumulator, self.mode = fmt, accumulator, mode
+        self.hash = np.uint32(element_hash(np.uint64(KEY), np.int64(element)))
+
+    def draw(self, step: int) -> int | None:
+        return int(step_draw(self.hash, np.uint32(step))) if self.mode is Rounding.STOCHASTIC else None
+
+    def add(self, left: Any, right: Any, step: int, fmt: Format | None = None) -> float:
+        return added(left, right, fmt or self.accumulator.format, self.mode, self.draw(step))
+
+    def leaf(self, k: int, x: float, y: float) -> Any:
+        product = Exact.product(x, y)
+        if self.accumulator.products != "rounded":
+            return product
+        return product.rounded(self.accumulator.format, self.mode, self.draw(2**31 + k))
+
+    def __call__(self, xs: list[float], ys: list[float]) -> float:
+        kind = self.accumulator.kind
+        if kind == "exact":
+            return self.exact([Exact.product(x, y) for x, y in zip(xs, ys, strict=True)])
+        leaves = [self.leaf(k, x, y) for k, (x, y) in enumerate(zip(xs, ys, strict=True))]
+        held = self.accumulator.promoted or self.accumulator.format
+        if kind != "tree":
+            total = self.kahan(leaves) if kind == "kahan" else self.neumaier(leaves)
+        else:
+            total = self.promoted(leaves) if self.accumulator.promoted else self.tree(leaves)
+        return total if held == self.fmt else Exact.of(total).rounded(self.fmt, self.mode, None)
+
+    def tree(self, leaves: list[Any]) -> float:
+        tree = self.accumulator.order(len(leaves))
+        numbers = iter(range(2 * len(leaves) + 8))
+        total = tree.evaluate(leaves, lambda left, right: self.add(left, right, next(numbers)), zero=0.0)
+        return total if tree.steps[0] == -2 else self.add(0.0, total, tree.nodes)
+
+    def promoted(self, leaves: list[Any]) -> float:
+        total, step, size = 0.0, 0, self.accumulator.order.parameters[0]
+        for start in range(0, len(leaves), size):
+            block = 0.0
+            for leaf in leaves[start : start + size]:
+                block, step = self.add(block, leaf, step), step + 1
+            total, step = self.add(total, block, step, self.accumulator.promoted), step + 1
+        return total
+
+    def kahan(self, leaves: list[Any]) -> float:
+        total = lost = 0.0
+        for k, leaf in enumerate(leaves):
+            wanted = self.add(leaf, -lost, 4 * k)
+            new = self.add(total, wanted, 4 * k + 1)
+            lost = self.add(self.add(new, -total, 4 * k + 2), -wanted, 4 * k + 3)
+            total = new
+        return total
+
+    def neumaier(self, leaves: list[Any]) -> float:
+        total = lost = 0.0
+        for k, leaf in enumerate(leaves):
+            new = self.add(total, leaf, 4 * k)
+            high, low = (total, leaf) if abs(total) >= abs(leaf) else (leaf, total)
+            lost = self.add(lost, self.add(self.add(high, -new, 4 * k + 1), low, 4 * k + 2), 4 * k + 3)
+            total = new
+        return self.add(total, lost, 4 * len(leaves))
+
+    def exact(self, terms: list[Exact]) -> float:
+        special = [term.special for term in terms if term.special is not None]
+        if special:
+            return Exact(Fraction(0), False, sum(special)).rounded(self.fmt, self.mode, None)
+        total = sum((term.value for term in terms), Fraction(0))
+        return rounded(total, self.mode is Rounding.DOWN, self.fmt, self.mode, self.draw(0))
+
+
+def same(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.isnan(got) & np.isnan(wanted) | (got == wanted) & (np.signbit(got) == np.signbit(wanted))
+
+
+def cases(fmt: Format, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ordinary values, some near overflow, some near underflow, and infinities and NaN."""
+    generator = np.random.default_rng(seed)
+    scales = (1.0, fmt.max_finite**0.5, 2.0 ** (fmt.emin / 2), 1.0)
+    shapes = ((2, 7, 3), (1, 6, 5), (4, 5, 1), (3, 1, 2))
+    found = []
+    for number, (scale, (rows, leaves, columns)) in enumerate(zip(scales, shapes, strict=True)):
+        pair = []
+        for shape in ((rows, leaves), (leaves, columns)):
+            x = generator.standard_normal(shape) * scale * np.exp2(generator.integers(-4, 4, shape))
+            x[generator.random(shape) < 0.1] = -0.0
+            if number == 3:
+                x[generator.random(shape) < 0.2] = INF if fmt.has_infinity else 1.0
+                x[generator.random(shape) < 0.1] = NAN
+            round_into(x, x, fmt, Rounding.TOWARD_ZERO)
+            pair.append(x)
+        found.append((pair[0], pair[1]))
+    return found
+
+
+def check(fmt: Format, accumulator: Accumulator, mode: Rounding, seed: int = 0) -> None:
+    for a, b in cases(fmt, seed):
+        out = np.empty((a.shape[0], b.shape[1]))
+        matmul_into(a, b, out, fmt, accumulator, mode, key=KEY if mode is Rounding.STOCHASTIC else 0)
+        wanted = np.array(
+            [
+                [Oracle(fmt, accumulator, mode, i * out.shape[1] + j)(a[i].tolist(), b[:, j].tolist()) for j in range(out.shape[1])]
+                for i in range(out.shape[0])
+            ]
+        )
+        assert same(out, wanted).all(), (str(accumulator), out[~same(out, wanted)], wanted[~same(out, wanted)])
+
+
+def of(text: str, fmt: Format) -> Accumulator:
+    parsed = get_accumulator(f"fp16{text}")
+    return Accumulator(parsed.kind, fmt, parsed.order, parsed.products)
+
+
+# The first formats run every mode in the quick part; a compiled kernel serves them all.
+@pytest.mark.parametrize("mode", list(Rounding), ids=str)
+@pytest.mark.parametrize("text", TREES)
+def test_trees_equal_exact_rationals(mode: Rounding, text: str) -> None:
+    for seed, fmt in enumerate(FORMATS):
+        check(fmt, of(text, fmt), mode, seed)
+
+
+@pytest.mark.parametrize("mode", list(Rounding), ids=str)
+@pytest.mark.parametrize("kind", ["kahan", "neumaier", "exact"])
+def test_other_accumulators_equal_exact_rationals(mode: Rounding, kind: str) -> None:
+    for seed, fmt in enumerate(FORMATS[:6]):
+        accumulator = get_accumulator("exact") if kind == "exact" else Accumulator(kind, fmt)  # type: ignore[arg-type]
+        check(fmt, accumulator, mode, seed)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in Rounding if mode is not Rounding.STOCHASTIC], ids=str)
+@pytest.mark.parametrize("text", ["fp16:blocked(3)->fp32", "e5m2:blocked(2):fma->bf16", "fp32", "bf16", "e5m10:fma"])
+def test_accumulators_wider_and_narrower_than_the_operands(mode: Rounding, text: str) -> None:
+    for name in ("fp16", "e4m3fn", "bf16"):
+        check(get_format(name), get_accumulator(text), mode)
+
+
+def half_operands(size: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(5)
+    a, b = ((generator.standard_normal((size, size)) * scale).astype(np.float16) for _ in range(2))
+    return a, b
+
+
+def loop_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    total = np.zeros((a.shape[0], b.shape[1]), dtype=a.dtype)
+    with np.errstate(all="ignore"):
+        for k in range(a.shape[1]):
+            total = total + a[:, k : k + 1] * b[k : k + 1]
+    return total
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-9, 80.0], ids=["ordinary", "underflow", "overflow"])
+def test_fp16_chain_equals_the_numpy_float16_loop(scale: float) -> None:
+    a, b = half_operands(96, scale)
+    out = fpsim.matmul(a.astype(np.float32), b.astype(np.float32), fmt="fp16", accumulate="fp16")
+    assert same(out, loop_of(a, b).astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_chain_equals_the_torch_rank_one_loop_at_512(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(512, 512, generator=generator).to(getattr(torch, dtype)) for _ in range(2))
+    total = torch.zeros(512, 512, dtype=a.dtype)
+    for k in range(512):
+        total = total + a[:, k : k + 1] * b[k : k + 1]
+    got = fpsim.matmul(a.float(), b.float(), fmt=a.dtype, accumulate=get_format(a.dtype))
+    assert torch.equal(got, total.float())
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-9, 80.0], ids=["ordinary", "underflow", "overflow"])
+@pytest.mark.parametrize("mode", ["nearest-even", "nearest-away", "toward-zero", "up", "down", "odd"])
+def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fpsim._product_runs as runs
+
+    a, b = (x.astype(np.float32) for x in half_operands(64, scale))
+    texts = ("fp16", "fp16:fma", "fp16:kahan", "fp16:pairwise")
+    fast = [fpsim.matmul(a, b, fmt="fp16", accumulate=text, rounding=mode) for text in texts]
+
+    def careful(operand: Format, target: Format, rounding: Rounding, exact: bool, chains: bool) -> Any:
+        return runs.careful_scheme(target, rounding, exact)
+
+    monkeypatch.setattr(runs, "scheme", careful)
+    slow = [fpsim.matmul(a, b, fmt="fp16", accumulate=text, rounding=mode) for text in texts]
+    for text, quick, sure in zip(texts, fast, slow, strict=True):
+        assert same(quick, sure).all(), text
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "rounding"),
+    [("fp16", "nearest-even"), ("fp16", "stochastic"), ("bf16:fma", "down"), ("exact", "odd"), ("fp16:kahan", "stochastic")],
+)
+def test_the_number_of_threads_changes_nothing(accumulate: str, rounding: str) -> None:
+    a, b = (x[:101, :101].astype(np.float32) for x in half_operands(128))
+    a, b = (fpsim.round(x, "bf16") if accumulate.startswith("bf16") else x for x in (a, b))
+    fmt = "bf16" if accumulate.startswith("bf16") else "fp16"
+    seed = 3 if rounding == "stochastic" else None
+    found = []
+    try:
+        for count in (1, 2, 4):
+            threads.set_num_threads(count)
+            found.append(fpsim.matmul(a, b, fmt=fmt, accumulate=accumulate, rounding=rounding, seed=seed))
+    finally:
+        threads.set_num_threads(None)
+    assert same(found[0], found[1]).all() and same(found[0], found[2]).all()
+
+
+def test_fma_rounds_once_where_float32_would_round_twice() -> None:
+    """numerics.md, trap 6: the product, then 1.0 * c, as a chain of two steps."""
+    a, b = np.array([[-10.5625, 1.3017578125]], np.float32), np.array([[1.0], [-0.63916015625]], np.float32)
+    assert fpsim.matmul(a, b, fmt="fp16", accumulate="fp16:fma")[0, 0] == float(
+        np.float16(float(Fraction(-10.5625) + Fraction(1.3017578125) * Fraction(-0.63916015625)))
+    )
+
+
+@pytest.mark.parametrize("mode", [mode for mode in Rounding if mode is not Rounding.STOCHASTIC], ids=str)
+@pytest.mark.parametrize("name", ["fp16", "bf16", "e4m3", "fp32"])
+def test_fma_on_triples_built_to_round_wrongly_twice(name: str, mode: Rounding) -> None:
+    """Sums next to midpoints: c is a value and a half ulp's worth of product away from the next, give or take little."""
+    fmt, generator = get_format(name), np.random.default_rng(7)
+    count, p = 300, fmt.precision
+    c = np.exp2(generator.integers(-2, 3, count)) * (1 + generator.integers(0, 2 ** (p - 1), count) * 2.0 ** (1 - p))
+    x = 1 + generator.integers(0, 2 ** (p - 1), count) * 2.0 ** (1 - p)
+    power = np.exp2(generator.integers(-p - 3, 2 - p, count)) * generator.choice([-1.0, 1.0], count)
+    y = power * (1 + generator.integers(-2, 3, count) * 2.0 ** (1 - p))
+    round_into(y, y, fmt, Rounding.TOWARD_ZERO)
+    a, b = np.stack([c, x], axis=1), np.stack([np.ones(count), y])
+    out = np.empty((count, count))
+    accumulator = of(":fma", fmt)
+    matmul_into(a, b, out, fmt, accumulator, mode)
+    wanted = [Oracle(fmt, accumulator, mode, 0)(a[i].tolist(), b[:, i].tolist()) for i in range(count)]
+    assert same(np.diagonal(out), np.array(wanted)).all()
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "fp32"])
+def test_exact_sums_survive_massive_cancellation(name: str) -> None:
+    fmt, generator = get_format(name), np.random.default_rng(11)
+    big = fpsim.round(generator.standard_normal(40) * 2.0 ** (fmt.emax // 2 - 2), fmt)
+    small = fpsim.round(generator.standard_normal(3) * 2.0 ** (fmt.emin // 2), fmt)
+    x, y = np.concatenate([big, -big, small]), np.concatenate([big, big, small])
+    order = generator.permutation(x.size)
+    x, y = x[order], y[order]
+    total = sum((Fraction(float(u)) * Fraction(float(v)) for u, v in zip(x, y, strict=True)), Fraction(0))
+    assert fpsim.dot(x, y, fmt=fmt, accumulate="exact") == rounded(total, False, fmt, Rounding.NEAREST_EVEN) != 0
+
+
+def test_addend_and_bias_join_after_the_sum() -> None:
+    fmt = get_format("fp16")
+    a, b = (x.astype(np.float32) for x in half_operands(8))
+    extra = fpsim.round(np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32) * 8, "fp16")
+    plain = fpsim.matmul(a, b, fmt="fp16", accumulate="fp16")
+    assert same(fpsim.matmul(a, b, fmt="fp16", accumulate="fp16", addend=extra), fpsim.round(plain + extra, "fp16")).all()
+    out = np.empty((8, 8), np.float32)
+    matmul_into(a, b, out, fmt, get_accumulator("fp16"), Rounding.NEAREST_EVEN, bias=extra[0])
+    assert same(out, fpsim.round(plain + extra[0], "fp16")).all()
+    once = fpsim.matmul(a, b, fmt="fp16", accumulate="exact", addend=extra)
+    sums = a.astype(np.float64) @ b.astype(np.float64) + extra  # exact: 8 products of 22 bits in a narrow range
+    assert same(once, fpsim.round(sums, "fp16").astype(np.float32)).all()
+
+
+def test_strides_orientations_batches_and_small_shapes() -> None:
+    a, b = (x.astype(np.float32) for x in half_operands(40))
+    for left, right in (
+        (a[::-2, ::3], b[::-3, ::-2][:14]),
+        (a.T, b.T),
+        (a[:, :5], b[:5, :1]),
+        (a[:1], b),
+        (a[:1, :3], np.asfortranarray(b[:3])),
+        (a[:, ::-1], b[::-1, :33]),
+    ):
+        got = fpsim.matmul(left, right, fmt="fp16", accumulate="fp16")
+        assert same(got, loop_of(left.astype(np.float16), right.astype(np.float16)).astype(np.float32)).all()
+    batch = np.stack([a, a.T])[:, None]
+    got = fpsim.matmul(batch, np.stack([b, b * 0.5, -b]), fmt="fp16", accumulate="fp16")
+    assert got.shape == (2, 3, 40, 40)
+    assert same(got[1, 2], fpsim.matmul(a.T, -b, fmt="fp16", accumulate="fp16")).all()
+    assert fpsim.matmul(a[0], b, fmt="fp16").shape == (40,) and fpsim.matmul(a, b[:, 0], fmt="fp16").shape == (40,)
+    assert fpsim.matmul(a[:0], b, fmt="fp16").shape == (0, 40)
+
+
+@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "fp16:kahan", "exact", "fp32", "fp16:blocked(4)->fp32"])
+def test_no_terms_give_plus_zero(accumulate: str) -> None:
+    out = fpsim.matmul(np.zeros((2, 0), np.float32), np.zeros((0, 3), np.float32), fmt="fp16", accumulate=accumulate)
+    assert same(out, np.zeros((2, 3), np.float32)).all()
+
+
+def test_rows_draw_by_their_number_in_the_whole_result() -> None:
+    a, b = (x.astype(np.float32) for x in half_operands(24))
+    arguments: dict[str, Any] = {"fmt": "fp16", "accumulate": "fp16", "rounding": "stochastic", "seed": 2}
+    whole = fpsim.matmul(a, b, **arguments)
+    assert same(fpsim.matmul(a[:5], b, **arguments), whole[:5]).all()
+    assert not same(fpsim.matmul(a, b, **(arguments | {"seed": 3})), whole).all()
+    stacked = fpsim.matmul(np.stack([a[:12], a[12:]]), b, **arguments)
+    assert same(stacked.reshape(24, 24), whole).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"b": np.zeros((3, 2), np.float32)}, "a and b do not fit"),
+        ({"b": np.zeros((5, 4, 2), np.float32), "a": np.zeros((3, 2, 4), np.float32)}, "do not broadcast"),
+        ({"a": np.float32(1)}, "a must have at least one dimension"),
+        ({"addend": np.zeros((7, 7), np.float32)}, "addend"),
+        ({"a": np.full((2, 4), 0.1, np.float32)}, "is no value of fp16"),
+        ({"accumulate": Accumulator(order=Tree.from_nested(((0, 1), 2)))}, "given tree has 3 leaves"),  # type: ignore[arg-type]
+        ({"accumulate": Accumulator(order=Tree.from_nested((0, 1, 2, 3)))}, "fused nodes"),  # type: ignore[arg-type]
+        ({"accumulate": "e8m30"}, "too wide"),
+        ({"rounding": "stochastic"}, "seed"),
+        ({"accumulate": "native", "rounding": "up"}, "native"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    usual: dict[str, Any] = {"a": np.zeros((2, 4), np.float32), "b": np.zeros((4, 2), np.float32), "fmt": "fp16"}
+    usual |= arguments
+    with pytest.raises(ValueError, match=message):
+        fpsim.matmul(usual.pop("a"), usual.pop("b"), **usual)
+
+
+def test_dot_takes_vectors() -> None:
+    x = np.arange(4, dtype=np.float32)
+    assert fpsim.dot(x, x, fmt="fp16") == 14
+    with pytest.raises(ValueError, match="one length"):
+        fpsim.dot(x, x[:3], fmt="fp16")
+    with pytest.raises(ValueError, match="a must be a vector"):
+        fpsim.dot(x[None], x, fmt="fp16")
+
+
+def test_16_bit_formats_run_in_float32_and_wide_ones_in_float64() -> None:
+    even = Rounding.NEAREST_EVEN
+    elements = {name: scheme(f := get_format(name), f, even, False, True).element for name in ("fp16", "bf16", "tf32", "e8m9")}
+    assert elements == {"fp16": "f4", "bf16": "f4", "tf32": "f8", "e8m9": "f8"}
