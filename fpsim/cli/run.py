@@ -47,7 +47,7 @@ class ScriptCommand(click.Command):
 
 @click.command(cls=ScriptCommand, options_metavar="SCRIPT [OPTIONS] [SCRIPT ARGUMENTS]...", add_help_option=True)
 @click.argument("script", metavar="")
-@click.option("--fmt", type=POLICY_FORMAT, required=True, help="Format of every float32 tensor, or native.")
+@click.option("--fmt", type=POLICY_FORMAT, required=True, help="Format of every float32 tensor.")
 @click.option("--accumulate", type=ACCUMULATOR, default="fp32", show_default=True, help="How sums accumulate.")
 @click.option("--rounding", type=ROUNDING, default="nearest-even", show_default=True, help="Rounding mode.")
 @click.option("--seed", type=int, help="Seed of the draws; stochastic rounding needs one.")
