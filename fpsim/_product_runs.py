@@ -83,13 +83,11 @@ def _pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
 
 
 def _largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
-    """The largest magnitude (NaN counts as the largest) and the smallest nonzero one (inf if there is none)."""
+    """The largest magnitude (infinity for a NaN) and the smallest nonzero one (infinity if there is none)."""
     from fpsim._kernels import products as kernels
 
-    integer = np.int32 if packed.dtype.itemsize == 4 else np.int64
-    high, low = kernels.extent(packed.view(integer))
-    pair = np.array([high, low], dtype=integer).view(packed.dtype)
-    return float(pair[0]), float(pair[1])
+    high, low = kernels.extent(packed)
+    return float(high), float(low)
 
 
 def _is_one_chain(tree: Tree) -> bool:
@@ -97,14 +95,17 @@ def _is_one_chain(tree: Tree) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _facts(tree: Tree, target: Format, rounding: Rounding) -> float:
-    return growth(tree, target, rounding, _is_one_chain(tree))
+def _plan(
+    tree: Tree, operand: Format, target: Format, rounding: Rounding, exact_products: bool
+) -> tuple[Scheme, float]:
+    """The scheme, and how far a partial sum may exceed the mean of the leaves' magnitudes times their number."""
+    chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
+    return chosen, growth(tree, target, rounding, _is_one_chain(tree))
 
 
 def _flags(
-    chosen: Scheme, tree: Tree, operand: Format, target: Format, rounding: Rounding, left: np.ndarray, right: list[Panels],
-    leaves: int,
-) -> int:  # fmt: skip
+    chosen: Scheme, bound: float, target: Format, rounding: Rounding, left: np.ndarray, right: list[Panels]
+) -> int:
     """The scheme's flags and those that the operands' magnitudes call for."""
     from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK, TRACK_SUMS
 
@@ -119,7 +120,7 @@ def _flags(
     if not lows >= target.min_normal:
         flags |= CLAMP
     leaf = highs * (1 + 2 * target.unit_roundoff) + target.min_normal
-    if not leaves * leaf * _facts(tree, target, rounding) < chosen.limit:
+    if not bound * leaf < chosen.limit:
         flags |= CLAMP | (TRACK_SUMS if few and leaf < chosen.limit else TRACK)
     return flags if few else flags | CLAMP
 
@@ -165,11 +166,11 @@ def _products(
         for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs):
             yield part.T
         return
-    chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
+    chosen, bound = _plan(tree, operand, target, rounding, exact_products)
     shape = (rows, columns, leaves)
     job = _Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
-    flags = _flags(chosen, tree, operand, target, rounding, left, right, leaves)
+    flags = _flags(chosen, bound * leaves, target, rounding, left, right)
     for lines in programs:
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         if job.passed:
@@ -327,6 +328,8 @@ class _Job:
 
             work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width
             threads.run(task, threads.parts(self.groups, work))
+            if not passed.any():
+                continue
             for panel, group in np.argwhere(passed).tolist():
                 column = panels.first_column + panel * self.width
                 self.passed.append((group * self.tile_rows, column, self.tile_rows, self.width))

@@ -295,7 +295,9 @@ def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch
         return runs.careful_scheme(target, rounding, exact)
 
     monkeypatch.setattr(runs, "scheme", careful)
+    runs._plan.cache_clear()
     slow = [fpsim.matmul(a, b, fmt="fp16", accumulate=text, rounding=mode) for text in texts]
+    runs._plan.cache_clear()
     for text, quick, sure in zip(texts, fast, slow, strict=True):
         assert same(quick, sure).all(), text
 
@@ -370,6 +372,17 @@ def test_addend_and_bias_join_after_the_sum() -> None:
     once = fpsim.matmul(a, b, fmt="fp16", accumulate="exact", addend=extra)
     sums = a.astype(np.float64) @ b.astype(np.float64) + extra  # exact: 8 products of 22 bits in a narrow range
     assert same(once, fpsim.round(sums, "fp16").astype(np.float32)).all()
+
+
+def test_infinities_and_nan_anywhere_are_found() -> None:
+    """Also in the columns that are packed apart when a row vector reads its operand in place."""
+    a, b = (x.astype(np.float32) for x in half_operands(300, 0.1))
+    for row, column, value in ((0, 299, NAN), (7, 3, INF), (299, 299, -INF), (0, 0, NAN)):
+        spoiled = b.copy()
+        spoiled[row, column] = value
+        got = fpsim.matmul(a[:1], spoiled, fmt="fp16", accumulate="fp16")
+        wanted = loop_of(a[:1].astype(np.float16), spoiled.astype(np.float16)).astype(np.float32)
+        assert same(got, wanted).all()
 
 
 def test_strides_orientations_batches_and_small_shapes() -> None:

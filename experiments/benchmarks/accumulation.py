@@ -172,12 +172,113 @@ def main_table(runs: int) -> None:
     CONSOLE.print(table)
 
 
-if __name__ == "__main__":
+def shapes_table(runs: int) -> None:
+    """Other shapes at their rate relative to the square product's, and two threads relative to one."""
+    case = CASES[0]
+    shapes = {
+        "64 x 64 x 64": (64, 64, 64),
+        "4096 x 64 x 64": (4096, 64, 64),
+        "1 x 4096 x 4096": (1, 4096, 4096),
+        "4096 x 4096 x 1": (4096, 4096, 1),
+        "1024 x 1024 x 1024": (1024, 1024, 1024),
+    }
+    functions = {"square": product(case)} | {name: product(case, *shape) for name, shape in shapes.items()}
+    times = timed(functions, runs, slow=1.0)
+    rate = SIZE**3 / statistics.median(times["square"])
+    table = Table(title=f"{case.name}: other shapes, one thread (at least half the square product's rate)")
+    for heading in ("shape", "G multiply-adds/s", "of the square product's rate"):
+        table.add_column(heading, justify="left" if heading == "shape" else "right")
+    for name, (rows, leaves, columns) in shapes.items():
+        own = rows * leaves * columns / statistics.median(times[name])
+        table.add_row(name, f"{own / 1e9:.2f}", f"{own / rate:.2f}")
+    CONSOLE.print(table)
+    small = product(case, 2, 2, 2)
+    small()
+    calls = []
+    for _ in range(500):
+        start = time.thread_time()
+        small()
+        calls.append(time.thread_time() - start)
+    CONSOLE.print(f"overhead of a call (2 x 2 x 2): {statistics.median(calls) * 1e6:.0f} microseconds (at most 100)")
+
+
+def threads_line(runs: int) -> None:
+    run = product(CASES[0], 1024, 1024, 1024)
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(runs):
+        for count, found in seconds.items():
+            set_num_threads(count)
+            start = time.perf_counter()
+            run()
+            found.append(time.perf_counter() - start)
+    set_num_threads(1)
+    gain = statistics.median(seconds[1]) / statistics.median(seconds[2])
+    best = min(seconds[1]) / min(seconds[2])
+    CONSOLE.print(f"two threads, 1024^3: {gain:.2f} x one (medians), {best:.2f} x (least times); at least 1.8 wanted")
+
+
+def peer_line() -> None:
+    """APyTypes, the fastest peer with rounding at each step, on a smaller product."""
+    try:
+        import apytypes
+    except ImportError:
+        CONSOLE.print("APyTypes is not installed: no comparison with a peer (pip install apytypes)")
+        return
+    size = 128
+    a, b, _ = operands(size, size, size, "fp16")
+    left, right = (apytypes.APyFloatArray.from_array(x.astype(np.float64), 5, 10) for x in (a, b))
+    step = apytypes.APyFloatAccumulatorContext(exp_bits=5, man_bits=10)
+    ours = product(CASES[0], size, size, size)
+
+    def theirs() -> object:
+        with step:
+            return left @ right
+
+    times = timed({"ours": ours, "theirs": theirs}, 5)
+    ratio = statistics.median(times["theirs"]) / statistics.median(times["ours"])
+    CONSOLE.print(f"APyTypes {apytypes.__version__}, {size}^3 with an fp16 accumulator: {ratio:.0f} x our time (at least 30)")
+
+
+def growth_picture(largest: int, path: str) -> None:
+    """Time against m*n*k, which should lie on lines of slope one, and the main cases' rates."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes = [size for size in (64, 128, 256, 512, 1024, 2048) if size <= largest]
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for case in (CASES[0], CASES[1], CASES[5], CASES[9], CASES[23]):
+        seconds = []
+        for size in sizes:
+            times = timed({"run": product(case, size, size, size)}, 3, slow=1.0)
+            seconds.append(min(times["run"]))
+        axes.loglog([size**3 for size in sizes], seconds, marker="o", label=case.name)
+        slope = np.log(seconds[-1] / seconds[-3]) / np.log((sizes[-1] / sizes[-3]) ** 3)
+        CONSOLE.print(f"{case.name}: time grows as (m n k)^{slope:.2f} from {sizes[-3]}^3 to {sizes[-1]}^3")
+    axes.set_xlabel("multiply-adds, m n k")
+    axes.set_ylabel("seconds, one thread")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    CONSOLE.print(f"wrote {path}")
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="fewer runs, sizes to 512")
+    parser.add_argument("--picture", default="accumulation.png", help="where the picture goes")
     arguments = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
     set_num_threads(1)
-    main_table(7 if arguments.quick else 25)
+    runs = 7 if arguments.quick else 25
+    main_table(runs)
+    shapes_table(runs)
+    threads_line(runs)
+    peer_line()
+    growth_picture(512 if arguments.quick else 2048, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()

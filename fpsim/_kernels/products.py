@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fpsim._kernels.compiler import kernel
+from fpsim._kernels.compiler import as_bits, as_float, int_and, int_sub, int_xor, kernel
 from fpsim._kernels.random import element_hash
 from fpsim._kernels.sums_rounding import LENGTH, STOCHASTIC, TRACK, TRACK_SUMS, Arithmetic
 from fpsim._kernels.tiles import (
@@ -303,18 +303,18 @@ def pack_rows(source: Any, out: Any, rows: int, first: int, last: int) -> None:
 
 
 @kernel
-def extent(bits: Any) -> Any:
-    """The largest magnitude's bits, and the smallest nonzero magnitude's (infinity's if there is none)."""
-    largest = np.int64(0)
-    smallest = np.int64(np.iinfo(np.int64).max)
-    width = bits.itemsize
-    sign = np.int64(0x7FFFFFFF) if width == 4 else np.int64(0x7FFFFFFFFFFFFFFF)
-    for i in range(bits.size):
-        magnitude = np.int64(bits[i]) & sign
+def extent(values: Any) -> Any:
+    """The largest magnitude (infinity for a NaN) and the smallest nonzero one (infinity if there is none)."""
+    infinity = as_bits(values.dtype.type(np.inf))
+    sign = as_bits(values.dtype.type(-0.0))
+    largest = int_xor(sign, sign)
+    smallest = infinity
+    for i in range(values.size):
+        bits = as_bits(values[i])
+        magnitude = int_sub(bits, int_and(bits, sign))
         largest = max(largest, magnitude)
-        smallest = min(smallest, magnitude if magnitude != 0 else np.iinfo(np.int64).max)
-    infinity = 0x7F800000 if width == 4 else 0x7FF0000000000000
-    return largest, min(smallest, infinity)
+        smallest = min(smallest, magnitude if magnitude != 0 else infinity)
+    return as_float(min(largest, infinity)), as_float(smallest)
 
 
 @lru_cache(maxsize=16)
