@@ -184,7 +184,7 @@ def test_a_rule_from_outside():
         library.impl("double", lambda x: x * 2, "CPU")
         op = torch.ops.fpsim_test.double.default
         x = torch.tensor([0.1])
-        with fpsim.emulate("fp16"), pytest.raises(UnsupportedOp, match="fpsim_test.double"):
+        with fpsim.emulate("fp16"), pytest.raises(UnsupportedOp, match=r"fpsim_test\.double"):
             op(x)
         try:
 
@@ -200,7 +200,7 @@ def test_a_rule_from_outside():
             from fpsim.emulation.table import RULES
 
             TABLE.pop(op), RULES.pop(op)
-    with pytest.raises(TypeError, match="OpOverload|overload"):
+    with pytest.raises(TypeError, match="overload"):
         register(torch.add)
 
 

@@ -1,4 +1,4 @@
-"""Rules of the emulation against explicit arithmetic: torch.half where `numerics.md` says that it is right, NumPy, rationals."""
+"""Rules of the emulation against explicit arithmetic in torch.half, where that is right, and in NumPy."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def same(actual, expected):
 
 
 def half_chain(a, b):
-    """A @ B in torch.half, rounding every product and every sum, k ascending from +0: torch.half arithmetic is right."""
+    """A @ B in torch.half, which rounds every product and every sum right; k ascends from +0."""
     a, b = a.to(HALF), b.to(HALF)
     total = torch.zeros(a.shape[0], b.shape[1], dtype=HALF)
     for k in range(a.shape[1]):
@@ -57,9 +57,7 @@ def test_arithmetic_is_that_of_torch_half(name):
 @pytest.mark.parametrize("name", ["add", "sub", "mul"])
 def test_arithmetic_rounds_the_exact_result_in_every_mode(name, mode):
     x, y = values(2000, seed=1, scale=100.0), values(2000, seed=2)
-    exact = getattr(np, {"add": "add", "sub": "subtract", "mul": "multiply"}[name])(
-        x.double().numpy(), y.double().numpy()
-    )
+    exact = getattr(np, {"add": "add", "sub": "subtract", "mul": "multiply"}[name])(x.double().numpy(), y.double().numpy())
     with fpsim.emulate("fp16", rounding=mode):
         emulated = getattr(torch, name)(x, y)
     same(emulated, torch.from_numpy(fpsim.round(exact, "fp16", mode)))  # sums and products of fp16 are exact in float64
@@ -309,16 +307,14 @@ def test_losses_round_once(reduction):
         squared,
         fpsim.round(functional.mse_loss(wide.detach(), torch.zeros(8, 5).double(), reduction=reduction), "fp16"),
     )
-    if (
-        reduction != "mean"
-    ):  # total_weight stays in fp32, so the mean's gradient divides by another number than float64 does
+    if reduction != "mean":  # total_weight stays in fp32, so the mean's gradient divides by another number than float64 does
         same(x.grad, fpsim.round(wide.grad, "fp16"))
 
 
 ONE_ROUNDING = {
-    "exp": torch.exp, "log": torch.log, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": torch.erf, "sin": torch.sin,
-    "gelu": functional.gelu, "silu": functional.silu, "softplus": functional.softplus, "rsqrt": torch.rsqrt, "elu": functional.elu,
-    "hardswish": functional.hardswish, "square": torch.square, "reciprocal": torch.reciprocal,
+    "exp": torch.exp, "log": torch.log, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": torch.erf,
+    "sin": torch.sin, "gelu": functional.gelu, "silu": functional.silu, "softplus": functional.softplus,
+    "rsqrt": torch.rsqrt, "elu": functional.elu, "hardswish": functional.hardswish, "square": torch.square, "reciprocal": torch.reciprocal,
 }  # fmt: skip
 
 

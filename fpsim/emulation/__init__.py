@@ -1,4 +1,4 @@
-"""Emulation of torch: an unmodified model on a machine with other arithmetic. The only part of fpsim that imports torch."""
+"""Emulation of torch: an unmodified model on a machine with other arithmetic. Nothing else in fpsim imports torch."""
 
 from fpsim.emulation.context import Emulation, emulate
 from fpsim.emulation.errors import OutsideContext, UnsupportedOp, UnsupportedTensor
@@ -9,6 +9,7 @@ from fpsim.emulation.table import TABLE, register
 
 # Each of these fills the table with the rules of its family.
 from fpsim.emulation import (  # isort: skip
+    arithmetic,  # noqa: F401
     convolution,  # noqa: F401
     elementwise,  # noqa: F401
     exact,  # noqa: F401

@@ -243,7 +243,8 @@ def emulate(
     """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
 
     Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
-    `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation with a different policy.
+    `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
+    with a different policy.
     """
     from fpsim.emulation.policy import make_policy
 

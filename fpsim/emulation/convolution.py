@@ -52,9 +52,7 @@ def _geometry(x_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilati
 
 def _shaped(machine: Any, result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Contiguous, or channels last where the input is."""
-    channels_last = (
-        like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
-    )
+    channels_last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
     return machine.exact(result.contiguous(memory_format=torch.channels_last) if channels_last else result)
 
 
@@ -64,11 +62,7 @@ def _transposed_shape(
     """The result's shape of a transposed convolution: the input's of the convolution whose gradient it is."""
     dims = x.dim() - 2
     spatial = [
-        (x.shape[2 + i] - 1) * stride[i]
-        - 2 * padding[i]
-        + dilation[i] * (weight.shape[2 + i] - 1)
-        + output_padding[i]
-        + 1
+        (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + output_padding[i] + 1
         for i in range(dims)
     ]
     return (x.shape[0], weight.shape[1] * groups, *spatial)
@@ -106,9 +100,7 @@ def convolution(
     x, weight = machine.floating(x), machine.floating(weight)
     offsets = None if bias is None else machine.operand(bias).detach().numpy()
     dims = x.dim() - 2
-    stride, padding, dilation, output_padding = (
-        _full(item, dims) for item in (stride, padding, dilation, output_padding)
-    )
+    stride, padding, dilation, output_padding = (_full(item, dims) for item in (stride, padding, dilation, output_padding))
     if transposed:
         shape = _transposed_shape(x, weight, stride, padding, dilation, output_padding, groups)
         geometry = _geometry(shape, weight.shape, stride, padding, dilation, groups)
@@ -122,8 +114,8 @@ def convolution(
 
 @register(_aten.convolution_backward.default, family="convolution")
 def convolution_backward(
-    machine: Any, gradient: Any, x: Any, weight: Any, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
-    output_padding: Any, groups: int, output_mask: list[bool],
+    machine: Any, gradient: Any, x: Any, weight: Any, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, output_mask: list[bool],
 ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
     arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)
     if x.dtype is torch.float64 and weight.dtype is torch.float64:

@@ -40,7 +40,7 @@ class Watch:
 def product(
     machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0
 ) -> np.ndarray:
-    """a @ b (2-D, values of the format) through the accumulator, then rnd(rnd(alpha * acc) + rnd(beta * addend)) in its format.
+    """a @ b (2-D, values of the format) through the accumulator, then rnd(rnd(alpha * acc) + rnd(beta * addend)) there.
 
     Factors of 1 are skipped. `addend` broadcasts to the result. One rounding to the format at the end; float32 out.
     """
@@ -65,7 +65,7 @@ def _epilogue(
     if alpha != 1:
         total = _rounded(machine, total * machine.scalar(float(alpha)), inner)
     if addend is not None:
-        from fpsim.emulation.elementwise import odd_sum
+        from fpsim.emulation.arithmetic import odd_sum
 
         scaled = addend.astype(np.float64)
         if beta != 1:

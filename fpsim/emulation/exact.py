@@ -140,9 +140,7 @@ def copy_(machine: Any, target: torch.Tensor, source: torch.Tensor, non_blocking
 
 
 @register(_aten._to_copy.default, family="exact")
-def to_copy(
-    machine: Any, source: torch.Tensor, *, dtype: Any = None, device: Any = None, **kwargs: Any
-) -> torch.Tensor:
+def to_copy(machine: Any, source: torch.Tensor, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> torch.Tensor:
     if device is not None and torch.device(device).type != "cpu":
         raise machine.refuse(f"a copy to {device}; emulation runs on the CPU")
     if dtype is torch.float32 and source.dtype is not torch.float32:
@@ -209,7 +207,7 @@ def constant_pad_nd(machine: Any, source: torch.Tensor, pad: Any, value: Any = 0
 
 
 def _maker(op: torch._ops.OpOverload) -> Rule:
-    """Tensors made from nothing: float32 results are rounded (torch.full(…, 1e6) saturates), uninitialized ones are not read."""
+    """Tensors made from nothing: float32 results are rounded (`full` saturates), uninitialized ones are not read."""
     uninitialized = op._schema.name.split("::")[1] in (
         "empty",
         "empty_like",

@@ -40,11 +40,7 @@ def _holders(optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
     found = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            owner = (
-                tags.owner_of(parameter)
-                if isinstance(parameter, torch.Tensor) and parameter.device.type == "cpu"
-                else None
-            )
+            owner = tags.owner_of(parameter) if isinstance(parameter, torch.Tensor) and parameter.device.type == "cpu" else None
             if owner is not None:
                 role, reference = owner
                 emulation = reference()
@@ -65,8 +61,8 @@ def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
         return
     if any(role == "original" and holder is emulation for role, holder in holders):
         raise OutsideContext(
-            f"this {type(optimizer).__name__} holds the parameters of the original model, not of the emulated copy: make it from "
-            "sim.parameters(), or run(model, inplace=True)"
+            f"this {type(optimizer).__name__} holds the parameters of the original model, not of the emulated copy: "
+            "make it from sim.parameters(), or run(model, inplace=True)"
         )
     emulation.machine.optimizer = optimizer
     reference = weakref.ref(emulation)

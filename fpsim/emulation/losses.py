@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -93,8 +92,7 @@ def _nll_rule(native: torch._ops.OpOverload) -> Rule:
         axis = 0 if x.dim() == 1 else 1
         weights, safe = _class_weights(machine, weight, target, x.shape[axis], ignore_index)
         picked = x.gather(axis, safe.unsqueeze(axis)).squeeze(axis).double()
-        losses = torch.where(weights == 0, torch.zeros_like(picked), -weights * picked) if weight is None else torch.where(
-            target == ignore_index, torch.zeros_like(picked), -weights * picked)  # fmt: skip
+        losses = torch.where(target == ignore_index, torch.zeros_like(picked), -weights * picked)
         total_weight = _total(weights)
         wide = torch.tensor(total_weight if reduction != _NONE else 0.0, dtype=torch.float32)
         if reduction == _NONE:
@@ -156,8 +154,7 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
         machine.whole()
         reduction = bound.get("reduction", op._schema.arguments[where].default_value)
         wide = {
-            key: machine.floating(value).double() if isinstance(value, torch.Tensor) else value
-            for key, value in bound.items()
+            key: machine.floating(value).double() if isinstance(value, torch.Tensor) else value for key, value in bound.items()
         }
         losses = op(**{**wide, "reduction": _NONE})
         if reduction == _NONE:
@@ -177,9 +174,10 @@ def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
         if args[1].dtype is torch.float64:
             return op(*args, **kwargs)
         machine.whole()
-        wide: Callable[[Any], Any] = lambda value: (
-            machine.floating(value).double() if isinstance(value, torch.Tensor) else value
-        )
+
+        def wide(value: Any) -> Any:
+            return machine.floating(value).double() if isinstance(value, torch.Tensor) else value
+
         return machine.finish(op(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()}))
 
     return loss_gradient

@@ -5,20 +5,17 @@ One `Machine` belongs to one thread of one `Emulation`; rules get it as their fi
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
 from fpsim import rounding as roundings
-from fpsim._kernels import counting, rounding as kernels
+from fpsim._kernels import counting
 from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.limits import counting_limits, hash_of, in_fp32
 from fpsim.emulation.policy import Policy
-from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -35,39 +32,6 @@ _AS_THEY_ARE = frozenset(
         torch.uint64,
     )
 )
-
-
-@lru_cache(maxsize=256)
-def _thresholds(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.ndarray:
-    """(least that overflows, greatest negative that does, largest positive that becomes 0, most negative that does)."""
-    wide = np.float64
-    row = rounding_constants(fmt, rounding, np.dtype(wide))
-    assert row is not None
-    over = [
-        float(row[index : index + 1].view(wide)[0]) for index in (kernels.OVERFLOW_POSITIVE, kernels.OVERFLOW_NEGATIVE)
-    ]
-    under = [_largest_to_zero(fmt, rounding, sign) for sign in (1.0, -1.0)]
-    limits = np.array([over[0], -over[1], under[0], under[1]])
-    if dtype == np.float32:  # the same sets of float32 values: thresholds move to the next float32 inwards
-        with np.errstate(over="ignore"):
-            narrow = limits.astype(np.float32)
-        narrow[0] = np.nextafter(narrow[0], np.float32(np.inf)) if narrow[0] < limits[0] else narrow[0]
-        narrow[1] = np.nextafter(narrow[1], np.float32(-np.inf)) if narrow[1] > limits[1] else narrow[1]
-        narrow[2] = np.nextafter(narrow[2], np.float32(0)) if narrow[2] > limits[2] else narrow[2]
-        narrow[3] = np.nextafter(narrow[3], np.float32(0)) if narrow[3] < limits[3] else narrow[3]
-        return narrow
-    return limits
-
-
-def _largest_to_zero(fmt: Format, rounding: Rounding, sign: float) -> float:
-    """The float64 of the largest magnitude that rounds to zero: rounding is monotone, so bisection over bits finds it."""
-    low, high = 0, int(np.float64(fmt.min_normal).view(np.int64))
-    while high - low > 1:
-        middle = (low + high) // 2
-        value = np.array([sign * float(np.int64(middle).view(np.float64))])
-        round_into(value, value, fmt, rounding)
-        low, high = (middle, high) if value[0] == 0 else (low, middle)
-    return sign * float(np.int64(low).view(np.float64))
 
 
 class Machine:
@@ -93,8 +57,8 @@ class Machine:
         self._limits32 = self._limits64 = np.zeros(4)
         self._round32: Any = None
         if not self.stochastic:
-            self._limits32 = _thresholds(policy.fmt, policy.rounding, np.dtype(np.float32))
-            self._limits64 = _thresholds(policy.fmt, policy.rounding, np.dtype(np.float64))
+            self._limits32 = counting_limits(policy.fmt, policy.rounding, np.dtype(np.float32))
+            self._limits64 = counting_limits(policy.fmt, policy.rounding, np.dtype(np.float64))
             self._row32 = rounding_constants(policy.fmt, policy.rounding, np.dtype(np.float32))
             if self._row32 is not None:
                 plain = self.fmt.flush is None and self.fmt.has_negative_zero
@@ -138,7 +102,7 @@ class Machine:
         if dtype.is_complex:
             raise UnsupportedTensor(self.message(f"a tensor of {dtype}; complex numbers have no rules"))
         raise UnsupportedTensor(
-            self.message(f"a tensor of {dtype}; under fmt={self.fmt.name!r} every float32 tensor holds {self.fmt.name} values "
+            self.message(f"a tensor of {dtype}; under fmt={self.fmt.name!r} float32 tensors hold {self.fmt.name} values "
                          'and other 16-bit tensors mean nothing: leave the model in float32 (or use fmt="native")')
         )  # fmt: skip
 
@@ -156,12 +120,14 @@ class Machine:
             return value
         if self.primitive:
             return self.constant(value, saturate=False)
-        return _in_fp32(value)
+        return in_fp32(value)
 
     def constant(self, value: Any, saturate: bool = True) -> Any:
         """A constant that fills a tensor: rounded, and saturated if it is finite or the format has no infinity."""
         if type(value) is not float and type(value) is not int:
             return value
+        if value == 0:
+            return value if self.fmt.has_negative_zero else 0.0
         found = self._constants.get(value) if saturate and not self.stochastic else None
         if found is not None:
             return found
@@ -310,7 +276,7 @@ class Machine:
         return self.emulation.backward_path() if self.emulation is not None else self.path
 
     def key(self) -> int:
-        """The key of one rounding call's draws: a hash of seed, training step, module path and op number in its call."""
+        """The key of one rounding's draws: a hash of seed, training step, module path and op number in its call."""
         step = self.emulation.training_step if self.emulation is not None else 0
         self.calls += 1
         path = self.path if self.places or torch._C._current_graph_task_id() == -1 else "<backward>"
@@ -330,24 +296,3 @@ class Machine:
         """Refuse a composite operation where "primitive" asks for every elementary step to be rounded."""
         if self.primitive:
             raise self.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it yet')
-
-
-def hash_of(*parts: Any) -> int:
-    """A 63-bit integer from numbers and strings, the same in every process."""
-    import hashlib
-
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
-
-
-def _in_fp32(value: float) -> float:
-    if value - value != 0:
-        return value
-    try:
-        return struct.unpack("f", struct.pack("f", value))[0]
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
-
-
-def as_arrays(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    """C-contiguous arrays of the tensors' values, sharing memory where they are contiguous."""
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]

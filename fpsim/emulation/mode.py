@@ -59,12 +59,12 @@ class EmulationMode(TorchDispatchMode):
                     return result
         self.machine.op = func
         if "_amp_" in str(func):
-            raise self.machine.refuse('loss scaling and autocast are for fmt="native", where 16-bit tensors mean themselves')
+            raise self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')
         raise UnsupportedOp(_unsupported(func, args, kwargs, self.machine))
 
     def _refuse_subclasses(self, func: Any, types: Any) -> None:
         names = ", ".join(sorted({kind.__name__ for kind in types}))
-        raise UnsupportedOp(f"{func}: its operands are tensor subclasses ({names}), which emulation does not look into")
+        raise UnsupportedOp(f"{func}: its operands are tensor subclasses ({names}), which have no rules")
 
 
 # torch.compile may trace the model's own code; this frame and all that it calls run as they are.
@@ -83,8 +83,8 @@ def _unsupported(func: Any, args: Any, kwargs: dict[str, Any], machine: Machine)
         f"{name} has no rule, so emulation under {machine.policy} cannot run it.\n"
         f"  inputs: {', '.join(values) or 'none'}\n"
         f"  called from {where}\n"
-        f"  a rule can be added: @fpsim.emulation.register({path}) on a function (machine, *args, **kwargs) that computes on "
-        "machine.operand(tensor) and returns machine.finish(result); help(fpsim.emulation.register) has an example"
+        f"  a rule can be added: @fpsim.emulation.register({path}) on a function (machine, *args, **kwargs) that "
+        "computes on machine.operand(tensor) and returns machine.finish(result); help(fpsim.emulation.register) has an example"
     )
 
 

@@ -92,8 +92,8 @@ def batch_norm_without_statistics(
 
 @register(_aten.native_batch_norm_backward.default, family="normalization")
 def batch_norm_backward(
-    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_invstd: Any,
-    train: bool, eps: float, output_mask: list[bool],
+    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any,
+    save_invstd: Any, train: bool, eps: float, output_mask: list[bool],
 ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
     if x.dtype is torch.float64:
         return _aten.native_batch_norm_backward.default(

@@ -1,4 +1,4 @@
-"""Optimizer kernels: `_foreach_*` operations are their elementwise rules in a loop; fused ones compute in float64 and round once."""
+"""Optimizer kernels: `_foreach_*` are their elementwise rules in a loop; fused ones compute in float64, round once."""
 
 from __future__ import annotations
 
@@ -95,11 +95,12 @@ def _scale_gradient(machine: Any, gradient: torch.Tensor, maximize: bool, grad_s
 
 
 def _adam_rule(decoupled: bool) -> Rule:
-    """Adam in float64 from the stored state; exp_avg, exp_avg_sq and the parameter each rounded once (as the kernel stores them)."""
+    """Adam in float64 from the stored state; exp_avg, exp_avg_sq and the parameter each rounded once."""
 
     def adam(
-        machine: Any, params: Any, grads: Any, exp_avgs: Any, exp_avg_sqs: Any, max_exp_avg_sqs: Any, state_steps: Any, *, lr: Any, beta1: float,
-        beta2: float, weight_decay: float, eps: float, amsgrad: bool, maximize: bool, grad_scale: Any = None, found_inf: Any = None,
+        machine: Any, params: Any, grads: Any, exp_avgs: Any, exp_avg_sqs: Any, max_exp_avg_sqs: Any, state_steps: Any,
+        *, lr: Any, beta1: float, beta2: float, weight_decay: float, eps: float, amsgrad: bool, maximize: bool,
+        grad_scale: Any = None, found_inf: Any = None,
     ) -> None:  # fmt: skip
         machine.whole()
         if found_inf is not None and found_inf.item() == 1:
@@ -137,8 +138,9 @@ for _name, _decoupled in (("_fused_adam_", False), ("_fused_adamw_", True)):
 
 
 def _fused_sgd(
-    machine: Any, params: Any, grads: Any, momentum_buffers: Any, *, weight_decay: float, momentum: float, lr: Any, dampening: float,
-    nesterov: bool, maximize: bool, is_first_step: bool, grad_scale: Any = None, found_inf: Any = None,
+    machine: Any, params: Any, grads: Any, momentum_buffers: Any, *, weight_decay: float, momentum: float, lr: Any,
+    dampening: float, nesterov: bool, maximize: bool, is_first_step: bool, grad_scale: Any = None,
+    found_inf: Any = None,
 ) -> None:  # fmt: skip
     """SGD in float64 from the stored state; the buffer and the parameter each rounded once."""
     machine.whole()
@@ -152,9 +154,7 @@ def _fused_sgd(
             gradient = gradient + value * weight_decay
         if momentum:
             buffer = (
-                gradient
-                if is_first_step
-                else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
+                gradient if is_first_step else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
             )
             machine.update = None
             machine.write(momentum_buffers[index], machine.finish(buffer.clone()))

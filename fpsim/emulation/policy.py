@@ -26,8 +26,8 @@ class Policy:
     def carried_by_float32(self) -> bool:
         """Whether add, sub, mul, div and sqrt in float32, then one rounding, are right in this mode.
 
-        To nearest even 24 >= 2p + 2, emin >= 3p - 150 and 2p <= 24; fp32 is its own carrier. Ties away from zero see the
-        same exact ties; the other modes would need the residual of the float32 operation.
+        To nearest even 24 >= 2p + 2 and emin >= 3p - 150; fp32 is its own carrier. The other modes would need the
+        residual of the float32 operation.
         """
         fmt = self.fmt
         if self.rounding is not Rounding.NEAREST_EVEN or fmt.flush or fmt.flush_inputs:
@@ -58,9 +58,7 @@ def make_policy(
     NotImplementedError : choices that are specified but not built.
     """
     if isinstance(fmt, str) and fmt.strip().lower() == "native":
-        raise NotImplementedError(
-            'fmt="native" (each dtype means itself) is not available yet; use a format such as "fp16"'
-        )
+        raise NotImplementedError('fmt="native" (each dtype means itself) is not available yet; use a format such as "fp16"')
     if isinstance(fmt, dict):
         raise NotImplementedError("a mapping of formats by module and role is not available yet; give one format")
     target = get_format(fmt)

@@ -1,4 +1,4 @@
-"""Pooling with arithmetic: float64 sums in torch's order of the window, one rounding. (Max pooling selects: see exact.py.)"""
+"""Pooling with arithmetic: float64 sums in torch's order of the window, one rounding. (Max pooling is in exact.py.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums, means and norms. Sums that a model or autograd calls go through the accumulator, in row-major order of what is summed."""
+"""Sums, means and norms. What a model or autograd sums goes through the accumulator, in row-major order."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def _register(name: str, mean: bool) -> None:
         return _reduce(machine, every, x, None, False, dtype, mean)
 
     @register(some, family="reduction")
-    def reduce_axes(
-        machine: Any, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None
-    ) -> torch.Tensor:
+    def reduce_axes(machine: Any, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
         return _reduce(machine, some, x, dim, keepdim, dtype, mean)
 
 

@@ -16,9 +16,9 @@ from fpsim.emulation.policy import Policy
 class Counts:
     """Counts of results: how many there were and what rounding did to them.
 
-    overflows: finite before rounding, beyond the format's range; underflows: nonzero before, zero after; nonfinite: results that
-    are infinite or NaN; updates, lost: parameter elements that an update other than zero was applied to, and those it
-    left unchanged.
+    overflows: finite before rounding, beyond the format's range; underflows: nonzero before, zero after; nonfinite:
+    results that are infinite or NaN; updates, lost: parameter elements that an update other than zero was applied to,
+    and those it left unchanged.
     """
 
     elements: int = 0

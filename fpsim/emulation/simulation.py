@@ -22,8 +22,8 @@ from fpsim.rounding import draw_key, round_into
 class Simulation(nn.Module):
     """A model under emulation. Made by `run`.
 
-    Calling it evaluates the model emulated. `with sim:` emulates everything in the block: forward pass, backward pass, optimizer.
-    Its parameters, buffers, submodules and the keys of its `state_dict` are the model's.
+    Calling it evaluates the model emulated. `with sim:` emulates everything in the block: forward pass, backward pass,
+    optimizer. Its parameters, buffers, submodules and the keys of its `state_dict` are the model's.
     """
 
     def __init__(self, model: nn.Module, policy: Policy):
@@ -188,9 +188,7 @@ def run(
     try:
         duplicate = copy.deepcopy(model)
     except Exception as error:
-        raise ValueError(
-            f"the model cannot be copied ({error}); run(model, inplace=True) uses the model itself"
-        ) from error
+        raise ValueError(f"the model cannot be copied ({error}); run(model, inplace=True) uses the model itself") from error
     simulation = Simulation(duplicate, policy)
     reference = weakref.ref(simulation._emulation)
     for parameter in model.parameters():
@@ -204,16 +202,13 @@ def _check_state(model: nn.Module, policy: Policy) -> None:
         if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
         if tensor.device.type != "cpu":
-            raise UnsupportedTensor(
-                f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first"
-            )
+            raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
         if tensor.dtype.is_complex:
             raise UnsupportedTensor(f"{name} is {tensor.dtype}; complex numbers have no rules")
         if tensor.dtype is torch.float64:
-            raise ValueError(
-                f"{name} is float64, which means itself: nothing of it would be emulated; use model.float() first"
-            )
+            raise ValueError(f"{name} is float64, which means itself: nothing of it would be emulated; use model.float() first")
         if tensor.dtype.is_floating_point and tensor.dtype is not torch.float32:
             raise UnsupportedTensor(
-                f"{name} is {tensor.dtype}; under fmt={policy.fmt.name!r} every float32 tensor holds {policy.fmt.name} values: use model.float() first"
+                f"{name} is {tensor.dtype}; under fmt={policy.fmt.name!r} every float32 tensor holds {policy.fmt.name} "
+                "values: use model.float() first"
             )

@@ -76,8 +76,7 @@ def overloads(name: str) -> dict[str, torch._ops.OpOverload]:
 def is_out(op: torch._ops.OpOverload) -> bool:
     """Whether the overload writes to arguments that are given by keyword (`out=` and its kin)."""
     return any(
-        argument.kwarg_only and argument.alias_info and argument.alias_info.is_write
-        for argument in op._schema.arguments
+        argument.kwarg_only and argument.alias_info and argument.alias_info.is_write for argument in op._schema.arguments
     )
 
 
@@ -105,9 +104,7 @@ def register_functional(
 
 def _register_out(op: torch._ops.OpOverload, functional: dict[str, torch._ops.OpOverload], family: str) -> None:
     """Join an `out=` overload to the functional overload with the same inputs."""
-    outputs = [
-        argument.name for argument in op._schema.arguments if argument.alias_info and argument.alias_info.is_write
-    ]
+    outputs = [argument.name for argument in op._schema.arguments if argument.alias_info and argument.alias_info.is_write]
     inputs = [(argument.name, str(argument.type)) for argument in op._schema.arguments if argument.name not in outputs]
     for candidate in functional.values():
         if [(argument.name, str(argument.type)) for argument in candidate._schema.arguments] == inputs:

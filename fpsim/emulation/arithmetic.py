@@ -1,0 +1,242 @@
+"""Addition, subtraction, multiplication, division, square root, and what is made of two products: rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.emulation.table import RULES, TABLE, Entry, Rule, register_functional
+from fpsim.rounding import Rounding
+
+_aten = torch.ops.aten
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+
+
+def odd_sum(a: np.ndarray, b: np.ndarray, rounding: Rounding) -> np.ndarray:
+    """a + b in float64 rounded to odd: no later rounding to 51 bits or fewer can tell it from the exact sum.
+
+    The residual is TwoSum's (Knuth), which is exact: float32 values do not overflow float64. A sum that is exactly zero
+    is -0 when rounding down (IEEE 754-2019, section 6.3).
+    """
+    x, y = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    with np.errstate(invalid="ignore"):
+        total = np.asarray(x + y)
+        part = total - x
+        error = (x - (total - part)) + (y - part)
+        inexact = (error != 0) & np.isfinite(total) & ((total.view(np.int64) & 1) == 0)
+        neighbor = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+    total = np.where(inexact, neighbor, total)
+    if rounding is Rounding.DOWN:
+        cancelled = (total == 0) & ~((x == 0) & (y == 0) & (np.signbit(x) == np.signbit(y)))
+        total = np.where(cancelled, -0.0, total)
+    return total
+
+
+def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """What in float64 one rounding in any mode is right from: products are exact, quotients have 53 >= 2p + 2 bits."""
+    if name in ("add", "sub"):
+        second = y.detach().numpy()
+        return torch.from_numpy(np.asarray(odd_sum(x.detach().numpy(), second if name == "add" else -second, machine.rounding)))
+    return getattr(torch, name)(x.double(), y.double())
+
+
+def _promoted(machine: Any, x: Any, y: Any) -> Any:
+    """Operands that are not both float32: None if the result is not float32, else both as float32 of the format."""
+    if torch.result_type(x, y) is not _FLOAT32:
+        return None
+    return tuple(machine.floating(item) if isinstance(item, torch.Tensor) else item for item in (x, y))
+
+
+def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
+    function = getattr(torch, name)
+
+    def rule(machine: Any, a: Any, b: Any, *, alpha: Any = 1) -> torch.Tensor:
+        if isinstance(a, torch.Tensor):
+            a_is_scalar = False
+            a = machine.operand(a)
+            ready = a.dtype is _FLOAT32
+        else:
+            a_is_scalar = ready = True
+            a = machine.scalar(a)
+        if isinstance(b, torch.Tensor):
+            b_is_scalar = False
+            b = machine.operand(b)
+            ready = ready and b.dtype is _FLOAT32
+        else:
+            b_is_scalar = True
+            b = machine.scalar(b)
+        if not ready:
+            promoted = _promoted(machine, a, b)
+            if promoted is None:
+                return function(a, b) if alpha == 1 else function(a, b, alpha=alpha)
+            a, b = promoted
+        if alpha != 1:
+            return _scaled(machine, function, a, b, machine.scalar(alpha))
+        if machine.fast:
+            return machine.finish(function(a, b))
+        if a_is_scalar or b_is_scalar:
+            return _with_scalar(machine, function, a, b)
+        return machine.finish(_exact_wide(machine, name, a, b))
+
+    return rule
+
+
+def _with_scalar(machine: Any, function: Callable[..., Any], x: Any, y: Any) -> torch.Tensor:
+    """A Python number under "kernel": the operation in fp32, then one rounding.
+
+    Stochastic rounding sees float64 instead, so that its probabilities are those of the exact result. Under "primitive"
+    the number is a value of the format.
+    """
+    if machine.stochastic or machine.primitive:
+        return machine.finish(function(*(item.double() if isinstance(item, torch.Tensor) else item for item in (x, y))))
+    return machine.finish(function(x, y))
+
+
+def _scaled(machine: Any, function: Callable[..., Any], x: Any, y: Any, factor: float) -> torch.Tensor:
+    """x +- factor * y: product and sum in fp32, each rounded there (no FMA), then one rounding to the format."""
+    if machine.primitive:
+        y = (
+            machine.finish(torch.mul(y.double(), factor))
+            if isinstance(y, torch.Tensor)
+            else machine.constant(y * factor, saturate=False)
+        )
+        return RULE_OF[function](machine, x, y)
+    if machine.stochastic:
+        return machine.finish(function(x.double(), y.double() * factor if isinstance(y, torch.Tensor) else y * factor))
+    return machine.finish(function(x, y * factor))
+
+
+add, sub, mul, div = (_arithmetic(name) for name in ("add", "sub", "mul", "div"))
+RULE_OF = {torch.add: add, torch.sub: sub, torch.mul: mul, torch.div: div}
+
+
+def _reverse_sub(machine: Any, a: Any, b: Any, alpha: Any = 1) -> torch.Tensor:
+    return sub(machine, b, a) if alpha == 1 else sub(machine, b, a, alpha=alpha)
+
+
+def _positional_alpha(rule: Callable[..., torch.Tensor]) -> Rule:
+    return lambda machine, a, b, alpha=1: rule(machine, a, b, alpha=alpha) if alpha != 1 else rule(machine, a, b)
+
+
+def _div_mode(machine: Any, a: Any, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
+    if rounding_mode is None:
+        return div(machine, a, b)
+    x, y = machine.operands((a, b))
+    if torch.result_type(x, y) is not _FLOAT32:
+        return torch.div(x, y, rounding_mode=rounding_mode)
+    wide = [item.double() if isinstance(item, torch.Tensor) else machine.scalar(item) for item in (x, y)]
+    return machine.finish(torch.div(*wide, rounding_mode=rounding_mode))
+
+
+def _arithmetic_rule_for(op: torch._ops.OpOverload) -> Rule:
+    name = op._schema.name.split("::")[1]
+    if "mode" in op._overloadname:
+        return _div_mode
+    return {"add": _positional_alpha(add), "sub": _positional_alpha(sub), "mul": mul, "div": div, "rsub": _reverse_sub}[name]
+
+
+def _updating(rule: Rule) -> Rule:
+    """The in-place form, which says what it moves a parameter by, so that lost updates can be counted."""
+
+    def update(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if machine.optimizer is not None:
+            if machine.is_step_count(target):
+                return target.add_(other, *args, **kwargs) if rule in _ADDITIONS else _native_in_place(machine)
+            machine.update = other if isinstance(other, torch.Tensor) else None
+        return machine.write(target, rule(machine, target, other, *args, **kwargs))
+
+    return update
+
+
+def _native_in_place(machine: Any) -> Any:
+    raise machine.refuse('an optimizer changes its state["step"] by something other than an addition')
+
+
+_ADDITIONS: list[Rule] = []
+
+
+def _register_arithmetic() -> None:
+    for name in ("add", "sub", "mul", "div"):
+        register_functional([name], "elementwise", _arithmetic_rule_for)
+    register_functional(["rsub"], "elementwise", _arithmetic_rule_for)
+    for overload in ("Tensor", "Scalar"):
+        _ADDITIONS.append(RULES[getattr(_aten.add, overload)])
+        for packet, base in ((_aten.add_, _aten.add), (_aten.sub_, _aten.sub)):
+            op = getattr(packet, overload)
+            rule = _updating(RULES[getattr(base, overload)])
+            TABLE[op] = Entry(op, "elementwise", rule)
+            RULES[op] = rule
+
+
+_register_arithmetic()
+
+
+def _sqrt(machine: Any, x: torch.Tensor) -> torch.Tensor:
+    x = machine.floating(x) if x.dtype is not _FLOAT64 else x
+    if x.dtype is _FLOAT64:
+        return torch.sqrt(x)
+    values = x.detach().numpy()
+    with np.errstate(invalid="ignore"):
+        # NumPy's is correctly rounded, torch's is not.
+        root = np.sqrt(values if machine.fast else values.astype(np.float64))
+    return machine.finish(torch.from_numpy(np.asarray(root)))
+
+
+register_functional("sqrt", "elementwise", lambda op: _sqrt)
+
+
+# Operations with two products
+
+
+def _product_in_steps(machine: Any, x: Any, first: Any, second: Any, value: Any, function: Any) -> torch.Tensor:
+    """x + value * first * second (or / second), from the left, every step in fp32; float64 where fp32 is not enough."""
+    x, first, second = (machine.floating(item) for item in (x, first, second))
+    factor = machine.scalar(value)
+    if machine.primitive:
+        scaled = mul(machine, first, factor) if value != 1 else first
+        return add(machine, x, RULE_OF[function](machine, scaled, second))
+    if machine.stochastic:
+        x, first, second = x.double(), first.double(), second.double()
+    scaled = first * factor if value != 1 else first
+    return machine.finish(x + function(scaled, second))
+
+
+def _addcmul(machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1) -> torch.Tensor:
+    if x.dtype is _FLOAT64:
+        return torch.addcmul(x, first, second, value=value)
+    return _product_in_steps(machine, x, first, second, value, torch.mul)
+
+
+def _addcdiv(machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1) -> torch.Tensor:
+    if x.dtype is _FLOAT64:
+        return torch.addcdiv(x, first, second, value=value)
+    machine.update = first if machine.optimizer is not None else None
+    return _product_in_steps(machine, x, first, second, value, torch.div)
+
+
+def _lerp(machine: Any, start: Any, end: Any, weight: Any) -> torch.Tensor:
+    """start + weight * (end - start), or end - (end - start) * (1 - weight) from weight 0.5 on, every step in fp32."""
+    if start.dtype is _FLOAT64:
+        return torch.lerp(start, end, weight)
+    start, end = machine.floating(start), machine.floating(end)
+    factor = machine.floating(weight) if isinstance(weight, torch.Tensor) else machine.scalar(float(weight))
+    if machine.primitive:
+        difference = sub(machine, end, start)
+        return add(machine, start, mul(machine, difference, factor))
+    if machine.stochastic:
+        start, end = start.double(), end.double()
+    elif not isinstance(factor, torch.Tensor):
+        factor = torch.tensor(factor, dtype=_FLOAT32)
+    difference = end - start
+    near = start + factor * difference
+    far = end - difference * (1 - factor)
+    small = abs(factor) < 0.5
+    return machine.finish(torch.where(small, near, far) if isinstance(small, torch.Tensor) else near if small else far)
+
+
+register_functional("addcmul", "elementwise", lambda op: _addcmul)
+register_functional("addcdiv", "elementwise", lambda op: _addcdiv)
+register_functional("lerp", "elementwise", lambda op: _lerp)
