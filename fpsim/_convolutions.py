@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from itertools import product
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
 
 from fpsim._geometry import Geometry
 from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.orders import sequential
 from fpsim.formats import Format
 from fpsim.products import matmul_into
 from fpsim.rounding import Rounding
@@ -60,6 +62,16 @@ class Arithmetic:
         )
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """Positions of the input, the kernel positions that they meet, and where those read the gradient."""
+
+    positions: tuple[slice, ...]
+    taps: tuple[slice, ...]
+    grid: tuple[int, ...]
+    axes: np.ndarray
+
+
 def forward_into(
     x: np.ndarray,
     weight: np.ndarray,
@@ -94,18 +106,70 @@ def input_gradient_into(
 
     The same operation is the forward pass of a transposed convolution, which is what the bias (C) is for.
     """
+    if _zeros_can_be_left_out(weight, geometry, how, out):
+        for phase in _phases(geometry):
+            part = np.empty((geometry.images, geometry.channels, *phase.grid), dtype=out.dtype)
+            _input_gradient_part(gradient, weight[phase.taps], part, geometry, phase.axes, how, bias)
+            out[phase.positions] = part
+        return
+    _input_gradient_part(gradient, weight, out, geometry, geometry.backward_axes, how, bias)
+
+
+def _input_gradient_part(
+    gradient: np.ndarray,
+    weight: np.ndarray,
+    out: np.ndarray,
+    geometry: Geometry,
+    axes: np.ndarray,
+    how: Arithmetic,
+    bias: np.ndarray | None,
+) -> None:
+    """The gradient at the positions that `out` has, from the kernel positions that `weight` has."""
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
     for group in range(geometry.groups):
         rows = slice(group * inner, (group + 1) * inner)
         mine = slice(group * outer, (group + 1) * outer)
-        taps = _Taps(gradient[:, mine], geometry.kernel, geometry.size, geometry.backward_axes)
+        taps = _Taps(gradient[:, mine], weight.shape[2:], out.shape[2:], axes)
         _columns_into(weight[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, out, rows, how, bias)
+
+
+def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, how: Arithmetic, out: np.ndarray) -> bool:
+    """Whether the zero terms between strides change no bit, so that each phase of the strides can be computed without.
+
+    True of an unfused chain from +0 to nearest even with subnormals kept, whose sum is never -0; but zero times infinity
+    is NaN.
+    """
+    accumulator = how.accumulator
+    chain = accumulator.kind == "tree" and accumulator.order == sequential and accumulator.products == "rounded"
+    nearest = how.rounding is Rounding.NEAREST_EVEN and accumulator.format.flush is None
+    small = out.nbytes // prod(geometry.stride) <= _TILE_BYTES
+    return max(geometry.stride) > 1 and chain and nearest and small and bool(np.isfinite(weight).all())
+
+
+def _phases(geometry: Geometry) -> Iterator[_Phase]:
+    """The positions of the input in classes that meet the same kernel positions, each a convolution of stride 1."""
+    choices = []
+    for axis in range(3):
+        stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
+        rows = []
+        for first in range(min(stride, geometry.size[axis])):
+            met = [tap for tap in range(geometry.kernel[axis]) if (first + padding - tap * dilation) % stride == 0]
+            start, step = (met[0], stride // gcd(stride, dilation)) if met else (geometry.kernel[axis], 1)
+            # Position first + stride * j and tap start + step * t read the gradient at j + offset + t * backward.
+            offset, backward = (first + padding - start * dilation) // stride, -(step * dilation // stride)
+            rows.append((slice(first, None, stride), slice(start, None, step), (1, offset, backward, 1)))
+        choices.append(rows)
+    for combination in product(*choices):
+        positions, taps, axes = zip(*combination, strict=True)
+        grid = tuple(len(range(*places.indices(size))) for places, size in zip(positions, geometry.size, strict=True))
+        everything = (slice(None), slice(None))
+        yield _Phase(everything + positions, everything + taps, grid, np.array(axes, dtype=np.int64))
 
 
 def weight_gradient_into(
     gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, how: Arithmetic
 ) -> None:
-    """The gradient of the weight from that of the output, (N, O, ...), and x, into out (O, C/groups, ...), contiguous.
+    """The gradient of the weight from that of the output, (N, O, ...), and x, into out (O, C/groups, ...).
 
     Nothing is checked.
     """

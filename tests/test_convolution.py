@@ -186,6 +186,27 @@ def test_tiles_and_threads_never_change_a_bit(monkeypatch):
             assert all(same_bits(left, right) for left, right in zip(results[0], other, strict=True))
 
 
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.sampled_from(["fp16", "bf16", "fp32", "e4m3fnuz"]), st.integers(0, 99))
+def test_zeros_between_strides_can_be_left_out(geometry, accumulate, seed):
+    x_shape, weight_shape, steps = geometry
+    weight = values_of("fp16", weight_shape, seed, specials=False)
+    y_shape = conv(np.zeros(x_shape, np.float32), weight, **steps, fmt="fp16").shape
+    gradient = values_of("fp16", y_shape, seed + 1)
+    how = {**steps, "fmt": "fp16", "accumulate": accumulate}
+    fast = conv_input_gradient(gradient, weight, x_shape, **how)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_convolutions, "_zeros_can_be_left_out", lambda *_: False)
+        assert same_bits(fast, conv_input_gradient(gradient, weight, x_shape, **how))
+
+
+def test_zeros_between_strides_meet_infinite_weights():
+    weight = np.array([[[np.inf, 1.0]]], np.float32)
+    gradient = np.ones((1, 1, 2), np.float32)
+    got = conv_input_gradient(gradient, weight, (1, 1, 4), stride=2, fmt="fp16")[0, 0]
+    assert got[0] == np.inf and np.isnan(got[1]) and got[2] == np.inf
+
+
 def test_layouts_and_types():
     x, weight = values_of("fp16", (2, 4, 9, 9), 1, specials=False), values_of("fp16", (6, 4, 3, 3), 2, specials=False)
     want = conv(x, weight, fmt="fp16", accumulate="fp16")
