@@ -117,6 +117,7 @@ def test_explain_never_fails_on_a_number(fmt, number):
         (("run", "missing.py", "--fmt", "fp16", "--accumulate", "fp16:zigzag"), "--accumulate: "),
         (("demo", "--formats", "fp17"), "unknown format 'fp17'"),
         (("demo", "--formats", "fp16/zigzag"), "zigzag"),
+        (("demo", "--formats", "fp16,fp64"), "float32 tensors cannot hold"),
         (("demo", "--output", "missing/folder/curves.png"), "cannot be written"),
     ],
 )

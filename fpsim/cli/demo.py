@@ -64,7 +64,8 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None
     The network has convolutions, batch norm, pooling and dropout; the images are scikit-learn's 1797 handwritten
     digits. Weights, order of the images and dropout are the same for every row. Ctrl-C keeps what is finished.
     """
-    _check(output)
+    _check_output(output)
+    _check_arithmetics(formats)
     from rich.console import Console
 
     from fpsim.cli.digits import Digits
@@ -91,7 +92,7 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None
         raise SystemExit(130)
 
 
-def _check(output: str) -> None:
+def _check_output(output: str) -> None:
     missing = [package for module, package in _REQUIRED.items() if find_spec(module) is None]
     if missing:
         raise InputError(
@@ -100,6 +101,17 @@ def _check(output: str) -> None:
     folder = os.path.dirname(os.path.abspath(output))
     if os.path.isdir(output) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise InputError(f"--output: {output!r} cannot be written")
+
+
+def _check_arithmetics(formats: list[Arithmetic]) -> None:
+    """Refuse before the first training what the emulation would refuse at its turn."""
+    from fpsim.emulation.policy import make_policy
+
+    for arithmetic in formats:
+        try:
+            make_policy(arithmetic.fmt, arithmetic.accumulate)
+        except (ValueError, NotImplementedError) as error:
+            raise InputError(f"--formats: {error}") from None
 
 
 def _train_all(
