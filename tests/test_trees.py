@@ -215,8 +215,8 @@ def test_bad_orders():
         orders.given(((0, 1), 2))(4)
     with pytest.raises(ValueError, match="no combination 'sideways'; there are sequential, pairwise"):
         lanes(4, "sideways")
-    wrong = ["zigzag", "pairwise(3)", "blocked", "blocked(", "blocked(3", "lanes(2,pairwise,3)", "split(a)", "given((0,"]
-    for text in wrong:
+    wrong = ["zigzag", "pairwise(3)", "blocked", "blocked(", "blocked(3", "lanes(2,pairwise,3)", "split(a)"]
+    for text in [*wrong, "given((0,"]:
         with pytest.raises(ValueError) as raised:
             parse_order(text)
         assert text in str(raised.value)
