@@ -314,7 +314,8 @@ def test_losses_round_once(reduction):
 ONE_ROUNDING = {
     "exp": torch.exp, "log": torch.log, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "erf": torch.erf,
     "sin": torch.sin, "gelu": functional.gelu, "silu": functional.silu, "softplus": functional.softplus,
-    "rsqrt": torch.rsqrt, "elu": functional.elu, "hardswish": functional.hardswish, "square": torch.square, "reciprocal": torch.reciprocal,
+    "rsqrt": torch.rsqrt, "elu": functional.elu, "hardswish": functional.hardswish,
+    "square": torch.square, "reciprocal": torch.reciprocal,
 }  # fmt: skip
 
 

@@ -71,3 +71,18 @@ def chain_of_squares(x: Any, out: Any) -> None:
         for k in range(x.shape[1]):
             total += np.float64(x[i, k]) * np.float64(x[i, k])
         out[i] = total
+
+
+@kernel
+def log_of_sum(x: Any, out: Any) -> None:
+    """max + log(sum(exp(x - max))) of the rows of (rows, n); max itself where it is infinite, -inf for n = 0."""
+    for i in range(x.shape[0]):
+        largest = -np.inf
+        for k in range(x.shape[1]):
+            value = np.float64(x[i, k])
+            if value > largest or value != value:
+                largest = value
+        total = 0.0
+        for k in range(x.shape[1]):
+            total += exp64(np.float64(x[i, k]) - largest)
+        out[i] = largest if abs(largest) == np.inf else largest + log64(total)

@@ -20,6 +20,8 @@ from fpsim.emulation import (  # isort: skip
     pooling,  # noqa: F401
     random,  # noqa: F401
     reductions,  # noqa: F401
+    scatter,  # noqa: F401
+    statistics,  # noqa: F401
 )
 
 __all__ = [

@@ -44,8 +44,8 @@ NARROW = names(
 # Elementary functions and formulas in float64
 
 
-def wide_rule(op: torch._ops.OpOverload) -> Rule:
-    """The operation in float64 on widened operands, then one rounding."""
+def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
+    """The operation in float64 on widened operands, then one rounding; Python numbers are data unless told otherwise."""
 
     def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
         values = machine.operands(args)
@@ -59,8 +59,8 @@ def wide_rule(op: torch._ops.OpOverload) -> Rule:
             result = op(*values, **named)
             return machine.finish(result) if isinstance(result, torch.Tensor) and result.dtype is _FLOAT32 else result
         result = op(
-            *(_widen(machine, value) for value in values),
-            **{key: _widen(machine, value) for key, value in named.items()},
+            *(_widen(machine, value, scalars) for value in values),
+            **{key: _widen(machine, value, scalars) for key, value in named.items()},
         )
         if isinstance(result, torch.Tensor):
             return machine.finish(result)
@@ -79,12 +79,12 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return found
 
 
-def _widen(machine: Any, value: Any) -> Any:
+def _widen(machine: Any, value: Any, scalars: bool) -> Any:
     if isinstance(value, torch.Tensor):
         return value.double() if value.dtype is _FLOAT32 else value
     if isinstance(value, (list, tuple)):
-        return type(value)(_widen(machine, item) for item in value)
-    return machine.scalar(value) if type(value) is float else value
+        return type(value)(_widen(machine, item, scalars) for item in value)
+    return machine.scalar(value) if scalars and type(value) is float else value
 
 
 def elementary_rule(op: torch._ops.OpOverload) -> Rule:
@@ -118,6 +118,6 @@ FORMULAS = names(
     """
 )
 
-register_functional(NARROW, "elementwise", narrow_rule)
+register_functional(NARROW, "elementwise", lambda op: (wide_rule if "decimals" in op._overloadname else narrow_rule)(op))
 register_functional(ELEMENTARY, "elementary", elementary_rule)
 register_functional(FORMULAS, "elementwise", wide_rule)

@@ -28,8 +28,8 @@ SELECTIONS = names(
     max_unpool2d max_unpool3d fractional_max_pool2d fractional_max_pool3d reflection_pad1d reflection_pad2d
     reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle
     channel_shuffle im2col embedding diag_embed diagonal_copy select_copy slice_copy unsqueeze_copy squeeze_copy
-    t_copy transpose_copy alias_copy detach_copy threshold_backward slice_scatter select_scatter diagonal_scatter
-    floor ceil trunc
+    t_copy transpose_copy alias_copy detach_copy threshold_backward slice_scatter select_scatter select_backward
+    slice_backward value_selecting_reduction_backward diagonal_scatter floor ceil trunc
     """
 )
 
@@ -47,7 +47,6 @@ MEETINGS = [
     "masked_scatter",
     "index_copy",
     "scatter",
-    "index_put",
 ]
 
 #: Results are integers, booleans or Python numbers.
@@ -123,8 +122,8 @@ def _register() -> None:
             for op in overloads(name + suffix).values():
                 if not is_out(op):
                     register(op, family="view")(_view_rule(op))
-    register_functional(SELECTIONS, "exact", exact_rule)
-    register_functional(MEETINGS, "exact", _meeting_rule)
+    register_functional(SELECTIONS, "exact", lambda op: (_meeting_rule if "other" in op._overloadname else exact_rule)(op))
+    register_functional(MEETINGS, "exact", lambda op: None if "reduce" in op._overloadname else _meeting_rule(op))
     register_functional(JUDGEMENTS, "comparison", exact_rule)
 
 

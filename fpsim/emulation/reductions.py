@@ -17,7 +17,7 @@ _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 
 
-def _axes(dim: Any, dims: int) -> list[int]:
+def axes_of(dim: Any, dims: int) -> list[int]:
     """The reduced axes, ascending; none or an empty list means all."""
     if dim is None or (isinstance(dim, (list, tuple)) and len(dim) == 0):
         return list(range(dims))
@@ -25,7 +25,7 @@ def _axes(dim: Any, dims: int) -> list[int]:
     return sorted({axis % max(dims, 1) for axis in given} if dims else set())
 
 
-def _columns(x: torch.Tensor, axes: list[int]) -> np.ndarray:
+def columns_of(x: torch.Tensor, axes: list[int]) -> np.ndarray:
     """(k, m): row-major over the reduced axes down, row-major over the kept axes across."""
     kept = [axis for axis in range(x.dim()) if axis not in axes]
     count = math.prod(x.shape[axis] for axis in axes)
@@ -33,7 +33,7 @@ def _columns(x: torch.Tensor, axes: list[int]) -> np.ndarray:
         (count, math.prod(x.shape[axis] for axis in kept)), np.float32)  # fmt: skip
 
 
-def _shape(x: torch.Tensor, axes: list[int], keepdim: bool) -> list[int]:
+def shape_of(x: torch.Tensor, axes: list[int], keepdim: bool) -> list[int]:
     return [1 if axis in axes else size for axis, size in enumerate(x.shape) if keepdim or axis not in axes]
 
 
@@ -45,9 +45,9 @@ def _reduce(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dty
     x = machine.floating(x)
     if is_native(machine):
         return native(machine, op, x) if dim is None and not keepdim else native(machine, op, x, dim, keepdim)
-    axes = _axes(dim, x.dim())
+    axes = axes_of(dim, x.dim())
     sums = reduction(machine, x.detach().numpy(), tuple(axes), mean)
-    return machine.exact(torch.from_numpy(np.ascontiguousarray(sums)).reshape(_shape(x, axes, keepdim)))
+    return machine.exact(torch.from_numpy(np.ascontiguousarray(sums)).reshape(shape_of(x, axes, keepdim)))
 
 
 def _native_reduction(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dtype: Any) -> torch.Tensor:
@@ -65,7 +65,7 @@ def _register(name: str, mean: bool) -> None:
         return _reduce(machine, every, x, None, False, dtype, mean)
 
     @register(some, family="reduction")
-    def reduce_axes(machine: Any, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+    def reduceaxes_of(machine: Any, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
         return _reduce(machine, some, x, dim, keepdim, dtype, mean)
 
 
@@ -82,8 +82,8 @@ def vector_norm(
         return _aten.linalg_vector_norm.default(machine.operand(x), ord, dim, keepdim, dtype=dtype)
     machine.whole()
     x = machine.operand(x)
-    axes = _axes(dim, x.dim())
-    columns = np.ascontiguousarray(_columns(x, axes).T)
+    axes = axes_of(dim, x.dim())
+    columns = np.ascontiguousarray(columns_of(x, axes).T)
     out = np.empty(columns.shape[0])
     if ord == 2:
         chains.chain_of_squares(columns, out)
@@ -94,7 +94,7 @@ def vector_norm(
         out = (np.max if ord > 0 else np.min)(np.abs(columns), axis=1).astype(np.float64)
     else:
         raise machine.refuse(f"a norm of order {ord}; orders 1, 2 and the infinities have rules")
-    return machine.finish(torch.from_numpy(np.asarray(out)).reshape(_shape(x, axes, keepdim)))
+    return machine.finish(torch.from_numpy(np.asarray(out)).reshape(shape_of(x, axes, keepdim)))
 
 
 @register(_aten.norm.Scalar, family="reduction")
