@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from fpsim.rounding import Rounding
 
 _LANES = {"f4": 16, "f8": 8}
 _NO_LINES = np.zeros((1, 5), dtype=np.int64)
+_CHUNK = 2**20  # elements
 _NO_HASHES = np.zeros((1, 1), dtype=np.uint32)
 
 
@@ -104,13 +104,15 @@ def _plan(
 
 
 def _flags(
-    chosen: Scheme, bound: float, target: Format, rounding: Rounding, left: np.ndarray, right: list[Panels]
+    chosen: Scheme, bound: float, target: Format, rounding: Rounding, left: np.ndarray, right: list[Panels], rows: int
 ) -> int:
     """The scheme's flags and those that the operands' magnitudes call for."""
     from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK, TRACK_SUMS
 
     if chosen.flags & (CAREFUL | NATIVE):
         return chosen.flags
+    if rows <= 4:
+        return chosen.flags | CLAMP | TRACK  # looking through `right` would cost as much as it saves
     high, low = _largest_and_smallest(left)
     extents = [_largest_and_smallest(panels.data) for panels in right]
     highs, lows = high * max(e[0] for e in extents), low * min(e[1] for e in extents)
@@ -167,10 +169,21 @@ def _products(
             yield part.T
         return
     chosen, bound = _plan(tree, operand, target, rounding, exact_products)
+    if rows <= 4 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:
+        # Packed a little at a time: fresh memory by the dozen megabytes costs more than the arithmetic.
+        width = max(128, _CHUNK // leaves // 128 * 128)
+        whole = np.empty((rows, columns), dtype=chosen.dtype)
+        for start in range(0, columns, width):
+            part = Draws(draws.key, draws.first + start * draws.column_step, draws.row_step, draws.column_step)
+            some = b[:, start : start + width]
+            chunk = _products(a, some, operand, target, rounding, tree, exact_products, part, programs)
+            whole[:, start : start + width] = next(chunk)
+        yield whole
+        return
     shape = (rows, columns, leaves)
     job = _Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
-    flags = _flags(chosen, bound * leaves, target, rounding, left, right)
+    flags = _flags(chosen, bound * leaves, target, rounding, left, right, rows)
     for lines in programs:
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         if job.passed:
@@ -304,7 +317,7 @@ class _Job:
         self.passed = []
         padded = sum(-(-panels.columns // self.width) * self.width for panels in right)
         out = np.empty((self.groups * self.tile_rows, padded), dtype=self.dtype)
-        hashes = _NO_HASHES
+        hashes: np.ndarray = _NO_HASHES
         if self.rounding is Rounding.STOCHASTIC:
             hashes = np.empty(out.shape, dtype=np.uint32)
             key = np.uint64(self.draws.key)

@@ -6,6 +6,7 @@ element.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -79,7 +80,7 @@ def parts(length: int, work: int, granule: int = 1) -> list[tuple[int, int]]:
     granules = -(-length // granule)
     count = max(1, min(count, granules))
     edges = [min(length, granule * (granules * i // count)) for i in range(count + 1)]
-    return [(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True) if stop > start]
+    return [(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
 
 
 def _work(task: Callable[[int, int], None], start: int, stop: int) -> None:

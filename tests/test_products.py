@@ -212,12 +212,9 @@ def check(fmt: Format, accumulator: Accumulator, mode: Rounding, seed: int = 0) 
     for a, b in cases(fmt, seed):
         out = np.empty((a.shape[0], b.shape[1]))
         matmul_into(a, b, out, fmt, accumulator, mode, key=KEY if mode is Rounding.STOCHASTIC else 0)
-        wanted = np.array(
-            [
-                [Oracle(fmt, accumulator, mode, i * out.shape[1] + j)(a[i].tolist(), b[:, j].tolist()) for j in range(out.shape[1])]
-                for i in range(out.shape[0])
-            ]
-        )
+        wanted = np.empty(out.shape)
+        for number, (i, j) in enumerate(np.ndindex(*out.shape)):
+            wanted[i, j] = Oracle(fmt, accumulator, mode, number)(a[i].tolist(), b[:, j].tolist())
         assert same(out, wanted).all(), (str(accumulator), out[~same(out, wanted)], wanted[~same(out, wanted)])
 
 
@@ -403,6 +400,18 @@ def test_strides_orientations_batches_and_small_shapes() -> None:
     assert same(got[1, 2], fpsim.matmul(a.T, -b, fmt="fp16", accumulate="fp16")).all()
     assert fpsim.matmul(a[0], b, fmt="fp16").shape == (40,) and fpsim.matmul(a, b[:, 0], fmt="fp16").shape == (40,)
     assert fpsim.matmul(a[:0], b, fmt="fp16").shape == (0, 40)
+
+
+@pytest.mark.parametrize("rounding", ["nearest-even", "stochastic"])
+def test_tall_products_that_are_packed_in_parts(rounding: str) -> None:
+    generator = np.random.default_rng(2)
+    a = fpsim.round(generator.standard_normal((3000, 400)).astype(np.float32), "fp16")
+    b, seed = a[:1].T, 3 if rounding == "stochastic" else None
+    arguments: dict[str, Any] = {"fmt": "fp16", "accumulate": "fp16", "rounding": rounding, "seed": seed}
+    whole = fpsim.matmul(a, b, **arguments)
+    assert same(fpsim.matmul(a[:700], b, **arguments), whole[:700]).all()
+    if rounding == "nearest-even":
+        assert same(whole, loop_of(a.astype(np.float16), b.astype(np.float16)).astype(np.float32)).all()
 
 
 @pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "fp16:kahan", "exact", "fp32", "fp16:blocked(4)->fp32"])

@@ -273,15 +273,25 @@ def pack_columns(source: Any, out: Any, width: int) -> None:
     """A (k, n) matrix as panels of `width` columns, (panel, k, column) flat, zeros beyond the last column."""
     leaves, columns = source.shape
     panels = (columns + width - 1) // width
+    by_columns = source.strides[0] < source.strides[1]  # then a few terms of every column at a time, line by line
     for panel in range(panels):
         start = panel * width
-        stop = min(start + width, columns)
+        used = min(width, columns - start)
+        base = panel * leaves * width
+        if by_columns:
+            for low in range(0, leaves, 16):
+                high = min(low + 16, leaves)
+                for j in range(used):
+                    column = source[low:high, start + j]
+                    for k in range(column.size):
+                        out[base + (low + k) * width + j] = column[k]
         for k in range(leaves):
-            line = source[k, start:stop]
-            target = out[(panel * leaves + k) * width : (panel * leaves + k + 1) * width]
-            for j in range(line.size):
-                target[j] = line[j]
-            for j in range(line.size, width):
+            target = out[base + k * width : base + (k + 1) * width]
+            if not by_columns:
+                line = source[k, start : start + used]
+                for j in range(line.size):
+                    target[j] = line[j]
+            for j in range(used, width):
                 target[j] = 0
 
 
