@@ -14,6 +14,8 @@ ROUND, ADD, SUB, MUL, DIV, SQRT, FMA = range(7)
 OPERATIONS = {"round": ROUND, "add": ADD, "sub": SUB, "mul": MUL, "div": DIV, "sqrt": SQRT, "fma": FMA}
 _WIDTH = 61  # bits that significands are brought to: sums stay below 2^63
 
+_SPARE = 29  # low bits of float64's significand that no operand of at most 24 bits uses
+
 jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
@@ -35,11 +37,25 @@ def numbers(fmt):
     return Numbers(fmt.precision, fmt.emin, fmt.max_finite, infinite, flush, fmt.flush_inputs, fmt.specials != "fnuz")
 
 
+POWERS = 2.0 ** np.arange(-1022, 1024)
+
+
+@jit
+def scaled(n, exponent):
+    """n * 2^exponent."""
+    if -1022 <= exponent <= 1023:
+        return n * POWERS[exponent + 1022]
+    return math.ldexp(n, exponent)
+
+
 @jit
 def unpack(x):
     """(significand, exponent) of a finite float64's magnitude: an integer below 2^53 times a power of two."""
-    fraction, exponent = math.frexp(abs(x))
-    return np.int64(math.ldexp(fraction, 53)), np.int64(exponent - 53)
+    bits = np.float64(x).view(np.int64)
+    field, fraction = (bits >> 52) & 0x7FF, bits & 0xFFFFFFFFFFFFF
+    if field == 0:
+        return fraction, np.int64(-1074)
+    return fraction | (np.int64(1) << 52), field - 1075
 
 
 @jit
@@ -123,11 +139,11 @@ def pack(n, exponent, negative, mode, fmt):
         up = twice_rest > 0 and negative
     else:
         up = twice_rest > 0 and odd == 0
-    result = math.ldexp(np.float64(count + up), place)
+    result = scaled(np.float64(count + up), place)
     if result > fmt.max_finite:
         inward = mode == 2 or mode == 5 or (mode == 3 and negative) or (mode == 4 and not negative)
         result = fmt.max_finite if inward else fmt.infinite
-    small = top < fmt.emin if fmt.flush == 2 else result < math.ldexp(1.0, fmt.emin)
+    small = top < fmt.emin if fmt.flush == 2 else result < scaled(1.0, fmt.emin)
     if fmt.flush and small:
         result = 0.0
     if result == 0.0 and not fmt.negative_zero:
@@ -158,15 +174,11 @@ def finite_result(op, x, y, z, mode, fmt):
         return pack((r << 1) | np.int64(inexact), e // 2 - 1, False, mode, fmt)
     if op == DIV:
         m, e = normalized(m, e)
-        while n % 2 == 0:
-            n, f = n >> 1, f + 1
+        n, f = n >> _SPARE, f + _SPARE
         quotient = m // n
         return pack((quotient << 1) | np.int64(quotient * n != m), e - f - 1, x_negative != y_negative, mode, fmt)
     if op == MUL or op == FMA:
-        while m != 0 and m % 2 == 0:
-            m, e = m >> 1, e + 1
-        while n != 0 and n % 2 == 0:
-            n, f = n >> 1, f + 1
+        m, e, n, f = m >> _SPARE, e + _SPARE, n >> _SPARE, f + _SPARE
         m, e, x_negative = m * n, e + f, x_negative != y_negative  # exact: at most 24 bits each
         if op == MUL:
             return pack(m, e, x_negative, mode, fmt)
@@ -234,10 +246,40 @@ def mismatches(got, want):
     return count
 
 
+@jit
+def differing_bits(got, want, infinity):
+    """How many patterns (uint32 or uint64) differ, any NaN being as good as another; `infinity` is the carrier's."""
+    count = 0
+    mask = infinity | (infinity - 1) | (infinity >> 1)
+    for i in range(got.size):
+        both_nan = (got[i] & mask) > infinity and (want[i] & mask) > infinity
+        count += got[i] != want[i] and not both_nan
+    return count
+
+
+def differing(got, want):
+    """How many elements of two float32 or float64 arrays differ in value, sign of zero or NaN-ness."""
+    assert got.dtype == want.dtype and got.shape == want.shape
+    bits = np.uint32 if got.dtype == np.float32 else np.uint64
+    infinity = np.array(np.inf, got.dtype).view(bits)[()]
+    return int(differing_bits(np.ravel(got).view(bits), np.ravel(want).view(bits), infinity))
+
+
 def results(name, operands, fmt, mode):
     """`operate` on arrays of one dtype and size."""
+    if not fmt.signed:
+        return _scale_results(operands[0], fmt, mode)
     first = operands[0]
     ones = np.ones_like(first)
     out = np.empty_like(first)
     operate_array(OPERATIONS[name], *operands, *[ones] * (3 - len(operands)), mode.code, numbers(fmt), out)
+    return out
+
+
+def _scale_results(x, fmt, mode):
+    """float8_e8m0fnu: no zero, no sign; what lies below its least value becomes it."""
+    out = np.empty_like(x)
+    raised = np.maximum(x, x.dtype.type(fmt.min_normal))
+    operate_array(ROUND, raised, raised, raised, mode.code, numbers(fmt), out)
+    out[~(x > 0) | np.isinf(x)] = np.nan
     return out

@@ -8,10 +8,9 @@ import pytest
 
 import fpsim
 from fpsim import arithmetic
-from fpsim._kernels import random as kernel_random, rounding as kernels
-from fpsim._kernels.compiler import as_bits, as_float, kernel
-from fpsim.rounding import Rounding, draw_key, rounding_constants
+from fpsim.rounding import Rounding, rounding_constants
 from tests import integer_oracle, oracles
+from tests.draws import decide, decide_operation, draws_of, round_with
 from tests.strategies import (
     ALL_COMPUTING,
     NAMED,
@@ -24,26 +23,6 @@ from tests.strategies import (
 
 SIGNED = [fmt for fmt in NAMED if fmt.has_zero and fmt.precision <= 24] + VARIANTS
 ARITY = {"add": 2, "sub": 2, "mul": 2, "div": 2, "sqrt": 1, "fma": 3}
-
-
-@kernel
-def round_with(values, draws, row, out):
-    constants = kernels.load(row)
-    for i in range(out.size):
-        out[i] = as_float(kernels.round_bits_stochastically(as_bits(values[i]), constants, draws[i], False))
-
-
-@kernel
-def known_draws(key, count, out):
-    for i in range(count):
-        out[i] = kernel_random.step_draw(kernel_random.element_hash(key, np.int64(i)), np.uint32(0))
-
-
-def draws_of(seed, count):
-    """The draws of elements 0 ... count - 1 in a call with this seed."""
-    out = np.empty(count, np.int64)
-    known_draws(np.uint64(draw_key(seed)), count, out)
-    return out
 
 
 def same(got, want):
@@ -107,13 +86,11 @@ def test_round_decides_by_the_draw_of_its_element(fmt):
     for dtype in (np.float32, np.float64):
         x = between(fmt, dtype, generator)
         draws = draws_of(12, x.size)
-        want = [decide(Fraction(float(v)), fmt, d) if np.isfinite(v) and v else oracles.round_float(float(v), fmt, None) for v, d in zip(x, draws, strict=True)]
+        want = [
+            decide(Fraction(float(v)), fmt, d) if np.isfinite(v) and v else oracles.round_float(float(v), fmt, None)
+            for v, d in zip(x, draws, strict=True)
+        ]
         assert same(fpsim.round(x, fmt, "stochastic", seed=12), np.array(want))
-
-
-def decide(exact, fmt, draw):
-    lower, upper, threshold = oracles.stochastic(exact, fmt)
-    return upper if draw < threshold else lower
 
 
 @pytest.mark.parametrize("fmt", ALL_COMPUTING, ids=str)
@@ -123,15 +100,7 @@ def test_arithmetic_decides_by_the_exact_result(fmt):
     for name, arity in ARITY.items():
         operands = [np.concatenate([random_values(fmt, 200, generator), clustered_values(fmt, 200, generator)]) for _ in range(arity)]
         got = getattr(fpsim, name)(*operands, fmt, "stochastic", seed=14)
-        want = []
-        for row, draw in zip(zip(*operands, strict=True), draws, strict=True):
-            exact = oracles.EXACT[name](*(oracles.operand(float(x), fmt) for x in row), Rounding.STOCHASTIC)
-            if not isinstance(exact, tuple):
-                want.append(oracles.round_float(exact, fmt, None))
-            elif exact[0] == 0:
-                want.append(oracles.zero(fmt, exact[1]))
-            else:
-                want.append(decide(exact[0], fmt, draw))
+        want = [decide_operation(name, row, fmt, draw) for row, draw in zip(zip(*operands, strict=True), draws, strict=True)]
         assert same(got, np.array(want)), name
 
 

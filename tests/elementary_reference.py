@@ -1,0 +1,116 @@
+"""Elementary functions to 140 bits by mpmath, as pairs of float64, and their correct rounding to nearest."""
+
+import math
+
+import mpmath
+import numpy as np
+
+_BITS = 140
+
+
+def _sigmoid(x):
+    return 1 / (1 + mpmath.exp(-x))
+
+
+def _log1p(x):
+    return mpmath.log(1 + x) if abs(x) > mpmath.mpf(2) ** -40 else mpmath.log1p(x)
+
+
+def _asinh(x):
+    return mpmath.sign(x) * mpmath.asinh(abs(x))
+
+
+#: name -> (function, open domain where it is finite, value at -infinity, value at +infinity)
+REFERENCE = {
+    "exp": (mpmath.exp, None, 0.0, math.inf),
+    "exp2": (lambda x: mpmath.mpf(2) ** x, None, 0.0, math.inf),
+    "expm1": (mpmath.expm1, None, -1.0, math.inf),
+    "log": (mpmath.log, (0, math.inf), math.nan, math.inf),
+    "log2": (lambda x: mpmath.log(x) / mpmath.log(2), (0, math.inf), math.nan, math.inf),
+    "log10": (mpmath.log10, (0, math.inf), math.nan, math.inf),
+    "log1p": (_log1p, (-1, math.inf), math.nan, math.inf),
+    "sin": (mpmath.sin, None, math.nan, math.nan),
+    "cos": (mpmath.cos, None, math.nan, math.nan),
+    "tan": (mpmath.tan, None, math.nan, math.nan),
+    "asin": (mpmath.asin, (-1, 1), math.nan, math.nan),
+    "acos": (mpmath.acos, (-1, 1), math.nan, math.nan),
+    "atan": (mpmath.atan, None, -math.pi / 2, math.pi / 2),
+    "sinh": (mpmath.sinh, None, -math.inf, math.inf),
+    "cosh": (mpmath.cosh, None, math.inf, math.inf),
+    "tanh": (mpmath.tanh, None, -1.0, 1.0),
+    "asinh": (_asinh, None, -math.inf, math.inf),
+    "acosh": (mpmath.acosh, (1, math.inf), math.nan, math.inf),
+    "atanh": (mpmath.atanh, (-1, 1), math.nan, math.nan),
+    "sigmoid": (_sigmoid, None, 0.0, 1.0),
+    "erf": (mpmath.erf, None, -1.0, 1.0),
+    "erfc": (mpmath.erfc, None, 2.0, 0.0),
+    "rsqrt": (lambda x: 1 / mpmath.sqrt(x), (0, math.inf), math.nan, 0.0),
+}
+#: Values at the ends of a domain.
+_POLES = {
+    ("log", 0): -math.inf,
+    ("log2", 0): -math.inf,
+    ("log10", 0): -math.inf,
+    ("log1p", -1): -math.inf,
+    ("atanh", -1): -math.inf,
+    ("atanh", 1): math.inf,
+    ("acosh", 1): 0.0,
+    ("acos", 1): 0.0,
+}
+#: f(-0) = -0 and f(+0) = +0 (IEEE 754-2019, section 9.2.1).
+ODD_AT_ZERO = ("expm1", "log1p", "sin", "tan", "asin", "atan", "sinh", "tanh", "asinh", "atanh", "erf")
+
+
+def pair(name, x):
+    """f(x) as the unevaluated sum of two float64 numbers, to about 100 bits; infinite beyond float64's range."""
+    function, domain, at_minus, at_plus = REFERENCE[name]
+    if math.isnan(x):
+        return math.nan, 0.0
+    if math.isinf(x):
+        return (at_plus if x > 0 else at_minus), 0.0
+    if name == "rsqrt" and x == 0:
+        return math.copysign(math.inf, x), 0.0
+    if x == 0 and name in ODD_AT_ZERO:
+        return x, 0.0
+    if (name, x) in _POLES:
+        return _POLES[name, x], 0.0
+    if domain and not (domain[0] < x < domain[1] or (name in ("asin", "acos") and abs(x) == 1)):
+        return math.nan, 0.0
+    with mpmath.workprec(_BITS):
+        if abs(x) < 2.0**-40:  # differences such as 1 + x need the bits of both
+            mpmath.mp.prec = _BITS + 300
+        value = function(mpmath.mpf(x))
+        if abs(value) > mpmath.mpf(2) ** 1000:
+            return math.copysign(math.inf, value), 0.0
+        high = float(value)
+        return high, float(value - high)
+
+
+def pairs(name, x):
+    found = np.array([pair(name, float(value)) for value in x]).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def round_pairs(high, low, fmt, away=False):
+    """(the sum rounded to nearest, its distance in quanta from the nearest midpoint; infinite for special values)."""
+    with np.errstate(all="ignore"):
+        magnitude, rest = np.abs(high), np.where(np.signbit(high), -low, low)
+        finite = np.isfinite(high) & (magnitude > 0)
+        safe = np.where(finite, magnitude, 1.0)
+        # At a power of two the quantum below it is smaller: a rest below zero belongs there.
+        inner = (np.frexp(safe)[0] == 0.5) & (rest < 0)
+        exponent = np.maximum(np.frexp(safe)[1] - 1 - inner, fmt.emin)
+        place = exponent - fmt.precision + 1
+        scaled, scaled_rest = np.ldexp(safe, -place), np.ldexp(rest, -place)
+        count = np.floor(scaled)
+        count = np.where((scaled == count) & (scaled_rest < 0), count - 1, count)
+        distance = (scaled - count - 0.5) + scaled_rest  # the first part is exact
+        up = (distance > 0) | ((distance == 0) & (away | (count % 2 == 1)))
+        value = np.ldexp(count + up, place)
+        limit = fmt.max_finite if fmt.saturate else np.inf if fmt.has_infinity else np.nan
+        value = np.where(value > fmt.max_finite, limit, value)
+        value = np.where(np.isinf(high), limit, np.where(finite, value, magnitude))
+        value = np.where(np.signbit(high), -value, value)
+        if not fmt.has_negative_zero:
+            value = value + 0.0
+        return value, np.where(finite, np.abs(distance), np.inf)

@@ -1,0 +1,167 @@
+"""Sweeps of rounding: all of float32 into fp16 and bf16, and every named format in every mode."""
+
+import ml_dtypes
+import numpy as np
+
+import fpsim
+from fpsim.rounding import Rounding
+from tests import generators, integer_oracle, oracles
+from tests.exhaustive.sweep import Result, sweep, total
+from tests.strategies import DETERMINISTIC, NAMED, VARIANTS, defined, edges, fits_float32, random_values
+
+SECTION = "Rounding"
+CHUNK = 2**23
+RANDOM = 10_000_000
+BLOCK = 250_000
+CASES = [(fmt.name, mode.value) for fmt in NAMED for mode in DETERMINISTIC if defined(fmt, mode) and fmt.name != "fp64"]
+
+
+def bits_range(name, start, library):
+    x = np.arange(start, start + CHUNK, dtype=np.uint32).view(np.float32)
+    with np.errstate(all="ignore"):
+        want = x.astype(library).astype(np.float32)
+    return Result(x.size, integer_oracle.differing(fpsim.round(x, name), want))
+
+
+@sweep(SECTION, "all 2^32 float32 inputs to fp16, nearest-even", "NumPy float16")
+def all_to_fp16():
+    return total(bits_range, (("fp16", start, np.float16) for start in range(0, 2**32, CHUNK)))
+
+
+@sweep(SECTION, "all 2^32 float32 inputs to bf16, nearest-even", "ml_dtypes bfloat16")
+def all_to_bf16():
+    return total(bits_range, (("bf16", start, ml_dtypes.bfloat16) for start in range(0, 2**32, CHUNK)))
+
+
+def compare(x, fmt, mode):
+    want = integer_oracle.results("round", [x], fmt, mode)
+    return Result(x.size, integer_oracle.differing(fpsim.round(x, fmt, mode), want))
+
+
+def edges_of(name, mode, dtype):
+    fmt = fpsim.get_format(name)
+    return compare(edges(fmt, dtype), fmt, Rounding(mode))
+
+
+@sweep(
+    SECTION,
+    "all values and midpoints of the formats up to 19 bits and their float32 neighbors, every deterministic mode",
+    "64-bit integers",
+)
+def edges32():
+    return total(edges_of, ((name, mode, np.float32) for name, mode in CASES if fpsim.get_format(name).bits <= 19))
+
+
+@sweep(
+    SECTION,
+    "all values and midpoints of the formats up to 19 bits and their float64 neighbors, every deterministic mode",
+    "64-bit integers",
+)
+def edges64():
+    return total(edges_of, ((name, mode, np.float64) for name, mode in CASES if fpsim.get_format(name).bits <= 19))
+
+
+def patterns(name, mode, dtype, seed):
+    """Random bit patterns; in float64 half of them with exponents that the format has."""
+    fmt = fpsim.get_format(name)
+    found = Result(0, 0)
+    for part in range(0, RANDOM, BLOCK):
+        x = generators.patterns(BLOCK, 100 * seed + part // BLOCK, dtype)
+        if dtype is np.float64:
+            bits = x.view(np.uint64)
+            inside = (bits[::2] >> np.uint64(52)) % np.uint64(fmt.emax - fmt.emin + fmt.precision + 5)
+            inside += np.uint64(fmt.emin - fmt.precision - 2 + 1023)
+            bits[::2] = (bits[::2] & np.uint64(0x800FFFFFFFFFFFFF)) | inside << np.uint64(52)
+        found += compare(x, fmt, Rounding(mode))
+    return found
+
+
+@sweep(SECTION, "10^7 random float32 patterns for each named format and deterministic mode", "64-bit integers")
+def patterns32():
+    return total(patterns, ((name, mode, np.float32, seed) for seed, (name, mode) in enumerate(CASES)))
+
+
+@sweep(SECTION, "10^7 random float64 patterns for each named format and deterministic mode", "64-bit integers")
+def patterns64():
+    return total(patterns, ((name, mode, np.float64, seed) for seed, (name, mode) in enumerate(CASES)))
+
+
+def around_fp32(mode, seed):
+    """Values of fp32, the midpoints above them, and the float64 neighbors of both."""
+    fmt, generator = fpsim.get_format("fp32"), np.random.default_rng(seed)
+    found = Result(0, 0)
+    for _ in range(10):
+        low = np.abs(random_values(fmt, RANDOM // 60, generator))
+        low = low[np.isfinite(low)]
+        middle = low + fpsim.ulp(low, fmt) / 2
+        points = np.concatenate([low, middle])
+        near = [points, np.nextafter(points, np.inf), np.nextafter(points, -np.inf)]
+        x = np.concatenate(near) * generator.choice([-1.0, 1.0], 3 * points.size)
+        found += compare(x, fmt, Rounding(mode))
+    return found
+
+
+@sweep(SECTION, "values and midpoints of fp32 and their float64 neighbors, every deterministic mode", "64-bit integers")
+def neighbors_of_fp32():
+    return total(around_fp32, ((mode.value, seed) for seed, mode in enumerate(DETERMINISTIC)))
+
+
+def library_patterns(name, seed):
+    """Where ml_dtypes is known to differ from the nearest value nothing is asked of it: float8_e8m0fnu below 2^-126."""
+    fmt = fpsim.get_format(name)
+    dtype = getattr(ml_dtypes, name)
+    x = np.concatenate([generators.patterns(RANDOM, seed, np.float32), edges(fmt, np.float32)])
+    if not fmt.has_nan:
+        x = x[~np.isnan(x)]
+    if not fmt.has_zero:
+        x = x[~((x > 2.0**-127) & (x < 2.0**-126))]
+    with np.errstate(all="ignore"):
+        want = x.astype(dtype).astype(np.float32)
+    return Result(x.size, integer_oracle.differing(fpsim.round(x, fmt), want))
+
+
+@sweep(
+    SECTION,
+    "10^7 random float32 patterns, all values, midpoints and neighbors to each 8-, 6- and 4-bit format, nearest-even",
+    "ml_dtypes",
+)
+def against_the_library():
+    return total(library_patterns, ((fmt.name, seed) for seed, fmt in enumerate(NAMED) if fmt.bits <= 8))
+
+
+def variant_edges(index, mode):
+    fmt = VARIANTS[index]
+    generator = np.random.default_rng(index)
+    found = Result(0, 0)
+    for dtype in (np.float32, np.float64) if fits_float32(fmt) else (np.float64,):
+        if fmt.bits <= 19:
+            found += compare(edges(fmt, dtype), fmt, Rounding(mode))
+        x = random_values(fmt, 500_000, generator) * (1 + generator.random(500_000) * 2.0 ** -generator.integers(0, 30, 500_000))
+        with np.errstate(over="ignore", invalid="ignore"):
+            found += compare(x.astype(dtype), fmt, Rounding(mode))
+    return found
+
+
+@sweep(SECTION, "saturating, flushing and custom formats: edges and random numbers, every deterministic mode", "64-bit integers")
+def variants():
+    cases = [(i, mode.value) for i, fmt in enumerate(VARIANTS) for mode in DETERMINISTIC if defined(fmt, mode)]
+    return total(variant_edges, cases)
+
+
+def rationals_round(name, mode, seed):
+    """The integer oracle itself."""
+    fmt, generator, mode = fpsim.get_format(name), np.random.default_rng(seed), Rounding(mode)
+    bits = generator.integers(0, 2**64, 1400, dtype=np.uint64)
+    inside = generator.integers(fmt.emin - fmt.precision - 2, fmt.emax + 3, 700) + 1023
+    bits[::2] = (bits[::2] & np.uint64(0x800FFFFFFFFFFFFF)) | inside.astype(np.uint64) << np.uint64(52)
+    x = bits.view(np.float64)
+    if fmt.bits <= 19:
+        points = edges(fmt, np.float64)
+        x[::3] = points[generator.integers(0, points.size, x[::3].size)]
+    want = np.array([oracles.round_float(float(value), fmt, mode) for value in x])
+    return Result(x.size, integer_oracle.differing(integer_oracle.results("round", [x], fmt, mode), want))
+
+
+@sweep("Oracles", "the integer oracle's rounding, every named format and deterministic mode", "exact rationals")
+def oracle_of_rounding():
+    return total(rationals_round, ((name, mode, seed) for seed, (name, mode) in enumerate(CASES)))
