@@ -104,3 +104,38 @@ def test_elementary_functions_are_those_of_the_arrays():
         assert np.array_equal(emulated, expected, equal_nan=True), name
         number = ~np.isnan(expected)
         assert np.array_equal(np.signbit(emulated)[number], np.signbit(expected)[number]), name
+
+
+def test_group_norm_rounds_once():
+    x, gradient = values(3, 6, 4, 4, scale=2.0).requires_grad_(), values(3, 6, 4, 4, seed=1)
+    layer = torch.nn.GroupNorm(2, 6)
+    torch.nn.init.uniform_(layer.weight)
+    sim = fpsim.run(layer, "fp16")
+    with sim:
+        y = sim(x)
+        y.backward(gradient)
+    wide = x.detach().double().reshape(3, 2, -1)
+    mean = wide.mean(2, keepdim=True)
+    inverse = 1 / (((wide - mean) ** 2).mean(2, keepdim=True) + layer.eps).sqrt()
+    normal = ((wide - mean) * inverse).reshape(x.shape)
+    weight, bias = (item.detach().double()[:, None, None] for item in (sim.weight, sim.bias))
+    assert torch.equal(y.detach(), fpsim.round(normal * weight + bias, "fp16").float())
+    saved = ((wide - mean.float().double()) * inverse.float().double()).reshape(x.shape)
+    assert torch.equal(sim.weight.grad, fpsim.round((gradient.double() * saved).sum((0, 2, 3)), "fp16").float())
+    assert torch.equal(sim.bias.grad, fpsim.round(gradient.double().sum((0, 2, 3)), "fp16").float())
+
+
+def test_rows_that_are_masked_out_are_zero_in_attention():
+    q = values(1, 2, 4, 8)
+    mask = torch.tensor([[True, False, False, False], [False] * 4, [True, True, False, False], [True] * 4])
+    with fpsim.emulate("fp16"):
+        y = functional.scaled_dot_product_attention(q, q, q, attn_mask=mask)
+    assert torch.isfinite(y).all()
+    assert (y[:, :, 1] == 0).all()
+
+
+def test_nan_to_num_knows_the_format():
+    x = torch.tensor([float("inf"), -float("inf"), float("nan"), 1.0])
+    with fpsim.emulate("fp16"):
+        assert torch.nan_to_num(x).tolist() == [65504.0, -65504.0, 0.0, 1.0]
+        assert torch.nan_to_num(x, nan=0.1, posinf=1e9).tolist() == [65504.0, -65504.0, float(np.float16(0.1)), 1.0]

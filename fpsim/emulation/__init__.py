@@ -13,6 +13,7 @@ from fpsim.emulation import (  # isort: skip
     convolution,  # noqa: F401
     elementwise,  # noqa: F401
     exact,  # noqa: F401
+    group_normalization,  # noqa: F401
     losses,  # noqa: F401
     matmul,  # noqa: F401
     normalization,  # noqa: F401

@@ -106,7 +106,14 @@ ELEMENTARY = names(
     exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh sigmoid erf erfc
     erfinv lgamma digamma rsqrt pow atan2 hypot gelu silu mish softplus elu celu logit log_sigmoid_forward xlogy
     logaddexp logaddexp2 sinc special_entr special_ndtri special_erfcx special_log_ndtr i0 special_i0e special_i1
-    special_i1e special_xlog1py special_zeta polygamma float_power
+    special_i1e special_xlog1py igamma igammac mvlgamma special_airy_ai special_bessel_j0 special_bessel_j1
+    special_bessel_y0 special_bessel_y1 special_modified_bessel_i0 special_modified_bessel_i1
+    special_modified_bessel_k0 special_modified_bessel_k1 special_scaled_modified_bessel_k0
+    special_scaled_modified_bessel_k1 special_spherical_bessel_j0 special_chebyshev_polynomial_t
+    special_chebyshev_polynomial_u special_chebyshev_polynomial_v special_chebyshev_polynomial_w
+    special_hermite_polynomial_h special_hermite_polynomial_he special_laguerre_polynomial_l
+    special_legendre_polynomial_p special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w special_zeta polygamma float_power
     """
 )
 
@@ -114,7 +121,8 @@ FORMULAS = names(
     """
     sigmoid_backward tanh_backward gelu_backward silu_backward mish_backward softplus_backward elu_backward
     log_sigmoid_backward logit_backward hardswish hardswish_backward hardsigmoid hardsigmoid_backward
-    _prelu_kernel_backward glu glu_backward remainder floor_divide heaviside
+    _prelu_kernel_backward glu glu_backward remainder floor_divide heaviside deg2rad rad2deg ldexp linalg_cross
+    angle
     """
 )
 

@@ -29,7 +29,9 @@ SELECTIONS = names(
     reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle
     channel_shuffle im2col embedding diag_embed diagonal_copy select_copy slice_copy unsqueeze_copy squeeze_copy
     t_copy transpose_copy alias_copy detach_copy threshold_backward slice_scatter select_scatter select_backward
-    slice_backward value_selecting_reduction_backward diagonal_scatter floor ceil trunc
+    slice_backward value_selecting_reduction_backward aminmax as_strided_copy narrow_copy split_with_sizes_copy
+    unbind_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
+    floor ceil trunc
     """
 )
 
@@ -55,7 +57,8 @@ JUDGEMENTS = names(
     eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
     logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
     unique_dim _unique2 unique_consecutive isin is_same_size _local_scalar_dense bitwise_and bitwise_or bitwise_xor
-    bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ is_pinned
+    bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
+    is_pinned
     """
 )
 
@@ -181,6 +184,18 @@ def _filler(op: torch._ops.OpOverload) -> Rule:
 
 
 register_functional("masked_fill", "constant", _filler)
+
+
+@register(_aten.nan_to_num.default, family="constant")
+def nan_to_num(machine: Any, x: torch.Tensor, nan: Any = None, posinf: Any = None, neginf: Any = None) -> torch.Tensor:
+    """Infinities become the format's largest finite values where no others are given."""
+    x = machine.operand(x)
+    if x.dtype is not torch.float32:
+        return _aten.nan_to_num.default(x, nan, posinf, neginf)
+    largest = machine.fmt.max_finite
+    high, low = largest if posinf is None else posinf, -largest if neginf is None else neginf
+    constants = [machine.constant(float(value)) for value in (nan or 0.0, high, low)]
+    return machine.exact(_aten.nan_to_num.default(x, *constants))
 
 
 @register(_aten.fill_.Scalar, family="constant")

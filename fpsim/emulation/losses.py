@@ -59,6 +59,16 @@ for _name, _logarithm in (("_softmax", False), ("_log_softmax", True)):
     register(_op, family="softmax")(_softmax_gradient_rule(_logarithm, _op))
 
 
+@register(_aten._safe_softmax.default, family="softmax")
+def safe_softmax(machine: Any, x: torch.Tensor, dim: int, dtype: Any = None) -> torch.Tensor:
+    """softmax, but a row of -inf gives zeros: what attention does with rows that are masked out."""
+    if x.dtype is torch.float64 or (dtype is not None and dtype is not torch.float32):
+        return _aten._safe_softmax.default(machine.operand(x), dim, dtype)
+    result = _softmax_rule(False, _aten._softmax.default)(machine, x, dim, False)
+    masked = (machine.operand(x) == float("-inf")).all(dim, keepdim=True)
+    return machine.exact(result.masked_fill_(masked, 0.0))
+
+
 def _total(values: torch.Tensor) -> float:
     """The sum of float64 values over ascending indices."""
     out = np.empty(1)

@@ -16,7 +16,7 @@ from fpsim.emulation.table import register
 _aten = torch.ops.aten
 
 
-def _vector(machine: Any, tensor: torch.Tensor | None, size: int, default: float) -> np.ndarray:
+def vector_of(machine: Any, tensor: torch.Tensor | None, size: int, default: float) -> np.ndarray:
     if tensor is None:
         return np.full(size, default)
     return machine.operand(tensor).detach().numpy().astype(np.float64)
@@ -35,11 +35,11 @@ def _like(machine: Any, values: np.ndarray, tensor: torch.Tensor) -> torch.Tenso
     return result
 
 
-def _wide(values: np.ndarray) -> torch.Tensor:
+def wide_tensor(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _batch_norm(
+def batch_norm(
     machine: Any,
     x: Any,
     weight: Any,
@@ -55,7 +55,7 @@ def _batch_norm(
     machine.whole()
     x = machine.floating(x)
     array, channels = _channels(x), x.shape[1]
-    scale, shift = _vector(machine, weight, channels, 1.0), _vector(machine, bias, channels, 0.0)
+    scale, shift = vector_of(machine, weight, channels, 1.0), vector_of(machine, bias, channels, 0.0)
     if training:
         mean, variance = np.empty(channels), np.empty(channels)
         kernels.batch_statistics(array, mean, variance)
@@ -65,11 +65,11 @@ def _batch_norm(
         if running_var is not None:
             _move(machine, running_var, variance * (count / (count - 1) if count > 1 else np.nan), momentum)
     else:
-        mean, variance = _vector(machine, running_mean, channels, 0.0), _vector(machine, running_var, channels, 1.0)
+        mean, variance = vector_of(machine, running_mean, channels, 0.0), vector_of(machine, running_var, channels, 1.0)
     inverse = 1.0 / np.sqrt(variance + eps)
     out = np.empty(array.shape)
     kernels.batch_apply(array, mean, inverse, scale, shift, out)
-    saved = (_wide(mean), _wide(inverse)) if training else (torch.empty(0), torch.empty(0))
+    saved = (wide_tensor(mean), wide_tensor(inverse)) if training else (torch.empty(0), torch.empty(0))
     return (_like(machine, out, x), *saved)
 
 
@@ -79,15 +79,15 @@ def _move(machine: Any, running: torch.Tensor, batch: np.ndarray, momentum: floa
     machine.write(running, machine.finish(torch.from_numpy((1.0 - momentum) * old + momentum * batch)))
 
 
-register(_aten.native_batch_norm.default, family="normalization")(_batch_norm)
-register(_aten._native_batch_norm_legit.default, family="normalization")(_batch_norm)
+register(_aten.native_batch_norm.default, family="normalization")(batch_norm)
+register(_aten._native_batch_norm_legit.default, family="normalization")(batch_norm)
 
 
 @register(_aten._native_batch_norm_legit.no_stats, family="normalization")
 def batch_norm_without_statistics(
     machine: Any, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
 ) -> tuple[torch.Tensor, ...]:
-    return _batch_norm(machine, x, weight, bias, None, None, training, momentum, eps)
+    return batch_norm(machine, x, weight, bias, None, None, training, momentum, eps)
 
 
 @register(_aten.native_batch_norm_backward.default, family="normalization")
@@ -105,10 +105,10 @@ def batch_norm_backward(
     if train:
         mean, inverse = save_mean.numpy().astype(np.float64), save_invstd.numpy().astype(np.float64)
     else:
-        mean = _vector(machine, running_mean, channels, 0.0)
-        inverse = 1.0 / np.sqrt(_vector(machine, running_var, channels, 1.0) + eps)
+        mean = vector_of(machine, running_mean, channels, 0.0)
+        inverse = 1.0 / np.sqrt(vector_of(machine, running_var, channels, 1.0) + eps)
     gx, gw, gb = np.empty(array.shape), np.empty(channels), np.empty(channels)
-    scale = _vector(machine, weight, channels, 1.0)
+    scale = vector_of(machine, weight, channels, 1.0)
     kernels.batch_gradient(_channels(gradient), array, mean, inverse, scale, train, gx, gw, gb)
     return (
         _like(machine, gx, x) if output_mask[0] else None,
@@ -126,10 +126,14 @@ def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, e
     size = int(np.prod(shape))
     array = x.detach().contiguous().numpy().reshape(-1, size)
     out, mean, inverse = np.empty(array.shape), np.empty(len(array)), np.empty(len(array))
-    scale, shift = (_vector(machine, item, size, default).reshape(-1) for item, default in ((weight, 1.0), (bias, 0.0)))
+    scale, shift = (vector_of(machine, item, size, default).reshape(-1) for item, default in ((weight, 1.0), (bias, 0.0)))
     kernels.layer_forward(array, scale, shift, eps, out, mean, inverse)
     outer = [*x.shape[: x.dim() - len(shape)], *(1 for _ in shape)]
-    return machine.finish(torch.from_numpy(out.reshape(x.shape))), _wide(mean).view(outer), _wide(inverse).view(outer)
+    return (
+        machine.finish(torch.from_numpy(out.reshape(x.shape))),
+        wide_tensor(mean).view(outer),
+        wide_tensor(inverse).view(outer),
+    )
 
 
 @register(_aten.native_layer_norm_backward.default, family="normalization")
@@ -151,7 +155,7 @@ def layer_norm_backward(
     array, g = (machine.operand(item).detach().contiguous().numpy().reshape(-1, size) for item in (x, gradient))
     middle, inverse = (item.detach().contiguous().numpy().reshape(-1).astype(np.float64) for item in (mean, rstd))
     gx, gw, gb = np.empty(array.shape), np.zeros(size), np.zeros(size)
-    kernels.layer_gradient(g, array, middle, inverse, _vector(machine, weight, size, 1.0).reshape(-1), gx, gw, gb)
+    kernels.layer_gradient(g, array, middle, inverse, vector_of(machine, weight, size, 1.0).reshape(-1), gx, gw, gb)
     return (
         machine.finish(torch.from_numpy(gx.reshape(x.shape))) if output_mask[0] else None,
         machine.finish(torch.from_numpy(gw.reshape(shape))) if output_mask[1] and weight is not None else None,

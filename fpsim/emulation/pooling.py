@@ -17,8 +17,9 @@ INTERPOLATIONS = """upsample_nearest1d upsample_nearest2d upsample_nearest3d ups
 upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
 _upsample_bilinear2d_aa _upsample_bicubic2d_aa"""
 
-#: Gradients of selections in which elements may have been selected more than once.
-OVERLAPS = """reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward
+#: Weighted sums at given places, and gradients of selections in which elements may have been selected more than once.
+OVERLAPS = """grid_sampler_2d grid_sampler_3d grid_sampler_2d_backward grid_sampler_3d_backward
+reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward
 replication_pad2d_backward replication_pad3d_backward unfold_backward col2im"""
 
 register_functional(AVERAGES, "pooling", wide_rule)

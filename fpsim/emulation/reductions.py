@@ -85,16 +85,32 @@ def vector_norm(
     axes = axes_of(dim, x.dim())
     columns = np.ascontiguousarray(columns_of(x, axes).T)
     out = np.empty(columns.shape[0])
-    if ord == 2:
+    if ord == 0:
+        out = np.count_nonzero(columns, axis=1).astype(np.float64)
+    elif ord == 2:
         chains.chain_of_squares(columns, out)
         out = np.sqrt(out)
     elif ord == 1:
         chains.chain(np.abs(columns), out)
     elif ord in (float("inf"), float("-inf")) and columns.shape[1]:
         out = (np.max if ord > 0 else np.min)(np.abs(columns), axis=1).astype(np.float64)
+    elif ord not in (float("inf"), float("-inf")):
+        chains.chain(np.abs(columns).astype(np.float64) ** float(ord), out)
+        with np.errstate(divide="ignore"):
+            out = out ** (1.0 / float(ord))
     else:
-        raise machine.refuse(f"a norm of order {ord}; orders 1, 2 and the infinities have rules")
+        raise machine.refuse(f"a norm of order {ord} of no elements")
     return machine.finish(torch.from_numpy(np.asarray(out)).reshape(shape_of(x, axes, keepdim)))
+
+
+@register(_aten.norm.ScalarOpt_dim, family="reduction")
+def norm_over(machine: Any, x: torch.Tensor, p: Any, dim: Any, keepdim: bool = False) -> torch.Tensor:
+    return vector_norm(machine, x, 2 if p is None else p, dim, keepdim)
+
+
+@register(_aten.trace.default, family="reduction")
+def trace(machine: Any, x: torch.Tensor) -> torch.Tensor:
+    return _reduce(machine, _aten.sum.default, x.diagonal(), None, False, None, False)
 
 
 @register(_aten.norm.Scalar, family="reduction")

@@ -1,0 +1,91 @@
+"""Group normalization, and the newer names of batch normalization: float64 inside in a fixed order, one rounding per output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim._kernels import normalization as kernels
+from fpsim._kernels.softmax import chain
+from fpsim.emulation.normalization import batch_norm, batch_norm_backward, vector_of, wide_tensor
+from fpsim.emulation.table import register
+
+_aten = torch.ops.aten
+
+
+@register(_aten.native_group_norm.default, family="normalization")
+def group_norm(
+    machine: Any, x: Any, weight: Any, bias: Any, images: int, channels: int, size: int, group: int, eps: float
+) -> tuple[torch.Tensor, ...]:
+    if x.dtype is torch.float64:
+        return _aten.native_group_norm.default(x, weight, bias, images, channels, size, group, eps)
+    machine.whole()
+    x = machine.floating(x)
+    width = channels // group * size
+    array = x.detach().contiguous().numpy().reshape(images * group, width)
+    out, mean, inverse = np.empty(array.shape), np.empty(len(array)), np.empty(len(array))
+    kernels.layer_forward(array, np.ones(width), np.zeros(width), eps, out, mean, inverse)
+    shaped = out.reshape(images, channels, size)
+    if weight is not None:
+        shaped *= vector_of(machine, weight, channels, 1.0)[:, None]
+    if bias is not None:
+        shaped += vector_of(machine, bias, channels, 0.0)[:, None]
+    result = machine.finish(torch.from_numpy(out.reshape(x.shape)))
+    return result, wide_tensor(mean).view(images, group), wide_tensor(inverse).view(images, group)
+
+
+@register(_aten.native_group_norm_backward.default, family="normalization")
+def group_norm_backward(
+    machine: Any, gradient: Any, x: Any, mean: Any, rstd: Any, weight: Any, images: int, channels: int, size: int,
+    group: int, output_mask: list[bool],
+) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    if x.dtype is torch.float64:
+        return _aten.native_group_norm_backward.default(
+            gradient, x, mean, rstd, weight, images, channels, size, group, output_mask
+        )
+    machine.whole()
+    width = channels // group * size
+    array, g = (machine.operand(item).detach().contiguous().numpy().reshape(-1, width) for item in (x, gradient))
+    middle, inverse = (item.detach().contiguous().numpy().reshape(-1).astype(np.float64) for item in (mean, rstd))
+    scale = vector_of(machine, weight, channels, 1.0)
+    scaled = (g.astype(np.float64).reshape(images, channels, size) * scale[:, None]).reshape(g.shape)
+    gx, unused = np.empty(array.shape), np.zeros(width)
+    kernels.layer_gradient(scaled, array, middle, inverse, np.ones(width), gx, unused, unused.copy())
+    normal = (array.astype(np.float64) - middle[:, None]) * inverse[:, None]
+    gw, gb = np.empty(channels), np.empty(channels)
+    for values, out in ((g * normal, gw), (g, gb)):
+        lines = values.reshape(images, channels, size).swapaxes(0, 1).reshape(channels, images * size)
+        chain(np.ascontiguousarray(lines), out)
+    return (
+        machine.finish(torch.from_numpy(gx.reshape(x.shape))) if output_mask[0] else None,
+        machine.finish(torch.from_numpy(gw)) if output_mask[1] else None,
+        machine.finish(torch.from_numpy(gb)) if output_mask[2] else None,
+    )
+
+
+@register(_aten._batch_norm_with_update.default, family="normalization")
+def batch_norm_with_update(
+    machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
+) -> tuple[torch.Tensor, ...]:
+    results = batch_norm(machine, x, weight, bias, running_mean, running_var, True, momentum, eps)
+    return (*results, torch.empty(0, dtype=torch.uint8))
+
+
+@register(_aten._batch_norm_no_update.default, family="normalization")
+def batch_norm_no_update(
+    machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
+) -> tuple[torch.Tensor, ...]:
+    results = batch_norm(machine, x, weight, bias, running_mean, running_var, False, momentum, eps)
+    return (*results, torch.empty(0, dtype=torch.uint8))
+
+
+@register(_aten.batch_norm_backward.default, family="normalization")
+def batch_norm_backward_with_reserve(
+    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_var: Any,
+    update: bool, eps: float, output_mask: list[bool], reserve: Any,
+) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    return batch_norm_backward(
+        machine, gradient, x, weight, running_mean, running_var, save_mean, save_var, update, eps, output_mask
+    )
