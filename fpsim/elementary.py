@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fpsim import _checks
-from fpsim.arithmetic import require_arithmetic
+from fpsim._elementwise import require_arithmetic
 from fpsim.encoding import require_values
 from fpsim.formats import Format, get_format
 from fpsim.rounding import Rounding, get_rounding, round_into

@@ -1,7 +1,7 @@
 """Codes of a format's values, and the places between them: encode, decode, ulp, next_up, next_down.
 
-A code is sign, exponent field and stored significand (IEEE 754-2019, section 3.4). Without its sign a finite value's code
-is its *index*: how many values of the format lie between it and zero.
+A code is sign, exponent field and stored significand (IEEE 754-2019, section 3.4). Without its sign a finite value's
+code is its *index*: how many values of the format lie between it and zero.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def require_values(array: np.ndarray, fmt: Format, name: str) -> None:
     where = first_non_value(array, fmt)
     if where is not None:
         place = f"{name}[{', '.join(map(str, where))}]" if where else name
-        raise ValueError(f"{place} = {float(array[where])!r} is not a value of {fmt.name}; round it to the format first")
+        found = float(array[where])
+        raise ValueError(f"{place} = {found!r} is not a value of {fmt.name}; round it to the format first")
 
 
 def _operand(x: Any, fmt: Format) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -168,7 +169,8 @@ def _codes(bits: Any, fmt: Format) -> np.ndarray:
     if array.dtype.kind not in "iu":
         raise TypeError(f"bits must be integers of at most 64 bits, got {array.dtype}")
     if array.size and (int(array.min()) < 0 or int(array.max()) >= 2**fmt.bits):
-        raise ValueError(f"bits must be codes of {fmt.name}: 0 to {2**fmt.bits - 1}, got {array.min()} to {array.max()}")
+        span = f"{array.min()} to {array.max()}"
+        raise ValueError(f"bits must be codes of {fmt.name}: 0 to {2**fmt.bits - 1}, got {span}")
     return array
 
 
@@ -210,8 +212,8 @@ def decode(bits: Any, fmt: Any) -> Any:
 
     Returns
     -------
-    A Python float for an int, else an array or tensor of the same shape: float32, or float64 where float32 does not hold the
-    format's values. Every code of a NaN gives a NaN, and so does a code that the format leaves without a meaning.
+    A Python float for an int, else an array or tensor of the same shape: float32, or float64 where float32 does not
+    hold the format's values. Every code of a NaN gives a NaN, and so does a code that the format leaves without a meaning.
 
     Raises
     ------
@@ -231,8 +233,8 @@ def decode(bits: Any, fmt: Any) -> Any:
 def ulp(x: Any, fmt: Any) -> Any:
     """The unit in the last place: 2^(max(e, emin) - p + 1), e the exponent of x; also between and beyond the values.
 
-    x is what `round` takes; the result has its type, dtype and shape. Of zero it is the unit of the subnormals, of an infinity
-    infinity, of NaN NaN.
+    x is what `round` takes; the result has its type, dtype and shape. Of zero it is the unit of the subnormals, of an
+    infinity infinity, of NaN NaN.
 
     Raises
     ------
@@ -251,8 +253,9 @@ def next_up(x: Any, fmt: Any) -> Any:
     """The least value of the format above x (IEEE 754-2019, section 5.3.1, nextUp).
 
     x is what `round` takes, every element a value of the format; the result has its type, dtype and shape. Above
-    `max_finite` comes infinity, NaN where the format has none, `max_finite` again where it saturates. Above -min_subnormal
-    comes -0, above either zero `min_subnormal` (`min_normal` where subnormals are flushed). Infinity and NaN stay.
+    `max_finite` comes infinity, NaN where the format has none, `max_finite` again where it saturates. Above
+    -min_subnormal comes -0, above either zero `min_subnormal` (`min_normal` where subnormals are flushed). Infinity and
+    NaN stay.
 
     Raises
     ------

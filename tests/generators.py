@@ -85,8 +85,11 @@ def fill(op, seed, a, b, c, precision, emin, emax, max_finite):
     """Operands: an eighth each of seven hard kinds, and anything."""
     p = precision
     for i in range(a.size):
-        r, s, t, u = (random_bits(seed, 4 * i), random_bits(seed, 4 * i + 1), random_bits(seed, 4 * i + 2), random_bits(seed, 4 * i + 3))
-        x, y, z = (anything(r, p, emin, emax, max_finite), anything(s, p, emin, emax, max_finite), anything(t, p, emin, emax, max_finite))
+        r, s = random_bits(seed, 4 * i), random_bits(seed, 4 * i + 1)
+        t, u = random_bits(seed, 4 * i + 2), random_bits(seed, 4 * i + 3)
+        x = anything(r, p, emin, emax, max_finite)
+        y = anything(s, p, emin, emax, max_finite)
+        z = anything(t, p, emin, emax, max_finite)
         kind = np.int64(u & np.uint64(7))
         plus = -1.0 if (u >> np.uint64(8)) & np.uint64(1) else 1.0
         few = between(u, -3, 3)
@@ -103,16 +106,25 @@ def fill(op, seed, a, b, c, precision, emin, emax, max_finite):
             elif kind == 3:  # overflow
                 y = x * scaled(significand(s, p), -between(t, 0, p + 1))
             else:  # ties, and rests beyond the last bit
-                y = (1.0 if few > 0 else -1.0) * scaled(significand(s, p), exponent - between(s, p - 2, p + 2 if kind < 6 else 3 * p))
+                below = between(s, p - 2, p + 2 if kind < 6 else 3 * p)
+                y = (1.0 if few > 0 else -1.0) * scaled(significand(s, p), exponent - below)
         elif kind >= 1 and op == MUL:
             first = between(r, max(emin, -emax), min(emax, -emin))
             x = plus * scaled(significand(r, p), first)
-            wanted = emin - between(t, -3, p + 2) if kind <= 3 else emax + between(t, -2, 1) if kind == 4 else between(t, -middle, middle)
+            wanted = between(t, -middle, middle)
+            if kind <= 3:
+                wanted = emin - between(t, -3, p + 2)
+            elif kind == 4:
+                wanted = emax + between(t, -2, 1)
             y = scaled(significand(s, p), wanted - first)
         elif kind >= 1 and op == DIV:
             first = between(r, emin, emax)
             x = plus * scaled(significand(r, p), first)
-            wanted = emin - between(t, -3, p + 2) if kind <= 3 else emax + between(t, -2, 1) if kind == 4 else between(t, -middle, middle)
+            wanted = between(t, -middle, middle)
+            if kind <= 3:
+                wanted = emin - between(t, -3, p + 2)
+            elif kind == 4:
+                wanted = emax + between(t, -2, 1)
             y = scaled(significand(s, p), first - wanted)
         elif kind >= 1:
             first = between(r, max(emin, -emax) // 2, min(emax, -emin) // 2)

@@ -1,4 +1,6 @@
-"""A fast oracle in 64-bit integers: exact significands, a jammed last bit, one rounding. `test_oracles.py` checks it against rationals.
+"""A fast oracle in 64-bit integers: exact significands, a jammed last bit, one rounding.
+
+`test_oracles.py` checks it against rationals.
 
 It follows the definition of an operation (unpack, compute on integers, round, pack) as a textbook does, and shares
 nothing with fpsim's kernels, which compute in float64 and never unpack.
@@ -177,7 +179,7 @@ def finite_result(op, x, y, z, mode, fmt):
         n, f = n >> _SPARE, f + _SPARE
         quotient = m // n
         return pack((quotient << 1) | np.int64(quotient * n != m), e - f - 1, x_negative != y_negative, mode, fmt)
-    if op == MUL or op == FMA:
+    if op in (MUL, FMA):
         m, e, n, f = m >> _SPARE, e + _SPARE, n >> _SPARE, f + _SPARE
         m, e, x_negative = m * n, e + f, x_negative != y_negative  # exact: at most 24 bits each
         if op == MUL:

@@ -110,7 +110,10 @@ def round_float(x, fmt, mode):
 
 
 def stochastic(x, fmt):
-    """(lower in magnitude, upper, floor(2^32 times the probability of the upper)) of a nonzero rational, overflow and flushing applied."""
+    """(lower in magnitude, upper, floor(2^32 times the probability of the upper)) of a nonzero rational.
+
+    Overflow and flushing are applied to both.
+    """
     negative, magnitude = x < 0, abs(x)
     step = quantum(magnitude, fmt)
     lower = (magnitude // step) * step

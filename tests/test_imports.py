@@ -12,7 +12,7 @@ LAYERS = (
     ("_kernels",),
     ("formats",),
     ("rounding", "_checks", "threads"),
-    ("encoding", "arithmetic", "elementary"),
+    ("encoding", "_elementwise", "arithmetic", "elementary"),
     ("accumulation",),
     ("_operands", "_product_plans", "_product_runs", "_geometry"),
     ("products", "_sums", "reductions", "_convolutions", "convolution"),

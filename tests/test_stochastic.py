@@ -2,12 +2,13 @@
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import fpsim
-from fpsim import arithmetic
+from fpsim import _elementwise
 from fpsim.rounding import Rounding, rounding_constants
 from tests import integer_oracle, oracles
 from tests.draws import decide, decide_operation, draws_of, round_with
@@ -34,9 +35,9 @@ def between(fmt, dtype, generator):
     values = np.concatenate([clustered_values(fmt, 150, generator), random_values(fmt, 150, generator)])
     values = values[np.isfinite(values)]
     spread = np.ldexp(generator.random(values.size), generator.integers(-40, 2, values.size))
-    numbers = np.concatenate([values * (1 + spread), values * (1 - spread), fmt.min_subnormal * spread, fmt.max_finite * (1 + spread / 8)])
+    ends = [fmt.min_subnormal * spread, fmt.max_finite * (1 + spread / 8)]
     with np.errstate(over="ignore"):
-        return np.concatenate([numbers, values]).astype(dtype)
+        return np.concatenate([values, values * (1 + spread), values * (1 - spread), *ends]).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -70,7 +71,7 @@ def test_equally_spaced_draws_count_the_probability(fmt):
     values = every_value(fmt)
     positive = np.unique(values[np.isfinite(values) & (values > 0)])
     generator = np.random.default_rng(10)
-    for low, high in list(zip(positive[:-1], positive[1:], strict=True))[::7]:
+    for low, high in list(pairwise(positive))[::7]:
         share = int(generator.integers(0, 2**16))
         x = low + (high - low) * share / 2**16
         draws = np.arange(2**16, dtype=np.int64) << 16
@@ -98,7 +99,9 @@ def test_arithmetic_decides_by_the_exact_result(fmt):
     generator = np.random.default_rng(13)
     draws = draws_of(14, 400)
     for name, arity in ARITY.items():
-        operands = [np.concatenate([random_values(fmt, 200, generator), clustered_values(fmt, 200, generator)]) for _ in range(arity)]
+        operands = [
+            np.concatenate([random_values(fmt, 200, generator), clustered_values(fmt, 200, generator)]) for _ in range(arity)
+        ]
         got = getattr(fpsim, name)(*operands, fmt, "stochastic", seed=14)
         want = [decide_operation(name, row, fmt, draw) for row, draw in zip(zip(*operands, strict=True), draws, strict=True)]
         assert same(got, np.array(want)), name
@@ -116,10 +119,12 @@ def test_what_truncation_leaves_is_counted_exactly(fmt):
             np.concatenate([clustered_values(fmt, 300, generator), near_one(fmt, 300, generator)]) for _ in range(arity)
         ]
         padded = operands + [operands[-1]] * (3 - arity)
-        bits, counts = arithmetic.truncated(name, tuple(padded), fmt)
-        exact = [oracles.EXACT[name](*(oracles.operand(float(x), fmt) for x in values), Rounding.STOCHASTIC) for values in zip(*operands, strict=True)]
+        bits, counts = _elementwise.truncated(name, tuple(padded), fmt)
+        rows = zip(*operands, strict=True)
+        exact = [oracles.EXACT[name](*(oracles.operand(float(x), fmt) for x in row), None) for row in rows]
         kept = np.array([isinstance(result, tuple) and result[0] != 0 for result in exact])
-        lower, upper, threshold = zip(*(oracles.stochastic(result[0], fmt) for result, keep in zip(exact, kept, strict=True) if keep), strict=True)
+        finite = [result[0] for result, keep in zip(exact, kept, strict=True) if keep]
+        lower, upper, threshold = zip(*(oracles.stochastic(x, fmt) for x in finite), strict=True)
         threshold = np.array(threshold)
         inner = threshold > 0
         for draw, expected in ((threshold - 1, upper), (threshold, lower)):
@@ -150,14 +155,16 @@ def test_many_draws_come_close_to_the_probability(name):
 
 
 def test_draws_do_not_depend_on_shape_or_kind():
+    def rounded(x, seed=1):
+        return fpsim.round(x, "e5m2", "stochastic", seed=seed)
+
     x = np.linspace(0, 1, 3000, dtype=np.float32)
-    flat = fpsim.round(x, "e5m2", "stochastic", seed=1)
-    assert same(fpsim.round(x.reshape(50, 60), "e5m2", "stochastic", seed=1), flat)
-    assert same(fpsim.round(x.reshape(60, 50).T, "e5m2", "stochastic", seed=1), fpsim.round(x.reshape(60, 50).T.copy(), "e5m2", "stochastic", seed=1))
-    assert not same(fpsim.round(x, "e5m2", "stochastic", seed=2), flat)
-    a, b = fpsim.round(x, "fp16"), fpsim.round(x[::-1], "fp16")
-    pairs = fpsim.add(a, b[:, None][:100], "fp16", "stochastic", seed=3)
-    assert same(pairs, fpsim.add(*(np.ascontiguousarray(p) for p in np.broadcast_arrays(a, b[:, None][:100])), "fp16", "stochastic", seed=3))
+    assert same(rounded(x.reshape(50, 60)), rounded(x))
+    assert same(rounded(x.reshape(60, 50).T), rounded(x.reshape(60, 50).T.copy()))
+    assert not same(rounded(x, seed=2), rounded(x))
+    a, b = fpsim.round(x, "fp16"), fpsim.round(x[::-1], "fp16")[:100, None]
+    full = [np.ascontiguousarray(part) for part in np.broadcast_arrays(a, b)]
+    assert same(fpsim.add(a, b, "fp16", "stochastic", seed=3), fpsim.add(*full, "fp16", "stochastic", seed=3))
 
 
 def test_values_never_move():

@@ -1,8 +1,8 @@
 """Operations in float64 whose results lose nothing that a later rounding to at most 24 bits could miss.
 
 Each block of results is the exact result rounded to odd (Boldo and Melquiond 2008), or truncated together with what
-stochastic rounding needs of the rest. The operands are values of formats whose products and quotients stay within float64
-(`fpsim/arithmetic.py` says which).
+stochastic rounding needs of the rest. The operands are values of formats whose products and quotients stay within
+float64 (`require_arithmetic` says which).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _odd(result: Any, rest: Any) -> Any:
 
 
 def make_operation(op: int) -> Any:
-    """The kernel `(a, b, c, out, least, down) -> None`: results rounded to odd. Operands below `least` count as zeros."""
+    """The kernel `(a, b, c, out, least, down) -> None`: results rounded to odd. Operands below `least` are zeros."""
 
     @kernel
     def operation(a: Any, b: Any, c: Any, out: Any, least: Any, down: Any) -> None:
@@ -132,7 +132,7 @@ def _truncated(op: Any, result: Any, rest: Any, divisor: Any, precision: Any, le
 
 
 def make_truncated_operation(op: int) -> Any:
-    """The kernel `(a, b, c, out, counts, least_operand, precision, least, top) -> None`: truncated bits and the rest's units."""
+    """The kernel `(a, b, c, out, counts, least_operand, precision, least, top) -> None`: truncated bits, units left."""
 
     @kernel
     def truncated_operation(

@@ -38,7 +38,9 @@ def _all_pairs(name):
 
 
 for _name in PAIRWISE:
-    sweep(SECTION, f"all 2^32 pairs of fp16: {_name}, nearest-even", "torch.half, elementwise")(lambda name=_name: _all_pairs(name))
+    sweep(SECTION, f"all 2^32 pairs of fp16: {_name}, nearest-even", "torch.half, elementwise")(
+        lambda name=_name: _all_pairs(name)
+    )
 
 
 def pairs_of(fmt, name):

@@ -19,19 +19,22 @@ PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 _HEAD = """# What has been proven, with counts
 
-Each line is a sweep: fpsim's results compared bit for bit with an independent oracle, NaN-ness and the signs of zeros included.
-`pytest -m exhaustive` runs them all and asserts these lines; `python -m tests.exhaustive.conformance` regenerates this page.
+Each line is a sweep: fpsim's results compared bit for bit with an independent oracle, NaN-ness and the signs of zeros
+included. `pytest -m exhaustive` runs them all and asserts these lines; `python -m tests.exhaustive.conformance`
+regenerates this page.
 
-The oracles: exact rationals (`tests/oracles.py`); 64-bit integers (`tests/integer_oracle.py`: unpack, compute exactly, round once, pack;
-itself compared with the rationals below); NumPy's float16, ml_dtypes and torch.half where they are right; mpmath for elementary functions.
+The oracles: exact rationals (`tests/oracles.py`); 64-bit integers (`tests/integer_oracle.py`: unpack, compute exactly,
+round once, pack; itself compared with the rationals below); NumPy's float16, ml_dtypes and torch.half where they are
+right; mpmath for elementary functions.
 
 Known differences, left out of the comparisons:
-- ml_dtypes rounds every float32 strictly between 2^-127 and 2^-126 up to 2^-126 in float8_e8m0fnu; fpsim rounds it to the nearest value.
+- ml_dtypes rounds every float32 strictly between 2^-127 and 2^-126 up to 2^-126 in float8_e8m0fnu; fpsim rounds it to
+  the nearest value.
 - ml_dtypes and torch round twice on the way from float64 to narrow formats: they are asked from float32 only.
 - The payloads and signs of NaNs are not compared.
 
-An elementary function's float64 value has errors around 2^-42 of a quantum of these formats; the least distance of an exact value to a midpoint, in
-quanta, says that they cannot matter (a mismatch is counted if one below 2^-30 is found).
+An elementary function's float64 value is off by about 2^-41 of a quantum of these formats at most; the least distance
+of an exact value to a midpoint, in quanta, says that this cannot matter (one below 2^-30 would count as a mismatch).
 """
 
 

@@ -136,13 +136,16 @@ def variant_edges(index, mode):
     for dtype in (np.float32, np.float64) if fits_float32(fmt) else (np.float64,):
         if fmt.bits <= 19:
             found += compare(edges(fmt, dtype), fmt, Rounding(mode))
-        x = random_values(fmt, 500_000, generator) * (1 + generator.random(500_000) * 2.0 ** -generator.integers(0, 30, 500_000))
+        spread = generator.random(500_000) * 2.0 ** -generator.integers(0, 30, 500_000)
+        x = random_values(fmt, 500_000, generator) * (1 + spread)
         with np.errstate(over="ignore", invalid="ignore"):
             found += compare(x.astype(dtype), fmt, Rounding(mode))
     return found
 
 
-@sweep(SECTION, "saturating, flushing and custom formats: edges and random numbers, every deterministic mode", "64-bit integers")
+@sweep(
+    SECTION, "saturating, flushing and custom formats: edges and random numbers, every deterministic mode", "64-bit integers"
+)
 def variants():
     cases = [(i, mode.value) for i, fmt in enumerate(VARIANTS) for mode in DETERMINISTIC if defined(fmt, mode)]
     return total(variant_edges, cases)
