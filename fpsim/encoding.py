@@ -78,6 +78,9 @@ def first_non_value(array: np.ndarray, fmt: Format) -> tuple[int, ...] | None:
     NaN counts as a value, also where a format has no code for it, and -0 as the zero of a format that has only one.
     Subnormal values have codes whether or not results are flushed.
     """
+    info = np.finfo(array.dtype)
+    if fmt.has_infinity and (fmt.precision, fmt.emin, fmt.emax + 1) == (info.nmant + 1, info.minexp, info.maxexp):
+        return None  # the dtype has no other values
     held = _all_values(fmt)
     flat = array.reshape(-1)
     rounded = np.empty(min(flat.size, _BLOCK), array.dtype)

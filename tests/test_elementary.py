@@ -28,7 +28,7 @@ def test_the_reference_covers_every_function():
 def test_correctly_rounded_up_to_11_bits(name):
     for fmt in LISTED:
         values = every_value(fmt)
-        values = values if values.size < 300 else values[:: values.size // 150]
+        values = values if values.size < 300 else values[:: values.size // 60]
         high, low = pairs(name, values)
         for mode in ("nearest-even", "nearest-away"):
             want, distance = round_pairs(high, low, fmt, away=mode == "nearest-away")
@@ -44,7 +44,7 @@ def test_fp32_within_half_an_ulp_and_2_to_the_minus_20(name):
     high, low = pairs(name, values)
     got = getattr(elementary, name)(values, FP32).astype(np.float64)
     finite = np.isfinite(high) & (np.abs(high) < FP32.max_finite)
-    error = np.abs((got - high - low)[finite]) / fpsim.ulp(high[finite], FP32)
+    error = np.abs(got[finite] - high[finite] - low[finite]) / fpsim.ulp(high[finite], FP32)
     assert (error <= 0.5 + 2.0**-20).all()
     assert same(np.isnan(got), np.isnan(high))
 

@@ -41,7 +41,7 @@ def name(case):
     return "-".join(str(part) for part in case)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(floats64(), formats(), modes())
 def test_any_float64_rounds_as_rationals_do(x, fmt, mode):
     if defined(fmt, mode):
@@ -53,7 +53,7 @@ def test_any_float64_rounds_as_rationals_do(x, fmt, mode):
 def test_values_midpoints_and_their_neighbors(case, dtype):
     fmt, mode = case
     if fmt.bits > 16 or (dtype is np.float32 and not fits_float32(fmt)):
-        pytest.skip("swept elsewhere, or no carrier of it")
+        pytest.skip("listed elsewhere, or not held by float32")
     x = edges(fmt, dtype)
     if x.size > 20_000:
         x = np.concatenate([x[::37], x[-2000:], x[:2000]])
@@ -128,7 +128,7 @@ def test_values_stay(case):
         assert same(kept, values)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(floats64().filter(lambda x: x == x), min_size=2, max_size=20), formats(), modes())
 def test_order_is_kept(numbers, fmt, mode):
     if not defined(fmt, mode):
@@ -138,7 +138,7 @@ def test_order_is_kept(numbers, fmt, mode):
     assert (np.diff(rounded[np.isfinite(rounded)]) >= 0).all()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(floats64(), formats())
 def test_modes_mirror_and_bracket_each_other(x, fmt):
     up, down = fpsim.round(x, fmt, "up"), fpsim.round(x, fmt, "down")
