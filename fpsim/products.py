@@ -151,8 +151,6 @@ def matmul_into(
     accumulated matrix before its rounding to `fmt`, where the accumulator's format is another.
     Raises ValueError for formats too wide to compute in and in flush-to-zero mode; operands are not checked.
     """
-    if counters is not None:
-        raise NotImplementedError("counters: products do not count swamped additions, overflows and underflows yet")
     refuse_flush_to_zero()
     require_arithmetic(fmt, rounding, "fmt")
     draws = Draws(key, first_element, out.shape[1] if row_elements is None else row_elements, 1)
