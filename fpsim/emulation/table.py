@@ -94,12 +94,18 @@ def register_functional(
             if rule is not None:
                 register(op, family=family)(rule)
         functional = {key: op for key, op in functional.items() if op in RULES}
-        for key, op in overloads(f"{name}_").items():
-            if key in functional and not is_out(op):
-                register(op, family=family)(in_place(RULES[functional[key]]))
+        for op in overloads(f"{name}_").values():
+            alike = [candidate for candidate in functional.values() if _inputs(candidate) == _inputs(op)]
+            if alike and not is_out(op):
+                register(op, family=family)(in_place(RULES[alike[0]]))
         for op in overloads(name).values():
             if is_out(op):
                 _register_out(op, functional, family)
+
+
+def _inputs(op: torch._ops.OpOverload) -> list[tuple[str, str]]:
+    """Names and types of an overload's arguments."""
+    return [(argument.name, str(argument.type)) for argument in op._schema.arguments]
 
 
 def _register_out(op: torch._ops.OpOverload, functional: dict[str, torch._ops.OpOverload], family: str) -> None:
@@ -107,7 +113,7 @@ def _register_out(op: torch._ops.OpOverload, functional: dict[str, torch._ops.Op
     outputs = [argument.name for argument in op._schema.arguments if argument.alias_info and argument.alias_info.is_write]
     inputs = [(argument.name, str(argument.type)) for argument in op._schema.arguments if argument.name not in outputs]
     for candidate in functional.values():
-        if [(argument.name, str(argument.type)) for argument in candidate._schema.arguments] == inputs:
+        if _inputs(candidate) == inputs:
             register(op, family=family)(with_out(RULES[candidate], outputs))
             return
 
