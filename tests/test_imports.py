@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "fpsim"
 LAYERS = (
     ("_kernels",),
     ("formats",),
-    ("rounding", "_checks", "threads"),
+    ("modes",),
+    ("_carriers", "rounding", "_checks", "threads"),
     ("encoding", "_elementwise", "arithmetic", "elementary"),
     ("accumulation",),
     ("_operands", "_product_plans", "_product_runs", "_geometry"),
