@@ -159,7 +159,8 @@ def _truncated_operation(name: str) -> Any:
 
 def _wide(blocks: _Arrays, fmt: Format) -> _Arrays:
     """The operands in float64, with the sign of zeros that the format does not tell apart taken away; three of them."""
-    wide = [block.astype(np.float64) if fmt.has_negative_zero else block + np.float64(0) for block in blocks]
+    with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
+        wide = [block.astype(np.float64) if fmt.has_negative_zero else block + np.float64(0) for block in blocks]
     return wide[0], wide[min(1, len(wide) - 1)], wide[-1]
 
 

@@ -108,10 +108,10 @@ def _apply(name: str, x: Any, fmt: Any, rounding: str | Rounding, out: Any) -> A
 
 def _compute(function: _Function, x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding) -> None:
     for start in range(0, x.size, _BLOCK):
-        block = x[start : start + _BLOCK].astype(np.float64)
-        if fmt.flush_inputs:
-            block[np.abs(block) < fmt.min_normal] *= 0.0
         with np.errstate(all="ignore"):
+            block = x[start : start + _BLOCK].astype(np.float64)
+            if fmt.flush_inputs:
+                block[np.abs(block) < fmt.min_normal] *= 0.0
             value = np.asarray(function(block), dtype=np.float64)
         round_into(value, value, fmt, rounding)
         out[start : start + _BLOCK] = value

@@ -111,6 +111,11 @@ def _operand(x: Any, fmt: Format) -> tuple[np.ndarray, Callable[[np.ndarray], An
     return _checks.as_carrier(x, fmt.replace(flush=None), "x")
 
 
+def _wide(array: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
+        return array.astype(np.float64)
+
+
 def encode(x: Any, fmt: Any) -> Any:
     """The codes of values of the format.
 
@@ -133,7 +138,7 @@ def encode(x: Any, fmt: Any) -> Any:
     target = get_format(fmt)
     array, _ = _operand(x, target)
     require_values(array, target, "x")
-    wide = array.astype(np.float64).reshape(-1)
+    wide = _wide(array).reshape(-1)
     is_nan = np.isnan(wide)
     finite = np.where(np.isfinite(wide), np.abs(wide), 0.0 if target.has_zero else 1.0)
     code = _index(finite, target)
@@ -245,7 +250,7 @@ def ulp(x: Any, fmt: Any) -> Any:
     """
     target = get_format(fmt)
     array, wrap = _operand(x, target)
-    wide = array.astype(np.float64)
+    wide = _wide(array)
     finite = np.isfinite(wide)
     exponent = np.frexp(np.where(finite & (wide != 0), wide, 2.0**target.emin))[1] - 1
     unit = np.ldexp(1.0, np.maximum(exponent, target.emin) - target.precision + 1)
@@ -276,7 +281,7 @@ def _next(x: Any, fmt: Any, direction: int) -> Any:
     target = get_format(fmt)
     array, wrap = _operand(x, target)
     require_values(array, target, "x")
-    wide = direction * array.astype(np.float64)
+    wide = direction * _wide(array)
     negative = (wide < 0) if target.signed else np.full(wide.shape, direction < 0)
     magnitude = np.where(np.isfinite(wide), np.abs(wide), 1.0 if not target.has_zero else 0.0)
     largest = int(_index(np.array([target.max_finite]), target)[0])

@@ -44,7 +44,8 @@ def round_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding, 
         return
     row = rounding_constants(fmt, rounding, x.dtype)
     if row is None:
-        wide = x.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
+            wide = x.astype(np.float64)
         round_into(wide, wide, fmt, rounding, key, first_element)
         out[...] = wide
         return
@@ -91,7 +92,8 @@ def _round_scale_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rou
     """A scale has no zero, no sign and no infinity: those are NaN, and what lies below its least value becomes it."""
     if rounding is Rounding.ODD:
         raise ValueError(f"{fmt.name} cannot be rounded to odd: a significand of one bit is never even")
-    wide = x.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
+        wide = x.astype(np.float64)
     outside = ~(wide > 0) | np.isinf(wide)
     signed = fmt.replace(precision=1, specials="ieee", signed=True)
     np.maximum(wide, fmt.min_normal, out=wide)

@@ -1,4 +1,4 @@
-"""Elementary functions to 140 bits by mpmath, as pairs of float64, and their correct rounding to nearest."""
+"""Elementary functions to 140 bits by mpmath or to 64 by the C library, as pairs of float64, and their correct rounding."""
 
 import math
 
@@ -89,6 +89,30 @@ def pair(name, x):
 def pairs(name, x):
     found = np.array([pair(name, float(value)) for value in x]).reshape(-1, 2)
     return found[:, 0], found[:, 1]
+
+
+_LONG = {
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+}
+
+
+def quick_pairs(name, x):
+    """`pairs` from the C library's long double where that is wider than float64, and for erf and erfc from mpmath."""
+    if name in ("erf", "erfc") or np.finfo(np.longdouble).nmant < 63:
+        return pairs(name, x)
+    function = _LONG.get(name) or getattr(np, name)
+    with np.errstate(all="ignore"):
+        value = function(x.astype(np.longdouble))
+        high = value.astype(np.float64)
+        low = (value - high).astype(np.float64)
+    return high, np.where(np.isfinite(high), low, 0.0)
 
 
 def round_pairs(high, low, fmt, away=False):

@@ -5,7 +5,7 @@ import numpy as np
 import fpsim
 from fpsim import elementary
 from tests import integer_oracle
-from tests.elementary_reference import REFERENCE, pairs, round_pairs
+from tests.elementary_reference import REFERENCE, pairs, quick_pairs, round_pairs
 from tests.exhaustive.sweep import Result, sweep, total
 from tests.strategies import NAMED, every_value
 
@@ -14,9 +14,9 @@ SECTION = "Elementary functions"
 LEAST = 2.0**-30
 
 
-def all_inputs(fmt, name, start, stop):
+def all_inputs(fmt, name, start, stop, reference=pairs):
     values = every_value(fmt)[start:stop]
-    high, low = pairs(name, values)
+    high, low = reference(name, values)
     found = Result(0, 0)
     for mode in ("nearest-even", "nearest-away"):
         want, distance = round_pairs(high, low, fmt, away=mode == "nearest-away")
@@ -40,6 +40,13 @@ for _name in REFERENCE:
     sweep(SECTION, f"{_name} of all values of fp16 and bf16, to nearest (both modes)", "mpmath, 140 bits")(
         lambda name=_name: _sweep_formats(SIXTEEN_BITS, name)
     )
+
+
+@sweep(SECTION, "every function of all values of tf32, to nearest (both modes)", "long double; erf, erfc: mpmath")
+def all_of_tf32():
+    tf32, step = fpsim.get_format("tf32"), 2**16
+    starts = range(0, every_value(tf32).size, step)
+    return total(all_inputs, [(tf32, name, start, start + step, quick_pairs) for name in REFERENCE for start in starts])
 
 
 def narrow(fmt):
