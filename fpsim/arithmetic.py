@@ -139,7 +139,9 @@ def _operands(values: tuple[Any, ...], fmt: Format) -> _Operands:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(names, arrays, strict=True))
         raise ValueError(f"shapes do not broadcast together: {shapes}") from None
     # Exact: a carrier that is narrower than an operand is narrower than a Python number, now known to be a value.
-    return _Operands(tuple(array.astype(carrier, copy=False) for array in arrays), shape, kind, dtype)
+    with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
+        converted = tuple(array.astype(carrier, copy=False) for array in arrays)
+    return _Operands(converted, shape, kind, dtype)
 
 
 def _operate(name: str, values: tuple[Any, ...], fmt: Any, rounding: _Mode, seed: int | None, out: Any) -> Any:
