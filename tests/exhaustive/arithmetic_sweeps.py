@@ -137,3 +137,19 @@ def directed_sums():
 )
 def variant_operations():
     return _every_operation(VARIANTS, 1_000_000)
+
+
+def rationals(fmt, name, mode, count, seed):
+    """The integer oracle itself, on the same kinds of operands."""
+    operands = generators.operands(name, fmt, count, seed, np.float32)
+    rows = zip(*(x.tolist() for x in operands), strict=True)
+    want = np.array([oracles.operate(name, row, fmt, mode) for row in rows], np.float32)
+    return Result(count, integer_oracle.differing(integer_oracle.results(name, operands, fmt, mode), want))
+
+
+@sweep(
+    "Oracles", "the integer oracle's add, sub, mul, div, sqrt, fma: hard operands of fp16, bf16, tf32, fp32", "exact rationals"
+)
+def oracle_of_arithmetic():
+    cases = [(fmt, name, mode) for fmt in WIDE for name in OPERATIONS for mode in DETERMINISTIC]
+    return total(rationals, [(*case, 1000, seed) for seed, case in enumerate(cases)])
