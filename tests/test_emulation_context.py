@@ -101,14 +101,15 @@ def test_switches_are_restored():
             torch.backends.cuda.mem_efficient_sdp_enabled(),
             torch.backends.cuda.math_sdp_enabled(),
             torch._C._get_mkldnn_enabled(),
+            torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed(),
         )
 
     before = switches()
     with pytest.raises(KeyError), fpsim.emulate("fp16"):
-        assert switches() == (False, False, False, True, False)
+        assert switches() == (False, False, False, True, False, True)
         with fpsim.emulate("fp16"):
             pass
-        assert switches() == (False, False, False, True, False)
+        assert switches() == (False, False, False, True, False, True)
         raise KeyError
     assert switches() == before
 
@@ -318,8 +319,8 @@ def test_bad_arguments_say_what_there_is(arguments, message):
 
 
 def test_what_is_not_built_says_so():
-    with pytest.raises(NotImplementedError, match="native"):
-        fpsim.run(nn.Linear(2, 2), fmt="native")
+    with pytest.raises(NotImplementedError, match="mapping"):
+        fpsim.run(nn.Linear(2, 2), fmt={"weight": "fp16"})
     with pytest.raises(UnsupportedOp, match="primitive"), fpsim.emulate("fp16", granularity="primitive"):
         torch.zeros(2, 2).softmax(0)
     with pytest.raises(UnsupportedOp, match="elementary"), fpsim.emulate("fp16", rounding="up"):

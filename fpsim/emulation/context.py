@@ -20,7 +20,8 @@ from fpsim import _checks
 from fpsim.emulation import switches
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode
-from fpsim.emulation.policy import Policy
+from fpsim.emulation.native import NativeMachine, NativeMode
+from fpsim.emulation.policy import NativePolicy, Policy
 
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
 
@@ -78,7 +79,8 @@ class Emulation:
         """This thread's machine."""
         local = self._local
         if local.machine is None:
-            local.machine = Machine(self.policy, self)
+            policy = self.policy
+            local.machine = NativeMachine(policy, self) if isinstance(policy, NativePolicy) else Machine(policy, self)
             self._machines.append(local.machine)
         return local.machine
 
@@ -89,7 +91,8 @@ class Emulation:
             if current() not in (None, self) and current().policy != self.policy:  # type: ignore[union-attr]
                 raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
         if local.depth == 0:
-            mode = EmulationMode(self.machine)
+            machine = self.machine
+            mode = NativeMode(machine) if isinstance(machine, NativeMachine) else EmulationMode(machine)
             _install()
             switches.enter()
             mode.__enter__()

@@ -16,6 +16,7 @@ from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.limits import counting_limits, hash_of, in_fp32
 from fpsim.emulation.policy import Policy
+from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -38,14 +39,8 @@ class Machine:
     """Arithmetic, counters and place in the model, for one thread."""
 
     def __init__(self, policy: Policy, emulation: Any = None):
-        self.policy = policy
         self.emulation = emulation
-        self.fmt = policy.fmt
-        self.rounding = policy.rounding
-        self.tag = tags.tag_of(policy.fmt)
-        self.fast = policy.carried_by_float32
-        self.stochastic = policy.rounding is Rounding.STOCHASTIC
-        self.primitive = policy.granularity == "primitive"
+        self.__dict__.update(self.arithmetic_of(policy))
         self.op: Any = None
         self.rows: dict[tuple[str, Any], np.ndarray] = {}
         self.path = ""
@@ -53,16 +48,46 @@ class Machine:
         self.places: list[tuple[str, int]] = []
         self.made: list[tuple[int, str]] = []  # from which autograd node on nodes were made by which module
         self.optimizer: Any = None
-        self._constants: dict[float, float] = {}
-        self._limits32 = self._limits64 = np.zeros(4)
-        self._round32: Any = None
-        if not self.stochastic:
-            self._limits32 = counting_limits(policy.fmt, policy.rounding, np.dtype(np.float32))
-            self._limits64 = counting_limits(policy.fmt, policy.rounding, np.dtype(np.float64))
-            self._row32 = rounding_constants(policy.fmt, policy.rounding, np.dtype(np.float32))
-            if self._row32 is not None:
-                plain = self.fmt.flush is None and self.fmt.has_negative_zero
-                self._round32 = counting.make_count_and_round(policy.rounding.code, plain)
+
+    policy: Policy
+    fmt: Format
+    rounding: Rounding
+    tag: tags.Tag
+    fast: bool
+    stochastic: bool
+    primitive: bool
+    _constants: dict[float, float]
+    _limits32: np.ndarray
+    _limits64: np.ndarray
+    _row32: Any
+    _round32: Any
+
+    @staticmethod
+    def arithmetic_of(policy: Policy) -> dict[str, Any]:
+        """The attributes that say how a machine of this policy computes."""
+        fmt, rounding = policy.fmt, policy.rounding
+        found: dict[str, Any] = {
+            "policy": policy,
+            "fmt": fmt,
+            "rounding": rounding,
+            "tag": tags.tag_of(fmt),
+            "fast": policy.carried_by_float32,
+            "stochastic": rounding is Rounding.STOCHASTIC,
+            "primitive": policy.granularity == "primitive",
+            "_constants": {},
+            "_limits32": np.zeros(4),
+            "_limits64": np.zeros(4),
+            "_row32": None,
+            "_round32": None,
+        }
+        if rounding is not Rounding.STOCHASTIC:
+            found["_limits32"] = counting_limits(fmt, rounding, np.dtype(np.float32))
+            found["_limits64"] = counting_limits(fmt, rounding, np.dtype(np.float64))
+            found["_row32"] = rounding_constants(fmt, rounding, np.dtype(np.float32))
+            if found["_row32"] is not None:
+                plain = fmt.flush is None and fmt.has_negative_zero
+                found["_round32"] = counting.make_count_and_round(rounding.code, plain)
+        return found
 
     # Operands
 

@@ -43,6 +43,35 @@ class Policy:
         return ", ".join([*parts, f"granularity={self.granularity}"])
 
 
+@dataclass(frozen=True)
+class NativePolicy(Policy):
+    """Each dtype means itself: a policy for each, or the sentence that says why that one cannot be had."""
+
+    float16: Policy | str
+    bfloat16: Policy | str
+    float32: Policy | str
+
+    def of(self, name: str) -> Policy | str:
+        """The policy of the dtype of that name."""
+        return getattr(self, name)
+
+    def __str__(self) -> str:
+        return super().__str__().replace(f"fmt={self.fmt.name}", "fmt=native", 1)
+
+
+def _make_native(accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> NativePolicy:
+    policies: dict[str, Policy | str] = {}
+    for dtype, name in (("float16", "fp16"), ("bfloat16", "bf16"), ("float32", "fp32")):
+        try:
+            policies[dtype] = make_policy(name, accumulate, rounding, seed, granularity)
+        except ValueError as error:
+            policies[dtype] = str(error)
+    if isinstance(policies["float16"], str) and isinstance(policies["bfloat16"], str):
+        raise ValueError(policies["float16"])
+    mode, single = get_rounding(rounding), get_format("fp32")
+    return NativePolicy(single, get_accumulator(accumulate), mode, seed, granularity, **policies)
+
+
 def make_policy(
     fmt: Any = "fp16",
     accumulate: Any = None,
@@ -58,7 +87,7 @@ def make_policy(
     NotImplementedError : choices that are specified but not built.
     """
     if isinstance(fmt, str) and fmt.strip().lower() == "native":
-        raise NotImplementedError('fmt="native" (each dtype means itself) is not available yet; use a format such as "fp16"')
+        return _make_native(accumulate, rounding, seed, granularity)
     if isinstance(fmt, dict):
         raise NotImplementedError("a mapping of formats by module and role is not available yet; give one format")
     target = get_format(fmt)

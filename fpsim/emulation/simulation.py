@@ -14,7 +14,7 @@ from fpsim.emulation import tags
 from fpsim.emulation.context import Emulation
 from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.hooks import Guard, guard_outputs, install_optimizer_hooks
-from fpsim.emulation.policy import Policy, make_policy
+from fpsim.emulation.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.report import Report, make_report
 from fpsim.rounding import draw_key, round_into
 
@@ -157,7 +157,8 @@ def run(
     Parameters
     ----------
     model : any `nn.Module` in float32 on the CPU. It is left as it is unless `inplace`.
-    fmt : the format that every float32 tensor holds; what `get_format` takes.
+    fmt : the format that every float32 tensor holds; what `get_format` takes. Or "native": each dtype means itself, so
+        that `.half()` and `.bfloat16()` models and `torch.autocast` are emulated, and float32 and float64 are torch's own.
     accumulate : how products and sums are accumulated; left out, fp32 in sequence.
     rounding, seed : the rounding mode of every rounding; "stochastic" needs a seed.
     granularity : "kernel" rounds once per torch operation, "primitive" every elementary operation.
@@ -205,6 +206,10 @@ def _check_state(model: nn.Module, policy: Policy) -> None:
             raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
         if tensor.dtype.is_complex:
             raise UnsupportedTensor(f"{name} is {tensor.dtype}; complex numbers have no rules")
+        if isinstance(policy, NativePolicy):
+            if tensor.is_floating_point() and tensor.element_size() == 1:
+                raise UnsupportedTensor(f"{name} is {tensor.dtype}; fmt='native' knows float16, bfloat16, float32 and float64")
+            continue
         if tensor.dtype is torch.float64:
             raise ValueError(f"{name} is float64, which means itself: nothing of it would be emulated; use model.float() first")
         if tensor.dtype.is_floating_point and tensor.dtype is not torch.float32:

@@ -18,25 +18,27 @@ def _read() -> tuple[bool, ...]:
         torch.backends.cuda.mem_efficient_sdp_enabled(),
         torch.backends.cuda.math_sdp_enabled(),
         torch._C._get_mkldnn_enabled(),
+        torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed(),
     )
 
 
 def _write(values: tuple[bool, ...]) -> None:
-    fastpath, flash, efficient, math, mkldnn = values
+    fastpath, flash, efficient, math, mkldnn, half_attention = values
     torch.backends.mha.set_fastpath_enabled(fastpath)
     torch.backends.cuda.enable_flash_sdp(flash)
     torch.backends.cuda.enable_mem_efficient_sdp(efficient)
     torch.backends.cuda.enable_math_sdp(math)
     torch._C._set_mkldnn_enabled(mkldnn)
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(half_attention)
 
 
 def enter() -> None:
-    """Switch fused attention and oneDNN off; the first entry remembers what they were."""
+    """Switch fused attention, oneDNN and the upcast of half attention off; the first entry remembers what they were."""
     global _entered, _saved
     with _lock:
         if _entered == 0:
             _saved = _read()
-            _write((False, False, False, True, False))
+            _write((False, False, False, True, False, True))
         _entered += 1
 
 

@@ -1,0 +1,342 @@
+"""`fmt="native"`: each dtype means itself. float16 and bfloat16 operations go through the table of rules, carried as float32.
+
+A half tensor enters a rule as a float32 tensor of its values, marked as such; marked results leave as half tensors, which
+hold them exactly. Results that a rule leaves unmarked (statistics saved for a backward pass) stay float32. Operations
+without a half tensor are torch's own.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch._C._dynamo import eval_frame
+
+from fpsim.emulation import tags
+from fpsim.emulation.errors import UnsupportedTensor
+from fpsim.emulation.machine import Machine
+from fpsim.emulation.mode import EmulationMode
+from fpsim.emulation.policy import NativePolicy
+from fpsim.emulation.table import RULES, TABLE
+
+_aten = torch.ops.aten
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+HALVES = (torch.float16, torch.bfloat16)
+_FLOATING = frozenset((*HALVES, _FLOAT32, _FLOAT64))
+_UNINITIALIZED = ("aten::empty", "aten::new_empty")
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+
+#: What takes operands of one dtype only, as torch has it.
+_UNIFORM = ("matmul", "convolution", "scatter")
+
+
+class NativeMachine(Machine):
+    """A machine whose format is that of the dtype in hand: `choose` before each rule."""
+
+    def __init__(self, policy: NativePolicy, emulation: Any = None):
+        super().__init__(policy, emulation)
+        self.native = policy
+        self._chosen: torch.dtype | None = None
+        self._arithmetics: dict[torch.dtype, dict[str, Any]] = {}
+
+    def choose(self, dtype: torch.dtype) -> None:
+        """Compute in the arithmetic of this dtype from now on.
+
+        Raises
+        ------
+        UnsupportedOp : where the accumulator that was asked for takes no values of that dtype.
+        """
+        if self._chosen is dtype:
+            return
+        arithmetic = self._arithmetics.get(dtype)
+        if arithmetic is None:
+            policy = self.native.of(str(dtype).removeprefix("torch."))
+            if isinstance(policy, str):
+                raise self.refuse(policy)
+            arithmetic = self._arithmetics[dtype] = self.arithmetic_of(policy)
+        self.__dict__.update(arithmetic)
+        self._chosen = dtype
+
+
+def _collect(values: Any, found: list[torch.Tensor]) -> list[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            _collect(value, found)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _positions(op: torch._ops.OpOverload) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """(where `dtype` is among the arguments, or -1; (position, name) of every argument that the operation writes to)."""
+    dtype, written = -1, []
+    for index, argument in enumerate(op._schema.arguments):
+        if argument.name == "dtype":
+            dtype = index
+        is_statistic = argument.name in ("running_mean", "running_var") and TABLE[op].family == "normalization"
+        if is_statistic or (argument.alias_info is not None and argument.alias_info.is_write):
+            written.append((index, argument.name))
+    return dtype, tuple(written)
+
+
+def common_dtype(tensors: list[torch.Tensor]) -> torch.dtype:
+    """What type promotion makes of tensors: those with dimensions decide, unless they are integers and others are not."""
+    result: torch.dtype | None = None
+    for with_dims in (True, False):
+        dtypes = [tensor.dtype for tensor in tensors if (tensor.dim() > 0) == with_dims]
+        if result is not None:
+            dtypes = [dtype for dtype in dtypes if dtype.is_floating_point and not result.is_floating_point]
+        for dtype in dtypes:
+            result = dtype if result is None else torch.promote_types(result, dtype)
+    assert result is not None
+    return result
+
+
+class _Call:
+    """One call of a rule: carriers in, half tensors out."""
+
+    def __init__(self, machine: NativeMachine, dtype: torch.dtype, as_they_are: bool = False):
+        machine.choose(dtype)
+        self.machine = machine
+        self.dtype = dtype
+        self.as_they_are = as_they_are
+        self.carriers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def carry(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self._carry(value)
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.carry(item) for item in value)
+        return _FLOAT32 if isinstance(value, torch.dtype) and value in HALVES else value
+
+    def _carry(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype is not _FLOAT32 and tensor.dtype not in HALVES:
+            return tensor
+        found = self.carriers.get(id(tensor))
+        if found is not None:
+            return found[1]
+        carrier = tensor.detach().to(_FLOAT32, copy=True)  # exact
+        if tensor.dtype is self.dtype or self.as_they_are:
+            tags.mark(carrier, self.machine.tag)
+        if self.machine.optimizer is not None:
+            owner = tags.owner_of(tensor)
+            if owner is not None:
+                tags.set_owner(carrier, *owner)
+        self.carriers[id(tensor)] = (tensor, carrier)
+        return carrier
+
+    def store(self, tensors: Any) -> None:
+        """Write what the rule wrote to carriers into the tensors they stand for."""
+        for tensor in tensors if isinstance(tensors, (list, tuple)) else (tensors,):
+            found = self.carriers.get(id(tensor)) if isinstance(tensor, torch.Tensor) else None
+            if found is not None:
+                carrier = found[1]
+                if tensor.shape != carrier.shape:
+                    tensor.resize_(carrier.shape)
+                tensor.copy_(carrier)  # exact
+
+    def give(self, result: Any, written: dict[int, torch.Tensor]) -> Any:
+        if isinstance(result, torch.Tensor):
+            if id(result) in written:
+                return written[id(result)]
+            if result.dtype is _FLOAT32 and tags.tag_on(result) is self.machine.tag:
+                return result.to(self.dtype)  # exact
+            return result
+        if isinstance(result, (list, tuple)):
+            return type(result)(self.give(item, written) for item in result)
+        return result
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        machine = self.machine
+        result = RULES[func](machine, *map(self.carry, args), **{key: self.carry(value) for key, value in kwargs.items()})
+        written: dict[int, torch.Tensor] = {}
+        for index, name in _positions(func)[1]:
+            target = args[index] if index < len(args) else kwargs.get(name)
+            if target is not None:
+                self.store(target)
+                for tensor in _collect((target,), []):
+                    found = self.carriers.get(id(tensor))
+                    if found is not None:
+                        written[id(found[1])] = tensor
+        return self.give(result, written)
+
+
+class NativeMode(EmulationMode):
+    """One thread's mode under fmt="native"."""
+
+    machine: NativeMachine
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = _collect((*args, *kwargs.values()), [])
+        kinds = {tensor.dtype for tensor in tensors}
+        rule_exists = func in RULES
+        wanted = self._wanted(func, args, kwargs) if rule_exists else kwargs.get("dtype")
+        if kinds.isdisjoint(HALVES) and wanted not in HALVES:
+            if not self._half_by_default(func, tensors, wanted):
+                return self._plain(func, args, kwargs, kinds)
+            wanted = torch.get_default_dtype()
+        if not rule_exists:
+            return self._without_rule(func, args, kwargs)
+        self._check_types(func, types)
+        for tensor in tensors:
+            if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+                if tensor.device.type == "meta":
+                    return self._plain(func, args, kwargs, kinds)
+                self.machine.op = func
+                self.machine.check(tensor)
+        if TABLE[func].family == "view" or func._schema.name.startswith(_UNINITIALIZED):
+            return self._plain(func, args, kwargs, kinds)
+        self.machine.op = func
+        with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return self._compute(func, args, kwargs, tensors, kinds & _FLOATING, wanted)
+
+    @staticmethod
+    def _half_by_default(func: Any, tensors: list[torch.Tensor], wanted: Any) -> bool:
+        return not tensors and wanted is None and torch.get_default_dtype() in HALVES and func in RULES
+
+    @staticmethod
+    def _wanted(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        position = _positions(func)[0]
+        return args[position] if 0 <= position < len(args) else kwargs.get("dtype")
+
+    def _check_types(self, func: Any, types: Any) -> None:
+        if types and not {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}.issuperset(types):
+            self._refuse_subclasses(func, types)
+
+    def _plain(self, func: Any, args: Any, kwargs: dict[str, Any], kinds: set[torch.dtype]) -> Any:
+        for dtype in kinds:
+            if "float8" in str(dtype) or "float4" in str(dtype):
+                raise UnsupportedTensor(
+                    f"{func}: a tensor of {dtype}; fmt='native' knows float16, bfloat16, float32 and float64"
+                )
+        with _without_dispatch():
+            return func(*args, **kwargs)
+
+    def _compute(
+        self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor], kinds: set[torch.dtype], wanted: Any
+    ) -> Any:
+        machine = self.machine
+        if func is _aten.copy_.default:
+            return self._copy(*args)
+        if func is _aten._to_copy.default and (wanted not in HALVES or kinds == {wanted}):
+            return func(*args, **kwargs)  # exact, or torch's own
+        if func is _aten._to_copy.default:
+            machine.choose(wanted)
+            fresh = args[0].detach().clone(memory_format=torch.preserve_format)
+            if fresh.dtype in HALVES:
+                fresh = fresh.float()
+            others = {key: value for key, value in kwargs.items() if key not in ("dtype", "device", "pin_memory")}
+            rounded = machine.finish(fresh) if fresh.is_floating_point() else machine.floating(fresh)
+            return _aten._to_copy.default(rounded, dtype=wanted, **others)
+        if wanted is not None:
+            if wanted not in HALVES:
+                return func(*map(_upcast, args), **{key: _upcast(value) for key, value in kwargs.items()})
+            return _Call(machine, wanted).run(func, args, kwargs)
+        if len(kinds) == 1:
+            return _Call(machine, next(iter(kinds))).run(func, args, kwargs)
+        return self._mixed(func, args, kwargs, tensors)
+
+    def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        if target.dtype not in HALVES or source.dtype is target.dtype:
+            return target.copy_(source)
+        machine = self.machine
+        machine.choose(target.dtype)
+        if not source.is_floating_point():
+            return target.copy_(machine.floating(source))
+        fresh = source.detach().float() if source.dtype in HALVES else source.detach().clone()
+        return target.copy_(machine.finish(fresh))
+
+    def _mixed(self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> Any:
+        machine, family = self.machine, TABLE[func].family
+        halves = {tensor.dtype for tensor in tensors} & set(HALVES)
+        half = next(iter(halves))
+        if family == "foreach":
+            return self._one_by_one(func, args, kwargs)
+        if family in _UNIFORM:
+            raise machine.refuse(f"operands of different dtypes ({', '.join(sorted({str(item.dtype) for item in tensors}))})")
+        if family == "normalization" and len(halves) == 1:
+            return self._normalize(func, args, kwargs, half)
+        if len(halves) == 1 and (family == "optimizer" or "nll_loss" in func._schema.name):
+            return _Call(machine, half).run(func, args, kwargs)
+        common = common_dtype([tensor for tensor in tensors if tensor.is_floating_point()])
+        if common in HALVES:
+            return _Call(machine, common).run(func, args, kwargs)
+        return self._promoted(func, args, kwargs)
+
+    def _promoted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation is float32's or float64's: torch's own, on half operands as they are; half targets are rounded to."""
+        targets = []
+        for index, name in _positions(func)[1]:
+            targets += _collect((args[index] if index < len(args) else kwargs.get(name),), [])
+        wide = {id(item): item.float() for item in _collect((*args, *kwargs.values()), []) if item.dtype in HALVES}
+
+        def widen(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return wide.get(id(value), value)
+            return type(value)(map(widen, value)) if isinstance(value, (list, tuple)) else value
+
+        result = func(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
+        for target in targets:
+            if id(target) in wide:
+                value = wide[id(target)]
+                self._copy(target, value)
+                if result is value:
+                    result = target
+        return result
+
+    def _one_by_one(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """A list operation on tensors of several dtypes: each element for itself."""
+        count = len(args[0])
+
+        def part(value: Any, index: int) -> Any:
+            return [value[index]] if isinstance(value, (list, tuple)) and len(value) == count else value
+
+        results: list[torch.Tensor] = []
+        for index in range(count):
+            arguments = tuple(part(value, index) for value in args)
+            named = {key: part(value, index) for key, value in kwargs.items()}
+            tensors = _collect((*arguments, *named.values()), [])
+            kinds = {tensor.dtype for tensor in tensors} & _FLOATING
+            if kinds.isdisjoint(HALVES):
+                result = func(*arguments, **named)
+            elif len(kinds) == 1:
+                result = _Call(self.machine, next(iter(kinds))).run(func, arguments, named)
+            else:
+                common = common_dtype([tensor for tensor in tensors if tensor.is_floating_point()])
+                if common in HALVES:
+                    result = _Call(self.machine, common).run(func, arguments, named)
+                else:
+                    result = self._promoted(func, arguments, named)
+            results += result or []
+        return results or None
+
+    def _normalize(self, func: Any, args: Any, kwargs: dict[str, Any], half: torch.dtype) -> Any:
+        """Half activations and float32 parameters: the first output is rounded once to half, the others to float32."""
+        names = {name for _, name in _positions(func)[1]}
+        kept = [argument.name for argument in func._schema.arguments]
+        spared = tuple(
+            value.clone() if kept[index] in names and isinstance(value, torch.Tensor) else value
+            for index, value in enumerate(args)
+        )
+        first = _Call(self.machine, half, as_they_are=True).run(func, spared, kwargs)
+        self.machine.choose(_FLOAT32)
+        others = RULES[func](self.machine, *map(_upcast, args), **{key: _upcast(value) for key, value in kwargs.items()})
+        return (first[0], *others[1:]) if isinstance(others, tuple) else first
+
+
+def _upcast(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().float() if value.dtype in HALVES else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_upcast, value))
+    return value
+
+
+eval_frame.set_code_exec_strategy(
+    NativeMode.__torch_dispatch__.__code__,
+    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
+)
