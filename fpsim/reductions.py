@@ -83,7 +83,8 @@ def cumsum(
     prefixes.
     """
     target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
-    if accumulator.kind != "tree" or accumulator.order != sequential:
+    chain = accumulator.for_sums
+    if chain.kind != "tree" or chain.order != sequential:
         raise ValueError(
             f"accumulate = {str(accumulator)!r}: cumsum is the sequential chain, whose states are the prefixes; "
             "another order has none. Use a format alone, such as 'fp16' or 'fp32'"

@@ -268,7 +268,7 @@ def test_memory_is_bounded():
         ({"dilation": 1.5}, TypeError, "dilation must be a whole number"),
         ({"bias": (5,)}, ValueError, r"bias has shape \(5,\), it must have \(6,\)"),
         ({"fmt": "fp17"}, ValueError, "unknown format"),
-        ({"accumulate": "h100"}, ValueError, "has no model"),
+        ({"accumulate": "v100", "fmt": "bf16"}, ValueError, "no instruction for bf16"),
         ({"rounding": "stochastic"}, ValueError, "needs seed"),
     ],
 )

@@ -1,8 +1,9 @@
 """Accumulators: the format, the order and the treatment of products behind ``accumulate=``.
 
-    "<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native"; left out: "fp32", sequential
+    "<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native", "<unit>[:<output format>]"
 
-`kahan` and `neumaier` stand where the order stands. A string is parsed once; inside there are objects.
+Left out: "fp32", sequential. `kahan` and `neumaier` stand where the order stands. A string is parsed once; inside there are
+objects.
 """
 
 from __future__ import annotations
@@ -14,31 +15,31 @@ from typing import Any, Literal
 
 from fpsim.accumulation.orders import ORDERS, Order, given, parse_order, sequential
 from fpsim.accumulation.trees import Tree
+from fpsim.accumulation.units import Unit, find_unit
 from fpsim.formats import Format, get_format
 
-Kind = Literal["tree", "kahan", "neumaier", "exact", "native"]
+Kind = Literal["tree", "kahan", "neumaier", "exact", "native", "unit"]
 Products = Literal["rounded", "exact", "fma"]
 
 _COMPENSATED = ("kahan", "neumaier")
 _WHOLE = ("exact", "native")
 _PRODUCTS: dict[str, Products] = {"fma": "fma", "exact-products": "exact"}
 _PRODUCT_NAMES = {value: key for key, value in _PRODUCTS.items()}
-# Reserved for models of hardware, so that a unit without a model is told apart from a misspelt format.
-_UNITS = ("v100", "t4", "a100", "a2", "ada", "l40s", "h100", "h200", "b200", "cdna1", "cdna2", "cdna3")
-_GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact" or "native"'
+_GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native" or a hardware unit like "h100"'
 
 
 @dataclass(frozen=True)
 class Accumulator:
     """How a sum of products is accumulated. Made from parts, or from a string by `get_accumulator`.
 
-    kind      "tree" (a tree of rounded additions in ``order``), "kahan", "neumaier", "exact", "native"
+    kind      "tree" (a tree of rounded additions in ``order``), "kahan", "neumaier", "exact", "native", "unit"
     format    what every addition rounds to; "exact" rounds once to the result's format, "native" is the library's own
-              (both hold fp32 here, which nothing reads)
+              (both hold fp32 here, which nothing reads); a unit's output format
     order     the order of the additions (an Order, a Tree or a name); sequential for every other kind than "tree"
     products  "rounded": a leaf is the product rounded to ``format``; "exact": leaves are exact and every addition
               rounds the exact sum of its operands once; "fma": the same, for orders made of chains
     promoted  the wider format in which block sums are chained, with blocked(b) only
+    unit      the hardware unit of the kind "unit", whose instructions fix order, alignment and rounding
 
     Raises ValueError for parts that do not go together. ``str`` gives the text that `get_accumulator` reads.
     """
@@ -48,6 +49,7 @@ class Accumulator:
     order: Order = sequential
     products: Products = "rounded"
     promoted: Format | None = None
+    unit: Unit | None = None
 
     def __post_init__(self) -> None:
         _set = object.__setattr__
@@ -58,7 +60,7 @@ class Accumulator:
         self._check()
 
     def _check(self) -> None:
-        kinds = ("tree", *_COMPENSATED, *_WHOLE)
+        kinds = ("tree", *_COMPENSATED, *_WHOLE, "unit")
         if self.kind not in kinds:
             raise ValueError(f"accumulate: no kind {self.kind!r}; there are {', '.join(kinds)}")
         if self.products not in ("rounded", *_PRODUCT_NAMES):
@@ -66,6 +68,11 @@ class Accumulator:
         plain = self.order == sequential and self.products == "rounded" and self.promoted is None
         if self.kind != "tree" and not plain:
             raise ValueError(f"accumulate: {self.kind} takes no order, no fma or exact-products and no second format")
+        if (self.kind == "unit") != (self.unit is not None):
+            raise ValueError("accumulate: the kind 'unit' and a unit go together")
+        if self.unit is not None and self.format.name not in self.unit.output_names:
+            outputs = ", ".join(self.unit.output_names)
+            raise ValueError(f"accumulate: unit {self.unit.name} has no {self.format.name} output; it has {outputs}")
         if not self.format.has_zero:
             raise ValueError(f"accumulate: {self.format.name} has no zero and cannot accumulate")
         if self.products == "fma" and not self.order.is_chains:
@@ -84,6 +91,16 @@ class Accumulator:
         if lost or wide.min_subnormal > narrow.min_subnormal or not wide.signed:
             raise ValueError(f"accumulate: '->{wide.name}' must hold every value of {narrow.name}, and does not")
 
+    @property
+    def for_sums(self) -> Accumulator:
+        """What adds terms that are no products: units only multiply, and beside them sums are chains in fp32."""
+        return get_accumulator("fp32") if self.kind == "unit" else self
+
+    def require_operands(self, fmt: Format) -> None:
+        """Raise ValueError, listing what there is, unless this accumulates products of values of `fmt`."""
+        if self.unit is not None:
+            self.unit.instruction(fmt, self.format.name)
+
     def __call__(self, n: int) -> Tree:
         """The tree of a sum of n terms; ValueError for kinds that are no tree."""
         if self.kind != "tree":
@@ -93,6 +110,9 @@ class Accumulator:
     def __str__(self) -> str:
         if self.kind in _WHOLE:
             return self.kind
+        if self.unit is not None:
+            usual = self.format.name == self.unit.output_names[0]
+            return self.unit.name if usual else f"{self.unit.name}:{self.format.name}"
         text = self.format.name
         if self.kind in _COMPENSATED:
             return f"{text}:{self.kind}"
@@ -132,8 +152,9 @@ def _parse(text: str) -> Accumulator:
         return Accumulator(kind="native")
     body, arrow, wide = body.partition("->")
     name, *parts = (part.strip() for part in body.split(":"))
-    if name.lower() in _UNITS:
-        raise ValueError(f"accumulate {text!r}: the hardware unit {name} has no model; there are {_GRAMMAR}")
+    unit = find_unit(name)
+    if unit is not None:
+        return _with_unit(text, unit, parts + ["->"] * bool(arrow))
     if name in _WHOLE:
         raise ValueError(f"accumulate {text!r}: {name!r} stands alone")
     fields: dict[str, Any] = {"format": _named(text, get_format, name)}
@@ -148,6 +169,13 @@ def _parse(text: str) -> Accumulator:
     if arrow:
         fields["promoted"] = _named(text, get_format, wide.strip())
     return _named(text, lambda _: Accumulator(**fields), text)
+
+
+def _with_unit(text: str, unit: Unit, parts: list[str]) -> Accumulator:
+    if len(parts) > 1 or "->" in parts:
+        raise ValueError(f"accumulate {text!r}: a unit takes one output format and no more; the form is {_GRAMMAR}")
+    output = _named(text, get_format, parts[0] if parts else unit.output_names[0])
+    return _named(text, lambda _: Accumulator(kind="unit", format=output, unit=unit), text)
 
 
 def _named(text: str, read: Callable[[str], Any], part: str) -> Any:

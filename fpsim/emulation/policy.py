@@ -109,6 +109,7 @@ def make_policy(
     if granularity not in GRANULARITIES:
         raise ValueError(f"granularity={granularity!r}: known are {', '.join(GRANULARITIES)}")
     accumulator = get_accumulator(accumulate)
+    accumulator.require_operands(target)
     if target.precision > 11 and accumulator.kind in ("tree", "kahan", "neumaier") and accumulator.format != target:
         # What is wider than 11 bits accumulates in its own format, in the order asked for.
         accumulator = Accumulator(accumulator.kind, target, accumulator.order, accumulator.products, None)

@@ -1,0 +1,275 @@
+"""Products of matrices as hardware units make them: packing, settings and the loops around the kernels.
+
+Every function takes float32 or float64 matrices of values of the operand format and the addend that the sums start from, and
+returns a new matrix of values of the output format. `accumulation/units.py` says what each model does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fpsim import threads
+from fpsim._product_plans import constants
+from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.units import Instruction, Output, Unit
+from fpsim.formats import FP16, FP32, Format
+from fpsim.rounding import Rounding, round_into
+
+_TILE = (4, 2)  # rows and vectors that a kernel holds in registers
+_LANES = {"f4": 16, "f8": 8}
+_EXPONENT = {"f4": np.int32(0x7F800000), "f8": np.int64(0x7FF0000000000000)}
+_NEAREST = Rounding.NEAREST_EVEN
+_FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
+_SCALE = 24  # binades that lift every float32 whose rounding matters out of the subnormal range
+_warned: set[tuple[str, tuple[str, ...], str]] = set()
+
+
+class UnconfirmedUnit(UserWarning):
+    """A unit's model rests on documents or published models and has been compared with no hardware."""
+
+
+def unit_product(
+    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, addend: np.ndarray | None = None
+) -> np.ndarray:
+    """addend + a @ b as the unit's instruction for operands of `fmt` gives it, in the accumulator's format.
+
+    The addend holds values of that format and broadcasts; left out, +0. A product of zero and infinity, infinities of both
+    signs and NaN give NaN, other infinities stay. Raises ValueError for operands that the unit does not take.
+    """
+    assert accumulator.unit is not None
+    name = accumulator.format.name
+    row = accumulator.unit.instruction(fmt, name)
+    _warn_once(accumulator.unit, row, name)
+    shape = (a.shape[0], b.shape[1])
+    start = np.zeros(shape) if addend is None else np.array(np.broadcast_to(addend, shape), np.float64)
+    if 0 in shape or a.shape[1] == 0:
+        return start
+    if row.model in ("block", "emulated"):
+        return _around_specials(a, b, fmt, row, row.outputs[name], start)
+    if row.model == "chain":
+        return _chain(a, b, row, row.outputs[name].format, start)
+    from fpsim import _unit_steps
+
+    return _unit_steps.MODELS[row.model](a, b, fmt, row, start)
+
+
+def _warn_once(unit: Unit, row: Instruction, output: str) -> None:
+    key = (unit.name, row.operands, output)
+    if row.outputs[output].verified or key in _warned:
+        return
+    _warned.add(key)
+    warnings.warn(
+        f"unit {unit.name} with {', '.join(row.operands)} operands and {output} output is unconfirmed: "
+        f"{row.outputs[output].source}",
+        UnconfirmedUnit,
+        stacklevel=2,
+    )
+
+
+def _around_specials(
+    a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, start: np.ndarray
+) -> np.ndarray:
+    """The finite terms through the unit; then what is not finite is added to that as IEEE 754 adds it."""
+    product = _block if row.model == "block" else _emulated
+    if all(np.isfinite(x).all() for x in (a, b, start)):
+        return product(a, b, fmt, row, output, start)
+    finite = [np.where(np.isfinite(x), x, 0) for x in (a, b, start)]
+    result = product(finite[0], finite[1], fmt, row, output, finite[2])
+    with np.errstate(all="ignore"):
+        special = a.astype(np.float64) @ b.astype(np.float64) + start  # finite products are far from float64's limits
+        return np.where(np.isfinite(special), result, special + result)
+
+
+def _block(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
+    """Chained blocks, each rounded to the output format."""
+    job = _Blocks(a, b, fmt, row.block, row.fraction, row.block)
+    return job.run(0, job.leaves, output.format, Rounding(output.rounding), start)
+
+
+def _emulated(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
+    """For every 32 terms: a chain of two blocks of 16 from +0 in the output format, then one rounded addition."""
+    a, b = _padded(a, b, row.block)
+    places = np.arange(a.shape[1]).reshape(-1, row.block)
+    order = np.concatenate([places[:, places[0] % 4 < 2], places[:, places[0] % 4 >= 2]], axis=1).reshape(-1)
+    job = _Blocks(a[:, order], b[order], fmt, row.block // 2, row.fraction, row.block)
+    total, nothing = start, np.zeros(start.shape)
+    inner = Rounding.TOWARD_ZERO if output.format == FP32 else _NEAREST
+    for first in range(0, job.leaves, row.block):
+        part = job.run(first, first + row.block, output.format, inner, nothing)
+        with np.errstate(invalid="ignore"):
+            total = np.add(part, total, dtype=np.float64)
+        # Right, though it is a second rounding for fp32: float64 has 2p + 2 bits. Sums of two fp16 values are exact in it.
+        round_into(total, total, output.format, _NEAREST)
+    return total
+
+
+def _padded(a: np.ndarray, b: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both operands with zeros up to a whole number of blocks."""
+    missing = -a.shape[1] % block
+    if missing == 0:
+        return a, b
+    return np.pad(a, ((0, 0), (0, missing))), np.pad(b, ((0, missing), (0, 0)))
+
+
+class _Blocks:
+    """Finite operands packed once for the block kernel; the terms are padded with zeros to whole multiples of `multiple`.
+
+    Few columns and many rows change places: products commute, and so does everything that a block does with them.
+    """
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, fmt: Format, block: int, fraction: int, multiple: int):
+        from fpsim._kernels import blocks as kernels
+
+        self.turned = b.shape[1] < 32 and a.shape[0] > b.shape[1]
+        a, b = _padded(*((b.T, a.T) if self.turned else (a, b)), multiple)
+        self.block, self.fraction, self.leaves = block, fraction, a.shape[1]
+        self.element = "f4" if _fits_single(a, b, fmt, block, fraction) else "f8"
+        self.packed = _Packed(a, b, self.element)
+        self.powers = []
+        for values in (self.packed.a, self.packed.b):
+            powers = np.empty_like(values)
+            kernels.powers(values, _EXPONENT[self.element], values.dtype.type(2.0**fmt.emin), powers)
+            self.powers.append(powers)
+
+    def run(self, begin: int, end: int, target: Format, rounding: Rounding, start: np.ndarray) -> np.ndarray:
+        """The chained blocks of a range of terms, each rounded toward zero to fp32's range or to nearest even.
+
+        What rounds toward zero to infinity is 2^128 and above: so the published models, for no recorded result overflows.
+        """
+        from fpsim._kernels.blocks import make_block_product
+
+        packed, (left, right) = self.packed, self.powers
+        out = packed.started(start.T if self.turned else start)
+        function = make_block_product(self.element, *_TILE, int(rounding is Rounding.TOWARD_ZERO))
+        settings = _settings(self.element, self.fraction, target.emin)
+        kept = np.int32(-1 << (24 - target.precision))
+        row = constants(FP16 if target == FP16 else FP32, _NEAREST, "f8")
+
+        def task(first: int, last: int) -> None:
+            function(
+                packed.a, left, packed.b, right, out.reshape(-1), self.leaves, begin, end, self.block, packed.panels, first,
+                last, out.shape[1], settings, 2.0**-self.fraction, kept, row,
+            )  # fmt: skip
+
+        threads.run(task, packed.parts())
+        result = out[: packed.rows, : packed.columns]
+        return result.T if self.turned else result
+
+
+class _Packed:
+    """Operands in the layout of the kernels."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, element: str):
+        from fpsim._kernels.products import pack_columns, pack_rows
+
+        (self.rows, self.leaves), self.columns = a.shape, b.shape[1]
+        rows, width = _TILE[0], _TILE[1] * _LANES[element]
+        self.groups, self.panels = -(-self.rows // rows), -(-self.columns // width)
+        self.a = np.empty(self.groups * rows * self.leaves, element)
+        self.b = np.empty(self.panels * width * self.leaves, element)
+        pack_rows(a, self.a, rows, 0, self.groups)
+        pack_columns(b, self.b, width)
+
+    def started(self, start: np.ndarray) -> np.ndarray:
+        """The matrix that holds the addends and then the sums, in whole tiles."""
+        dtype = self.a.dtype
+        out = np.zeros((self.groups * _TILE[0], self.panels * _TILE[1] * _LANES[dtype.str[1:]]), dtype)
+        out[: self.rows, : self.columns] = start
+        return out
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Ranges of row groups for the threads."""
+        return threads.parts(self.groups, 4 * self.rows * self.leaves * self.columns)
+
+
+def _fits_single(a: np.ndarray, b: np.ndarray, fmt: Format, block: int, fraction: int) -> bool:
+    """Whether float32 holds every product, its power and its scale, and an int32 the sum of a block.
+
+    A term is below 4 * 2^fraction. The least power that has a scale in float32 is 2^(fraction - 126); products of the
+    operand formats whose power is above that are multiples of 2^-149.
+    """
+    if block << (fraction + 2) > 2**31:
+        return False
+    low, high = 2 * fmt.emin, 2 * fmt.emax
+    if low < fraction - 126 or high > 124:
+        from fpsim._kernels.products import extent
+
+        extents = [extent(np.ascontiguousarray(x).reshape(-1)) for x in (a, b)]
+        if any(largest == 0 for largest, _ in extents):
+            return True
+        low = sum(int(np.frexp(smallest)[1]) - 1 for _, smallest in extents)
+        high = sum(int(np.frexp(largest)[1]) - 1 for largest, _ in extents)
+    return low >= fraction - 126 and high <= 124
+
+
+@lru_cache(maxsize=64)
+def _settings(element: str, fraction: int, emin: int) -> np.ndarray:
+    """What a block kernel gets, as bits of the carrier, named in `_kernels/blocks.py`."""
+    from fpsim._kernels import blocks as names
+
+    bits, stored, bias = (32, 23, 127) if element == "f4" else (64, 52, 1023)
+    integer = np.dtype(f"i{bits // 8}")
+    row = np.zeros(names.SETTINGS, integer)
+    # The sum of two exponent fields, which may exceed the width: the kernel's difference wraps back.
+    scale = (2 * bias + fraction) << stored
+    row[names.SCALE] = (scale + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
+    row[names.LEAST_SCALED] = np.array(2.0 ** (fraction - 126 if bits == 32 else -900), element).view(integer)
+    row[names.LEAST_ADDEND] = np.array(2.0**emin, element).view(integer)
+    row[names.ALONE] = -1 << max(0, stored - fraction)
+    row.setflags(write=False)
+    return row
+
+
+def _chain(a: np.ndarray, b: np.ndarray, row: Instruction, target: Format, start: np.ndarray) -> np.ndarray:
+    """One fused multiply-add a term, the later of each pair first where the instruction says so."""
+    if row.swapped:
+        a, b = _padded(a, b, 2)
+        order = np.arange(a.shape[1]) ^ 1
+        a, b = a[:, order], b[order]
+    return chain_product(a, b, _FLUSHED if row.flush else target, start, row.flush)
+
+
+def chain_product(a: np.ndarray, b: np.ndarray, target: Format, start: np.ndarray, flush: bool) -> np.ndarray:
+    """start + a @ b as a chain of fused multiply-adds to nearest even in `target`, in ascending k.
+
+    `flush`: subnormal operands and addends count as zeros of their sign. Any operands, NaN and infinities included.
+    """
+    from fpsim._kernels import chains as kernels
+
+    if b.shape[1] < 32 and a.shape[0] > b.shape[1]:
+        return chain_product(b.T, a.T, target, start.T, flush).T
+    if flush:
+        a, b, start = (without_subnormals(x) for x in (a, b, start))
+    scaled = target == _FLUSHED and _stays_below(a, b, start)
+    element = "f4" if scaled else "f8"
+    lift = 2.0**_SCALE if scaled else 1.0
+    packed = _Packed(a * a.dtype.type(lift), b, element)
+    out = packed.started(start * lift)
+    function = kernels.make_chain(element, *_TILE)
+    row = constants(target, _NEAREST, "f8")
+    least = out.dtype.type(FP32.min_normal * lift)
+
+    def task(first: int, last: int) -> None:
+        function(
+            packed.a, packed.b, out.reshape(-1), packed.leaves, packed.panels, first, last, out.shape[1], row, least
+        )  # fmt: skip
+
+    threads.run(task, packed.parts())
+    return out[: packed.rows, : packed.columns] / out.dtype.type(lift)  # exact: what is left is at least 2^-126
+
+
+def without_subnormals(x: np.ndarray) -> np.ndarray:
+    """x with magnitudes below fp32's least normal number as zeros of their sign."""
+    return np.where(np.abs(x) < FP32.min_normal, np.copysign(x.dtype.type(0), x), x)
+
+
+def _stays_below(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> bool:
+    """Whether no partial sum, nor an operand, leaves float32's range after the lift; False for what is not finite."""
+    largest: list[Any] = [np.abs(x).max(initial=0.0) for x in (a, b, start)]
+    left, right, first = (float(value) for value in largest)
+    bound = 2.0 * (first + a.shape[1] * left * right)
+    return bound < 2.0 ** (127 - _SCALE) and left < 2.0 ** (127 - _SCALE)

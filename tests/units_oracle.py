@@ -1,0 +1,177 @@
+"""Hardware units by their definitions, in rationals: one element, one obvious step at a time. Finite operands only."""
+
+import math
+from fractions import Fraction
+
+from fpsim.formats import FP32
+from fpsim.rounding import Rounding
+from tests.sums_oracle import rounded
+
+NEAREST, ODD, INWARD = Rounding.NEAREST_EVEN, Rounding.ODD, Rounding.TOWARD_ZERO
+FLUSHED = FP32.replace(name="flushed", flush="after")
+
+
+def power(value, emin):
+    """2^exponent of a rational that is not zero, never below 2^emin."""
+    size = abs(value)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    exponent -= Fraction(2) ** exponent > size
+    return Fraction(2) ** max(exponent, emin)
+
+
+def truncated(value, quantum):
+    count = abs(value) // quantum
+    return count * quantum if value > 0 else -count * quantum
+
+
+def block(pairs, c, fmt, fraction, out, mode):
+    """The addend and one block: align to the largest exponent, truncate, add, round once."""
+    terms = [(a * b, power(a, fmt.emin) * power(b, fmt.emin)) for a, b in pairs if a and b]
+    terms += [(c, power(c, out.emin))] if c else []
+    if not terms:
+        return Fraction(0)
+    quantum = max(top for _, top in terms) / 2**fraction
+    return as_fraction(rounded(sum(truncated(value, quantum) for value, _ in terms), out, mode))
+
+
+class Overflowed(Exception):
+    """An infinite sum, which finite terms do not change any more; `args[0]` is it."""
+
+
+def as_fraction(value):
+    if isinstance(value, float) and math.isinf(value):
+        raise Overflowed(value)
+    return Fraction(value)
+
+
+def blocks(a, b, c, fmt, size, fraction, out, mode):
+    """Chained blocks in ascending k."""
+    for first in range(0, len(a), size):
+        c = block(list(zip(a, b, strict=True))[first : first + size], c, fmt, fraction, out, mode)
+    return c
+
+
+def emulated(a, b, c, fmt, fraction, out):
+    """For every 32 terms two blocks of 16 from +0, k mod 4 < 2 first; then the addend."""
+    for first in range(0, len(a), 32):
+        pairs = list(zip(a, b, strict=True))[first : first + 32]
+        halves = [[pair for k, pair in enumerate(pairs) if (k % 4 < 2) == early] for early in (True, False)]
+        try:
+            total = Fraction(0)
+            for half in halves:
+                total = block(half, total, fmt, fraction, out, INWARD if out == FP32 else NEAREST)
+        except Overflowed as overflow:
+            total = overflow.args[0]
+        finite = isinstance(total, Fraction) and isinstance(c, Fraction)
+        c = rounded(total + c, out, NEAREST) if finite else float(total) + float(c)
+        c = Fraction(c) if math.isfinite(c) else c
+    return c
+
+
+def unbounded(value):
+    """24 bits to nearest even with any exponent; below 2^-126 zero."""
+    if value == 0:
+        return Fraction(0)
+    quantum = power(value, -2000) / 2**23
+    count, rest = divmod(abs(value), quantum)
+    count += rest > quantum / 2 or (rest == quantum / 2 and count % 2 == 1)
+    result = count * quantum
+    return Fraction(0) if result < Fraction(2) ** -126 else result if value > 0 else -result
+
+
+def without_subnormals(value):
+    return Fraction(0) if abs(value) < Fraction(2) ** -126 else value
+
+
+def vdpbf16ps(a, b, c):
+    """Pairs, the later term first, each a multiply-add with one rounding; subnormals count as zeros."""
+    a, b, c = [without_subnormals(x) for x in a], [without_subnormals(x) for x in b], without_subnormals(c)
+    for first in range(0, len(a), 2):
+        for k in (first + 1, first):
+            if k < len(a):
+                c = unbounded(a[k] * b[k] + c)
+    return c
+
+
+def chain(a, b, c, out):
+    for x, y in zip(a, b, strict=True):
+        c = as_fraction(rounded(x * y + c, out, NEAREST))
+    return c
+
+
+def amx(a, b, c, flush):
+    """For every 32 terms a chain over even and one over odd k, from zero."""
+    step = unbounded if flush else lambda value: as_fraction(rounded(value, FP32, NEAREST))
+    if flush:
+        a, b, c = [without_subnormals(x) for x in a], [without_subnormals(x) for x in b], without_subnormals(c)
+    for first in range(0, len(a), 32):
+        sums = [Fraction(0), Fraction(0)]
+        for k in range(first, min(first + 32, len(a))):
+            sums[k % 2] = step(a[k] * b[k] + sums[k % 2])
+        c = step(c + step(sums[0] + sums[1]))
+    return c
+
+
+def to_odd(value):
+    """24 bits, an inexact result made odd; below 2^-126 zero."""
+    if abs(value) < Fraction(2) ** -126:
+        return Fraction(0)
+    return as_fraction(rounded(value, FP32, ODD))
+
+
+def bfdot(a, b, c):
+    a, b, c = [without_subnormals(x) for x in a], [without_subnormals(x) for x in b], without_subnormals(c)
+    for first in range(0, len(a), 2):
+        pair = sum((to_odd(a[k] * b[k]) for k in range(first, min(first + 2, len(a)))), Fraction(0))
+        c = to_odd(c + to_odd(pair))
+    return c
+
+
+def bfdot_extended(a, b, c):
+    for first in range(0, len(a), 2):
+        pair = sum((a[k] * b[k] for k in range(first, min(first + 2, len(a)))), Fraction(0))
+        c = as_fraction(rounded(c + as_fraction(rounded(pair, FP32, NEAREST)), FP32, NEAREST))
+    return c
+
+
+def cdna1(a, b, c, size):
+    for first in range(0, len(a), size):
+        exact = sum((a[k] * b[k] for k in range(first, min(first + size, len(a)))), c)
+        c = as_fraction(rounded(exact, FP32, NEAREST))
+    return c
+
+
+def cdna2(a, b, c, fmt):
+    a, b = ([Fraction(0) if abs(v) < Fraction(fmt.min_normal) else v for v in x] for x in (a, b))
+    c = without_subnormals(c)
+    for first in range(0, len(a), 4):
+        p = [unbounded(a[k] * b[k]) if k < len(a) else Fraction(0) for k in range(first, first + 4)]
+        c = unbounded(c + unbounded(unbounded(p[0] + p[1]) + unbounded(p[2] + p[3])))
+    return c
+
+
+def floored(value, quantum):
+    return value // quantum * quantum
+
+
+def cdna3(a, b, c, fmt, size, halves=False):
+    """Truncated at 24 bits below the largest product, then floored: 32 below with the addend, which has 24."""
+    for first in range(0, len(a), size):
+        pairs = list(zip(a, b, strict=True))[first : first + size]
+        dots = [truncated_sum(part, fmt) for part in ([pairs[::2], pairs[1::2]] if halves else [pairs])]
+        top = max(own for _, own in dots)
+        dot = sum(floored(value, top / 2**24) for value, _ in dots) if halves else dots[0][0]
+        own = power(c, -126) if c else Fraction(2) ** -126
+        both = max(top, own)
+        low = Fraction(0) if halves and own < both / 2**25 else floored(c, both / 2**24)
+        total = floored(dot, both / 2**32) + low
+        if total:
+            total = floored(total, power(total, -126) / 2**31)
+        c = as_fraction(rounded(total, FP32, NEAREST))
+    return c
+
+
+def truncated_sum(pairs, fmt):
+    terms = [(x * y, power(x, fmt.emin) * power(y, fmt.emin)) for x, y in pairs if x and y]
+    top = max((own for _, own in terms), default=Fraction(2) ** -999)
+    return sum((truncated(value, top / 2**24) for value, _ in terms), Fraction(0)), top
