@@ -19,6 +19,7 @@ _HOMES = {
         "rsqrt sigmoid sin sinh tan tanh"
     ),
     "fpsim.accumulation": "Accumulator Order Tree get_accumulator reveal",
+    "fpsim.counters": "Counters",
     "fpsim.products": "dot matmul",
     "fpsim.reductions": "cumsum mean sum",
     "fpsim.convolution": "conv conv_input_gradient conv_weight_gradient",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         conv_input_gradient as conv_input_gradient,
         conv_weight_gradient as conv_weight_gradient,
     )
+    from fpsim.counters import Counters as Counters
     from fpsim.elementary import (
         acos as acos,
         acosh as acosh,
@@ -90,7 +92,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name in ("accumulation", "emulation", "hardware"):
+    if name in ("accumulation", "emulation"):
         return import_module(f"fpsim.{name}")
     module = _HOME_OF.get(name)
     if module is None:

@@ -9,8 +9,8 @@ from math import prod
 import numpy as np
 
 from fpsim import threads
+from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import is_like, program, require_arithmetic
-from fpsim._product_runs import Draws, add_rounded
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.formats import FP32, FP64, Format
 from fpsim.products import _accumulate, matmul_into
@@ -76,7 +76,6 @@ def sum_axes(
 
     A float32 or float64 array of values of `fmt`, any strides; a new array of x's dtype over the axes kept.
     """
-    accumulator = accumulator.for_sums
     kept, shape = _kept(x, axes)
     plan = _fast(x.dtype, fmt, accumulator, rounding)
     if plan is None:
@@ -97,7 +96,6 @@ def mean_axes(
 
     An exact accumulator has no format: its sum is rounded to `fmt`, and so is the quotient. No terms give NaN.
     """
-    accumulator = accumulator.for_sums
     kept, shape = _kept(x, axes)
     count = prod(x.shape[axis] for axis in axes)
     if accumulator.kind in ("exact", "native"):
@@ -205,7 +203,6 @@ def prefix_axis(
     """
     from fpsim._kernels import reductions as kernels
 
-    accumulator = accumulator.for_sums
     require_arithmetic(fmt, rounding, "fmt")
     require_arithmetic(accumulator.format, rounding, "accumulate")
     plan = _fast(x.dtype, fmt, accumulator, rounding)

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from fpsim._checks import refuse_flush_to_zero
+from fpsim._counted_runs import counted_add, counted_promoted_product, counted_rounding, counted_tree_product
 from fpsim._operands import operand, settings
+from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import require_arithmetic
-from fpsim._product_runs import Draws, add_rounded, compensated_product, exact_product, promoted_product, tree_product
-from fpsim._unit_products import unit_product
+from fpsim._product_runs import compensated_product, exact_product, promoted_product, tree_product
 from fpsim.accumulation.accumulator import Accumulator
+from fpsim.counters import Counters
 from fpsim.formats import FP64, Format
 from fpsim.rounding import Rounding, round_into
 
@@ -29,6 +31,7 @@ def matmul(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     addend: Any = None,
+    counters: Counters | None = None,
 ) -> Any:
     """The matrix product, accumulated as `accumulate` says and rounded once more to `fmt`.
 
@@ -42,6 +45,7 @@ def matmul(
         (seed, i) and the number of the step alone.
     addend : what broadcasts to the result's shape, values of `fmt`: added to the accumulator after the sum, in the
         accumulator's format ("exact": within the exact sum), before the rounding to `fmt`.
+    counters : a `Counters`, to which what the roundings do is added: for accumulators that are trees of additions.
 
     Returns
     -------
@@ -51,10 +55,13 @@ def matmul(
     Raises
     ------
     ValueError : shapes that do not fit, an element that is no value of `fmt` (round it first), a given tree with another
-        number of leaves than k, a format too wide to compute in, unknown names.
-    TypeError : arrays of integers, booleans or complex numbers.
+        number of leaves than k, a format too wide to compute in, unknown names, counters for "exact", "native" and
+        compensated sums.
+    TypeError : arrays of integers, booleans or complex numbers, counters that are no `Counters`.
     """
     target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
+    if counters is not None:
+        _require_countable(accumulator, counters)
     left, wrap_left = operand(a, target, "a")
     right, wrap_right = operand(b, target, "b")
     wrap = wrap_right if right.itemsize > left.itemsize else wrap_left
@@ -67,7 +74,7 @@ def matmul(
     for number, place in enumerate(np.ndindex(*batch)):
         matmul_into(
             left_matrix[place], right_matrix[place], result[place], target, accumulator, mode, key,
-            addend=None if extra is None else extra[place], first_element=number * rows * columns,
+            addend=None if extra is None else extra[place], counters=counters, first_element=number * rows * columns,
         )  # fmt: skip
     return wrap(result.reshape(shape))
 
@@ -81,6 +88,7 @@ def dot(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     addend: Any = None,
+    counters: Counters | None = None,
 ) -> Any:
     """The inner product of two vectors of one length: a scalar of a's type. In everything else as `matmul`.
 
@@ -93,7 +101,8 @@ def dot(
             raise ValueError(f"{name} must be a vector, got {np.ndim(value)} dimensions; matmul takes matrices")
     if len(a) != len(b):
         raise ValueError(f"a and b must have one length, got {len(a)} and {len(b)}")
-    result = matmul(a, b, fmt=fmt, accumulate=accumulate, rounding=rounding, seed=seed, addend=addend)
+    how: dict[str, Any] = {"fmt": fmt, "accumulate": accumulate, "rounding": rounding, "seed": seed}
+    result = matmul(a, b, addend=addend, counters=counters, **how)
     return result[()] if isinstance(result, np.ndarray) else result
 
 
@@ -148,10 +157,12 @@ def matmul_into(
 
     `addend` (of out's shape) and `bias` (one for each column) are added to the accumulator after the sum, in its format,
     in that order; the result is then rounded to `fmt`. `first_element` numbers out[0, 0] for stochastic draws, and
-    `row_elements` is how much further each row starts (out's columns if left out). `counters` is called with the
-    accumulated matrix before its rounding to `fmt`, where the accumulator's format is another.
+    `row_elements` is how much further each row starts (out's columns if left out). `counters`, a `Counters`,
+    receives what the roundings did; a function is called with the accumulated matrix before its rounding to `fmt`, where
+    the accumulator's format is another.
     Raises ValueError for formats too wide to compute in and in flush-to-zero mode; operands are not checked.
     """
+    counted = counters if isinstance(counters, Counters) else None
     refuse_flush_to_zero()
     require_arithmetic(fmt, rounding, "fmt")
     draws = Draws(key, first_element, out.shape[1] if row_elements is None else row_elements, 1)
@@ -163,28 +174,48 @@ def matmul_into(
         terms = [np.broadcast_to(np.asarray(term), out.shape) for term in (addend, bias) if term is not None]
         out[...] = exact_product(a, b, fmt, fmt, rounding, terms, draws)
         return
-    if accumulator.kind == "unit":
-        start, addend, bias = (addend, None, bias) if addend is not None else (bias, None, None)
-        result, held = unit_product(a, b, fmt, accumulator, start), accumulator.format
-    else:
-        result, held = _accumulate(a, b, fmt, accumulator, rounding, draws)
+    result, held = _accumulate(a, b, fmt, accumulator, rounding, draws, counted)
     node = _EPILOGUE
     for term in (addend, bias):
         if term is not None:
             full = np.array(np.broadcast_to(term, out.shape), dtype=np.float64, order="C")
-            _round_rows(full, held, rounding, key ^ _TERM, draws)
-            result = add_rounded(result, full, held, rounding, draws, node)
+            _round_rows(full, held, rounding, key ^ _TERM, draws, counted)
+            if counted is None:
+                result = add_rounded(result, full, held, rounding, draws, node)
+            else:
+                result = counted_add(result, full, held, rounding, draws, node, counted, addend_only=True)
             node += 1
     if held != fmt:
         result = np.ascontiguousarray(result)
-        if counters is not None:
+        if counters is not None and counted is None:
             counters(result)
-        _round_rows(result, fmt, rounding, key ^ _FINAL, draws)
+        _round_rows(result, fmt, rounding, key ^ _FINAL, draws, counted)
     out[...] = result
 
 
-def _round_rows(x: np.ndarray, fmt: Format, rounding: Rounding, key: int, draws: Draws) -> None:
+def _require_countable(accumulator: Accumulator, counters: Any) -> None:
+    if not isinstance(counters, Counters):
+        raise TypeError(f"counters must be a Counters or None, got {type(counters).__name__}")
+    if accumulator.kind != "tree":
+        reason = {
+            "exact": "it rounds once, and loses nothing before",
+            "native": "the library's own product shows none of its additions",
+            "kahan": "its additions are meant to lose what others make good",
+            "neumaier": "its additions are meant to lose what others make good",
+        }.get(accumulator.kind, "it adds many terms at once")
+        raise ValueError(f"counters count the additions of a tree, and accumulate = {str(accumulator)!r} is none: {reason}")
+
+
+def _round_rows(
+    x: np.ndarray, fmt: Format, rounding: Rounding, key: int, draws: Draws, counters: Counters | None = None
+) -> None:
     """Round a contiguous matrix in place, drawing for the elements as `draws` numbers them."""
+    if counters is not None:
+        for i, row in enumerate(x if rounding is Rounding.STOCHASTIC else [x]):
+            given, first = row.copy(), draws.first + i * draws.row_step
+            round_into(row, row, fmt, rounding, key, first)
+            counted_rounding(given, row, fmt, rounding, key, first, counters)
+        return
     if rounding is not Rounding.STOCHASTIC or draws.row_step == x.shape[1]:
         round_into(x, x, fmt, rounding, key, draws.first)
         return
@@ -193,8 +224,9 @@ def _round_rows(x: np.ndarray, fmt: Format, rounding: Rounding, key: int, draws:
 
 
 def _accumulate(
-    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding, draws: Draws
-) -> tuple[np.ndarray, Format]:
+    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding, draws: Draws,
+    counters: Counters | None = None,
+) -> tuple[np.ndarray, Format]:  # fmt: skip
     """The accumulated products, and the format whose values they are."""
     target = accumulator.format
     require_arithmetic(target, rounding, "accumulate")
@@ -207,8 +239,10 @@ def _accumulate(
         wide = accumulator.promoted
         require_arithmetic(wide, rounding, "accumulate")
         size = accumulator.order.parameters[0]
-        return promoted_product(a, b, fmt, target, wide, rounding, size, exact, draws), wide
-    return tree_product(a, b, fmt, target, rounding, accumulator.order(a.shape[1]), exact, draws), target
+        given = (a, b, fmt, target, wide, rounding, size, exact, draws)
+        return promoted_product(*given) if counters is None else counted_promoted_product(*given, counters), wide
+    chosen = (a, b, fmt, target, rounding, accumulator.order(a.shape[1]), exact, draws)
+    return tree_product(*chosen) if counters is None else counted_tree_product(*chosen, counters), target
 
 
 def _native(a: np.ndarray, b: np.ndarray, rounding: Rounding) -> np.ndarray:

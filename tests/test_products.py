@@ -292,9 +292,9 @@ def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch
         return runs.careful_scheme(target, rounding, exact)
 
     monkeypatch.setattr(runs, "scheme", careful)
-    runs._plan.cache_clear()
+    runs.plan.cache_clear()
     slow = [fpsim.matmul(a, b, fmt="fp16", accumulate=text, rounding=mode) for text in texts]
-    runs._plan.cache_clear()
+    runs.plan.cache_clear()
     for text, quick, sure in zip(texts, fast, slow, strict=True):
         assert same(quick, sure).all(), text
 

@@ -1,0 +1,222 @@
+"""Products that count what their roundings did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpsim._product_jobs import Draws, Job, add_rounded, largest_and_smallest
+from fpsim._product_plans import Scheme, careful_scheme, is_like, program
+from fpsim._product_runs import choose_flags, plan, promoted_programs
+from fpsim.accumulation.orders import sequential
+from fpsim.accumulation.trees import Tree
+from fpsim.counters import Counters
+from fpsim.formats import FP32, FP64, Format
+from fpsim.rounding import Rounding, round_into
+
+
+class _CountingJob(Job):
+    """A job whose kernel counts `what` (see `_kernels/counted.py`), leaving out the tiles that must be done again."""
+
+    def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, what: int):
+        super().__init__(element, shape, depth, rounding, draws)
+        self.what = what
+        self.counts = [0, 0, 0]
+        self.largest = 0.0
+        self.parent: _CountingJob | None = None
+
+    def _kernel(self, flags: int) -> Any:
+        from fpsim._kernels.counted import make_counted
+
+        return make_counted(self.element, self.tile_rows, self.vectors, self.rounding.code, flags, self.what)
+
+    def _part(self, shape: tuple[int, int, int], draws: Draws) -> Job:
+        part = _CountingJob("f8", shape, self.depth, self.rounding, draws, self.what)
+        part.counts = self.counts
+        part.parent = self
+        return part
+
+    def _tallied(self, panels: int) -> tuple[np.ndarray, ...]:
+        from fpsim._kernels.counted import TALLIES
+
+        return (np.empty(panels * self.groups * TALLIES * (64 // self.dtype.itemsize), dtype=self.dtype),)
+
+    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+        from fpsim._kernels.counted import LARGEST, TALLIES, UNCHANGED, UNCHANGED_TOO
+
+        tiles = tallied[0].reshape(*passed.shape, TALLIES, -1)
+        kept = passed == 0
+        if not kept.all():
+            tiles = tiles[kept][None]
+        sums = tiles.sum(axis=(0, 1, 3), dtype=np.float64)  # whole numbers
+        sums[UNCHANGED] += sums[UNCHANGED_TOO]
+        for place in range(len(self.counts)):
+            self.counts[place] += int(sums[place])
+        largest = float(tiles[..., LARGEST, :].max(initial=0.0))
+        for job in (self, self.parent):
+            if job is not None:
+                job.largest = max(job.largest, largest)
+
+
+def counted_tree_product(
+    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
+    draws: Draws, counters: Counters,
+) -> np.ndarray:  # fmt: skip
+    """`tree_product`, counted."""
+    programs = [program(tree)]
+    return _products(a, b, operand, target, rounding, tree, exact_products, draws, programs, counters)[0]
+
+
+def counted_promoted_product(
+    a: np.ndarray, b: np.ndarray, operand: Format, narrow: Format, wide: Format, rounding: Rounding, size: int,
+    exact_products: bool, draws: Draws, counters: Counters,
+) -> np.ndarray:  # fmt: skip
+    """`promoted_product`, counted: the blocks' additions and those of their sums."""
+    leaves = a.shape[1]
+    programs = promoted_programs(leaves, size)
+    dtype = np.float32 if is_like(wide, FP32) else np.float64
+    total: np.ndarray = np.zeros((a.shape[0], b.shape[1]), dtype=dtype)
+    blocks = _products(a, b, operand, narrow, rounding, sequential(leaves), exact_products, draws, programs, counters)
+    for lines, block in zip(programs, blocks, strict=True):
+        total = counted_add(total, block, wide, rounding, draws, int(lines[1, 2] + lines[1, 4]), counters)
+    return total
+
+
+def _products(
+    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
+    draws: Draws, programs: list[np.ndarray], counters: Counters,
+) -> list[np.ndarray]:  # fmt: skip
+    """As `_product_runs._products`, counted."""
+    from fpsim._kernels.counted import EVERYTHING, OVERFLOWS, SUMS, UNCHANGED, UNDERFLOWS
+    from fpsim._kernels.sums_rounding import CAREFUL
+
+    (rows, leaves), columns = a.shape, b.shape[1]
+    if columns < 32 and rows > columns:
+        swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
+        parts = _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, counters)
+        return [part.T for part in parts]
+    chosen, bound = _plan(operand, target, rounding, tree, exact_products)
+    job = _CountingJob(chosen.element, (rows, columns, leaves), tree.depth + 1, rounding, draws, EVERYTHING)
+    left, right = job.pack(a, b)
+    simple = rounding is Rounding.NEAREST_EVEN and not exact_products and not chosen.flags & CAREFUL
+    if simple and not is_like(target, FP64) and _are_finite([left, *(panels.data for panels in right)]):
+        job.what = SUMS
+    flags = choose_flags(chosen, bound * leaves, target, rounding, left, right, rows)
+    careful = careful_scheme(target, rounding, exact_products)
+    found = []
+    for lines in programs:
+        job.counts, job.largest = [0, 0, 0], 0.0
+        out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
+        counted = job
+        if job.what == SUMS and not job.passed and np.isfinite(job.largest):
+            _leave_out_zero_leaves(job, a, b, target, lines)
+        elif job.passed or job.what == SUMS:
+            counted, out = _again(job, a, b, lines, careful, out)
+        counters.swamped += counted.counts[UNCHANGED]
+        counters.underflows += counted.counts[UNDERFLOWS]
+        counters.overflows += counted.counts[OVERFLOWS]
+        counters.largest = max(counters.largest, counted.largest)
+        counters.additions += rows * columns * _additions(lines)
+        found.append(out)
+    return found
+
+
+def _plan(
+    operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool
+) -> tuple[Scheme, float]:
+    """The scheme of a kernel that can count, and the bound of `plan`."""
+    from fpsim._kernels.counted import MOST_LEAVES
+    from fpsim._kernels.sums_rounding import NATIVE
+    from fpsim._kernels.tiles import HAS_DIRECTIONS
+
+    chosen, bound = plan(tree, operand, target, rounding, exact_products)
+    hidden = rounding is not Rounding.NEAREST_EVEN or (exact_products and not HAS_DIRECTIONS)
+    if (chosen.flags & NATIVE and hidden) or (chosen.element == "f4" and tree.leaves > MOST_LEAVES):
+        chosen = careful_scheme(target, rounding, exact_products)
+    return chosen, bound
+
+
+def _are_finite(arrays: list[np.ndarray]) -> bool:
+    return all(largest_and_smallest(array)[0] < np.inf for array in arrays)
+
+
+def _leave_out_zero_leaves(job: _CountingJob, a: np.ndarray, b: np.ndarray, target: Format, lines: np.ndarray) -> None:
+    """Take the chain steps of zero leaves from those that left a sum as it was, and find how many of them underflowed.
+
+    To nearest even a product becomes zero when it is at most half the smallest subnormal number.
+    """
+    from fpsim._kernels.counted import UNCHANGED, UNDERFLOWS, count_zero_leaves
+    from fpsim._kernels.products import CHAIN, PUSH_LEAF
+
+    zeros, underflows = (np.zeros(job.leaves, dtype=np.int64) for _ in range(2))
+    bits = [np.abs(x, order="C").view(f"u{x.itemsize}") for x in (a.T, b)]
+    count_zero_leaves(b, *bits, target.min_subnormal / 2, zeros, underflows)
+    padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
+    for operation, leaf, count, stride, _ in lines.tolist():
+        if operation in (CHAIN, PUSH_LEAF):
+            used = slice(leaf, None if stride < 0 and leaf + stride * count < 0 else leaf + stride * count, stride)
+            job.counts[UNDERFLOWS] += int(underflows[used].sum())
+            if operation == CHAIN:
+                job.counts[UNCHANGED] -= int(zeros[used].sum()) + padding * count
+
+
+def _again(
+    job: _CountingJob, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray
+) -> tuple[_CountingJob, np.ndarray]:
+    """The tiles that overflowed counted once more, with care; all of them where tallies or draws run through tiles."""
+    from fpsim._kernels.counted import EVERYTHING
+
+    if job.what == EVERYTHING and job.rounding is not Rounding.STOCHASTIC:
+        job.redo(a, b, lines, careful, out)
+        return job, out
+    whole = _CountingJob("f8", (job.rows, job.columns, job.leaves), job.depth, job.rounding, job.draws, EVERYTHING)
+    result = whole.run(*whole.pack(a, b), lines, careful.flags, careful.row, careful.limit)
+    return whole, result
+
+
+def _additions(lines: np.ndarray) -> int:
+    from fpsim._kernels.products import ADD, CHAIN
+
+    return int(lines[lines[:, 0] == CHAIN, 2].sum() + np.count_nonzero(lines[:, 0] == ADD))
+
+
+def counted_add(
+    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int, counters: Counters,
+    addend_only: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """`add_rounded`, counted; with `addend_only` only y can be swamped."""
+    result = add_rounded(x, y, target, rounding, draws, node)
+    lost = (x != 0) & (y != 0) & ((result == x) | (result == y)) if not addend_only else (y != 0) & (result == x)
+    counters.additions += result.size
+    counters.swamped += int(np.count_nonzero(lost))
+    counters.largest = max(counters.largest, largest_of(result))
+    with np.errstate(all="ignore"):
+        exact = np.add(x, y, dtype=np.float64)
+    counters.underflows += int(np.count_nonzero((result == 0) & (exact != 0)))
+    finite = np.isfinite(x) & np.isfinite(y)
+    if np.any(finite & (np.abs(exact) >= target.max_finite)):
+        beyond = add_rounded(x, y, _beyond(target), rounding, draws, node)
+        counters.overflows += int(np.count_nonzero(finite & (np.abs(beyond) > target.max_finite)))
+    return result
+
+
+def counted_rounding(x: np.ndarray, result: np.ndarray, fmt: Format, rounding: Rounding, key: int, first: int,
+                     counters: Counters) -> None:  # fmt: skip
+    """Count what rounding x to `fmt` did, given the result."""
+    counters.underflows += int(np.count_nonzero((result == 0) & (x != 0)))
+    finite = np.isfinite(x)
+    if np.any(finite & (np.abs(x) >= fmt.max_finite)):
+        beyond = np.ascontiguousarray(x, dtype=np.float64)
+        wider = np.empty_like(beyond)
+        round_into(beyond, wider, _beyond(fmt), rounding, key, first)
+        counters.overflows += int(np.count_nonzero(finite & (np.abs(wider) > fmt.max_finite)))
+
+
+def largest_of(x: np.ndarray) -> float:
+    return float(np.fmax.reduce(np.abs(x), axis=None, initial=0.0))
+
+
+def _beyond(fmt: Format) -> Format:
+    """The format with one more exponent at the top, where overflow has not happened yet."""
+    return fmt.replace(name=f"beyond {fmt.name}", emax=fmt.emax + 1, specials="ieee", saturate=False)

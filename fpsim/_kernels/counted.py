@@ -1,0 +1,377 @@
+"""Products of matrices that count what their roundings did: the interpreter of `products`, with tallies beside the sums.
+
+Each tile has vectors of tallies: additions that left a sum as it was, underflows, overflows, and the largest magnitude of a
+sum.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fpsim._kernels.compiler import as_bits, as_float, inlined, int_add, int_sub, kernel, prefer_wide_vectors
+from fpsim._kernels.products import ADD, CHAIN, LEAF_STEPS, PUSH_LEAF, Step
+from fpsim._kernels.sums_rounding import LENGTH, MAX_FINITE, TRACK, TRACK_SUMS, Arithmetic
+from fpsim._kernels.tiles import (
+    DOWNWARD,
+    HAS_DIRECTIONS,
+    UPWARD,
+    TileType,
+    Vector,
+    data_of,
+    larger,
+    load_tile,
+    store_tile,
+    tile_of,
+    vectors_of,
+    zero_tile,
+)
+
+# Vectors of tallies. Two take turns at the commonest one, so that no addition waits for the one before.
+UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST, UNCHANGED_TOO = range(5)
+TALLIES = 5
+MOST_LEAVES = 2**20  # counts are floats of the carrier, exact so far in float32
+
+# What is counted. With SUMS, every chain step that leaves its sum as it was, those of zero leaves too: the caller knows how
+# many leaves are zero, and that nothing overflows. With EVERYTHING, what the tallies' names say.
+SUMS, EVERYTHING = range(2)
+
+_HAS_RANGE = bool(llvmlite.binding.get_host_cpu_features().get("avx512dq"))
+_INFINITY = float("inf")
+
+
+class _Counting(Arithmetic):
+    """Arithmetic that keeps the last leaf, and the overflows that the careful roundings met."""
+
+    def __init__(self, builder: Any, lanes: int, constants: list[Any], mode: int, flags: int):
+        super().__init__(builder, lanes, constants, mode, flags)
+        self.overflowed: list[Vector] = []
+        self.last_leaf: Vector | None = None
+
+    def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        self.last_leaf = super().leaf(left, right, draw)
+        return self.last_leaf
+
+    def _edges(self, x: Vector, result: Vector) -> Vector:
+        finite = x.absolute().compare("<", _INFINITY)
+        self.overflowed.append(finite & result.absolute().compare(">", self[MAX_FINITE]))
+        return super()._edges(x, result)
+
+
+class _CountingStep(Step):
+    """The operations of a tile, and their tallies."""
+
+    def __init__(
+        self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any, tallies: Any, what: int
+    ):
+        super().__init__(context, builder, tile, mode, flags, constants)
+        scalars = [builder.extract_value(constants, i) for i in range(LENGTH)]
+        self.arithmetic: _Counting = _Counting(builder, tile.lanes, scalars, mode, flags)
+        self.tallies = vectors_of(builder, tallies, TALLIES)
+        self.everything = what == EVERYTHING
+        self.turns = UNCHANGED
+        self.sums: list[Vector] = []
+
+    def tally(self, place: int, mask: Vector) -> None:
+        if place == UNCHANGED:
+            place = self.turns = UNCHANGED_TOO if self.turns == UNCHANGED else UNCHANGED
+        self.tallies[place] = mask.select(self.tallies[place] + 1.0, self.tallies[place])
+
+    def larger_magnitude(self, left: Vector, right: Vector) -> Vector:
+        """|left| or |right|, whichever is larger; one NaN gives the other."""
+        if not (_HAS_RANGE and HAS_DIRECTIONS):
+            left, right = (x.absolute() for x in (left, right))
+            return larger(left, right.compare("==", right).select(right, left))
+        kind, code = left.value.type, ir.IntType(32)
+        suffix, mask = ("ps", ir.IntType(16)) if left.width == 32 else ("pd", ir.IntType(8))
+        signature = ir.FunctionType(kind, [kind, kind, code, kind, mask, code])
+        name = f"llvm.x86.avx512.mask.range.{suffix}.512"
+        function = cgutils.get_or_insert_function(self.builder.module, signature, name)
+        # 11: the larger magnitude of the two, without its sign. 4: the usual handling of exceptions.
+        values = [left.value, right.value, code(11), left.value, ir.Constant(mask, -1), code(4)]
+        return Vector(self.builder, self.builder.call(function, values))
+
+    def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        product = self.arithmetic.leaf(left, right, draw)
+        if self.everything and not self.arithmetic.exact_products:
+            self._edges_of_leaf(left, right, product)
+        return product
+
+    def chain(self, old: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
+        arithmetic = self.arithmetic
+        new = arithmetic.chain(old, left, right, draws)
+        same = new.compare("==", old)
+        self.sums.append(new)
+        if not self.everything:
+            self.tally(UNCHANGED, same)
+            return new
+        given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+        if arithmetic.exact_products:
+            self.tally(UNCHANGED, same & given)
+            if HAS_DIRECTIONS:
+                bounds = [left.times_plus_toward(right, old, way) for way in (DOWNWARD, UPWARD)]
+                nonzero = bounds[0].compare("!=", 0.0) | bounds[1].compare("!=", 0.0)
+            else:
+                nonzero = (left * right + old).compare("!=", 0.0)
+            self.tally(UNDERFLOWS, new.compare("==", 0.0) & nonzero)
+            finite = left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY)
+            self._overflows(new, finite & old.absolute().compare("<", _INFINITY))
+            return new
+        leaf = arithmetic.last_leaf
+        assert leaf is not None
+        self.tally(UNCHANGED, same & leaf.compare("!=", 0.0))
+        if arithmetic.careful:  # only flushing makes a zero of a sum of two values
+            self.tally(UNDERFLOWS, new.compare("==", 0.0) & (old + leaf).compare("!=", 0.0))
+            self.tally(UNDERFLOWS, given & leaf.compare("==", 0.0))
+            self._overflows(new, given)
+        else:
+            self._edges_of_leaf(left, right, leaf)
+            self._overflows(new, old.absolute().compare("<", _INFINITY) & leaf.absolute().compare("<", _INFINITY))
+        return new
+
+    def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        new = self.arithmetic.add(left, right, draw)
+        both = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+        self.tally(UNCHANGED, both & (new.compare("==", left) | new.compare("==", right)))
+        self.sums.append(new)
+        if self.everything:
+            self.tally(UNDERFLOWS, new.compare("==", 0.0) & (left + right).compare("!=", 0.0))
+            self._overflows(new, left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY))
+        return new
+
+    def _edges_of_leaf(self, left: Vector, right: Vector, leaf: Vector) -> None:
+        given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+        self.tally(UNDERFLOWS, given & leaf.compare("==", 0.0))
+        finite = left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY)
+        self._overflows(leaf, finite)
+
+    def _overflows(self, result: Vector, finite: Vector) -> None:
+        """What the careful roundings met since the last call; a native one overflows to infinity."""
+        if self.arithmetic.native:
+            self.tally(OVERFLOWS, finite & result.absolute().compare("==", _INFINITY))
+        for mask in self.arithmetic.overflowed:
+            self.tally(OVERFLOWS, mask)
+        self.arithmetic.overflowed.clear()
+
+    def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, tallies: Any) -> Any:
+        while len(self.sums) > 1:  # a tree, so that the running largest waits for one comparison a step
+            pairs = zip(self.sums[::2], self.sums[1::2], strict=True)
+            self.sums = [self.larger_magnitude(*pair) for pair in pairs]
+        for best in self.sums:
+            self.tallies[LARGEST] = self.larger_magnitude(self.tallies[LARGEST], best)
+        kept = tile_of(self.builder, tallies.type, self.tallies)
+        values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), kept]
+        return self.context.make_tuple(self.builder, signature.return_type, values)
+
+
+@intrinsic(prefer_literal=True)
+def _leaf_tile(
+    typing_context: Any, total: Any, seen: Any, tallies: Any, a: Any, a_offset: Any, b: Any, b_offset: Any,
+    constants: Any, hashes: Any, place: Any, stride: Any, step: Any, mode: Any, flags: Any, what: Any,
+) -> Any:  # fmt: skip
+    """(leaf, seen, tallies)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        codes = mode.literal_value, flags.literal_value
+        work = _CountingStep(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
+        a_data, b_data = data_of(context, builder, a, arguments[3]), data_of(context, builder, b, arguments[5])
+        pairs = work.operands(a_data, arguments[4], b_data, arguments[6])
+        draws = work.draws((hashes, arguments[8], arguments[9], arguments[10]), arguments[11])
+        vectors = [work.leaf(*pair, draw) for pair, draw in zip(pairs, draws, strict=True)]
+        return work.results(signature, arguments[0], vectors, arguments[1], arguments[2])
+
+    given = (total, seen, tallies, a, a_offset, b, b_offset, constants, hashes, place, stride, step, mode, flags, what)
+    return types.Tuple([total, seen, tallies])(*given), generate
+
+
+@intrinsic(prefer_literal=True)
+def _add_tiles(
+    typing_context: Any, left: Any, right: Any, seen: Any, tallies: Any, constants: Any, hashes: Any, place: Any,
+    stride: Any, step: Any, mode: Any, flags: Any, what: Any,
+) -> Any:  # fmt: skip
+    """(rounded(left + right), seen, tallies)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        codes = mode.literal_value, flags.literal_value
+        work = _CountingStep(context, builder, left, *codes, arguments[4], arguments[3], what.literal_value)
+        draws = work.draws((hashes, arguments[5], arguments[6], arguments[7]), arguments[8])
+        lefts, rights = (vectors_of(builder, arguments[i], left.count) for i in (0, 1))
+        vectors = [work.add(*terms) for terms in zip(lefts, rights, draws, strict=True)]
+        return work.results(signature, arguments[0], vectors, arguments[2], arguments[3])
+
+    given = (left, right, seen, tallies, constants, hashes, place, stride, step, mode, flags, what)
+    return types.Tuple([left, seen, tallies])(*given), generate
+
+
+@intrinsic(prefer_literal=True)
+def _chain_tile(
+    typing_context: Any, total: Any, seen: Any, tallies: Any, a: Any, a_offset: Any, b: Any, b_offset: Any,
+    constants: Any, hashes: Any, place: Any, stride: Any, leaf_step: Any, step: Any, mode: Any, flags: Any, what: Any,
+) -> Any:  # fmt: skip
+    """(rounded(total + leaf), seen, tallies)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        codes = mode.literal_value, flags.literal_value
+        work = _CountingStep(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
+        a_data, b_data = data_of(context, builder, a, arguments[3]), data_of(context, builder, b, arguments[5])
+        pairs = work.operands(a_data, arguments[4], b_data, arguments[6])
+        where = (hashes, arguments[8], arguments[9], arguments[10])
+        leaf_draws, draws = work.draws(where, arguments[11]), work.draws(where, arguments[12])
+        totals = vectors_of(builder, arguments[0], total.count)
+        vectors = [
+            work.chain(old, left, right, both)
+            for old, (left, right), both in zip(totals, pairs, zip(leaf_draws, draws, strict=True), strict=True)
+        ]
+        return work.results(signature, arguments[0], vectors, arguments[1], arguments[2])
+
+    given = (total, seen, tallies, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step)
+    return types.Tuple([total, seen, tallies])(*given, mode, flags, what), generate
+
+
+@intrinsic
+def _largest_lane(typing_context: Any, seen: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = builder.extract_value(arguments[0], 0)
+        best = builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+        for lane in range(1, seen.lanes):
+            value = builder.extract_element(vector, ir.Constant(ir.IntType(32), lane))
+            best = builder.select(builder.fcmp_ordered(">", value, best), value, best)
+        return best
+
+    return seen.element(seen), generate
+
+
+@lru_cache(maxsize=256)
+def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, what: int) -> Any:
+    """The kernel for one carrier, tile, mode and set of flags that counts `what`.
+
+    Its arguments are those of `make_product`'s, and a flat array that receives TALLIES vectors for each tile, in the order
+    of `passed`.
+    """
+    kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
+    width = vectors * lanes
+    size = rows * width
+    track = flags & (TRACK | TRACK_SUMS)
+
+    @kernel
+    def counted(
+        a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
+        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any, tallied: Any,
+    ) -> None:  # fmt: skip
+        constants = (
+            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
+        )  # fmt: skip
+        for panel in range(panels):
+            for group in range(first, last):
+                a_start = group * leaves * rows
+                b_start = panel * panel_stride
+                place = group * rows * out_stride + panel * width
+                top = zero_tile(kind, rows, vectors)
+                seen = zero_tile(kind, 1, 1)
+                tallies = zero_tile(kind, 1, TALLIES)
+                height = 0
+                for line in range(program.shape[0]):
+                    operation = program[line, 0]
+                    leaf = program[line, 1]
+                    count = program[line, 2]
+                    stride = program[line, 3]
+                    node = program[line, 4]
+                    if operation == CHAIN:
+                        a_offset = a_start + leaf * rows
+                        b_offset = b_start + leaf * leaf_stride
+                        leaf_step = leaf + LEAF_STEPS
+                        for _ in range(count):
+                            top, seen, tallies = _chain_tile(
+                                top, seen, tallies, a, a_offset, b, b_offset, constants, hashes, place, out_stride,
+                                leaf_step, node, mode, flags, what,
+                            )  # fmt: skip
+                            a_offset += stride * rows
+                            b_offset += stride * leaf_stride
+                            leaf_step += stride
+                            node += 1
+                    elif operation == ADD:
+                        height -= 1
+                        left = load_tile(top, stack, (height - 1) * size, width)
+                        top, seen, tallies = _add_tiles(
+                            left, top, seen, tallies, constants, hashes, place, out_stride, node, mode, flags, what
+                        )
+                    else:
+                        if height > 0:
+                            store_tile(top, stack, (height - 1) * size, width)
+                        height += 1
+                        if operation == PUSH_LEAF:
+                            top, seen, tallies = _leaf_tile(
+                                top, seen, tallies, a, a_start + leaf * rows, b, b_start + leaf * leaf_stride,
+                                constants, hashes, place, out_stride, leaf + LEAF_STEPS, mode, flags, what,
+                            )  # fmt: skip
+                        else:
+                            top = zero_tile(kind, rows, vectors)
+                store_tile(top, out, place, out_stride)
+                store_tile(tallies, tallied, (panel * passed.shape[1] + group) * TALLIES * lanes, 0)
+                if track:
+                    if not _largest_lane(seen) < limit:
+                        passed[panel, group] = 1
+
+    return counted
+
+
+@kernel
+def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, underflows: Any) -> None:
+    """For each k, how many products of a[k, :] and b[k, :] are zero when those of at most `least` become zero.
+
+    a and b are the bits of finite magnitudes, as unsigned integers; `values` is any array of their type. `underflows` are
+    those of nonzero factors. Every product of two factors is exact in float64, where it compares with `least`.
+    """
+    prefer_wide_vectors()
+    rows, columns = a.shape[1], b.shape[1]
+    some = np.empty(columns, b.dtype)
+    for k in range(a.shape[0]):
+        given_a, given_b = a[k], b[k]
+        nonzero_a, least_a = _nonzero_and_least(given_a)
+        nonzero_b, least_b = _nonzero_and_least(given_b)
+        tiny = 0
+        if nonzero_a and nonzero_b and np.float64(as_float(least_a)) * np.float64(as_float(least_b)) <= least:
+            count = 0
+            for j in range(given_b.size):
+                if given_b[j] != 0 and np.float64(as_float(given_b[j])) * np.float64(as_float(least_a)) <= least:
+                    some[count] = given_b[j]
+                    count += 1
+            few = some[:count]
+            for i in range(given_a.size):
+                factor = np.float64(as_float(given_a[i]))
+                if factor != 0 and factor * np.float64(as_float(least_b)) <= least:
+                    tiny += _at_most(values, few, factor, least)
+        underflows[k] = tiny
+        zeros[k] = rows * columns - np.int64(nonzero_a) * np.int64(nonzero_b) + tiny
+
+
+@inlined
+def _nonzero_and_least(bits: Any) -> Any:
+    """How many are not zero, and the least of those."""
+    one = bits.dtype.type(1)
+    zeros, least = int_sub(one, one), int_sub(int_sub(one, one), one)
+    for i in range(bits.size):
+        less = int_sub(bits[i], one)  # zero becomes the largest number
+        zeros = int_add(zeros, bits.dtype.type(bits[i] == 0))
+        least = min(least, less)
+    return bits.size - zeros, int_add(least, one)
+
+
+@inlined
+def _at_most(values: Any, bits: Any, factor: float, least: float) -> Any:
+    """How many of the magnitudes have a product with the factor of at most `least`."""
+    one = bits.dtype.type(1)
+    limit = bits.dtype.type(as_bits(values.dtype.type(min(least / factor, 1e30))))
+    if np.float64(as_float(limit)) * factor > least:
+        limit = int_sub(limit, one)  # the quotient had been rounded upward
+    found = int_sub(one, one)
+    for j in range(bits.size):
+        found = int_add(found, bits.dtype.type(bits[j] <= limit))
+    return np.int64(found)

@@ -1,0 +1,208 @@
+"""One product on one carrier: packing operands, splitting rows among threads, redoing the tiles that overflowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fpsim import threads
+from fpsim._product_plans import Scheme, careful_scheme, is_like
+from fpsim.formats import FP32, Format
+from fpsim.rounding import Rounding
+
+LANES = {"f4": 16, "f8": 8}
+_NO_HASHES = np.zeros((1, 1), dtype=np.uint32)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Where stochastic draws come from: a key, and the row-major number of element (i, j) of the result."""
+
+    key: int = 0
+    first: int = 0
+    row_step: int = 0
+    column_step: int = 1
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Columns of an operand as a kernel reads them: a flat array, its strides, and which columns it holds."""
+
+    data: np.ndarray
+    panel_stride: int
+    leaf_stride: int
+    first_column: int
+    columns: int
+
+
+def _tile(element: str, rows: int) -> tuple[int, int]:
+    return (4, 2) if rows > 2 else (1, 8)
+
+
+def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[Panels]:
+    """Panels of `width` columns: read in place where few rows would not repay a copy."""
+    from fpsim._kernels import products as kernels
+
+    leaves, columns = b.shape
+    whole = columns // width * width
+    found = []
+    if rows <= 4 and whole and b.dtype == dtype and b.strides[1] == b.itemsize and b.strides[0] >= 0 and leaves:
+        leaf_stride, rest = divmod(b.strides[0], b.itemsize)
+        if rest == 0:
+            flat = np.lib.stride_tricks.as_strided(b, ((leaves - 1) * leaf_stride + columns,), (b.itemsize,))
+            found.append(Panels(flat, width, leaf_stride, 0, whole))
+            if whole == columns:
+                return found
+            b = b[:, whole:]
+    start = columns - b.shape[1]
+    panels = -(-b.shape[1] // width)
+    packed = np.empty(max(1, panels * leaves * width), dtype=dtype)
+    kernels.pack_columns(b, packed, width)
+    found.append(Panels(packed, leaves * width, width, start, b.shape[1]))
+    return found
+
+
+def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
+    from fpsim._kernels import products as kernels
+
+    count, leaves = a.shape
+    if rows == 1 and a.dtype == dtype and a.flags.c_contiguous:
+        return a.reshape(-1) if a.size else np.zeros(1, dtype)
+    groups = -(-count // rows)
+    packed = np.empty(max(1, groups * rows * leaves), dtype=dtype)
+    kernels.pack_rows(a, packed, rows, 0, groups)
+    return packed
+
+
+def largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
+    """The largest magnitude (infinity for a NaN) and the smallest nonzero one (infinity if there is none)."""
+    from fpsim._kernels import products as kernels
+
+    high, low = kernels.extent(packed)
+    return float(high), float(low)
+
+
+class Job:
+    """One product on one carrier."""
+
+    def __init__(
+        self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, kind: str = "tree"
+    ):
+        self.kind = kind
+        self.element, self.dtype = element, np.dtype(element)
+        self.rows, self.columns, self.leaves = shape
+        self.depth, self.rounding, self.draws = depth, rounding, draws
+        self.tile_rows, self.vectors = _tile(element, self.rows)
+        self.width = self.vectors * LANES[element]
+        self.groups = -(-self.rows // self.tile_rows)
+        self.passed: list[tuple[int, int, int, int]] = []  # row and column ranges
+
+    def pack(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[Panels]]:
+        return pack_rows(a, self.dtype, self.tile_rows), pack_columns(b, self.dtype, self.width, self.rows)
+
+    def _kernel(self, flags: int) -> Any:
+        shape = (self.element, self.tile_rows, self.vectors, self.rounding.code, flags)
+        if self.kind == "tree":
+            from fpsim._kernels.products import make_product
+
+            return make_product(*shape)
+        from fpsim._kernels.compensated import make_compensated
+
+        return make_compensated(*shape, int(self.kind == "neumaier"))
+
+    def _tallied(self, panels: int) -> tuple[np.ndarray, ...]:
+        """Further arguments of the kernel; none here."""
+        return ()
+
+    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+        """What becomes of them after a run; nothing here."""
+
+    def _part(self, shape: tuple[int, int, int], draws: Draws) -> Job:
+        """The job that computes a part of this one again."""
+        return Job("f8", shape, self.depth, self.rounding, draws, self.kind)
+
+    def run(
+        self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
+    ) -> np.ndarray:
+        """The product; afterwards `passed` lists the tiles whose magnitudes reached the limit."""
+        from fpsim._kernels import products as kernels
+
+        function = self._kernel(flags)
+        self.passed = []
+        padded = sum(-(-panels.columns // self.width) * self.width for panels in right)
+        out = np.empty((self.groups * self.tile_rows, padded), dtype=self.dtype)
+        hashes: np.ndarray = _NO_HASHES
+        if self.rounding is Rounding.STOCHASTIC:
+            hashes = np.empty(out.shape, dtype=np.uint32)
+            key = np.uint64(self.draws.key)
+            kernels.fill_hashes(hashes, key, self.draws.first, self.draws.row_step, self.draws.column_step)
+        size = self.tile_rows * self.width
+        flat, flat_hashes = out.reshape(-1), hashes.reshape(-1)
+        limit_value = self.dtype.type(limit)
+        for panels in right:
+            count = -(-panels.columns // self.width)
+            passed = np.zeros((count, self.groups), dtype=np.uint8)
+            tallied = self._tallied(count)
+
+            def task(
+                first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,
+                tallied: tuple[np.ndarray, ...] = tallied,
+            ) -> None:  # fmt: skip
+                stack = np.empty(self.depth * size, dtype=self.dtype)
+                function(
+                    left, panels.data, flat[panels.first_column :], self.leaves, count, panels.panel_stride,
+                    panels.leaf_stride, first, last, padded, lines, stack, row,
+                    flat_hashes[panels.first_column :] if flat_hashes.size > 1 else flat_hashes, limit_value, passed,
+                    *tallied,
+                )  # fmt: skip
+
+            work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width
+            threads.run(task, threads.parts(self.groups, work))
+            self._absorb(passed, tallied)
+            if not passed.any():
+                continue
+            for panel, group in np.argwhere(passed).tolist():
+                column = panels.first_column + panel * self.width
+                self.passed.append((group * self.tile_rows, column, self.tile_rows, self.width))
+        return out[: self.rows, : self.columns]
+
+    def redo(self, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray) -> None:
+        """Compute the tiles that passed the limit again, column range by column range, and write them to `out`."""
+        by_columns: dict[tuple[int, int], list[int]] = {}
+        for row, column, height, width in self.passed:
+            by_columns.setdefault((column, width), []).extend(range(row, min(row + height, self.rows)))
+        for (column, width), rows in by_columns.items():
+            if self.rounding is Rounding.STOCHASTIC:
+                rows = list(range(self.rows))  # the numbers of the elements must run on from row to row
+            columns = b[:, column : column + width]
+            key, first = self.draws.key, self.draws.first + column * self.draws.column_step
+            draws = Draws(key, first, self.draws.row_step, self.draws.column_step)
+            shape = (len(rows), columns.shape[1], self.leaves)
+            part = self._part(shape, draws)
+            packed = part.pack(a[rows], columns)
+            out[rows, column : column + width] = part.run(*packed, lines, careful.flags, careful.row, careful.limit)
+
+
+def add_rounded(
+    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int, residual: bool = False
+) -> np.ndarray:
+    """rounded(x + y) of two matrices, as node number `node`: values of `target`, or any float64 with `residual`."""
+    from fpsim._kernels import products as kernels
+
+    rows, columns = x.shape
+    if is_like(target, FP32) and rounding is Rounding.NEAREST_EVEN and not residual:
+        with np.errstate(all="ignore"):
+            return np.add(x, y, dtype=np.float32, casting="same_kind")  # both are float32 values, added as IEEE says
+    careful = careful_scheme(target, rounding, residual)
+    padded = -(-max(1, columns) // 8) * 8
+    out = np.zeros((rows, padded))
+    right = np.zeros((rows, padded))
+    out[:, :columns], right[:, :columns] = x, y
+    hashes = np.zeros((rows, padded), dtype=np.uint32)
+    if rounding is Rounding.STOCHASTIC:
+        kernels.fill_hashes(hashes, np.uint64(draws.key), draws.first, draws.row_step, draws.column_step)
+    function = kernels.make_add(rounding.code, careful.flags)
+    function(out.reshape(-1), right.reshape(-1), careful.row, hashes.reshape(-1), node)
+    return out[:, :columns]

@@ -1,0 +1,198 @@
+"""Counters of products against exact rationals, one rounding at a time."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fpsim
+from fpsim import threads
+from fpsim.accumulation import Accumulator, Tree, get_accumulator
+from fpsim.formats import Format, get_format
+from fpsim.products import matmul_into
+from fpsim.rounding import Rounding, round_into
+from tests import sums_oracle as oracle
+
+
+class Counting:
+    """The counts of one element by the definitions: a rounding is asked what it did, an addition what it lost."""
+
+    def __init__(self, fmt: Format, accumulator: Accumulator, mode: Rounding) -> None:
+        self.fmt, self.accumulator, self.mode = fmt, accumulator, mode
+        self.counters = fpsim.Counters()
+
+    def rounded(self, exact: Any, fmt: Format) -> None:
+        """Count what rounding an exact number (a Fraction or a special float) did."""
+        if isinstance(exact, float):
+            return
+        wide = fmt.replace(name="unbounded", emax=fmt.emax + 200, specials="ieee", saturate=False)
+        unbounded = oracle.rounded(exact, wide, self.mode)
+        self.counters.overflows += abs(unbounded) > fmt.max_finite
+        self.counters.underflows += exact != 0 and oracle.rounded(exact, fmt, self.mode) == 0
+
+    def add(self, left: Any, right: Any, fmt: Format, is_leaf: bool) -> float:
+        result = oracle.add(left, right, fmt, self.mode)
+        x, y = oracle.as_rational(left), oracle.as_rational(right)
+        if not isinstance(x, float) and not isinstance(y, float):
+            self.rounded(x + y, fmt)
+        self.counters.additions += 1
+        if is_leaf:
+            self.counters.swamped += bool(y != 0 and result == left)
+        else:
+            self.counters.swamped += bool(x != 0 and y != 0 and result in (left, right))
+        if not math.isnan(result):
+            self.counters.largest = max(self.counters.largest, abs(result))
+        return result
+
+    def leaf(self, left: float, right: float) -> Any:
+        if self.accumulator.products == "rounded" and math.isfinite(left) and math.isfinite(right):
+            self.rounded(Fraction(left) * Fraction(right), self.accumulator.format)
+        return oracle.leaf(left, right, self.accumulator, self.mode)
+
+    def tree(self, leaves: list[Any], tree: Tree) -> float:
+        held, stack = self.accumulator.format, []
+        for step in tree.steps.tolist():
+            if step >= 0:
+                stack.append(leaves[step])
+            elif step == -2:
+                stack.append(0.0)
+            elif step == -1:
+                right = stack.pop()
+                stack.append(self.add(stack.pop(), right, held, False))
+            else:
+                stack.append(self.add(stack.pop(), leaves[-3 - step], held, True))
+        return stack[0] if tree.steps[0] == -2 else self.add(0.0, stack[0], held, False)
+
+    def __call__(self, xs: list[float], ys: list[float]) -> None:
+        leaves = [self.leaf(x, y) for x, y in zip(xs, ys, strict=True)]
+        accumulator, held = self.accumulator, self.accumulator.format
+        if accumulator.promoted is None:
+            total = self.tree(leaves, accumulator.order(len(leaves)))
+        else:
+            (size,), total, held = accumulator.order.parameters, 0.0, accumulator.promoted
+            for first in range(0, len(leaves), size):
+                block = 0.0
+                for leaf in leaves[first : first + size]:
+                    block = self.add(block, leaf, accumulator.format, True)
+                total = self.add(total, block, held, False)
+        if held != self.fmt:
+            self.rounded(oracle.as_rational(total), self.fmt)
+
+
+def operands(fmt: Format, seed: int, special: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Values with rounding, overflow and underflow to be seen in every product."""
+    generator = np.random.default_rng(seed)
+    pair = []
+    for shape in ((6, 9), (9, 5)):
+        x = generator.standard_normal(shape)
+        x *= 2.0 ** (generator.integers(fmt.emin // 2 - 1, max(1, fmt.emax // 2 + 1), shape) * generator.integers(0, 2, shape))
+        x[generator.random(shape) < 0.15] = 0.0
+        x[generator.random(shape) < 0.1] = -0.0
+        if special:
+            x[generator.random(shape) < 0.05] = math.inf if fmt.has_infinity else 1.0
+            x[generator.random(shape) < 0.05] = math.nan
+        round_into(x, x, fmt, Rounding.TOWARD_ZERO)
+        pair.append(x)
+    return pair[0], pair[1]
+
+
+def check(fmt: Format, accumulator: Accumulator, mode: Rounding, a: np.ndarray, b: np.ndarray) -> None:
+    counters, out, plain = fpsim.Counters(), np.empty((len(a), b.shape[1])), np.empty((len(a), b.shape[1]))
+    matmul_into(a, b, out, fmt, accumulator, mode, counters=counters)
+    matmul_into(a, b, plain, fmt, accumulator, mode)
+    assert np.array_equal(out, plain, equal_nan=True)
+    wanted = Counting(fmt, accumulator, mode)
+    for i, j in np.ndindex(*out.shape):
+        wanted(a[i].tolist(), b[:, j].tolist())
+    assert counters == wanted.counters, str(accumulator)
+
+
+QUICK = [
+    ("fp16", "fp16", "nearest-even"),
+    ("fp16", "fp16:pairwise", "nearest-even"),
+    ("fp16", "fp16:fma", "nearest-even"),
+    ("fp16", "fp16", "down"),
+    ("bf16", "bf16:lanes(2)", "nearest-even"),
+    ("fp16", "fp32", "nearest-even"),
+    ("e4m3fn", "e5m2:blocked(3)->fp16", "nearest-even"),
+]
+MODES = [str(mode.value) for mode in oracle.DETERMINISTIC]
+FULL = [
+    (fmt, accumulate, mode)
+    for fmt in ("fp16", "bf16", "e4m3fn", "e5m2", "tf32", "fp32")
+    for accumulate in (fmt, f"{fmt}:fma", f"{fmt}:pairwise", f"{fmt}:pairwise:exact-products", "fp32", "fp16:blocked(4)->fp32")
+    for mode in MODES
+]
+
+
+@pytest.mark.parametrize(("fmt", "accumulate", "mode"), QUICK)
+def test_counts_equal_exact_rationals(fmt: str, accumulate: str, mode: str) -> None:
+    for seed in range(3):
+        a, b = operands(get_format(fmt), seed, special=seed == 2)
+        check(get_format(fmt), get_accumulator(accumulate), Rounding(mode), a, b)
+        tiny = np.zeros_like(a)
+        tiny[0] = get_format(fmt).min_subnormal
+        check(get_format(fmt), get_accumulator(accumulate), Rounding(mode), tiny, b)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("fmt", "accumulate", "mode"), FULL)
+def test_counts_of_everything_equal_exact_rationals(fmt: str, accumulate: str, mode: str) -> None:
+    for seed in range(3):
+        a, b = operands(get_format(fmt), seed, special=seed == 2)
+        check(get_format(fmt), get_accumulator(accumulate), Rounding(mode), a, b)
+
+
+def test_counts_do_not_depend_on_threads_or_tiles_done_again() -> None:
+    a, b = (fpsim.round(np.random.default_rng(i).standard_normal((256, 256)) * 60, "fp16") for i in range(2))
+    found = []
+    try:
+        for count in (1, 3):
+            threads.set_num_threads(count)
+            found.append(fpsim.Counters())
+            fpsim.matmul(a, b, fmt="fp16", accumulate="fp16", counters=found[-1])
+    finally:
+        threads.set_num_threads(None)
+    parts = fpsim.Counters()
+    for row in a:
+        fpsim.matmul(row, b, fmt="fp16", accumulate="fp16", counters=parts)
+    assert found[0] == found[1] == parts
+    assert parts.overflows > 0 and parts.swamped > 0 and parts.largest == math.inf and parts.additions == 256**3
+
+
+def test_stochastic_counts_are_those_of_the_draws_made() -> None:
+    """Chains of ones: 2048 + 1 either stays, which is a lost addition, or becomes 2050."""
+    ones = np.ones((1, 3000), np.float32)
+    counters = fpsim.Counters()
+    total = fpsim.dot(ones[0], ones[0], fmt="fp16", accumulate="fp16", rounding="stochastic", seed=4, counters=counters)
+    assert 2048 + 2 * (3000 - 2048 - counters.swamped) == total == counters.largest
+
+
+def test_objects_accumulate_and_can_be_merged() -> None:
+    x, counters = np.full(3000, 1.0, np.float32), fpsim.Counters()
+    for _ in range(2):
+        fpsim.dot(x, x, fmt="fp16", accumulate="fp16", counters=counters)
+    assert counters == fpsim.Counters(additions=6000, swamped=2 * 952, largest=2048.0)
+    counters.add(fpsim.Counters(overflows=1, largest=math.inf))
+    assert counters.overflows == 1 and counters.largest == math.inf
+    counters.clear()
+    assert counters == fpsim.Counters()
+
+
+def test_addend_and_last_rounding_are_counted() -> None:
+    x, counters = np.full((1, 4), 256.0, np.float32), fpsim.Counters()
+    fpsim.matmul(x, x.T, fmt="fp16", addend=np.full((1, 1), 2.0**-24, np.float32), counters=counters)
+    assert (counters.additions, counters.swamped, counters.overflows) == (5, 1, 1)
+
+
+@pytest.mark.parametrize("accumulate", ["exact", "native", "fp16:kahan", "fp16:neumaier"])
+def test_what_is_no_tree_of_additions_is_refused(accumulate: str) -> None:
+    x = np.ones((2, 2), np.float32)
+    with pytest.raises(ValueError, match="counters count the additions of a tree"):
+        fpsim.matmul(x, x, fmt="fp16", accumulate=accumulate, counters=fpsim.Counters())
+    with pytest.raises(TypeError, match="counters must be a Counters"):
+        fpsim.matmul(x, x, fmt="fp16", counters={})  # type: ignore[arg-type]
