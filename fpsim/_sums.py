@@ -76,6 +76,7 @@ def sum_axes(
 
     A float32 or float64 array of values of `fmt`, any strides; a new array of x's dtype over the axes kept.
     """
+    accumulator = accumulator.for_sums
     kept, shape = _kept(x, axes)
     plan = _fast(x.dtype, fmt, accumulator, rounding)
     if plan is None:
@@ -96,6 +97,7 @@ def mean_axes(
 
     An exact accumulator has no format: its sum is rounded to `fmt`, and so is the quotient. No terms give NaN.
     """
+    accumulator = accumulator.for_sums
     kept, shape = _kept(x, axes)
     count = prod(x.shape[axis] for axis in axes)
     if accumulator.kind in ("exact", "native"):
@@ -203,6 +205,7 @@ def prefix_axis(
     """
     from fpsim._kernels import reductions as kernels
 
+    accumulator = accumulator.for_sums
     require_arithmetic(fmt, rounding, "fmt")
     require_arithmetic(accumulator.format, rounding, "accumulate")
     plan = _fast(x.dtype, fmt, accumulator, rounding)

@@ -12,6 +12,7 @@ from fpsim._operands import operand, settings
 from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import require_arithmetic
 from fpsim._product_runs import compensated_product, exact_product, promoted_product, tree_product
+from fpsim._unit_products import unit_product
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.counters import Counters
 from fpsim.formats import FP64, Format
@@ -174,7 +175,11 @@ def matmul_into(
         terms = [np.broadcast_to(np.asarray(term), out.shape) for term in (addend, bias) if term is not None]
         out[...] = exact_product(a, b, fmt, fmt, rounding, terms, draws)
         return
-    result, held = _accumulate(a, b, fmt, accumulator, rounding, draws, counted)
+    if accumulator.kind == "unit":
+        start, addend, bias = (addend, None, bias) if addend is not None else (bias, None, None)
+        result, held = unit_product(a, b, fmt, accumulator, start), accumulator.format
+    else:
+        result, held = _accumulate(a, b, fmt, accumulator, rounding, draws, counted)
     node = _EPILOGUE
     for term in (addend, bias):
         if term is not None:
