@@ -96,14 +96,14 @@ def _emulated(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, outpu
     places = np.arange(a.shape[1]).reshape(-1, row.block)
     order = np.concatenate([places[:, places[0] % 4 < 2], places[:, places[0] % 4 >= 2]], axis=1).reshape(-1)
     job = _Blocks(a[:, order], b[order], fmt, row.block // 2, row.fraction, row.block)
-    total, nothing = start, np.zeros(start.shape)
+    total, nothing = start.astype(np.float32), np.zeros(start.shape, np.float32)
     inner = Rounding.TOWARD_ZERO if output.format == FP32 else _NEAREST
     for first in range(0, job.leaves, row.block):
         part = job.run(first, first + row.block, output.format, inner, nothing)
         with np.errstate(invalid="ignore"):
-            total = np.add(part, total, dtype=np.float64)
-        # Right, though it is a second rounding for fp32: float64 has 2p + 2 bits. Sums of two fp16 values are exact in it.
-        round_into(total, total, output.format, _NEAREST)
+            total = np.add(part, total, dtype=np.float32, casting="same_kind")
+        if output.format != FP32:
+            round_into(total, total, output.format, _NEAREST)  # twice, and right: float32 has 2p + 2 bits for fp16
     return total
 
 
@@ -140,11 +140,16 @@ class _Blocks:
 
         What rounds toward zero to infinity is 2^128 and above: so the published models, for no recorded result overflows.
         """
-        from fpsim._kernels.blocks import make_block_product
+        from fpsim._kernels import blocks as kernels
 
         packed, (left, right) = self.packed, self.powers
         out = packed.started(start.T if self.turned else start)
-        function = make_block_product(self.element, *_TILE, int(rounding is Rounding.TOWARD_ZERO))
+        how = kernels.NEAREST
+        if rounding is Rounding.TOWARD_ZERO:
+            terms_and_addend = (self.block << (self.fraction + 2)) + (1 << (self.fraction + 1))
+            small = self.element == "f4" and terms_and_addend <= 2**31 - 2**7  # the nearest float32 is an int32 too
+            how = kernels.TOWARD_ZERO_INTEGERS if small else kernels.TOWARD_ZERO
+        function = kernels.make_block_product(self.element, *_TILE, how)
         settings = _settings(self.element, self.fraction, target.emin)
         kept = np.int32(-1 << (24 - target.precision))
         row = constants(FP16 if target == FP16 else FP32, _NEAREST, "f8")

@@ -38,6 +38,10 @@ LEAST_ADDEND = 2  # 2^emin of the result, the power of its subnormals
 ALONE = 3  # the bits that are kept of an addend below LEAST_SCALED, which is then all there is
 SETTINGS = 4
 
+# How a kernel rounds: to nearest even by a row of constants; toward zero to float32 bits, by way of float64 or, where sums
+# with the addend stay below 2^31, of int32.
+NEAREST, TOWARD_ZERO, TOWARD_ZERO_INTEGERS = range(3)
+
 _OVERFLOW = 2.0**128  # from here on infinity, though rounding is toward zero
 
 
@@ -146,24 +150,40 @@ def _add_terms(typing_context: Any, terms: Any, scale: Any, a: Any, a_offset: An
 
 
 class _Finish:
-    """The end of a block: terms and addend to a float64 sum, which is exact, and its rounding."""
+    """The end of a block: the exact sum of terms and addend, in float64 or as an int32, and its rounding."""
 
-    def __init__(self, builder: Any, lanes: int, settings: Any, fraction: Any, kept: Any, row: Any, toward_zero: bool):
+    def __init__(self, builder: Any, lanes: int, settings: Any, fraction: Any, kept: Any, row: Any, rounding: int):
         self.floor, self.alone = (
             splat(builder, builder.extract_value(settings, place), lanes) for place in (LEAST_SCALED, ALONE)
         )
         self.fraction, self.kept = (splat(builder, scalar, lanes) for scalar in (fraction, kept))
         constants = [builder.extract_value(row, i) for i in range(LENGTH)]
-        self.nearest = None if toward_zero else Arithmetic(builder, lanes, constants, NEAREST_EVEN, CAREFUL)
+        self.nearest = Arithmetic(builder, lanes, constants, NEAREST_EVEN, CAREFUL) if rounding == NEAREST else None
+        self.by_integers = rounding == TOWARD_ZERO_INTEGERS
 
     def __call__(self, c: Vector, power: Vector, scale: Vector, terms: Vector) -> Vector:
-        whole = _double(terms.ints() if terms.width == 32 else terms) + _double(_truncated(c * scale))
-        exact = whole * (_double(power) * self.fraction)  # integers below 2^53, then a power of two
-        rounded = self._toward_zero(exact) if self.nearest is None else self.nearest.round(exact, None, True, None)
-        rounded = _like(rounded, c)
+        rounded = self._of_integers(c, power, scale, terms) if self.by_integers else self._of_doubles(c, power, scale, terms)
         alone = (c.ints() & self.alone).floats() + splat_zero(c)  # a zero sum is +0
         rounded = power.compare("<", self.floor.floats()).select(alone, rounded)
         return c.absolute().compare("<", float("inf")).select(rounded, c)  # an infinity stays
+
+    def _of_doubles(self, c: Vector, power: Vector, scale: Vector, terms: Vector) -> Vector:
+        whole = _double(terms.ints() if terms.width == 32 else terms) + _double(_truncated(c * scale))
+        exact = whole * (_double(power) * self.fraction)  # integers below 2^53, then a power of two
+        rounded = self._toward_zero(exact) if self.nearest is None else self.nearest.round(exact, None, True, None)
+        return _like(rounded, c)
+
+    def _of_integers(self, c: Vector, power: Vector, scale: Vector, terms: Vector) -> Vector:
+        """The nearest float32 to the integer, less one unit where that is beyond it; then a power of two.
+
+        The power is exact: units are at least 2^-126 where the result is taken, and 2^128 and above is infinity.
+        """
+        builder, kind = c.builder, c.value.type
+        whole = terms.ints() + _truncated(c * scale)
+        nearest = Vector(builder, builder.sitofp(whole.value, kind))
+        beyond = _magnitude(_truncated(nearest)).compare(">", _magnitude(whole))
+        one = Vector(builder, builder.sext(beyond.value, whole.value.type))
+        return ((nearest.ints() + one) & self.kept).floats() * (power * _single(self.fraction))
 
     def _toward_zero(self, exact: Vector) -> Vector:
         """The nearest float32, less one unit where that is beyond; then only the bits kept."""
@@ -175,6 +195,12 @@ class _Finish:
         return ((nearest.ints() + Vector(builder, one)) & self.kept).floats()
 
 
+def _magnitude(x: Vector) -> Vector:
+    """The absolute value of an int32."""
+    sign = x.all_sign()
+    return (x ^ sign) - sign
+
+
 def splat_zero(like: Vector) -> Vector:
     """+0 in every lane."""
     return Vector(like.builder, ir.Constant(like.value.type, [0.0] * like.lanes))
@@ -183,22 +209,22 @@ def splat_zero(like: Vector) -> Vector:
 @intrinsic(prefer_literal=True)
 def _finish(
     typing_context: Any, total: Any, top: Any, scale: Any, terms: Any, settings: Any, fraction: Any, kept: Any, row: Any,
-    toward_zero: Any,
+    rounding: Any,
 ) -> Any:  # fmt: skip
     """The rounded sums of a block."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         chosen, scalar, mask, constants = arguments[4:8]
-        finish = _Finish(builder, total.lanes, chosen, scalar, mask, constants, bool(toward_zero.literal_value))
+        finish = _Finish(builder, total.lanes, chosen, scalar, mask, constants, rounding.literal_value)
         tiles = (vectors_of(builder, argument, total.count) for argument in arguments[:4])
         return tile_of(builder, arguments[0].type, [finish(*parts) for parts in zip(*tiles, strict=True)])
 
-    return total(total, top, scale, terms, settings, fraction, kept, row, toward_zero), generate
+    return total(total, top, scale, terms, settings, fraction, kept, row, rounding), generate
 
 
 @lru_cache(maxsize=16)
-def make_block_product(element: str, rows: int, vectors: int, toward_zero: int) -> Any:
-    """The kernel for one carrier ("f4" or "f8"), tile and rounding: toward zero to float32 bits, or to nearest even.
+def make_block_product(element: str, rows: int, vectors: int, rounding: int) -> Any:
+    """The kernel for one carrier ("f4" or "f8"), tile and rounding; integers are for "f4".
 
     Its arguments: a, b and their powers (flat, packed), out (flat; it holds the addends), the leaves that are packed and
     the range of them to take, whole blocks, the block, panels, the range of row groups, out's row stride, the settings,
@@ -228,7 +254,7 @@ def make_block_product(element: str, rows: int, vectors: int, toward_zero: int) 
                     terms = zero_tile(kind, rows, vectors)
                     for k in range(start, start + block):
                         terms = _add_terms(terms, scale, a, a_start + k * rows, b, b_start + k * width)
-                    total = _finish(total, top, scale, terms, chosen, fraction, kept, constants, toward_zero)
+                    total = _finish(total, top, scale, terms, chosen, fraction, kept, constants, rounding)
                 store_tile(total, out, place, out_stride)
 
     return block_product
