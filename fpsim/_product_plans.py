@@ -134,7 +134,7 @@ def _adds_exactly(operand: Format, target: Format) -> bool:
 @lru_cache(maxsize=512)
 def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
-    from fpsim._kernels.sums_rounding import EXACT_PRODUCTS, EXACT_SUMS, NATIVE
+    from fpsim._kernels.sums_rounding import BY_BITS, EXACT_PRODUCTS, EXACT_SUMS, NATIVE
     from fpsim._kernels.tiles import HAS_DIRECTIONS, HAS_FMA
 
     exact = EXACT_PRODUCTS if exact_products else 0
@@ -160,6 +160,8 @@ def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: 
         return careful_scheme(target, rounding, exact_products)
     if rounding is Rounding.STOCHASTIC and not exact_products and _adds_exactly(operand, target):
         exact |= EXACT_SUMS
+        if products_are_exact(operand, 24, -126, 127) and target.emin >= -126 and target.emax <= 100:
+            element, exact, row = "f4", BY_BITS, constants(target, rounding, "f4")
     top = 126 if element == "f4" else 1022
     limit = 2.0 ** min(target.emax, top - (_PRECISION[element] - target.precision))
     return Scheme(element, exact, row, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ OPERATIONS = 4  # rounded operations for each leaf, which is how its steps are n
 
 
 def _kahan(
-    work: Arithmetic, total: Vector, lost: Vector, leaf: Vector, draws: list[Vector | None]
+    work: Arithmetic, total: Vector, lost: Vector, leaf: Vector, draws: Sequence[Vector | None]
 ) -> tuple[Vector, Vector]:
     # While leaves and totals stay below 2^emax nothing else overflows, so that only they are watched.
     wanted = work.add(leaf, lost.negative(), draws[0], track=False)
@@ -28,7 +29,7 @@ def _kahan(
 
 
 def _neumaier(
-    work: Arithmetic, total: Vector, lost: Vector, leaf: Vector, draws: list[Vector | None]
+    work: Arithmetic, total: Vector, lost: Vector, leaf: Vector, draws: Sequence[Vector | None]
 ) -> tuple[Vector, Vector]:
     new = work.add(total, leaf, draws[0])
     kept = total.absolute().compare(">=", leaf.absolute())
@@ -53,14 +54,16 @@ def _step_tile(
         leaf_draws = work.draws(where, arguments[11])
         draws = [work.draws(where, builder.add(arguments[12], index(i))) for i in range(OPERATIONS)]
         advance = _neumaier if neumaier.literal_value else _kahan
-        totals, losses = [], []
-        olds = zip(*(vectors_of(builder, arguments[i], total.count) for i in (0, 1)), strict=True)
-        for position, ((old, gone), pair) in enumerate(zip(olds, pairs, strict=True)):
-            leaf = work.arithmetic.leaf(*pair, leaf_draws[position])
-            own = [draw[position] for draw in draws]
-            new, missing = advance(work.arithmetic, old, gone, leaf, own)
-            totals.append(new)
-            losses.append(missing)
+        losses: list[Vector] = []
+
+        def advanced(total: Vector, lost: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:
+            leaf = work.arithmetic.leaf(left, right, draws[0])
+            total, lost = advance(work.arithmetic, total, lost, leaf, draws[1:])
+            losses.extend(lost.split())
+            return total
+
+        olds = (vectors_of(builder, arguments[i], total.count) for i in (0, 1))
+        totals = work.each(advanced, *olds, *zip(*pairs, strict=True), leaf_draws, *draws)
         result = [tile_of(builder, arguments[0].type, vectors) for vectors in (totals, losses)]
         return context.make_tuple(builder, signature.return_type, [*result, work.tracked(arguments[2])])
 
@@ -79,7 +82,7 @@ def _finish_tile(
         work = Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[3])
         draws = work.draws((hashes, arguments[4], arguments[5], arguments[6]), arguments[7])
         terms = (vectors_of(builder, arguments[i], total.count) for i in (0, 1))
-        vectors = [work.arithmetic.add(*pair) for pair in zip(*terms, draws, strict=True)]
+        vectors = work.each(work.arithmetic.add, *terms, draws)
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[2])]
         return context.make_tuple(builder, signature.return_type, result)
 

@@ -50,6 +50,8 @@ _INFINITY = float("inf")
 class _Counting(Arithmetic):
     """Arithmetic that keeps the last leaf, and the overflows that the careful roundings met."""
 
+    shows_leaves = True
+
     def __init__(self, builder: Any, lanes: int, constants: list[Any], mode: int, flags: int):
         super().__init__(builder, lanes, constants, mode, flags)
         self.overflowed: list[Vector] = []

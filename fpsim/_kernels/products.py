@@ -6,6 +6,7 @@ random one run in the same kernel; only the rounding mode, what leaves are, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,25 +29,29 @@ from fpsim._kernels.tiles import (
     splat,
     store_tile,
     tile_of,
+    together,
     vectors_of,
     zero_tile,
 )
 
 # Instructions of a compiled program: rows of (operation, leaf, count, stride, first node).
 PUSH_ZERO, PUSH_LEAF, ADD, CHAIN = range(4)
+AT_ONCE = 4  # vectors of a tile whose operations alternate
 LEAF_STEPS = 0x80000000  # the rounding of leaf k draws as step 2^31 + k, that of node i as step i
 
 _MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
-_WEYL = 0x9E3779B9
 
 
 def _draws(builder: Any, bits: Vector, step: Any) -> Vector:
-    """2^32 - 1 - draw in float64, with draw as `random.step_draw` makes it from the elements' hashes."""
-    times = builder.mul(builder.trunc(step, ir.IntType(32)), ir.Constant(ir.IntType(32), _WEYL))
-    bits = bits + splat(builder, times, bits.lanes)
+    """2^32 - 1 - draw, with draw as `random.step_draw` makes it from the elements' hashes."""
+    word = ir.IntType(32)
+    mixed = builder.trunc(step, word)
     for count, factor in _MIX:
-        bits = (bits ^ (bits >> count)) * factor
-    return (bits ^ (bits >> 15)) ^ 0xFFFFFFFF
+        mixed = builder.mul(builder.xor(mixed, builder.lshr(mixed, word(count))), word(factor))
+    mixed = builder.xor(mixed, builder.lshr(mixed, word(15)))
+    bits = bits + splat(builder, mixed, bits.lanes)
+    bits = (bits ^ (bits >> 16)) * _MIX[0][1]
+    return bits ^ (bits >> 15)
 
 
 def operand_pairs(
@@ -80,13 +85,16 @@ class Step:
         array_type, array, offset, stride = hashes
         data = data_of(self.context, self.builder, array_type, array)
         lanes = self.tile.lanes
-        at_once = 2 if self.tile.vectors % 2 == 0 else 1  # as many 32-bit lanes as a register has
+        at_once = 2 if self.tile.vectors % 2 == 0 and lanes == 8 else 1  # as many 32-bit lanes as a register has
         found: list[Vector | None] = []
         for row in range(self.tile.rows):
             start = self.builder.add(offset, self.builder.mul(stride, index(row)))
             for vector in range(0, self.tile.vectors, at_once):
                 place = self.builder.add(start, index(vector * lanes))
                 bits = _draws(self.builder, load_vector(self.builder, data, place, lanes * at_once), step)
+                if self.arithmetic.by_bits:
+                    found.append(bits)
+                    continue
                 for part in range(at_once):
                     found.append(bits.part(part * lanes, lanes).unsigned_to_double())
         return found
@@ -96,12 +104,21 @@ class Step:
 
     def tracked(self, seen: Any) -> Any:
         """The largest power of two met, merged into the running one."""
-        if not self.arithmetic.flags & (TRACK | TRACK_SUMS):
+        found = [vector for powers in self.arithmetic.seen for vector in powers.split()]
+        if not found:
             return seen
         best = Vector(self.builder, self.builder.extract_value(seen, 0))
-        for power in self.arithmetic.seen:
-            best = larger(best, power)
-        return self.builder.insert_value(seen, best.value, 0)
+        while len(found) > 1:  # in pairs, for a chain of them would take longer than what they watch
+            found = [larger(*found[i : i + 2]) if i + 1 < len(found) else found[i] for i in range(0, len(found), 2)]
+        return self.builder.insert_value(seen, larger(best, found[0]).value, 0)
+
+    def each(self, apply: Callable[..., Vector], *columns: Sequence[Vector | None]) -> list[Vector]:
+        """`apply` on corresponding vectors of a tile, a few at a time."""
+        results: list[Vector] = []
+        for start in range(0, self.tile.count, AT_ONCE):
+            parts = [[x for x in column[start : start + AT_ONCE] if x is not None] for column in columns]
+            results += apply(*(together(part) if part else None for part in parts)).split()
+        return results
 
 
 @intrinsic(prefer_literal=True)
@@ -116,7 +133,7 @@ def _leaf_tile(
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
         pairs = work.operands(a_data, arguments[3], b_data, arguments[5])
         draws = work.draws((hashes, arguments[7], arguments[8], arguments[9]), arguments[10])
-        vectors = [work.arithmetic.leaf(*pair, draw) for pair, draw in zip(pairs, draws, strict=True)]
+        vectors = work.each(work.arithmetic.leaf, *zip(*pairs, strict=True), draws)
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 
@@ -135,7 +152,7 @@ def _add_tiles(
         work = Step(context, builder, left, mode.literal_value, flags.literal_value, arguments[3])
         draws = work.draws((hashes, arguments[4], arguments[5], arguments[6]), arguments[7])
         lefts, rights = (vectors_of(builder, arguments[i], left.count) for i in (0, 1))
-        vectors = [work.arithmetic.add(*terms) for terms in zip(lefts, rights, draws, strict=True)]
+        vectors = work.each(work.arithmetic.add, lefts, rights, draws)
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[2])]
         return context.make_tuple(builder, signature.return_type, result)
 
@@ -158,10 +175,11 @@ def _chain_tile(
         leaf_draws = work.draws(where, arguments[10])
         draws = work.draws(where, arguments[11])
         totals = vectors_of(builder, arguments[0], total.count)
-        vectors = [
-            work.arithmetic.chain(old, left, right, both)
-            for old, (left, right), both in zip(totals, pairs, zip(leaf_draws, draws, strict=True), strict=True)
-        ]
+
+        def chain(total: Vector, left: Vector, right: Vector, *both: Vector | None) -> Vector:
+            return work.arithmetic.chain(total, left, right, (both[0], both[1]))
+
+        vectors = work.each(chain, totals, *zip(*pairs, strict=True), leaf_draws, draws)
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 

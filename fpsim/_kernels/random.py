@@ -11,7 +11,7 @@ from fpsim._kernels.compiler import inlined, int_add, int_mul, int_xor, shift_ri
 _M1, _M2 = np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97)
 _S16, _S15, _S32 = np.uint32(16), np.uint32(15), np.uint64(32)
 _ONE64, _RUN = np.uint64(1), np.uint64(1 << 32)
-_WEYL = np.uint32(0x9E3779B9)
+_WEYL, _ONES = np.uint32(0x9E3779B9), np.uint32(0xFFFFFFFF)
 
 
 @inlined
@@ -52,5 +52,10 @@ def hash_range(key: np.uint64, first: np.int64, out: Any) -> None:
 
 @inlined
 def step_draw(element_bits: np.uint32, step: np.uint32) -> np.uint32:
-    """32 random bits for one step of an element's accumulation."""
-    return mix32(int_add(element_bits, int_mul(step, _WEYL)))
+    """32 random bits for one step of an element's accumulation: the step well mixed, the two together once more.
+
+    The mixed step is the same for all elements, so that a kernel computes it once for many of them.
+    """
+    x = int_add(element_bits, mix32(step))
+    x = int_mul(int_xor(x, shift_right(x, _S16)), _M1)
+    return int_xor(int_xor(x, shift_right(x, _S15)), _ONES)

@@ -7,6 +7,8 @@ result by one ulp, seen from the exact error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from fpsim._kernels.tiles import (
@@ -20,6 +22,8 @@ from fpsim._kernels.tiles import (
     larger,
     smaller,
     splat,
+    together,
+    unless_all,
 )
 
 NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD, STOCHASTIC = range(7)
@@ -43,6 +47,7 @@ CLAMP = 4  # products may lie below 2^emin
 TRACK = 8  # keep the largest exponent seen
 TRACK_SUMS = 64  # the same for sums alone: products are known to stay below the limit
 EXACT_SUMS = 32  # sums of two values, and what stochastic rounding adds to them, are exact in the carrier
+BY_BITS = 128  # stochastic in float32: draws are added to the bits, and what that cannot decide is done in float64
 NATIVE = 16  # the carrier is the format: nothing to round
 
 
@@ -57,8 +62,11 @@ class Arithmetic:
     for stochastic rounding, the exact residual of an addition (Knuth's TwoSum) is used.
     """
 
+    shows_leaves = False  # whether the leaves of a chain are looked at, so that they must be right by themselves
+
     def __init__(self, builder: Any, lanes: int, constants: list[Any], mode: int, flags: int):
         self.builder, self.mode, self.flags = builder, mode, flags
+        self.by_bits = bool(flags & BY_BITS)
         self.constants = [splat(builder, scalar, lanes) for scalar in constants]
         self.careful = bool(flags & CAREFUL)
         self.exact_products = bool(flags & EXACT_PRODUCTS)
@@ -79,6 +87,9 @@ class Arithmetic:
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         """The product, rounded unless leaves are exact."""
+        if self.by_bits:
+            fine, leaf = self._leaf_by_bits(left * right, draw)
+            return unless_all(fine, leaf, lambda: self._in_double(Arithmetic.leaf, left, right, draw))
         product = left * right if self.direction is None else left.times(right, self.direction)
         if self.exact_products or self.native:
             return product
@@ -87,6 +98,16 @@ class Arithmetic:
 
     def chain(self, total: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
         """total + left * right, as a step of a chain."""
+        if self.by_bits and not self.shows_leaves:
+            fine_leaf, leaf = self._leaf_by_bits(left * right, draws[0])
+            fine, result = self._sum_by_bits(total, leaf, draws[1])
+
+            def chain(double: Arithmetic, *terms: Vector) -> Vector:
+                return double.chain(terms[0], terms[1], terms[2], (terms[3], terms[4]))
+
+            return unless_all(
+                together([fine_leaf, fine]), result, lambda: self._in_double(chain, total, left, right, *draws)
+            )
         if not self.exact_products:
             return self.add(total, self.leaf(left, right, draws[0]), draws[1])
         if self.direction is not None:
@@ -101,9 +122,14 @@ class Arithmetic:
 
     def add(self, left: Vector, right: Vector, draw: Vector | None, track: bool = True) -> Vector:
         """The rounded sum. Without exact products a sum below 2^emin is a multiple of the quantum: no clamp."""
+        if self.by_bits:
+            fine, result = self._sum_by_bits(left, right, draw)
+            return unless_all(fine, result, lambda: self._in_double(Arithmetic.add, left, right, draw))
         clamp = self.careful or self.exact_products
         if self.direction is not None:
             total = left.plus(right, self.direction)
+        elif self.to_odd and self.mode == ODD and not clamp:
+            return self._odd_sum(left, right, track)
         elif self.to_odd and not self.native:
             total = odd_between(*(left.plus(right, way) for way in (INWARD, DOWNWARD, UPWARD)))
         else:
@@ -119,6 +145,65 @@ class Arithmetic:
             signs = ((left.ints() | right.ints()) & sign).floats()
             total = total.compare("==", 0.0).select(signs, total)
         return self.round(total, residual, clamp, draw, track)
+
+    def _dropped(self) -> Vector:
+        """The bits of a significand that the format does not have."""
+        one = {32: 0x3F800000, 64: 0x3FF0000000000000}[self[ULP].width]
+        return (self[ULP] + 1.0).ints() - (one + 1)
+
+    def _odd_sum(self, left: Vector, right: Vector, track: bool) -> Vector:
+        """left + right rounded to odd, both values of the format; a sum below 2^emin has no bit to drop.
+
+        Where the carrier loses something, one of the neighbors has its last bit set.
+        """
+        inward, lower, upper = (left.plus(right, way).ints() for way in (INWARD, DOWNWARD, UPWARD))
+        if track and self.flags & (TRACK | TRACK_SUMS):
+            self.seen.append((inward & EXPONENT[inward.width]).floats())
+        dropped = self._dropped()
+        lost = (lower | upper) & dropped
+        return ((inward | (lost + dropped)) & (dropped ^ -1)).floats()
+
+    def _leaf_by_bits(self, product: Vector, draw: Vector | None) -> tuple[Vector, Vector]:
+        """A mask of the lanes that are right, and a product (exact) rounded: right at zero and from 2^emin on."""
+        if self.flags & TRACK:
+            self.seen.append((product.ints() & EXPONENT[32]).floats())
+        bits = product.ints()
+        least = self[LOWEST].ints()
+        fine = ((bits + bits) - 1).compare(">=", (least + least) - 1)
+        return fine, self._climb_by_bits(bits, draw)[0].floats()
+
+    def _sum_by_bits(self, left: Vector, right: Vector, draw: Vector | None) -> tuple[Vector, Vector]:
+        """A mask of the lanes that are right, and left + right rounded.
+
+        The sum truncated to float32 leaves a rest below its last place, which decides only where the bits dropped and the
+        draw's first ones add up to one less than the next multiple.
+        """
+        total = left.plus(right, INWARD)
+        if self.flags & (TRACK | TRACK_SUMS):
+            self.seen.append((total.ints() & EXPONENT[32]).floats())
+        result, moved = self._climb_by_bits(total.ints(), draw)
+        return ((moved + 1) & self._dropped()).compare("!=", 0), result.floats()
+
+    def _climb_by_bits(self, bits: Vector, draw: Vector | None) -> tuple[Vector, Vector]:
+        """A magnitude's bits plus the first bits of 2^32 - 1 - draw, truncated, and before."""
+        assert draw is not None
+        dropped = self._dropped()
+        moved = bits + (draw >> ((self[ULP].ints() >> 23) ^ -1) + 137)
+        return moved & (dropped ^ -1), moved
+
+    def _in_double(self, operation: Callable[..., Vector], *operands: Any) -> Vector:
+        """An operation as the float64 kernel does it, on either half of the lanes."""
+        halves = []
+        double = copy(self)
+        double.flags, double.seen = EXACT_SUMS | CLAMP, []
+        double.by_bits, double.by_residual, double.exact_sums = False, False, True
+        double.constants = [constant.part(0, 8).doubled() for constant in self.constants]
+        double.constants[MAGIC] = double.constants[MAGIC] * 2.0**29
+        for first in (0, 8):
+            parts = [None if x is None else x.part(first, 8) for x in operands]
+            wide = [None if x is None else x.doubled() if x.is_float else x.unsigned_to_double() for x in parts]
+            halves.append(operation(double, *wide).halved())
+        return halves[0].beside(halves[1])
 
     def round(
         self, x: Vector, residual: Vector | None, clamp: bool, draw: Vector | None, track: bool = True
@@ -156,9 +241,9 @@ class Arithmetic:
     def _round_directed(self, x: Vector, power: Vector) -> Vector:
         back = self[MAGIC].negative()
         if self.mode == ODD:
-            # Both bounds are positive; where they differ the odd one is the lower with its last bit set.
+            # Both bounds are positive; where they differ one is odd, the lower one with its last bit set if that is even.
             low, high = (power.times_plus_toward(self[MAGIC], x, way) for way in (DOWNWARD, UPWARD))
-            return power.times_plus(back, odd_between(low, low, high))
+            return power.times_plus(back, (low.ints() | (high.ints() & 1)).floats())
         if self.mode in (UP, DOWN):
             return power.times_plus(back, power.times_plus_toward(self[MAGIC], x, _DIRECTIONS[self.mode]))
         power = power.with_sign_of(x)

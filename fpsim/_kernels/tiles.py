@@ -7,6 +7,7 @@ compiled; so nothing depends on what the loop vectorizer makes of a loop, and co
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding
@@ -47,29 +48,52 @@ class _TileModel(models.PrimitiveModel):
 
 
 class Vector:
-    """An LLVM vector under construction. Integer operators act on integer vectors, the others on float vectors."""
+    """One or more LLVM vectors of a type under construction; an operation on several is issued for one after the other.
 
-    def __init__(self, builder: Any, value: Any):
-        self.builder, self.value = builder, value
+    Several at once hide each other's latency. An operand of one vector serves them all. Integer operators act on integer
+    vectors, the others on float vectors.
+    """
+
+    def __init__(self, builder: Any, *values: Any):
+        self.builder, self.values = builder, values
+
+    @property
+    def value(self) -> Any:
+        (value,) = self.values
+        return value
+
+    @property
+    def type(self) -> ir.VectorType:
+        return self.values[0].type
 
     @property
     def lanes(self) -> int:
-        return int(self.value.type.count)
+        return int(self.type.count)
 
     @property
     def width(self) -> int:
-        element = self.value.type.element
+        element = self.type.element
         return {ir.FloatType: 32, ir.DoubleType: 64}.get(type(element)) or int(element.width)
 
     @property
     def is_float(self) -> bool:
-        return isinstance(self.value.type.element, (ir.FloatType, ir.DoubleType))
+        return isinstance(self.type.element, (ir.FloatType, ir.DoubleType))
 
-    def _other(self, other: Any) -> Any:
-        return other.value if isinstance(other, Vector) else ir.Constant(self.value.type, [other] * self.lanes)
+    def split(self) -> list[Vector]:
+        """Each of its vectors by itself."""
+        return [Vector(self.builder, value) for value in self.values]
+
+    def _each(self, build: Callable[..., Any], *others: Any) -> Vector:
+        """What `build` makes of each vector and its counterparts; a number stands for itself in every lane."""
+        count = max(len(x.values) for x in (self, *others) if isinstance(x, Vector))
+        columns = []
+        for x in (self, *others):
+            values = x.values if isinstance(x, Vector) else (ir.Constant(self.type, [x] * self.lanes),)
+            columns.append(values * count if len(values) == 1 else values)
+        return Vector(self.builder, *(build(*row) for row in zip(*columns, strict=True)))
 
     def _apply(self, name: str, other: Any) -> Vector:
-        return Vector(self.builder, getattr(self.builder, name)(self.value, self._other(other)))
+        return self._each(getattr(self.builder, name), other)
 
     def __add__(self, other: Any) -> Vector:
         return self._apply("fadd" if self.is_float else "add", other)
@@ -89,7 +113,7 @@ class Vector:
     def __xor__(self, other: Any) -> Vector:
         return self._apply("xor", other)
 
-    def __rshift__(self, count: int) -> Vector:
+    def __rshift__(self, count: Any) -> Vector:
         return self._apply("lshr", count)
 
     def all_sign(self) -> Vector:
@@ -98,18 +122,21 @@ class Vector:
 
     def compare(self, operator: str, other: Any) -> Vector:
         """A mask; for floats every comparison with a NaN is false."""
-        build = self.builder.fcmp_ordered if self.is_float else self.builder.icmp_unsigned
-        return Vector(self.builder, build(operator, self.value, self._other(other)))
+        compare = self.builder.fcmp_ordered if self.is_float else self.builder.icmp_unsigned
+        return self._each(lambda left, right: compare(operator, left, right), other)
 
     def select(self, yes: Vector, no: Vector) -> Vector:
-        return Vector(self.builder, self.builder.select(self.value, yes.value, no.value))
+        return self._each(self.builder.select, yes, no)
+
+    def _as(self, element: ir.Type) -> Vector:
+        kind = ir.VectorType(element, self.lanes)
+        return self._each(lambda value: self.builder.bitcast(value, kind))
 
     def ints(self) -> Vector:
-        return Vector(self.builder, self.builder.bitcast(self.value, ir.VectorType(ir.IntType(self.width), self.lanes)))
+        return self._as(ir.IntType(self.width))
 
     def floats(self) -> Vector:
-        element = ir.FloatType() if self.width == 32 else ir.DoubleType()
-        return Vector(self.builder, self.builder.bitcast(self.value, ir.VectorType(element, self.lanes)))
+        return self._as(ir.FloatType() if self.width == 32 else ir.DoubleType())
 
     def absolute(self) -> Vector:
         return (self.ints() & (SIGN[self.width] - 1)).floats()
@@ -121,22 +148,22 @@ class Vector:
     def negative(self) -> Vector:
         return (self.ints() ^ SIGN[self.width]).floats()
 
+    def _call(self, name: str, *others: Vector, code: ir.Constant | None = None) -> Vector:
+        extra = [] if code is None else [code]
+        kinds = [self.type] * (1 + len(others)) + [constant.type for constant in extra]
+        function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(self.type, kinds), name)
+        return self._each(lambda *values: self.builder.call(function, [*values, *extra]), *others)
+
     def times_plus(self, factor: Vector, term: Vector, fused: bool = False) -> Vector:
         """self * factor + term in one rounding; without `fused` the product must be exact, so that two are the same."""
         if not (fused or HAS_FMA):
             return self * factor + term
-        name = f"llvm.fma.v{self.lanes}f{self.width}"
-        kind = self.value.type
-        function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(kind, [kind] * 3), name)
-        return Vector(self.builder, self.builder.call(function, [self.value, factor.value, term.value]))
+        return self._call(f"llvm.fma.v{self.lanes}f{self.width}", factor, term)
 
     def _directed(self, name: str, direction: int, *others: Vector) -> Vector:
-        kind, code = self.value.type, ir.IntType(32)
         suffix = "ps" if self.width == 32 else "pd"
-        signature = ir.FunctionType(kind, [kind] * (1 + len(others)) + [code])
-        function = cgutils.get_or_insert_function(self.builder.module, signature, f"llvm.x86.avx512.{name}.{suffix}.512")
-        values = [self.value, *(other.value for other in others), ir.Constant(code, direction)]
-        return Vector(self.builder, self.builder.call(function, values))
+        code = ir.Constant(ir.IntType(32), direction)
+        return self._call(f"llvm.x86.avx512.{name}.{suffix}.512", *others, code=code)
 
     def plus(self, other: Vector, direction: int) -> Vector:
         """The sum rounded downward, upward or inward by one instruction (only with HAS_DIRECTIONS)."""
@@ -154,11 +181,54 @@ class Vector:
         """Some neighboring lanes."""
         kind = ir.VectorType(ir.IntType(32), lanes)
         places = ir.Constant(kind, [ir.Constant(ir.IntType(32), first + lane) for lane in range(lanes)])
-        nothing = ir.Constant(self.value.type, ir.Undefined)
-        return Vector(self.builder, self.builder.shuffle_vector(self.value, nothing, places))
+        nothing = ir.Constant(self.type, ir.Undefined)
+        return self._each(lambda value: self.builder.shuffle_vector(value, nothing, places))
+
+    def beside(self, other: Vector) -> Vector:
+        """The lanes of both."""
+        count = 2 * self.lanes
+        places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(count)))
+        return self._each(lambda left, right: self.builder.shuffle_vector(left, right, places), other)
+
+    def doubled(self) -> Vector:
+        """float32 to float64."""
+        kind = ir.VectorType(ir.DoubleType(), self.lanes)
+        return self._each(lambda value: self.builder.fpext(value, kind))
+
+    def halved(self) -> Vector:
+        """float64 to float32."""
+        kind = ir.VectorType(ir.FloatType(), self.lanes)
+        return self._each(lambda value: self.builder.fptrunc(value, kind))
 
     def unsigned_to_double(self) -> Vector:
-        return Vector(self.builder, self.builder.uitofp(self.value, ir.VectorType(ir.DoubleType(), self.lanes)))
+        kind = ir.VectorType(ir.DoubleType(), self.lanes)
+        return self._each(lambda value: self.builder.uitofp(value, kind))
+
+
+def together(vectors: Sequence[Vector]) -> Vector:
+    """Several vectors as one."""
+    return Vector(vectors[0].builder, *(value for vector in vectors for value in vector.values))
+
+
+def unless_all(fine: Vector, values: Vector, otherwise: Callable[[], Vector]) -> Vector:
+    """`values` if every lane of every mask in `fine` is set, else what `otherwise` computes, in a branch held unlikely."""
+    builder = fine.builder
+    first, *others = fine.values
+    for mask in others:
+        first = builder.and_(first, mask)
+    bits = builder.bitcast(first, ir.IntType(fine.lanes))
+    some = builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, -1))
+    usual = builder.block
+    with builder.if_then(some, likely=False):
+        careful = otherwise()
+        unusual = builder.block
+    results = []
+    for quick, sure in zip(values.values, careful.values, strict=True):
+        result = builder.phi(quick.type)
+        result.add_incoming(quick, usual)
+        result.add_incoming(sure, unusual)
+        results.append(result)
+    return Vector(builder, *results)
 
 
 def larger(left: Vector, right: Vector) -> Vector:
