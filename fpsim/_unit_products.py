@@ -96,12 +96,12 @@ def _emulated(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, outpu
     places = np.arange(a.shape[1]).reshape(-1, row.block)
     order = np.concatenate([places[:, places[0] % 4 < 2], places[:, places[0] % 4 >= 2]], axis=1).reshape(-1)
     job = _Blocks(a[:, order], b[order], fmt, row.block // 2, row.fraction, row.block)
-    total, nothing = start.astype(np.float32), np.zeros(start.shape, np.float32)
+    total = start.astype(np.float32)
     inner = Rounding.TOWARD_ZERO if output.format == FP32 else _NEAREST
     for first in range(0, job.leaves, row.block):
-        part = job.run(first, first + row.block, output.format, inner, nothing)
+        part = job.run(first, first + row.block, output.format, inner)
         with np.errstate(invalid="ignore"):
-            total = np.add(part, total, dtype=np.float32, casting="same_kind")
+            np.add(part, total, out=total, dtype=np.float32, casting="same_kind")
         if output.format != FP32:
             round_into(total, total, output.format, _NEAREST)  # twice, and right: float32 has 2p + 2 bits for fp16
     return total
@@ -135,15 +135,16 @@ class _Blocks:
             kernels.powers(values, _EXPONENT[self.element], values.dtype.type(2.0**fmt.emin), powers)
             self.powers.append(powers)
 
-    def run(self, begin: int, end: int, target: Format, rounding: Rounding, start: np.ndarray) -> np.ndarray:
+    def run(self, begin: int, end: int, target: Format, rounding: Rounding, start: np.ndarray | None = None) -> np.ndarray:
         """The chained blocks of a range of terms, each rounded toward zero to fp32's range or to nearest even.
 
+        `start` left out is +0. The next run overwrites the result.
         What rounds toward zero to infinity is 2^128 and above: so the published models, for no recorded result overflows.
         """
         from fpsim._kernels import blocks as kernels
 
         packed, (left, right) = self.packed, self.powers
-        out = packed.started(start.T if self.turned else start)
+        out = packed.started(start if start is None or not self.turned else start.T)
         how = kernels.NEAREST
         if rounding is Rounding.TOWARD_ZERO:
             terms_and_addend = (self.block << (self.fraction + 2)) + (1 << (self.fraction + 1))
@@ -176,15 +177,16 @@ class _Packed:
         self.groups, self.panels = -(-self.rows // rows), -(-self.columns // width)
         self.a = np.empty(self.groups * rows * self.leaves, element)
         self.b = np.empty(self.panels * width * self.leaves, element)
+        self.out = np.empty((self.groups * rows, self.panels * width), element)
         pack_rows(a, self.a, rows, 0, self.groups)
         pack_columns(b, self.b, width)
 
-    def started(self, start: np.ndarray) -> np.ndarray:
-        """The matrix that holds the addends and then the sums, in whole tiles."""
-        dtype = self.a.dtype
-        out = np.zeros((self.groups * _TILE[0], self.panels * _TILE[1] * _LANES[dtype.str[1:]]), dtype)
-        out[: self.rows, : self.columns] = start
-        return out
+    def started(self, start: np.ndarray | None) -> np.ndarray:
+        """The matrix that holds the addends and then the sums, in whole tiles; the same one every time."""
+        self.out.fill(0)
+        if start is not None:
+            self.out[: self.rows, : self.columns] = start
+        return self.out
 
     def parts(self) -> list[tuple[int, int]]:
         """Ranges of row groups for the threads."""

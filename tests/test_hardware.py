@@ -1,5 +1,7 @@
 """Hardware units: recorded results bit for bit, wrong models that must differ, oracles in rationals, and the edges."""
 
+import shutil
+import subprocess
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +15,7 @@ from fpsim._unit_products import _around_specials, unit_product
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import BF16, FP16, FP32, get_format
 from fpsim.hardware import UNITS, UnconfirmedUnit, get_unit, product
+from fpsim.hardware.table import markdown
 from fpsim.rounding import Rounding
 from tests import units_oracle as oracle
 
@@ -262,6 +265,52 @@ def test_float64_carrier_equals_float32(monkeypatch):
         assert fast.tobytes() == product(a, b, unit="avx512_bf16", fmt="bf16").tobytes()
 
 
+PROBE = r"""
+#include <immintrin.h>
+#include <stdio.h>
+typedef struct { float c[16]; unsigned short a[32], b[32]; } Lanes;
+int main(void) {
+    Lanes x; float out[16];
+    while (fread(&x, sizeof x, 1, stdin) == 1) {
+        __m512bh a = (__m512bh)_mm512_loadu_si512(x.a), b = (__m512bh)_mm512_loadu_si512(x.b);
+        _mm512_storeu_ps(out, _mm512_dpbf16_ps(_mm512_loadu_ps(x.c), a, b));
+        fwrite(out, sizeof out, 1, stdout);
+    }
+    return 0;
+}
+"""
+
+
+def test_vdpbf16ps_itself(tmp_path):
+    """The instruction on random bits, a tenth of each kind of operand subnormal or near the least normal number."""
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists() or "avx512_bf16" not in cpu.read_text():
+        pytest.skip("this processor has no AVX512-BF16")
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler to call the instruction with")
+    (tmp_path / "probe.c").write_text(PROBE)
+    subprocess.run([compiler, "-O1", "-mavx512f", "-mavx512bf16", "-o", tmp_path / "probe", tmp_path / "probe.c"], check=True)
+    generator = np.random.default_rng(0)
+    count = 2000  # of vectors of 16 lanes
+    bits = generator.integers(0, 2**16, (2, count, 16, 2)).astype(np.uint16)
+    near = generator.random(bits.shape) < 0.5  # exponents whose products meet the addend's
+    bits = np.where(near, bits & 0x8FFF | 0x2000, bits)
+    a, b = (bits.astype(np.uint32) << 16).view(np.float32)
+    c = generator.integers(0, 2**32, (count, 16), dtype=np.uint32)
+    c = np.where(generator.random(c.shape) < 0.5, c & 0x80FFFFFF, c).view(np.float32)
+    lanes = np.concatenate([c.view(np.uint8).reshape(count, -1), *(x.reshape(count, -1).view(np.uint8) for x in bits)], axis=1)
+    done = subprocess.run([tmp_path / "probe"], input=lanes.tobytes(), capture_output=True, check=True)
+    wanted = np.frombuffer(done.stdout, np.float32).reshape(-1)
+    a, b, c = a.reshape(-1, 2), b.reshape(-1, 2), c.reshape(-1)
+    for i in range(0, c.size, 40):
+        part = slice(i, i + 40)
+        got = np.diag(product(a[part], b[part].T, unit="avx512_bf16", fmt="bf16", addend=np.diag(c[part])))
+        number = ~np.isnan(wanted[part])
+        assert np.array_equal(np.isnan(got), ~number)
+        assert np.array_equal(got[number].view(np.uint32), wanted[part][number].view(np.uint32))
+
+
 # Edges.
 
 
@@ -426,3 +475,11 @@ def test_operands_are_left_alone():
     start = np.zeros((2, 2))
     unit_product(x, x.T, FP16, fpsim.get_accumulator("h100"), start)
     assert np.array_equal(x, before) and not start.any() and FP32.precision == 24
+
+
+def test_reference_lists_every_row():
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "hardware-units.md").read_text()
+    assert markdown() in page
+    for unit in UNITS.values():
+        names = ", ".join(f"`{alias}`" for alias in unit.aliases) or "-"
+        assert f"| `{unit.name}` | {unit.title} | {names} |" in page
