@@ -21,8 +21,8 @@ def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.nd
     array, wrap = _checks.as_carrier(x, fmt, name)
     rounded = np.empty(array.shape, array.dtype)
     round_into(array, rounded, fmt, Rounding.NEAREST_EVEN)
-    same = (rounded == array) | np.isnan(array)
-    if not same.all():
+    same = rounded == array
+    if not same.all() and not (same := same | np.isnan(array)).all():
         place = tuple(int(index) for index in np.unravel_index(int(np.argmin(same)), array.shape))
         where = f"{name}{list(place) if place else ''} = {float(array[place])!r}"
         raise ValueError(f"{where} is no value of {fmt.name}; round it first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fpsim.formats import FP32, Format
 from fpsim.rounding import Rounding
 
 LANES = {"f4": 16, "f8": 8}
+_NEAR = 32 << 10  # bytes that stay in the nearest cache
 _NO_HASHES = np.zeros((1, 1), dtype=np.uint32)
 
 
@@ -41,17 +43,29 @@ def _tile(element: str, rows: int) -> tuple[int, int]:
     return (4, 2) if rows > 2 else (1, 8)
 
 
-def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[Panels]:
-    """Panels of `width` columns: read in place where few rows would not repay a copy."""
-    from fpsim._kernels import products as kernels
+@cache
+def _kernels() -> Any:
+    """The module of kernels, imported when the first product runs."""
+    from fpsim._kernels import products
 
+    return products
+
+
+def _line(x: np.ndarray, count: int) -> np.ndarray:
+    """The memory of x from its first element on, `count` elements that lie side by side."""
+    return x.reshape(-1) if x.flags.c_contiguous else np.lib.stride_tricks.as_strided(x, (count,), (x.itemsize,))
+
+
+def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[Panels]:
+    """Panels of `width` columns: read in place where few rows would not repay a copy, or all of it is near anyway."""
     leaves, columns = b.shape
     whole = columns // width * width
     found = []
-    if rows <= 4 and whole and b.dtype == dtype and b.strides[1] == b.itemsize and b.strides[0] >= 0 and leaves:
+    in_place = (rows <= 4 or b.nbytes <= _NEAR) and whole and leaves and b.dtype == dtype
+    if in_place and b.strides[1] == b.itemsize and b.strides[0] >= 0:
         leaf_stride, rest = divmod(b.strides[0], b.itemsize)
         if rest == 0:
-            flat = np.lib.stride_tricks.as_strided(b, ((leaves - 1) * leaf_stride + columns,), (b.itemsize,))
+            flat = _line(b, (leaves - 1) * leaf_stride + columns)
             found.append(Panels(flat, width, leaf_stride, 0, whole))
             if whole == columns:
                 return found
@@ -59,28 +73,24 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
     start = columns - b.shape[1]
     panels = -(-b.shape[1] // width)
     packed = np.empty(max(1, panels * leaves * width), dtype=dtype)
-    kernels.pack_columns(b, packed, width)
+    _kernels().pack_columns(b, packed, width)
     found.append(Panels(packed, leaves * width, width, start, b.shape[1]))
     return found
 
 
 def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
-    from fpsim._kernels import products as kernels
-
     count, leaves = a.shape
     if rows == 1 and a.dtype == dtype and a.flags.c_contiguous:
         return a.reshape(-1) if a.size else np.zeros(1, dtype)
     groups = -(-count // rows)
     packed = np.empty(max(1, groups * rows * leaves), dtype=dtype)
-    kernels.pack_rows(a, packed, rows, 0, groups)
+    _kernels().pack_rows(a, packed, rows, 0, groups)
     return packed
 
 
 def largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
     """The largest magnitude (infinity for a NaN) and the smallest nonzero one (infinity if there is none)."""
-    from fpsim._kernels import products as kernels
-
-    high, low = kernels.extent(packed)
+    high, low = _kernels().extent(packed)
     return float(high), float(low)
 
 
@@ -105,9 +115,7 @@ class Job:
     def _kernel(self, flags: int) -> Any:
         shape = (self.element, self.tile_rows, self.vectors, self.rounding.code, flags)
         if self.kind == "tree":
-            from fpsim._kernels.products import make_product
-
-            return make_product(*shape)
+            return _kernels().make_product(*shape)
         from fpsim._kernels.compensated import make_compensated
 
         return make_compensated(*shape, int(self.kind == "neumaier"))
@@ -127,8 +135,6 @@ class Job:
         self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
     ) -> np.ndarray:
         """The product; afterwards `passed` lists the tiles whose magnitudes reached the limit."""
-        from fpsim._kernels import products as kernels
-
         function = self._kernel(flags)
         self.passed = []
         padded = sum(-(-panels.columns // self.width) * self.width for panels in right)
@@ -137,7 +143,7 @@ class Job:
         if self.rounding is Rounding.STOCHASTIC:
             hashes = np.empty(out.shape, dtype=np.uint32)
             key = np.uint64(self.draws.key)
-            kernels.fill_hashes(hashes, key, self.draws.first, self.draws.row_step, self.draws.column_step)
+            _kernels().fill_hashes(hashes, key, self.draws.first, self.draws.row_step, self.draws.column_step)
         size = self.tile_rows * self.width
         flat, flat_hashes = out.reshape(-1), hashes.reshape(-1)
         limit_value = self.dtype.type(limit)
@@ -161,7 +167,7 @@ class Job:
             work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width
             threads.run(task, threads.parts(self.groups, work))
             self._absorb(passed, tallied)
-            if not passed.any():
+            if 1 not in passed.tobytes():
                 continue
             for panel, group in np.argwhere(passed).tolist():
                 column = panels.first_column + panel * self.width
@@ -189,8 +195,6 @@ def add_rounded(
     x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int, residual: bool = False
 ) -> np.ndarray:
     """rounded(x + y) of two matrices, as node number `node`: values of `target`, or any float64 with `residual`."""
-    from fpsim._kernels import products as kernels
-
     rows, columns = x.shape
     if is_like(target, FP32) and rounding is Rounding.NEAREST_EVEN and not residual:
         with np.errstate(all="ignore"):
@@ -202,7 +206,7 @@ def add_rounded(
     out[:, :columns], right[:, :columns] = x, y
     hashes = np.zeros((rows, padded), dtype=np.uint32)
     if rounding is Rounding.STOCHASTIC:
-        kernels.fill_hashes(hashes, np.uint64(draws.key), draws.first, draws.row_step, draws.column_step)
-    function = kernels.make_add(rounding.code, careful.flags)
+        _kernels().fill_hashes(hashes, np.uint64(draws.key), draws.first, draws.row_step, draws.column_step)
+    function = _kernels().make_add(rounding.code, careful.flags)
     function(out.reshape(-1), right.reshape(-1), careful.row, hashes.reshape(-1), node)
     return out[:, :columns]

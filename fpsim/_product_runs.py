@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
+from typing import Any
 
 import numpy as np
 
 from fpsim import threads
 from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest, pack_columns, pack_rows
-from fpsim._product_plans import Scheme, careful_scheme, growth, is_like, program, scheme
+from fpsim._product_plans import Scheme, careful_scheme, growth, is_like, program, require_arithmetic, scheme
+from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import ADD, Tree
 from fpsim.formats import FP32, Format
@@ -36,10 +40,10 @@ def choose_flags(
     chosen: Scheme, bound: float, target: Format, rounding: Rounding, left: np.ndarray, right: list[Panels], rows: int
 ) -> int:
     """The scheme's flags and those that the operands' magnitudes call for."""
-    from fpsim._kernels.sums_rounding import CAREFUL, CLAMP, NATIVE, TRACK, TRACK_SUMS
+    if chosen.limit == inf:
+        return chosen.flags  # native or careful: nothing to watch
+    from fpsim._kernels.sums_rounding import CLAMP, TRACK, TRACK_SUMS
 
-    if chosen.flags & (CAREFUL | NATIVE):
-        return chosen.flags
     if rows <= 4:
         return chosen.flags | CLAMP | TRACK  # looking through `right` would cost as much as it saves
     high, low = largest_and_smallest(left)
@@ -56,12 +60,44 @@ def choose_flags(
     return flags if few else flags | CLAMP
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What a product needs to know of its formats, order and number of leaves, and the objects that it was asked for."""
+
+    asked: tuple[Any, ...]
+    tree: Tree
+    programs: list[np.ndarray]
+    plan: tuple[Scheme, float]
+
+
+# By the identities of the objects, which the entries keep alive: hashing formats and trees takes longer than small products.
+_prepared: dict[tuple[int, ...], _Prepared] = {}
+_MOST_PREPARED = 512
+
+
+def prepare(operand: Format, accumulator: Accumulator, rounding: Rounding, leaves: int) -> _Prepared:
+    """The entry for a tree of additions; ValueError for an accumulator's format that cannot compute."""
+    key = (id(operand), id(accumulator), id(rounding), leaves)
+    found = _prepared.get(key)
+    if found is None:
+        require_arithmetic(accumulator.format, rounding, "accumulate")
+        tree = accumulator.order(leaves)
+        chosen = plan(tree, operand, accumulator.format, rounding, accumulator.products != "rounded")
+        found = _Prepared((operand, accumulator, rounding), tree, [program(tree)], chosen)
+        if len(_prepared) >= _MOST_PREPARED:
+            _prepared.clear()
+        _prepared[key] = found
+    return found
+
+
 def tree_product(
-    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
-    draws: Draws,
-) -> np.ndarray:  # fmt: skip
-    """a @ b along a tree, every addition rounded to `target`: a new array of float32 or float64."""
-    return next(_products(a, b, operand, target, rounding, tree, exact_products, draws, [program(tree)]))
+    a: np.ndarray, b: np.ndarray, operand: Format, accumulator: Accumulator, rounding: Rounding, draws: Draws
+) -> np.ndarray:
+    """a @ b along a tree, every addition rounded to its format: a new array of float32 or float64."""
+    known = prepare(operand, accumulator, rounding, a.shape[1])
+    exact_products = accumulator.products != "rounded"
+    how = (operand, accumulator.format, rounding, known.tree, exact_products, draws, known.programs, known.plan)
+    return next(_products(a, b, *how))
 
 
 def promoted_programs(leaves: int, size: int) -> list[np.ndarray]:
@@ -93,16 +129,16 @@ def promoted_product(
 
 def _products(
     a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
-    draws: Draws, programs: list[np.ndarray],
+    draws: Draws, programs: list[np.ndarray], known: tuple[Scheme, float] | None = None,
 ) -> Iterator[np.ndarray]:  # fmt: skip
     """One array for each program; `tree` bounds their partial sums and their stacks."""
     (rows, leaves), columns = a.shape, b.shape[1]
     if columns < 32 and rows > columns:
         swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
-        for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs):
+        for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, known):
             yield part.T
         return
-    chosen, bound = plan(tree, operand, target, rounding, exact_products)
+    chosen, bound = known or plan(tree, operand, target, rounding, exact_products)
     if rows <= 4 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:
         # Packed a little at a time: fresh memory by the dozen megabytes costs more than the arithmetic.
         width = max(128, _CHUNK // leaves // 128 * 128)
@@ -182,7 +218,7 @@ def exact_product(
         sums[bins + place, :rows, :columns] = np.where(np.isfinite(term), term, 0)
     high, low = np.empty(bin_stride), np.empty(bin_stride)
     kernels.combine(sums.reshape(bins + len(terms), bin_stride), high, low)
-    if rounding is Rounding.DOWN:
+    if rounding is Rounding.DOWN and (leaves or terms):
         low[(high == 0) & (low == 0)] = -0.0  # an exact zero is -0 under down
     high, low = (x.reshape(-1, stride)[:rows, :columns] for x in (high, low))
     if not finite or not all(np.isfinite(term).all() for term in terms):

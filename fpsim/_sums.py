@@ -172,7 +172,10 @@ def _run(
     if lines.strides[1] != x.itemsize or lines.strides[0] < 0 or lines.strides[0] % x.itemsize:
         lines = np.ascontiguousarray(lines)
     stride = lines.strides[0] // x.itemsize
-    line = np.lib.stride_tricks.as_strided(lines, (max(0, rows - 1) * stride + terms,), (x.itemsize,))
+    if lines.flags.c_contiguous:
+        line = lines.reshape(-1)
+    else:
+        line = np.lib.stride_tricks.as_strided(lines, (max(0, rows - 1) * stride + terms,), (x.itemsize,))
     side = 64 // x.itemsize
     lanes = min(_LANES, _GROUP_BYTES // (max(1, terms) * x.itemsize), rows) // side * side
     lanes = max(side, lanes)

@@ -72,7 +72,7 @@ def matmul(
     result = np.empty((*batch, rows, columns), dtype=dtype)
     shape = (*batch, *((rows,) if left.ndim > 1 else ()), *((columns,) if right.ndim > 1 else ()))
     extra = None if addend is None else _addend(addend, target, shape).reshape(result.shape)
-    for number, place in enumerate(np.ndindex(*batch)):
+    for number, place in enumerate(np.ndindex(*batch) if batch else [()]):
         matmul_into(
             left_matrix[place], right_matrix[place], result[place], target, accumulator, mode, key,
             addend=None if extra is None else extra[place], counters=counters, first_element=number * rows * columns,
@@ -119,6 +119,8 @@ def _matrices(left: np.ndarray, right: np.ndarray) -> tuple[tuple[int, ...], np.
             f"a and b do not fit: a {tuple(left.shape)} has {matrix.shape[-1]} columns, "
             f"b {tuple(right.shape)} has {other.shape[-2]} rows"
         )
+    if matrix.ndim == other.ndim == 2:
+        return (), matrix, other
     try:
         batch = np.broadcast_shapes(matrix.shape[:-2], other.shape[:-2])
     except ValueError:
@@ -190,7 +192,7 @@ def matmul_into(
             else:
                 result = counted_add(result, full, held, rounding, draws, node, counted, addend_only=True)
             node += 1
-    if held != fmt:
+    if held is not fmt and held != fmt:
         result = np.ascontiguousarray(result)
         if counters is not None and counted is None:
             counters(result)
@@ -234,6 +236,8 @@ def _accumulate(
 ) -> tuple[np.ndarray, Format]:  # fmt: skip
     """The accumulated products, and the format whose values they are."""
     target = accumulator.format
+    if accumulator.kind == "tree" and accumulator.promoted is None and counters is None:
+        return tree_product(a, b, fmt, accumulator, rounding, draws), target
     require_arithmetic(target, rounding, "accumulate")
     if accumulator.kind in ("kahan", "neumaier"):
         return compensated_product(a, b, fmt, target, rounding, accumulator.kind, draws), target
@@ -246,8 +250,9 @@ def _accumulate(
         size = accumulator.order.parameters[0]
         given = (a, b, fmt, target, wide, rounding, size, exact, draws)
         return promoted_product(*given) if counters is None else counted_promoted_product(*given, counters), wide
+    assert counters is not None
     chosen = (a, b, fmt, target, rounding, accumulator.order(a.shape[1]), exact, draws)
-    return tree_product(*chosen) if counters is None else counted_tree_product(*chosen, counters), target
+    return counted_tree_product(*chosen, counters), target
 
 
 def _native(a: np.ndarray, b: np.ndarray, rounding: Rounding) -> np.ndarray:

@@ -76,7 +76,9 @@ def parts(length: int, work: int, granule: int = 1) -> list[tuple[int, int]]:
 
     Every range but the last starts and ends at a multiple of `granule`.
     """
-    count = 1 if work < SPLIT_ABOVE or getattr(_inside, "worker", False) else get_num_threads()
+    if work < SPLIT_ABOVE or getattr(_inside, "worker", False):
+        return [(0, length)] if length else []
+    count = get_num_threads()
     granules = -(-length // granule)
     count = max(1, min(count, granules))
     edges = [min(length, granule * (granules * i // count)) for i in range(count + 1)]
@@ -96,10 +98,11 @@ def run(task: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> None
     """
     if not ranges:
         return
-    waiting: list[Future[None]] = []
-    if len(ranges) > 1:
-        pool = _executor(len(ranges) - 1)
-        waiting = [pool.submit(_work, task, start, stop) for start, stop in ranges[1:]]
+    if len(ranges) == 1:
+        task(*ranges[0])
+        return
+    pool = _executor(len(ranges) - 1)
+    waiting: list[Future[None]] = [pool.submit(_work, task, start, stop) for start, stop in ranges[1:]]
     try:
         task(*ranges[0])
     finally:

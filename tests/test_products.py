@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 import fpsim
 from fpsim import threads
@@ -223,27 +224,83 @@ def of(text: str, fmt: Format) -> Accumulator:
     return Accumulator(parsed.kind, fmt, parsed.order, parsed.products)
 
 
-# The first formats run every mode in the quick part; a compiled kernel serves them all.
-@pytest.mark.parametrize("mode", list(Rounding), ids=str)
-@pytest.mark.parametrize("text", TREES)
+# Each mode, tree and set of flags is a kernel to compile, a second or two: the quick part meets every mode and every tree.
+ALL_TREES = [(mode, text) for mode in Rounding for text in TREES]
+SOME_TREES = [(mode, text) for mode, text in ALL_TREES if mode is Rounding.NEAREST_EVEN or text == ""]
+ALL_KINDS = [(mode, kind) for mode in Rounding for kind in ("kahan", "neumaier", "exact")]
+SOME_KINDS = [(mode, kind) for mode, kind in ALL_KINDS if mode is Rounding.NEAREST_EVEN or kind == "exact"]
+
+
+@pytest.mark.parametrize(("mode", "text"), SOME_TREES, ids=str)
 def test_trees_equal_exact_rationals(mode: Rounding, text: str) -> None:
+    for seed, fmt in enumerate(FORMATS[:4]):
+        check(fmt, of(text, fmt), mode, seed)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("mode", "text"), ALL_TREES, ids=str)
+def test_all_trees_equal_exact_rationals(mode: Rounding, text: str) -> None:
     for seed, fmt in enumerate(FORMATS):
         check(fmt, of(text, fmt), mode, seed)
 
 
-@pytest.mark.parametrize("mode", list(Rounding), ids=str)
-@pytest.mark.parametrize("kind", ["kahan", "neumaier", "exact"])
+@pytest.mark.parametrize(("mode", "kind"), SOME_KINDS, ids=str)
 def test_other_accumulators_equal_exact_rationals(mode: Rounding, kind: str) -> None:
+    for seed, fmt in enumerate(FORMATS[:2]):
+        accumulator = get_accumulator("exact") if kind == "exact" else Accumulator(kind, fmt)  # type: ignore[arg-type]
+        check(fmt, accumulator, mode, seed)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("mode", "kind"), ALL_KINDS, ids=str)
+def test_all_other_accumulators_equal_exact_rationals(mode: Rounding, kind: str) -> None:
     for seed, fmt in enumerate(FORMATS[:6]):
         accumulator = get_accumulator("exact") if kind == "exact" else Accumulator(kind, fmt)  # type: ignore[arg-type]
         check(fmt, accumulator, mode, seed)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mode", [mode for mode in Rounding if mode is not Rounding.STOCHASTIC], ids=str)
 @pytest.mark.parametrize("text", ["fp16:blocked(3)->fp32", "e5m2:blocked(2):fma->bf16", "fp32", "bf16", "e5m10:fma"])
 def test_accumulators_wider_and_narrower_than_the_operands(mode: Rounding, text: str) -> None:
     for name in ("fp16", "e4m3fn", "bf16"):
         check(get_format(name), get_accumulator(text), mode)
+
+
+@pytest.mark.parametrize("text", ["fp16:blocked(3)->fp32", "fp32", "e5m10:fma"])
+def test_wider_and_narrower_accumulators_to_nearest_even(text: str) -> None:
+    for name in ("fp16", "e4m3fn", "bf16"):
+        check(get_format(name), get_accumulator(text), Rounding.NEAREST_EVEN)
+
+
+@st.composite
+def nested(draw: st.DrawFn, most: int = 24) -> Any:
+    """Any binary tree over the leaves in any order, as nested pairs."""
+    parts: list[Any] = draw(st.permutations(range(draw(st.integers(1, most)))))
+    while len(parts) > 1:
+        places = draw(st.lists(st.integers(0, len(parts) - 1), min_size=2, max_size=2, unique=True))
+        pair = tuple(parts[place] for place in places)
+        parts = [part for place, part in enumerate(parts) if place not in places] + [pair]
+    return parts[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tree=nested(),
+    name=st.sampled_from(["fp16", "bf16", "e5m2"]),
+    mode=st.sampled_from([Rounding.NEAREST_EVEN, Rounding.STOCHASTIC]),
+    seed=st.integers(0, 10**6),
+)
+def test_random_trees_equal_exact_rationals(tree: Any, name: str, mode: Rounding, seed: int) -> None:
+    fmt, made, generator = get_format(name), Tree.from_nested(tree), np.random.default_rng(seed)
+    a, b = (generator.standard_normal(shape) * np.exp2(generator.integers(-9, 9, shape)) for shape in ((2, made.leaves), (made.leaves, 3)))
+    for x in (a, b):
+        round_into(x, x, fmt, Rounding.TOWARD_ZERO)
+    accumulator, out = Accumulator(format=fmt, order=made), np.empty((2, 3))  # type: ignore[arg-type]
+    matmul_into(a, b, out, fmt, accumulator, mode, key=KEY if mode is Rounding.STOCHASTIC else 0)
+    for number, (i, j) in enumerate(np.ndindex(2, 3)):
+        wanted = np.array(Oracle(fmt, accumulator, mode, number)(a[i].tolist(), b[:, j].tolist()))
+        assert same(out[i, j], wanted)
 
 
 def half_operands(size: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -281,6 +338,7 @@ def test_chain_equals_the_torch_rank_one_loop_at_512(dtype: str) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**-9, 80.0], ids=["ordinary", "underflow", "overflow"])
 @pytest.mark.parametrize("mode", ["nearest-even", "nearest-away", "toward-zero", "up", "down", "odd"])
+@pytest.mark.exhaustive
 def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     import fpsim._product_runs as runs
 
@@ -293,8 +351,10 @@ def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch
 
     monkeypatch.setattr(runs, "scheme", careful)
     runs.plan.cache_clear()
+    runs._prepared.clear()
     slow = [fpsim.matmul(a, b, fmt="fp16", accumulate=text, rounding=mode) for text in texts]
     runs.plan.cache_clear()
+    runs._prepared.clear()
     for text, quick, sure in zip(texts, fast, slow, strict=True):
         assert same(quick, sure).all(), text
 
@@ -326,7 +386,14 @@ def test_fma_rounds_once_where_float32_would_round_twice() -> None:
     )
 
 
-@pytest.mark.parametrize("mode", [mode for mode in Rounding if mode is not Rounding.STOCHASTIC], ids=str)
+FMA_MODES = [
+    pytest.param(mode, marks=() if mode in (Rounding.NEAREST_EVEN, Rounding.ODD) else pytest.mark.exhaustive)
+    for mode in Rounding
+    if mode is not Rounding.STOCHASTIC
+]
+
+
+@pytest.mark.parametrize("mode", FMA_MODES, ids=str)
 @pytest.mark.parametrize("name", ["fp16", "bf16", "e4m3", "fp32"])
 def test_fma_on_triples_built_to_round_wrongly_twice(name: str, mode: Rounding) -> None:
     """Sums next to midpoints: c is a value and a half ulp's worth of product away from the next, give or take little."""
@@ -418,6 +485,9 @@ def test_tall_products_that_are_packed_in_parts(rounding: str) -> None:
 def test_no_terms_give_plus_zero(accumulate: str) -> None:
     out = fpsim.matmul(np.zeros((2, 0), np.float32), np.zeros((0, 3), np.float32), fmt="fp16", accumulate=accumulate)
     assert same(out, np.zeros((2, 3), np.float32)).all()
+    for mode in ("down", "odd") if accumulate == "exact" else ():
+        empty = fpsim.matmul(np.zeros((2, 0), np.float32), np.zeros((0, 3), np.float32), fmt="fp16", accumulate="exact", rounding=mode)
+        assert same(empty, np.zeros((2, 3), np.float32)).all()
 
 
 def test_rows_draw_by_their_number_in_the_whole_result() -> None:
