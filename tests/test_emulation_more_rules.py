@@ -7,7 +7,6 @@ import torch.nn.functional as functional
 
 import fpsim
 import fpsim.elementary
-from fpsim.emulation import UnsupportedOp
 
 HALF = torch.float16
 
@@ -40,8 +39,8 @@ def test_sums_by_index_follow_the_accumulator_and_the_order_of_the_source():
         rows = base.clone().requires_grad_()
         rows[index].backward(source)
         assert torch.equal(rows.grad, from_zero)
-        with pytest.raises(UnsupportedOp):
-            base.scatter(0, index[:, None].expand(40, 3), source, reduce="add")
+        assert torch.equal(base.scatter(0, index[:, None].expand(40, 3), source, reduce="add"), expected)
+        assert torch.equal(base.scatter_reduce(0, index[:, None].expand(40, 3), source, "sum"), expected)
 
 
 def test_prefix_sums_are_the_accumulators_states():
@@ -139,3 +138,63 @@ def test_nan_to_num_knows_the_format():
     with fpsim.emulate("fp16"):
         assert torch.nan_to_num(x).tolist() == [65504.0, -65504.0, 0.0, 1.0]
         assert torch.nan_to_num(x, nan=0.1, posinf=1e9).tolist() == [65504.0, -65504.0, float(np.float16(0.1)), 1.0]
+
+
+def test_products_round_once():
+    x = values(4, 9, scale=1.5)
+    with fpsim.emulate("fp16"):
+        assert torch.equal(x.prod(1), fpsim.round(x.double().prod(1), "fp16").float())
+        assert torch.equal(x.cumprod(1), fpsim.round(x.double().cumprod(1), "fp16").float())
+        assert torch.equal(x.prod(), fpsim.round(x.double().prod(), "fp16").float())
+
+
+def test_batches_and_outer_products_go_through_the_accumulator():
+    c, a, b = values(3, 4), values(5, 3, 2, seed=1), values(5, 2, 4, seed=2)
+    total = torch.zeros(3, 4, dtype=HALF)
+    for batch in range(5):
+        for k in range(2):
+            total = total + a[batch, :, k, None].to(HALF) * b[batch, k].to(HALF)
+    with fpsim.emulate("fp16", "fp16"):
+        batches = torch.addbmm(c, a, b)
+        outer = torch.addr(c, a[0, :, 0], b[0, 0])
+    assert torch.equal(batches, (total + c.to(HALF)).float())
+    assert torch.equal(outer, (a[0, :, 0, None].to(HALF) * b[0, 0].to(HALF) + c.to(HALF)).float())
+
+
+def test_factorizations_round_once():
+    x = values(4, 4)
+    with fpsim.emulate("fp16"):
+        assert torch.equal(torch.linalg.inv(x), fpsim.round(torch.linalg.inv(x.double()), "fp16").float())
+        assert torch.equal(torch.linalg.svdvals(x), fpsim.round(torch.linalg.svdvals(x.double()), "fp16").float())
+
+
+def test_the_next_value_is_the_formats():
+    x = torch.tensor([1.0, 1.0, 0.0, 65504.0])
+    with fpsim.emulate("fp16"):
+        moved = torch.nextafter(x, torch.tensor([2.0, 0.0, 1.0, float("inf")]))
+    assert moved.tolist() == [1 + 2.0**-10, 1 - 2.0**-11, 2.0**-24, float("inf")]
+
+
+@pytest.mark.parametrize("kind", [torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_networks_train(kind, bidirectional):
+    torch.manual_seed(0)
+    sim = fpsim.run(kind(5, 6, num_layers=2, batch_first=True, bidirectional=bidirectional), "fp16", "fp16")
+    with sim:
+        y, state = sim(torch.randn(3, 7, 5))
+        y.sum().backward()
+    for item in (y, *(state if isinstance(state, tuple) else (state,)), *(p.grad for p in sim.parameters())):
+        assert torch.equal(item, fpsim.round(item.detach(), "fp16"))
+        assert torch.isfinite(item).all()
+
+
+def test_lost_updates_of_a_script_are_counted():
+    parameter = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([parameter], lr=1e-5)
+    with fpsim.emulate("fp16") as emulation:
+        parameter.grad = torch.ones(4)
+        optimizer.step()
+    total = sum(emulation.rows().values())
+    from fpsim._kernels import counting
+
+    assert (total[counting.UPDATES], total[counting.LOST]) == (4, 4)

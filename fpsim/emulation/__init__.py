@@ -22,7 +22,9 @@ from fpsim.emulation import (  # isort: skip
     random,  # noqa: F401
     reductions,  # noqa: F401
     scatter,  # noqa: F401
+    scatter_reduce,  # noqa: F401
     statistics,  # noqa: F401
+    whole,  # noqa: F401
 )
 
 __all__ = [

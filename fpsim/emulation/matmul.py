@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fpsim.emulation.engine import product
-from fpsim.emulation.table import Rule, register_functional
+from fpsim.emulation.table import RULES, Rule, register_functional
 
 _FLOAT32 = torch.float32
 
@@ -140,3 +140,5 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
 
 
 register_functional("mm addmm bmm baddbmm mv dot vdot addmv", "matmul", _rule_for)
+
+addmm_rule = RULES[torch.ops.aten.addmm.default]

@@ -76,7 +76,7 @@ def _index_add_rule(op: torch._ops.OpOverload) -> Rule:
     return index_add
 
 
-def _scatter_add_rule(op: torch._ops.OpOverload) -> Rule:
+def scatter_add_rule(op: torch._ops.OpOverload) -> Rule:
     exact = exact_rule(op)
 
     def scatter_add(machine: Any, x: Any, dim: int, index: Any, src: Any) -> torch.Tensor:
@@ -98,7 +98,7 @@ def _scatter_add_rule(op: torch._ops.OpOverload) -> Rule:
     return scatter_add
 
 
-def _index_put_rule(op: torch._ops.OpOverload) -> Rule:
+def index_put_rule(op: torch._ops.OpOverload) -> Rule:
     exact = exact_rule(op)
 
     def index_put(machine: Any, x: Any, indices: Any, values: Any, accumulate: bool = False, *rest: Any) -> torch.Tensor:
@@ -116,12 +116,12 @@ def _index_put_rule(op: torch._ops.OpOverload) -> Rule:
 
 
 register_functional("index_add", "scatter", _index_add_rule)
-register_functional("scatter_add", "scatter", _scatter_add_rule)
-register_functional("index_put", "scatter", _index_put_rule)
+register_functional("scatter_add", "scatter", scatter_add_rule)
+register_functional("index_put", "scatter", index_put_rule)
 
 
 @register(_aten._index_put_impl_.default, family="scatter")
 def index_put_into(
     machine: Any, x: Any, indices: Any, values: Any, accumulate: bool = False, unsafe: bool = False
 ) -> torch.Tensor:
-    return machine.write(x, _index_put_rule(_aten.index_put.default)(machine, x, indices, values, accumulate))
+    return machine.write(x, index_put_rule(_aten.index_put.default)(machine, x, indices, values, accumulate))

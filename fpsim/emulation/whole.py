@@ -1,0 +1,225 @@
+"""Operations that are one kernel: torch's own algorithm in float64, one rounding of each result.
+
+Matrix factorizations come from the LAPACK at hand: their float64 results, and rarely a rounded bit, depend on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.emulation.elementwise import wide_rule
+from fpsim.emulation.exact import exact_rule
+from fpsim.emulation.matmul import addmm_rule
+from fpsim.emulation.reductions import axes_of, columns_of, shape_of
+from fpsim.emulation.table import RULES, Rule, names, register, register_functional
+
+_aten = torch.ops.aten
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+
+
+def whole_rule(op: torch._ops.OpOverload) -> Rule:
+    """The operation in float64, one rounding of each result; refused where every elementary step is to be rounded."""
+    wide = wide_rule(op)
+
+    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+        machine.whole()
+        return wide(machine, *args, **kwargs)
+
+    return compute
+
+
+LINEAR_ALGEBRA = names(
+    """
+    _linalg_svd linalg_qr linalg_pinv linalg_inv_ex linalg_lu_factor_ex linalg_lu _linalg_eigh _linalg_solve_ex
+    linalg_lu_solve _linalg_slogdet _linalg_det linalg_cholesky_ex linalg_ldl_factor_ex linalg_ldl_solve linalg_lstsq
+    cholesky cholesky_inverse cholesky_solve geqrf ormqr triangular_solve linalg_householder_product
+    linalg_solve_triangular linalg_matrix_exp
+    """
+)
+
+DISTANCES = names("_cdist_forward _cdist_backward _pdist_forward _pdist_backward dist renorm _trilinear")
+
+LOSSES = names(
+    """
+    multi_margin_loss multi_margin_loss_backward multilabel_margin_loss_forward multilabel_margin_loss_backward
+    """
+)
+
+REDUCTIONS = names("logcumsumexp segment_reduce _segment_reduce_backward histc histogram index_reduce")
+
+BAGS = names(
+    """
+    _embedding_bag _embedding_bag_forward_only _embedding_bag_backward _embedding_bag_dense_backward
+    _embedding_bag_per_sample_weights_backward
+    """
+)
+
+register_functional(LINEAR_ALGEBRA, "linear algebra", whole_rule)
+register_functional(DISTANCES, "reduction", whole_rule)
+register_functional(LOSSES, "loss", whole_rule)
+register_functional(REDUCTIONS, "reduction", whole_rule)
+register_functional(BAGS, "reduction", whole_rule)
+register_functional("rrelu_with_noise_backward", "elementwise", whole_rule)
+
+
+# Products in ascending order
+
+
+def _product_rule(op: torch._ops.OpOverload) -> Rule | None:
+    if op._overloadname not in ("default", "dim_int"):
+        return None
+    exact = exact_rule(op)
+
+    def product(machine: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+        if (dtype if dtype is not None else x.dtype) is not _FLOAT32:
+            return exact(machine, x, *(() if dim is None else (dim, keepdim)), dtype=dtype)
+        machine.whole()
+        x = machine.floating(x)
+        axes = axes_of(dim, x.dim())
+        columns = columns_of(x, axes).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            running = np.multiply.accumulate(columns, axis=0)
+        last = running[-1] if len(running) else np.ones(columns.shape[1])
+        return machine.finish(torch.from_numpy(np.ascontiguousarray(last)).reshape(shape_of(x, axes, keepdim)))
+
+    return product
+
+
+def _running_product_rule(op: torch._ops.OpOverload) -> Rule | None:
+    if op._overloadname != "default":
+        return None
+    exact = exact_rule(op)
+
+    def running_product(machine: Any, x: Any, dim: int, *, dtype: Any = None) -> torch.Tensor:
+        if (dtype if dtype is not None else x.dtype) is not _FLOAT32:
+            return exact(machine, x, dim, dtype=dtype)
+        machine.whole()
+        values = machine.floating(x).detach().contiguous().numpy().astype(np.float64)
+        if x.dim():
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = np.multiply.accumulate(values, axis=dim)
+        return machine.finish(torch.from_numpy(np.ascontiguousarray(values)))
+
+    return running_product
+
+
+register_functional("prod", "reduction", _product_rule)
+register_functional("cumprod", "reduction", _running_product_rule)
+
+
+def _sum_of_numbers_rule(op: torch._ops.OpOverload) -> Rule:
+    """A sum in which NaN counts as 0."""
+
+    def sum_of_numbers(machine: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+        kept = machine.operand(x)
+        if kept.is_floating_point():
+            kept = machine.exact(kept.masked_fill(kept.isnan(), 0.0))
+        return RULES[_aten.sum.dim_IntList](machine, kept, dim, keepdim, dtype=dtype)
+
+    return sum_of_numbers
+
+
+register_functional("nansum", "reduction", _sum_of_numbers_rule)
+
+
+# Matrix products in other clothes
+
+
+def _batches_rule(op: torch._ops.OpOverload) -> Rule:
+    """c + the sum of a batch of products: every element one chain over (batch, k)."""
+
+    def addbmm(machine: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+        rows = a.transpose(0, 1).reshape(a.shape[1], -1)
+        return addmm_rule(
+            machine, machine.operands(c), machine.operands(rows), b.reshape(-1, b.shape[2]), beta=beta, alpha=alpha
+        )
+
+    return addbmm
+
+
+def _outer_rule(op: torch._ops.OpOverload) -> Rule:
+    def addr(machine: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+        if not c.is_floating_point():
+            return op(c, a, b, beta=beta, alpha=alpha)
+        return addmm_rule(machine, c, a.unsqueeze(1), b.unsqueeze(0), beta=beta, alpha=alpha)
+
+    return addr
+
+
+register_functional("addbmm", "matmul", _batches_rule)
+register_functional("addr", "matmul", _outer_rule)
+
+
+# With a part that stays wide, or that is drawn
+
+
+def _ctc_rule(op: torch._ops.OpOverload) -> Rule:
+    def ctc_loss(machine: Any, log_probs: Any, targets: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if log_probs.dtype is not _FLOAT32:
+            return op(log_probs, targets, *rest)
+        machine.whole()
+        losses, log_alpha = op(machine.operand(log_probs).double(), targets, *rest)
+        return machine.finish(losses), log_alpha.float()  # wide: the backward pass reads it as it is
+
+    return ctc_loss
+
+
+def _ctc_gradient_rule(op: torch._ops.OpOverload) -> Rule:
+    def ctc_gradient(
+        machine: Any, gradient: Any, log_probs: Any, targets: Any, ins: Any, outs: Any, losses: Any, alpha: Any, *rest: Any
+    ) -> torch.Tensor:
+        if log_probs.dtype is not _FLOAT32:
+            return op(gradient, log_probs, targets, ins, outs, losses, alpha, *rest)
+        machine.whole()
+        gradient, log_probs, losses = (machine.operand(item).double() for item in (gradient, log_probs, losses))
+        return machine.finish(op(gradient, log_probs, targets, ins, outs, losses, alpha.double(), *rest))
+
+    return ctc_gradient
+
+
+register_functional("_ctc_loss", "loss", _ctc_rule)
+register_functional("_ctc_loss_backward", "loss", _ctc_gradient_rule)
+
+
+@register(_aten.rrelu_with_noise.default, family="random")
+def rrelu_with_noise(
+    machine: Any, x: Any, noise: Any, lower: Any = 0.125, upper: Any = 1 / 3, training: bool = False, generator: Any = None
+) -> torch.Tensor:
+    """The drawn slopes are rounded first."""
+    x = machine.operand(x)
+    if x.dtype is not _FLOAT32:
+        return _aten.rrelu_with_noise.default(x, noise, lower, upper, training, generator)
+    if not training:
+        return RULES[_aten.leaky_relu.default](machine, x, (float(lower) + float(upper)) / 2)
+    drawn = torch.empty_like(x).uniform_(float(lower), float(upper), generator=generator)
+    slopes = machine.finish(torch.where(x <= 0, drawn, torch.ones_like(x)))
+    machine.write(noise, slopes)
+    return RULES[_aten.mul.Tensor](machine, x, slopes)
+
+
+@register(_aten.rrelu_with_noise_.default, family="random")
+def rrelu_with_noise_(machine: Any, x: Any, *rest: Any, **kwargs: Any) -> torch.Tensor:
+    return machine.write(x, rrelu_with_noise(machine, x, *rest, **kwargs))
+
+
+@register(_aten.nextafter.default, family="exact")
+def nextafter(machine: Any, x: Any, y: Any) -> torch.Tensor:
+    """The format's next value."""
+    from fpsim.encoding import next_down, next_up
+
+    x, y = machine.operands((x, y))
+    if x.dtype is not _FLOAT32 or y.dtype is not _FLOAT32:
+        return _aten.nextafter.default(x, y)
+    x, y = torch.broadcast_tensors(x, y)
+    values = x.detach().contiguous().numpy()
+    up, down = (torch.from_numpy(np.asarray(step(values, machine.fmt), np.float32)) for step in (next_up, next_down))
+    moved = torch.where(y > x, up, torch.where(y < x, down, y))
+    return machine.exact(torch.where(x.isnan(), x, moved))
+
+
+@register(_aten._efficientzerotensor.default, family="constant")
+def zeros_without_memory(machine: Any, size: Any, *, dtype: Any = None, **kwargs: Any) -> torch.Tensor:
+    return machine.exact(torch.zeros(size, dtype=dtype))
