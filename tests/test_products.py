@@ -293,7 +293,8 @@ def nested(draw: st.DrawFn, most: int = 24) -> Any:
 )
 def test_random_trees_equal_exact_rationals(tree: Any, name: str, mode: Rounding, seed: int) -> None:
     fmt, made, generator = get_format(name), Tree.from_nested(tree), np.random.default_rng(seed)
-    a, b = (generator.standard_normal(shape) * np.exp2(generator.integers(-9, 9, shape)) for shape in ((2, made.leaves), (made.leaves, 3)))
+    shapes = ((2, made.leaves), (made.leaves, 3))
+    a, b = (generator.standard_normal(shape) * np.exp2(generator.integers(-9, 9, shape)) for shape in shapes)
     for x in (a, b):
         round_into(x, x, fmt, Rounding.TOWARD_ZERO)
     accumulator, out = Accumulator(format=fmt, order=made), np.empty((2, 3))  # type: ignore[arg-type]
@@ -486,7 +487,8 @@ def test_no_terms_give_plus_zero(accumulate: str) -> None:
     out = fpsim.matmul(np.zeros((2, 0), np.float32), np.zeros((0, 3), np.float32), fmt="fp16", accumulate=accumulate)
     assert same(out, np.zeros((2, 3), np.float32)).all()
     for mode in ("down", "odd") if accumulate == "exact" else ():
-        empty = fpsim.matmul(np.zeros((2, 0), np.float32), np.zeros((0, 3), np.float32), fmt="fp16", accumulate="exact", rounding=mode)
+        none = (np.zeros((2, 0), np.float32), np.zeros((0, 3), np.float32))
+        empty = fpsim.matmul(*none, fmt="fp16", accumulate="exact", rounding=mode)
         assert same(empty, np.zeros((2, 3), np.float32)).all()
 
 

@@ -10,120 +10,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import fpsim
-from fpsim.accumulation import Accumulator, get_accumulator
-from fpsim.accumulation.orders import given
-from fpsim.accumulation.trees import Tree
-from fpsim.formats import get_format
-from fpsim.products import matmul_into
-from fpsim.rounding import Rounding, draw_key
+from experiments.benchmarks.accumulation_cases import CASES, SIZE, half_loop, native, operands, product
 from fpsim.threads import set_num_threads
 
-SIZE = 512
-CONSOLE = Console(width=110)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the table: a format, an accumulator, a mode, and the limit on the ratio."""
-
-    fmt: str
-    accumulate: str
-    rounding: str
-    limit: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.fmt}, {self.accumulate}" + ("" if self.rounding == "nearest-even" else f", {self.rounding}")
-
-
-CASES = [
-    Case("fp16", "fp16", "nearest-even", 7),
-    Case("bf16", "bf16", "nearest-even", 7),
-    Case("e5m2", "e5m2", "nearest-even", 8.5),
-    Case("e4m3", "e4m3", "nearest-even", 8.5),
-    Case("e6m9", "e6m9", "nearest-even", 8.5),
-    Case("fp16", "fp16:pairwise", "nearest-even", 8),
-    Case("fp16", "fp16:blocked(32)", "nearest-even", 8),
-    Case("bf16", "bf16:lanes(8)", "nearest-even", 8),
-    Case("fp16", "random tree", "nearest-even", 8),
-    Case("fp16", "fp16:fma", "nearest-even", 12),
-    Case("bf16", "bf16:fma", "nearest-even", 12),
-    Case("fp16", "fp16", "nearest-away", 12),
-    Case("fp16", "fp16", "toward-zero", 12),
-    Case("fp16", "fp16", "down", 12),
-    Case("fp16", "fp16", "odd", 12),
-    Case("fp16", "fp16", "stochastic", 25),
-    Case("fp16", "fp16:kahan", "nearest-even", 30),
-    Case("fp16", "fp16:neumaier", "nearest-even", 30),
-    Case("fp16", "fp32", "nearest-even", 2.2),
-    Case("fp32", "fp32", "nearest-even", 2.2),
-    Case("fp32", "fp32:fma", "nearest-even", 2.2),
-    Case("tf32", "tf32", "nearest-even", 30),
-    Case("fp32", "fp32", "toward-zero", 30),
-    Case("fp16", "exact", "nearest-even", 80),
-    Case("fp16", "fp16:blocked(64)->fp32", "nearest-even", 8),
-]
-
-
-def random_tree(leaves: int, seed: int = 0) -> Tree:
-    """A tree that merges two of its parts at random until one is left."""
-    generator = np.random.default_rng(seed)
-    parts: list[object] = list(range(leaves))
-    while len(parts) > 1:
-        first = parts.pop(int(generator.integers(len(parts))))
-        second = parts.pop(int(generator.integers(len(parts))))
-        parts.append((first, second))
-    return Tree.from_nested(parts[0])
-
-
-def accumulator_of(case: Case, leaves: int) -> Accumulator:
-    if case.accumulate == "random tree":
-        return Accumulator(format=get_format(case.fmt), order=given(random_tree(leaves)))
-    return get_accumulator(case.accumulate)
-
-
-def operands(rows: int, leaves: int, columns: int, fmt: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    shapes = ((rows, leaves), (leaves, columns))
-    a, b = (fpsim.round(generator.standard_normal(shape).astype(np.float32), fmt) for shape in shapes)
-    return a, b, np.empty((rows, columns), np.float32)
-
-
-def product(case: Case, rows: int = SIZE, leaves: int = SIZE, columns: int = SIZE) -> Callable[[], None]:
-    a, b, out = operands(rows, leaves, columns, case.fmt)
-    fmt, accumulator, mode = get_format(case.fmt), accumulator_of(case, leaves), Rounding(case.rounding)
-    key = draw_key(0) if mode is Rounding.STOCHASTIC else 0
-    return lambda: matmul_into(a, b, out, fmt, accumulator, mode, key)
-
-
-def native(rows: int = SIZE, leaves: int = SIZE, columns: int = SIZE) -> Callable[[], object]:
-    import torch
-
-    a, b, out = (torch.from_numpy(x) for x in operands(rows, leaves, columns, "fp32"))
-    return lambda: torch.matmul(a, b, out=out)
-
-
-def half_loop(size: int = SIZE) -> Callable[[], object]:
-    """The rank-1 loop that rounds every operation to fp16 in torch."""
-    import torch
-
-    a, b = (torch.from_numpy(x).half() for x in operands(size, size, size, "fp16")[:2])
-
-    def run() -> object:
-        total = torch.zeros(size, size, dtype=torch.half)
-        for k in range(size):
-            total = total + a[:, k : k + 1] * b[k : k + 1]
-        return total
-
-    return run
-
+CONSOLE = Console(width=100)
 
 Clock = Callable[[], float]
 
@@ -158,7 +54,7 @@ def main_table(runs: int) -> None:
     times = timed(functions, runs)
     base, best = statistics.median(times["native"]), min(times["native"])
     table = Table(title=f"{SIZE}^3, one thread; torch float32: {base * 1e3:.2f} ms (median), {best * 1e3:.2f} ms (least)")
-    for heading in ("case", "ms", "G multiply-adds/s", "ratio of medians", "of least times", "limit", ""):
+    for heading in ("case", "ms", "G/s", "ratio", "least", "limit", ""):
         table.add_column(heading, justify="left" if heading == "case" else "right")
     for case in [*CASES, None]:
         name = case.name if case else "torch.half rank-1 loop"
@@ -212,6 +108,15 @@ def shapes_table(runs: int) -> None:
         small()
         calls.append(time.thread_time() - start)
     CONSOLE.print(f"overhead of a call (2 x 2 x 2): {statistics.median(calls) * 1e6:.0f} microseconds (at most 100)")
+
+
+def counters_line(runs: int) -> None:
+    """What counting swamped additions, overflows, underflows and the largest magnitude costs."""
+    for case in (CASES[0], CASES[1], CASES[5], CASES[9]):
+        functions = {"plain": product(case), "counted": product(case, counters=fpsim.Counters())}
+        times = timed(functions, runs)
+        ratio = statistics.median(times["counted"]) / statistics.median(times["plain"])
+        CONSOLE.print(f"counters, {case.name}: {ratio:.2f} x the time without (at most 1.5)")
 
 
 def threads_line(runs: int) -> None:
@@ -287,6 +192,7 @@ def main() -> None:
     runs = 7 if arguments.quick else 25
     main_table(runs)
     shapes_table(runs)
+    counters_line(runs)
     threads_line(runs)
     peer_line()
     growth_picture(512 if arguments.quick else 2048, arguments.picture)
