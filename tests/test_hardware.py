@@ -414,6 +414,23 @@ def test_a_model_runs_on_a_unit():
         fpsim.run(model, fmt="fp32", accumulate="h100")
 
 
+@pytest.mark.parametrize("unit", ["h100", "h100:fp16"])
+def test_half_models_run_on_a_unit(unit):
+    """A .half() model, each dtype meaning itself, gives what the float32 model gives whose tensors hold fp16 values."""
+    import torch
+
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(24, 7).half(), torch.randn(5, 24).half()
+    wide, wide_x = torch.nn.Linear(24, 7), x.float()
+    wide.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
+    native, mapped = fpsim.run(model, fmt="native", accumulate=unit), fpsim.run(wide, fmt="fp16", accumulate=unit)
+    with native, torch.no_grad():
+        first = native(x)
+    with mapped, torch.no_grad():
+        second = mapped(wide_x)
+    assert torch.equal(first.float(), second)
+
+
 # Names and errors.
 
 
