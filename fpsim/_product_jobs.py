@@ -73,7 +73,13 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
     start = columns - b.shape[1]
     panels = -(-b.shape[1] // width)
     packed = np.empty(max(1, panels * leaves * width), dtype=dtype)
-    _kernels().pack_columns(b, packed, width)
+    stride, rest = divmod(b.strides[1], b.itemsize)
+    if b.dtype == dtype and b.strides[0] == b.itemsize and stride >= leaves and not rest and b.size:
+        from fpsim._kernels.packing import pack_lines
+
+        pack_lines(_line(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
+    else:
+        _kernels().pack_columns(b, packed, width)
     found.append(Panels(packed, leaves * width, width, start, b.shape[1]))
     return found
 
