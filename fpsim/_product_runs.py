@@ -20,7 +20,7 @@ from fpsim.formats import FP32, Format
 from fpsim.rounding import Rounding
 
 _NO_LINES = np.zeros((1, 5), dtype=np.int64)
-_CHUNK = 2**20  # elements
+_CHUNK = 2**18  # elements
 
 
 def _is_one_chain(tree: Tree) -> bool:
@@ -139,7 +139,7 @@ def _products(
             yield part.T
         return
     chosen, bound = known or plan(tree, operand, target, rounding, exact_products)
-    if rows <= 4 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:
+    if rows <= 4 and columns > 128 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:
         # Packed a little at a time: fresh memory by the dozen megabytes costs more than the arithmetic.
         width = max(128, _CHUNK // leaves // 128 * 128)
         whole = np.empty((rows, columns), dtype=chosen.dtype)

@@ -478,6 +478,9 @@ def test_tall_products_that_are_packed_in_parts(rounding: str) -> None:
     arguments: dict[str, Any] = {"fmt": "fp16", "accumulate": "fp16", "rounding": rounding, "seed": seed}
     whole = fpsim.matmul(a, b, **arguments)
     assert same(fpsim.matmul(a[:700], b, **arguments), whole[:700]).all()
+    long = np.ones((130, 9000), np.float32)
+    tall = fpsim.matmul(long, long[:1].T, **arguments)
+    assert same(tall[:2], fpsim.matmul(long[:2], long[:1].T, **arguments)).all()
     if rounding == "nearest-even":
         assert same(whole, loop_of(a.astype(np.float16), b.astype(np.float16)).astype(np.float32)).all()
 
