@@ -15,7 +15,10 @@ LAYERS = (
     ("_carriers", "rounding", "_checks", "threads"),
     ("encoding", "_elementwise", "arithmetic", "elementary"),
     ("accumulation",),
-    ("counters", "_operands", "_product_plans", "_product_jobs", "_product_runs", "_counted_runs", "_unit_products", "_unit_steps", "_geometry"),
+    (
+        "counters", "_operands", "_product_plans", "_product_jobs", "_product_runs", "_counted_runs", "_unit_products",
+        "_unit_steps", "_geometry",
+    ),  # fmt: skip
     ("products", "_sums", "reductions", "_convolutions", "convolution"),
     ("hardware",),
     ("emulation",),
