@@ -18,7 +18,7 @@ LAYERS = (
     (
         "counters", "_operands", "_product_plans", "_product_jobs", "_product_runs", "_counted_runs", "_unit_products",
         "_unit_steps", "_geometry",
-    ),  # fmt: skip
+    ),
     ("products", "_sums", "reductions", "_convolutions", "convolution"),
     ("hardware",),
     ("emulation",),
