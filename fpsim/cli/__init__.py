@@ -1,4 +1,4 @@
-"""The command line: `fpsim demo`, `fpsim run`, `fpsim explain`, `fpsim formats`.
+"""The command line: `fpsim demo`, `fpsim run`, `fpsim explain`, `fpsim formats`, `fpsim coverage`.
 
 Exit codes: 0, or what a script run under emulation exits with; 2 for input that makes no sense, after one sentence on
 standard error; 130 after Ctrl-C.
@@ -7,6 +7,7 @@ standard error; 130 after Ctrl-C.
 import click
 
 from fpsim import __version__
+from fpsim.cli.coverage import coverage
 from fpsim.cli.demo import demo
 from fpsim.cli.explain import explain
 from fpsim.cli.formats import formats
@@ -21,5 +22,5 @@ def main() -> None:
     """Run floating-point programs in other arithmetic, bit for bit."""
 
 
-for _command in (demo, run, explain, formats):
+for _command in (demo, run, explain, formats, coverage):
     main.add_command(_command)

@@ -102,7 +102,9 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         return _result(machine, out)
 
     def mv(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return mm(machine, a, b.unsqueeze(1)).squeeze(1) if _emulated(machine, a, b) else op(a, b)
+        if not _emulated(machine, a, b):
+            return op(a, b)
+        return native(machine, op, a, b) if is_native(machine) else mm(machine, a, b.unsqueeze(1)).squeeze(1)
 
     def dot(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if not _emulated(machine, a, b):

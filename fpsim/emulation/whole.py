@@ -101,7 +101,7 @@ def _running_product_rule(op: torch._ops.OpOverload) -> Rule | None:
         if x.dim():
             with np.errstate(over="ignore", invalid="ignore"):
                 values = np.multiply.accumulate(values, axis=dim)
-        return machine.finish(torch.from_numpy(np.ascontiguousarray(values)))
+        return machine.finish(torch.from_numpy(np.ascontiguousarray(values)).reshape(x.shape))
 
     return running_product
 
@@ -117,7 +117,8 @@ def _sum_of_numbers_rule(op: torch._ops.OpOverload) -> Rule:
         kept = machine.operand(x)
         if kept.is_floating_point():
             kept = machine.exact(kept.masked_fill(kept.isnan(), 0.0))
-        return RULES[_aten.sum.dim_IntList](machine, kept, dim, keepdim, dtype=dtype)
+        axes = axes_of(dim, kept.dim())
+        return RULES[_aten.sum.dim_IntList](machine, kept, axes, keepdim, dtype=dtype)
 
     return sum_of_numbers
 

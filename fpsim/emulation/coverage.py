@@ -1,0 +1,87 @@
+"""What emulation does with every float operation of ATen: the family of its rule, or that it has none."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from fpsim.emulation.table import TABLE
+
+MEANINGS = {
+    "view": "the same memory",
+    "exact": "elements of the operands, as they are",
+    "comparison": "integers, booleans, Python numbers",
+    "constant": "a constant or a tensor made from nothing, rounded",
+    "random": "torch's own draws, rounded",
+    "elementwise": "rounded once",
+    "elementary": "a function in float64, rounded once",
+    "matmul": "products accumulated as `accumulate` says",
+    "convolution": "products accumulated as `accumulate` says",
+    "reduction": "sums accumulated as `accumulate` says; norms, variances and products in float64, rounded once",
+    "scatter": "what meets in one place is accumulated in the order of the source",
+    "softmax": "float64 inside, rounded once",
+    "normalization": "float64 inside, rounded once",
+    "loss": "float64 inside, rounded once",
+    "pooling": "float64 inside, rounded once",
+    "interpolation": "float64 inside, rounded once",
+    "linear algebra": "LAPACK in float64, rounded once",
+    "foreach": "the elementwise rule for each tensor",
+    "optimizer": "float64 inside, each stored tensor rounded once",
+    "decomposed": "arrives as other operations",
+    "unsupported": "raises `UnsupportedOp`",
+}
+
+
+def _packets() -> list[str]:
+    names = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::")}
+    return sorted(name for name in names if not name.startswith(("_cudnn", "cudnn", "miopen", "_cuda", "mps_", "_mps")))
+
+
+def family_of(packet: str) -> str | None:
+    """The family of the operation of that name; None for what takes and makes no tensors."""
+    ops = getattr(torch.ops.aten, packet, None)
+    if not isinstance(ops, torch._ops.OpOverloadPacket):
+        return None
+    overloads = [getattr(ops, name) for name in ops.overloads()]
+    overloads = [op for op in overloads if "Tensor" in str(op._schema)]
+    if not overloads:
+        return None
+    families = Counter(TABLE[op].family for op in overloads if op in TABLE)
+    if families:
+        return families.most_common(1)[0][0]
+    return "decomposed" if any(map(_is_composite, overloads)) else "unsupported"
+
+
+def _is_composite(op: torch._ops.OpOverload) -> bool:
+    name = op.name()
+    known = torch._C._dispatch_has_kernel(name) if "hacked_twin" not in name else False  # only TorchScript has those
+    return known and torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+
+
+def coverage() -> dict[str, str]:
+    """Every ATen operation on tensors, by name, and the family of its rule."""
+    found = {packet: family_of(packet) for packet in _packets()}
+    return {packet: family for packet, family in found.items() if family is not None}
+
+
+def coverage_page() -> str:
+    """The page `docs/reference/coverage.md`."""
+    rows = coverage()
+    counts = Counter(rows.values())
+    lines = [
+        "# Coverage",
+        "",
+        f"Every operation of ATen on tensors in torch {torch.__version__.split('+')[0]} and the family of its rule; operations",
+        "for other devices' libraries are left out. Written by `fpsim coverage --markdown`.",
+        "",
+        "| family | operations | what its rules do |",
+        "| --- | --- | --- |",
+        *(f"| {family} | {counts[family]} | {meaning} |" for family, meaning in MEANINGS.items() if counts[family]),
+        "",
+    ]
+    for family in MEANINGS:
+        members = [f"`{name}`" for name, found in rows.items() if found == family]
+        if members:
+            lines += [f"## {family.capitalize()}", "", ", ".join(members), ""]
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""The page that lists every operation is what the table says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from fpsim.cli import main
+from fpsim.emulation import TABLE
+from fpsim.emulation.coverage import MEANINGS, coverage, coverage_page
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "coverage.md"
+
+
+def test_every_family_has_a_meaning():
+    assert {entry.family for entry in TABLE.values() if entry.op.namespace == "aten"} <= MEANINGS.keys()
+
+
+def test_the_page_is_up_to_date():
+    text = PAGE.read_text()
+    if f"torch {torch.__version__.split('+')[0]} " not in text:
+        pytest.skip("the page was written for another version of torch")
+    assert text == coverage_page(), "write it anew: fpsim coverage --markdown > docs/reference/coverage.md"
+
+
+def test_the_command_lists_them():
+    result = CliRunner().invoke(main, ["coverage"])
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == len(coverage())
+    assert any(line.split() == ["mm", "matmul"] for line in result.stdout.splitlines())
+    only = CliRunner().invoke(main, ["coverage", "--family", "unsupported"])
+    assert all(line.endswith("unsupported") for line in only.stdout.splitlines())
+    assert CliRunner().invoke(main, ["coverage", "--family", "none"]).exit_code == 2
