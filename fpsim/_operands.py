@@ -10,7 +10,7 @@ import numpy as np
 from fpsim import _checks
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.formats import Format, get_format
-from fpsim.rounding import Rounding, draw_key, get_rounding, round_into
+from fpsim.rounding import Rounding, get_rounding, round_into, seed_key
 
 
 def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -35,9 +35,6 @@ def settings(fmt: Any, accumulate: Any, rounding: Any, seed: int | None) -> tupl
     Raises ValueError for unknown names, and for a seed that is missing or has no use.
     """
     mode = get_rounding(rounding)
-    if mode is Rounding.STOCHASTIC and seed is None:
-        raise ValueError('rounding="stochastic" needs seed=, an int')
-    if mode is not Rounding.STOCHASTIC and seed is not None:
-        raise ValueError(f'seed= is for rounding="stochastic" and has no use with "{mode}"')
+    key = seed_key(mode, seed)
     _checks.refuse_flush_to_zero()
-    return get_format(fmt), get_accumulator(accumulate), mode, draw_key(seed) if seed is not None else 0
+    return get_format(fmt), get_accumulator(accumulate), mode, key

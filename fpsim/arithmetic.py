@@ -11,7 +11,7 @@ from fpsim import _checks
 from fpsim._elementwise import operate_into, require_arithmetic
 from fpsim.encoding import require_values
 from fpsim.formats import Format, get_format
-from fpsim.rounding import Rounding, draw_key, get_rounding
+from fpsim.rounding import Rounding, get_rounding, seed_key
 
 _Mode = str | Rounding
 
@@ -146,18 +146,13 @@ def _operands(values: tuple[Any, ...], fmt: Format) -> _Operands:
 
 def _operate(name: str, values: tuple[Any, ...], fmt: Any, rounding: _Mode, seed: int | None, out: Any) -> Any:
     target, mode = get_format(fmt), get_rounding(rounding)
-    if mode is Rounding.STOCHASTIC:
-        if seed is None:
-            raise ValueError('rounding="stochastic" needs seed=, an int')
-    elif seed is not None:
-        raise ValueError(f'seed= is for rounding="stochastic" and has no use with "{mode}"')
+    key = seed_key(mode, seed)
     require_arithmetic(target, mode)
     _checks.refuse_flush_to_zero()
     operands = _operands(values, target)
     arrays = operands.arrays
     if name == "sub":
         name, arrays = "add", (arrays[0], -arrays[1])
-    key = draw_key(seed) if seed is not None else 0
     destination = None if out is None else _checks.out_array(out, operands.template())
     if isinstance(destination, np.ndarray) and destination.dtype == arrays[0].dtype and destination.flags.c_contiguous:
         if not any(np.may_share_memory(destination, array) for array in arrays):

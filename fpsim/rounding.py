@@ -34,6 +34,22 @@ def draw_key(seed: int, call: int = 0) -> int:
     return int.from_bytes(digest, "little")
 
 
+def seed_key(rounding: Rounding, seed: int | None, call: int = 0) -> int:
+    """The key of the draws of `rounding`, 0 where it draws nothing.
+
+    Raises ValueError for a seed that is missing or has no use, TypeError for one that is no int.
+    """
+    if rounding is not Rounding.STOCHASTIC:
+        if seed is not None:
+            raise ValueError(f'seed= is for rounding="stochastic" and has no use with "{rounding}"')
+        return 0
+    if seed is None:
+        raise ValueError('rounding="stochastic" needs seed=, an int')
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"seed must be an int, got {seed!r}")
+    return draw_key(int(seed), call)
+
+
 def round_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0, first_element: int = 0) -> None:
     """Round `x` to `fmt` into `out`: float32 or float64 arrays of one dtype and shape, the same array included.
 
@@ -90,8 +106,6 @@ def _streamable(target: np.ndarray) -> tuple[int, int]:
 
 def _round_scale_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding, key: int, first_element: int) -> None:
     """A scale has no zero, no sign and no infinity: those are NaN, and what lies below its least value becomes it."""
-    if rounding is Rounding.ODD:
-        raise ValueError(f"{fmt.name} cannot be rounded to odd: a significand of one bit is never even")
     with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
         wide = x.astype(np.float64)
     outside = ~(wide > 0) | np.isinf(wide)
@@ -131,17 +145,14 @@ def round(
 
     Raises
     ------
-    ValueError : unknown format or mode, a dtype that cannot hold the format's values, a seed missing or without
-        use, a process that flushes subnormals to zero.
+    ValueError : unknown format or mode, a format of one significand bit to odd (no value of it is even), a dtype
+        that cannot hold the format's values, a seed missing or without use, a process that flushes subnormals to zero.
     TypeError : integers, booleans and complex numbers in arrays, or another type.
     """
     target, mode = get_format(fmt), get_rounding(rounding)
-    if mode is Rounding.STOCHASTIC:
-        if seed is None:
-            raise ValueError('rounding="stochastic" needs seed=, an int')
-    elif seed is not None:
-        raise ValueError(f'seed= is for rounding="stochastic" and has no use with "{mode}"')
-    key = draw_key(seed) if seed is not None else 0
+    key = seed_key(mode, seed)
+    if mode is Rounding.ODD and target.precision == 1:
+        raise ValueError(f"{target.name} cannot be rounded to odd: a significand of one bit is never even")
     _checks.refuse_flush_to_zero()
     array, wrap = _checks.as_carrier(x, target, "x")
     if out is None:

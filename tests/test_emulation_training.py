@@ -317,7 +317,7 @@ def test_what_is_counted():
 
 def test_marks_follow_storages():
     sim = fpsim.run(mlp(), "fp16")
-    assert tags.tag_on(sim.model[0].weight) is tags.tag_of(sim.policy.fmt)
+    assert tags.tag_on(sim.model[0].weight) is sim._emulation.machine.tag
     with sim:
         x = torch.from_numpy(array := np.full(3, 0.1, np.float32))
         y = x * 1

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from fpsim.cli.parameters import ACCUMULATOR, POLICY_FORMAT, ROUNDING, InputError
+from fpsim.cli.processes import no_unseen_processes
 
 
 class ScriptCommand(click.Command):
@@ -57,7 +58,8 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: An
 
     The first word after SCRIPT that is not one of the options below begins the script's own arguments. Standard
     output is the script's alone: the report of what happened to the numbers goes to standard error at the end. The
-    exit code is the script's.
+    exit code is the script's. Processes that the script starts would not be emulated: starting one is an error, but
+    for the workers of a DataLoader and programs other than Python.
     """
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")
@@ -70,7 +72,7 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: An
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
     try:
-        with _as_main(script, ctx.meta["script_words"]), emulation:
+        with _as_main(script, ctx.meta["script_words"]), no_unseen_processes(), emulation:
             runpy.run_path(script, run_name="__main__")
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - shown, and told by the exit code
         error.__traceback__ = _from_script(error.__traceback__, script)

@@ -71,6 +71,8 @@ def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
         if not ready:
             promoted = _promoted(machine, a, b)
             if promoted is None:
+                if name == "div" and not torch.result_type(a, b).is_floating_point:  # of integers: float32 all the same
+                    return machine.finish(torch.div(*(x.double() if isinstance(x, torch.Tensor) else x for x in (a, b))))
                 return function(a, b) if alpha == 1 else function(a, b, alpha=alpha)
             a, b = promoted
         if alpha != 1:

@@ -64,7 +64,7 @@ class Emulation:
     def __init__(self, policy: Policy, names: dict[int, str] | None = None):
         self.policy = policy
         self.training_step = 0
-        self._names = names if names is not None else {}
+        self.names = names if names is not None else {}
         self._local = _Local()
         self._machines: list[Machine] = []
         _everything.add(self)
@@ -92,6 +92,7 @@ class Emulation:
                 raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
         if local.depth == 0:
             machine = self.machine
+            machine.forget_marks()
             mode = NativeMode(machine) if isinstance(machine, NativeMachine) else EmulationMode(machine)
             _install()
             switches.enter()
@@ -115,13 +116,14 @@ class Emulation:
             _uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer = "", [], None
+            machine.forget_marks()  # outside, anyone may write other numbers to what is marked
 
     # The place in the model
 
     def enter_module(self, module: torch.nn.Module) -> None:
         machine = self.machine
         machine.places.append((machine.path, machine.calls))
-        path = self._names.get(id(module))
+        path = self.names.get(id(module))
         machine.path = path if path is not None else f"{machine.path}.{type(module).__name__}".lstrip(".")
         machine.calls = 0
         self._note(machine.path)

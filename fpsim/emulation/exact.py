@@ -95,6 +95,7 @@ def exact_rule(op: torch._ops.OpOverload) -> Rule:
 
 def _meeting_rule(op: torch._ops.OpOverload) -> Rule:
     exact = exact_rule(op)
+    fills = op._schema.name in ("aten::where", "aten::index_fill", "aten::fill", "aten::scatter")
 
     def meet(machine: Any, *args: Any, **kwargs: Any) -> Any:
         dtypes = set()
@@ -105,15 +106,11 @@ def _meeting_rule(op: torch._ops.OpOverload) -> Rule:
                     dtypes.add(item.dtype)
                 foreign = foreign or isinstance(item, float)
         if (not foreign and dtypes <= {torch.float32, torch.bool}) or (torch.float32 not in dtypes and not foreign):
+            if fills:
+                args = tuple(machine.filling(value) for value in args)
             return exact(machine, *args, **kwargs)
-        values = [machine.constant(value) if isinstance(value, float) else machine.operands(value) for value in args]
-        result = op(
-            *values,
-            **{
-                key: machine.constant(value) if isinstance(value, float) else machine.operands(value)
-                for key, value in kwargs.items()
-            },
-        )
+        values = [machine.filling(value) for value in args]
+        result = op(*values, **{key: machine.filling(value) for key, value in kwargs.items()})
         return machine.finish(result) if result.dtype is torch.float32 else result
 
     return meet
@@ -138,7 +135,7 @@ def copy_(machine: Any, target: torch.Tensor, source: torch.Tensor, non_blocking
     machine.check(target)
     if target.dtype is torch.float32 and source.dtype is not torch.float32:
         source = machine.floating(source)
-    return machine.write(target, machine.operand(source))
+    return machine.write(target, machine.filling(source) if source.dim() == 0 else machine.operand(source))
 
 
 @register(_aten._to_copy.default, family="exact")
@@ -171,13 +168,10 @@ def _filler(op: torch._ops.OpOverload) -> Rule:
         is_float = isinstance(args[0], torch.Tensor) and args[0].dtype is torch.float32
         values = [
             machine.constant(value) if isinstance(value, float) or (is_float and isinstance(value, int) and index)
-            else machine.operands(value)
+            else machine.filling(value)
             for index, value in enumerate(args)
         ]  # fmt: skip
-        named = {
-            key: machine.constant(value) if isinstance(value, float) else machine.operands(value)
-            for key, value in kwargs.items()
-        }
+        named = {key: machine.filling(value) for key, value in kwargs.items()}
         return machine.exact(op(*values, **named))
 
     return fill
@@ -212,7 +206,7 @@ def fill_scalar_(machine: Any, target: torch.Tensor, value: Any) -> torch.Tensor
 
 @register(_aten.fill_.Tensor, family="constant")
 def fill_tensor_(machine: Any, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    return machine.write(target, machine.operand(value).to(target.dtype).expand(target.shape))
+    return machine.write(target, machine.filling(value).to(target.dtype).expand(target.shape))
 
 
 @register(_aten.constant_pad_nd.default, family="constant")

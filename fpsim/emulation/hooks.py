@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fpsim.emulation import tags
 from fpsim.emulation.context import Emulation, current
@@ -18,15 +19,27 @@ class Guard:
     """A tensor hook that raises when a gradient arrives outside the emulation's context."""
 
     def __init__(self, emulation: Emulation):
-        self._emulation = weakref.ref(emulation)
+        self.emulation = weakref.ref(emulation)
 
     def __call__(self, gradient: torch.Tensor) -> None:
-        emulation = self._emulation()
+        emulation = self.emulation()
         inside = current()
         if emulation is not None and not emulation.active and (inside is None or inside.policy != emulation.policy):
             raise OutsideContext(
                 "backward() through an emulated model outside its context would compute in float32; call it inside `with sim:`"
             )
+
+
+_guards = WeakIdKeyDictionary()
+
+
+def guard_parameter(parameter: torch.Tensor, guard: Guard) -> None:
+    """Put the guard on a parameter, once; it stays when the data is replaced."""
+    if _guards.get(parameter) is guard:
+        return
+    _guards[parameter] = guard
+    if parameter.requires_grad:
+        parameter.register_hook(guard)
 
 
 def guard_outputs(outputs: Any, guard: Guard) -> None:
@@ -40,7 +53,10 @@ def _holders(optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
     found = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            owner = tags.owner_of(parameter) if isinstance(parameter, torch.Tensor) and parameter.device.type == "cpu" else None
+            if not isinstance(parameter, torch.Tensor) or parameter.device.type != "cpu":
+                continue
+            guard = _guards.get(parameter)
+            owner = ("emulated", guard.emulation) if guard is not None else tags.owner_of(parameter)
             if owner is not None:
                 role, reference = owner
                 emulation = reference()

@@ -70,7 +70,7 @@ class Machine:
             "policy": policy,
             "fmt": fmt,
             "rounding": rounding,
-            "tag": tags.tag_of(fmt),
+            "tag": tags.Tag(fmt.name),
             "fast": policy.carried_by_float32,
             "stochastic": rounding is Rounding.STOCHASTIC,
             "primitive": policy.granularity == "primitive",
@@ -89,7 +89,15 @@ class Machine:
                 found["_round32"] = counting.make_count_and_round(rounding.code, plain)
         return found
 
+    def forget_marks(self) -> None:
+        """What was marked before may have been changed since, outside: from now on a new mark counts."""
+        self.tag = tags.Tag(self.fmt.name)
+
     # Operands
+
+    def forget_marks(self) -> None:
+        """Take no storage marked so far for one that holds values of the format."""
+        self.tag = tags.Tag(self.fmt.name)
 
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of values of the format: the tensor itself if its storage says so, else a rounded copy.
@@ -114,6 +122,15 @@ class Machine:
         self.check(tensor)
         fresh = tensor.detach().clone(memory_format=torch.preserve_format)
         return self._round(fresh)
+
+    def filling(self, value: Any) -> Any:
+        """What fills elements: a number, or a tensor of one element from outside, is a constant; else an operand."""
+        if isinstance(value, float):
+            return self.constant(value)
+        if isinstance(value, torch.Tensor) and value.dim() == 0 and value.dtype is _FLOAT32:
+            if tags.tag_on(value) is not self.tag and value.device.type == "cpu":
+                return self.exact(torch.tensor(self.constant(value.item())))
+        return self.operands(value)
 
     def check(self, tensor: torch.Tensor) -> None:
         """Refuse a tensor that this machine does not have."""

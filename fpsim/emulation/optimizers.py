@@ -31,6 +31,9 @@ def _single(name: str, in_place: bool, sample: Any) -> Rule:
         name = _ALIASES[name]
         rule = RULES[getattr(_aten, name).default]
         return (lambda machine, x, *rest: machine.write(x, rule(machine, x, *rest))) if in_place else rule
+    if in_place and not hasattr(_aten, name + suffix):  # maximum and minimum have no in-place form
+        functional = _single(name, False, sample)
+        return lambda machine, x, *rest: machine.write(x, functional(machine, x, *rest))
     packet = getattr(_aten, name + suffix)
     if name == "copy":
         return RULES[_aten.copy_.default]

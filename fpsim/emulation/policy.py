@@ -7,7 +7,7 @@ from typing import Any
 
 from fpsim.accumulation import Accumulator, get_accumulator
 from fpsim.formats import Format, get_format
-from fpsim.rounding import Rounding, get_rounding
+from fpsim.rounding import Rounding, get_rounding, seed_key
 
 GRANULARITIES = ("kernel", "primitive")
 
@@ -102,10 +102,9 @@ def make_policy(
             f"fmt={target.name!r} flushes subnormal operands, which the emulation of torch does not model yet"
         )
     mode = get_rounding(rounding)
-    if mode is Rounding.STOCHASTIC and seed is None:
-        raise ValueError('rounding="stochastic" needs an explicit seed, e.g. seed=0')
-    if mode is not Rounding.STOCHASTIC and seed is not None:
-        raise ValueError(f'seed= is for rounding="stochastic" and has no use with "{mode}"')
+    seed_key(mode, seed)  # its errors are this function's
+    if mode is Rounding.ODD and target.precision == 1:
+        raise ValueError(f"fmt={target.name!r} cannot be rounded to odd: a significand of one bit is never even")
     if granularity not in GRANULARITIES:
         raise ValueError(f"granularity={granularity!r}: known are {', '.join(GRANULARITIES)}")
     accumulator = get_accumulator(accumulate)

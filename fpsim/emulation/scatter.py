@@ -104,7 +104,7 @@ def index_put_rule(op: torch._ops.OpOverload) -> Rule:
     def index_put(machine: Any, x: Any, indices: Any, values: Any, accumulate: bool = False, *rest: Any) -> torch.Tensor:
         if not accumulate or x.dtype is not _FLOAT32:
             if x.dtype is _FLOAT32:
-                values = machine.floating(values)
+                values = machine.floating(machine.filling(values))
             return exact(machine, x, indices, values, accumulate)
         base = _array(machine, x)
         positions = torch.arange(base.size).reshape(x.shape)[tuple(slice(None) if item is None else item for item in indices)]

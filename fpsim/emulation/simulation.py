@@ -13,7 +13,7 @@ from fpsim import _checks
 from fpsim.emulation import tags
 from fpsim.emulation.context import Emulation
 from fpsim.emulation.errors import UnsupportedTensor
-from fpsim.emulation.hooks import Guard, guard_outputs, install_optimizer_hooks
+from fpsim.emulation.hooks import Guard, guard_outputs, guard_parameter, install_optimizer_hooks
 from fpsim.emulation.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.report import Report, make_report
 from fpsim.rounding import draw_key, round_into
@@ -30,7 +30,7 @@ class Simulation(nn.Module):
         super().__init__()
         object.__setattr__(self, "policy", policy)
         self._adopt(model)
-        self._prepare()
+        self._begin()
 
     def _adopt(self, model: nn.Module) -> None:
         # The model is no submodule, so names have no prefix: its own dictionaries are this module's.
@@ -39,18 +39,23 @@ class Simulation(nn.Module):
             self.__dict__[name] = model.__dict__[name]
         self.training = model.training
 
-    def _prepare(self) -> None:
-        names = {id(module): name or type(module).__name__ for name, module in self.model.named_modules()}
-        names[id(self)] = ""
-        emulation = Emulation(self.policy, names)
+    def _begin(self) -> None:
+        emulation = Emulation(self.policy)
         object.__setattr__(self, "_emulation", emulation)
         object.__setattr__(self, "_guard", Guard(emulation))
         install_optimizer_hooks()
+        self._take_hold()
+
+    def _take_hold(self) -> None:
+        """Check, round and guard what the model holds now: a script may have put other modules or parameters in."""
+        check_state(self.model, self.policy)
+        names = {id(module): name or type(module).__name__ for name, module in self.model.named_modules()}
+        names[id(self)] = ""
+        self._emulation.names = names
         self._round_state()
         for parameter in self.model.parameters():
-            tags.set_owner(parameter, "emulated", weakref.ref(emulation))
-            if parameter.requires_grad:
-                parameter.register_hook(self._guard)
+            tags.set_owner(parameter, "emulated", weakref.ref(self._emulation))
+            guard_parameter(parameter, self._guard)
 
     def _round_state(self) -> None:
         """Round parameters and float buffers in place; what is a value of the format already stays as it is."""
@@ -72,7 +77,7 @@ class Simulation(nn.Module):
 
     def __enter__(self) -> Simulation:
         if not self._emulation.active:
-            self._round_state()  # load_state_dict and the like may have written other numbers
+            self._take_hold()
         self._emulation.__enter__()
         return self
 
@@ -113,7 +118,7 @@ class Simulation(nn.Module):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         result = self.model.load_state_dict(state_dict, strict=strict, assign=assign)
-        self._prepare()
+        self._take_hold()
         return result
 
     def train(self, mode: bool = True) -> Simulation:
@@ -125,6 +130,18 @@ class Simulation(nn.Module):
         if name in ("model", "_emulation", "_guard", "policy"):
             raise AttributeError(name)
         return getattr(self.model, name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.model[index]  # type: ignore[index]
+
+    def __len__(self) -> int:
+        return len(self.model)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Any:
+        return iter(self.model)  # type: ignore[call-overload]
+
+    def __bool__(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         inner = repr(self.model).replace("\n", "\n  ")
@@ -140,7 +157,7 @@ class Simulation(nn.Module):
         nn.Module.__init__(self)
         object.__setattr__(self, "policy", state["policy"])
         self._adopt(state["model"])
-        self._prepare()
+        self._begin()
 
 
 def run(
@@ -183,7 +200,7 @@ def run(
         raise RuntimeError(
             "run() under torch.inference_mode() would make parameters that can never be trained; call it outside"
         )
-    _check_state(model, policy)
+    check_state(model, policy)
     if inplace:
         return Simulation(model, policy)
     try:
@@ -198,7 +215,7 @@ def run(
     return simulation
 
 
-def _check_state(model: nn.Module, policy: Policy) -> None:
+def check_state(model: nn.Module, policy: Policy) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise ValueError(f"{name} is not initialized yet; run a batch through the model first")

@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from fpsim.formats import Format
-
 
 class Tag:
-    """One object per format, compared by identity."""
+    """Compared by identity; a machine takes a new one whenever its context is left."""
 
     __slots__ = ("name",)
 
@@ -21,15 +19,8 @@ class Tag:
         self.name = name
 
 
-_TAGS: dict[Format, Tag] = {}
-
 #: On a storage that is read as it is and never rounded: an optimizer's step count.
 EXEMPT = Tag("exempt")
-
-
-def tag_of(fmt: Format) -> Tag:
-    """The tag of storages that hold values of `fmt`."""
-    return _TAGS.setdefault(fmt, Tag(fmt.name))
 
 
 def mark(tensor: torch.Tensor, tag: Tag) -> torch.Tensor:
