@@ -382,3 +382,16 @@ def test_a_minimal_script():
         loss.backward()
         optimizer.step()
     assert "addmm" in str(sim.report())
+
+
+def test_a_tensor_changed_outside_is_rounded_anew():
+    with fpsim.emulate("fp16"):
+        x = torch.zeros(2) + 1
+    x.fill_(0.1)
+    with fpsim.emulate("fp16"):
+        assert float((x * 1)[0]) == float(np.float16(0.1))
+    sim = fpsim.run(nn.Linear(1, 1), "fp16")
+    with torch.no_grad():
+        sim.weight.fill_(0.1)
+        sim.bias.fill_(0.0)
+    assert float(sim(torch.ones(1, 1)).detach()) == float(np.float16(0.1))

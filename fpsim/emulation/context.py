@@ -92,7 +92,6 @@ class Emulation:
                 raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
         if local.depth == 0:
             machine = self.machine
-            machine.forget_marks()
             mode = NativeMode(machine) if isinstance(machine, NativeMachine) else EmulationMode(machine)
             _install()
             switches.enter()
@@ -116,7 +115,7 @@ class Emulation:
             _uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer = "", [], None
-            machine.forget_marks()  # outside, anyone may write other numbers to what is marked
+            machine.forget_marks()  # outside, anyone may write other numbers there
 
     # The place in the model
 

@@ -95,10 +95,6 @@ class Machine:
 
     # Operands
 
-    def forget_marks(self) -> None:
-        """Take no storage marked so far for one that holds values of the format."""
-        self.tag = tags.Tag(self.fmt.name)
-
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of values of the format: the tensor itself if its storage says so, else a rounded copy.
 
