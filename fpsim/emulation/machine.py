@@ -89,10 +89,6 @@ class Machine:
                 found["_round32"] = counting.make_count_and_round(rounding.code, plain)
         return found
 
-    def forget_marks(self) -> None:
-        """What was marked before may have been changed since, outside: from now on a new mark counts."""
-        self.tag = tags.Tag(self.fmt.name)
-
     # Operands
 
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:
