@@ -89,6 +89,10 @@ class Machine:
                 found["_round32"] = counting.make_count_and_round(rounding.code, plain)
         return found
 
+    def forget_marks(self) -> None:
+        """What is marked may be changed outside, by anyone: from now on only a new mark counts."""
+        self.tag = tags.Tag(self.fmt.name)
+
     # Operands
 
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:

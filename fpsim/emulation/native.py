@@ -41,9 +41,6 @@ class NativeMachine(Machine):
         self._chosen: torch.dtype | None = None
         self._arithmetics: dict[torch.dtype, dict[str, Any]] = {}
 
-    def forget_marks(self) -> None:
-        """Nothing: marks are on carriers, which nobody else has."""
-
     def choose(self, dtype: torch.dtype) -> None:
         """Compute in the arithmetic of this dtype from now on.
 
