@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from fpsim import _elementwise
 from fpsim.accumulation.trees import ADD, CHAIN, FUSED, Tree
 from fpsim.formats import FP32, FP64, Format
 from fpsim.rounding import Rounding
@@ -37,20 +38,13 @@ def is_like(fmt: Format, other: Format) -> bool:
 
 @lru_cache(maxsize=512)
 def require_arithmetic(fmt: Format, rounding: Rounding, name: str) -> None:
-    """Raise ValueError unless sums of products can be computed in the format."""
-    if not fmt.has_zero:
-        raise ValueError(f"{name} = {fmt.name} has no zero: it has rounding and encoding, no arithmetic")
-    if is_like(fmt, FP64):
-        if rounding is not Rounding.NEAREST_EVEN:
-            raise ValueError(f"{name} = {fmt.name} computes in nearest-even only, not {rounding}")
-        return
-    least = 2 * (fmt.emin - fmt.precision + 1)
-    if fmt.precision > 24 or least < -1074 or 2 * (fmt.emax + 1) > 1023:
-        raise ValueError(f"{name} = {fmt.name} is too wide to compute in: it has rounding and encoding, no arithmetic")
+    """Raise ValueError, naming the argument, unless sums of products can be computed in the format."""
+    try:
+        _elementwise.require_arithmetic(fmt, rounding)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     if name == "accumulate" and fmt.flush_inputs and not fmt.flush:
         raise ValueError(f"accumulate = {fmt.name} flushes inputs but keeps subnormal results, which no kernel here does")
-    if rounding is Rounding.ODD and fmt.precision < 2:
-        raise ValueError(f"{name} = {fmt.name} cannot be rounded to odd: a significand of one bit is never even")
 
 
 def products_are_exact(operand: Format, precision: int, least: int, above: int) -> bool:
