@@ -100,9 +100,8 @@ def _round_normal(magnitude: Any, negative: Any, c: Any, mode: Any) -> Any:
         return truncated
     if mode == ODD:
         return int_or(truncated, lowest) if magnitude != truncated else truncated
-    total = int_add(magnitude, mask)
-    away = int_sub(total, int_and(total, mask))
-    return away if negative == (mode == DOWN) else truncated
+    total = int_add(magnitude, mask) if negative == (mode == DOWN) else magnitude
+    return int_sub(total, int_and(total, mask))
 
 
 @inlined
@@ -128,8 +127,9 @@ def _round_small(magnitude: Any, negative: Any, c: Any, mode: Any) -> Any:
         elif mode == ODD:
             count = int_or(down, c[ONE]) if error != 0 else down
         else:
-            up = int_add(count, c[ONE]) if error > 0 else count
-            count = up if negative == (mode == DOWN) else down
+            outward = negative == (mode == DOWN)
+            missing, step = (error, c[ONE]) if outward else (-error, int_sub(int_xor(c[ONE], c[ONE]), c[ONE]))
+            count = int_add(count, step) if missing > 0 else count
     return as_bits(as_float(count) - anchor)
 
 
