@@ -128,11 +128,10 @@ def _plan(
     """The scheme of a kernel that can count, and the bound of `plan`."""
     from fpsim._kernels.counted import MOST_LEAVES
     from fpsim._kernels.sums_rounding import NATIVE
-    from fpsim._kernels.tiles import HAS_DIRECTIONS
 
     chosen, bound = plan(tree, operand, target, rounding, exact_products)
-    hidden = rounding is not Rounding.NEAREST_EVEN or (exact_products and not HAS_DIRECTIONS)
-    if (chosen.flags & NATIVE and hidden) or (chosen.element == "f4" and tree.leaves > MOST_LEAVES):
+    hidden = chosen.flags & NATIVE and rounding is not Rounding.NEAREST_EVEN  # its overflows stay finite
+    if hidden or (chosen.element == "f4" and tree.leaves > MOST_LEAVES):
         chosen = careful_scheme(target, rounding, exact_products)
     return chosen, bound
 

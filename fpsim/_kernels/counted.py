@@ -18,11 +18,17 @@ from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import as_bits, as_float, inlined, int_add, int_sub, kernel, prefer_wide_vectors
 from fpsim._kernels.products import ADD, CHAIN, LEAF_STEPS, PUSH_LEAF, Step
-from fpsim._kernels.sums_rounding import LENGTH, MAX_FINITE, TRACK, TRACK_SUMS, Arithmetic
+from fpsim._kernels.sums_rounding import (
+    LENGTH,
+    MAX_FINITE,
+    TRACK,
+    TRACK_SUMS,
+    Arithmetic,
+    constants_of,
+    turn,
+    turn_back,
+)
 from fpsim._kernels.tiles import (
-    DOWNWARD,
-    HAS_DIRECTIONS,
-    UPWARD,
     TileType,
     Vector,
     data_of,
@@ -30,6 +36,7 @@ from fpsim._kernels.tiles import (
     load_tile,
     store_tile,
     tile_of,
+    unless_all,
     vectors_of,
     zero_tile,
 )
@@ -67,6 +74,15 @@ class _Counting(Arithmetic):
         return super()._edges(x, result)
 
 
+def _is_not_zero(left: Vector, right: Vector, term: Vector) -> Vector:
+    """A mask of the lanes where left * right + term is not zero: float64 holds the product, and no sum underflows there."""
+    if left.width == 64:
+        return (left * right + term).compare("!=", 0.0)
+    halves = [[x.part(first, 8).doubled() for x in (left, right, term)] for first in (0, 8)]
+    masks = [(a * b + c).compare("!=", 0.0) for a, b, c in halves]
+    return masks[0].beside(masks[1])
+
+
 class _CountingStep(Step):
     """The operations of a tile, and their tallies."""
 
@@ -88,7 +104,7 @@ class _CountingStep(Step):
 
     def larger_magnitude(self, left: Vector, right: Vector) -> Vector:
         """|left| or |right|, whichever is larger; one NaN gives the other."""
-        if not (_HAS_RANGE and HAS_DIRECTIONS):
+        if not _HAS_RANGE:
             left, right = (x.absolute() for x in (left, right))
             return larger(left, right.compare("==", right).select(right, left))
         kind, code = left.value.type, ir.IntType(32)
@@ -117,12 +133,9 @@ class _CountingStep(Step):
         given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
         if arithmetic.exact_products:
             self.tally(UNCHANGED, same & given)
-            if HAS_DIRECTIONS:
-                bounds = [left.times_plus_toward(right, old, way) for way in (DOWNWARD, UPWARD)]
-                nonzero = bounds[0].compare("!=", 0.0) | bounds[1].compare("!=", 0.0)
-            else:
-                nonzero = (left * right + old).compare("!=", 0.0)
-            self.tally(UNDERFLOWS, new.compare("==", 0.0) & nonzero)
+            zero = new.compare("==", 0.0)
+            underflowed = unless_all(new.compare("!=", 0.0), zero, lambda: zero & _is_not_zero(left, right, old))
+            self.tally(UNDERFLOWS, underflowed)
             finite = left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY)
             self._overflows(new, finite & old.absolute().compare("<", _INFINITY))
             return new
@@ -267,9 +280,8 @@ def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, w
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
         out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any, tallied: Any,
     ) -> None:  # fmt: skip
-        constants = (
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        )  # fmt: skip
+        previous = turn(mode, flags)
+        constants = constants_of(row)
         for panel in range(panels):
             for group in range(first, last):
                 a_start = group * leaves * rows
@@ -320,6 +332,7 @@ def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, w
                 if track:
                     if not _largest_lane(seen) < limit:
                         passed[panel, group] = 1
+        turn_back(previous, mode, flags)
 
     return counted
 
