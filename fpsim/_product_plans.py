@@ -130,8 +130,8 @@ def _adds_exactly(operand: Format, target: Format) -> bool:
 @lru_cache(maxsize=512)
 def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
-    from fpsim._kernels.sums_rounding import BY_BITS, EXACT_PRODUCTS, EXACT_SUMS, NATIVE
     from fpsim._kernels.directions import HAS_DIRECTIONS
+    from fpsim._kernels.sums_rounding import BY_BITS, EXACT_PRODUCTS, EXACT_SUMS, NATIVE
     from fpsim._kernels.tiles import HAS_FMA
 
     exact = EXACT_PRODUCTS if exact_products else 0

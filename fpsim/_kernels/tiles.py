@@ -57,7 +57,7 @@ class Vector:
         self.builder, self.values, self._reload = builder, values, reload
 
     def again(self) -> Vector:
-        """The same once more, from memory where it came from there: for unlikely branches, so that the likely one keeps no copy."""
+        """The same, read from memory once more where it came from there: the likely path keeps no copy for an unlikely one."""
         if self._reload is None:
             return self
         nothing = ir.FunctionType(ir.VoidType(), [])
