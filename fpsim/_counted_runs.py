@@ -49,7 +49,7 @@ class _CountingJob(Job):
         kept = passed == 0
         if not kept.all():
             tiles = tiles[kept][None]
-        sums = tiles.sum(axis=(0, 1, 3), dtype=np.float64)  # whole numbers
+        sums = tiles.view(f"i{tiles.itemsize}").sum(axis=(0, 1, 3), dtype=np.int64)
         sums[UNCHANGED] += sums[UNCHANGED_TOO]
         for place in range(len(self.counts)):
             self.counts[place] += int(sums[place])

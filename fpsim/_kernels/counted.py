@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -44,13 +43,12 @@ from fpsim._kernels.tiles import (
 # Vectors of tallies. Two take turns at the commonest one, so that no addition waits for the one before.
 UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST, UNCHANGED_TOO = range(5)
 TALLIES = 5
-MOST_LEAVES = 2**20  # counts are floats of the carrier, exact so far in float32
+MOST_LEAVES = 2**24  # counts are as wide as the carrier: a tile's vectors count 2^31 in float32's
 
 # What is counted. With SUMS, every chain step that leaves its sum as it was, those of zero leaves too: the caller knows how
 # many leaves are zero, and that nothing overflows. With EVERYTHING, what the tallies' names say.
 SUMS, EVERYTHING = range(2)
 
-_HAS_RANGE = bool(llvmlite.binding.get_host_cpu_features().get("avx512dq"))
 _INFINITY = float("inf")
 
 
@@ -100,21 +98,7 @@ class _CountingStep(Step):
     def tally(self, place: int, mask: Vector) -> None:
         if place == UNCHANGED:
             place = self.turns = UNCHANGED_TOO if self.turns == UNCHANGED else UNCHANGED
-        self.tallies[place] = mask.select(self.tallies[place] + 1.0, self.tallies[place])
-
-    def larger_magnitude(self, left: Vector, right: Vector) -> Vector:
-        """|left| or |right|, whichever is larger; one NaN gives the other."""
-        if not _HAS_RANGE:
-            left, right = (x.absolute() for x in (left, right))
-            return larger(left, right.compare("==", right).select(right, left))
-        kind, code = left.value.type, ir.IntType(32)
-        suffix, mask = ("ps", ir.IntType(16)) if left.width == 32 else ("pd", ir.IntType(8))
-        signature = ir.FunctionType(kind, [kind, kind, code, kind, mask, code])
-        name = f"llvm.x86.avx512.mask.range.{suffix}.512"
-        function = cgutils.get_or_insert_function(self.builder.module, signature, name)
-        # 11: the larger magnitude of the two, without its sign. 4: the usual handling of exceptions.
-        values = [left.value, right.value, code(11), left.value, ir.Constant(mask, -1), code(4)]
-        return Vector(self.builder, self.builder.call(function, values))
+        self.tallies[place] = mask.counted_in(self.tallies[place].ints()).floats()
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         product = self.arithmetic.leaf(left, right, draw)
@@ -176,11 +160,8 @@ class _CountingStep(Step):
         self.arithmetic.overflowed.clear()
 
     def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, tallies: Any) -> Any:
-        while len(self.sums) > 1:  # a tree, so that the running largest waits for one comparison a step
-            pairs = zip(self.sums[::2], self.sums[1::2], strict=True)
-            self.sums = [self.larger_magnitude(*pair) for pair in pairs]
-        for best in self.sums:
-            self.tallies[LARGEST] = self.larger_magnitude(self.tallies[LARGEST], best)
+        for total in self.sums:
+            self.tallies[LARGEST] = larger(total.absolute(), self.tallies[LARGEST])  # which a NaN leaves as it is
         kept = tile_of(self.builder, tallies.type, self.tallies)
         values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), kept]
         return self.context.make_tuple(self.builder, signature.return_type, values)

@@ -195,6 +195,11 @@ class Vector:
         kind = ir.VectorType(ir.FloatType(), self.lanes)
         return self._each(lambda value: self.builder.fptrunc(value, kind))
 
+    def counted_in(self, numbers: Vector) -> Vector:
+        """Integers, one more in the lanes of this mask."""
+        kind = numbers.type
+        return self._each(lambda mask, number: self.builder.sub(number, self.builder.sext(mask, kind)), numbers)
+
     def unsigned_to_double(self) -> Vector:
         kind = ir.VectorType(ir.DoubleType(), self.lanes)
         return self._each(lambda value: self.builder.uitofp(value, kind))
