@@ -177,13 +177,13 @@ def careful_scheme(target: Format, rounding: Rounding, exact_products: bool) -> 
 def program(tree: Tree) -> np.ndarray:
     """A tree's steps as the kernel's program: runs of chain steps become one line.
 
-    Raises ValueError for multi-term nodes, which no kernel here adds.
+    Raises ValueError for nodes of more than two terms, which `_node_runs` adds.
     """
     from fpsim._kernels import products as kernels
 
     steps = tree.steps.astype(np.int64)
     if not tree.is_binary:
-        raise ValueError("accumulate: the tree has fused nodes of more than two terms, which matmul has no kernel for")
+        raise ValueError("accumulate: the tree has nodes of more than two terms, which have no counters and no kernel")
     chain = (steps <= CHAIN) & (steps > FUSED)
     adds = chain | (steps == ADD)
     node = np.cumsum(adds) - adds

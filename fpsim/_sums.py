@@ -58,6 +58,8 @@ def _fast(dtype: np.dtype, fmt: Format, accumulator: Accumulator, rounding: Roun
     """The fast kernels' plan, or None where only matrix products do."""
     if rounding is not Rounding.NEAREST_EVEN or accumulator.kind != "tree" or fmt.flush_inputs:
         return None
+    if accumulator.order.name == "given" and not accumulator.order.parameters[0].is_binary:
+        return None
     narrow, wide = accumulator.format, accumulator.promoted or accumulator.format
     round_leaves = not contains(narrow, fmt)
     if round_leaves and accumulator.products != "rounded":

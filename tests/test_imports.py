@@ -16,7 +16,7 @@ LAYERS = (
     ("encoding", "_elementwise", "arithmetic", "elementary"),
     ("accumulation",),
     (
-        "counters", "_operands", "_product_plans", "_product_jobs", "_product_runs", "_counted_runs", "_unit_products",
+        "counters", "_operands", "_product_plans", "_product_jobs", "_node_runs", "_product_runs", "_counted_runs", "_unit_products",
         "_unit_steps", "_geometry",
     ),
     ("products", "_sums", "reductions", "_convolutions", "convolution"),
