@@ -18,7 +18,7 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 #: Namespaces whose operations compute nothing.
 _BOOKKEEPING = ("profiler", "prim")
 
-_PLAIN = {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
+PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
 
 
 class EmulationMode(TorchDispatchMode):
@@ -38,7 +38,7 @@ class EmulationMode(TorchDispatchMode):
         rule = RULES.get(func)
         if rule is None:
             return self._without_rule(func, args, kwargs or {})
-        if types and not _PLAIN.issuperset(types):
+        if types and not PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         machine = self.machine
         machine.op = func

@@ -86,7 +86,7 @@ def _read(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
 def _store(machine: Any, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Round into the target; the difference is the update that may get lost."""
     machine.update = value - target.detach().double()
-    machine.write(target, machine.finish(value))
+    machine.store(target, value)
     return machine.operand(target).detach().double()
 
 
@@ -127,8 +127,8 @@ def _adam_rule(decoupled: bool) -> Rule:
             denominator = largest.sqrt() / (1.0 - beta2**step) ** 0.5 + eps
             moved = value - (rate / (1.0 - beta1**step)) * average / denominator
             machine.update = None
-            machine.write(exp_avgs[index], machine.finish(average))
-            machine.write(exp_avg_sqs[index], machine.finish(square))
+            machine.store(exp_avgs[index], average)
+            machine.store(exp_avg_sqs[index], square)
             _store(machine, param, moved)
 
     return adam
@@ -160,7 +160,7 @@ def _fused_sgd(
                 gradient if is_first_step else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
             )
             machine.update = None
-            machine.write(momentum_buffers[index], machine.finish(buffer.clone()))
+            machine.store(momentum_buffers[index], buffer.clone())
             gradient = gradient + buffer * momentum if nesterov else buffer
         _store(machine, param, value - rate * gradient)
 

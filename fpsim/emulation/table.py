@@ -7,8 +7,9 @@ tensor of values of the format, `machine.finish(tensor)` rounds a fresh float32 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -116,6 +117,30 @@ def _register_out(op: torch._ops.OpOverload, functional: dict[str, torch._ops.Op
         if _inputs(candidate) == inputs:
             register(op, family=family)(with_out(RULES[candidate], outputs))
             return
+
+
+@lru_cache(maxsize=4096)
+def positions(op: torch._ops.OpOverload) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """(where `dtype` is among the arguments, or -1; (position, name) of every argument that the operation writes to)."""
+    dtype, written = -1, []
+    for index, argument in enumerate(op._schema.arguments):
+        if argument.name == "dtype":
+            dtype = index
+        is_statistic = argument.name in ("running_mean", "running_var") and TABLE[op].family == "normalization"
+        if is_statistic or (argument.alias_info is not None and argument.alias_info.is_write):
+            written.append((index, argument.name))
+    return dtype, tuple(written)
+
+
+def each_element(args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The arguments of an operation on lists, taken apart: lists of one element each."""
+    count = len(args[0])
+
+    def part(value: Any, index: int) -> Any:
+        return [value[index]] if isinstance(value, (list, tuple)) and len(value) == count else value
+
+    for index in range(count):
+        yield tuple(part(value, index) for value in args), {key: part(value, index) for key, value in kwargs.items()}
 
 
 def in_place(rule: Rule) -> Rule:
