@@ -6,6 +6,7 @@ One `Machine` belongs to one thread of one `Emulation`; rules get it as their fi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.limits import counting_limits, hash_of, in_fp32
 from fpsim.emulation.policy import Policy
+from fpsim.emulation.table import PRIMITIVE, RULES
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
 
@@ -59,6 +61,8 @@ class Machine:
     fast: bool
     stochastic: bool
     primitive: bool
+    rules: dict[Any, Any]
+    stepping: Any
     _constants: dict[float, float]
     _limits32: np.ndarray
     _limits64: np.ndarray
@@ -78,6 +82,7 @@ class Machine:
             "fast": policy.carried_by_float32,
             "stochastic": rounding is Rounding.STOCHASTIC,
             "primitive": policy.granularity == "primitive",
+            "rules": PRIMITIVE if policy.granularity == "primitive" else RULES,
             "_constants": {},
             "_limits32": np.zeros(4),
             "_limits64": np.zeros(4),
@@ -344,6 +349,12 @@ class Machine:
         path = self.path if self.places or torch._C._current_graph_task_id() == -1 else "<backward>"
         assert self.policy.seed is not None
         return roundings.draw_key(self.policy.seed, hash_of(step, path, self.calls))
+
+    @contextmanager
+    def dispatching(self) -> Iterator[None]:
+        """Within a rule: torch's operations meet their own rules again."""
+        with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.Python, False), self.stepping:  # type: ignore[attr-defined]
+            yield
 
     def message(self, reason: str) -> str:
         """A sentence that names the current operation and module."""

@@ -24,7 +24,7 @@ from fpsim.emulation.machine import Machine
 from fpsim.emulation.mapping import ModuleFormats
 from fpsim.emulation.mode import PLAIN_TYPES, EmulationMode
 from fpsim.emulation.policy import MixedPolicy, joined, mixed_products
-from fpsim.emulation.table import TABLE, each_element, positions
+from fpsim.emulation.table import TABLE, each_element, positions, tensors_in
 from fpsim.formats import Format
 
 _FLOAT32 = torch.float32
@@ -125,13 +125,13 @@ class MixedMachine(Machine):
     def _updates(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> bool:
         if held is not None and held.role != "activation":
             return True
-        marks = (self._known(tensor) for tensor in _tensors((*args, *kwargs.values())))
+        marks = (self._known(tensor) for tensor in tensors_in((*args, *kwargs.values())))
         return any(mark is not None and mark.role in ("gradient", "optimizer") for mark in marks)
 
     def _update_turn(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> _Turn:
         if held is not None and held.role != "activation":
             return _Turn(held.fmt or getattr(held.formats, held.role), held.role, held.formats)
-        marks = (self._mark_of(tensor) for tensor in _tensors((*args, *kwargs.values())) if tensor.dtype is _FLOAT32)
+        marks = (self._mark_of(tensor) for tensor in tensors_in((*args, *kwargs.values())) if tensor.dtype is _FLOAT32)
         known = next((mark for mark in marks if mark is not None and mark.role != "activation"), None)
         formats = known.formats if known is not None else self.formats_at(self.path)
         return _Turn(formats.optimizer, "optimizer", formats)
@@ -284,20 +284,12 @@ def _state_of(
                 )
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
-
-
 def _targets(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     """The tensors that hold an operation's results: written to, and all that it returns."""
     written = positions(op)[1]
     if not written or any(given.alias_info is None for given in op._schema.returns):
         return ()
-    return tuple(_tensors(args[index] if index < len(args) else kwargs.get(name) for index, name in written))
+    return tuple(tensors_in(args[index] if index < len(args) else kwargs.get(name) for index, name in written))
 
 
 class MixedMode(EmulationMode):
@@ -324,11 +316,11 @@ class MixedMode(EmulationMode):
             results: list[torch.Tensor] = []
             for arguments, named in each_element(args, kwargs):
                 machine.turn(entry.op, arguments, named)
-                results += entry.rule(machine, *arguments, **named) or []
+                results += machine.rules[entry.op](machine, *arguments, **named) or []
             return results or None
         if entry.family != "view":
             machine.turn(entry.op, args, kwargs)
-        return entry.rule(machine, *args, **kwargs)
+        return machine.rules[entry.op](machine, *args, **kwargs)
 
 
 eval_frame.set_code_exec_strategy(

@@ -137,7 +137,8 @@ class _Call:
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         machine = self.machine
-        result = RULES[func](machine, *map(self.carry, args), **{key: self.carry(value) for key, value in kwargs.items()})
+        named = {key: self.carry(value) for key, value in kwargs.items()}
+        result = machine.rules[func](machine, *map(self.carry, args), **named)
         written: dict[int, torch.Tensor] = {}
         for index, name in positions(func)[1]:
             target = args[index] if index < len(args) else kwargs.get(name)
@@ -154,6 +155,10 @@ class NativeMode(EmulationMode):
     """One thread's mode under fmt="native"."""
 
     machine: NativeMachine
+
+    def __init__(self, machine: NativeMachine):
+        super().__init__(machine)
+        machine.stepping = EmulationMode(machine)  # steps see carriers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -303,7 +308,8 @@ class NativeMode(EmulationMode):
         )
         first = _Call(self.machine, half, as_they_are=True).run(func, spared, kwargs)
         self.machine.choose(_FLOAT32)
-        others = RULES[func](self.machine, *map(_upcast, args), **{key: _upcast(value) for key, value in kwargs.items()})
+        named = {key: _upcast(value) for key, value in kwargs.items()}
+        others = self.machine.rules[func](self.machine, *map(_upcast, args), **named)
         return (first[0], *others[1:]) if isinstance(others, tuple) else first
 
 
