@@ -37,6 +37,7 @@ class Arithmetic:
     rounding: Rounding
     key: int = 0
     counters: Any = None
+    result_format: Format | None = None
 
     def product(
         self,
@@ -59,6 +60,7 @@ class Arithmetic:
             counters=self.counters,
             first_element=elements[0],
             row_elements=elements[1],
+            result_format=self.result_format,
         )
 
 

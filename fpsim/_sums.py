@@ -72,38 +72,44 @@ def _fast(dtype: np.dtype, fmt: Format, accumulator: Accumulator, rounding: Roun
 
 
 def sum_axes(
-    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0
-) -> np.ndarray:
+    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
+    result_format: Format | None = None,
+) -> np.ndarray:  # fmt: skip
     """The sum of x over distinct axes >= 0, terms in row-major order of the axes as listed, rounded once to `fmt`.
 
-    A float32 or float64 array of values of `fmt`, any strides; a new array of x's dtype over the axes kept.
+    A float32 or float64 array of values of `fmt`, any strides; a new array of x's dtype over the axes kept. With
+    `result_format` that is what sums are rounded to.
     """
+    final = fmt if result_format is None else result_format
     accumulator = accumulator.for_sums
     kept, shape = _kept(x, axes)
     plan = _fast(x.dtype, fmt, accumulator, rounding)
     if plan is None:
         lines = x.transpose(kept + axes).reshape(prod(shape), -1 if x.size else prod(x.shape[axis] for axis in axes))
         out = np.empty((len(lines), 1), dtype=x.dtype)
-        matmul_into(lines, np.ones((lines.shape[1], 1), dtype=x.dtype), out, fmt, accumulator, rounding, key)
+        ones = np.ones((lines.shape[1], 1), dtype=x.dtype)
+        matmul_into(lines, ones, out, fmt, accumulator, rounding, key, result_format=final)
         return out.reshape(shape)
     require_arithmetic(fmt, rounding, "fmt")
     total = _run(x.astype(plan.dtype, copy=False), kept, axes, accumulator, plan)
-    round_into(total, total, fmt, rounding)
+    round_into(total, total, final, rounding)
     return total.astype(x.dtype, copy=False).reshape(shape)
 
 
 def mean_axes(
-    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0
-) -> np.ndarray:
+    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
+    result_format: Format | None = None,
+) -> np.ndarray:  # fmt: skip
     """As `sum_axes`, but the accumulator is divided by the number of terms, rounded in its format, then to `fmt`.
 
     An exact accumulator has no format: its sum is rounded to `fmt`, and so is the quotient. No terms give NaN.
     """
     accumulator = accumulator.for_sums
+    final = fmt if result_format is None else result_format
     kept, shape = _kept(x, axes)
     count = prod(x.shape[axis] for axis in axes)
     if accumulator.kind in ("exact", "native"):
-        total, held = sum_axes(x, axes, fmt, accumulator, rounding, key), fmt
+        total, held = sum_axes(x, axes, fmt, accumulator, rounding, key, final), final
     else:
         plan = _fast(x.dtype, fmt, accumulator, rounding)
         held = accumulator.promoted or accumulator.format
@@ -114,7 +120,7 @@ def mean_axes(
             total = _run(x.astype(plan.dtype, copy=False), kept, axes, accumulator, plan)
     quotient = _divided(total.astype(np.float64).reshape(shape), count, held)
     round_into(quotient, quotient, held, rounding, key ^ (_FINAL >> 1))
-    round_into(quotient, quotient, fmt, rounding, key ^ _FINAL)
+    round_into(quotient, quotient, final, rounding, key ^ _FINAL)
     return quotient.astype(x.dtype, copy=False)
 
 
@@ -202,8 +208,9 @@ def _as_columns(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], ter
 
 
 def prefix_axis(
-    x: np.ndarray, axis: int, fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0
-) -> np.ndarray:
+    x: np.ndarray, axis: int, fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
+    result_format: Format | None = None,
+) -> np.ndarray:  # fmt: skip
     """Every prefix of the sequential chain along one axis >= 0, each rounded once to `fmt` from the accumulator's state.
 
     Stochastic draws of the chain are those of its line, numbered in row-major order of the other axes.
@@ -213,11 +220,12 @@ def prefix_axis(
     accumulator = accumulator.for_sums
     require_arithmetic(fmt, rounding, "fmt")
     require_arithmetic(accumulator.format, rounding, "accumulate")
+    target = fmt if result_format is None else result_format
     plan = _fast(x.dtype, fmt, accumulator, rounding)
-    final = None if plan is None else rounding_constants(fmt, rounding, plan.dtype)
+    final = None if plan is None else rounding_constants(target, rounding, plan.dtype)
     columns = prod(x.shape[axis + 1 :])
-    if plan is None or final is None or not fmt.has_negative_zero or fmt.flush is not None:
-        return _prefix_by_steps(x, axis, fmt, accumulator, rounding, key)
+    if plan is None or final is None or not target.has_negative_zero or target.flush is not None:
+        return _prefix_by_steps(x, axis, fmt, target, accumulator, rounding, key)
     if columns >= _LEAST_COLUMNS and x.flags.c_contiguous:
         source = x.reshape(-1 if x.size else prod(x.shape[:axis]), x.shape[axis], columns)
     else:
@@ -234,7 +242,7 @@ def prefix_axis(
 
 
 def _prefix_by_steps(
-    x: np.ndarray, axis: int, fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int
+    x: np.ndarray, axis: int, fmt: Format, target: Format, accumulator: Accumulator, rounding: Rounding, key: int
 ) -> np.ndarray:
     """A step at a time over all lines: right for every mode and format."""
     moved = np.moveaxis(x, axis, 0)
@@ -248,7 +256,7 @@ def _prefix_by_steps(
     for k, leaf in enumerate(leaves):
         total = prefixes[k] = add_rounded(total, leaf, held, rounding, draws, k)
     result = np.moveaxis(prefixes.reshape(moved.shape), 0, axis).astype(x.dtype)
-    return _rounded_copy(result, fmt, rounding, key)
+    return _rounded_copy(result, target, rounding, key)
 
 
 def _rounded_copy(x: np.ndarray, fmt: Format, rounding: Rounding, key: int) -> np.ndarray:

@@ -171,8 +171,11 @@ def matmul_into(
     bias: np.ndarray | None = None,
     first_element: int = 0,
     row_elements: int | None = None,
+    result_format: Format | None = None,
 ) -> None:
     """out = a @ b, rounded to `fmt`: 2-D float32 or float64 arrays of values of `fmt`, any strides.
+
+    With `result_format` that is what out is rounded to, once, and `fmt` that of the operands alone.
 
     `addend` (of out's shape) and `bias` (one for each column) are added to the accumulator after the sum, in its format,
     in that order; the result is then rounded to `fmt`. `first_element` numbers out[0, 0] for stochastic draws, and
@@ -184,6 +187,7 @@ def matmul_into(
     counted = counters if isinstance(counters, Counters) else None
     refuse_flush_to_zero()
     require_arithmetic(fmt, rounding, "fmt")
+    final = fmt if result_format is None else result_format
     draws = Draws(key, first_element, out.shape[1] if row_elements is None else row_elements, 1)
     if out.size == 0:
         return
@@ -191,7 +195,7 @@ def matmul_into(
         a, b = (np.where(np.abs(x) < fmt.min_normal, np.copysign(x.dtype.type(0), x), x) for x in (a, b))
     if accumulator.kind == "exact":
         terms = [np.broadcast_to(np.asarray(term), out.shape) for term in (addend, bias) if term is not None]
-        out[...] = exact_product(a, b, fmt, fmt, rounding, terms, draws)
+        out[...] = exact_product(a, b, fmt, final, rounding, terms, draws)
         return
     if accumulator.kind == "unit":
         start, addend, bias = (addend, None, bias) if addend is not None else (bias, None, None)
@@ -208,11 +212,11 @@ def matmul_into(
             else:
                 result = counted_add(result, full, held, rounding, draws, node, counted, addend_only=True)
             node += 1
-    if held is not fmt and held != fmt:
+    if held is not final and held != final:
         result = np.ascontiguousarray(result)
         if counters is not None and counted is None:
             counters(result)
-        _round_rows(result, fmt, rounding, key ^ _FINAL, draws, counted)
+        _round_rows(result, final, rounding, key ^ _FINAL, draws, counted)
     out[...] = result
 
 

@@ -25,6 +25,7 @@ from fpsim.emulation import (  # isort: skip
     scatter_reduce,  # noqa: F401
     statistics,  # noqa: F401
     whole,  # noqa: F401
+    steps,  # noqa: F401
 )
 
 __all__ = [

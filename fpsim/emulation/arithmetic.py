@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim.emulation.table import RULES, TABLE, Entry, Rule, register_functional
+from fpsim.emulation.table import RULES, Entry, Rule, enter, register_functional
 from fpsim.rounding import Rounding
 
 _aten = torch.ops.aten
@@ -169,8 +169,7 @@ def _register_arithmetic() -> None:
         for packet, base in ((_aten.add_, _aten.add), (_aten.sub_, _aten.sub)):
             op = getattr(packet, overload)
             rule = _updating(RULES[getattr(base, overload)])
-            TABLE[op] = Entry(op, "elementwise", rule)
-            RULES[op] = rule
+            enter(Entry(op, "elementwise", rule))
 
 
 _register_arithmetic()

@@ -19,14 +19,24 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from fpsim import _checks
 from fpsim.emulation import switches
 from fpsim.emulation.machine import Machine
+from fpsim.emulation.mapping import ModuleFormats
+from fpsim.emulation.mixed import MixedMachine, MixedMode
 from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.native import NativeMachine, NativeMode
-from fpsim.emulation.policy import NativePolicy, Policy
+from fpsim.emulation.policy import MixedPolicy, NativePolicy, Policy
 
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
 
 
+#: What emulates a policy: a machine for each thread, and the mode that hands it operations.
+_KINDS: dict[type[Policy], tuple[Any, Any]] = {
+    Policy: (Machine, EmulationMode),
+    NativePolicy: (NativeMachine, NativeMode),
+    MixedPolicy: (MixedMachine, MixedMode),
+}
+
 _number = operator.itemgetter(0)
+_KEPT_NODES = 200_000
 _ACCUMULATION = 2**62  # nodes that store a gradient have the largest number there is
 
 
@@ -61,10 +71,11 @@ class Emulation:
     Re-entry is counted. Counters add up over threads and entries until `reset`.
     """
 
-    def __init__(self, policy: Policy, names: dict[int, str] | None = None):
+    def __init__(self, policy: Policy, formats: dict[str, ModuleFormats] | None = None):
         self.policy = policy
+        self.formats = formats  # by module path, where there are several
         self.training_step = 0
-        self.names = names if names is not None else {}
+        self.names: dict[int, str] = {}
         self._local = _Local()
         self._machines: list[Machine] = []
         _everything.add(self)
@@ -79,8 +90,7 @@ class Emulation:
         """This thread's machine."""
         local = self._local
         if local.machine is None:
-            policy = self.policy
-            local.machine = NativeMachine(policy, self) if isinstance(policy, NativePolicy) else Machine(policy, self)
+            local.machine = _KINDS[type(self.policy)][0](self.policy, self)
             self._machines.append(local.machine)
         return local.machine
 
@@ -92,7 +102,7 @@ class Emulation:
                 raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
         if local.depth == 0:
             machine = self.machine
-            mode = NativeMode(machine) if isinstance(machine, NativeMachine) else EmulationMode(machine)
+            mode = _KINDS[type(self.policy)][1](machine)
             _install()
             switches.enter()
             mode.__enter__()
@@ -136,32 +146,41 @@ class Emulation:
     def _note(self, path: str) -> None:
         """Remember that autograd nodes made from now on belong to this path."""
         if torch.is_grad_enabled():
-            made = self.machine.made
-            if len(made) > 200_000:
-                del made[:100_000]
-            made.append((_sequence(), path))
+            nodes = self.machine.nodes
+            if len(nodes) > _KEPT_NODES:
+                del nodes[: _KEPT_NODES // 2]
+                self.machine.first_node = nodes[0][0]
+            nodes.append((_sequence(), path))
 
-    def backward_path(self) -> str:
-        """The module whose forward pass made the autograd node that is running."""
+    def backward_path(self, strict: bool = False) -> str:
+        """The module whose forward pass made the autograd node that is running.
+
+        Raises RuntimeError, if strict, for a node from so long ago that nothing is known of it.
+        """
         node = torch._C._current_autograd_node()
         if node is None:
             return self.machine.path
         number = node._sequence_nr()
-        made = self.machine.made
-        found = bisect.bisect_right(made, number, key=_number) - 1
-        return made[found][1] if 0 <= found and number < _ACCUMULATION else ""
+        if strict and number < self.machine.first_node:
+            raise RuntimeError(
+                f"this graph was made more than {_KEPT_NODES // 4} calls of modules ago: its formats are forgotten"
+            )
+        nodes = self.machine.nodes
+        found = bisect.bisect_right(nodes, number, key=_number) - 1
+        return nodes[found][1] if 0 <= found and number < _ACCUMULATION else ""
 
     def finish_step(self) -> None:
-        """Count a training step; the paths of a finished backward pass are forgotten."""
+        """Count a training step; where paths are but names in a report, those of a finished backward pass are forgotten."""
         self.training_step += 1
-        self.machine.made.clear()
         self.machine.calls = 0
+        if self.formats is None and torch._C._current_graph_task_id() == -1:  # else a graph may be used later
+            self.machine.nodes.clear()
 
     # Counters
 
-    def rows(self) -> dict[tuple[str, Any], np.ndarray]:
-        """Counters by (module path, operation), summed over threads."""
-        total: dict[tuple[str, Any], np.ndarray] = {}
+    def rows(self) -> dict[tuple[str, Any, bool], np.ndarray]:
+        """Counters by (module path, operation, whether the format saturates), summed over threads."""
+        total: dict[tuple[str, Any, bool], np.ndarray] = {}
         for machine in self._machines:
             for key, row in list(machine.rows.items()):
                 total[key] = total[key] + row if key in total else row.copy()
@@ -252,6 +271,7 @@ def emulate(
     """
     from fpsim.emulation.policy import make_policy
 
-    emulation = Emulation(make_policy(fmt, accumulate, rounding, seed, granularity))
+    policy = make_policy(fmt, accumulate, rounding, seed, granularity)
+    emulation = Emulation(policy, policy.mapping.resolve() if isinstance(policy, MixedPolicy) else None)
     with emulation:
         yield emulation

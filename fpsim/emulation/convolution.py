@@ -37,7 +37,8 @@ def _compute(
     """Run one of the engine's three products into a new tensor of that shape."""
     watch = Watch(machine)
     policy = machine.policy
-    how = Arithmetic(policy.fmt, policy.accumulator, policy.rounding, machine.key() if machine.stochastic else 0, watch)
+    key = machine.key() if machine.stochastic else 0
+    how = Arithmetic(machine.operand_format, policy.accumulator, policy.rounding, key, watch, policy.fmt)
     first, second = (item.detach().numpy() for item in (left, right))
     out = np.empty(shape, np.float32)
     geometry, *bias = rest

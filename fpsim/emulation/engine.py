@@ -44,17 +44,19 @@ def product(
 
     Factors of 1 are skipped. `addend` broadcasts to the result. One rounding to the format at the end; float32 out.
     """
-    policy = machine.policy
+    policy, read = machine.policy, machine.operand_format
     key = machine.key() if machine.stochastic else 0
     out = np.empty((a.shape[0], b.shape[1]), np.float32)
     if alpha == 1 and (addend is None or beta == 1):
         watch = Watch(machine)
-        matmul_into(a, b, out, policy.fmt, policy.accumulator, policy.rounding, key, addend, watch)
+        matmul_into(a, b, out, read, policy.accumulator, policy.rounding, key, addend, watch, result_format=policy.fmt)
         watch.finish(out, a, b, *(() if addend is None else (addend,)))
         return out
     # Without factors the engine's own epilogue does; with them its value before the last rounding is what they scale.
     kept: list[np.ndarray] = []
-    matmul_into(a, b, out, policy.fmt, policy.accumulator, policy.rounding, key, None, kept.append)
+    matmul_into(
+        a, b, out, read, policy.accumulator, policy.rounding, key, None, kept.append, result_format=policy.fmt
+    )
     total = np.array(kept[0] if kept else out, np.float64)
     return _epilogue(machine, total, policy.accumulator.promoted or policy.accumulator.format, addend, alpha, beta)
 
@@ -85,6 +87,7 @@ def reduction(machine: Any, x: np.ndarray, axes: tuple[int, ...], mean: bool = F
     policy = machine.policy
     watch = Watch(machine)
     function = mean_axes if mean else sum_axes
-    out = function(x, axes, policy.fmt, policy.accumulator, policy.rounding, machine.key() if machine.stochastic else 0)
+    key = machine.key() if machine.stochastic else 0
+    out = function(x, axes, machine.operand_format, policy.accumulator, policy.rounding, key, policy.fmt)
     watch.finish(np.ascontiguousarray(out), x)
     return out

@@ -5,6 +5,8 @@ One `Machine` belongs to one thread of one `Emulation`; rules get it as their fi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.limits import counting_limits, hash_of, in_fp32
 from fpsim.emulation.policy import Policy
+from fpsim.emulation.table import PRIMITIVE, RULES
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
 
@@ -42,20 +45,24 @@ class Machine:
         self.emulation = emulation
         self.__dict__.update(self.arithmetic_of(policy))
         self.op: Any = None
-        self.rows: dict[tuple[str, Any], np.ndarray] = {}
+        self.rows: dict[tuple[str, Any, bool], np.ndarray] = {}
         self.path = ""
         self.calls = 0
         self.places: list[tuple[str, int]] = []
-        self.made: list[tuple[int, str]] = []  # from which autograd node on nodes were made by which module
+        self.nodes: list[tuple[int, str]] = []  # from which autograd node on nodes were made by which module
+        self.first_node = 0
         self.optimizer: Any = None
 
     policy: Policy
     fmt: Format
+    operand_format: Format
     rounding: Rounding
     tag: tags.Tag
     fast: bool
     stochastic: bool
     primitive: bool
+    rules: dict[Any, Any]
+    stepping: Any
     _constants: dict[float, float]
     _limits32: np.ndarray
     _limits64: np.ndarray
@@ -69,11 +76,13 @@ class Machine:
         found: dict[str, Any] = {
             "policy": policy,
             "fmt": fmt,
+            "operand_format": fmt,
             "rounding": rounding,
             "tag": tags.Tag(fmt.name),
             "fast": policy.carried_by_float32,
             "stochastic": rounding is Rounding.STOCHASTIC,
             "primitive": policy.granularity == "primitive",
+            "rules": PRIMITIVE if policy.granularity == "primitive" else RULES,
             "_constants": {},
             "_limits32": np.zeros(4),
             "_limits64": np.zeros(4),
@@ -124,9 +133,17 @@ class Machine:
         if isinstance(value, float):
             return self.constant(value)
         if isinstance(value, torch.Tensor) and value.dim() == 0 and value.dtype is _FLOAT32:
-            if tags.tag_on(value) is not self.tag and value.device.type == "cpu":
+            if value.device.type == "cpu" and not self.made(value):
                 return self.exact(torch.tensor(self.constant(value.item())))
         return self.operands(value)
+
+    def made(self, tensor: torch.Tensor) -> bool:
+        """Whether this machine has put values of a format into the tensor's memory."""
+        return tags.tag_on(tensor) is self.tag
+
+    def held(self, tensor: torch.Tensor) -> torch.Tensor:
+        """As `operand`, for what the operation stores into as well: the values that are there now."""
+        return self.operand(tensor)
 
     def check(self, tensor: torch.Tensor) -> None:
         """Refuse a tensor that this machine does not have."""
@@ -214,6 +231,9 @@ class Machine:
 
     def exact(self, result: torch.Tensor) -> torch.Tensor:
         """Mark a fresh float32 result whose elements are values of the format already."""
+        return self._mark(result)
+
+    def _mark(self, result: torch.Tensor) -> torch.Tensor:
         if result.dtype is _FLOAT32:
             result.untyped_storage()._fpsim = self.tag  # type: ignore[attr-defined]
         return result
@@ -257,7 +277,7 @@ class Machine:
             flat = np.ascontiguousarray(array).reshape(-1)
             self._round_flat(flat, self.row())
             array[...] = flat.reshape(array.shape)
-        return self.exact(result)
+        return self._mark(result)
 
     def _narrow(self, result: torch.Tensor) -> torch.Tensor:
         array = result.numpy()
@@ -268,7 +288,7 @@ class Machine:
             self._round_flat(flat, self.row())
             if not np.shares_memory(flat, array):
                 array[...] = flat.reshape(array.shape)
-        return self.exact(result.to(_FLOAT32))  # exact: float32 holds every value of the format
+        return self._mark(result.to(_FLOAT32))  # exact: float32 holds every value of the format
 
     def write(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """Store a result in an existing tensor, as in-place and `out=` operations do; returns the target."""
@@ -287,6 +307,15 @@ class Machine:
             tags.mark(target, self.tag)
         return target
 
+    def store(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """Round a fresh result into an existing tensor; returns the target."""
+        return self.write(target, self.finish(result))
+
+    def held_by(self, model: torch.nn.Module) -> Iterator[tuple[torch.Tensor, Format, tags.Tag]]:
+        """Every parameter and buffer of a model, the format whose values it holds, and the mark that says so."""
+        for tensor in (*model.parameters(), *model.buffers()):
+            yield tensor, self.fmt, self.tag
+
     def _count_update(self, target: torch.Tensor, result: torch.Tensor) -> None:
         update = self.update
         if update is None or update.shape != target.shape:
@@ -301,7 +330,7 @@ class Machine:
 
     def row(self) -> np.ndarray:
         """The counters of the current module and operation."""
-        key = (self.place(), self.op)
+        key = (self.place(), self.op, self.fmt.saturate)
         row = self.rows.get(key)
         if row is None:
             row = self.rows[key] = np.zeros(counting.LENGTH, dtype=np.int64)
@@ -320,6 +349,12 @@ class Machine:
         path = self.path if self.places or torch._C._current_graph_task_id() == -1 else "<backward>"
         assert self.policy.seed is not None
         return roundings.draw_key(self.policy.seed, hash_of(step, path, self.calls))
+
+    @contextmanager
+    def dispatching(self) -> Iterator[None]:
+        """Within a rule: torch's operations meet their own rules again."""
+        with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.Python, False), self.stepping:  # type: ignore[attr-defined]
+            yield
 
     def message(self, reason: str) -> str:
         """A sentence that names the current operation and module."""

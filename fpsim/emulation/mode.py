@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import Machine
-from fpsim.emulation.table import RULES
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -18,7 +17,7 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 #: Namespaces whose operations compute nothing.
 _BOOKKEEPING = ("profiler", "prim")
 
-_PLAIN = {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
+PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
 
 
 class EmulationMode(TorchDispatchMode):
@@ -29,16 +28,17 @@ class EmulationMode(TorchDispatchMode):
     def __init__(self, machine: Machine):
         super().__init__()
         self.machine = machine
+        machine.stepping = self
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # torch's wrapper costs 3 microseconds an operation; the strategy below does its work for nothing
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = RULES.get(func)
+        rule = self.machine.rules.get(func)
         if rule is None:
             return self._without_rule(func, args, kwargs or {})
-        if types and not _PLAIN.issuperset(types):
+        if types and not PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         machine = self.machine
         machine.op = func

@@ -7,7 +7,6 @@ without a half tensor are torch's own.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.policy import NativePolicy
-from fpsim.emulation.table import RULES, TABLE
+from fpsim.emulation.table import RULES, TABLE, each_element, positions
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -67,19 +66,6 @@ def _collect(values: Any, found: list[torch.Tensor]) -> list[torch.Tensor]:
         elif isinstance(value, (list, tuple)):
             _collect(value, found)
     return found
-
-
-@lru_cache(maxsize=4096)
-def _positions(op: torch._ops.OpOverload) -> tuple[int, tuple[tuple[int, str], ...]]:
-    """(where `dtype` is among the arguments, or -1; (position, name) of every argument that the operation writes to)."""
-    dtype, written = -1, []
-    for index, argument in enumerate(op._schema.arguments):
-        if argument.name == "dtype":
-            dtype = index
-        is_statistic = argument.name in ("running_mean", "running_var") and TABLE[op].family == "normalization"
-        if is_statistic or (argument.alias_info is not None and argument.alias_info.is_write):
-            written.append((index, argument.name))
-    return dtype, tuple(written)
 
 
 def common_dtype(tensors: list[torch.Tensor]) -> torch.dtype:
@@ -151,9 +137,10 @@ class _Call:
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         machine = self.machine
-        result = RULES[func](machine, *map(self.carry, args), **{key: self.carry(value) for key, value in kwargs.items()})
+        named = {key: self.carry(value) for key, value in kwargs.items()}
+        result = machine.rules[func](machine, *map(self.carry, args), **named)
         written: dict[int, torch.Tensor] = {}
-        for index, name in _positions(func)[1]:
+        for index, name in positions(func)[1]:
             target = args[index] if index < len(args) else kwargs.get(name)
             if target is not None:
                 self.store(target)
@@ -168,6 +155,10 @@ class NativeMode(EmulationMode):
     """One thread's mode under fmt="native"."""
 
     machine: NativeMachine
+
+    def __init__(self, machine: NativeMachine):
+        super().__init__(machine)
+        machine.stepping = EmulationMode(machine)  # steps see carriers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -200,7 +191,7 @@ class NativeMode(EmulationMode):
 
     @staticmethod
     def _wanted(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        position = _positions(func)[0]
+        position = positions(func)[0]
         return args[position] if 0 <= position < len(args) else kwargs.get("dtype")
 
     def _check_types(self, func: Any, types: Any) -> None:
@@ -270,7 +261,7 @@ class NativeMode(EmulationMode):
     def _promoted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation is float32's or float64's: torch's own, on half operands as they are; half targets are rounded to."""
         targets = []
-        for index, name in _positions(func)[1]:
+        for index, name in positions(func)[1]:
             targets += _collect((args[index] if index < len(args) else kwargs.get(name),), [])
         wide = {id(item): item.float() for item in _collect((*args, *kwargs.values()), []) if item.dtype in HALVES}
 
@@ -290,15 +281,8 @@ class NativeMode(EmulationMode):
 
     def _one_by_one(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """A list operation on tensors of several dtypes: each element for itself."""
-        count = len(args[0])
-
-        def part(value: Any, index: int) -> Any:
-            return [value[index]] if isinstance(value, (list, tuple)) and len(value) == count else value
-
         results: list[torch.Tensor] = []
-        for index in range(count):
-            arguments = tuple(part(value, index) for value in args)
-            named = {key: part(value, index) for key, value in kwargs.items()}
+        for arguments, named in each_element(args, kwargs):
             tensors = _collect((*arguments, *named.values()), [])
             kinds = {tensor.dtype for tensor in tensors} & _FLOATING
             if kinds.isdisjoint(HALVES):
@@ -316,7 +300,7 @@ class NativeMode(EmulationMode):
 
     def _normalize(self, func: Any, args: Any, kwargs: dict[str, Any], half: torch.dtype) -> Any:
         """Half activations and float32 parameters: the first output is rounded once to half, the others to float32."""
-        names = {name for _, name in _positions(func)[1]}
+        names = {name for _, name in positions(func)[1]}
         kept = [argument.name for argument in func._schema.arguments]
         spared = tuple(
             value.clone() if kept[index] in names and isinstance(value, torch.Tensor) else value
@@ -324,7 +308,8 @@ class NativeMode(EmulationMode):
         )
         first = _Call(self.machine, half, as_they_are=True).run(func, spared, kwargs)
         self.machine.choose(_FLOAT32)
-        others = RULES[func](self.machine, *map(_upcast, args), **{key: _upcast(value) for key, value in kwargs.items()})
+        named = {key: _upcast(value) for key, value in kwargs.items()}
+        others = self.machine.rules[func](self.machine, *map(_upcast, args), **named)
         return (first[0], *others[1:]) if isinstance(others, tuple) else first
 
 

@@ -75,8 +75,8 @@ def batch_norm(
 
 def _move(machine: Any, running: torch.Tensor, batch: np.ndarray, momentum: float) -> None:
     """running = (1 - momentum) * running + momentum * batch, rounded once."""
-    old = machine.operand(running).detach().numpy().astype(np.float64)
-    machine.write(running, machine.finish(torch.from_numpy((1.0 - momentum) * old + momentum * batch)))
+    old = machine.held(running).detach().numpy().astype(np.float64)
+    machine.store(running, torch.from_numpy((1.0 - momentum) * old + momentum * batch))
 
 
 register(_aten.native_batch_norm.default, family="normalization")(batch_norm)

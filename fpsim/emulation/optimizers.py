@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fpsim.emulation.table import RULES, Rule, is_out, names, overloads, register
+from fpsim.emulation.table import Rule, is_out, names, overloads, register
 
 _aten = torch.ops.aten
 
@@ -22,30 +22,30 @@ FOREACH = names(
 _ALIASES = {"clamp_max": "minimum", "clamp_min": "maximum"}
 
 
-def _single(name: str, in_place: bool, sample: Any) -> Rule:
+def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> Rule:
     """The rule of one element: by name, and by whether the second operand is a tensor."""
     suffix = "_" if in_place else ""
     if name == "norm":
-        return RULES[_aten.linalg_vector_norm.default]
+        return rules[_aten.linalg_vector_norm.default]
     if name in _ALIASES and isinstance(sample, torch.Tensor):
         name = _ALIASES[name]
-        rule = RULES[getattr(_aten, name).default]
+        rule = rules[getattr(_aten, name).default]
         return (lambda machine, x, *rest: machine.write(x, rule(machine, x, *rest))) if in_place else rule
     if in_place and not hasattr(_aten, name + suffix):  # maximum and minimum have no in-place form
-        functional = _single(name, False, sample)
+        functional = _single(rules, name, False, sample)
         return lambda machine, x, *rest: machine.write(x, functional(machine, x, *rest))
     packet = getattr(_aten, name + suffix)
     if name == "copy":
-        return RULES[_aten.copy_.default]
+        return rules[_aten.copy_.default]
     if name == "pow":
         overload = "Tensor_Tensor" if isinstance(sample, torch.Tensor) else "Tensor_Scalar"
         if in_place:
             overload = "Tensor" if isinstance(sample, torch.Tensor) else "Scalar"
-        return RULES[getattr(packet, overload)]
+        return rules[getattr(packet, overload)]
     for overload in ("Tensor", "default") if isinstance(sample, torch.Tensor) else ("Scalar", "default", "Tensor"):
         op = getattr(packet, overload, None)
-        if op in RULES:
-            return RULES[op]
+        if op in rules:
+            return rules[op]
     raise KeyError(name)
 
 
@@ -66,7 +66,7 @@ def _foreach_rule(name: str, in_place: bool, op: torch._ops.OpOverload) -> Rule:
             if keyword and len(values) > 2:
                 named[keyword] = values.pop()
             sample = values[0] if values else None
-            results.append(_single(name, in_place, sample)(machine, tensor, *values, **named))
+            results.append(_single(machine.rules, name, in_place, sample)(machine, tensor, *values, **named))
         return None if in_place else results
 
     return foreach
@@ -86,7 +86,7 @@ def _read(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
 def _store(machine: Any, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Round into the target; the difference is the update that may get lost."""
     machine.update = value - target.detach().double()
-    machine.write(target, machine.finish(value))
+    machine.store(target, value)
     return machine.operand(target).detach().double()
 
 
@@ -127,8 +127,8 @@ def _adam_rule(decoupled: bool) -> Rule:
             denominator = largest.sqrt() / (1.0 - beta2**step) ** 0.5 + eps
             moved = value - (rate / (1.0 - beta1**step)) * average / denominator
             machine.update = None
-            machine.write(exp_avgs[index], machine.finish(average))
-            machine.write(exp_avg_sqs[index], machine.finish(square))
+            machine.store(exp_avgs[index], average)
+            machine.store(exp_avg_sqs[index], square)
             _store(machine, param, moved)
 
     return adam
@@ -160,7 +160,7 @@ def _fused_sgd(
                 gradient if is_first_step else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
             )
             machine.update = None
-            machine.write(momentum_buffers[index], machine.finish(buffer.clone()))
+            machine.store(momentum_buffers[index], buffer.clone())
             gradient = gradient + buffer * momentum if nesterov else buffer
         _store(machine, param, value - rate * gradient)
 

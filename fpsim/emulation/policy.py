@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+from fpsim._sums import contains
 from fpsim.accumulation import Accumulator, get_accumulator
+from fpsim.emulation.mapping import FormatMapping, parse_mapping
 from fpsim.formats import Format, get_format
 from fpsim.rounding import Rounding, get_rounding, seed_key
 
@@ -72,6 +76,65 @@ def _make_native(accumulate: Any, rounding: Any, seed: Any, granularity: Any) ->
     return NativePolicy(single, get_accumulator(accumulate), mode, seed, granularity, **policies)
 
 
+@dataclass(frozen=True)
+class MixedPolicy(Policy):
+    """Different formats by role and by module; `fmt` is the first that is named."""
+
+    mapping: FormatMapping
+
+    def of(self, fmt: Format) -> Policy:
+        """The policy of results in one of the formats."""
+        return Policy(fmt, _for_operands(self.accumulator, fmt), self.rounding, self.seed, self.granularity)
+
+    def __str__(self) -> str:
+        return super().__str__().replace(f"fmt={self.fmt.name}", f"fmt={self.mapping}", 1)
+
+
+def _make_mixed(given: Mapping[Any, Any], accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> MixedPolicy:
+    mapping = parse_mapping(given)
+    accumulator = get_accumulator(accumulate)
+    first, *_ = (_checked(fmt, None, rounding, seed, granularity) for fmt in mapping.formats)
+    multiplied = [fmt for entry in mapping.entries for role, fmt in entry.formats if role == "activation"]
+    errors = [error for error in (_operand_error(accumulator, fmt) for fmt in multiplied) if error is not None]
+    if errors and len(errors) == len(multiplied):
+        raise errors[0]
+    return MixedPolicy(first.fmt, accumulator, first.rounding, seed, granularity, mapping)
+
+
+def _operand_error(accumulator: Accumulator, fmt: Format) -> ValueError | None:
+    try:
+        accumulator.require_operands(fmt)
+    except ValueError as error:
+        return error
+    return None
+
+
+@lru_cache(maxsize=256)
+def joined(*formats: Format) -> Format:
+    """A format that holds every value of the given ones: one of them where it does."""
+    for candidate in formats:
+        if all(contains(candidate, fmt) for fmt in formats):
+            return candidate
+    precision = max(fmt.precision for fmt in formats)
+    least = min(fmt.emin - fmt.precision for fmt in formats) + precision
+    emin = min(least, *(fmt.emin for fmt in formats))
+    name = " and ".join(sorted({fmt.name for fmt in formats}))
+    return Format(name, precision, emin, max(fmt.emax for fmt in formats))
+
+
+@lru_cache(maxsize=256)
+def mixed_products(policy: Policy, operands: Format) -> Policy:
+    """The policy, accumulating what has operands of that format."""
+    return replace(policy, accumulator=_for_operands(policy.accumulator, operands))
+
+
+def _for_operands(accumulator: Accumulator, operands: Format) -> Accumulator:
+    """What is wider than 11 bits accumulates in its own format, in the order asked for."""
+    if operands.precision > 11 and accumulator.kind in ("tree", "kahan", "neumaier") and accumulator.format != operands:
+        return Accumulator(accumulator.kind, operands, accumulator.order, accumulator.products, None)
+    return accumulator
+
+
 def make_policy(
     fmt: Any = "fp16",
     accumulate: Any = None,
@@ -88,8 +151,15 @@ def make_policy(
     """
     if isinstance(fmt, str) and fmt.strip().lower() == "native":
         return _make_native(accumulate, rounding, seed, granularity)
-    if isinstance(fmt, dict):
-        raise NotImplementedError("a mapping of formats by module and role is not available yet; give one format")
+    if isinstance(fmt, Mapping):
+        return _make_mixed(fmt, accumulate, rounding, seed, granularity)
+    policy = _checked(fmt, accumulate, rounding, seed, granularity)
+    policy.accumulator.require_operands(policy.fmt)
+    return policy
+
+
+def _checked(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> Policy:
+    """The policy of one format; whether its accumulator takes operands of the format is not asked."""
     target = get_format(fmt)
     if not target.has_zero:
         raise ValueError(f"fmt={target.name!r} has no zero and no sign; a model cannot run in it")
@@ -107,9 +177,4 @@ def make_policy(
         raise ValueError(f"fmt={target.name!r} cannot be rounded to odd: a significand of one bit is never even")
     if granularity not in GRANULARITIES:
         raise ValueError(f"granularity={granularity!r}: known are {', '.join(GRANULARITIES)}")
-    accumulator = get_accumulator(accumulate)
-    accumulator.require_operands(target)
-    if target.precision > 11 and accumulator.kind in ("tree", "kahan", "neumaier") and accumulator.format != target:
-        # What is wider than 11 bits accumulates in its own format, in the order asked for.
-        accumulator = Accumulator(accumulator.kind, target, accumulator.order, accumulator.products, None)
-    return Policy(target, accumulator, mode, seed, granularity)
+    return Policy(target, _for_operands(get_accumulator(accumulate), target), mode, seed, granularity)

@@ -83,18 +83,18 @@ class Report:
         return "\n".join([str(self.policy), *(line.rstrip() for line in text)])
 
 
-def make_report(policy: Policy, rows: dict[tuple[str, Any], np.ndarray]) -> Report:
+def make_report(policy: Policy, rows: dict[tuple[str, Any, bool], np.ndarray]) -> Report:
     """The report of raw counters."""
     named: dict[tuple[str, str], Counts] = {}
-    for (module, operation), row in rows.items():
+    for (module, operation, saturates), row in rows.items():
         key = (module, str(operation).removeprefix("aten.").removesuffix(".default"))
-        named[key] = named.get(key, Counts()) + _counts(policy, row)
+        named[key] = named.get(key, Counts()) + _counts(row, saturates)
     return Report(policy, tuple((*key, named[key]) for key in sorted(named)))
 
 
-def _counts(policy: Policy, row: np.ndarray) -> Counts:
+def _counts(row: np.ndarray, saturates: bool) -> Counts:
     overflows, infinite = int(row[counting.OVERFLOWS]), int(row[counting.INFINITE])
-    nonfinite = int(row[counting.NAN]) + (0 if policy.fmt.saturate else overflows + infinite)
+    nonfinite = int(row[counting.NAN]) + (0 if saturates else overflows + infinite)
     return Counts(
         int(row[counting.ELEMENTS]),
         overflows,

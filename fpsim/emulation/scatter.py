@@ -5,6 +5,7 @@ The element that is there already is the first term; then the accumulator's sum 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,10 @@ def _index_add_rule(op: torch._ops.OpOverload) -> Rule:
         source = machine.floating(source)
         source = source if alpha == 1 else mul(machine, source, alpha)
         first = _array(machine, x.movedim(dim, 0) if x.dim() else x.reshape(1))
-        rows = first.shape[0]
+        rows, width = first.shape[0], math.prod(first.shape[1:])
         terms = _array(machine, source.movedim(dim, 0) if source.dim() else source.reshape(1))
         places = index.reshape(-1).numpy()
-        out = _accumulate(machine, first.reshape(rows, -1), rows, places, terms.reshape(places.size, -1))
+        out = _accumulate(machine, first.reshape(rows, width), rows, places, terms.reshape(places.size, width))
         result = torch.from_numpy(out.reshape(first.shape))
         return machine.exact((result.movedim(0, dim) if x.dim() else result.reshape(())).contiguous())
 

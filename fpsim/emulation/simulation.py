@@ -14,7 +14,7 @@ from fpsim.emulation import tags
 from fpsim.emulation.context import Emulation
 from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.hooks import Guard, guard_outputs, guard_parameter, install_optimizer_hooks
-from fpsim.emulation.policy import NativePolicy, Policy, make_policy
+from fpsim.emulation.policy import MixedPolicy, NativePolicy, Policy, make_policy
 from fpsim.emulation.report import Report, make_report
 from fpsim.rounding import draw_key, round_into
 
@@ -49,6 +49,9 @@ class Simulation(nn.Module):
     def _take_hold(self) -> None:
         """Check, round and guard what the model holds now: a script may have put other modules or parameters in."""
         check_state(self.model, self.policy)
+        if isinstance(self.policy, MixedPolicy):
+            modules = dict(self.model.named_modules(remove_duplicate=False))
+            self._emulation.formats = self.policy.mapping.resolve(modules)
         names = {id(module): name or type(module).__name__ for name, module in self.model.named_modules()}
         names[id(self)] = ""
         self._emulation.names = names
@@ -60,20 +63,20 @@ class Simulation(nn.Module):
     def _round_state(self) -> None:
         """Round parameters and float buffers in place; what is a value of the format already stays as it is."""
         machine = self._emulation.machine
-        for index, tensor in enumerate((*self.model.parameters(), *self.model.buffers())):
+        for index, (tensor, fmt, tag) in enumerate(machine.held_by(self.model)):
             if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
                 continue
             data = tensor.detach()
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
             if data.is_contiguous():
                 array = data.numpy()
-                round_into(array, array, self.policy.fmt, self.policy.rounding, key)
+                round_into(array, array, fmt, self.policy.rounding, key)
             else:
                 array = data.contiguous().numpy()
-                round_into(array, array, self.policy.fmt, self.policy.rounding, key)
+                round_into(array, array, fmt, self.policy.rounding, key)
                 data.copy_(torch.from_numpy(array))
             if tags.covers_storage(data):
-                tags.mark(data, machine.tag)
+                tags.mark(data, tag)
 
     def __enter__(self) -> Simulation:
         if not self._emulation.active:

@@ -7,8 +7,9 @@ tensor of values of the format, `machine.finish(tensor)` rounds a fresh float32 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -29,6 +30,12 @@ TABLE: dict[torch._ops.OpOverload, Entry] = {}
 
 #: The same, operation to function: what the dispatch mode looks up.
 RULES: dict[torch._ops.OpOverload, Rule] = {}
+
+#: What it looks up under granularity="primitive": there composite operations run as their steps.
+PRIMITIVE: dict[torch._ops.OpOverload, Rule] = {}
+
+#: The operations that have steps.
+STEPS: set[torch._ops.OpOverload] = set()
 
 
 def register(op: torch._ops.OpOverload, *, family: str = "custom") -> Callable[[Rule], Rule]:
@@ -52,11 +59,69 @@ def register(op: torch._ops.OpOverload, *, family: str = "custom") -> Callable[[
     def decorate(rule: Rule) -> Rule:
         if op in TABLE:
             raise ValueError(f"{op} already has a rule (family {TABLE[op].family!r})")
-        TABLE[op] = Entry(op, family, rule)
-        RULES[op] = rule
+        enter(Entry(op, family, rule))
         return rule
 
     return decorate
+
+
+def enter(entry: Entry) -> None:
+    """Put a row into the table, in the place of the one that was there."""
+    TABLE[entry.op] = entry
+    RULES[entry.op] = PRIMITIVE[entry.op] = entry.rule
+
+
+def register_steps(ops: str, steps_for: Callable[[torch._ops.OpOverload], Callable[..., Any] | None]) -> None:
+    """Give every functional overload of the named ops the steps that `steps_for` makes; in-place and `out=` forms follow.
+
+    Steps are a function of the operation's own arguments, written in torch's operations: under "primitive" it is called with
+    dispatch on, so that each of them meets its own rule; what it returns NotImplemented for is an elementary step itself. Where
+    `steps_for` returns None there are none.
+    """
+    for name in names(ops):
+        found = overloads(name)
+        if not found:
+            continue  # another torch has no such operation
+        for op in found.values():
+            steps = steps_for(op) if op in RULES and not is_out(op) else None
+            if steps is not None:
+                PRIMITIVE[op] = _in_steps(RULES[op], steps)
+                STEPS.add(op)
+        for op, rule in derived_forms(name, {op: PRIMITIVE[op] for op in found.values() if op in STEPS}):
+            if op in TABLE:
+                PRIMITIVE[op] = rule
+                STEPS.add(op)
+
+
+def steps(ops: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that makes a function the steps of the named ops."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        register_steps(ops, lambda op: function)
+        return function
+
+    return decorate
+
+
+def _in_steps(rule: Rule, function: Callable[..., Any]) -> Rule:
+    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+        dtypes = {tensor.dtype for tensor in tensors_in((*args, *kwargs.values()))}
+        if torch.float64 in dtypes and torch.float32 not in dtypes:  # float64 means itself
+            return rule(machine, *args, **kwargs)
+        with machine.dispatching():
+            result = function(*args, **kwargs)
+        return rule(machine, *args, **kwargs) if result is NotImplemented else result
+
+    return compute
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among values, those in lists and tuples too."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
 
 
 def names(text: str) -> list[str]:
@@ -93,14 +158,25 @@ def register_functional(
             rule = rule_for(op)
             if rule is not None:
                 register(op, family=family)(rule)
-        functional = {key: op for key, op in functional.items() if op in RULES}
-        for op in overloads(f"{name}_").values():
-            alike = [candidate for candidate in functional.values() if _inputs(candidate) == _inputs(op)]
-            if alike and not is_out(op):
-                register(op, family=family)(in_place(RULES[alike[0]]))
-        for op in overloads(name).values():
-            if is_out(op):
-                _register_out(op, functional, family)
+        rules = {op: RULES[op] for op in functional.values() if op in RULES}
+        for op, rule in derived_forms(name, rules):
+            register(op, family=family)(rule)
+
+
+def derived_forms(
+    name: str, rules: dict[torch._ops.OpOverload, Rule]
+) -> Iterator[tuple[torch._ops.OpOverload, Rule]]:
+    """The in-place and `out=` overloads of an op, and what the rules of its functional ones make of them."""
+    for op in overloads(f"{name}_").values():
+        alike = [rule for candidate, rule in rules.items() if _inputs(candidate) == _inputs(op)]
+        if alike and not is_out(op):
+            yield op, in_place(alike[0])
+    for op in overloads(name).values():
+        if is_out(op):
+            outputs, inputs = _outputs_and_inputs(op)
+            alike = [rule for candidate, rule in rules.items() if _inputs(candidate) == inputs]
+            if alike:
+                yield op, with_out(alike[0], outputs)
 
 
 def _inputs(op: torch._ops.OpOverload) -> list[tuple[str, str]]:
@@ -108,14 +184,34 @@ def _inputs(op: torch._ops.OpOverload) -> list[tuple[str, str]]:
     return [(argument.name, str(argument.type)) for argument in op._schema.arguments]
 
 
-def _register_out(op: torch._ops.OpOverload, functional: dict[str, torch._ops.OpOverload], family: str) -> None:
-    """Join an `out=` overload to the functional overload with the same inputs."""
+def _outputs_and_inputs(op: torch._ops.OpOverload) -> tuple[list[str], list[tuple[str, str]]]:
+    """What an `out=` overload writes to, and names and types of its other arguments."""
     outputs = [argument.name for argument in op._schema.arguments if argument.alias_info and argument.alias_info.is_write]
-    inputs = [(argument.name, str(argument.type)) for argument in op._schema.arguments if argument.name not in outputs]
-    for candidate in functional.values():
-        if _inputs(candidate) == inputs:
-            register(op, family=family)(with_out(RULES[candidate], outputs))
-            return
+    return outputs, [item for item in _inputs(op) if item[0] not in outputs]
+
+
+@lru_cache(maxsize=4096)
+def positions(op: torch._ops.OpOverload) -> tuple[int, tuple[tuple[int, str], ...]]:
+    """(where `dtype` is among the arguments, or -1; (position, name) of every argument that the operation writes to)."""
+    dtype, written = -1, []
+    for index, argument in enumerate(op._schema.arguments):
+        if argument.name == "dtype":
+            dtype = index
+        is_statistic = argument.name in ("running_mean", "running_var") and TABLE[op].family == "normalization"
+        if is_statistic or (argument.alias_info is not None and argument.alias_info.is_write):
+            written.append((index, argument.name))
+    return dtype, tuple(written)
+
+
+def each_element(args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The arguments of an operation on lists, taken apart: lists of one element each."""
+    count = len(args[0])
+
+    def part(value: Any, index: int) -> Any:
+        return [value[index]] if isinstance(value, (list, tuple)) and len(value) == count else value
+
+    for index in range(count):
+        yield tuple(part(value, index) for value in args), {key: part(value, index) for key, value in kwargs.items()}
 
 
 def in_place(rule: Rule) -> Rule:
