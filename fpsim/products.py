@@ -67,8 +67,7 @@ def matmul(
     TypeError : arrays of integers, booleans or complex numbers, counters that are no `Counters`.
     """
     target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
-    if counters is not None:
-        _require_countable(accumulator, counters)
+    require_countable(accumulator, counters)
     left, wrap_left = operand(a, target, "a")
     right, wrap_right = operand(b, target, "b")
     wrap = wrap_right if right.itemsize > left.itemsize else wrap_left
@@ -220,7 +219,10 @@ def matmul_into(
     out[...] = result
 
 
-def _require_countable(accumulator: Accumulator, counters: Any) -> None:
+def require_countable(accumulator: Accumulator, counters: Any) -> None:
+    """Raise TypeError for counters that are no `Counters`, ValueError for an accumulator that is no tree of additions."""
+    if counters is None:
+        return
     if not isinstance(counters, Counters):
         raise TypeError(f"counters must be a Counters or None, got {type(counters).__name__}")
     if accumulator.kind != "tree":

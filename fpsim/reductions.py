@@ -10,6 +10,8 @@ import numpy as np
 from fpsim._operands import as_array_like, operand, settings
 from fpsim._sums import mean_axes, prefix_axis, sum_axes
 from fpsim.accumulation.orders import sequential
+from fpsim.counters import Counters
+from fpsim.products import require_countable
 from fpsim.theory.deviations import confidence_of
 from fpsim.theory.running_sums import mean_error, prefix_error, sum_error
 
@@ -24,6 +26,7 @@ def sum(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     error_bound: bool | float = False,
+    counters: Counters | None = None,
 ) -> Any:
     """The sum along axes, accumulated as `accumulate` says and rounded once to `fmt`.
 
@@ -37,6 +40,7 @@ def sum(
         (with exact products it is not).
     rounding, seed : of every rounding; "stochastic" needs a seed.
     error_bound : True, or a probability, returns (result, bound of its error) as `matmul` does.
+    counters : a `Counters`, to which what the roundings do is added, as by `matmul`.
 
     Returns
     -------
@@ -52,7 +56,8 @@ def sum(
     target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
     array, wrap = operand(x, target, "x")
     axes = _axes(axis, array.ndim)
-    result = sum_axes(array, axes, target, accumulator, mode, key)
+    require_countable(accumulator.for_sums, counters)
+    result = sum_axes(array, axes, target, accumulator, mode, key, counters=counters)
     bound = None
     if error_bound is not False:
         how = (target, accumulator, mode, key, confidence_of(error_bound))
@@ -70,6 +75,7 @@ def mean(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     error_bound: bool | float = False,
+    counters: Counters | None = None,
 ) -> Any:
     """The mean along axes: the accumulator divided by the number of terms, rounded in its format, then to `fmt`.
 
@@ -79,7 +85,8 @@ def mean(
     target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
     array, wrap = operand(x, target, "x")
     axes = _axes(axis, array.ndim)
-    result = mean_axes(array, axes, target, accumulator, mode, key)
+    require_countable(accumulator.for_sums, counters)
+    result = mean_axes(array, axes, target, accumulator, mode, key, counters=counters)
     bound = None
     if error_bound is not False:
         how = (target, accumulator, mode, key)
