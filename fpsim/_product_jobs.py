@@ -51,7 +51,7 @@ def _kernels() -> Any:
     return products
 
 
-def _line(x: np.ndarray, count: int) -> np.ndarray:
+def line_of(x: np.ndarray, count: int) -> np.ndarray:
     """The memory of x from its first element on, `count` elements that lie side by side."""
     return x.reshape(-1) if x.flags.c_contiguous else np.lib.stride_tricks.as_strided(x, (count,), (x.itemsize,))
 
@@ -65,7 +65,7 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
     if in_place and b.strides[1] == b.itemsize and b.strides[0] >= 0:
         leaf_stride, rest = divmod(b.strides[0], b.itemsize)
         if rest == 0:
-            flat = _line(b, (leaves - 1) * leaf_stride + columns)
+            flat = line_of(b, (leaves - 1) * leaf_stride + columns)
             found.append(Panels(flat, width, leaf_stride, 0, whole))
             if whole == columns:
                 return found
@@ -77,7 +77,7 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
     if b.dtype == dtype and b.strides[0] == b.itemsize and stride >= leaves and not rest and b.size:
         from fpsim._kernels.packing import pack_lines
 
-        pack_lines(_line(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
+        pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
     else:
         _kernels().pack_columns(b, packed, width)
     found.append(Panels(packed, leaves * width, width, start, b.shape[1]))

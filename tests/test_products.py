@@ -349,6 +349,22 @@ def test_fp16_chain_equals_the_numpy_float16_loop(scale: float) -> None:
     assert same(out, loop_of(a, b).astype(np.float32)).all()
 
 
+@pytest.mark.parametrize(("accumulate", "mode"), [("fp16", "nearest-even"), ("fp16:fma", "odd"), ("fp32", "down")])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-10, 90.0], ids=["ordinary", "underflow", "overflow"])
+def test_one_row_or_column_equals_that_of_many(accumulate: str, mode: str, scale: float) -> None:
+    generator = np.random.default_rng(6)
+    for leaves, columns in ((257, 300), (1000, 129), (41, 2048)):
+        shapes = ((3, leaves), (leaves, columns))
+        a, b = (np.float32(np.float16(generator.standard_normal(shape) * scale)) for shape in shapes)
+        how = {"fmt": "fp16", "accumulate": accumulate, "rounding": mode}
+        wanted = fpsim.matmul(a, b, **how)[:1]
+        by_columns = np.ascontiguousarray(b.T)
+        wide = np.concatenate([b, b], axis=1)[:, :columns]
+        for right in (b, by_columns.T, wide):
+            assert same(fpsim.matmul(a[:1], right, **how), wanted).all()
+        assert same(fpsim.matmul(by_columns, a[:1].T, **how).T, wanted).all()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_chain_equals_the_torch_rank_one_loop_at_512(dtype: str) -> None:
     torch = pytest.importorskip("torch")

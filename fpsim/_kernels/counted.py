@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import as_bits, as_float, inlined, int_add, int_sub, kernel, prefer_wide_vectors

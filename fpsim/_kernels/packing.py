@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fpsim._kernels.compiler import kernel, prefer_wide_vectors
-from fpsim._kernels.transposition import TILE_BYTES, transpose_tile
+from fpsim._kernels.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
 
 @kernel
@@ -16,18 +16,18 @@ def pack_lines(line: Any, stride: int, columns: int, leaves: int, out: Any, widt
     """
     prefer_wide_vectors()
     side = TILE_BYTES // line.itemsize
-    whole = leaves // side * side
+    step = LINE_BYTES // line.itemsize
+    whole = leaves // step * step
     for panel in range((columns + width - 1) // width):
         base = panel * leaves * width
-        for first in range(0, width, side):
-            column = panel * width + first
-            done = 0
-            if column + side <= columns:
-                for k in range(0, whole, side):
-                    transpose_tile(line, column * stride + k, stride, out, base + k * width + first, width)
-                done = whole
-            for j in range(first, first + side):
-                start = (panel * width + j) * stride
-                given = panel * width + j < columns
-                for k in range(done, leaves):
-                    out[base + k * width + j] = line[start + k] if given else 0
+        full = min(columns - panel * width, width) // side * side  # columns in whole tiles
+        for low in range(0, whole, step):  # a line of the cache is read once, and written while it is there
+            for first in range(0, full, side):
+                start = (panel * width + first) * stride
+                for k in range(low, low + step, side):
+                    transpose_tile(line, start + k, stride, out, base + k * width + first, width)
+        for j in range(width):
+            start = (panel * width + j) * stride
+            given = panel * width + j < columns
+            for k in range(whole if j < full else 0, leaves):
+                out[base + k * width + j] = line[start + k] if given else 0

@@ -171,7 +171,7 @@ def _add_tiles(
 
 
 @intrinsic(prefer_literal=True)
-def _chain_tile(
+def chain_tile(
     typing_context: Any, total: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, constants: Any,
     hashes: Any, place: Any, stride: Any, leaf_step: Any, step: Any, mode: Any, flags: Any,
 ) -> Any:  # fmt: skip
@@ -254,7 +254,7 @@ def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int)
                         b_offset = b_start + leaf * leaf_stride
                         leaf_step = leaf + LEAF_STEPS
                         for _ in range(count):
-                            top, seen = _chain_tile(
+                            top, seen = chain_tile(
                                 top, seen, a, a_offset, b, b_offset, constants, hashes, place, out_stride, leaf_step,
                                 node, mode, flags,
                             )  # fmt: skip

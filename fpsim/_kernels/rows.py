@@ -1,0 +1,90 @@
+"""One row times a matrix, as one chain: every element of the matrix is read once, so that reading it is what takes time.
+
+Rows of the matrix are read along memory, some terms at a time, with the sums of all columns in the nearest cache meanwhile.
+Columns that lie along memory are transposed into a buffer there, a cache line of each at a time.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fpsim._kernels.compiler import kernel, prefer_wide_vectors
+from fpsim._kernels.products import LEAF_STEPS, chain_tile, largest_lane
+from fpsim._kernels.sums_rounding import TRACK, TRACK_SUMS, constants_of, turn, turn_back
+from fpsim._kernels.tiles import load_tile, store_tile, zero_tile
+from fpsim._kernels.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
+
+_TERMS = 32  # read at a time where rows of the matrix lie along memory
+
+
+@lru_cache(maxsize=128)
+def make_row_product(element: str, vectors: int, mode: int, flags: int, along_columns: bool) -> Any:
+    """The kernel for one carrier, width of a panel, mode and set of flags; no draws.
+
+    Its arguments: the row, the matrix (flat), its stride from term to term or, with `along_columns`, from column to column,
+    how many terms there are and columns it has, out (flat, whole panels), the range of panels, the row of constants, the
+    limit on magnitudes, and an array (panel) that receives 1 where the limit was passed. Without `along_columns` columns
+    beyond the last whole panel are not read.
+    """
+    kind, width = (np.float32, vectors * 16) if element == "f4" else (np.float64, vectors * 8)
+    itemsize = np.dtype(kind).itemsize
+    side, step = TILE_BYTES // itemsize, LINE_BYTES // itemsize
+    track = flags & (TRACK | TRACK_SUMS)
+    at_once = step if along_columns else _TERMS
+
+    @kernel
+    def row_product(
+        row: Any, matrix: Any, stride: int, leaves: int, columns: int, out: Any, first: int, last: int, constants_row: Any,
+        limit: float, passed: Any,
+    ) -> None:  # fmt: skip
+        prefer_wide_vectors()
+        previous = turn(mode, flags)
+        constants = constants_of(constants_row)
+        like = zero_tile(kind, 1, vectors)
+        no_draws = np.empty(1, np.uint32)
+        buffer = np.zeros(step * width, row.dtype)
+        if along_columns:
+            for panel in range(first, last):
+                store_tile(like, out, panel * width, 0)
+                used = min(columns - panel * width, width)
+                buffer[:] = 0
+                for low in range(0, leaves, at_once):
+                    high = min(low + at_once, leaves)
+                    start = panel * width * stride + low
+                    full = used // side * side if high - low == step else 0
+                    for column in range(0, full, side):
+                        for k in range(0, step, side):
+                            transpose_tile(matrix, start + column * stride + k, stride, buffer, k * width + column, width)
+                    for column in range(full, used):
+                        for k in range(high - low):
+                            buffer[k * width + column] = matrix[start + column * stride + k]
+                    top, seen = load_tile(like, out, panel * width, 0), zero_tile(kind, 1, 1)
+                    for k in range(high - low):
+                        top, seen = chain_tile(
+                            top, seen, row, low + k, buffer, k * width, constants, no_draws, 0, 0, low + k + LEAF_STEPS,
+                            low + k, mode, flags,
+                        )  # fmt: skip
+                    store_tile(top, out, panel * width, 0)
+                    if track and not largest_lane(seen) < limit:
+                        passed[panel] = 1
+        else:
+            for panel in range(first, last):
+                store_tile(like, out, panel * width, 0)
+            for low in range(0, leaves, at_once):
+                high = min(low + at_once, leaves)
+                for panel in range(first, last):
+                    top, seen = load_tile(like, out, panel * width, 0), zero_tile(kind, 1, 1)
+                    for k in range(low, high):
+                        top, seen = chain_tile(
+                            top, seen, row, k, matrix, k * stride + panel * width, constants, no_draws, 0, 0,
+                            k + LEAF_STEPS, k, mode, flags,
+                        )  # fmt: skip
+                    store_tile(top, out, panel * width, 0)
+                    if track and not largest_lane(seen) < limit:
+                        passed[panel] = 1
+        turn_back(previous, mode, flags)
+
+    return row_product
