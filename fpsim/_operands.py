@@ -12,6 +12,8 @@ from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.formats import Format, get_format
 from fpsim.rounding import Rounding, get_rounding, round_into, seed_key
 
+_CHECKED_AT_ONCE = 2**16  # elements that stay in the cache
+
 
 def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     """A float32 or float64 array of x's values, all of them values of `fmt`, and what turns results into x's type.
@@ -19,14 +21,29 @@ def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.nd
     Raises ValueError naming the first element that is none (round it first), TypeError for what is no float array.
     """
     array, wrap = _checks.as_carrier(x, fmt, name)
-    rounded = np.empty(array.shape, array.dtype)
-    round_into(array, rounded, fmt, Rounding.NEAREST_EVEN)
-    same = rounded == array
-    if not same.all() and not (same := same | np.isnan(array)).all():
+    if not _are_values(array, fmt):
+        rounded = np.empty(array.shape, array.dtype)
+        round_into(array, rounded, fmt, Rounding.NEAREST_EVEN)
+        same = (rounded == array) | np.isnan(array)
         place = tuple(int(index) for index in np.unravel_index(int(np.argmin(same)), array.shape))
         where = f"{name}{list(place) if place else ''} = {float(array[place])!r}"
         raise ValueError(f"{where} is no value of {fmt.name}; round it first")
     return array, wrap
+
+
+def _are_values(array: np.ndarray, fmt: Format) -> bool:
+    """Whether rounding changes nothing but NaNs: a part at a time, in the order of memory where that is dense."""
+    by_stride = array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
+    flat = np.ascontiguousarray(by_stride if by_stride.flags.c_contiguous else array).reshape(-1)
+    buffer = np.empty(min(flat.size, _CHECKED_AT_ONCE), array.dtype)
+    for start in range(0, flat.size, _CHECKED_AT_ONCE):
+        part = flat[start : start + _CHECKED_AT_ONCE]
+        rounded = buffer[: part.size]
+        round_into(part, rounded, fmt, Rounding.NEAREST_EVEN)
+        same = rounded == part
+        if not same.all() and not (same | np.isnan(part)).all():
+            return False
+    return True
 
 
 def as_array_like(x: Any, values: np.ndarray) -> Any:

@@ -13,11 +13,14 @@ _VECTORS = {False: 8, True: 2}  # of a panel, by whether columns lie along memor
 
 
 def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -> bool:
-    """Whether the kernel takes a (1, k) and b (k, n): of its carrier, rows or columns of b along memory, and no draws."""
+    """Whether the kernel takes a (1, k) and b (k, n): of its carrier, rows or columns of b along memory, no draws, and
+    at least one panel.
+    """
     size = chosen.dtype.itemsize
     along = a.strides[1] == size and size in b.strides
     regular = all(stride >= 0 and stride % size == 0 for stride in b.strides)
-    return a.dtype == chosen.dtype == b.dtype and along and regular and rounding is not Rounding.STOCHASTIC
+    fits = a.dtype == chosen.dtype == b.dtype and along and regular
+    return fits and rounding is not Rounding.STOCHASTIC and panels_in(b, chosen) > 0
 
 
 def panels_in(b: np.ndarray, chosen: Scheme) -> int:

@@ -231,6 +231,8 @@ def prefix_axis(
     columns = prod(x.shape[axis + 1 :])
     if plan is None or final is None or not target.has_negative_zero or target.flush is not None:
         return _prefix_by_steps(x, axis, fmt, target, accumulator, rounding, key)
+    if columns == 1 and axis and x.size:
+        return _prefix_rows(np.ascontiguousarray(x, dtype=plan.dtype), plan, final).astype(x.dtype, copy=False)
     if columns >= _LEAST_COLUMNS and x.flags.c_contiguous:
         source = x.reshape(-1 if x.size else prod(x.shape[:axis]), x.shape[axis], columns)
     else:
@@ -244,6 +246,21 @@ def prefix_axis(
     moved = np.moveaxis(x, axis, 0).shape
     result = out.reshape(x.shape) if source.shape[0] != 1 or axis == 0 else np.moveaxis(out.reshape(moved), 0, axis)
     return result.astype(x.dtype, copy=False)
+
+
+def _prefix_rows(x: np.ndarray, plan: _Fast, final: np.ndarray) -> np.ndarray:
+    """The prefix sums along the last axis of an array in C order."""
+    from fpsim._kernels import reductions as kernels
+
+    out, terms = np.empty_like(x), x.shape[-1]
+    rows = x.size // terms
+    how = (_LANES, plan.chain, final, plan.round_leaves)
+
+    def task(first: int, last: int) -> None:
+        kernels.prefix_rows(x.reshape(-1), terms, rows, out.reshape(-1), first, last, *how)
+
+    threads.run(task, threads.parts(-(-rows // _LANES), x.size))
+    return out
 
 
 def _prefix_by_steps(

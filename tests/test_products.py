@@ -353,7 +353,7 @@ def test_fp16_chain_equals_the_numpy_float16_loop(scale: float) -> None:
 @pytest.mark.parametrize("scale", [1.0, 2.0**-10, 90.0], ids=["ordinary", "underflow", "overflow"])
 def test_one_row_or_column_equals_that_of_many(accumulate: str, mode: str, scale: float) -> None:
     generator = np.random.default_rng(6)
-    for leaves, columns in ((257, 300), (1000, 129), (41, 2048)):
+    for leaves, columns in ((257, 300), (1000, 129), (41, 2048), (1100, 220)):
         shapes = ((3, leaves), (leaves, columns))
         a, b = (np.float32(np.float16(generator.standard_normal(shape) * scale)) for shape in shapes)
         how = {"fmt": "fp16", "accumulate": accumulate, "rounding": mode}

@@ -17,7 +17,7 @@ from fpsim.formats import get_format
 from fpsim.reductions import cumsum, mean, sum as sum_of
 from fpsim.rounding import Rounding
 from tests import sums_oracle as oracle
-from tests.test_trees import nested_trees
+from tests.strategies import nested_trees
 
 ACCUMULATORS = [
     "fp16", "bf16", "fp32", "tf32", "e5m2", "e4m3fn", "e4m3fnuz", "e8m12", "fp16:pairwise", "bf16:lanes(3)",
@@ -256,3 +256,10 @@ def test_flush_to_zero_mode_is_refused():
             sum_of(np.ones(3, np.float32), fmt="fp16")
     finally:
         torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (200, 33), (3, 4, 50), (300, 16), (130, 1)])
+def test_prefix_sums_along_memory_equal_numpy_float16(shape):
+    x = np.random.default_rng(7).standard_normal(shape).astype(np.float16)
+    got = fpsim.cumsum(x.astype(np.float32), -1, fmt="fp16", accumulate="fp16")
+    assert np.array_equal(got, np.cumsum(x, axis=-1, dtype=np.float16).astype(np.float32))

@@ -13,7 +13,7 @@ import numpy as np
 from fpsim._kernels.compiler import as_bits, as_float, inlined, kernel, prefer_wide_vectors
 from fpsim._kernels.products import ADD, CHAIN, PUSH_LEAF
 from fpsim._kernels.rounding import NEAREST_EVEN, load, round_bits
-from fpsim._kernels.transposition import TILE_BYTES, transpose_tile
+from fpsim._kernels.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
 BLOCK = 1024  # columns whose partial sums are in the cache together
 
@@ -156,3 +156,47 @@ def prefix_sums(
                     top[j] = _rounded(top[j] + terms[j], chain)
             for j in range(top.size):
                 target[j] = _rounded(top[j], final)
+
+
+@kernel
+def prefix_rows(
+    line: Any, leaves: int, rows: int, out: Any, first: int, last: int, lanes: int, chain_row: Any, final_row: Any,
+    round_leaves: bool,
+) -> None:  # fmt: skip
+    """out[i, k] = the chain from +0 over line[i, 0 ... k], rounded to the final format; both flat, of `rows` rows.
+
+    For the groups of `lanes` rows numbered first ... last - 1: some terms of a group are transposed into columns, summed
+    there, and transposed back. `lanes` is a multiple of a tile's side.
+    """
+    prefer_wide_vectors()
+    chain, final = load(chain_row), load(final_row)
+    side = TILE_BYTES // line.itemsize
+    step = LINE_BYTES // line.itemsize
+    columns, total = np.zeros(step * lanes, line.dtype), np.empty(lanes, line.dtype)
+    for group in range(first, last):
+        count = min(lanes, rows - group * lanes)
+        start = group * lanes * leaves
+        total[:] = 0
+        for low in range(0, leaves, step):
+            terms = min(step, leaves - low)
+            full = count // side * side if terms == step else 0
+            for row in range(0, full, side):
+                for k in range(0, step, side):
+                    transpose_tile(line, start + row * leaves + low + k, leaves, columns, k * lanes + row, lanes)
+            for row in range(full, count):
+                for k in range(terms):
+                    columns[k * lanes + row] = line[start + row * leaves + low + k]
+            for k in range(terms):
+                part = columns[k * lanes : (k + 1) * lanes]
+                if round_leaves:
+                    for j in range(part.size):
+                        part[j] = _rounded(part[j], chain)
+                for j in range(part.size):
+                    total[j] = _rounded(total[j] + part[j], chain)
+                    part[j] = _rounded(total[j], final)
+            for row in range(0, full, side):
+                for k in range(0, step, side):
+                    transpose_tile(columns, k * lanes + row, lanes, out, start + row * leaves + low + k, leaves)
+            for row in range(full, count):
+                for k in range(terms):
+                    out[start + row * leaves + low + k] = columns[k * lanes + row]
