@@ -21,6 +21,7 @@ from fpsim.emulation import (  # isort: skip
     pooling,  # noqa: F401
     random,  # noqa: F401
     reductions,  # noqa: F401
+    rms_normalization,  # noqa: F401
     scatter,  # noqa: F401
     scatter_reduce,  # noqa: F401
     statistics,  # noqa: F401

@@ -94,6 +94,9 @@ class MixedMachine(Machine):
             found = formats.get(path)
         return found
 
+    def epsilon(self, dtype: torch.dtype) -> float:
+        return 2.0 ** (1 - self.formats_at(self.path).activation.precision)
+
     def _backward_formats(self) -> ModuleFormats:
         node: Any = torch._C._current_autograd_node()
         parameter = getattr(node, "variable", None)

@@ -31,6 +31,10 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 _UNIFORM = ("matmul", "convolution", "scatter")
 
 
+#: What normalizations keep for their gradients, in float32.
+_STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
+
+
 class NativeMachine(Machine):
     """A machine whose format is that of the dtype in hand: `choose` before each rule."""
 
@@ -57,6 +61,12 @@ class NativeMachine(Machine):
             arithmetic = self._arithmetics[dtype] = self.arithmetic_of(policy)
         self.__dict__.update(arithmetic)
         self._chosen = dtype
+
+    def emulates(self, dtype: torch.dtype) -> bool:
+        return dtype in HALVES
+
+    def epsilon(self, dtype: torch.dtype) -> float:
+        return torch.finfo(dtype).eps
 
 
 def _collect(values: Any, found: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -299,7 +309,17 @@ class NativeMode(EmulationMode):
         return results or None
 
     def _normalize(self, func: Any, args: Any, kwargs: dict[str, Any], half: torch.dtype) -> Any:
-        """Half activations and float32 parameters: the first output is rounded once to half, the others to float32."""
+        """Half activations and float32 parameters: the first output is rounded once to half, the others to float32.
+
+        Where only the statistics that the forward pass saved are float32, every output is half.
+        """
+        parameters = zip(func._schema.arguments, args, strict=False)
+        if all(
+            value.dtype is half or not value.is_floating_point() or argument.name in _STATISTICS
+            for argument, value in parameters
+            if isinstance(value, torch.Tensor)
+        ):
+            return _Call(self.machine, half, as_they_are=True).run(func, args, kwargs)
         names = {name for _, name in positions(func)[1]}
         kept = [argument.name for argument in func._schema.arguments]
         spared = tuple(
