@@ -19,6 +19,7 @@ import numpy as np
 from fpsim._geometry import Geometry
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
+from fpsim.counters import Counters
 from fpsim.formats import Format
 from fpsim.products import matmul_into
 from fpsim.rounding import Rounding
@@ -139,13 +140,15 @@ def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, how: Arithmet
     """Whether the zero terms between strides change no bit, so that each phase of the strides can be computed without.
 
     True of an unfused chain from +0 to nearest even with subnormals kept, whose sum is never -0; but zero times infinity
-    is NaN.
+    is NaN, and counters count every addition.
     """
     accumulator = how.accumulator
     chain = accumulator.kind == "tree" and accumulator.order == sequential and accumulator.products == "rounded"
     nearest = how.rounding is Rounding.NEAREST_EVEN and accumulator.format.flush is None
     small = out.nbytes // prod(geometry.stride) <= _TILE_BYTES
-    return max(geometry.stride) > 1 and chain and nearest and small and bool(np.isfinite(weight).all())
+    if isinstance(how.counters, Counters) or max(geometry.stride) == 1:
+        return False
+    return chain and nearest and small and bool(np.isfinite(weight).all())
 
 
 def _phases(geometry: Geometry) -> Iterator[_Phase]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._product_jobs import Draws, Job, add_rounded, largest_and_smallest
+from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest
 from fpsim._product_plans import Scheme, careful_scheme, is_like, program
 from fpsim._product_runs import choose_flags, plan, promoted_programs
 from fpsim.accumulation.orders import sequential
@@ -37,10 +37,11 @@ class _CountingJob(Job):
         part.parent = self
         return part
 
-    def _tallied(self, panels: int) -> tuple[np.ndarray, ...]:
+    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         from fpsim._kernels.counted import TALLIES
 
-        return (np.empty(panels * self.groups * TALLIES * (64 // self.dtype.itemsize), dtype=self.dtype),)
+        count = -(-panels.columns // self.width)
+        return (np.empty(count * self.groups * TALLIES * (64 // self.dtype.itemsize), dtype=self.dtype),)
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         from fpsim._kernels.counted import LARGEST, TALLIES, UNCHANGED, UNCHANGED_TOO
@@ -49,7 +50,7 @@ class _CountingJob(Job):
         kept = passed == 0
         if not kept.all():
             tiles = tiles[kept][None]
-        sums = tiles.sum(axis=(0, 1, 3), dtype=np.float64)  # whole numbers
+        sums = tiles.view(f"i{tiles.itemsize}").sum(axis=(0, 1, 3), dtype=np.int64)
         sums[UNCHANGED] += sums[UNCHANGED_TOO]
         for place in range(len(self.counts)):
             self.counts[place] += int(sums[place])
@@ -128,11 +129,10 @@ def _plan(
     """The scheme of a kernel that can count, and the bound of `plan`."""
     from fpsim._kernels.counted import MOST_LEAVES
     from fpsim._kernels.sums_rounding import NATIVE
-    from fpsim._kernels.tiles import HAS_DIRECTIONS
 
     chosen, bound = plan(tree, operand, target, rounding, exact_products)
-    hidden = rounding is not Rounding.NEAREST_EVEN or (exact_products and not HAS_DIRECTIONS)
-    if (chosen.flags & NATIVE and hidden) or (chosen.element == "f4" and tree.leaves > MOST_LEAVES):
+    hidden = chosen.flags & NATIVE and rounding is not Rounding.NEAREST_EVEN  # its overflows stay finite
+    if hidden or (chosen.element == "f4" and tree.leaves > MOST_LEAVES):
         chosen = careful_scheme(target, rounding, exact_products)
     return chosen, bound
 

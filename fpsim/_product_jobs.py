@@ -10,7 +10,7 @@ import numpy as np
 
 from fpsim import threads
 from fpsim._product_plans import Scheme, careful_scheme, is_like
-from fpsim.formats import FP32, Format
+from fpsim.formats import FP32, FP64, Format
 from fpsim.rounding import Rounding
 
 LANES = {"f4": 16, "f8": 8}
@@ -126,7 +126,7 @@ class Job:
 
         return make_compensated(*shape, int(self.kind == "neumaier"))
 
-    def _tallied(self, panels: int) -> tuple[np.ndarray, ...]:
+    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         """Further arguments of the kernel; none here."""
         return ()
 
@@ -156,7 +156,7 @@ class Job:
         for panels in right:
             count = -(-panels.columns // self.width)
             passed = np.zeros((count, self.groups), dtype=np.uint8)
-            tallied = self._tallied(count)
+            tallied = self._tallied(panels, out)
 
             def task(
                 first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,
@@ -202,6 +202,9 @@ def add_rounded(
 ) -> np.ndarray:
     """rounded(x + y) of two matrices, as node number `node`: values of `target`, or any float64 with `residual`."""
     rows, columns = x.shape
+    if is_like(target, FP64):  # computed to nearest even only, with one rounding of float64's own
+        with np.errstate(all="ignore"):
+            return np.add(x, y, dtype=np.float64)
     if is_like(target, FP32) and rounding is Rounding.NEAREST_EVEN and not residual:
         with np.errstate(all="ignore"):
             return np.add(x, y, dtype=np.float32, casting="same_kind")  # both are float32 values, added as IEEE says

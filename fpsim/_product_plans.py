@@ -83,6 +83,7 @@ def constants(target: Format, rounding: Rounding, element: str) -> np.ndarray:
     row[names.FLUSH_AFTER] = target.min_normal if target.flush else 0.0
     row[names.ZERO] = -0.0 if target.has_negative_zero else 0.0
     row[names.TOP] = 2.0 ** (target.emax + 1) - target.max_finite
+    row[names.MINUS] = -1.0
     row.setflags(write=False)
     return row
 
@@ -90,18 +91,19 @@ def constants(target: Format, rounding: Rounding, element: str) -> np.ndarray:
 def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> bool:
     """Whether a float32 carrier gives the same bits (semantics, "When a carrier may be used").
 
-    Where instructions carry a direction, directed modes may round twice, and chains of fused multiply-adds keep what
-    float32 loses as an odd last bit, two places below the format's own.
+    Where the processor rounds in directions, modes that do may round twice, and to odd chains of fused multiply-adds keep
+    what float32 loses as an odd last bit, two places below the format's own. To nearest even they round twice where float32
+    gives no midpoint.
     """
-    from fpsim._kernels.tiles import HAS_DIRECTIONS
+    from fpsim._kernels.directions import HAS_DIRECTIONS
+    from fpsim._kernels.tiles import HAS_FMA
 
     p, quantum = target.precision, target.emin - target.precision + 1
     if target.flush or rounding is Rounding.STOCHASTIC or operand.emax > 127 or target.emax > 127 or operand.precision > 24:
         return False
-    if HAS_DIRECTIONS and (chains or not exact_products):
-        if rounding in _DIRECTED:
-            return p <= 22 and quantum >= -147
-        if exact_products:
+    if chains or not exact_products:
+        directed = HAS_DIRECTIONS and (rounding in (*_DIRECTED, Rounding.NEAREST_AWAY) or exact_products)
+        if directed or (HAS_FMA and exact_products and rounding is Rounding.NEAREST_EVEN):
             return p <= 22 and quantum >= -147
     if 24 < 2 * p + 2 or 2 * operand.precision > 24:
         return False
@@ -112,7 +114,7 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
 
 def _adds_exactly(operand: Format, target: Format) -> bool:
     """Whether float64 holds, for sums of two values and for products, the result plus a multiple of 2^-32 of its ulp."""
-    from fpsim._kernels.tiles import HAS_DIRECTIONS
+    from fpsim._kernels.directions import HAS_DIRECTIONS
 
     quantum = target.emin - target.precision + 1
     least_product = 2 * (operand.emin - operand.precision + 1)
@@ -128,8 +130,9 @@ def _adds_exactly(operand: Format, target: Format) -> bool:
 @lru_cache(maxsize=512)
 def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
+    from fpsim._kernels.directions import HAS_DIRECTIONS
     from fpsim._kernels.sums_rounding import BY_BITS, EXACT_PRODUCTS, EXACT_SUMS, NATIVE
-    from fpsim._kernels.tiles import HAS_DIRECTIONS, HAS_FMA
+    from fpsim._kernels.tiles import HAS_FMA
 
     exact = EXACT_PRODUCTS if exact_products else 0
     no_limit = float("inf")
@@ -174,13 +177,13 @@ def careful_scheme(target: Format, rounding: Rounding, exact_products: bool) -> 
 def program(tree: Tree) -> np.ndarray:
     """A tree's steps as the kernel's program: runs of chain steps become one line.
 
-    Raises ValueError for multi-term nodes, which no kernel here adds.
+    Raises ValueError for nodes of more than two terms, which `_node_runs` adds.
     """
     from fpsim._kernels import products as kernels
 
     steps = tree.steps.astype(np.int64)
     if not tree.is_binary:
-        raise ValueError("accumulate: the tree has fused nodes of more than two terms, which matmul has no kernel for")
+        raise ValueError("accumulate: the tree has nodes of more than two terms, which have no counters and no kernel")
     chain = (steps <= CHAIN) & (steps > FUSED)
     adds = chain | (steps == ADD)
     node = np.cumsum(adds) - adds

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fpsim import threads
+from fpsim._node_runs import node_product
 from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest, pack_columns, pack_rows
 from fpsim._product_plans import Scheme, careful_scheme, growth, is_like, program, require_arithmetic, scheme
 from fpsim.accumulation.accumulator import Accumulator
@@ -83,7 +84,8 @@ def prepare(operand: Format, accumulator: Accumulator, rounding: Rounding, leave
         require_arithmetic(accumulator.format, rounding, "accumulate")
         tree = accumulator.order(leaves)
         chosen = plan(tree, operand, accumulator.format, rounding, accumulator.products != "rounded")
-        found = _Prepared((operand, accumulator, rounding), tree, [program(tree)], chosen)
+        programs = [program(tree)] if tree.is_binary else []
+        found = _Prepared((operand, accumulator, rounding), tree, programs, chosen)
         if len(_prepared) >= _MOST_PREPARED:
             _prepared.clear()
         _prepared[key] = found
@@ -96,6 +98,8 @@ def tree_product(
     """a @ b along a tree, every addition rounded to its format: a new array of float32 or float64."""
     known = prepare(operand, accumulator, rounding, a.shape[1])
     exact_products = accumulator.products != "rounded"
+    if not known.tree.is_binary:
+        return node_product(a, b, accumulator.format, rounding, known.tree, exact_products, draws)
     how = (operand, accumulator.format, rounding, known.tree, exact_products, draws, known.programs, known.plan)
     return next(_products(a, b, *how))
 

@@ -9,9 +9,11 @@ from math import prod
 import numpy as np
 
 from fpsim import threads
+from fpsim._counted_runs import counted_rounding
 from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import is_like, program, require_arithmetic
 from fpsim.accumulation.accumulator import Accumulator
+from fpsim.counters import Counters
 from fpsim.formats import FP32, FP64, Format
 from fpsim.products import _accumulate, matmul_into
 from fpsim.rounding import Rounding, round_into, rounding_constants
@@ -58,6 +60,8 @@ def _fast(dtype: np.dtype, fmt: Format, accumulator: Accumulator, rounding: Roun
     """The fast kernels' plan, or None where only matrix products do."""
     if rounding is not Rounding.NEAREST_EVEN or accumulator.kind != "tree" or fmt.flush_inputs:
         return None
+    if accumulator.order.name == "given" and not accumulator.order.parameters[0].is_binary:
+        return None
     narrow, wide = accumulator.format, accumulator.promoted or accumulator.format
     round_leaves = not contains(narrow, fmt)
     if round_leaves and accumulator.products != "rounded":
@@ -71,22 +75,22 @@ def _fast(dtype: np.dtype, fmt: Format, accumulator: Accumulator, rounding: Roun
 
 def sum_axes(
     x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
-    result_format: Format | None = None,
+    result_format: Format | None = None, counters: Counters | None = None,
 ) -> np.ndarray:  # fmt: skip
     """The sum of x over distinct axes >= 0, terms in row-major order of the axes as listed, rounded once to `fmt`.
 
     A float32 or float64 array of values of `fmt`, any strides; a new array of x's dtype over the axes kept. With
-    `result_format` that is what sums are rounded to.
+    `result_format` that is what sums are rounded to. With `counters` the roundings are counted.
     """
     final = fmt if result_format is None else result_format
     accumulator = accumulator.for_sums
     kept, shape = _kept(x, axes)
-    plan = _fast(x.dtype, fmt, accumulator, rounding)
+    plan = _fast(x.dtype, fmt, accumulator, rounding) if counters is None else None
     if plan is None:
         lines = x.transpose(kept + axes).reshape(prod(shape), -1 if x.size else prod(x.shape[axis] for axis in axes))
         out = np.empty((len(lines), 1), dtype=x.dtype)
         ones = np.ones((lines.shape[1], 1), dtype=x.dtype)
-        matmul_into(lines, ones, out, fmt, accumulator, rounding, key, result_format=final)
+        matmul_into(lines, ones, out, fmt, accumulator, rounding, key, counters=counters, result_format=final)
         return out.reshape(shape)
     require_arithmetic(fmt, rounding, "fmt")
     total = _run(x.astype(plan.dtype, copy=False), kept, axes, accumulator, plan)
@@ -96,7 +100,7 @@ def sum_axes(
 
 def mean_axes(
     x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
-    result_format: Format | None = None,
+    result_format: Format | None = None, counters: Counters | None = None,
 ) -> np.ndarray:  # fmt: skip
     """As `sum_axes`, but the accumulator is divided by the number of terms, rounded in its format, then to `fmt`.
 
@@ -109,16 +113,19 @@ def mean_axes(
     if accumulator.kind in ("exact", "native"):
         total, held = sum_axes(x, axes, fmt, accumulator, rounding, key, final), final
     else:
-        plan = _fast(x.dtype, fmt, accumulator, rounding)
+        plan = _fast(x.dtype, fmt, accumulator, rounding) if counters is None else None
         held = accumulator.promoted or accumulator.format
         if plan is None:
             lines, ones = x.transpose(kept + axes).reshape(prod(shape), count), np.ones((count, 1), dtype=x.dtype)
-            total, held = _accumulate(lines, ones, fmt, accumulator, rounding, Draws(key, 0, 1, 1))
+            total, held = _accumulate(lines, ones, fmt, accumulator, rounding, Draws(key, 0, 1, 1), counters)
         else:
             total = _run(x.astype(plan.dtype, copy=False), kept, axes, accumulator, plan)
     quotient = _divided(total.astype(np.float64).reshape(shape), count, held)
-    round_into(quotient, quotient, held, rounding, key ^ (_FINAL >> 1))
-    round_into(quotient, quotient, final, rounding, key ^ _FINAL)
+    for target, own in ((held, key ^ (_FINAL >> 1)), (final, key ^ _FINAL)):
+        given = quotient if counters is None else quotient.copy()
+        round_into(quotient, quotient, target, rounding, own)
+        if counters is not None:
+            counted_rounding(given, quotient, target, rounding, own, 0, counters)
     return quotient.astype(x.dtype, copy=False)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from fpsim._convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
 from fpsim._geometry import Geometry
 from fpsim._operands import operand, settings
+from fpsim.counters import Counters
+from fpsim.products import require_countable
 
 __all__ = [
     "Arithmetic",
@@ -36,6 +38,7 @@ def conv(
     accumulate: Any = None,
     rounding: Any = "nearest-even",
     seed: int | None = None,
+    counters: Counters | None = None,
 ) -> Any:
     """The convolution (cross-correlation, as torch's) of x with weight, in one to three dimensions.
 
@@ -48,6 +51,7 @@ def conv(
     accumulate : what `get_accumulator` takes; left out, "fp32". The terms are in row-major order of (channel, kernel
         position); the bias is added to the accumulator after the sum, in its format.
     rounding, seed : of every rounding; "stochastic" needs a seed.
+    counters : a `Counters`, to which what the roundings do is added, as by `matmul`; zeros of the padding are terms too.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def conv(
     ValueError : shapes, groups or steps that do not fit, an element that is no value of `fmt`, unknown names.
     TypeError : arrays of integers, booleans or complex numbers, steps that are no whole numbers.
     """
-    how, x5, wrap = _first(x, "x", fmt, accumulate, rounding, seed)
+    how, x5, wrap = _first(x, "x", fmt, accumulate, rounding, seed, counters)
     weight5 = _other(weight, "weight", how, x5)
     geometry = Geometry.of(np.shape(x), np.shape(weight), stride, padding, dilation, groups)
     added = None if bias is None else _other(bias, "bias", how, x5)
@@ -82,13 +86,14 @@ def conv_input_gradient(
     accumulate: Any = None,
     rounding: Any = "nearest-even",
     seed: int | None = None,
+    counters: Counters | None = None,
 ) -> Any:
     """The gradient of the input of `conv`, of shape `input_shape`, from that of its output.
 
     One sum over (output channel, kernel position) for each element, row-major; kernel positions that meet no element of
     the gradient, between strides or outside, count as zeros. Otherwise as `conv`.
     """
-    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed)
+    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed, counters)
     weight5 = _other(weight, "weight", how, gradient5)
     geometry = Geometry.of(tuple(input_shape), np.shape(weight), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
@@ -110,13 +115,14 @@ def conv_weight_gradient(
     accumulate: Any = None,
     rounding: Any = "nearest-even",
     seed: int | None = None,
+    counters: Counters | None = None,
 ) -> Any:
     """The gradient of the weight of `conv`, of shape `weight_shape`, from that of its output and x.
 
     One sum over (image, output position) for each element, row-major. Otherwise as `conv`. The gradient of the bias is
     ``sum(gradient, axis=(0, 2, ...))``.
     """
-    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed)
+    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed, counters)
     x5 = _other(x, "x", how, gradient5)
     geometry = Geometry.of(np.shape(x), tuple(weight_shape), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
@@ -126,10 +132,11 @@ def conv_weight_gradient(
 
 
 def _first(
-    x: Any, name: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None
+    x: Any, name: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None, counters: Counters | None
 ) -> tuple[Arithmetic, np.ndarray, Callable[[np.ndarray], Any]]:
     """The operand that the result takes its type from, and the arithmetic."""
-    how = Arithmetic(*settings(fmt, accumulate, rounding, seed))
+    how = Arithmetic(*settings(fmt, accumulate, rounding, seed), counters)
+    require_countable(how.accumulator, counters)
     return how, *operand(x, how.fmt, name)
 
 

@@ -127,3 +127,15 @@ def floats64():
             st.sampled_from([-1.0, 1.0]),
         ),
     )
+
+
+@st.composite
+def nested_trees(draw, most=24, widest=4):
+    """Nested tuples over a random permutation of 0 ... n-1, with groups of two or more."""
+    forest = draw(st.permutations(range(draw(st.integers(1, most)))))
+    forest = list(forest)
+    while len(forest) > 1:
+        width = draw(st.integers(2, min(widest, len(forest))))
+        first = draw(st.integers(0, len(forest) - width))
+        forest[first : first + width] = [tuple(forest[first : first + width])]
+    return forest[0]

@@ -196,3 +196,48 @@ def test_what_is_no_tree_of_additions_is_refused(accumulate: str) -> None:
         fpsim.matmul(x, x, fmt="fp16", accumulate=accumulate, counters=fpsim.Counters())
     with pytest.raises(TypeError, match="counters must be a Counters"):
         fpsim.matmul(x, x, fmt="fp16", counters={})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["fp16", "e5m2:pairwise", "e4m3fn:blocked(2)->fp16"])
+def test_sums_and_means_count_what_products_with_ones_do(text: str) -> None:
+    fmt, accumulator = get_format("fp16"), get_accumulator(text)
+    generator = np.random.default_rng(3)
+    x = fpsim.round((generator.standard_normal((3, 6, 2)) * 2.0 ** generator.integers(-12, 9, (3, 6, 2))), fmt)
+    counted, wanted, means = fpsim.Counters(), Counting(fmt, accumulator, Rounding.NEAREST_EVEN), fpsim.Counters()
+    sums = fpsim.sum(x, 1, fmt=fmt, accumulate=accumulator, counters=counted)
+    fpsim.mean(x, 1, fmt=fmt, accumulate=accumulator, counters=means)
+    for line in np.moveaxis(x, 1, 2).reshape(6, 6).tolist():
+        wanted(line, [1.0] * 6)
+    assert counted == wanted.counters
+    assert sums.shape == (3, 2)
+    assert (means.additions, means.swamped, means.largest) == (counted.additions, counted.swamped, counted.largest)
+
+
+def test_convolutions_count_every_term() -> None:
+    fmt, accumulator = get_format("fp16"), get_accumulator("e5m2")
+    generator = np.random.default_rng(4)
+    x = fpsim.round(generator.standard_normal((2, 2, 5)) * 2.0 ** generator.integers(-9, 6, (2, 2, 5)), fmt)
+    weight = fpsim.round(generator.standard_normal((3, 2, 3)) * 2.0 ** generator.integers(-9, 6, (3, 2, 3)), fmt)
+    how = {"stride": 2, "padding": 1, "fmt": fmt, "accumulate": accumulator}
+    forward, backward = fpsim.Counters(), fpsim.Counters()
+    out = fpsim.conv(x, weight, counters=forward, **how)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
+    wanted = Counting(fmt, accumulator, Rounding.NEAREST_EVEN)
+    for image in range(2):
+        for place in range(out.shape[2]):
+            patch = padded[image, :, 2 * place : 2 * place + 3].reshape(-1)
+            for kernel in weight.reshape(3, -1):
+                wanted(kernel.tolist(), patch.tolist())
+    assert forward == wanted.counters
+    fpsim.conv_input_gradient(out, weight, x.shape, counters=backward, **how)
+    assert backward.additions == x.size * 3 * 3  # the zeros between strides are terms
+
+
+def test_bad_counters_are_refused_by_name() -> None:
+    x = np.ones((2, 1, 3), np.float32)
+    with pytest.raises(TypeError, match="counters must be a Counters"):
+        fpsim.sum(x, fmt="fp16", counters={})
+    with pytest.raises(ValueError, match="rounds once"):
+        fpsim.mean(x, fmt="fp16", accumulate="exact", counters=fpsim.Counters())
+    with pytest.raises(ValueError, match="lose what others make good"):
+        fpsim.conv(x, x, fmt="fp16", accumulate="fp16:kahan", counters=fpsim.Counters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +19,7 @@ from fpsim.accumulation import Accumulator, Tree, get_accumulator
 from fpsim.formats import Format, get_format
 from fpsim.products import matmul_into
 from fpsim.rounding import Rounding, round_into
+from tests.strategies import nested_trees
 
 NAN, INF = float("nan"), float("inf")
 KEY = 12345
@@ -103,14 +105,16 @@ class Exact:
         return rounded(self.value, self.negative, fmt, mode, draw)
 
 
-def added(left: Any, right: Any, fmt: Format, mode: Rounding, draw: int | None = None) -> float:
-    x, y = Exact.of(left), Exact.of(right)
-    if x.special is not None or y.special is not None:
-        total = (x.special or 0.0) + (y.special or 0.0)
-        return Exact(Fraction(0), False, total).rounded(fmt, mode, draw)
-    value = x.value + y.value
-    negative = x.negative if value == 0 and x.value == 0 and x.negative == y.negative else mode is Rounding.DOWN
-    return Exact(value, negative).rounded(fmt, mode, draw)
+def added(terms: Sequence[Any], fmt: Format, mode: Rounding, draw: int | None = None) -> float:
+    """The exact sum of two terms or more, rounded once."""
+    exact = [Exact.of(term) for term in terms]
+    special = [term.special for term in exact if term.special is not None]
+    if special:
+        return Exact(Fraction(0), False, sum(special)).rounded(fmt, mode, draw)
+    value = sum((term.value for term in exact), Fraction(0))
+    zeros = {term.negative for term in exact if term.value == 0}
+    one_sign = len(zeros) == 1 and all(term.value == 0 for term in exact)
+    return Exact(value, zeros.pop() if one_sign else mode is Rounding.DOWN).rounded(fmt, mode, draw)
 
 
 class Oracle:
@@ -124,7 +128,10 @@ class Oracle:
         return int(step_draw(self.hash, np.uint32(step))) if self.mode is Rounding.STOCHASTIC else None
 
     def add(self, left: Any, right: Any, step: int, fmt: Format | None = None) -> float:
-        return added(left, right, fmt or self.accumulator.format, self.mode, self.draw(step))
+        return self.add_all((left, right), step, fmt)
+
+    def add_all(self, terms: Sequence[Any], step: int, fmt: Format | None = None) -> float:
+        return added(terms, fmt or self.accumulator.format, self.mode, self.draw(step))
 
     def leaf(self, k: int, x: float, y: float) -> Any:
         product = Exact.product(x, y)
@@ -147,7 +154,7 @@ class Oracle:
     def tree(self, leaves: list[Any]) -> float:
         tree = self.accumulator.order(len(leaves))
         numbers = iter(range(2 * len(leaves) + 8))
-        total = tree.evaluate(leaves, lambda left, right: self.add(left, right, next(numbers)), zero=0.0)
+        total = tree.evaluate(leaves, lambda *terms: self.add_all(terms, next(numbers)), zero=0.0)
         return total if tree.steps[0] == -2 else self.add(0.0, total, tree.nodes)
 
     def promoted(self, leaves: list[Any]) -> float:
@@ -273,20 +280,9 @@ def test_wider_and_narrower_accumulators_to_nearest_even(text: str) -> None:
         check(get_format(name), get_accumulator(text), Rounding.NEAREST_EVEN)
 
 
-@st.composite
-def nested(draw: st.DrawFn, most: int = 24) -> Any:
-    """Any binary tree over the leaves in any order, as nested pairs."""
-    parts: list[Any] = draw(st.permutations(range(draw(st.integers(1, most)))))
-    while len(parts) > 1:
-        places = draw(st.lists(st.integers(0, len(parts) - 1), min_size=2, max_size=2, unique=True))
-        pair = tuple(parts[place] for place in places)
-        parts = [part for place, part in enumerate(parts) if place not in places] + [pair]
-    return parts[0]
-
-
 @settings(max_examples=60, deadline=None)
 @given(
-    tree=nested(),
+    tree=nested_trees(widest=2),
     name=st.sampled_from(["fp16", "bf16", "e5m2"]),
     mode=st.sampled_from([Rounding.NEAREST_EVEN, Rounding.STOCHASTIC]),
     seed=st.integers(0, 10**6),
@@ -302,6 +298,34 @@ def test_random_trees_equal_exact_rationals(tree: Any, name: str, mode: Rounding
     for number, (i, j) in enumerate(np.ndindex(2, 3)):
         wanted = np.array(Oracle(fmt, accumulator, mode, number)(a[i].tolist(), b[:, j].tolist()))
         assert same(out[i, j], wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tree=nested_trees(),
+    name=st.sampled_from(["fp16", "bf16", "e4m3fn", "tf32"]),
+    mode=st.sampled_from(list(Rounding)),
+    products=st.sampled_from(["rounded", "exact"]),
+    seed=st.integers(0, 10**6),
+)
+def test_trees_with_nodes_of_many_terms_equal_exact_rationals(
+    tree: Any, name: str, mode: Rounding, products: str, seed: int
+) -> None:
+    fmt, made = get_format(name), Tree.from_nested(tree)
+    accumulator = Accumulator(format=fmt, order=made, products=products)  # type: ignore[arg-type]
+    generator = np.random.default_rng(seed)
+    a, b = (generator.standard_normal(shape) for shape in ((2, made.leaves), (made.leaves, 3)))
+    scale, holes = generator.choice([1.0, fmt.max_finite**0.5, 2.0 ** (fmt.emin / 2)]), generator.random(2) < 0.3
+    for x, hole in zip((a, b), holes, strict=True):
+        x *= scale * np.exp2(generator.integers(-9, 9, x.shape))
+        if hole:
+            x[generator.random(x.shape) < 0.3] = generator.choice([-0.0, INF if fmt.has_infinity else 1.0, NAN])
+        round_into(x, x, fmt, Rounding.TOWARD_ZERO)
+    out = np.empty((2, 3))
+    matmul_into(a, b, out, fmt, accumulator, mode, key=KEY if mode is Rounding.STOCHASTIC else 0)
+    for number, (i, j) in enumerate(np.ndindex(2, 3)):
+        wanted = np.array(Oracle(fmt, accumulator, mode, number)(a[i].tolist(), b[:, j].tolist()))
+        assert same(out[i, j], wanted), (out[i, j], wanted)
 
 
 def half_operands(size: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -423,6 +447,13 @@ def test_exact_sums_survive_massive_cancellation(name: str) -> None:
     x, y = x[order], y[order]
     total = sum((Fraction(float(u)) * Fraction(float(v)) for u, v in zip(x, y, strict=True)), Fraction(0))
     assert fpsim.dot(x, y, fmt=fmt, accumulate="exact") == rounded(total, False, fmt, Rounding.NEAREST_EVEN) != 0
+
+
+@pytest.mark.parametrize("accumulate", ["fp64", "native", "fp64:kahan", "fp32:blocked(2)->fp64"])
+def test_sums_in_float64_take_addends_and_blocks(accumulate: str) -> None:
+    a, b = np.full((2, 5), 3.0), np.full((5, 2), 7.0)
+    found = fpsim.matmul(a, b, fmt="fp32", accumulate=accumulate, addend=np.full((2, 2), 0.5))
+    assert same(found, np.full((2, 2), 105.5)).all()
 
 
 def test_addend_and_bias_join_after_the_sum() -> None:

@@ -11,22 +11,11 @@ from hypothesis import given, settings, strategies as st
 
 from fpsim.accumulation import Order, Tree, blocked, drawing, lanes, orders, pairwise, parse_order, sequential, split
 from fpsim.accumulation.trees import ADD, CHAIN, FUSED, ZERO
+from tests.strategies import nested_trees
 
 ORDERS = [sequential, pairwise, blocked(1), blocked(3), blocked(64), lanes(1), lanes(3), lanes(8), lanes(4, "pairwise")]
 ORDERS += [split(1), split(3), split(8)]
 SIZES = [*range(20), 31, 32, 33, 100, 257]
-
-
-@st.composite
-def nested_trees(draw, most=24, widest=4):
-    """Nested tuples over a random permutation of 0 ... n-1, with groups of two or more."""
-    forest = draw(st.permutations(range(draw(st.integers(1, most)))))
-    forest = list(forest)
-    while len(forest) > 1:
-        width = draw(st.integers(2, min(widest, len(forest))))
-        first = draw(st.integers(0, len(forest) - width))
-        forest[first : first + width] = [tuple(forest[first : first + width])]
-    return forest[0]
 
 
 def text_of(tree):

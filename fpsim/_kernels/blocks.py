@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import as_bits, as_float, int_and, kernel
 from fpsim._kernels.products import operand_pairs
-from fpsim._kernels.sums_rounding import CAREFUL, LENGTH, NEAREST_EVEN, Arithmetic
+from fpsim._kernels.sums_rounding import CAREFUL, LENGTH, NEAREST_EVEN, Arithmetic, constants_of
 from fpsim._kernels.tiles import (
     EXPONENT,
     Vector,
@@ -238,9 +238,7 @@ def make_block_product(element: str, rows: int, vectors: int, rounding: int) -> 
         first: int, last: int, out_stride: int, settings: Any, fraction: float, kept: Any, row: Any,
     ) -> None:  # fmt: skip
         chosen = (settings[0], settings[1], settings[2], settings[3])
-        constants = (
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        )  # fmt: skip
+        constants = constants_of(row)
         for panel in range(panels):
             for group in range(first, last):
                 a_start, b_start = group * leaves * rows, panel * leaves * width

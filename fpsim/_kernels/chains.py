@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import kernel
 from fpsim._kernels.products import operand_pairs
-from fpsim._kernels.sums_rounding import CAREFUL, EXACT_PRODUCTS, LENGTH, NEAREST_EVEN, Arithmetic
+from fpsim._kernels.sums_rounding import CAREFUL, EXACT_PRODUCTS, LENGTH, NEAREST_EVEN, Arithmetic, constants_of
 from fpsim._kernels.tiles import SIGN, data_of, load_tile, splat, store_tile, tile_of, vectors_of, zero_tile
 
 
@@ -57,9 +57,7 @@ def make_chain(element: str, rows: int, vectors: int) -> Any:
     def chain(
         a: Any, b: Any, out: Any, leaves: int, panels: int, first: int, last: int, out_stride: int, row: Any, least: Any
     ) -> None:
-        constants = (
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        )  # fmt: skip
+        constants = constants_of(row)
         for panel in range(panels):
             for group in range(first, last):
                 a_start, b_start = group * leaves * rows, panel * leaves * width

@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import kernel
 from fpsim._kernels.products import LEAF_STEPS, Step, largest_lane
-from fpsim._kernels.sums_rounding import TRACK, TRACK_SUMS, Arithmetic
+from fpsim._kernels.sums_rounding import TRACK, TRACK_SUMS, Arithmetic, constants_of, turn, turn_back
 from fpsim._kernels.tiles import Vector, data_of, index, store_tile, tile_of, vectors_of, zero_tile
 
 OPERATIONS = 4  # rounded operations for each leaf, which is how its steps are numbered
@@ -105,9 +105,8 @@ def make_compensated(element: str, rows: int, vectors: int, mode: int, flags: in
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
         out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any,
     ) -> None:  # fmt: skip
-        constants = (
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        )  # fmt: skip
+        previous = turn(mode, flags)
+        constants = constants_of(row)
         for panel in range(panels):
             for group in range(first, last):
                 a_offset = group * leaves * rows
@@ -130,5 +129,6 @@ def make_compensated(element: str, rows: int, vectors: int, mode: int, flags: in
                 store_tile(total, out, place, out_stride)
                 if track and not largest_lane(seen) < limit:
                     passed[panel, group] = 1
+        turn_back(previous, mode, flags)
 
     return compensated

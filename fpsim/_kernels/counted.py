@@ -1,7 +1,7 @@
-"""Products of matrices that count what their roundings did: the interpreter of `products`, with tallies beside the sums.
+"""Products of matrices that observe their roundings: the interpreter of `products`, with tallies beside the sums.
 
 Each tile has vectors of tallies: additions that left a sum as it was, underflows, overflows, and the largest magnitude of a
-sum.
+sum; or, for error bounds, one for each vector of its own (`watched.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -18,11 +17,17 @@ from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import as_bits, as_float, inlined, int_add, int_sub, kernel, prefer_wide_vectors
 from fpsim._kernels.products import ADD, CHAIN, LEAF_STEPS, PUSH_LEAF, Step
-from fpsim._kernels.sums_rounding import LENGTH, MAX_FINITE, TRACK, TRACK_SUMS, Arithmetic
+from fpsim._kernels.sums_rounding import (
+    LENGTH,
+    MAX_FINITE,
+    TRACK,
+    TRACK_SUMS,
+    Arithmetic,
+    constants_of,
+    turn,
+    turn_back,
+)
 from fpsim._kernels.tiles import (
-    DOWNWARD,
-    HAS_DIRECTIONS,
-    UPWARD,
     TileType,
     Vector,
     data_of,
@@ -30,20 +35,22 @@ from fpsim._kernels.tiles import (
     load_tile,
     store_tile,
     tile_of,
+    unless_all,
     vectors_of,
     zero_tile,
 )
+from fpsim._kernels.watched import MAGNITUDES, WatchingStep
 
 # Vectors of tallies. Two take turns at the commonest one, so that no addition waits for the one before.
 UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST, UNCHANGED_TOO = range(5)
 TALLIES = 5
-MOST_LEAVES = 2**20  # counts are floats of the carrier, exact so far in float32
+MOST_LEAVES = 2**24  # counts are as wide as the carrier: a tile's vectors count 2^31 in float32's
 
 # What is counted. With SUMS, every chain step that leaves its sum as it was, those of zero leaves too: the caller knows how
-# many leaves are zero, and that nothing overflows. With EVERYTHING, what the tallies' names say.
+# many leaves are zero, and that nothing overflows. With EVERYTHING, what the tallies' names say. From MAGNITUDES on,
+# what `watched.py` says.
 SUMS, EVERYTHING = range(2)
 
-_HAS_RANGE = bool(llvmlite.binding.get_host_cpu_features().get("avx512dq"))
 _INFINITY = float("inf")
 
 
@@ -67,6 +74,15 @@ class _Counting(Arithmetic):
         return super()._edges(x, result)
 
 
+def _is_not_zero(left: Vector, right: Vector, term: Vector) -> Vector:
+    """A mask of the lanes where left * right + term is not zero: float64 holds the product, and no sum underflows there."""
+    if left.width == 64:
+        return (left * right + term).compare("!=", 0.0)
+    halves = [[x.part(first, 8).doubled() for x in (left, right, term)] for first in (0, 8)]
+    masks = [(a * b + c).compare("!=", 0.0) for a, b, c in halves]
+    return masks[0].beside(masks[1])
+
+
 class _CountingStep(Step):
     """The operations of a tile, and their tallies."""
 
@@ -84,21 +100,7 @@ class _CountingStep(Step):
     def tally(self, place: int, mask: Vector) -> None:
         if place == UNCHANGED:
             place = self.turns = UNCHANGED_TOO if self.turns == UNCHANGED else UNCHANGED
-        self.tallies[place] = mask.select(self.tallies[place] + 1.0, self.tallies[place])
-
-    def larger_magnitude(self, left: Vector, right: Vector) -> Vector:
-        """|left| or |right|, whichever is larger; one NaN gives the other."""
-        if not (_HAS_RANGE and HAS_DIRECTIONS):
-            left, right = (x.absolute() for x in (left, right))
-            return larger(left, right.compare("==", right).select(right, left))
-        kind, code = left.value.type, ir.IntType(32)
-        suffix, mask = ("ps", ir.IntType(16)) if left.width == 32 else ("pd", ir.IntType(8))
-        signature = ir.FunctionType(kind, [kind, kind, code, kind, mask, code])
-        name = f"llvm.x86.avx512.mask.range.{suffix}.512"
-        function = cgutils.get_or_insert_function(self.builder.module, signature, name)
-        # 11: the larger magnitude of the two, without its sign. 4: the usual handling of exceptions.
-        values = [left.value, right.value, code(11), left.value, ir.Constant(mask, -1), code(4)]
-        return Vector(self.builder, self.builder.call(function, values))
+        self.tallies[place] = mask.counted_in(self.tallies[place].ints()).floats()
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         product = self.arithmetic.leaf(left, right, draw)
@@ -117,12 +119,9 @@ class _CountingStep(Step):
         given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
         if arithmetic.exact_products:
             self.tally(UNCHANGED, same & given)
-            if HAS_DIRECTIONS:
-                bounds = [left.times_plus_toward(right, old, way) for way in (DOWNWARD, UPWARD)]
-                nonzero = bounds[0].compare("!=", 0.0) | bounds[1].compare("!=", 0.0)
-            else:
-                nonzero = (left * right + old).compare("!=", 0.0)
-            self.tally(UNDERFLOWS, new.compare("==", 0.0) & nonzero)
+            zero = new.compare("==", 0.0)
+            underflowed = unless_all(new.compare("!=", 0.0), zero, lambda: zero & _is_not_zero(left, right, old))
+            self.tally(UNDERFLOWS, underflowed)
             finite = left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY)
             self._overflows(new, finite & old.absolute().compare("<", _INFINITY))
             return new
@@ -163,14 +162,16 @@ class _CountingStep(Step):
         self.arithmetic.overflowed.clear()
 
     def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, tallies: Any) -> Any:
-        while len(self.sums) > 1:  # a tree, so that the running largest waits for one comparison a step
-            pairs = zip(self.sums[::2], self.sums[1::2], strict=True)
-            self.sums = [self.larger_magnitude(*pair) for pair in pairs]
-        for best in self.sums:
-            self.tallies[LARGEST] = self.larger_magnitude(self.tallies[LARGEST], best)
+        for total in self.sums:
+            self.tallies[LARGEST] = larger(total.absolute(), self.tallies[LARGEST])  # which a NaN leaves as it is
         kept = tile_of(self.builder, tallies.type, self.tallies)
         values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), kept]
         return self.context.make_tuple(self.builder, signature.return_type, values)
+
+
+def _observing(what: int) -> Any:
+    """The class of steps that observes that."""
+    return WatchingStep if what >= MAGNITUDES else _CountingStep
 
 
 @intrinsic(prefer_literal=True)
@@ -182,7 +183,8 @@ def _leaf_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         codes = mode.literal_value, flags.literal_value
-        work = _CountingStep(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
+        observing = _observing(what.literal_value)
+        work = observing(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
         a_data, b_data = data_of(context, builder, a, arguments[3]), data_of(context, builder, b, arguments[5])
         pairs = work.operands(a_data, arguments[4], b_data, arguments[6])
         draws = work.draws((hashes, arguments[8], arguments[9], arguments[10]), arguments[11])
@@ -202,7 +204,8 @@ def _add_tiles(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         codes = mode.literal_value, flags.literal_value
-        work = _CountingStep(context, builder, left, *codes, arguments[4], arguments[3], what.literal_value)
+        observing = _observing(what.literal_value)
+        work = observing(context, builder, left, *codes, arguments[4], arguments[3], what.literal_value)
         draws = work.draws((hashes, arguments[5], arguments[6], arguments[7]), arguments[8])
         lefts, rights = (vectors_of(builder, arguments[i], left.count) for i in (0, 1))
         vectors = [work.add(*terms) for terms in zip(lefts, rights, draws, strict=True)]
@@ -221,7 +224,8 @@ def _chain_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         codes = mode.literal_value, flags.literal_value
-        work = _CountingStep(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
+        observing = _observing(what.literal_value)
+        work = observing(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
         a_data, b_data = data_of(context, builder, a, arguments[3]), data_of(context, builder, b, arguments[5])
         pairs = work.operands(a_data, arguments[4], b_data, arguments[6])
         where = (hashes, arguments[8], arguments[9], arguments[10])
@@ -252,24 +256,25 @@ def _largest_lane(typing_context: Any, seen: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, what: int) -> Any:
-    """The kernel for one carrier, tile, mode and set of flags that counts `what`.
+    """The kernel for one carrier, tile, mode and set of flags that observes `what`.
 
     Its arguments are those of `make_product`'s, and a flat array that receives TALLIES vectors for each tile, in the order
-    of `passed`.
+    of `passed`, or a number for each element, laid out as `out`.
     """
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
     width = vectors * lanes
     size = rows * width
     track = flags & (TRACK | TRACK_SUMS)
+    by_element = what >= MAGNITUDES
+    tally_rows, tally_vectors = (rows, vectors) if by_element else (1, TALLIES)
 
     @kernel
     def counted(
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
         out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any, tallied: Any,
     ) -> None:  # fmt: skip
-        constants = (
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        )  # fmt: skip
+        previous = turn(mode, flags)
+        constants = constants_of(row)
         for panel in range(panels):
             for group in range(first, last):
                 a_start = group * leaves * rows
@@ -277,7 +282,7 @@ def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, w
                 place = group * rows * out_stride + panel * width
                 top = zero_tile(kind, rows, vectors)
                 seen = zero_tile(kind, 1, 1)
-                tallies = zero_tile(kind, 1, TALLIES)
+                tallies = zero_tile(kind, tally_rows, tally_vectors)
                 height = 0
                 for line in range(program.shape[0]):
                     operation = program[line, 0]
@@ -316,10 +321,14 @@ def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, w
                         else:
                             top = zero_tile(kind, rows, vectors)
                 store_tile(top, out, place, out_stride)
-                store_tile(tallies, tallied, (panel * passed.shape[1] + group) * TALLIES * lanes, 0)
+                if by_element:
+                    store_tile(tallies, tallied, place, out_stride)
+                else:
+                    store_tile(tallies, tallied, (panel * passed.shape[1] + group) * TALLIES * lanes, 0)
                 if track:
                     if not _largest_lane(seen) < limit:
                         passed[panel, group] = 1
+        turn_back(previous, mode, flags)
 
     return counted
 

@@ -17,13 +17,23 @@ from numba.extending import intrinsic
 
 from fpsim._kernels.compiler import as_bits, as_float, int_and, int_sub, int_xor, kernel
 from fpsim._kernels.random import element_hash
-from fpsim._kernels.sums_rounding import LENGTH, STOCHASTIC, TRACK, TRACK_SUMS, Arithmetic
+from fpsim._kernels.sums_rounding import (
+    LENGTH,
+    STOCHASTIC,
+    TRACK,
+    TRACK_SUMS,
+    Arithmetic,
+    constants_of,
+    turn,
+    turn_back,
+)
 from fpsim._kernels.tiles import (
     TileType,
     Vector,
     data_of,
     index,
     larger,
+    load_scalar,
     load_tile,
     load_vector,
     splat,
@@ -36,7 +46,7 @@ from fpsim._kernels.tiles import (
 
 # Instructions of a compiled program: rows of (operation, leaf, count, stride, first node).
 PUSH_ZERO, PUSH_LEAF, ADD, CHAIN = range(4)
-AT_ONCE = 4  # vectors of a tile whose operations alternate
+AT_ONCE = 2  # vectors of a tile whose operations alternate
 LEAF_STEPS = 0x80000000  # the rounding of leaf k draws as step 2^31 + k, that of node i as step i
 
 _MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
@@ -64,8 +74,8 @@ def operand_pairs(
     ]
     pairs = []
     for row in range(tile.rows):
-        scalar = builder.load(builder.gep(a, [builder.add(a_offset, index(row))]))
-        pairs += [(splat(builder, scalar, tile.lanes), column) for column in columns]
+        factor = load_scalar(builder, a, builder.add(a_offset, index(row)), tile.lanes)
+        pairs += [(factor, column) for column in columns]
     return pairs
 
 
@@ -223,9 +233,8 @@ def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int)
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
         out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any,
     ) -> None:  # fmt: skip
-        constants = (
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        )  # fmt: skip
+        previous = turn(mode, flags)
+        constants = constants_of(row)
         for panel in range(panels):
             for group in range(first, last):
                 a_start = group * leaves * rows
@@ -274,6 +283,7 @@ def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int)
                 if track:
                     if not largest_lane(seen) < limit:
                         passed[panel, group] = 1
+        turn_back(previous, mode, flags)
 
     return product
 
@@ -351,14 +361,14 @@ def make_add(mode: int, flags: int) -> Any:
 
     @kernel
     def add(x: Any, y: Any, row: Any, hashes: Any, node: int) -> None:
-        constants = (
-            row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11],
-        )  # fmt: skip
+        previous = turn(mode, flags)
+        constants = constants_of(row)
         like = zero_tile(np.float64, 1, 1)
         for i in range(0, x.size, 8):
             left = load_tile(like, x, i, 0)
             right = load_tile(like, y, i, 0)
             total, _ = _add_tiles(left, right, like, constants, hashes, i, 0, node, mode, flags)
             store_tile(total, x, i, 0)
+        turn_back(previous, mode, flags)
 
     return add

@@ -11,20 +11,9 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-from fpsim._kernels.tiles import (
-    DOWNWARD,
-    EXPONENT,
-    HAS_DIRECTIONS,
-    INWARD,
-    SIGN,
-    UPWARD,
-    Vector,
-    larger,
-    smaller,
-    splat,
-    together,
-    unless_all,
-)
+from fpsim._kernels.compiler import inlined
+from fpsim._kernels.directions import DOWNWARD, HAS_DIRECTIONS, INWARD, UPWARD, operations, turned
+from fpsim._kernels.tiles import EXPONENT, HAS_FMA, SIGN, Vector, larger, smaller, splat, together, unless_all
 
 NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD, STOCHASTIC = range(7)
 
@@ -37,9 +26,10 @@ MAX_FINITE = 4
 OVERFLOW_POSITIVE, OVERFLOW_NEGATIVE = 5, 6  # signed values that overflow gives
 INFINITE = 7  # what an infinity becomes
 FLUSH_BEFORE, FLUSH_AFTER = 8, 9  # magnitudes below become zero; 0 where subnormals stay
-ZERO = 10  # -0, or +0 in a format without -0: added last
+ZERO = 10  # -0, or +0 in a format without -0
 TOP = 11  # stochastic: the distance from max_finite to 2^(emax+1)
-LENGTH = 12
+MINUS = 12  # -1, which the compiler does not know
+LENGTH = 13
 
 CAREFUL = 1  # overflow, infinities, NaN and flushing are handled; without it the caller watches the magnitudes
 EXACT_PRODUCTS = 2  # leaves are exact, so that every addition needs its residual
@@ -51,15 +41,35 @@ BY_BITS = 128  # stochastic in float32: draws are added to the bits, and what th
 NATIVE = 16  # the carrier is the format: nothing to round
 
 
-_DIRECTIONS = {TOWARD_ZERO: INWARD, UP: UPWARD, DOWN: DOWNWARD}
+# What a midpoint of the format bounds, the carrier's rounding toward zero leaves on its side: so with ties away, too.
+_DIRECTIONS = {NEAREST_AWAY: INWARD, TOWARD_ZERO: INWARD, UP: UPWARD, DOWN: DOWNWARD}
+
+
+def held_for(mode: int, flags: int) -> int | None:
+    """The direction that a kernel's register holds, if directions come from one; None for to nearest even."""
+    if mode == STOCHASTIC:
+        return INWARD if flags & (BY_BITS | EXACT_SUMS) else None
+    return DOWNWARD if mode == ODD else _DIRECTIONS.get(mode)
+
+
+turn, turn_back = turned(held_for)
+
+
+@inlined
+def constants_of(row: Any) -> Any:
+    """A row of constants, loaded into registers."""
+    return (
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11], row[12],
+    )  # fmt: skip
 
 
 class Arithmetic:
     """Rounded operations for one carrier, mode and set of flags; `constants` are scalars already in registers.
 
-    Where instructions carry a direction, a directed mode rounds in the carrier, then to the format: rounding twice in one
-    direction is rounding once. To nearest and to odd, what a carrier loses is kept as an odd last bit. Elsewhere, and
-    for stochastic rounding, the exact residual of an addition (Knuth's TwoSum) is used.
+    Where the processor rounds in directions, a directed mode rounds in the carrier, then to the format: rounding twice in
+    one direction is rounding once. To odd, what a carrier loses is kept as an odd last bit. To nearest even a second
+    rounding can be wrong only where the first gave a midpoint; then, elsewhere, and for stochastic rounding, the exact
+    residual of an addition (Knuth's TwoSum) decides.
     """
 
     shows_leaves = False  # whether the leaves of a chain are looked at, so that they must be right by themselves
@@ -72,12 +82,14 @@ class Arithmetic:
         self.exact_products = bool(flags & EXACT_PRODUCTS)
         self.native = bool(flags & NATIVE)
         self.direction = _DIRECTIONS.get(mode) if HAS_DIRECTIONS else None
+        self.toward: Any = operations(held_for(mode, flags), self[MINUS])
         nearest = mode in (NEAREST_EVEN, NEAREST_AWAY)
         # Nearest modes may round a sum of two values twice: the carrier has 2p + 2 bits.
         inexact = self.direction is None and (self.exact_products or not nearest)
         self.exact_sums = bool(flags & EXACT_SUMS)
-        self.by_residual = inexact and (mode == STOCHASTIC or not HAS_DIRECTIONS) and not self.exact_sums
-        self.to_odd = inexact and not self.by_residual and not self.exact_sums
+        self.by_midpoints = inexact and mode == NEAREST_EVEN and HAS_FMA and not self.careful and lanes == 16
+        self.to_odd = inexact and mode == ODD and HAS_DIRECTIONS
+        self.by_residual = inexact and not (self.by_midpoints or self.to_odd or self.exact_sums)
         # Sums of values of the format are exact where they underflow, so that a zero that a sum from +0 shows is +0.
         self.keeps_zero_sign = self.careful or self.exact_products or mode == DOWN
         self.seen: list[Vector] = []
@@ -90,7 +102,7 @@ class Arithmetic:
         if self.by_bits:
             fine, leaf = self._leaf_by_bits(left * right, draw)
             return unless_all(fine, leaf, lambda: self._in_double(Arithmetic.leaf, left, right, draw))
-        product = left * right if self.direction is None else left.times(right, self.direction)
+        product = left * right if self.direction is None else self.toward.times(left, right, self.direction)
         if self.exact_products or self.native:
             return product
         clamp = self.careful or bool(self.flags & CLAMP)
@@ -111,12 +123,26 @@ class Arithmetic:
         if not self.exact_products:
             return self.add(total, self.leaf(left, right, draws[0]), draws[1])
         if self.direction is not None:
-            exact = left.times_plus_toward(right, total, self.direction)
+            exact = self.toward.times_plus(left, right, total, self.direction)
             return exact if self.native else self.round(exact, None, True, draws[1])
         if self.native:
             return left.times_plus(right, total, fused=True)
+        if self.by_midpoints:
+            exact = left.times_plus(right, total, fused=True)
+
+            def is_exact() -> Vector:
+                left_again, right_again = left.again(), right.again()
+                product = left_again * right_again
+                lost = left_again.times_plus(right_again, product.negative(), fused=True)  # all, unless it underflows
+                whole = product.absolute().compare(">=", 2.0**-100) & lost.compare("==", 0.0)
+                return whole & sum_error(total, product).compare("==", 0.0)
+
+            def chain(double: Arithmetic, *terms: Vector) -> Vector:
+                return double.chain(terms[0], terms[1], terms[2], (None, None))
+
+            return self._by_midpoints(exact, is_exact, lambda: self._in_double(chain, total, left.again(), right.again()))
         if self.to_odd:
-            bounds = [left.times_plus_toward(right, total, way) for way in (INWARD, DOWNWARD, UPWARD)]
+            bounds = [self.toward.times_plus(left, right, total, way) for way in (INWARD, DOWNWARD, UPWARD)]
             return self.round(odd_between(*bounds), None, True, draws[1])
         return self.add(total, left * right, draws[1])
 
@@ -127,24 +153,45 @@ class Arithmetic:
             return unless_all(fine, result, lambda: self._in_double(Arithmetic.add, left, right, draw))
         clamp = self.careful or self.exact_products
         if self.direction is not None:
-            total = left.plus(right, self.direction)
-        elif self.to_odd and self.mode == ODD and not clamp:
+            total = self.toward.plus(left, right, self.direction)
+        elif self.to_odd and not clamp:
             return self._odd_sum(left, right, track)
         elif self.to_odd and not self.native:
-            total = odd_between(*(left.plus(right, way) for way in (INWARD, DOWNWARD, UPWARD)))
+            total = odd_between(*(self.toward.plus(left, right, way) for way in (INWARD, DOWNWARD, UPWARD)))
         else:
             total = left + right
         if self.native:
             return total
+        if self.by_midpoints:
+            return self._by_midpoints(
+                total,
+                lambda: sum_error(left, right).compare("==", 0.0),
+                lambda: self._in_double(Arithmetic.add, left, right, None),
+                track,
+            )
         if not self.by_residual:
             return self.round(total, None, clamp, draw, track)
-        back = total - left
-        residual = (left - (total - back)) + (right - back)
+        residual = sum_error(left, right)
         if self.mode == DOWN:
             sign = SIGN[total.width]
             signs = ((left.ints() | right.ints()) & sign).floats()
             total = total.compare("==", 0.0).select(signs, total)
         return self.round(total, residual, clamp, draw, track)
+
+    def _by_midpoints(
+        self, x: Vector, is_exact: Callable[[], Vector], otherwise: Callable[[], Vector], track: bool = True
+    ) -> Vector:
+        """What the carrier rounded to x, rounded to nearest even.
+
+        Midpoints of the format are numbers of the carrier, so that what lies beside one stays on its side or becomes it.
+        Only where x is a midpoint and not exact is the result what `otherwise` gives.
+        """
+        power = self._power(x, True, track)
+        # Beside an odd number of ulps a tie goes the other way, to a place that is not the next one.
+        even, odd = (power.times_plus(magic, x) for magic in (self[MAGIC], (self[MAGIC].ints() + 1).floats()))
+        fine = (odd.ints() - even.ints()).compare("==", 1)
+        result = power.times_plus(self[MAGIC].negative(), even).or_sign_of(x)
+        return unless_all(fine, result, lambda: unless_all(fine | is_exact(), result, otherwise))
 
     def _dropped(self) -> Vector:
         """The bits of a significand that the format does not have."""
@@ -156,7 +203,7 @@ class Arithmetic:
 
         Where the carrier loses something, one of the neighbors has its last bit set.
         """
-        inward, lower, upper = (left.plus(right, way).ints() for way in (INWARD, DOWNWARD, UPWARD))
+        inward, lower, upper = (self.toward.plus(left, right, way).ints() for way in (INWARD, DOWNWARD, UPWARD))
         if track and self.flags & (TRACK | TRACK_SUMS):
             self.seen.append((inward & EXPONENT[inward.width]).floats())
         dropped = self._dropped()
@@ -178,7 +225,7 @@ class Arithmetic:
         The sum truncated to float32 leaves a rest below its last place, which decides only where the bits dropped and the
         draw's first ones add up to one less than the next multiple.
         """
-        total = left.plus(right, INWARD)
+        total = self.toward.plus(left, right, INWARD)
         if self.flags & (TRACK | TRACK_SUMS):
             self.seen.append((total.ints() & EXPONENT[32]).floats())
         result, moved = self._climb_by_bits(total.ints(), draw)
@@ -195,10 +242,13 @@ class Arithmetic:
         """An operation as the float64 kernel does it, on either half of the lanes."""
         halves = []
         double = copy(self)
-        double.flags, double.seen = EXACT_SUMS | CLAMP, []
-        double.by_bits, double.by_residual, double.exact_sums = False, False, True
+        double.flags, double.seen = (self.flags & EXACT_PRODUCTS) | CLAMP, []
+        double.by_bits, double.by_midpoints = False, False
+        double.by_residual, double.exact_sums = self.by_midpoints, self.by_bits
         double.constants = [constant.part(0, 8).doubled() for constant in self.constants]
         double.constants[MAGIC] = double.constants[MAGIC] * 2.0**29
+        if self.toward is not None:
+            double.toward = operations(held_for(self.mode, self.flags), double[MINUS])
         for first in (0, 8):
             parts = [None if x is None else x.part(first, 8) for x in operands]
             wide = [None if x is None else x.doubled() if x.is_float else x.unsigned_to_double() for x in parts]
@@ -212,18 +262,12 @@ class Arithmetic:
         raw = x
         if residual is not None:
             x = to_odd(x, residual)
-        power = (x.ints() & EXPONENT[x.width]).floats()
-        if clamp:
-            power = larger(power, self[LOWEST])
-        if track and self.flags & (TRACK | TRACK_SUMS):
-            self.seen.append(power)
-        if self.careful:
-            power = smaller(power, self[HIGHEST])
+        power = self._power(x, clamp, track)
         if self.exact_sums:
             assert draw is not None
             power = power.with_sign_of(x)
             x = power.times_plus(draw * (self[ULP] * 2.0**-32), x)  # exact, as is said where the flag is set
-            return power.times_plus(self[MAGIC].negative(), power.times_plus_toward(self[MAGIC], x, INWARD))
+            return power.times_plus(self[MAGIC].negative(), self.toward.times_plus(power, self[MAGIC], x, INWARD))
         if HAS_DIRECTIONS and self.mode not in (NEAREST_EVEN, STOCHASTIC):
             result = self._round_directed(x, power)
         else:
@@ -238,18 +282,27 @@ class Arithmetic:
             return self._edges(x, result)
         return result.with_sign_of(x) if self.keeps_zero_sign else result
 
+    def _power(self, x: Vector, clamp: bool, track: bool) -> Vector:
+        """The power of two that sets the last place at which |x| is rounded."""
+        power = (x.ints() & EXPONENT[x.width]).floats()
+        if clamp:
+            power = larger(power, self[LOWEST])
+        if track and self.flags & (TRACK | TRACK_SUMS):
+            self.seen.append(power)
+        return smaller(power, self[HIGHEST]) if self.careful else power
+
     def _round_directed(self, x: Vector, power: Vector) -> Vector:
         back = self[MAGIC].negative()
         if self.mode == ODD:
             # Both bounds are positive; where they differ one is odd, the lower one with its last bit set if that is even.
-            low, high = (power.times_plus_toward(self[MAGIC], x, way) for way in (DOWNWARD, UPWARD))
+            low, high = (self.toward.times_plus(power, self[MAGIC], x, way) for way in (DOWNWARD, UPWARD))
             return power.times_plus(back, (low.ints() | (high.ints() & 1)).floats())
         if self.mode in (UP, DOWN):
-            return power.times_plus(back, power.times_plus_toward(self[MAGIC], x, _DIRECTIONS[self.mode]))
+            return power.times_plus(back, self.toward.times_plus(power, self[MAGIC], x, _DIRECTIONS[self.mode]))
         power = power.with_sign_of(x)
         if self.mode == NEAREST_AWAY:
-            x = power.times_plus_toward(self[ULP] * 0.5, x, INWARD)  # half an ulp outward, then truncated
-        return power.times_plus(back, power.times_plus_toward(self[MAGIC], x, INWARD))
+            x = self.toward.times_plus(power, self[ULP] * 0.5, x, INWARD)  # half an ulp outward, then truncated
+        return power.times_plus(back, self.toward.times_plus(power, self[MAGIC], x, INWARD))
 
     def _correct(self, x: Vector, result: Vector, power: Vector, shifted: Vector) -> Vector:
         ulp = power * self[ULP]
@@ -297,7 +350,14 @@ class Arithmetic:
         rounded = magnitude.compare(">", self[MAX_FINITE]).select(overflowed, rounded)
         infinite = (x.ints() & (SIGN[x.width] - 1)).compare("==", EXPONENT[x.width])
         rounded = infinite.select(self[INFINITE].with_sign_of(x), rounded)
-        return rounded + self[ZERO]
+        return rounded.compare("==", 0.0).select((rounded.ints() & self[ZERO].ints()).floats(), rounded)
+
+
+def sum_error(left: Vector, right: Vector) -> Vector:
+    """left + right less the carrier's sum of them to nearest even: exact (Knuth's TwoSum)."""
+    total = left + right
+    back = total - left
+    return (left - (total - back)) + (right - back)
 
 
 def odd_between(inward: Vector, lower: Vector, upper: Vector) -> Vector:

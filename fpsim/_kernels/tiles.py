@@ -21,9 +21,8 @@ REGISTER_BITS = 512
 EXPONENT = {32: 0x7F800000, 64: 0x7FF0000000000000}
 SIGN = {32: 0x80000000, 64: 0x8000000000000000}
 _FEATURES = llvmlite.binding.get_host_cpu_features()
+_HAS_SIGN_MASKS = bool(_FEATURES.get("avx2") and not _FEATURES.get("avx512f"))
 HAS_FMA = bool(_FEATURES.get("fma")) or "aarch64" in llvmlite.binding.get_process_triple()
-HAS_DIRECTIONS = bool(_FEATURES.get("avx512f"))  # instructions that carry their rounding direction
-DOWNWARD, UPWARD, INWARD = 9, 10, 11  # as AVX-512 encodes them, exceptions suppressed
 
 
 class TileType(types.Type):
@@ -54,8 +53,16 @@ class Vector:
     vectors, the others on float vectors.
     """
 
-    def __init__(self, builder: Any, *values: Any):
-        self.builder, self.values = builder, values
+    def __init__(self, builder: Any, *values: Any, reload: Callable[[], Vector] | None = None):
+        self.builder, self.values, self._reload = builder, values, reload
+
+    def again(self) -> Vector:
+        """The same, read from memory once more where it came from there: the likely path keeps no copy for an unlikely one."""
+        if self._reload is None:
+            return self
+        nothing = ir.FunctionType(ir.VoidType(), [])
+        self.builder.asm(nothing, "", "~{memory}", [], side_effect=True)  # as if memory had changed
+        return self._reload()
 
     @property
     def value(self) -> Any:
@@ -145,11 +152,16 @@ class Vector:
         sign = SIGN[self.width]
         return ((self.ints() & (sign - 1)) | (other.ints() & sign)).floats()
 
+    def or_sign_of(self, other: Vector) -> Vector:
+        """Itself where it is not zero and has the other's sign; the zero +0 with the other's sign."""
+        return (self.ints() | (other.ints() & SIGN[self.width])).floats()
+
     def negative(self) -> Vector:
         return (self.ints() ^ SIGN[self.width]).floats()
 
-    def _call(self, name: str, *others: Vector, code: ir.Constant | None = None) -> Vector:
-        extra = [] if code is None else [code]
+    def call(self, name: str, *others: Vector, code: int | None = None) -> Vector:
+        """What an intrinsic of LLVM gives, with an immediate where it takes one."""
+        extra = [] if code is None else [ir.Constant(ir.IntType(32), code)]
         kinds = [self.type] * (1 + len(others)) + [constant.type for constant in extra]
         function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(self.type, kinds), name)
         return self._each(lambda *values: self.builder.call(function, [*values, *extra]), *others)
@@ -158,24 +170,7 @@ class Vector:
         """self * factor + term in one rounding; without `fused` the product must be exact, so that two are the same."""
         if not (fused or HAS_FMA):
             return self * factor + term
-        return self._call(f"llvm.fma.v{self.lanes}f{self.width}", factor, term)
-
-    def _directed(self, name: str, direction: int, *others: Vector) -> Vector:
-        suffix = "ps" if self.width == 32 else "pd"
-        code = ir.Constant(ir.IntType(32), direction)
-        return self._call(f"llvm.x86.avx512.{name}.{suffix}.512", *others, code=code)
-
-    def plus(self, other: Vector, direction: int) -> Vector:
-        """The sum rounded downward, upward or inward by one instruction (only with HAS_DIRECTIONS)."""
-        return self._directed("add", direction, other)
-
-    def times(self, other: Vector, direction: int) -> Vector:
-        """The product, likewise."""
-        return self._directed("mul", direction, other)
-
-    def times_plus_toward(self, factor: Vector, term: Vector, direction: int) -> Vector:
-        """self * factor + term in one rounding, likewise."""
-        return self._directed("vfmadd", direction, factor, term)
+        return self.call(f"llvm.fma.v{self.lanes}f{self.width}", factor, term)
 
     def part(self, first: int, lanes: int) -> Vector:
         """Some neighboring lanes."""
@@ -200,6 +195,11 @@ class Vector:
         kind = ir.VectorType(ir.FloatType(), self.lanes)
         return self._each(lambda value: self.builder.fptrunc(value, kind))
 
+    def counted_in(self, numbers: Vector) -> Vector:
+        """Integers, one more in the lanes of this mask."""
+        kind = numbers.type
+        return self._each(lambda mask, number: self.builder.sub(number, self.builder.sext(mask, kind)), numbers)
+
     def unsigned_to_double(self) -> Vector:
         kind = ir.VectorType(ir.DoubleType(), self.lanes)
         return self._each(lambda value: self.builder.uitofp(value, kind))
@@ -207,17 +207,40 @@ class Vector:
 
 def together(vectors: Sequence[Vector]) -> Vector:
     """Several vectors as one."""
-    return Vector(vectors[0].builder, *(value for vector in vectors for value in vector.values))
+    values = (value for vector in vectors for value in vector.values)
+    return Vector(vectors[0].builder, *values, reload=lambda: together([vector.again() for vector in vectors]))
+
+
+def _any_unset(masks: Vector) -> Any:
+    """Whether some lane of some mask is not set."""
+    builder = masks.builder
+    first, *others = masks.values
+    if not _HAS_SIGN_MASKS:
+        for mask in others:
+            first = builder.and_(first, mask)
+        bits = builder.bitcast(first, ir.IntType(masks.lanes))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, -1))
+    # LLVM would pack masks into bytes; a register of signs is one instruction away from a number.
+    element = ir.IntType(REGISTER_BITS // masks.lanes)
+    parts = []
+    for mask in masks.values:
+        wide = builder.sext(mask, ir.VectorType(element, masks.lanes))
+        parts += [Vector(builder, wide).part(start, masks.lanes // 2) for start in (0, masks.lanes // 2)]
+    every = parts[0]
+    for part in parts[1:]:
+        every = every & part
+    kind, suffix = (ir.FloatType(), "ps") if element.width == 32 else (ir.DoubleType(), "pd")
+    register = ir.VectorType(kind, masks.lanes // 2)
+    signature = ir.FunctionType(ir.IntType(32), [register])
+    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.x86.avx.movmsk.{suffix}.256")
+    bits = builder.call(function, [builder.bitcast(every.value, register)])
+    return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 2 ** (masks.lanes // 2) - 1))
 
 
 def unless_all(fine: Vector, values: Vector, otherwise: Callable[[], Vector]) -> Vector:
     """`values` if every lane of every mask in `fine` is set, else what `otherwise` computes, in a branch held unlikely."""
     builder = fine.builder
-    first, *others = fine.values
-    for mask in others:
-        first = builder.and_(first, mask)
-    bits = builder.bitcast(first, ir.IntType(fine.lanes))
-    some = builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, -1))
+    some = _any_unset(fine)
     usual = builder.block
     with builder.if_then(some, likely=False):
         careful = otherwise()
@@ -276,9 +299,23 @@ def vector_pointer(builder: Any, data: Any, offset: Any, lanes: int) -> Any:
 
 def load_vector(builder: Any, data: Any, offset: Any, lanes: int) -> Vector:
     pointer = vector_pointer(builder, data, offset, lanes)
-    instruction = builder.load(pointer)
-    instruction.align = 4
-    return Vector(builder, instruction)
+
+    def load() -> Vector:
+        instruction = builder.load(pointer)
+        instruction.align = 4
+        return Vector(builder, instruction, reload=load)
+
+    return load()
+
+
+def load_scalar(builder: Any, data: Any, offset: Any, lanes: int) -> Vector:
+    """One number from memory in every lane."""
+    pointer = builder.gep(data, [offset])
+
+    def load() -> Vector:
+        return Vector(builder, splat(builder, builder.load(pointer), lanes).value, reload=load)
+
+    return load()
 
 
 @intrinsic(prefer_literal=True)
