@@ -13,7 +13,7 @@ import torch
 from torch._C._dynamo import eval_frame
 
 from fpsim.emulation import tags
-from fpsim.emulation.errors import UnsupportedTensor
+from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.policy import NativePolicy
@@ -192,8 +192,12 @@ class NativeMode(EmulationMode):
         if TABLE[func].family == "view" or func._schema.name.startswith(_UNINITIALIZED):
             return self._plain(func, args, kwargs, kinds)
         self.machine.op = func
-        with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return self._compute(func, args, kwargs, tensors, kinds & _FLOATING, wanted)
+        try:
+            with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+                return self._compute(func, args, kwargs, tensors, kinds & _FLOATING, wanted)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs)
+            raise
 
     @staticmethod
     def _half_by_default(func: Any, tensors: list[torch.Tensor], wanted: Any) -> bool:

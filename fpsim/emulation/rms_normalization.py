@@ -1,7 +1,7 @@
 """Root mean square normalization as one kernel, forward and backward: float64 inside, one rounding per output.
 
-torch has no such kernel on the CPU and takes `rms_norm` apart above autograd, so a dispatch mode never sees it. While an emulation
-is entered `torch.rms_norm`, which `nn.RMSNorm` calls, is the function below.
+torch has no such kernel on the CPU and takes `rms_norm` apart above autograd, so a dispatch mode never sees it. While an
+emulation is entered `torch.rms_norm`, which `nn.RMSNorm` calls, is the function below.
 """
 
 from __future__ import annotations
