@@ -17,13 +17,12 @@ class UnsupportedOp(NotImplementedError):
         self.complete = True
         name = str(op)
         register = f"torch.ops.{name}" if "." in name and "::" not in name else name
-        self.args = (
-            f"{self}\n"
-            f"  inputs: {inputs or 'none'}\n"
-            f"  called from {f'the module {path!r}' if path else 'outside any module'}\n"
-            f"  a rule of your own: @fpsim.emulation.register({register}) on a function (machine, *args, **kwargs) that computes "
-            "on machine.operand(tensor) and returns machine.finish(result); help(fpsim.emulation.register) has an example",
+        where = f"the module {path!r}" if path else "outside any module"
+        advice = (
+            f"a rule of your own: @fpsim.emulation.register({register}) on a function (machine, *args, **kwargs) that computes "
+            "on machine.operand(tensor) and returns machine.finish(result); help(fpsim.emulation.register) has an example"
         )
+        self.args = ("\n  ".join((str(self), f"inputs: {inputs or 'none'}", f"called from {where}", advice)),)
 
 
 class UnsupportedTensor(UnsupportedOp):

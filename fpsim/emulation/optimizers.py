@@ -145,7 +145,6 @@ def _fused_sgd(
     found_inf: Any = None,
 ) -> None:  # fmt: skip
     """SGD in float64 from the stored state; the buffer and the parameter each rounded once."""
-    machine.whole()
     if found_inf is not None and found_inf.item() == 1:
         return
     rate = float(lr)
