@@ -10,7 +10,7 @@ import torch.nn.functional as functional
 from torch import nn
 
 import fpsim
-from fpsim.emulation import TABLE, OutsideContext, UnsupportedOp, UnsupportedTensor, register
+from fpsim.emulation import TABLE, OutsideContext, UnsupportedOp, UnsupportedTensor, register, unregister
 
 
 def mlp():
@@ -198,9 +198,7 @@ def test_a_rule_from_outside():
             with pytest.raises(ValueError, match="already has a rule"):
                 register(op)(double)
         finally:
-            from fpsim.emulation.table import RULES
-
-            TABLE.pop(op), RULES.pop(op)
+            unregister(op)
     with pytest.raises(TypeError, match="overload"):
         register(torch.add)
 

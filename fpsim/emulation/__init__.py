@@ -5,7 +5,7 @@ from fpsim.emulation.errors import OutsideContext, UnsupportedOp, UnsupportedTen
 from fpsim.emulation.policy import Policy
 from fpsim.emulation.report import Counts, Report
 from fpsim.emulation.simulation import Simulation, run
-from fpsim.emulation.table import TABLE, register
+from fpsim.emulation.table import TABLE, register, unregister
 
 # Each of these fills the table with the rules of its family.
 from fpsim.emulation import (  # isort: skip
@@ -21,6 +21,7 @@ from fpsim.emulation import (  # isort: skip
     pooling,  # noqa: F401
     random,  # noqa: F401
     reductions,  # noqa: F401
+    rms_normalization,  # noqa: F401
     scatter,  # noqa: F401
     scatter_reduce,  # noqa: F401
     statistics,  # noqa: F401
@@ -41,4 +42,5 @@ __all__ = [
     "emulate",
     "register",
     "run",
+    "unregister",
 ]

@@ -6,7 +6,8 @@ from collections import Counter
 
 import torch
 
-from fpsim.emulation.table import TABLE
+from fpsim.emulation.steps import is_composite
+from fpsim.emulation.table import STEPS, TABLE
 
 MEANINGS = {
     "view": "the same memory",
@@ -38,13 +39,25 @@ def _packets() -> list[str]:
     return sorted(name for name in names if not name.startswith(("_cudnn", "cudnn", "miopen", "_cuda", "mps_", "_mps")))
 
 
-def family_of(packet: str) -> str | None:
-    """The family of the operation of that name; None for what takes and makes no tensors."""
+def _overloads(packet: str) -> list[torch._ops.OpOverload]:
+    """Every overload of that name on tensors."""
     ops = getattr(torch.ops.aten, packet, None)
     if not isinstance(ops, torch._ops.OpOverloadPacket):
-        return None
-    overloads = [getattr(ops, name) for name in ops.overloads()]
-    overloads = [op for op in overloads if "Tensor" in str(op._schema)]
+        return []
+    return [op for op in (getattr(ops, name) for name in ops.overloads()) if "Tensor" in str(op._schema)]
+
+
+def primitive_of(packet: str) -> str:
+    """What becomes of the operation under granularity="primitive": "the same", "in steps" or "refused"."""
+    ops = [op for op in _overloads(packet) if op in TABLE]
+    if any(op in STEPS for op in ops):
+        return "in steps"
+    return "refused" if any(map(is_composite, ops)) else "the same"
+
+
+def family_of(packet: str) -> str | None:
+    """The family of the operation of that name; None for what takes and makes no tensors."""
+    overloads = _overloads(packet)
     if not overloads:
         return None
     families = Counter(TABLE[op].family for op in overloads if op in TABLE)
@@ -75,13 +88,26 @@ def coverage_page() -> str:
         f"Every operation of ATen on tensors in torch {torch.__version__.split('+')[0]} and the family of its rule; operations",
         "for other devices' libraries are left out. Written by `fpsim coverage --markdown`.",
         "",
+        'The table says what `granularity="kernel"` does. Under `"primitive"` the lists below say which operations run in',
+        'steps, each rounded, and which are refused because they have none; the others round as they do under `"kernel"`, but',
+        "for Python numbers, which are rounded first.",
+        "",
         "| family | operations | what its rules do |",
         "| --- | --- | --- |",
         *(f"| {family} | {counts[family]} | {meaning} |" for family, meaning in MEANINGS.items() if counts[family]),
         "",
     ]
     for family in MEANINGS:
-        members = [f"`{name}`" for name, found in rows.items() if found == family]
+        members = [name for name, found in rows.items() if found == family]
         if members:
-            lines += [f"## {family.capitalize()}", "", ", ".join(members), ""]
+            lines += [f"## {family.capitalize()}", "", *_paragraphs(members)]
     return "\n".join(lines)
+
+
+def _paragraphs(members: list[str]) -> list[str]:
+    """The operations of a family: those that "primitive" leaves as they are, those in steps, those that it refuses."""
+    groups: dict[str, list[str]] = {"the same": [], "in steps": [], "refused": []}
+    for name in members:
+        groups[primitive_of(name)].append(f"`{name}`")
+    heads = {"the same": "", "in steps": 'In steps under `"primitive"`: ', "refused": 'Refused under `"primitive"`: '}
+    return [line for kind, found in groups.items() if found for line in (heads[kind] + ", ".join(found), "")]

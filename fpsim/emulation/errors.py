@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UnsupportedOp(NotImplementedError):
     """An operation that no rule covers, or that a rule refuses; its message names the op, its inputs and its module."""
+
+    complete = False
+
+    def complete_with(self, op: Any, inputs: str, path: str) -> None:
+        """Add what the operation got, where it was called and what can be done, once."""
+        if self.complete:
+            return
+        self.complete = True
+        name = str(op)
+        register = f"torch.ops.{name}" if "." in name and "::" not in name else name
+        where = f"the module {path!r}" if path else "outside any module"
+        advice = (
+            f"a rule of your own: @fpsim.emulation.register({register}) on a function (machine, *args, **kwargs) that computes "
+            "on machine.operand(tensor) and returns machine.finish(result); help(fpsim.emulation.register) has an example"
+        )
+        self.args = ("\n  ".join((str(self), f"inputs: {inputs or 'none'}", f"called from {where}", advice)),)
 
 
 class UnsupportedTensor(UnsupportedOp):

@@ -141,6 +141,14 @@ class Machine:
         """Whether this machine has put values of a format into the tensor's memory."""
         return tags.tag_on(tensor) is self.tag
 
+    def emulates(self, dtype: torch.dtype) -> bool:
+        """Whether tensors of this dtype hold values of an emulated format."""
+        return dtype is _FLOAT32
+
+    def epsilon(self, dtype: torch.dtype) -> float:
+        """The distance from 1 to the next larger value of what a forward pass computes in."""
+        return 2.0 ** (1 - self.fmt.precision)
+
     def held(self, tensor: torch.Tensor) -> torch.Tensor:
         """As `operand`, for what the operation stores into as well: the values that are there now."""
         return self.operand(tensor)

@@ -14,20 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch._C._dynamo import eval_frame
 
 from fpsim.emulation import tags
+from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mapping import ModuleFormats
 from fpsim.emulation.mode import PLAIN_TYPES, EmulationMode
 from fpsim.emulation.policy import MixedPolicy, joined, mixed_products
-from fpsim.emulation.table import TABLE, each_element, positions, tensors_in
+from fpsim.emulation.table import TABLE, each_element, names, positions, tensors_in
 from fpsim.formats import Format
 
 _FLOAT32 = torch.float32
+#: Families whose rules round all that they make.
+_ROUNDING_FAMILIES = frozenset(names("matmul convolution reduction softmax normalization loss elementwise elementary"))
 _NUMBER = torch.ops.aten._local_scalar_dense.default
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -71,6 +75,7 @@ class MixedMachine(Machine):
         self._turned: _Turn | None = None
         self._targets: tuple[torch.Tensor, ...] = ()
         self._uniform = True
+        self._checks = False
 
     def forget_marks(self) -> None:
         self._begin_era()
@@ -93,6 +98,9 @@ class MixedMachine(Machine):
             path = path.rpartition(".")[0]
             found = formats.get(path)
         return found
+
+    def epsilon(self, dtype: torch.dtype) -> float:
+        return 2.0 ** (1 - self.formats_at(self.path).activation.precision)
 
     def _backward_formats(self) -> ModuleFormats:
         node: Any = torch._C._current_autograd_node()
@@ -119,6 +127,7 @@ class MixedMachine(Machine):
             gradients = formats.gradient if backward else formats.activation
             turn = _Turn(result, role, formats, formats.activation, gradients)
         self._targets = targets
+        self._checks = not self._rounds(op)
         if turn != self._turned:
             self._turn_to(turn)
 
@@ -216,9 +225,15 @@ class MixedMachine(Machine):
     # Results
 
     def exact(self, result: torch.Tensor) -> torch.Tensor:
-        if self._uniform or result.dtype is not _FLOAT32:
+        if self._uniform or not self._checks or result.dtype is not _FLOAT32:
             return super().exact(result)
         return self._round(result)
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def _rounds(op: torch._ops.OpOverload) -> bool:
+        """Whether the rule has rounded what it calls exact; others hand on elements of operands of several formats."""
+        return TABLE[op].family in _ROUNDING_FAMILIES
 
     def write(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         if target is result or target.dtype is not _FLOAT32:
@@ -305,10 +320,14 @@ class MixedMode(EmulationMode):
         if types and not PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         self.machine.op = func
-        if _modes_left() == 0:
-            return self._compute(entry, args, kwargs)
-        with _without_dispatch():
-            return self._compute(entry, args, kwargs)
+        try:
+            if _modes_left() == 0:
+                return self._compute(entry, args, kwargs)
+            with _without_dispatch():
+                return self._compute(entry, args, kwargs)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs)
+            raise
 
     def _compute(self, entry: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         machine = self.machine

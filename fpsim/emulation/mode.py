@@ -42,10 +42,18 @@ class EmulationMode(TorchDispatchMode):
             self._refuse_subclasses(func, types)
         machine = self.machine
         machine.op = func
-        if _modes_left() == 0:  # nothing below to hide from
-            return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
-        with _without_dispatch():
-            return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+        try:
+            if _modes_left() == 0:  # nothing below to hide from
+                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+            with _without_dispatch():
+                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs or {})
+            raise
+
+    def _explain(self, error: UnsupportedOp, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        values = [_describe(value) for value in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
+        error.complete_with(func, ", ".join(values), self.machine.path)
 
     def _without_rule(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Composite operations arrive whole under `inference_mode`: take them apart. Anything else raises."""
@@ -59,8 +67,11 @@ class EmulationMode(TorchDispatchMode):
                     return result
         self.machine.op = func
         if "_amp_" in str(func):
-            raise self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')
-        raise UnsupportedOp(_unsupported(func, args, kwargs, self.machine))
+            error = self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')
+        else:
+            error = UnsupportedOp(f"{func} has no rule, so emulation under {self.machine.policy} cannot run it")
+        self._explain(error, func, args, kwargs)
+        raise error
 
     def _refuse_subclasses(self, func: Any, types: Any) -> None:
         names = ", ".join(sorted({kind.__name__ for kind in types}))
@@ -72,20 +83,6 @@ eval_frame.set_code_exec_strategy(
     EmulationMode.__torch_dispatch__.__code__,
     eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
 )
-
-
-def _unsupported(func: Any, args: Any, kwargs: dict[str, Any], machine: Machine) -> str:
-    values = [_describe(value) for value in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
-    name = str(func)
-    where = f"the module {machine.path!r}" if machine.path else "outside any module"
-    path = f"torch.ops.{name}" if isinstance(func, torch._ops.OpOverload) else name
-    return (
-        f"{name} has no rule, so emulation under {machine.policy} cannot run it.\n"
-        f"  inputs: {', '.join(values) or 'none'}\n"
-        f"  called from {where}\n"
-        f"  a rule can be added: @fpsim.emulation.register({path}) on a function (machine, *args, **kwargs) that "
-        "computes on machine.operand(tensor) and returns machine.finish(result); help(fpsim.emulation.register) has an example"
-    )
 
 
 def _describe(value: Any) -> str:

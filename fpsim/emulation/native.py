@@ -13,7 +13,7 @@ import torch
 from torch._C._dynamo import eval_frame
 
 from fpsim.emulation import tags
-from fpsim.emulation.errors import UnsupportedTensor
+from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.policy import NativePolicy
@@ -29,6 +29,10 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 #: What takes operands of one dtype only, as torch has it.
 _UNIFORM = ("matmul", "convolution", "scatter")
+
+
+#: What normalizations keep for their gradients, in float32.
+_STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
 
 
 class NativeMachine(Machine):
@@ -57,6 +61,12 @@ class NativeMachine(Machine):
             arithmetic = self._arithmetics[dtype] = self.arithmetic_of(policy)
         self.__dict__.update(arithmetic)
         self._chosen = dtype
+
+    def emulates(self, dtype: torch.dtype) -> bool:
+        return dtype in HALVES
+
+    def epsilon(self, dtype: torch.dtype) -> float:
+        return torch.finfo(dtype).eps
 
 
 def _collect(values: Any, found: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -182,8 +192,12 @@ class NativeMode(EmulationMode):
         if TABLE[func].family == "view" or func._schema.name.startswith(_UNINITIALIZED):
             return self._plain(func, args, kwargs, kinds)
         self.machine.op = func
-        with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return self._compute(func, args, kwargs, tensors, kinds & _FLOATING, wanted)
+        try:
+            with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+                return self._compute(func, args, kwargs, tensors, kinds & _FLOATING, wanted)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs)
+            raise
 
     @staticmethod
     def _half_by_default(func: Any, tensors: list[torch.Tensor], wanted: Any) -> bool:
@@ -299,7 +313,17 @@ class NativeMode(EmulationMode):
         return results or None
 
     def _normalize(self, func: Any, args: Any, kwargs: dict[str, Any], half: torch.dtype) -> Any:
-        """Half activations and float32 parameters: the first output is rounded once to half, the others to float32."""
+        """Half activations and float32 parameters: the first output is rounded once to half, the others to float32.
+
+        Where only the statistics that the forward pass saved are float32, every output is half.
+        """
+        parameters = zip(func._schema.arguments, args, strict=False)
+        if all(
+            value.dtype is half or not value.is_floating_point() or argument.name in _STATISTICS
+            for argument, value in parameters
+            if isinstance(value, torch.Tensor)
+        ):
+            return _Call(self.machine, half, as_they_are=True).run(func, args, kwargs)
         names = {name for _, name in positions(func)[1]}
         kept = [argument.name for argument in func._schema.arguments]
         spared = tuple(

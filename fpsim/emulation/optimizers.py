@@ -105,7 +105,6 @@ def _adam_rule(decoupled: bool) -> Rule:
         *, lr: Any, beta1: float, beta2: float, weight_decay: float, eps: float, amsgrad: bool, maximize: bool,
         grad_scale: Any = None, found_inf: Any = None,
     ) -> None:  # fmt: skip
-        machine.whole()
         if found_inf is not None and found_inf.item() == 1:
             return
         rate = float(lr)
@@ -146,7 +145,6 @@ def _fused_sgd(
     found_inf: Any = None,
 ) -> None:  # fmt: skip
     """SGD in float64 from the stored state; the buffer and the parameter each rounded once."""
-    machine.whole()
     if found_inf is not None and found_inf.item() == 1:
         return
     rate = float(lr)

@@ -6,9 +6,12 @@ import threading
 
 import torch
 
+from fpsim.emulation.rms_normalization import rms_norm
+
 _lock = threading.Lock()
 _entered = 0
 _saved: tuple[bool, ...] = ()
+_rms_norm = torch.rms_norm
 
 
 def _read() -> tuple[bool, ...]:
@@ -33,12 +36,16 @@ def _write(values: tuple[bool, ...]) -> None:
 
 
 def enter() -> None:
-    """Switch fused attention, oneDNN and the upcast of half attention off; the first entry remembers what they were."""
-    global _entered, _saved
+    """Switch fused attention, oneDNN and the upcast of half attention off, and `rms_norm` to one operation.
+
+    The first entry remembers what they were.
+    """
+    global _entered, _saved, _rms_norm
     with _lock:
         if _entered == 0:
-            _saved = _read()
+            _saved, _rms_norm = _read(), torch.rms_norm
             _write((False, False, False, True, False, True))
+            torch.rms_norm = rms_norm
         _entered += 1
 
 
@@ -48,7 +55,12 @@ def leave() -> None:
     with _lock:
         _entered -= 1
         if _entered == 0:
-            _write(_saved)
+            _restore()
+
+
+def _restore() -> None:
+    _write(_saved)
+    torch.rms_norm = _rms_norm
 
 
 def reset() -> None:
@@ -57,4 +69,4 @@ def reset() -> None:
     _lock = threading.Lock()  # another thread of the parent may have held the old one
     if _entered:
         _entered = 0
-        _write(_saved)
+        _restore()

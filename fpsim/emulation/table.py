@@ -37,9 +37,23 @@ PRIMITIVE: dict[torch._ops.OpOverload, Rule] = {}
 #: The operations that have steps.
 STEPS: set[torch._ops.OpOverload] = set()
 
+#: Names of operations whose rule is one kernel of many steps.
+WHOLE: set[str] = set()
 
-def register(op: torch._ops.OpOverload, *, family: str = "custom") -> Callable[[Rule], Rule]:
-    """A decorator that makes a function the rule of one operator overload.
+
+def name_of(op: torch._ops.OpOverload) -> str:
+    """The name of an operation without its namespace, and without the mark of its in-place form."""
+    name = op._schema.name.rpartition("::")[2]
+    return name if name.startswith("__") or not name.endswith("_") else name[:-1]
+
+
+def register(
+    op: torch._ops.OpOverload, *, family: str = "custom", steps: Callable[..., Any] | None = None
+) -> Callable[[Rule], Rule]:
+    """A decorator that makes a function the rule of one operator overload: torch's or a custom one's.
+
+    Under granularity="primitive" the rule holds too, as an elementary step, unless there are `steps`: a function of the
+    operation's own arguments, written in other operations of torch, each of which then meets its own rule.
 
     Example
     -------
@@ -60,9 +74,18 @@ def register(op: torch._ops.OpOverload, *, family: str = "custom") -> Callable[[
         if op in TABLE:
             raise ValueError(f"{op} already has a rule (family {TABLE[op].family!r})")
         enter(Entry(op, family, rule))
+        if steps is not None:
+            PRIMITIVE[op] = _in_steps(rule, steps)
+            STEPS.add(op)
         return rule
 
     return decorate
+
+
+def unregister(op: torch._ops.OpOverload) -> None:
+    """Forget the rule of an operator, so that another can be registered. Raises KeyError if it has none."""
+    del TABLE[op], RULES[op], PRIMITIVE[op]
+    STEPS.discard(op)
 
 
 def enter(entry: Entry) -> None:

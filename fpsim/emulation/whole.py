@@ -14,21 +14,16 @@ from fpsim.emulation.elementwise import wide_rule
 from fpsim.emulation.exact import exact_rule
 from fpsim.emulation.matmul import addmm_rule
 from fpsim.emulation.reductions import axes_of, columns_of, shape_of
-from fpsim.emulation.table import RULES, Rule, names, register, register_functional
+from fpsim.emulation.table import RULES, WHOLE, Rule, name_of, names, register, register_functional
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 
 
 def whole_rule(op: torch._ops.OpOverload) -> Rule:
-    """The operation in float64, one rounding of each result; refused where every elementary step is to be rounded."""
-    wide = wide_rule(op)
-
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
-        machine.whole()
-        return wide(machine, *args, **kwargs)
-
-    return compute
+    """The operation in float64, one rounding of each result; under "primitive" it has steps or is refused."""
+    WHOLE.add(name_of(op))
+    return wide_rule(op)
 
 
 LINEAR_ALGEBRA = names(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from fpsim.emulation.steps import (
     activations,  # noqa: F401
     functions,  # noqa: F401
@@ -21,7 +23,7 @@ from fpsim.emulation.steps import (
     softmax,  # noqa: F401
     windows,  # noqa: F401
 )
-from fpsim.emulation.table import PRIMITIVE, RULES, STEPS, TABLE, names
+from fpsim.emulation.table import PRIMITIVE, RULES, STEPS, TABLE, WHOLE, Rule, name_of, names, tensors_in
 
 #: Families whose operations are all composite.
 COMPOSITE_FAMILIES = frozenset(
@@ -49,21 +51,14 @@ COMPOSITE = frozenset(
 )
 
 
-def is_composite(op: Any) -> bool:
+def is_composite(op: torch._ops.OpOverload) -> bool:
     """Whether an operation of the table computes more than one elementary step."""
-    name = op._schema.name.split("::")[1]
-    plain = name if name in COMPOSITE else name.removesuffix("_")
-    return TABLE[op].family in COMPOSITE_FAMILIES or plain in COMPOSITE or "polynomial" in name or op in STEPS
+    name = name_of(op)
+    return TABLE[op].family in COMPOSITE_FAMILIES or name in COMPOSITE or name in WHOLE or op in STEPS
 
 
-def _refusing(op: Any) -> Any:
-    rule = RULES[op]
-
+def _refusing(rule: Rule) -> Rule:
     def refuse(machine: Any, *args: Any, **kwargs: Any) -> Any:
-        import torch
-
-        from fpsim.emulation.table import tensors_in
-
         if any(tensor.dtype is torch.float32 for tensor in tensors_in((*args, *kwargs.values()))):
             raise machine.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it')
         return rule(machine, *args, **kwargs)
@@ -73,4 +68,4 @@ def _refusing(op: Any) -> Any:
 
 for _op in TABLE:
     if is_composite(_op) and _op not in STEPS:
-        PRIMITIVE[_op] = _refusing(_op)
+        PRIMITIVE[_op] = _refusing(RULES[_op])

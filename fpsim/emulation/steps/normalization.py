@@ -66,9 +66,9 @@ def _sum(x: Tensor, axes: list[int]) -> Tensor:
 
 
 @steps("_fused_rms_norm")
-def rms_norm(x: Tensor, shape: Any, weight: _Optional, eps: float | None) -> tuple[Tensor, Tensor]:
+def rms_norm(x: Tensor, shape: Any, weight: _Optional, eps: float) -> tuple[Tensor, Tensor]:
     inner = list(range(x.dim() - len(shape), x.dim()))
-    inverse = (x.square().mean(inner, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
+    inverse = (x.square().mean(inner, keepdim=True) + eps).rsqrt()
     return _scale(x * inverse, weight, None), inverse
 
 
