@@ -6,8 +6,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import fpsim
 from fpsim import bounds
@@ -80,7 +79,11 @@ def test_no_bound_is_violated(case):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["fp16", "fp16:pairwise", "fp32", "h100", "fp16:kahan"]), st.sampled_from(KINDS), st.integers(0, 2**32 - 1))
+@given(
+    st.sampled_from(["fp16", "fp16:pairwise", "fp32", "h100", "fp16:kahan"]),
+    st.sampled_from(KINDS),
+    st.integers(0, 2**32 - 1),
+)
 def test_the_bound_of_given_operands_holds(accumulate, kind, seed):
     fmt = get_format("fp16")
     a, b, result = made(fmt, get_accumulator(accumulate), "nearest-even", kind, 17, seed)
@@ -221,10 +224,11 @@ def test_orders_are_told_apart():
     assert relative == sorted(relative) and relative[0] == 0
     assert bounds.accumulation_bound("fp16", "fp32", 7).absolute == 0, "products of fp16 values are exact in fp32"
     assert bounds.accumulation_bound("fp16", "fp16", 0).relative == 0
-    given = fpsim.Accumulator(format="fp16", order=fpsim.Tree.from_nested(((0, 1), (2, 3))))
-    assert bounds.accumulation_bound("fp16", given, 4).relative == bounds.accumulation_bound("fp16", "fp16:pairwise", 4).relative
+    own = fpsim.Accumulator(format="fp16", order=fpsim.Tree.from_nested(((0, 1), (2, 3))))
+    same = (bounds.accumulation_bound("fp16", accumulate, 4).relative for accumulate in (own, "fp16:pairwise"))
+    assert len(set(same)) == 1
     with pytest.raises(ValueError, match="4 leaves"):
-        bounds.accumulation_bound("fp16", given, 5)
+        bounds.accumulation_bound("fp16", own, 5)
 
 
 def test_addends_count():

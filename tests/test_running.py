@@ -5,8 +5,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 import fpsim
@@ -61,15 +60,16 @@ def test_overflow_has_no_bound_whatever_comes_after():
     a = np.array([[60000.0, 60000.0, -60000.0, 1.0], [60000.0, 1.0, -60000.0, 1.0]])
     b = np.ones((4, 1))
     for held in (SATURATING, FP16):
-        result, bound = fpsim.matmul(a, b, fmt="fp16", accumulate=held, error_bound=True)
+        _, bound = fpsim.matmul(a, b, fmt="fp16", accumulate=held, error_bound=True)
         assert bound[0, 0] == inf and np.isfinite(bound[1, 0])
     assert np.isfinite(fpsim.matmul(a, b, fmt="fp16", accumulate=SATURATING)).all()
     for accumulate in ("fp16", "fp32", "h100:fp16", "fp16:kahan", "exact"):
         for value in (np.nan, np.inf):
-            assert fpsim.dot([value, 1.0] * np.ones(2), np.ones(2), fmt="fp16", accumulate=accumulate, error_bound=True)[1] == inf
+            x = np.array([value, 1.0])
+            assert fpsim.dot(x, np.ones(2), fmt="fp16", accumulate=accumulate, error_bound=True)[1] == inf
 
 
-@pytest.mark.parametrize("mode", [*"nearest-even toward-zero stochastic".split()])
+@pytest.mark.parametrize("mode", ["nearest-even", "toward-zero", "stochastic"])
 @pytest.mark.parametrize("accumulate", ["fp16", "bf16:pairwise", "fp32", "fp16:fma"])
 def test_what_is_watched_is_what_is_computed(accumulate, mode):
     """The product beside the sums of powers is the product itself, in narrow and in wide carriers."""
@@ -117,7 +117,7 @@ def test_sums_and_means_keep_their_bounds(accumulate, mode):
     if accumulate == "native" and mode == "up":
         pytest.skip("the library rounds to nearest")
     for kind in ("wide", "cancelling", "tiny"):
-        x = hard_operands(kind, FP16, FP16, 12, 33, 1, 5)[0].reshape(3, 4, 33).astype(np.float32)
+        x = hard_operands(kind, FP16, FP16, 12, 9, 1, 5)[0].reshape(3, 4, 9).astype(np.float32)
         how = {"fmt": "fp16", "accumulate": accumulate, "rounding": mode, "error_bound": True}
         for axis in (2, (0, 2), None):
             for function, share in ((fpsim.sum, 1), (fpsim.mean, x.size // np.sum(x, axis=axis).size)):
@@ -126,10 +126,12 @@ def test_sums_and_means_keep_their_bounds(accumulate, mode):
                 assert np.all(np.abs(result - exact) <= bound * (1 + 2.0**-30) + 2.0**-45 * np.abs(x).sum()), (kind, axis)
                 assert np.shape(bound) == np.shape(result)
     result, bound = fpsim.sum(x, 1, keepdims=True, **how)
-    assert bound.shape == result.shape == (3, 1, 33)
+    assert bound.shape == result.shape == (3, 1, 9)
 
 
-@pytest.mark.parametrize("fmt, accumulate", [("fp16", "fp16"), ("fp16", "fp32"), ("fp32", "fp16"), (SATURATING, "fp16")], ids=str)
+@pytest.mark.parametrize(
+    "fmt, accumulate", [("fp16", "fp16"), ("fp16", "fp32"), ("fp32", "fp16"), (SATURATING, "fp16")], ids=str
+)
 def test_prefix_sums_keep_their_bounds(fmt, accumulate):
     for kind in KINDS:
         x = hard_operands(kind, get_format(fmt), FP16, 3, 25, 1, 7)[0]
