@@ -179,7 +179,8 @@ def _tree_error(sums: Sums) -> np.ndarray:
                 total = add_rounded(total, part.product, wide, rounding, draws, int(lines[1, 2] + lines[1, 4]))
                 power = np.where(np.abs(total) < wide.max_finite, ufp(total), inf)
                 wide_sum = wide_sum + (power * power if squares else power)
-    count = 3 * sums.terms + 3 * len(programs) + 8
+    # At most as many roundings, and additions of what they cost.
+    count = sums.terms * (not leaves.exact) + (tree.nodes if wide is None else sums.terms + len(programs)) + 1
     stages = [(held, inflated(narrow_sum * (1 + 2 * excess), count))]
     if wide is not None:
         stages.append((wide, inflated(wide_sum, count)))

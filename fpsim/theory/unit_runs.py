@@ -42,23 +42,34 @@ class _AlignedBlocks:
     """Tensor cores: what alignment cuts off, from the exponents of each block, and the rounding of its sum."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output):
-        self.powers = [np.where(x == 0, 0.0, ufp(x, fmt.min_normal)) for x in (a, b)]
+        self.exponents = [_exponents(x, fmt.emin) for x in (a, b)]
         self.lost = (row.block + 1) * 2.0**-row.fraction
         self.least = output.format.min_normal
         self.unit = float(unit(output.format, Rounding(output.rounding)))
         self.cost, self.count = np.zeros((a.shape[0], b.shape[1])), 4
+        self.term = np.empty(self.cost.shape, np.int16)
 
     def add(self, block: slice, total: np.ndarray, new: np.ndarray) -> None:
-        top = np.where(total == 0, 0.0, ufp(total, self.least))
-        left, right = self.powers[0][:, block], self.powers[1][block]
-        with np.errstate(invalid="ignore"):
-            for k in range(left.shape[1]):
-                np.maximum(top, np.multiply.outer(left[:, k], right[k]), out=top)
+        left, right = self.exponents[0][:, block], self.exponents[1][block]
+        largest = np.full(self.cost.shape, _NO_EXPONENT, np.int16)
+        for k in range(left.shape[1]):
+            np.add.outer(left[:, k], right[k], out=self.term)
+            np.maximum(largest, self.term, out=largest)
+        top = np.maximum(np.ldexp(1.0, largest), np.where(total == 0, 0.0, ufp(total, self.least)))
         self.cost += self.lost * top + self.unit * ufp(new, self.least)
         self.count += 4
 
     def error(self) -> np.ndarray:
         return inflated(self.cost, self.count)
+
+
+_NO_EXPONENT = -(2**14)  # of a zero: the sum of two is still an int16, and 2 to that power is 0
+
+
+def _exponents(x: np.ndarray, least: int) -> np.ndarray:
+    """The exponents that values have in an alignment. Those that are not finite have none; their sums are infinite anyway."""
+    exponents = np.maximum(np.frexp(x)[1] - 1, least)
+    return np.where((x == 0) | ~np.isfinite(x), _NO_EXPONENT, exponents).astype(np.int16)
 
 
 class _AnyBlocks:
