@@ -7,7 +7,9 @@ returns a new matrix of values of the output format. `accumulation/units.py` say
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from fpsim import threads
 from fpsim._product_plans import constants
 from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.orders import sequential, split_edges
 from fpsim.accumulation.units import Instruction, Output, Unit
 from fpsim.formats import FP16, FP32, Format
 from fpsim.rounding import Rounding, round_into
@@ -37,13 +40,16 @@ def unit_product(
 ) -> np.ndarray:
     """addend + a @ b as the unit's instruction for operands of `fmt` gives it, in the accumulator's format.
 
-    The addend holds values of that format and broadcasts; left out, +0. A product of zero and infinity, infinities of both
+    The addend holds values of that format and broadcasts; left out, +0. Where the terms are split, each part starts from +0
+    and the parts, then the addend, are added to nearest even in that format. A product of zero and infinity, infinities of both
     signs and NaN give NaN, other infinities stay. Raises ValueError for operands that the unit does not take.
     """
     assert accumulator.unit is not None
     name = accumulator.format.name
     row = accumulator.unit.instruction(fmt, name)
     _warn_once(accumulator.unit, row, name)
+    if accumulator.order.name == "split":
+        return _split_product(a, b, fmt, accumulator, addend)
     shape = (a.shape[0], b.shape[1])
     start = np.zeros(shape) if addend is None else np.array(np.broadcast_to(addend, shape), np.float64)
     if 0 in shape or a.shape[1] == 0:
@@ -55,6 +61,23 @@ def unit_product(
     from fpsim import _unit_steps
 
     return _unit_steps.MODELS[row.model](a, b, fmt, row, start)
+
+
+def _split_product(
+    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, addend: np.ndarray | None
+) -> np.ndarray:
+    """The parts of split(k), each a product of the unit, added one after the other."""
+    whole = replace(accumulator, order=sequential)
+    edges = split_edges(a.shape[1], accumulator.order.parameters[0])
+    terms = [unit_product(a[:, i:j], b[i:j], fmt, whole).astype(np.float64) for i, j in pairwise(edges)]
+    if addend is not None:
+        terms.append(np.broadcast_to(addend, terms[0].shape).astype(np.float64))
+    total = terms[0]
+    for term in terms[1:]:
+        with np.errstate(invalid="ignore"):
+            total = total + term  # two values of fp32 or fp16 in float64: rounding twice is right, 53 >= 2 * 24 + 2
+        round_into(total, total, accumulator.format, _NEAREST)
+    return total
 
 
 def _warn_once(unit: Unit, row: Instruction, output: str) -> None:

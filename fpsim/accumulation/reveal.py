@@ -97,6 +97,24 @@ def matmul_function(
     return sum_of_leaves
 
 
+def tree_of_survivors(survivors: np.ndarray) -> Tree:
+    """The summation tree, in canonical form, of a table: how many other leaves are added after leaves i and j have met.
+
+    The table is (n, n) and symmetric, its diagonal is not read; a recording of masked probes gives it without knowing
+    anything of trees. Raises ValueError for another shape, and where no tree fits.
+    """
+    table = np.asarray(survivors)
+    n = len(table)
+    if table.shape != (n, n) or not np.array_equal(table, table.T):
+        raise ValueError(f"survivors must be a square symmetric table, got shape {table.shape}")
+
+    def answer(leaves: np.ndarray) -> float:
+        pivot, other = int(np.argmax(leaves)), int(np.argmin(leaves))
+        return float(np.count_nonzero((leaves == 1) & (table[pivot] < table[pivot, other])))
+
+    return reveal(answer, n, dtype=np.float64)
+
+
 class _Probe:
     """The black box with what a probe of it needs."""
 

@@ -1,0 +1,177 @@
+"""A bundle against emulation: for every operation whether the bits are equal, and which accumulator fits them best."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fpsim.accumulation import get_accumulator
+from fpsim.emulation.replay.calls import Call, NotReplayed
+from fpsim.emulation.replay.candidates import ACCUMULATING, Candidate, Trees, candidates
+from fpsim.emulation.replay.differences import Difference, compare
+from fpsim.emulation.replay.instructions import check_instruction
+from fpsim.recorder.bundle import Bundle, load
+
+#: Called before each group with how many are done, how many there are, and its name; at the end with the name "".
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Row:
+    """One operation in one dtype under one setting of flags.
+
+    elements   compared over all calls and results; `differing` of them have other bits
+    first      the first difference, and `where` it is: the call's label and number, the result's number
+    fit        the accumulator (or other choice) whose bits these are; "" where there is no choice
+    skipped    why there is nothing to compare, by reason; such calls are not among `calls`
+    """
+
+    section: str
+    op: str
+    dtype: str
+    flags: dict[str, Any]
+    calls: int = 0
+    elements: int = 0
+    differing: int = 0
+    first: Difference | None = None
+    where: str = ""
+    fit: str = ""
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether every compared bit is equal; None where nothing was compared."""
+        return None if self.elements == 0 and self.calls == 0 else self.differing == 0
+
+    def skip(self, reason: str) -> None:
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """The comparison of a bundle: what machine it is of, a row for each operation, and how far its masks tell a tree.
+
+    stopped  why the recording ended early; None where it is complete
+    masks    (flags, dtype, (m, k, n), the tree of additions); `without_tree` says where there is none, and why
+    """
+
+    environment: dict[str, Any]
+    stopped: str | None
+    rows: list[Row]
+    masks: list[tuple[str, str, tuple[int, ...], Any]]
+    without_tree: list[str]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every operation that could be compared has equal bits, and at least one could."""
+        found = [row.equal for row in self.rows if row.equal is not None]
+        return bool(found) and all(found)
+
+
+def crosscheck(
+    bundle: Bundle | str | os.PathLike[str],
+    accumulate: Any = None,
+    progress: Progress = lambda done, total, name: None,
+) -> CrossCheck:
+    """Compute everything in a bundle again in emulation and compare the bits.
+
+    Parameters
+    ----------
+    bundle : what `fpsim.record` or `fpsim record` made, on this machine or another; a path or what `load` gives.
+    accumulate : what sums and products accumulate with; left out, the accumulator that fits best among the units, orders and
+        revealed trees that there are, for each operation, dtype and setting of flags by itself.
+
+    16-bit tensors are emulated as themselves, float32 as fp32 in emulation (not by this machine's own kernels), so that
+    results do not depend on the machine that checks. NaN equals NaN whatever its payload.
+
+    Raises
+    ------
+    BundleError : a file that is no bundle, that another version wrote, that is cut short or that was altered.
+    ValueError : an unknown accumulator.
+    """
+    fixed = None if accumulate is None else get_accumulator(accumulate)
+    read = bundle if isinstance(bundle, Bundle) else load(bundle)
+    trees = Trees.of_bundle(read)
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    for record in read.records:
+        if record["kind"] == "masks":
+            continue
+        dtype = Call(read, record).dtype if record["kind"] == "call" and "skipped" not in record else record.get("operand", "")
+        key = (record["section"], record["op"], dtype, repr(sorted(record.get("flags", {}).items())))
+        groups.setdefault(key, []).append(record)
+    rows = []
+    for done, ((section, op, dtype, _), records) in enumerate(groups.items()):
+        progress(done, len(groups), f"{section}: {op}")
+        row = Row(section, op, dtype, records[0].get("flags", {}))
+        if records[0]["kind"] == "instruction":
+            check_instruction(row, read, records, fixed)
+        else:
+            _check_calls(row, [Call(read, record) for record in records], trees, fixed)
+        rows.append(row)
+    progress(len(groups), len(groups), "")
+    masks = [(flags, dtype, shape, tree) for (flags, dtype, shape), tree in trees.found.items()]
+    return CrossCheck(read.environment, read.stopped, rows, masks, trees.reasons)
+
+
+def _check_calls(row: Row, calls: list[Call], trees: Trees, fixed: Any) -> None:
+    """Fill a row with the candidate that fits its calls best."""
+    usable = [call for call in calls if "skipped" not in call.record]
+    for call in calls:
+        if "skipped" in call.record:
+            row.skip(call.record["skipped"])
+    if not usable:
+        return
+    longest = max(usable, key=lambda call: call.terms or 0)
+    tried = candidates(longest, trees)
+    if fixed is not None and longest.family in ACCUMULATING:
+        tried = iter([Candidate(str(fixed), fixed)])
+    best: Row | None = None
+    for candidate in tried:
+        found = _with(candidate, row, usable, best)
+        if found is not None and (best is None or _rank(found) < _rank(best)):
+            best = found
+        if best is not None and best.differing == 0 and not best.skipped:
+            break
+    if best is None:
+        row.skip("no accumulator takes it")
+        return
+    for name in ("calls", "elements", "differing", "first", "where", "fit"):
+        setattr(row, name, getattr(best, name))
+    for reason, count in best.skipped.items():
+        row.skipped[reason] = row.skipped.get(reason, 0) + count
+
+
+def _rank(row: Row) -> tuple[int, int]:
+    return sum(row.skipped.values()), row.differing
+
+
+def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None) -> Row | None:
+    """What a candidate gives; None where it says nothing of these calls, or is worse than the best before the end."""
+    row = Row(like.section, like.op, like.dtype, like.flags, fit=candidate.name)
+    for number, call in enumerate(calls):
+        try:
+            policy = call.policy(candidate.accumulate(call), candidate.granularity)
+        except ValueError:
+            return None
+        try:
+            emulated = call.replay(policy)
+        except NotReplayed as reason:
+            row.skip(str(reason))
+            continue
+        row.calls += 1
+        for place, (left, right) in enumerate(zip(call.results(), emulated, strict=True)):
+            row.elements += left.numel()
+            difference = compare(left, right)
+            if difference is None:
+                continue
+            row.differing += difference.count
+            if row.first is None:
+                label = call.record.get("label", "")
+                shape = "" if call.shape is None else f"{call.shape} "
+                result = f", result {place}" if len(emulated) > 1 else ""
+                row.first, row.where = difference, f"{label + ' ' if label else ''}{shape}call {number}{result}"
+        if best is not None and not best.skipped and row.differing >= best.differing and best.calls >= row.calls:
+            return None
+    return row
