@@ -25,7 +25,7 @@ _COMPENSATED = ("kahan", "neumaier")
 _WHOLE = ("exact", "native")
 _PRODUCTS: dict[str, Products] = {"fma": "fma", "exact-products": "exact"}
 _PRODUCT_NAMES = {value: key for key, value in _PRODUCTS.items()}
-_GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native" or a hardware unit like "h100" or "h100:split(4)"'
+_GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native" or a unit like "h100:split(4)"'
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Bundle:
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
         try:
             with open(part, "wb") as file:
-                np.savez_compressed(file, header=text, digest=digest, **arrays)
+                np.savez_compressed(file, **{"header": text, "digest": digest, **arrays})  # type: ignore[arg-type]
             size = part.stat().st_size
             if size > limit:
                 raise TooLarge(f"{target}: {size / 2**20:.1f} MB, and a bundle may have {limit / 2**20:.0f}")

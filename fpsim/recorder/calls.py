@@ -17,10 +17,10 @@ from .environment import flags
 _UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 #: Operations that copy or make numbers and compute none.
-_NO_ARITHMETIC = frozenset(
-    "clone detach alias lift_fresh empty_like zeros_like ones_like full_like new_empty new_zeros new_ones new_full zero_ "
-    "fill_ set_ resize_ is_same_size _local_scalar_dense record_stream".split()
-)
+_NO_ARITHMETIC = frozenset((
+    "clone", "detach", "alias", "lift_fresh", "empty_like", "zeros_like", "ones_like", "full_like", "new_empty", "new_zeros",
+    "new_ones", "new_full", "zero_", "fill_", "set_", "resize_", "is_same_size", "_local_scalar_dense", "record_stream",
+))  # fmt: skip
 
 
 class CallRecorder(TorchDispatchMode):
@@ -61,9 +61,8 @@ class CallRecorder(TorchDispatchMode):
         record["flags"] = self.changed_flags()
         self.bundle.records.append(record)
         if self.bundle.nbytes > self.limit:
-            self.bundle.stopped = (
-                f"after {len(self.bundle.records)} operations, at {record['op']}: the limit of {self.limit >> 20} MB was reached"
-            )
+            many, limit = len(self.bundle.records), self.limit >> 20
+            self.bundle.stopped = f"after {many} records, at {record['op']}: the limit of {limit} MB was reached"
         return result
 
     def _place(self) -> str:

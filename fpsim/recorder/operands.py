@@ -49,7 +49,11 @@ class Draw:
         )
         weights = torch.tensor([8.0] * 11 + [0.1] * 3)
         picked = torch.multinomial(weights, math.prod(shape), replacement=True, generator=generator)
-        x = torch.where(torch.rand(math.prod(shape), generator=generator) < 0.7, torch.randn(math.prod(shape), generator=generator).double(), choices[picked])
+        x = torch.where(
+            torch.rand(math.prod(shape), generator=generator) < 0.7,
+            torch.randn(math.prod(shape), generator=generator).double(),
+            choices[picked],
+        )
         return x.reshape(shape).to(dtype).to(self.device)
 
     def every(self, dtype: torch.dtype) -> torch.Tensor:

@@ -71,6 +71,13 @@ class Call:
         first = {"mm": 0, "addmm": 1}.get(self.name.split(".")[1])
         return None if first is None else (*shapes[first], shapes[first + 1][-1])
 
+    @property
+    def kind(self) -> str:
+        """What a call has in common with others beside its dtype: "m x k x n" of a product, the source of a conversion."""
+        if self.family == "conversion":
+            return f"from {self.dtypes[-1]}"
+        return "" if self.shape is None else " x ".join(map(str, self.shape))
+
     def policy(self, accumulate: Any = None, granularity: str = "kernel") -> Policy:
         """The policy that the call's dtypes mean: each half for itself, and float32 as fp32 in emulation.
 

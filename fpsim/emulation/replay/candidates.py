@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
+from fpsim.accumulation.accumulator import Products
+from fpsim.accumulation.orders import given
 from fpsim.accumulation.reveal import tree_of_survivors
 from fpsim.accumulation.units import UNITS
 from fpsim.emulation.replay.calls import Call
@@ -21,6 +23,7 @@ _ORDERS = (
     "sequential", "pairwise", *(f"lanes({n}{how})" for n in (2, 4, 8, 16, 32) for how in ("", ",pairwise")),
     *(f"blocked({n})" for n in (16, 32, 64, 128, 192, 256, 384, 512)), *(f"split({n})" for n in (2, 3, 4, 8)),
 )  # fmt: skip
+_PRODUCTS: tuple[Products, ...] = ("fma", "rounded", "exact")
 _SPLITS = (1, 2, 3, 4, 6, 8, 16)
 
 
@@ -30,7 +33,7 @@ class Candidate:
 
     name: str
     accumulator: Accumulator | None = None
-    products: Any = None
+    products: Products = "rounded"
     trees: Trees | None = None
     granularity: str = "kernel"
 
@@ -40,8 +43,8 @@ class Candidate:
             return self.accumulator
         tree = self.trees.of(call)
         if self.products == "fma":
-            return Accumulator(format=FP32, order=tree.chains(), products="fma")
-        return Accumulator(format=FP32, order=tree, products=self.products)
+            return Accumulator(format=FP32, order=given(tree.chains()), products="fma")
+        return Accumulator(format=FP32, order=given(tree), products=self.products)
 
 
 @dataclass
@@ -91,8 +94,8 @@ def candidates(call: Call, trees: Trees) -> Iterator[Candidate]:
         return
     is_product = call.family in ("matmul", "convolution")
     if is_product and trees.found:
-        for products, name in (("fma", "fma"), ("rounded", "rounded products"), ("exact", "exact products")):
-            yield Candidate(f"revealed tree, {name}", products=products, trees=trees)
+        for products in _PRODUCTS:
+            yield Candidate(f"revealed tree, {products} products", products=products, trees=trees)
     yield from _orders(call, is_product)
     if is_product:
         yield from _units(call.dtype)

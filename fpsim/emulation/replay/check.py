@@ -20,8 +20,9 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class Row:
-    """One operation in one dtype under one setting of flags.
+    """One operation in one dtype under one setting of flags; a matrix product of one shape.
 
+    shape      m x k x n of a matrix product, the source of a conversion, else ""
     elements   compared over all calls and results; `differing` of them have other bits
     first      the first difference, and `where` it is: the call's label and number, the result's number
     fit        the accumulator (or other choice) whose bits these are; "" where there is no choice
@@ -32,6 +33,7 @@ class Row:
     op: str
     dtype: str
     flags: dict[str, Any]
+    shape: str = ""
     calls: int = 0
     elements: int = 0
     differing: int = 0
@@ -94,17 +96,14 @@ def crosscheck(
     fixed = None if accumulate is None else get_accumulator(accumulate)
     read = bundle if isinstance(bundle, Bundle) else load(bundle)
     trees = Trees.of_bundle(read)
-    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in read.records:
-        if record["kind"] == "masks":
-            continue
-        dtype = Call(read, record).dtype if record["kind"] == "call" and "skipped" not in record else record.get("operand", "")
-        key = (record["section"], record["op"], dtype, repr(sorted(record.get("flags", {}).items())))
-        groups.setdefault(key, []).append(record)
+        if record["kind"] != "masks":
+            groups.setdefault(_key(read, record), []).append(record)
     rows = []
-    for done, ((section, op, dtype, _), records) in enumerate(groups.items()):
+    for done, ((section, op, dtype, shape, _), records) in enumerate(groups.items()):
         progress(done, len(groups), f"{section}: {op}")
-        row = Row(section, op, dtype, records[0].get("flags", {}))
+        row = Row(section, op, dtype, records[0].get("flags", {}), shape)
         if records[0]["kind"] == "instruction":
             check_instruction(row, read, records, fixed)
         else:
@@ -113,6 +112,15 @@ def crosscheck(
     progress(len(groups), len(groups), "")
     masks = [(flags, dtype, shape, tree) for (flags, dtype, shape), tree in trees.found.items()]
     return CrossCheck(read.environment, read.stopped, rows, masks, trees.reasons)
+
+
+def _key(bundle: Bundle, record: dict[str, Any]) -> tuple[str, ...]:
+    """Section, operation, dtype, shape and flags: what makes a row."""
+    dtype, shape = record.get("operand", ""), ""
+    if record["kind"] == "call" and "skipped" not in record:
+        call = Call(bundle, record)
+        dtype, shape = call.dtype, call.kind
+    return record["section"], record["op"], dtype, shape, repr(sorted(record.get("flags", {}).items()))
 
 
 def _check_calls(row: Row, calls: list[Call], trees: Trees, fixed: Any) -> None:
@@ -149,7 +157,7 @@ def _rank(row: Row) -> tuple[int, int]:
 
 def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None) -> Row | None:
     """What a candidate gives; None where it says nothing of these calls, or is worse than the best before the end."""
-    row = Row(like.section, like.op, like.dtype, like.flags, fit=candidate.name)
+    row = Row(like.section, like.op, like.dtype, like.flags, like.shape, fit=candidate.name)
     for number, call in enumerate(calls):
         try:
             policy = call.policy(candidate.accumulate(call), candidate.granularity)
@@ -169,9 +177,8 @@ def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None) 
             row.differing += difference.count
             if row.first is None:
                 label = call.record.get("label", "")
-                shape = "" if call.shape is None else f"{call.shape} "
                 result = f", result {place}" if len(emulated) > 1 else ""
-                row.first, row.where = difference, f"{label + ' ' if label else ''}{shape}call {number}{result}"
+                row.first, row.where = difference, f"{label + ' ' if label else ''}call {number}{result}"
         if best is not None and not best.skipped and row.differing >= best.differing and best.calls >= row.calls:
             return None
     return row

@@ -59,7 +59,9 @@ def _mismatches(bundle: Bundle, records: list[dict[str, Any]], unit: str, operan
         left, right, start = (x.float().numpy() for x in (a, b, c))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnconfirmedUnit)
-            tiles = [product(*three[:2], unit=unit, fmt=operand, addend=three[2]) for three in zip(left, right, start, strict=True)]
+            tiles = [
+                product(*three[:2], unit=unit, fmt=operand, addend=three[2]) for three in zip(left, right, start, strict=True)
+            ]
         emulated = converted(torch.from_numpy(np.stack(tiles)), d.dtype)
         difference = compare(d, emulated)
         if difference is not None:
