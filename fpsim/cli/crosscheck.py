@@ -90,5 +90,5 @@ def _ending(found: CrossCheck) -> list[str]:
     equal = sum(bool(row.equal) for row in compared)
     lines = [f"{equal} of {len(compared)} operations have equal bits; {len(found.rows) - len(compared)} could not be compared"]
     if found.masks:
-        lines.append(f"{len(found.masks)} orders of products were revealed" + (":" if found.without_tree else ""))
-    return lines + [f"no tree: {reason}" for reason in found.without_tree]
+        lines.append(f"the orders of {len(found.masks)} products were revealed")
+    return lines + found.without_tree

@@ -7,8 +7,6 @@ import math
 import torch
 
 HALVES = (torch.float16, torch.bfloat16)
-_PRECISION = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64: 53}
-_LEAST = {torch.float16: -14, torch.bfloat16: -126, torch.float32: -126, torch.float64: -1022}
 
 
 class Draw:
@@ -28,32 +26,28 @@ class Draw:
         x = torch.randn(shape, generator=generator) * torch.exp2(exponents)
         return self._to(torch.where(torch.rand(shape, generator=generator) < 0.1, 0.0, x), dtype)
 
-    def cancelling(self, seed: int, rows: int, columns: int, dtype: torch.dtype, axis: int) -> torch.Tensor:
-        """A matrix whose neighbors along `axis` are each other's negatives but for a few units in the last place."""
-        generator = _generator(seed)
-        x = torch.randn((rows, columns), generator=generator)
-        pairs, count = (x if axis == 0 else x.T), (rows if axis == 0 else columns) // 2
-        noise = 1 + torch.randn(pairs[:count].shape, generator=generator) * 2.0 ** (2 - _PRECISION[dtype])
-        pairs[1 : 2 * count : 2] = -pairs[0 : 2 * count : 2] * noise
-        return self._to(x, dtype)
+    def cancelling(self, seed: int, m: int, k: int, n: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Matrices (m, k) and (k, n) whose products cancel exactly, the second half of the terms against the first.
+
+        So a result is what rounding has left of the sum, and even an output of 16 bits tells orders of float32 sums apart.
+        A last odd term is zero; terms are about 2^10, so that what is left is no subnormal of fp16.
+        """
+        half = k // 2
+        a, b = self.random(seed, m, half, dtype=dtype, scale=32.0), self.random(seed + 1, half, n, dtype=dtype, scale=32.0)
+        rest = [a.new_zeros(m, k % 2)], [b.new_zeros(k % 2, n)]
+        return torch.cat([a, -a, *rest[0]], 1), torch.cat([b, b, *rest[1]], 0)
 
     def special(self, seed: int, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """Numbers near the ends of the range, subnormals, zeros of both signs, a few infinities and NaN."""
         generator = _generator(seed)
         info = torch.finfo(dtype)
-        least = 2.0 ** (_LEAST[dtype] - _PRECISION[dtype] + 1)
-        choices = torch.tensor(
-            [0.0, -0.0, 1.0, -1.0, least, -least, 3 * least, info.tiny, -info.tiny, info.max, -info.max, math.inf, -math.inf]
-            + [math.nan],
-            dtype=torch.float64,
-        )
-        weights = torch.tensor([8.0] * 11 + [0.1] * 3)
-        picked = torch.multinomial(weights, math.prod(shape), replacement=True, generator=generator)
-        x = torch.where(
-            torch.rand(math.prod(shape), generator=generator) < 0.7,
-            torch.randn(math.prod(shape), generator=generator).double(),
-            choices[picked],
-        )
+        least = info.smallest_normal * info.eps
+        ends = [0.0, 1.0, least, 3 * least, info.tiny, info.max]
+        choices = torch.tensor([*ends, *(-x for x in ends), math.inf, -math.inf, math.nan], dtype=torch.float64)
+        weights, count = torch.tensor([8.0] * 2 * len(ends) + [0.1] * 3), math.prod(shape)
+        picked = choices[torch.multinomial(weights, count, replacement=True, generator=generator)]
+        ordinary = torch.rand(count, generator=generator) < 0.7
+        x = torch.where(ordinary, torch.randn(count, generator=generator).double(), picked)
         return x.reshape(shape).to(dtype).to(self.device)
 
     def every(self, dtype: torch.dtype) -> torch.Tensor:

@@ -69,6 +69,8 @@ class Trees:
             except ValueError as error:
                 trees.reasons.append(f"{name}: {error}")
                 continue
+            if not record["alike"]:
+                trees.reasons.append(f"{name}: the elements add in several orders; the tree is that of the first one")
             trees.found[_key(record["flags"], record["dtype"], tuple(record["shape"]))] = tree
         return trees
 
@@ -117,6 +119,14 @@ def _orders(call: Call, is_product: bool) -> Iterator[Candidate]:
     yield Candidate("exact", get_accumulator("exact"))
 
 
+def _is_verified(name: str, formats: tuple[str, ...]) -> bool:
+    """Whether a unit's row for the format was compared with hardware."""
+    accumulator = get_accumulator(name)
+    assert accumulator.unit is not None
+    output = accumulator.format.name
+    return accumulator.unit.instruction(get_format(formats[0]), output).outputs[output].verified
+
+
 def _units(dtype: str) -> Iterator[Candidate]:
     """The units that take the dtype; units whose rows are equal are one candidate."""
     formats = {"float16": ("fp16",), "bfloat16": ("bf16",), "float32": ()}.get(dtype, ())
@@ -130,6 +140,7 @@ def _units(dtype: str) -> Iterator[Candidate]:
                         key = (row.model, row.block, row.fraction, row.swapped, row.flush, output.format, output.rounding)
                         found.setdefault(key, []).append(f"{unit.name}:{output_name}")
     for names in found.values():
+        names.sort(key=lambda name: not _is_verified(name, formats))
         for splits in _SPLITS:
             text = names[0] + (f":split({splits})" if splits > 1 else "")
             accumulator = get_accumulator(text)

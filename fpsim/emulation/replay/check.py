@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,8 +56,9 @@ class Row:
 class CrossCheck:
     """The comparison of a bundle: what machine it is of, a row for each operation, and how far its masks tell a tree.
 
-    stopped  why the recording ended early; None where it is complete
-    masks    (flags, dtype, (m, k, n), the tree of additions); `without_tree` says where there is none, and why
+    stopped       why the recording ended early; None where it is complete
+    masks         (flags, dtype, (m, k, n), the tree of additions)
+    without_tree  where there is no tree, or not one for all elements, and why
     """
 
     environment: dict[str, Any]
@@ -100,14 +102,15 @@ def crosscheck(
     for record in read.records:
         if record["kind"] != "masks":
             groups.setdefault(_key(read, record), []).append(record)
+    found = _fitting_all(read, groups.values(), trees) if fixed is None else {}
     rows = []
-    for done, ((section, op, dtype, shape, _), records) in enumerate(groups.items()):
+    for done, ((section, op, dtype, shape, flags), records) in enumerate(groups.items()):
         progress(done, len(groups), f"{section}: {op}")
         row = Row(section, op, dtype, records[0].get("flags", {}), shape)
         if records[0]["kind"] == "instruction":
             check_instruction(row, read, records, fixed)
         else:
-            _check_calls(row, [Call(read, record) for record in records], trees, fixed)
+            _check_calls(row, [Call(read, record) for record in records], trees, fixed, found.get((op, dtype, flags)))
         rows.append(row)
     progress(len(groups), len(groups), "")
     masks = [(flags, dtype, shape, tree) for (flags, dtype, shape), tree in trees.found.items()]
@@ -123,8 +126,28 @@ def _key(bundle: Bundle, record: dict[str, Any]) -> tuple[str, ...]:
     return record["section"], record["op"], dtype, shape, repr(sorted(record.get("flags", {}).items()))
 
 
-def _check_calls(row: Row, calls: list[Call], trees: Trees, fixed: Any) -> None:
-    """Fill a row with the candidate that fits its calls best."""
+def _fitting_all(bundle: Bundle, groups: Any, trees: Trees) -> dict[tuple[str, ...], Candidate]:
+    """By operation, dtype and flags: what fits the matrix products of all shapes, where anything does."""
+    calls: dict[tuple[str, ...], list[Call]] = {}
+    for records in groups:
+        for record in records:
+            call = Call(bundle, record)
+            if record["kind"] == "call" and "skipped" not in record and call.shape is not None:
+                _, op, dtype, _, flags = _key(bundle, record)
+                calls.setdefault((op, dtype, flags), []).append(call)
+    found = {}
+    for key, several in calls.items():
+        hardest = sorted(several, key=lambda call: (call.record.get("label") != "cancelling", -(call.terms or 0)))
+        for candidate in candidates(hardest[0], trees):
+            row = _with(candidate, Row("", "", "", {}), hardest, None, until=1)
+            if row is not None and row.differing == 0 and not row.skipped:
+                found[key] = candidate
+                break
+    return found
+
+
+def _check_calls(row: Row, calls: list[Call], trees: Trees, fixed: Any, common: Candidate | None) -> None:
+    """Fill a row with the candidate that fits its calls best; `common` is tried first."""
     usable = [call for call in calls if "skipped" not in call.record]
     for call in calls:
         if "skipped" in call.record:
@@ -132,9 +155,9 @@ def _check_calls(row: Row, calls: list[Call], trees: Trees, fixed: Any) -> None:
     if not usable:
         return
     longest = max(usable, key=lambda call: call.terms or 0)
-    tried = candidates(longest, trees)
+    tried = itertools.chain([common] if common is not None else [], candidates(longest, trees))
     if fixed is not None and longest.family in ACCUMULATING:
-        tried = iter([Candidate(str(fixed), fixed)])
+        tried = itertools.chain([Candidate(str(fixed), fixed)])
     best: Row | None = None
     for candidate in tried:
         found = _with(candidate, row, usable, best)
@@ -155,8 +178,12 @@ def _rank(row: Row) -> tuple[int, int]:
     return sum(row.skipped.values()), row.differing
 
 
-def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None) -> Row | None:
-    """What a candidate gives; None where it says nothing of these calls, or is worse than the best before the end."""
+def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None, until: int | None = None) -> Row | None:
+    """What a candidate gives; None where it says nothing of these calls, or before the end is worse than the best.
+
+    `until`: or differs in that many elements.
+    """
+    worst = until if best is None or best.skipped else best.differing
     row = Row(like.section, like.op, like.dtype, like.flags, like.shape, fit=candidate.name)
     for number, call in enumerate(calls):
         try:
@@ -179,6 +206,6 @@ def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None) 
                 label = call.record.get("label", "")
                 result = f", result {place}" if len(emulated) > 1 else ""
                 row.first, row.where = difference, f"{label + ' ' if label else ''}call {number}{result}"
-        if best is not None and not best.skipped and row.differing >= best.differing and best.calls >= row.calls:
+        if worst is not None and row.differing >= worst > 0:
             return None
     return row
