@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import fpsim
+from fpsim.accumulation import Accumulator
 from fpsim.emulation.replay import crosscheck_model
+from fpsim.emulation.replay.calls import Call
+from fpsim.emulation.replay.candidates import Trees
 from fpsim.emulation.replay.differences import compare
 from fpsim.recorder import Bundle, load, masks, record, recording, suite
 
@@ -47,23 +50,42 @@ def test_recorded_conversions():
 
 
 def test_recorded_products():
-    """Matrix products of oneDNN (fp16, bf16) and MKL (fp32): the revealed trees give every bit, for seven shapes each but one.
+    """Matrix products of oneDNN (fp16, bf16: four lanes, whatever the shape) and MKL (fp32), every bit.
 
     MKL adds in several orders within one product of 5 x 1000 x 7, and vectors go through other kernels.
     """
     found, everything = differing("zen3_products")
-    assert found == {
-        ("mv", "float16", ""): 26, ("mv", "bfloat16", ""): 6, ("mv", "float32", ""): 28, ("dot", "float32", ""): 1,
-        ("mm", "float32", "5 x 1000 x 7"): 12,
-    }  # fmt: skip
+    assert {key[0] for key in found if key[1] != "float32"} <= {"mv", "dot"}
+    assert {key: count for key, count in found.items() if key[0] == "mm"} == {("mm", "float32", "5 x 1000 x 7"): 12}
     rows = {(row.dtype, row.shape): row for row in everything.rows if row.op == "aten.mm.default"}
     assert len(rows) == 24 and len(everything.masks) == 21
-    for dtype in ("float16", "bfloat16", "float32"):
-        fits = [row.fit for (kind, _), row in rows.items() if kind == dtype and row.equal]
-        assert sum(fit.startswith("revealed tree") for fit in fits) >= 6
+    assert {row.fit for (dtype, _), row in rows.items() if dtype == "float16"} == {"fp32:lanes(4)"}
+    assert {row.fit for (dtype, _), row in rows.items() if dtype == "bfloat16"} == {"fp32:lanes(4):fma"}
+    assert rows["float32", "24 x 96 x 16"].fit == "fp32:fma"
     assert everything.without_tree == [
         "float32 [5, 1000, 7]: the elements add in several orders; the tree is that of the first one"
     ]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_revealed_trees_give_recorded_products(dtype):
+    """The tree that masks reveal, and nothing else, gives every bit of the product of its shape."""
+    read = load(RECORDINGS / "zen3_products.npz")
+    trees, whole = Trees.of_bundle(read), list(read.records)
+    right = []
+    for (_, kind, shape), tree in trees.found.items():
+        if kind != dtype or shape == (5, 1000, 7):
+            continue
+        read.records = [item for item in whole if item["op"] == "aten.mm.default" and item["kind"] == "call"]
+        read.records = [item for item in read.records if (Call(read, item).dtype, Call(read, item).shape) == (dtype, shape)]
+        # MKL multiplies small matrices without fused multiply-adds.
+        products = "rounded" if dtype == "float32" and shape in ((16, 16, 8), (8, 64, 8), (1, 256, 1)) else "fma"
+        order = tree.chains() if products == "fma" else tree
+        accumulator = Accumulator(format=fpsim.get_format("fp32"), order=order, products=products)
+        found = fpsim.crosscheck(read, accumulate=accumulator)
+        assert [row.equal for row in found.rows] == [True], (shape, str(found.rows[0].first))
+        right.append(shape)
+    assert len(right) >= 6
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -81,8 +103,8 @@ def test_recorded_kernels():
     found, everything = differing("zen3_kernels")
     equal = {(row.op.split(".")[1], row.dtype) for row in everything.rows if row.equal}
     for dtype in ("float16", "bfloat16"):
-        for op in ("sum", "mean", "cumsum", "var", "native_layer_norm", "native_group_norm", "convolution", "avg_pool2d", "mul_"):
-            assert (op, dtype) in equal, (op, dtype)
+        wanted = "sum mean cumsum var native_layer_norm native_group_norm convolution avg_pool2d mul_"
+        assert {(op, dtype) for op in wanted.split()} <= equal
     assert found["native_batch_norm", "float16", ""] == 416 and found["convolution_backward", "float16", ""] == 410
     first = next(row for row in everything.rows if row.op == "aten._softmax.default" and row.dtype == "float16")
     assert str(first.first) == "[3, 41]: 0x233a -> 0x2339 (0.0141144 -> 0.0141068, -1 ulp)"
@@ -115,19 +137,19 @@ def short_suite(monkeypatch):
     monkeypatch.setattr(suite, "SHAPES", ((16, 16, 8), (33, 100, 17), (64, 64, 64)))
     monkeypatch.setattr(masks, "SHAPES", ((16, 16, 8), (8, 40, 4)))
     monkeypatch.setattr(suite, "_FLOATS", (torch.float16,))
-    monkeypatch.setattr(masks, "HALVES", (torch.float16,))
+    monkeypatch.setattr(masks, "DTYPES", (torch.float16,))
 
 
 @pytest.mark.parametrize(
     "machine, fit",
     [
         ("h100", "h100 (as h100_mma, b200, b200_mma)"),
-        ("a100", "a100 (as t4, ada)"),
+        ("a100", "a100 (as ada, t4)"),
         ("v100", "v100"),
         ("h100:fp16", "h100:fp16 (as h100_mma:fp16, b200:fp16, b200_mma:fp16)"),
-        ("a100:split(3)", "a100:split(3) (as t4, ada)"),
+        ("a100:split(3)", "a100:split(3) (as ada, t4)"),
         ("mi300", "mi300"),
-        ("fp32:blocked(64):fma", "fp32:blocked(64):fma"),
+        ("fp32:blocked(64)", "fp32:blocked(64)"),
         ("fp16", "fp16"),
     ],
 )
@@ -148,8 +170,7 @@ def test_a_simulated_machine_is_found(short_suite, tmp_path, machine, fit):
     "machine, trees",
     [
         ("a100", {16: (tuple(range(8)), *range(8, 16))}),
-        ("fp32:lanes(2)", {16: None}),
-        ("fp16", {16: None}),
+        ("fp32:lanes(2)", {16: None, 40: None}),
     ],
 )
 def test_masks_of_a_simulated_machine_give_its_tree(short_suite, tmp_path, machine, trees):
@@ -203,11 +224,13 @@ def test_ulps_count_values(dtype):
 def test_what_has_no_rule_is_said(tmp_path):
     x = torch.ones(4, 4)
     with recording(tmp_path / "a.npz"):
-        torch.linalg.eigvalsh(x)
+        torch._addmm_activation(x[0], x, x)
+        torch.fft.fft(x)
         x.exp()
     rows = {row.op: row for row in fpsim.crosscheck(tmp_path / "a.npz").rows}
-    skipped = [row for row in rows.values() if row.skipped]
-    assert skipped and all(row.equal is None for row in skipped) and rows["aten.exp.default"].equal is not None
+    assert rows["aten._addmm_activation.default"].skipped == {"no rule for it": 1}
+    assert any("complex64" in reason for row in rows.values() for reason in row.skipped)
+    assert [op for op, row in rows.items() if row.equal is not None] == ["aten.exp.default"]
 
 
 def test_only_operations_of_the_table_are_called():
@@ -290,6 +313,7 @@ def test_bf16_products_of_this_processor(tmp_path):
     record(tmp_path / "a.npz", "cpu", ["products"])
     rows = [row for row in fpsim.crosscheck(tmp_path / "a.npz").rows if row.op == "aten.mm.default" and row.dtype == "bfloat16"]
     equal = [row for row in rows if row.equal]
-    assert len(equal) >= 3 and any("avx512_bf16" in row.fit for row in equal), [(row.shape, row.fit, row.differing) for row in rows]
+    fits = [(row.shape, row.fit, row.differing) for row in rows]
+    assert len(equal) >= 3 and any("avx512_bf16" in row.fit for row in equal), fits
 
 

@@ -54,10 +54,13 @@ class CallRecorder(TorchDispatchMode):
             self.bundle.records.append(record | {"skipped": str(reason)})
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        record["result"] = self._encoded(result)
-        record["written"] = {
-            str(place): self._encoded(value) for place, value in _written(func, args, kwargs) if value is not result
-        }
+        written = {str(place): value for place, value in _written(func, args, kwargs) if value is not result}
+        try:
+            record["result"] = self._encoded(result)
+            record["written"] = {place: self._encoded(value) for place, value in written.items()}
+        except _NotRecorded as reason:
+            self.bundle.records.append(record | {"skipped": str(reason)})
+            return result
         record["flags"] = self.changed_flags()
         self.bundle.records.append(record)
         if self.bundle.nbytes > self.limit:
@@ -90,7 +93,7 @@ class CallRecorder(TorchDispatchMode):
             return {"device": None}
         if isinstance(value, (torch.layout, torch.memory_format)):
             return {"layout": str(value)}
-        raise _NotRecorded(f"an argument is a {type(value).__name__}")
+        raise _NotRecorded(f"a value is a {type(value).__name__}")
 
     def add(self, tensor: torch.Tensor) -> int:
         """The number of a tensor in the bundle."""
@@ -122,7 +125,7 @@ class CallRecorder(TorchDispatchMode):
 
 
 class _NotRecorded(Exception):
-    """An argument that a bundle cannot hold."""
+    """A value that a bundle cannot hold, and why."""
 
 
 def bits_of(tensor: torch.Tensor) -> np.ndarray:

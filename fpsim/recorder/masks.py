@@ -24,6 +24,7 @@ _VALUES = {
     torch.bfloat16: ((2.0**100, 1.0), (1.0, 1.0), 256),
     torch.float32: ((2.0**100, 1.0), (1.0, 1.0), 2**24),
 }
+DTYPES = (*HALVES, torch.float32)
 _CHECKED = 64  # pairs that are probed again, also in another element
 
 
@@ -31,7 +32,7 @@ def masks(probe: Probe) -> None:
     """The section: every shape of the products in each dtype and under each flag."""
     for flag, value in product_flags(probe.device):
         with flag_set(flag, value):
-            for dtype in (*HALVES, torch.float32):
+            for dtype in DTYPES:
                 for m, k, n in SHAPES:
                     record_masks(probe.recorder, probe.device, dtype, m, k, n)
 

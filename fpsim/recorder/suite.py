@@ -112,7 +112,8 @@ def products(probe: Probe) -> None:
                         probe("random, bias", torch.addmm, draw.random(7, n, dtype=dtype), a, b)
                         probe("cancelling, bias", torch.addmm, draw.random(7, n, dtype=dtype, scale=2.0**-12), x, y)
                         probe("cancelling, vector", torch.mv, x, y[:, 0].contiguous())
-                        probe("cancelling, dot", torch.dot, x[0], y[:, 0].contiguous())
+                        for i in range(8):
+                            probe("cancelling, dot", torch.dot, x[i], y[:, i].contiguous())
                     if (m, k, n) == (8, 64, 8):
                         probe("random, batch", torch.bmm, torch.stack([a, -a]), torch.stack([b, b]))
                         probe("cancelling, batch", torch.bmm, torch.stack([x, -x]), torch.stack([y, y]))

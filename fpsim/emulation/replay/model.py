@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fpsim.emulation.policy import NativePolicy, Policy, make_policy
-from fpsim.emulation.replay.calls import HALVES, Call, NotReplayed
+from fpsim.emulation.replay.calls import Call, NotReplayed
 from fpsim.emulation.replay.differences import Difference, compare
 from fpsim.recorder.bundle import Bundle, load
 
@@ -83,23 +83,17 @@ def describe(step: Step) -> str:
 def crosscheck_model(bundle: Bundle | str | os.PathLike[str], policy: Policy) -> ModelCheck:
     """Compute every recorded operation again under a policy.
 
-    A policy of fp16 or bf16 stands for 16-bit tensors of that dtype in the bundle (`model.half()`), as
-    fmt="native" does; float32 operations are then fp32 in emulation.
+    A policy of fp16 or bf16 stands for 16-bit tensors of that dtype in the bundle (`model.half()`), as fmt="native" does; what
+    a recorded model computes in float32 beside them is then this machine's own torch, as it is under fmt="native".
     Raises BundleError for a file that is none, ValueError for a bundle whose dtypes the policy does not mean.
     """
     read = bundle if isinstance(bundle, Bundle) else load(bundle)
     calls = [Call(read, record) for record in read.records if record["kind"] == "call"]
-    chosen = _policies(policy)
     _require_dtypes(policy, calls)
+    chosen = policy
+    if not isinstance(policy, NativePolicy) and policy.fmt.name != "fp32":
+        chosen = make_policy("native", policy.accumulator, policy.rounding, policy.seed, policy.granularity)
     return ModelCheck(policy, read.environment, read.stopped, tuple(_step(i, call, chosen) for i, call in enumerate(calls)))
-
-
-def _policies(policy: Policy) -> tuple[Policy, Policy]:
-    """For operations with 16-bit tensors, and for those in float32 alone."""
-    how = (policy.accumulator, policy.rounding, policy.seed, policy.granularity)
-    native = policy if isinstance(policy, NativePolicy) else make_policy("native", *how)
-    single = native.of("float32") if isinstance(native, NativePolicy) else policy
-    return native, single if isinstance(single, Policy) else make_policy("fp32", None, *how[1:])
 
 
 def _require_dtypes(policy: Policy, calls: list[Call]) -> None:
@@ -114,11 +108,10 @@ def _require_dtypes(policy: Policy, calls: list[Call]) -> None:
         )
 
 
-def _step(number: int, call: Call, policies: tuple[Policy, Policy]) -> Step:
-    halves = set(call.dtypes) & set(HALVES) or call.dtype in HALVES
+def _step(number: int, call: Call, policy: Policy) -> Step:
     place = call.record.get("place", "")
     try:
-        emulated = call.replay(policies[0] if halves else policies[1])
+        emulated = call.replay(policy)
     except NotReplayed as reason:
         return Step(number, call.name, place, (), str(reason))
     found = tuple(compare(left, right) for left, right in zip(call.results(), emulated, strict=True))
