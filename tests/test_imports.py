@@ -23,7 +23,7 @@ LAYERS = (
         "_product_runs",
         "_counted_runs",
         "_unit_products",
-        "_unit_steps",
+        "_unit_steps", "_scaled_products",
         "_geometry",
     ),
     ("products", "_sums", "reductions", "_convolutions", "convolution"),
