@@ -112,7 +112,29 @@ def tree_of_survivors(survivors: np.ndarray) -> Tree:
         pivot, other = int(np.argmax(leaves)), int(np.argmin(leaves))
         return float(np.count_nonzero((leaves == 1) & (table[pivot] < table[pivot, other])))
 
-    return reveal(answer, n, dtype=np.float64)
+    tree = reveal(answer, n, dtype=np.float64)
+    differ = _outside(tree) != table
+    np.fill_diagonal(differ, False)
+    if differ.any():
+        i, j = (int(leaf) for leaf in np.argwhere(differ)[0])
+        raise ValueError(f"survivors: {table[i, j]} for leaves {i} and {j} fits no tree")
+    return tree
+
+
+def _outside(tree: Tree) -> np.ndarray:
+    """For every two leaves how many others lie outside the smallest subtree that holds both."""
+    found = np.zeros((tree.leaves, tree.leaves), np.int64)
+
+    def meet(*terms: np.ndarray) -> np.ndarray:
+        members = terms[0]
+        size = sum(map(len, terms))
+        for term in terms[1:]:
+            found[np.ix_(members, term)] = found[np.ix_(term, members)] = size
+            members = np.concatenate([members, term])
+        return members
+
+    tree.evaluate([np.array([leaf]) for leaf in range(tree.leaves)], meet, zero=np.zeros(0, np.int64))
+    return tree.leaves - found
 
 
 class _Probe:
