@@ -13,7 +13,7 @@ from fpsim._unit_products import _around_specials, unit_product
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import BF16, FP16, FP32, get_format
 from fpsim.hardware import UNITS, UnconfirmedUnit, get_unit, product
-from fpsim.hardware.table import markdown
+from fpsim.hardware.table import conversions_markdown, markdown, scaled_markdown
 from fpsim.rounding import Rounding
 from tests import units_oracle as oracle
 
@@ -121,6 +121,49 @@ def test_recorded_results(file, array, unit, narrower, halved):
 )
 def test_nearest_output_is_wrong(file, unit, wrong):
     assert Recording(file, "d_fp32").changed(unit, rounding="nearest-even") == wrong
+
+
+def simple(recording, block, fraction, variant=""):
+    """Block fused multiply-adds as whole arrays, one dot product a row, in another way than the package; or a wrong variant."""
+    a, b, total = (x.astype(np.float64) for x in (recording.a, recording.b, recording.c))
+
+    def exponent(x):
+        return np.where(x == 0, -5000, np.maximum(np.frexp(x)[1] - 1, recording.fmt.emin))
+
+    def inward(x):
+        nearest = x.astype(np.float32)
+        beyond = np.abs(nearest.astype(np.float64)) > np.abs(x)
+        return np.where(beyond, np.nextafter(nearest, np.float32(0)), nearest).astype(np.float64) + 0.0
+
+    for first in range(0, a.shape[1], block):
+        left, right = a[:, first : first + block], b[:, first : first + block]
+        terms, tops = left * right, exponent(left) + exponent(right)
+        if variant == "normalized":
+            tops = np.where(terms == 0, -5000, np.frexp(terms)[1] - 1)
+        addend = np.where(total == 0, -5000, np.frexp(total)[1] - 1)
+        if variant != "addend after":
+            terms, tops = np.c_[terms, total], np.c_[tops, addend]
+        top = np.maximum(tops.max(axis=1, keepdims=True), -900)
+        cut = np.floor if variant == "floor" else np.trunc
+        whole = np.ldexp(cut(np.ldexp(terms, fraction - top)), top - fraction).sum(axis=1)
+        if variant == "addend after":  # to nearest
+            total = (inward(whole) + total).astype(np.float32).astype(np.float64)
+        else:
+            total = inward(whole)
+    got = np.ascontiguousarray(total, np.float32).view(np.uint32)
+    return int(np.count_nonzero(got != recording.wanted.view(np.uint32)))
+
+
+@pytest.mark.parametrize(
+    "file, block, fraction, floor, normalized, after",
+    [("v100_fp16", 4, 23, 857, 793, 1652), ("a100_fp16", 8, 24, 847, 626, 1587), ("h100_fp16", 16, 25, 780, 412, 1495)],
+)
+def test_wrong_variants_differ_from_recorded_results(file, block, fraction, floor, normalized, after):
+    """Truncation to floor, products normalized first, the addend added to nearest after the block."""
+    recording = Recording(file, "d_fp32")
+    assert simple(recording, block, fraction) == 0
+    found = [simple(recording, block, fraction, variant) for variant in ("floor", "normalized", "addend after")]
+    assert found == [floor, normalized, after]
 
 
 # Oracles.
@@ -478,7 +521,8 @@ def test_operands_are_left_alone():
 
 def test_reference_lists_every_row():
     page = (Path(__file__).parents[1] / "docs" / "reference" / "hardware-units.md").read_text()
-    assert markdown() in page
+    for table in (markdown(), scaled_markdown(), conversions_markdown()):
+        assert table in page
     for unit in UNITS.values():
         names = ", ".join(f"`{alias}`" for alias in unit.aliases) or "-"
         assert f"| `{unit.name}` | {unit.title} | {names} |" in page
