@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import fpsim
 from fpsim.accumulation import Accumulator
+from fpsim.cli import main as cli
 from fpsim.emulation.replay import crosscheck_model
 from fpsim.emulation.replay.calls import Call
 from fpsim.emulation.replay.candidates import Trees
@@ -145,12 +147,10 @@ def short_suite(monkeypatch):
     [
         ("h100", "h100 (as h100_mma, b200, b200_mma)"),
         ("a100", "a100 (as ada, t4)"),
-        ("v100", "v100"),
         ("h100:fp16", "h100:fp16 (as h100_mma:fp16, b200:fp16, b200_mma:fp16)"),
         ("a100:split(3)", "a100:split(3) (as ada, t4)"),
         ("mi300", "mi300"),
         ("fp32:blocked(64)", "fp32:blocked(64)"),
-        ("fp16", "fp16"),
     ],
 )
 def test_a_simulated_machine_is_found(short_suite, tmp_path, machine, fit):
@@ -160,8 +160,7 @@ def test_a_simulated_machine_is_found(short_suite, tmp_path, machine, fit):
     assert found.equal
     products = [row for row in found.rows if row.op == "aten.mm.default" and row.shape != "16 x 16 x 8"]
     assert len(products) == 3 and {row.fit for row in products} == {fit}
-    own = fpsim.crosscheck(tmp_path / "a.npz", accumulate=machine)
-    assert own.equal
+    assert fpsim.crosscheck(tmp_path / "a.npz", accumulate=machine).equal
     other = fpsim.crosscheck(tmp_path / "a.npz", accumulate="ada" if machine == "h100" else "h100")
     assert not other.equal and all(row.fit != fit for row in other.rows if row.op == "aten.mm.default")
 
@@ -281,25 +280,28 @@ def test_a_simulation_of_other_dtypes_says_so(tmp_path):
 # The command line.
 
 
-def shell(*words, cwd):
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "fpsim.cli", *words]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+def shell(*words):
+    return CliRunner().invoke(cli, words, env={"COLUMNS": "160"})
 
 
 def test_the_command_line(tmp_path):
-    (tmp_path / "script.py").write_text(
+    script, target = tmp_path / "script.py", str(tmp_path / "a.npz")
+    script.write_text(
         "import torch\ntorch.manual_seed(0)\nmodel = torch.nn.Linear(64, 3).half()\ninputs = torch.randn(5, 64).half()\n"
     )
-    made = shell("record", "--model", "script.py:model", "-o", "a.npz", cwd=tmp_path)
-    assert made.returncode == 0 and made.stdout.startswith("a.npz: 1 records"), made.stderr
-    read = shell("crosscheck", "a.npz", cwd=tmp_path)
-    assert read.returncode == 0 and "addmm.default 5 x 64 x 3" in read.stdout and "1 of 1 operations compared" in read.stdout
-    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:500])
-    cut = shell("crosscheck", "a.npz", cwd=tmp_path)
-    assert cut.returncode == 2 and "is no bundle, or it is cut short" in cut.stderr
-    missing = shell("record", cwd=tmp_path)
-    assert missing.returncode == 2 and "record needs -o" in missing.stderr
+    made = shell("record", "--model", f"{script}:model", "-o", target)
+    assert made.exit_code == 0 and made.stdout.startswith(f"{target}: 1 records"), made.output
+    read = shell("crosscheck", target)
+    assert read.exit_code == 0 and "1 of 1 operations compared" in read.stdout
+    assert "addmm.default" in read.stdout and "recorded on " in read.stdout
+    forced = shell("crosscheck", target, "--accumulate", "mi250", "--differing")
+    assert forced.exit_code == 0 and "accumulate=mi250" in forced.stdout
+    Path(target).write_bytes(Path(target).read_bytes()[:500])
+    cut = shell("crosscheck", target)
+    assert cut.exit_code == 2 and "is no bundle, or it is cut short" in cut.stderr
+    missing = shell("record")
+    assert missing.exit_code == 2 and "record needs -o" in missing.stderr
+    assert shell("record", "-o", target, "--section", "none").exit_code == 2
 
 
 # A processor with AVX512-BF16: oneDNN's products through VDPBF16PS.

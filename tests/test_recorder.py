@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fpsim
-from fpsim.recorder import SECTIONS, Bundle, BundleError, TooLarge, load, record, recording
+from fpsim.recorder import SECTIONS, Bundle, BundleError, TooLarge, bundle as bundle_module, load, record, recording
 from fpsim.recorder.bundle import VERSION
 from fpsim.recorder.calls import bits_of
 from fpsim.recorder.command import find_model, main
@@ -87,7 +87,7 @@ def test_cut_files_are_refused(tmp_path):
         load(tmp_path / "none.npz")
 
 
-def test_strange_files_are_refused(tmp_path):
+def test_strange_files_are_refused(tmp_path, monkeypatch):
     """No pickle is ever loaded, no other archive passes for a bundle, and a small file does not fill the memory."""
 
     class Harm:
@@ -104,9 +104,10 @@ def test_strange_files_are_refused(tmp_path):
     with pytest.raises(BundleError, match="is no bundle of fpsim"):
         load(tmp_path / "json.npz")
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        for part in range(20):
-            archive.writestr(f"t{part}.npy", bytes(16 << 20))
-    with pytest.raises(BundleError, match="would unpack to 320 MB"):
+        for part in range(3):
+            archive.writestr(f"t{part}.npy", bytes(1 << 20))
+    monkeypatch.setattr(bundle_module, "_MAX_UNPACKED", 2 << 20)
+    with pytest.raises(BundleError, match="would unpack to 3 MB; a bundle has at most 2"):
         load(tmp_path / "bomb.npz")
 
 
