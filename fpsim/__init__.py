@@ -15,8 +15,7 @@ _HOMES = {
     "fpsim.encoding": "decode encode next_down next_up ulp",
     "fpsim.arithmetic": "add div fma mul sqrt sub",
     "fpsim.elementary": (
-        "acos acosh asin asinh atan atanh cos cosh erf erfc exp exp2 expm1 log log10 log1p log2 "
-        "rsqrt sigmoid sin sinh tan tanh"
+        "acos acosh asin asinh atan atanh cos cosh erf erfc exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinh tan tanh"
     ),
     "fpsim.accumulation": "Accumulator Order Tree get_accumulator reveal",
     "fpsim.counters": "Counters",
@@ -25,6 +24,8 @@ _HOMES = {
     "fpsim.convolution": "conv conv_input_gradient conv_weight_gradient",
     "fpsim.threads": "get_num_threads set_num_threads",
     "fpsim.emulation": "Report Simulation UnsupportedOp emulate run",
+    "fpsim.emulation.replay": "crosscheck",
+    "fpsim.recorder": "record recording",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
         emulate as emulate,
         run as run,
     )
+    from fpsim.emulation.replay import crosscheck as crosscheck
     from fpsim.encoding import (
         decode as decode,
         encode as encode,
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     )
     from fpsim.formats import FORMATS as FORMATS, Format as Format, get_format as get_format
     from fpsim.products import dot as dot, matmul as matmul
+    from fpsim.recorder import record as record, recording as recording
     from fpsim.reductions import cumsum as cumsum, mean as mean, sum as sum
     from fpsim.rounding import Rounding as Rounding, get_rounding as get_rounding, round as round
     from fpsim.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads

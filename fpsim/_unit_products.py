@@ -7,7 +7,9 @@ returns a new matrix of values of the output format. `accumulation/units.py` say
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ import numpy as np
 from fpsim import threads
 from fpsim._product_plans import constants
 from fpsim.accumulation.accumulator import Accumulator
-from fpsim.accumulation.units import Instruction, Output, Unit
+from fpsim.accumulation.orders import sequential, split_edges
+from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import FP16, FP32, Format
 from fpsim.rounding import Rounding, round_into
 
@@ -25,7 +28,7 @@ _EXPONENT = {"f4": np.int32(0x7F800000), "f8": np.int64(0x7FF0000000000000)}
 _NEAREST = Rounding.NEAREST_EVEN
 _FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
 _SCALE = 24  # binades that lift every float32 whose rounding matters out of the subnormal range
-_warned: set[tuple[str, tuple[str, ...], str]] = set()
+_warned: set[tuple[str, str]] = set()
 
 
 class UnconfirmedUnit(UserWarning):
@@ -37,13 +40,18 @@ def unit_product(
 ) -> np.ndarray:
     """addend + a @ b as the unit's instruction for operands of `fmt` gives it, in the accumulator's format.
 
-    The addend holds values of that format and broadcasts; left out, +0. A product of zero and infinity, infinities of both
+    The addend holds values of that format and broadcasts; left out, +0. Where the terms are split, each part starts from +0
+    and the parts, then the addend, are added to nearest even in that format. A product of zero and infinity, infinities of both
     signs and NaN give NaN, other infinities stay. Raises ValueError for operands that the unit does not take.
     """
     assert accumulator.unit is not None
     name = accumulator.format.name
     row = accumulator.unit.instruction(fmt, name)
-    _warn_once(accumulator.unit, row, name)
+    unit, output = accumulator.unit.name, row.outputs[name]
+    what = f"{', '.join(row.operands)} operands and {name} output"
+    warn_once(unit, what, output.verified, f"unit {unit} with {what} is unconfirmed: {output.source}")
+    if accumulator.order.name == "split":
+        return _split_product(a, b, fmt, accumulator, addend)
     shape = (a.shape[0], b.shape[1])
     start = np.zeros(shape) if addend is None else np.array(np.broadcast_to(addend, shape), np.float64)
     if 0 in shape or a.shape[1] == 0:
@@ -57,17 +65,28 @@ def unit_product(
     return _unit_steps.MODELS[row.model](a, b, fmt, row, start)
 
 
-def _warn_once(unit: Unit, row: Instruction, output: str) -> None:
-    key = (unit.name, row.operands, output)
-    if row.outputs[output].verified or key in _warned:
-        return
-    _warned.add(key)
-    warnings.warn(
-        f"unit {unit.name} with {', '.join(row.operands)} operands and {output} output is unconfirmed: "
-        f"{row.outputs[output].source}",
-        UnconfirmedUnit,
-        stacklevel=2,
-    )
+def _split_product(
+    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, addend: np.ndarray | None
+) -> np.ndarray:
+    """The parts of split(k), each a product of the unit, added one after the other."""
+    whole = replace(accumulator, order=sequential)
+    edges = split_edges(a.shape[1], accumulator.order.parameters[0])
+    terms = [unit_product(a[:, i:j], b[i:j], fmt, whole).astype(np.float64) for i, j in pairwise(edges)]
+    if addend is not None:
+        terms.append(np.broadcast_to(addend, terms[0].shape).astype(np.float64))
+    total = terms[0]
+    for term in terms[1:]:
+        with np.errstate(invalid="ignore"):
+            total = total + term  # two values of fp32 or fp16 in float64: rounding twice is right, 53 >= 2 * 24 + 2
+        round_into(total, total, accumulator.format, _NEAREST)
+    return total
+
+
+def warn_once(unit: str, row: str, verified: bool, message: str) -> None:
+    """Warn, once in a process, that a row of a unit has been compared with no hardware."""
+    if not verified and (unit, row) not in _warned:
+        _warned.add((unit, row))
+        warnings.warn(message, UnconfirmedUnit, stacklevel=3)
 
 
 def _around_specials(
@@ -88,6 +107,14 @@ def _block(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: 
     """Chained blocks, each rounded to the output format."""
     job = _Blocks(a, b, fmt, row.block, row.fraction, row.block)
     return job.run(0, job.leaves, output.format, Rounding(output.rounding), start)
+
+
+def block_product(
+    a: np.ndarray, b: np.ndarray, a_powers: np.ndarray, b_powers: np.ndarray, block: int, fraction: int, start: np.ndarray
+) -> np.ndarray:
+    """Chained blocks of finite float64 operands whose powers are given, 0 where an operand is zero; toward zero to fp32."""
+    job = _Blocks(a, b, FP32, block, fraction, block, (a_powers, b_powers))
+    return job.run(0, job.leaves, FP32, Rounding.TOWARD_ZERO, start)
 
 
 def _emulated(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
@@ -121,19 +148,27 @@ class _Blocks:
     Few columns and many rows change places: products commute, and so does everything that a block does with them.
     """
 
-    def __init__(self, a: np.ndarray, b: np.ndarray, fmt: Format, block: int, fraction: int, multiple: int):
+    def __init__(
+        self, a: np.ndarray, b: np.ndarray, fmt: Format, block: int, fraction: int, multiple: int,
+        powers: tuple[np.ndarray, np.ndarray] | None = None,
+    ):  # fmt: skip
+        """`powers`: of a and of b, where they are not those of values of `fmt`; the carrier is float64 then."""
         from fpsim._kernels import blocks as kernels
 
         self.turned = b.shape[1] < 32 and a.shape[0] > b.shape[1]
         a, b = _padded(*((b.T, a.T) if self.turned else (a, b)), multiple)
         self.block, self.fraction, self.leaves = block, fraction, a.shape[1]
-        self.element = "f4" if _fits_single(a, b, fmt, block, fraction) else "f8"
+        self.element = "f4" if powers is None and _fits_single(a, b, fmt, block, fraction) else "f8"
         self.packed = _Packed(a, b, self.element)
+        if powers is not None:
+            given = _Packed(*_padded(*((powers[1].T, powers[0].T) if self.turned else powers), multiple), self.element)
+            self.powers = [given.a, given.b]
+            return
         self.powers = []
         for values in (self.packed.a, self.packed.b):
-            powers = np.empty_like(values)
-            kernels.powers(values, _EXPONENT[self.element], values.dtype.type(2.0**fmt.emin), powers)
-            self.powers.append(powers)
+            found = np.empty_like(values)
+            kernels.powers(values, _EXPONENT[self.element], values.dtype.type(2.0**fmt.emin), found)
+            self.powers.append(found)
 
     def run(self, begin: int, end: int, target: Format, rounding: Rounding, start: np.ndarray | None = None) -> np.ndarray:
         """The chained blocks of a range of terms, each rounded toward zero to fp32's range or to nearest even.

@@ -108,7 +108,7 @@ def floored(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: 
     Every number here is an integer of at most 40 bits times a power of two, so that float64 is exact. A product of 2^128
     and above is infinite.
     """
-    left, right = (_powers(np.asarray(x, np.float64), fmt.emin) for x in (a, b))
+    left, right = (powers(np.asarray(x, np.float64), fmt.emin) for x in (a, b))
     halves = row.model == "floored halves"
     total = start
     groups = zip(_products(a, b, row.block), _products(left, right, row.block), strict=True)
@@ -124,7 +124,7 @@ def floored(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: 
     return total
 
 
-def _powers(x: np.ndarray, emin: int) -> np.ndarray:
+def powers(x: np.ndarray, emin: int) -> np.ndarray:
     """2^exponent of each element, not below 2^emin; 0 for zero; 1 for what is not finite."""
     with np.errstate(invalid="ignore"):
         exponents = np.maximum(np.frexp(np.where(np.isfinite(x), x, 1))[1] - 1, emin)
@@ -148,13 +148,13 @@ def _floored(x: np.ndarray, top: np.ndarray, bits: float) -> np.ndarray:
 
 def _with_addend(dot: np.ndarray, top: np.ndarray, addend: np.ndarray, drops: bool) -> np.ndarray:
     """The sum of products and the addend, rounded to fp32."""
-    own = np.maximum(_powers(addend, FP32.emin), FP32.min_normal)
+    own = np.maximum(powers(addend, FP32.emin), FP32.min_normal)
     both = np.maximum(top, own)
     low = _floored(addend, both, _FLOOR)
     if drops:
         low = np.where(own < both / (2 * _FLOOR), 0, low)
     total = _floored(dot, both, _SUM_FLOOR) + low
-    total = _floored(total, np.maximum(_powers(total, FP32.emin), FP32.min_normal), _SUM_FLOOR / 2)
+    total = _floored(total, np.maximum(powers(total, FP32.emin), FP32.min_normal), _SUM_FLOOR / 2)
     round_into(total, total, FP32, _NEAREST)
     return total
 

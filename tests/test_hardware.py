@@ -1,7 +1,5 @@
 """Hardware units: recorded results bit for bit, wrong models that must differ, oracles in rationals, and the edges."""
 
-import shutil
-import subprocess
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +13,7 @@ from fpsim._unit_products import _around_specials, unit_product
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import BF16, FP16, FP32, get_format
 from fpsim.hardware import UNITS, UnconfirmedUnit, get_unit, product
-from fpsim.hardware.table import markdown
+from fpsim.hardware.table import conversions_markdown, markdown, scaled_markdown
 from fpsim.rounding import Rounding
 from tests import units_oracle as oracle
 
@@ -123,6 +121,49 @@ def test_recorded_results(file, array, unit, narrower, halved):
 )
 def test_nearest_output_is_wrong(file, unit, wrong):
     assert Recording(file, "d_fp32").changed(unit, rounding="nearest-even") == wrong
+
+
+def simple(recording, block, fraction, variant=""):
+    """Block fused multiply-adds as whole arrays, one dot product a row, in another way than the package; or a wrong variant."""
+    a, b, total = (x.astype(np.float64) for x in (recording.a, recording.b, recording.c))
+
+    def exponent(x):
+        return np.where(x == 0, -5000, np.maximum(np.frexp(x)[1] - 1, recording.fmt.emin))
+
+    def inward(x):
+        nearest = x.astype(np.float32)
+        beyond = np.abs(nearest.astype(np.float64)) > np.abs(x)
+        return np.where(beyond, np.nextafter(nearest, np.float32(0)), nearest).astype(np.float64) + 0.0
+
+    for first in range(0, a.shape[1], block):
+        left, right = a[:, first : first + block], b[:, first : first + block]
+        terms, tops = left * right, exponent(left) + exponent(right)
+        if variant == "normalized":
+            tops = np.where(terms == 0, -5000, np.frexp(terms)[1] - 1)
+        addend = np.where(total == 0, -5000, np.frexp(total)[1] - 1)
+        if variant != "addend after":
+            terms, tops = np.c_[terms, total], np.c_[tops, addend]
+        top = np.maximum(tops.max(axis=1, keepdims=True), -900)
+        cut = np.floor if variant == "floor" else np.trunc
+        whole = np.ldexp(cut(np.ldexp(terms, fraction - top)), top - fraction).sum(axis=1)
+        if variant == "addend after":  # to nearest
+            total = (inward(whole) + total).astype(np.float32).astype(np.float64)
+        else:
+            total = inward(whole)
+    got = np.ascontiguousarray(total, np.float32).view(np.uint32)
+    return int(np.count_nonzero(got != recording.wanted.view(np.uint32)))
+
+
+@pytest.mark.parametrize(
+    "file, block, fraction, floor, normalized, after",
+    [("v100_fp16", 4, 23, 857, 793, 1652), ("a100_fp16", 8, 24, 847, 626, 1587), ("h100_fp16", 16, 25, 780, 412, 1495)],
+)
+def test_wrong_variants_differ_from_recorded_results(file, block, fraction, floor, normalized, after):
+    """Truncation to floor, products normalized first, the addend added to nearest after the block."""
+    recording = Recording(file, "d_fp32")
+    assert simple(recording, block, fraction) == 0
+    found = [simple(recording, block, fraction, variant) for variant in ("floor", "normalized", "addend after")]
+    assert found == [floor, normalized, after]
 
 
 # Oracles.
@@ -265,52 +306,6 @@ def test_float64_carrier_equals_float32(monkeypatch):
         assert fast.tobytes() == product(a, b, unit="avx512_bf16", fmt="bf16").tobytes()
 
 
-PROBE = r"""
-#include <immintrin.h>
-#include <stdio.h>
-typedef struct { float c[16]; unsigned short a[32], b[32]; } Lanes;
-int main(void) {
-    Lanes x; float out[16];
-    while (fread(&x, sizeof x, 1, stdin) == 1) {
-        __m512bh a = (__m512bh)_mm512_loadu_si512(x.a), b = (__m512bh)_mm512_loadu_si512(x.b);
-        _mm512_storeu_ps(out, _mm512_dpbf16_ps(_mm512_loadu_ps(x.c), a, b));
-        fwrite(out, sizeof out, 1, stdout);
-    }
-    return 0;
-}
-"""
-
-
-def test_vdpbf16ps_itself(tmp_path):
-    """The instruction on random bits, a tenth of each kind of operand subnormal or near the least normal number."""
-    cpu = Path("/proc/cpuinfo")
-    if not cpu.exists() or "avx512_bf16" not in cpu.read_text():
-        pytest.skip("this processor has no AVX512-BF16")
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler to call the instruction with")
-    (tmp_path / "probe.c").write_text(PROBE)
-    subprocess.run([compiler, "-O1", "-mavx512f", "-mavx512bf16", "-o", tmp_path / "probe", tmp_path / "probe.c"], check=True)
-    generator = np.random.default_rng(0)
-    count = 2000  # of vectors of 16 lanes
-    bits = generator.integers(0, 2**16, (2, count, 16, 2)).astype(np.uint16)
-    near = generator.random(bits.shape) < 0.5  # exponents whose products meet the addend's
-    bits = np.where(near, bits & 0x8FFF | 0x2000, bits)
-    a, b = (bits.astype(np.uint32) << 16).view(np.float32)
-    c = generator.integers(0, 2**32, (count, 16), dtype=np.uint32)
-    c = np.where(generator.random(c.shape) < 0.5, c & 0x80FFFFFF, c).view(np.float32)
-    lanes = np.concatenate([c.view(np.uint8).reshape(count, -1), *(x.reshape(count, -1).view(np.uint8) for x in bits)], axis=1)
-    done = subprocess.run([tmp_path / "probe"], input=lanes.tobytes(), capture_output=True, check=True)
-    wanted = np.frombuffer(done.stdout, np.float32).reshape(-1)
-    a, b, c = a.reshape(-1, 2), b.reshape(-1, 2), c.reshape(-1)
-    for i in range(0, c.size, 40):
-        part = slice(i, i + 40)
-        got = np.diag(product(a[part], b[part].T, unit="avx512_bf16", fmt="bf16", addend=np.diag(c[part])))
-        number = ~np.isnan(wanted[part])
-        assert np.array_equal(np.isnan(got), ~number)
-        assert np.array_equal(got[number].view(np.uint32), wanted[part][number].view(np.uint32))
-
-
 # Edges.
 
 
@@ -375,6 +370,36 @@ def test_matmul_rounds_to_the_format():
     assert np.array_equal(fpsim.matmul(a, b, fmt="fp16", accumulate="h100", addend=addend), started)
     down = fpsim.round(product(a, b, unit="h100", fmt="fp16"), "fp16", "down")
     assert np.array_equal(fpsim.matmul(a, b, fmt="fp16", accumulate="h100", rounding="down"), down)
+
+
+@pytest.mark.parametrize("unit", ["h100", "a100:fp16", "mi300"])
+def test_split_terms(unit):
+    """Parts through the unit from +0, added one after the other in its output format, then the addend."""
+    generator = np.random.default_rng(4)
+    fmt = FP16
+    a, b = values(fmt, (6, 83), generator, 3), values(fmt, (83, 9), generator, 3)
+    target = fpsim.get_accumulator(unit).format
+    c = values(target, (6, 9), generator, 3)
+    total = None
+    for part in (slice(0, 28), slice(28, 56), slice(56, 83)):
+        own = product(a[:, part], b[part], unit=unit, fmt=fmt)
+        total = own if total is None else fpsim.add(total, own, target)
+    got = product(a, b, unit=f"{unit}:split(3)", fmt=fmt)
+    assert got.tobytes() == total.tobytes()
+    with_addend = product(a, b, unit=f"{unit}:split(3)", fmt=fmt, addend=c)
+    assert with_addend.tobytes() == fpsim.add(total, c, target).tobytes()
+    once = product(a, b, unit=f"{unit}:split(1)", fmt=fmt)
+    assert once.tobytes() == product(a, b, unit=unit, fmt=fmt).tobytes()
+    assert product(a[:, :2], b[:2], unit=f"{unit}:split(9)", fmt=fmt).shape == (6, 9)
+
+
+def test_split_units_by_name():
+    chosen = fpsim.get_accumulator("h100:fp16:split(4)")
+    assert str(chosen) == "h100:fp16:split(4)" and fpsim.get_accumulator(str(chosen)) == chosen
+    assert str(fpsim.get_accumulator("H200:split(2)")) == "h100:split(2)"
+    for text in ("h100:split(0)", "h100:split(2):fp16", "h100:lanes(2)", "h100:split(2):fma", "h100:split(2)->fp32"):
+        with pytest.raises(ValueError, match="accumulate"):
+            fpsim.get_accumulator(text)
 
 
 def test_convolution_is_a_product_that_starts_from_the_bias():
@@ -496,7 +521,8 @@ def test_operands_are_left_alone():
 
 def test_reference_lists_every_row():
     page = (Path(__file__).parents[1] / "docs" / "reference" / "hardware-units.md").read_text()
-    assert markdown() in page
+    for table in (markdown(), scaled_markdown(), conversions_markdown()):
+        assert table in page
     for unit in UNITS.values():
         names = ", ".join(f"`{alias}`" for alias in unit.aliases) or "-"
         assert f"| `{unit.name}` | {unit.title} | {names} |" in page

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "fpsim"
 
 # From the bottom up: a module imports from its own row and the rows above it, never from a row below.
 LAYERS = (
-    ("_kernels",),
+    ("_kernels", "recorder"),
     ("formats",),
     ("modes",),
     ("_carriers", "rounding", "_checks", "threads"),
@@ -17,7 +17,7 @@ LAYERS = (
     ("accumulation",),
     (
         "counters", "_operands", "_product_plans", "_product_jobs", "_node_runs", "_row_runs", "_product_runs",
-        "_counted_runs", "_watched_runs", "_unit_products", "_unit_steps", "_geometry", "theory",
+        "_counted_runs", "_watched_runs", "_unit_products", "_unit_steps", "_scaled_products", "_geometry", "theory",
     ),
     ("bounds", "products", "_sums", "reductions", "_convolutions", "convolution"),
     ("hardware",),
@@ -26,7 +26,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-WITH_TORCH = {"emulation", "cli"}
+WITH_TORCH = {"recorder", "emulation", "cli"}
 
 
 def part(path):

@@ -17,6 +17,7 @@ from fpsim.accumulation import (
     sequential,
     split,
 )  # fmt: skip
+from fpsim.accumulation.reveal import tree_of_survivors
 from tests.test_trees import nested_trees
 
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 100, 127, 128, 129, 136, 200, 257, 1000]
@@ -193,3 +194,38 @@ def test_bad_arguments():
             reveal(np.sum, 3, unit=unit, mask=mask)
     with pytest.raises(ValueError, match="must lie inside"):
         matmul_function(np.matmul, 3, row=1)
+
+
+def survivors_of(tree):
+    """How many other leaves lie outside the smallest subtree that holds both, for every two."""
+    table = np.zeros((tree.leaves, tree.leaves), np.int64)
+    for i in range(tree.leaves):
+        for j in range(i):
+            sizes = []
+
+            def meet(*terms, i=i, j=j, sizes=sizes):
+                whole = frozenset().union(*terms)
+                if {i, j} <= whole:
+                    sizes.append(len(whole))
+                return whole
+
+            tree.evaluate([frozenset([leaf]) for leaf in range(tree.leaves)], meet, zero=frozenset())
+            table[i, j] = table[j, i] = tree.leaves - sizes[0]
+    return table
+
+
+@settings(max_examples=30, deadline=None)
+@given(nested_trees(most=12))
+def test_a_table_of_survivors_gives_its_tree(nested):
+    tree = Tree.from_nested(nested)
+    assert tree_of_survivors(survivors_of(tree)) == tree.canonical()
+
+
+def test_tables_that_are_no_trees():
+    for table in (np.zeros((2, 3)), np.array([[0, 1], [0, 0]])):
+        with pytest.raises(ValueError, match="survivors must be a square symmetric table"):
+            tree_of_survivors(table)
+    table = survivors_of(pairwise(16))
+    table[0, 15] = table[15, 0] = 9
+    with pytest.raises(ValueError, match="survivors: 9 for leaves 0 and 15 fits no tree"):
+        tree_of_survivors(table)

@@ -175,3 +175,41 @@ def truncated_sum(pairs, fmt):
     terms = [(x * y, power(x, fmt.emin) * power(y, fmt.emin)) for x, y in pairs if x and y]
     top = max((own for _, own in terms), default=Fraction(2) ** -999)
     return sum((truncated(value, top / 2**24) for value, _ in terms), Fraction(0)), top
+
+
+def scaled_block(a, b, a_scale, b_scale, c, formats, size, fraction):
+    """Chained blocks of terms with power-of-two scales, which count in a term's exponent."""
+    for first in range(0, len(a), size):
+        places = range(first, min(first + size, len(a)))
+        terms = [
+            (a[k] * b[k] * a_scale[k] * b_scale[k], power(a[k], formats[0].emin) * power(b[k], formats[1].emin)
+             * a_scale[k] * b_scale[k])
+            for k in places if a[k] and b[k]
+        ]  # fmt: skip
+        c = aligned_sum(terms, c, fraction)
+    return c
+
+
+def scaled_groups(a, b, a_scale, b_scale, c, scale_emin, size, group, fraction):
+    """Groups summed exactly and multiplied by their scales, aligned by the powers of the scales alone."""
+    for first in range(0, len(a), size):
+        terms = []
+        for begin in range(first, min(first + size, len(a)), group):
+            products = [a[k] * b[k] for k in range(begin, min(begin + group, len(a)))]
+            scale = a_scale[begin] * b_scale[begin]
+            if any(products) and scale:
+                terms.append((sum(products) * scale, power(a_scale[begin], scale_emin) * power(b_scale[begin], scale_emin)))
+        c = aligned_sum(terms, c, fraction)
+    return c
+
+
+def aligned_sum(terms, c, fraction):
+    """Terms with their powers and an fp32 addend, truncated below the largest power, added exactly, rounded toward zero."""
+    terms = terms + ([(c, power(c, FP32.emin))] if c else [])
+    if not terms:
+        return Fraction(0)
+    quantum = max(top for _, top in terms) / Fraction(2) ** fraction
+    total = sum(truncated(value, quantum) for value, _ in terms)
+    if abs(total) >= Fraction(2) ** 128:
+        raise Overflowed(math.copysign(math.inf, total))
+    return Fraction(rounded(total, FP32, INWARD))

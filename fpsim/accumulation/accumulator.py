@@ -1,6 +1,6 @@
 """Accumulators: the format, the order and the treatment of products behind ``accumulate=``.
 
-    "<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native", "<unit>[:<output format>]"
+    "<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native", "<unit>[:<output format>][:split(k)]"
 
 Left out: "fp32", sequential. `kahan` and `neumaier` stand where the order stands. A string is parsed once; inside there are
 objects.
@@ -25,7 +25,7 @@ _COMPENSATED = ("kahan", "neumaier")
 _WHOLE = ("exact", "native")
 _PRODUCTS: dict[str, Products] = {"fma": "fma", "exact-products": "exact"}
 _PRODUCT_NAMES = {value: key for key, value in _PRODUCTS.items()}
-_GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native" or a hardware unit like "h100"'
+_GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native" or a unit like "h100:split(4)"'
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Accumulator:
     products  "rounded": a leaf is the product rounded to ``format``; "exact": leaves are exact and every addition
               rounds the exact sum of its operands once; "fma": the same, for orders made of chains
     promoted  the wider format in which block sums are chained, with blocked(b) only
-    unit      the hardware unit of the kind "unit", whose instructions fix order, alignment and rounding
+    unit      the hardware unit of the kind "unit", whose instructions fix order, alignment and rounding; its order may be
+              split(k): that many parts, each through the unit from +0, then added one after the other in ``format``
 
     Raises ValueError for parts that do not go together. ``str`` gives the text that `get_accumulator` reads.
     """
@@ -65,7 +66,8 @@ class Accumulator:
             raise ValueError(f"accumulate: no kind {self.kind!r}; there are {', '.join(kinds)}")
         if self.products not in ("rounded", *_PRODUCT_NAMES):
             raise ValueError(f"accumulate: no products {self.products!r}; there are rounded, exact, fma")
-        plain = self.order == sequential and self.products == "rounded" and self.promoted is None
+        in_order = self.order == sequential or (self.kind == "unit" and self.order.name == "split")
+        plain = in_order and self.products == "rounded" and self.promoted is None
         if self.kind != "tree" and not plain:
             raise ValueError(f"accumulate: {self.kind} takes no order, no fma or exact-products and no second format")
         if (self.kind == "unit") != (self.unit is not None):
@@ -112,7 +114,8 @@ class Accumulator:
             return self.kind
         if self.unit is not None:
             usual = self.format.name == self.unit.output_names[0]
-            return self.unit.name if usual else f"{self.unit.name}:{self.format.name}"
+            parts = [self.unit.name, *([] if usual else [self.format.name])]
+            return ":".join(parts + ([] if self.order == sequential else [str(self.order)]))
         text = self.format.name
         if self.kind in _COMPENSATED:
             return f"{text}:{self.kind}"
@@ -172,10 +175,12 @@ def _parse(text: str) -> Accumulator:
 
 
 def _with_unit(text: str, unit: Unit, parts: list[str]) -> Accumulator:
-    if len(parts) > 1 or "->" in parts:
-        raise ValueError(f"accumulate {text!r}: a unit takes one output format and no more; the form is {_GRAMMAR}")
-    output = _named(text, get_format, parts[0] if parts else unit.output_names[0])
-    return _named(text, lambda _: Accumulator(kind="unit", format=output, unit=unit), text)
+    given = list(parts)
+    order = _named(text, parse_order, given.pop()) if given and given[-1].startswith("split(") else sequential
+    if len(given) > 1 or "->" in given:
+        raise ValueError(f"accumulate {text!r}: a unit takes one output format and split(k), no more; the form is {_GRAMMAR}")
+    output = _named(text, get_format, given[0] if given else unit.output_names[0])
+    return _named(text, lambda _: Accumulator(kind="unit", format=output, unit=unit, order=order), text)
 
 
 def _named(text: str, read: Callable[[str], Any], part: str) -> Any:

@@ -15,6 +15,7 @@ n = 0 gives +0 in every order; parts without terms are left out.
 from __future__ import annotations
 
 import ast
+import itertools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -197,11 +198,15 @@ def _lanes(n: int, count: int, combination: str = "sequential") -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _split(n: int, count: int) -> np.ndarray:
-    used = min(n, count)
+def split_edges(n: int, count: int) -> list[int]:
+    """Where the parts of split(count) over n terms begin and end: as equal as can be, the first ones longer."""
+    used = max(1, min(n, count))
     size, longer = divmod(n, used)
-    edges = [part * size + min(part, longer) for part in range(used + 1)]
-    chains = [_chain(edges[part], edges[part + 1]) for part in range(used)]
+    return [part * size + min(part, longer) for part in range(used + 1)]
+
+
+def _split(n: int, count: int) -> np.ndarray:
+    chains = [_chain(first, last) for first, last in itertools.pairwise(split_edges(n, count))]
     return np.concatenate([chains[0], *(part for chain in chains[1:] for part in (chain, [ADD]))])
 
 

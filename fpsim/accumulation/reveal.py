@@ -97,6 +97,46 @@ def matmul_function(
     return sum_of_leaves
 
 
+def tree_of_survivors(survivors: np.ndarray) -> Tree:
+    """The summation tree, in canonical form, of a table: how many other leaves are added after leaves i and j have met.
+
+    The table is (n, n) and symmetric, its diagonal is not read; a recording of masked probes gives it without knowing
+    anything of trees. Raises ValueError for another shape, and where no tree fits.
+    """
+    table = np.asarray(survivors)
+    n = len(table)
+    if table.shape != (n, n) or not np.array_equal(table, table.T):
+        raise ValueError(f"survivors must be a square symmetric table, got shape {table.shape}")
+
+    def answer(leaves: np.ndarray) -> float:
+        pivot, other = int(np.argmax(leaves)), int(np.argmin(leaves))
+        return float(np.count_nonzero((leaves == 1) & (table[pivot] < table[pivot, other])))
+
+    tree = reveal(answer, n, dtype=np.float64)
+    differ = _outside(tree) != table
+    np.fill_diagonal(differ, False)
+    if differ.any():
+        i, j = (int(leaf) for leaf in np.argwhere(differ)[0])
+        raise ValueError(f"survivors: {table[i, j]} for leaves {i} and {j} fits no tree")
+    return tree
+
+
+def _outside(tree: Tree) -> np.ndarray:
+    """For every two leaves how many others lie outside the smallest subtree that holds both."""
+    found = np.zeros((tree.leaves, tree.leaves), np.int64)
+
+    def meet(*terms: np.ndarray) -> np.ndarray:
+        members = terms[0]
+        size = sum(map(len, terms))
+        for term in terms[1:]:
+            found[np.ix_(members, term)] = found[np.ix_(term, members)] = size
+            members = np.concatenate([members, term])
+        return members
+
+    tree.evaluate([np.array([leaf]) for leaf in range(tree.leaves)], meet, zero=np.zeros(0, np.int64))
+    return tree.leaves - found
+
+
 class _Probe:
     """The black box with what a probe of it needs."""
 

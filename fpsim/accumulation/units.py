@@ -13,6 +13,9 @@ of its row; `fpsim/_unit_products.py` computes them. Adding a unit is a row.
     fused pairs  the same with EBF: the exact sum of two products rounded once, then added, to nearest even
     quads      AMD CDNA2: products and sums flushed, (p0 + p1) + (p2 + p3), then the addend
     exact      AMD CDNA1: the exact sum of a block and the addend, rounded once
+    scaled block   MX operands: as `block`, each term and its power multiplied by the scales of its operands
+    scaled groups  fp4 operands: the terms of a group are added exactly and multiplied by the group's scales; the groups and the
+               addend are aligned as in `block`, a group by the product of its scales' powers
     floored    AMD CDNA3: aligned and truncated as in `block`, then floored with the addend, rounded once;
                `floored halves`: even and odd k apart, then together
 """
@@ -77,14 +80,43 @@ class Instruction:
         return any(fmt.replace(name=own.name) == own for own in self.formats)
 
 
+@dataclass(frozen=True)
+class ScaledInstruction:
+    """One row for operands with scales: an instruction's kind, and its numbers as for `Instruction`. The output is fp32.
+
+    scale    the scales' format; `scaled` terms share one
+    group    terms that are added exactly, where the model is of groups
+    """
+
+    kind: str
+    operands: tuple[str, ...]
+    scale: str
+    scaled: int
+    model: Literal["scaled block", "scaled groups"]
+    block: int
+    group: int
+    fraction: int
+    verified: bool
+    source: str
+
+    @cached_property
+    def scale_format(self) -> Format:
+        """The scales' format."""
+        return get_format(self.scale)
+
+
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """A part or an instruction set by its name in ``accumulate``: what it is, and its instructions."""
+    """A part or an instruction set by its name in ``accumulate``: what it is, and its instructions.
+
+    `scaled` are those that take scales beside operands; `fpsim.hardware.scaled_product` calls them.
+    """
 
     name: str
     title: str
     instructions: tuple[Instruction, ...]
     aliases: tuple[str, ...] = ()
+    scaled: tuple[ScaledInstruction, ...] = ()
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -164,7 +196,14 @@ def _emulated(single: str, half: str) -> Instruction:
 _HOPPER_FP8 = _row(
     _FP8, "block", 32, 13, _single(f"{_RECORDED}; with a zero addend only", _E8M13), _half(_PUBLISHED)
 )  # fmt: skip
-_BLACKWELL_FP8 = _row(f"{_FP8} e3m2fn e2m3fn e2m1fn", "block", 32, 25, _single(_PUBLISHED), _half(_PUBLISHED))
+_FP8_FP6_FP4 = tuple(f"{_FP8} e3m2fn e2m3fn e2m1fn".split())
+_BLACKWELL_FP8 = _row(" ".join(_FP8_FP6_FP4), "block", 32, 25, _single(_PUBLISHED), _half(_PUBLISHED))
+
+_SCALED = (
+    ScaledInstruction("mxf8f6f4", _FP8_FP6_FP4, "e8m0fnu", 32, "scaled block", 32, 0, 25, False, _PUBLISHED),
+    ScaledInstruction("mxf4", ("e2m1fn",), "e8m0fnu", 32, "scaled groups", 64, 16, 35, False, _PUBLISHED),
+    ScaledInstruction("nvf4", ("e2m1fn",), "e4m3fn", 16, "scaled groups", 64, 16, 35, False, _PUBLISHED),
+)
 
 _VOLTA = _row("fp16", "block", 4, 23, _single(_RECORDED), _half(_RECORDED))
 _TURING = _row("fp16", "block", 8, 24, _single(_PUBLISHED), _half(_PUBLISHED))
@@ -181,7 +220,7 @@ _ROWS = (
     ),
     Unit(
         "b200", "NVIDIA Blackwell tensor core, fp8, fp6 and fp4 as tcgen05", (*_hopper(_VALIDATED), _BLACKWELL_FP8),
-        ("gb200", "blackwell"),
+        ("gb200", "blackwell"), _SCALED,
     ),
     Unit(
         "b200_mma", "NVIDIA Blackwell tensor core, fp8 as mma.sync",

@@ -1,4 +1,5 @@
-"""The command line: `fpsim demo`, `fpsim run`, `fpsim explain`, `fpsim formats`, `fpsim coverage`.
+"""The command line: `fpsim demo`, `fpsim run`, `fpsim explain`, `fpsim formats`, `fpsim coverage`,
+`fpsim record`, `fpsim crosscheck`.
 
 Exit codes: 0, or what a script run under emulation exits with; 2 for input that makes no sense, after one sentence on
 standard error; 130 after Ctrl-C.
@@ -8,9 +9,11 @@ import click
 
 from fpsim import __version__
 from fpsim.cli.coverage import coverage
+from fpsim.cli.crosscheck import crosscheck
 from fpsim.cli.demo import demo
 from fpsim.cli.explain import explain
 from fpsim.cli.formats import formats
+from fpsim.cli.record import record
 from fpsim.cli.run import run
 
 __all__ = ["main"]
@@ -22,5 +25,5 @@ def main() -> None:
     """Run floating-point programs in other arithmetic, bit for bit."""
 
 
-for _command in (demo, run, explain, formats, coverage):
+for _command in (demo, run, explain, formats, coverage, record, crosscheck):
     main.add_command(_command)

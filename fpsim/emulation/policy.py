@@ -66,8 +66,10 @@ class NativePolicy(Policy):
 def _make_native(accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> NativePolicy:
     policies: dict[str, Policy | str] = {}
     for dtype, name in (("float16", "fp16"), ("bfloat16", "bf16"), ("float32", "fp32")):
+        # Of float32 only sums beside half operands are emulated, and units make none.
+        chosen = get_accumulator(accumulate).for_sums if dtype == "float32" else accumulate
         try:
-            policies[dtype] = make_policy(name, accumulate, rounding, seed, granularity)
+            policies[dtype] = make_policy(name, chosen, rounding, seed, granularity)
         except ValueError as error:
             policies[dtype] = str(error)
     if isinstance(policies["float16"], str) and isinstance(policies["bfloat16"], str):

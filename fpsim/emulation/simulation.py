@@ -105,6 +105,15 @@ class Simulation(nn.Module):
         """Start counting anew."""
         self._emulation.reset()
 
+    def crosscheck(self, bundle: Any) -> Any:
+        """What another machine recorded of this model (`fpsim.recording`), each operation computed again under this policy.
+
+        Returns a `ModelCheck`, whose `first` is the first operation that differs. Raises what `crosscheck_model` raises.
+        """
+        from fpsim.emulation.replay.model import crosscheck_model
+
+        return crosscheck_model(bundle, self.policy)
+
     def rng_state(self) -> dict[str, int]:
         """Where the draws of stochastic rounding stand; `set_rng_state` goes back there."""
         return {"training_step": self._emulation.training_step, "calls": self._emulation.machine.calls}

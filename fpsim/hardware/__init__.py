@@ -5,7 +5,23 @@ does; `product` here leaves it as it is.
 """
 
 from fpsim._unit_products import UnconfirmedUnit
-from fpsim.accumulation.units import UNITS, Instruction, Output, Unit, get_unit
+from fpsim.accumulation.units import UNITS, Instruction, Output, ScaledInstruction, Unit, get_unit
+from fpsim.hardware.conversions import CONVERSIONS, Conversion, convert
 from fpsim.hardware.products import product
+from fpsim.hardware.scaled import quantize_blocks, scaled_product
 
-__all__ = ["UNITS", "Instruction", "Output", "UnconfirmedUnit", "Unit", "get_unit", "product"]
+__all__ = [
+    "CONVERSIONS",
+    "UNITS",
+    "Conversion",
+    "Instruction",
+    "Output",
+    "ScaledInstruction",
+    "UnconfirmedUnit",
+    "Unit",
+    "convert",
+    "get_unit",
+    "product",
+    "quantize_blocks",
+    "scaled_product",
+]

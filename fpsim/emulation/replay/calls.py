@@ -1,0 +1,121 @@
+"""One recorded call of torch, computed again by a machine of a policy."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from fpsim.emulation.context import Emulation
+from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.policy import NativePolicy, Policy, make_policy
+from fpsim.emulation.replay.conversions import converted
+from fpsim.emulation.replay.tensors import numbers_in, tensor_of, tensors_in, value_of
+from fpsim.emulation.table import TABLE
+from fpsim.recorder.bundle import Bundle
+
+HALVES = ("float16", "bfloat16")
+_REFUSALS = (UnsupportedOp, UnsupportedTensor, NotImplementedError, ValueError, RuntimeError, TypeError)
+_CONVERSIONS = ("aten._to_copy.default", "aten.copy_.default")
+
+
+class NotReplayed(Exception):
+    """Why a call cannot be computed again."""
+
+
+class Call:
+    """A record of the kind "call"."""
+
+    def __init__(self, bundle: Bundle, record: dict[str, Any]):
+        self.bundle, self.record = bundle, record
+        self.name: str = record["op"]
+        operands = numbers_in([record.get("args", []), list(record.get("kwargs", {}).values())])
+        self.dtypes = [bundle.tensors[number][0] for number in operands]
+        self.recorded = numbers_in([record.get("result"), list(record.get("written", {}).values())])
+
+    @property
+    def op(self) -> torch._ops.OpOverload:
+        """The operation. Raises NotReplayed for one that has no rule: nothing else in a bundle is ever called."""
+        op = _operations().get(self.name)
+        if op is None:
+            raise NotReplayed("no rule for it")
+        return op
+
+    @property
+    def family(self) -> str:
+        """The family of its rule, "conversion", or "unsupported"."""
+        if self.name in _CONVERSIONS:
+            return "conversion"
+        op = _operations().get(self.name)
+        return "unsupported" if op is None else TABLE[op].family
+
+    @property
+    def dtype(self) -> str:
+        """The narrowest floating-point dtype among operands and results."""
+        names = [*self.dtypes, *(self.bundle.tensors[number][0] for number in self.recorded)]
+        order = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", *HALVES, "float32", "float64")
+        return next((name for name in order if name in names), "float32")
+
+    @property
+    def terms(self) -> int | None:
+        """How many products each element of a matrix product sums; None for other calls."""
+        shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
+        place = {"mm": 0, "bmm": 0, "dot": 0, "mv": 0, "addmm": 1, "baddbmm": 1}.get(self.name.split(".")[1])
+        return shapes[place][-1] if place is not None else None
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """(m, k, n) of a matrix product."""
+        shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
+        first = {"mm": 0, "addmm": 1}.get(self.name.split(".")[1])
+        return None if first is None else (*shapes[first], shapes[first + 1][-1])
+
+    @property
+    def kind(self) -> str:
+        """What a call has in common with others beside its dtype: "m x k x n" of a product, the source of a conversion."""
+        if self.family == "conversion":
+            return f"from {self.dtypes[-1]}"
+        return "" if self.shape is None else " x ".join(map(str, self.shape))
+
+    def policy(self, accumulate: Any = None, granularity: str = "kernel") -> Policy:
+        """The policy that the call's dtypes mean: each half for itself, and float32 as fp32 in emulation.
+
+        Raises ValueError for an accumulator that does not take the format.
+        """
+        if set(self.dtypes) & set(HALVES) or self.dtype in HALVES:
+            policy = make_policy("native", accumulate, granularity=granularity)
+            assert isinstance(policy, NativePolicy)
+            own = policy.of(self.dtype if self.dtype in HALVES else "float16")
+            if isinstance(own, str):
+                raise ValueError(own)
+            return policy
+        return make_policy("fp32", accumulate, granularity=granularity)
+
+    def results(self) -> list[torch.Tensor]:
+        """What the other machine gave."""
+        return [tensor_of(self.bundle, number) for number in self.recorded]
+
+    def replay(self, policy: Policy) -> list[torch.Tensor]:
+        """What emulation gives, in the same order. Raises NotReplayed, saying why."""
+        bundle, record = self.bundle, self.record
+        if "skipped" in record:
+            raise NotReplayed(record["skipped"])
+        args = value_of(bundle, record["args"])
+        kwargs = {key: value_of(bundle, value) for key, value in record["kwargs"].items()}
+        if self.family == "conversion":
+            source = args[1].expand(args[0].shape) if self.name.startswith("aten.copy_") else args[0]
+            return [converted(source, kwargs.get("dtype") or args[0].dtype)]
+        op = self.op
+        try:
+            with Emulation(policy), torch.no_grad():
+                result = op(*args, **kwargs)
+        except _REFUSALS as error:
+            raise NotReplayed(str(error).splitlines()[0]) from None
+        named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
+        return [*tensors_in(result), *(tensor for place in record["written"] for tensor in tensors_in(named[place]))]
+
+
+@lru_cache(maxsize=1)
+def _operations() -> dict[str, torch._ops.OpOverload]:
+    return {str(op): op for op in TABLE}

@@ -1,0 +1,211 @@
+"""A bundle against emulation: for every operation whether the bits are equal, and which accumulator fits them best."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fpsim.accumulation import get_accumulator
+from fpsim.emulation.replay.calls import Call, NotReplayed
+from fpsim.emulation.replay.candidates import ACCUMULATING, Candidate, Trees, candidates
+from fpsim.emulation.replay.differences import Difference, compare
+from fpsim.emulation.replay.instructions import check_instruction
+from fpsim.recorder.bundle import Bundle, load
+
+#: Called before each group with how many are done, how many there are, and its name; at the end with the name "".
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Row:
+    """One operation in one dtype under one setting of flags; a matrix product of one shape.
+
+    shape      m x k x n of a matrix product, the source of a conversion, else ""
+    elements   compared over all calls and results; `differing` of them have other bits
+    first      the first difference, and `where` it is: the call's label and number, the result's number
+    fit        the accumulator (or other choice) whose bits these are; "" where there is no choice
+    skipped    why there is nothing to compare, by reason; such calls are not among `calls`
+    """
+
+    section: str
+    op: str
+    dtype: str
+    flags: dict[str, Any]
+    shape: str = ""
+    calls: int = 0
+    elements: int = 0
+    differing: int = 0
+    first: Difference | None = None
+    where: str = ""
+    fit: str = ""
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether every compared bit is equal; None where nothing was compared."""
+        return None if self.elements == 0 and self.calls == 0 else self.differing == 0
+
+    def skip(self, reason: str) -> None:
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """The comparison of a bundle: what machine it is of, a row for each operation, and how far its masks tell a tree.
+
+    stopped       why the recording ended early; None where it is complete
+    masks         (flags, dtype, (m, k, n), the tree of additions)
+    without_tree  where there is no tree, or not one for all elements, and why
+    """
+
+    environment: dict[str, Any]
+    stopped: str | None
+    rows: list[Row]
+    masks: list[tuple[str, str, tuple[int, ...], Any]]
+    without_tree: list[str]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every operation that could be compared has equal bits, and at least one could."""
+        found = [row.equal for row in self.rows if row.equal is not None]
+        return bool(found) and all(found)
+
+
+def crosscheck(
+    bundle: Bundle | str | os.PathLike[str],
+    accumulate: Any = None,
+    progress: Progress = lambda done, total, name: None,
+) -> CrossCheck:
+    """Compute everything in a bundle again in emulation and compare the bits.
+
+    Parameters
+    ----------
+    bundle : what `fpsim.record` or `fpsim record` made, on this machine or another; a path or what `load` gives.
+    accumulate : what sums and products accumulate with; left out, the accumulator that fits best among the units, orders and
+        revealed trees that there are, for each operation, dtype and setting of flags by itself.
+
+    16-bit tensors are emulated as themselves, float32 as fp32 in emulation (not by this machine's own kernels), so that
+    results do not depend on the machine that checks. NaN equals NaN whatever its payload.
+
+    Raises
+    ------
+    BundleError : a file that is no bundle, that another version wrote, that is cut short or that was altered.
+    ValueError : an unknown accumulator.
+    """
+    fixed = None if accumulate is None else get_accumulator(accumulate)
+    read = bundle if isinstance(bundle, Bundle) else load(bundle)
+    trees = Trees.of_bundle(read)
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in read.records:
+        if record["kind"] != "masks":
+            groups.setdefault(_key(read, record), []).append(record)
+    found = _fitting_all(read, groups.values(), trees) if fixed is None else {}
+    rows = []
+    for done, ((section, op, dtype, shape, flags), records) in enumerate(groups.items()):
+        progress(done, len(groups), f"{section}: {op}")
+        row = Row(section, op, dtype, records[0].get("flags", {}), shape)
+        if records[0]["kind"] == "instruction":
+            check_instruction(row, read, records, fixed)
+        else:
+            _check_calls(row, [Call(read, record) for record in records], trees, fixed, found.get((op, dtype, flags)))
+        rows.append(row)
+    progress(len(groups), len(groups), "")
+    masks = [(flags, dtype, shape, tree) for (flags, dtype, shape), tree in trees.found.items()]
+    return CrossCheck(read.environment, read.stopped, rows, masks, trees.reasons)
+
+
+def _key(bundle: Bundle, record: dict[str, Any]) -> tuple[str, ...]:
+    """Section, operation, dtype, shape and flags: what makes a row."""
+    dtype, shape = record.get("operand", ""), ""
+    if record["kind"] == "call" and "skipped" not in record:
+        call = Call(bundle, record)
+        dtype, shape = call.dtype, call.kind
+    return record["section"], record["op"], dtype, shape, repr(sorted(record.get("flags", {}).items()))
+
+
+def _fitting_all(bundle: Bundle, groups: Any, trees: Trees) -> dict[tuple[str, ...], Candidate]:
+    """By operation, dtype and flags: what fits the matrix products of all shapes, where anything does."""
+    calls: dict[tuple[str, ...], list[Call]] = {}
+    for records in groups:
+        for record in records:
+            call = Call(bundle, record)
+            if record["kind"] == "call" and "skipped" not in record and call.shape is not None:
+                _, op, dtype, _, flags = _key(bundle, record)
+                calls.setdefault((op, dtype, flags), []).append(call)
+    found = {}
+    for key, several in calls.items():
+        hardest = sorted(several, key=lambda call: (call.record.get("label") != "cancelling", -(call.terms or 0)))
+        for candidate in candidates(hardest[0], trees):
+            row = _with(candidate, Row("", "", "", {}), hardest, None, until=1)
+            if row is not None and row.differing == 0 and not row.skipped:
+                found[key] = candidate
+                break
+    return found
+
+
+def _check_calls(row: Row, calls: list[Call], trees: Trees, fixed: Any, common: Candidate | None) -> None:
+    """Fill a row with the candidate that fits its calls best; `common` is tried first."""
+    usable = [call for call in calls if "skipped" not in call.record]
+    for call in calls:
+        if "skipped" in call.record:
+            row.skip(call.record["skipped"])
+    if not usable:
+        return
+    longest = max(usable, key=lambda call: call.terms or 0)
+    tried = itertools.chain([common] if common is not None else [], candidates(longest, trees))
+    if fixed is not None and longest.family in ACCUMULATING:
+        tried = itertools.chain([Candidate(str(fixed), fixed)])
+    best: Row | None = None
+    for candidate in tried:
+        found = _with(candidate, row, usable, best)
+        if found is not None and (best is None or _rank(found) < _rank(best)):
+            best = found
+        if best is not None and best.differing == 0 and not best.skipped:
+            break
+    if best is None:
+        row.skip("no accumulator takes it")
+        return
+    for name in ("calls", "elements", "differing", "first", "where", "fit"):
+        setattr(row, name, getattr(best, name))
+    for reason, count in best.skipped.items():
+        row.skipped[reason] = row.skipped.get(reason, 0) + count
+
+
+def _rank(row: Row) -> tuple[int, int]:
+    return sum(row.skipped.values()), row.differing
+
+
+def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None, until: int | None = None) -> Row | None:
+    """What a candidate gives; None where it says nothing of these calls, or before the end is worse than the best.
+
+    `until`: or differs in that many elements.
+    """
+    worst = until if best is None or best.skipped else best.differing
+    row = Row(like.section, like.op, like.dtype, like.flags, like.shape, fit=candidate.name)
+    for number, call in enumerate(calls):
+        try:
+            policy = call.policy(candidate.accumulate(call), candidate.granularity)
+        except ValueError:
+            return None
+        try:
+            emulated = call.replay(policy)
+        except NotReplayed as reason:
+            row.skip(str(reason))
+            continue
+        row.calls += 1
+        for place, (left, right) in enumerate(zip(call.results(), emulated, strict=True)):
+            row.elements += left.numel()
+            difference = compare(left, right)
+            if difference is None:
+                continue
+            row.differing += difference.count
+            if row.first is None:
+                label = call.record.get("label", "")
+                result = f", result {place}" if len(emulated) > 1 else ""
+                row.first, row.where = difference, f"{label + ' ' if label else ''}call {number}{result}"
+        if worst is not None and row.differing >= worst > 0:
+            return None
+    return row

@@ -1,0 +1,71 @@
+"""Single matrix instructions of a bundle, against the units that have such operands and outputs."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.accumulation.units import UNITS
+from fpsim.emulation.replay.conversions import FORMATS, converted
+from fpsim.emulation.replay.differences import compare
+from fpsim.emulation.replay.tensors import tensor_of
+from fpsim.formats import get_format
+from fpsim.hardware import UnconfirmedUnit, product
+from fpsim.recorder.bundle import Bundle
+
+
+def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], fixed: Any) -> None:
+    """Fill a row with the unit that fits the tiles of one instruction best; `fixed` is an accumulator to take instead."""
+    usable = [record for record in records if "skipped" not in record]
+    for record in records:
+        if "skipped" in record:
+            row.skip(record["skipped"])
+    if not usable:
+        return
+    operand = {**FORMATS, "tf32": "tf32"}[usable[0]["operand"]]
+    output = FORMATS[bundle.tensors[usable[0]["d"]["tensor"]][0]]
+    if fixed is not None:
+        names = [str(fixed)] if fixed.unit is not None else []
+    else:
+        names = [f"{unit.name}:{output}" for unit in UNITS.values() if _takes(unit, operand, output)]
+    best: Any = None
+    for name in names:
+        found = _mismatches(bundle, usable, name, operand)
+        if best is None or found[0] < best[0]:
+            best = (*found, name)
+        if best[0] == 0:
+            break
+    if best is None:
+        row.skip("no unit takes it")
+        return
+    row.differing, row.first, row.where, row.fit = best
+    row.calls = len(usable)
+    row.elements = sum(tensor_of(bundle, record["d"]["tensor"]).numel() for record in usable)
+
+
+def _takes(unit: Any, operand: str, output: str) -> bool:
+    fmt = get_format(operand)
+    return any(row.takes(fmt) and output in row.outputs for row in unit.instructions)
+
+
+def _mismatches(bundle: Bundle, records: list[dict[str, Any]], unit: str, operand: str) -> tuple[int, Any, str]:
+    """How many elements differ, the first difference, and where it is."""
+    total, first, where = 0, None, ""
+    for record in records:
+        a, b, c, d = (tensor_of(bundle, record[name]["tensor"]) for name in "abcd")
+        left, right, start = (x.float().numpy() for x in (a, b, c))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnconfirmedUnit)
+            tiles = [
+                product(*three[:2], unit=unit, fmt=operand, addend=three[2]) for three in zip(left, right, start, strict=True)
+            ]
+        emulated = converted(torch.from_numpy(np.stack(tiles)), d.dtype)
+        difference = compare(d, emulated)
+        if difference is not None:
+            total += difference.count
+            if first is None:
+                first, where = difference, record.get("label", "")
+    return total, first, where
