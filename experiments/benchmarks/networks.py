@@ -64,7 +64,7 @@ def _gpt2() -> nn.Module:
     """4 layers, 256 wide, 4 heads, vocabulary 1000; everything else as `transformers` has it, dropout too."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(n_layer=4, n_embd=256, n_head=4, vocab_size=1000, n_positions=128))
+    return GPT2LMHeadModel(GPT2Config(n_layer=4, n_embd=256, n_head=4, vocab_size=1000, n_positions=128, bos_token_id=0, eos_token_id=0))
 
 
 def _tokens() -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,6 +85,6 @@ WORKLOADS = {
         _gpt2,
         _tokens,
         lambda model, x: model(x, use_cache=False).logits.flatten(0, 1),
-        lambda parameters: torch.optim.AdamW(parameters, lr=3e-4),
+        lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, eps=1e-4),  # torch's own eps of 1e-8 is 0 in fp16
     ),
 }
