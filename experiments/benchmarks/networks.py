@@ -64,7 +64,8 @@ def _gpt2() -> nn.Module:
     """4 layers, 256 wide, 4 heads, vocabulary 1000; everything else as `transformers` has it, dropout too."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(n_layer=4, n_embd=256, n_head=4, vocab_size=1000, n_positions=128, bos_token_id=0, eos_token_id=0))
+    shape = {"n_layer": 4, "n_embd": 256, "n_head": 4, "vocab_size": 1000, "n_positions": 128}
+    return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0))
 
 
 def _tokens() -> tuple[torch.Tensor, torch.Tensor]:

@@ -35,14 +35,20 @@ def _exponentials(row: Any, out: Any) -> Any:
     return largest
 
 
+# What a row becomes: exp(x - max) / sum; x - max - log(sum); or the first, but zeros where all is -inf.
+SOFTMAX, LOGARITHM, SAFE = range(3)
+
+
 @kernel
-def softmax(x: Any, logarithm: bool, out: Any) -> None:
-    """exp(x - max) / sum, or x - max - log(sum), unrounded in float64. A row of -inf gives NaN, as torch has it."""
+def softmax(x: Any, kind: int, out: Any) -> None:
+    """The rows unrounded in float64. Rows of -inf give NaN unless the kind is SAFE, as torch has it."""
     for i in range(x.shape[0]):
         row, target = x[i], out[i]
         largest = _exponentials(row, target)
         denominator = total(target)
-        if logarithm:
+        if kind == SAFE and largest == -np.inf:
+            target[:] = 0.0
+        elif kind == LOGARITHM:
             shift = log64(denominator)
             for k in range(row.size):
                 target[k] = (np.float64(row[k]) - largest) - shift
@@ -52,11 +58,11 @@ def softmax(x: Any, logarithm: bool, out: Any) -> None:
 
 
 @kernel
-def softmax_gradient(gradient: Any, output: Any, logarithm: bool, out: Any) -> None:
+def softmax_gradient(gradient: Any, output: Any, kind: int, out: Any) -> None:
     """y (g - sum(g y)) for softmax, g - exp(y) sum(g) for log_softmax."""
     for i in range(output.shape[0]):
         g, y, target = gradient[i], output[i], out[i]
-        if logarithm:
+        if kind == LOGARITHM:
             for k in range(g.size):
                 target[k] = g[k]
             summed = total(target)

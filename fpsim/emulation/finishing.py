@@ -51,6 +51,10 @@ class Finish:
                 self._limits[dtype] = counting_limits(fmt, rounding, dtype)
         self._kernel = counting.make_count_and_round(rounding.code, fmt.flush is None and fmt.has_negative_zero)
 
+    def limits(self, dtype: np.dtype) -> np.ndarray:
+        """Where numbers of that carrier start to overflow, and to become zero: what `counting.count_edges` takes."""
+        return self._limits[dtype]
+
     def count(self, flat: np.ndarray, row: np.ndarray) -> None:
         """Count what rounding these float32 or float64 numbers is about to do."""
         counting.count_edges(flat, self._limits[flat.dtype], row)
@@ -60,7 +64,7 @@ class Finish:
         if values.size < BLOCK:
             self._round(values, out, row, key, 0)
             return
-        self._split(values.size, _COST, BLOCK, row, lambda i, j, own: self._round(values[i:j], out[i:j], own, key, i))
+        self.split(values.size, _COST, BLOCK, row, lambda i, j, own: self._round(values[i:j], out[i:j], own, key, i))
 
     def compute(self, values: Values, out: np.ndarray, row: np.ndarray, key: int = 0, granule: int = 1, cost: int = 0) -> None:
         """out[i:j] = values(i, j) rounded, for ranges that start at multiples of `granule`; `cost` is an element's."""
@@ -71,10 +75,10 @@ class Finish:
                 stop = min(start + step, last)
                 self._round(values(start, stop), out[start:stop], own, key, start)
 
-        self._split(out.size, _COST + cost, step, row, part)
+        self.split(out.size, _COST + cost, step, row, part)
 
     @staticmethod
-    def _split(
+    def split(
         size: int, cost: int, granule: int, row: np.ndarray, part: Callable[[int, int, np.ndarray], None]
     ) -> None:
         """`part` over ranges, one for each thread, each counting in a row of its own."""

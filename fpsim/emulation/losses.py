@@ -20,9 +20,9 @@ _COST = 16  # of an exponential and its share of a sum, in multiply-adds
 
 
 def _along(
-    machine: Any, kernel: Callable[..., None], dim: int, logarithm: bool, *tensors: torch.Tensor
+    machine: Any, kernel: Callable[..., None], dim: int, kind: int, *tensors: torch.Tensor
 ) -> torch.Tensor:
-    """`kernel(*rows, logarithm, out)` on the tensors' lines along an axis; rounded as it goes where they lie in memory."""
+    """`kernel(*rows, kind, out)` on the tensors' lines along an axis; rounded as it goes where they lie in memory."""
     shape = tensors[0].shape or torch.Size([1])
     last = dim % len(shape) == len(shape) - 1
     moved = [item.detach().reshape(shape).movedim(dim, -1).contiguous() for item in tensors]
@@ -30,7 +30,7 @@ def _along(
     lines = [item.numpy().reshape(-1, size) for item in moved]
 
     def run(rows: slice, out: np.ndarray) -> None:
-        kernel(*(item[rows] for item in lines), logarithm, out)
+        kernel(*(item[rows] for item in lines), kind, out)
 
     if last:
         return machine.compute(by_rows(run, size), tensors[0].shape, size, _COST)
@@ -39,17 +39,17 @@ def _along(
     return machine.finish(torch.from_numpy(values.reshape(moved[0].shape)).movedim(-1, dim).contiguous())
 
 
-def _softmax_rule(logarithm: bool, native: torch._ops.OpOverload) -> Rule:
+def _softmax_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
     def softmax(machine: Any, x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
         if x.dtype is torch.float64:
             return native(x, dim, half_to_float)
         machine.whole()
-        return _along(machine, kernels.softmax, dim, logarithm, machine.floating(x))
+        return _along(machine, kernels.softmax, dim, kind, machine.floating(x))
 
     return softmax
 
 
-def _softmax_gradient_rule(logarithm: bool, native: torch._ops.OpOverload) -> Rule:
+def _softmax_gradient_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
     def softmax_gradient(
         machine: Any, gradient: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: Any
     ) -> torch.Tensor:
@@ -57,17 +57,17 @@ def _softmax_gradient_rule(logarithm: bool, native: torch._ops.OpOverload) -> Ru
             return native(gradient, output, dim, input_dtype)
         machine.whole()
         return _along(
-            machine, kernels.softmax_gradient, dim, logarithm, machine.operand(gradient), machine.operand(output)
+            machine, kernels.softmax_gradient, dim, kind, machine.operand(gradient), machine.operand(output)
         )
 
     return softmax_gradient
 
 
-for _name, _logarithm in (("_softmax", False), ("_log_softmax", True)):
+for _name, _kind in (("_softmax", kernels.SOFTMAX), ("_log_softmax", kernels.LOGARITHM)):
     _op = getattr(_aten, _name).default
-    register(_op, family="softmax")(_softmax_rule(_logarithm, _op))
+    register(_op, family="softmax")(_softmax_rule(_kind, _op))
     _op = getattr(_aten, f"{_name}_backward_data").default
-    register(_op, family="softmax")(_softmax_gradient_rule(_logarithm, _op))
+    register(_op, family="softmax")(_softmax_gradient_rule(_kind, _op))
 
 
 @register(_aten._safe_softmax.default, family="softmax")
@@ -75,9 +75,8 @@ def safe_softmax(machine: Any, x: torch.Tensor, dim: int, dtype: Any = None) -> 
     """softmax, but a row of -inf gives zeros: what attention does with rows that are masked out."""
     if x.dtype is torch.float64 or (dtype is not None and dtype is not torch.float32):
         return _aten._safe_softmax.default(machine.operand(x), dim, dtype)
-    result = _softmax_rule(False, _aten._softmax.default)(machine, x, dim, False)
-    masked = (machine.operand(x) == float("-inf")).all(dim, keepdim=True)
-    return machine.exact(result.masked_fill_(masked, 0.0))
+    machine.whole()
+    return _along(machine, kernels.softmax, dim, kernels.SAFE, machine.floating(x))
 
 
 def _total(values: torch.Tensor) -> float:

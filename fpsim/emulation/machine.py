@@ -17,6 +17,7 @@ from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.finishing import Finish, Values
 from fpsim.emulation.limits import hash_of, in_fp32
 from fpsim.emulation.policy import Policy
+from fpsim.emulation.tables import Function, Tables
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into
 
@@ -58,12 +59,14 @@ class Machine:
     stochastic: bool
     primitive: bool
     finishing: Finish
+    tables: Tables
     _constants: dict[float, float]
 
     @staticmethod
     def arithmetic_of(policy: Policy) -> dict[str, Any]:
         """The attributes that say how a machine of this policy computes."""
         fmt, rounding = policy.fmt, policy.rounding
+        finishing = Finish(fmt, rounding)
         return {
             "policy": policy,
             "fmt": fmt,
@@ -72,7 +75,8 @@ class Machine:
             "fast": policy.carried_by_float32,
             "stochastic": rounding is Rounding.STOCHASTIC,
             "primitive": policy.granularity == "primitive",
-            "finishing": Finish(fmt, rounding),
+            "finishing": finishing,
+            "tables": Tables(finishing),
             "_constants": {},
         }
 
@@ -215,6 +219,12 @@ class Machine:
         flat = result.numpy().reshape(-1)
         self.finishing.compute(values, flat, self.row(), self._draws(), granule, cost)
         return self.exact(result)
+
+    def look_up(self, name: Any, function: Function, x: torch.Tensor) -> torch.Tensor | None:
+        """A function of each value of a contiguous operand from a table, as `compute` would have it; None without one."""
+        result = torch.empty(x.shape, dtype=_FLOAT32)
+        values, flat = x.detach().numpy().reshape(-1), result.numpy().reshape(-1)
+        return self.exact(result) if self.tables.apply(name, function, values, flat, self.row()) else None
 
     def count_before(self, flat: np.ndarray, row: np.ndarray) -> None:
         """Count what rounding these float32 or float64 numbers to the format is about to do."""
