@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._kernels.compiler import as_bits, as_float, int_add, int_and, int_or, int_sub, int_xor, kernel, shift_left, shift_right
+from fpsim._kernels.compiler import (
+    as_bits,
+    as_float,
+    int_add,
+    int_and,
+    int_or,
+    int_sub,
+    int_xor,
+    kernel,
+    shift_left,
+    shift_right,
+)
 from fpsim._kernels.counting import BLOCK, ELEMENTS, INFINITE, NAN, OVERFLOWS, UNDERFLOWS
 
 #: The last bits of an entry, which values of formats of at most 21 bits do not use, say what its rounding did.
