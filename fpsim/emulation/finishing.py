@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fpsim import threads
-from fpsim._kernels import counting
+from fpsim._kernels import counting, passes
 from fpsim.emulation.limits import counting_limits
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
@@ -49,7 +49,9 @@ class Finish:
                 self._limits[dtype] = np.array([limit, -limit, 0, 0], dtype)
             else:
                 self._limits[dtype] = counting_limits(fmt, rounding, dtype)
-        self._kernel = counting.make_count_and_round(rounding.code, fmt.flush is None and fmt.has_negative_zero)
+        plain = fmt.flush is None and fmt.has_negative_zero
+        self._kernel = counting.make_count_and_round(rounding.code, plain)
+        self._pass = passes.make_pass(rounding.code, plain)
 
     def limits(self, dtype: np.dtype) -> np.ndarray:
         """Where numbers of that carrier start to overflow, and to become zero: what `counting.count_edges` takes."""
@@ -76,6 +78,19 @@ class Finish:
                 self._round(values(start, stop), out[start:stop], own, key, start)
 
         self.split(out.size, _COST + cost, step, row, part)
+
+    def one_pass(
+        self, operation: int, arrays: tuple[np.ndarray, ...], factor: float, out: np.ndarray, row: np.ndarray
+    ) -> None:
+        """An operation of `_kernels/passes.py` on flat float32 arrays, rounded into `out`: to nearest even only."""
+        x, y, z = (*arrays, *arrays[-1:] * 2)[:3]
+        constants, limits = (of[x.dtype] for of in (self._constants, self._limits))
+        single = np.float32(factor)
+
+        def part(i: int, j: int, own: np.ndarray) -> None:
+            self._pass(operation, x[i:j], y[i:j], z[i:j], single, out[i:j], constants, limits, own)
+
+        self.split(x.size, _COST, BLOCK, row, part)
 
     @staticmethod
     def split(

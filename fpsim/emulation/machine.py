@@ -22,6 +22,7 @@ from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_WORTH_A_PASS = 1 << 12  # elements: below, torch's own kernel and a rounding have less to set up
 _AS_THEY_ARE = frozenset(
     (
         torch.bool,
@@ -219,6 +220,24 @@ class Machine:
         flat = result.numpy().reshape(-1)
         self.finishing.compute(values, flat, self.row(), self._draws(), granule, cost)
         return self.exact(result)
+
+    def one_pass(
+        self, operation: int, tensors: tuple[torch.Tensor, ...], factor: float = 1.0, into: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """An operation of `_kernels/passes.py` on large float32 operands of one shape; None if they are not that.
+
+        The result is fresh, or `into`, which may be one of the operands.
+        """
+        first = tensors[0]
+        if not self.fast or first.numel() < _WORTH_A_PASS:
+            return None
+        for item in tensors if into is None else (*tensors, into):
+            if item.dtype is not _FLOAT32 or item.shape != first.shape or not item.is_contiguous():
+                return None
+        result = torch.empty(first.shape, dtype=_FLOAT32) if into is None else into
+        arrays = tuple(item.detach().numpy().reshape(-1) for item in (*tensors, result))
+        self.finishing.one_pass(operation, arrays[:-1], factor, arrays[-1], self.row())
+        return self.exact(result) if into is None or tags.covers_storage(into) else result
 
     def look_up(self, name: Any, function: Function, x: torch.Tensor) -> torch.Tensor | None:
         """A function of each value of a contiguous operand from a table, as `compute` would have it; None without one."""
