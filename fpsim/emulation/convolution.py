@@ -14,7 +14,7 @@ import torch
 from fpsim._convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
 from fpsim._geometry import Geometry
 from fpsim.emulation.engine import Watch, reduction
-from fpsim.emulation.matmul import is_native, native
+from fpsim.emulation.matmul import by_library, is_native, native
 from fpsim.emulation.table import register
 
 _aten = torch.ops.aten
@@ -123,7 +123,7 @@ def convolution_backward(
         return _aten.convolution_backward.default(gradient, x, weight, *arguments)
     gradient, x, weight = (machine.floating(item) for item in (gradient, x, weight))
     if is_native(machine):
-        results = _aten.convolution_backward.default(gradient, x, weight, *arguments)
+        results = by_library(_aten.convolution_backward.default, gradient, x, weight, *arguments)
         return tuple(None if item is None else machine.finish(item) for item in results)
     dims = x.dim() - 2
     stride, padding, dilation = (_full(item, dims) for item in (stride, padding, dilation))
