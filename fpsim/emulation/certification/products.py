@@ -1,0 +1,86 @@
+"""Rows of matrix products and convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+
+from fpsim.emulation.certification.slopes import Operand, Slope, linear, scaled
+from fpsim.emulation.certification.table import Call, Products, multiplied, register
+
+_aten = torch.ops.aten
+_Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def bilinear(a: Operand, b: Operand, multiply: _Multiply, terms: int) -> list[Slope]:
+    """a^ b^ - a b = (a^ - a) b + a^ (b^ - b): the exact values of b, the emulated ones of a."""
+    if b.radius is None:
+        first = scaled(b.reference, b.reference, multiply, terms)
+    else:
+        low, high = Operand(b.reference, b.reference, b.radius).low, Operand(b.reference, b.reference, b.radius).high
+        first = scaled(low, high, multiply, terms)
+    if a.spread is None:
+        second = scaled(a.value, a.value, lambda t, w: multiply(w, t), terms)
+    else:
+        emulated = Operand(a.value, a.value, a.spread)
+        second = scaled(emulated.low, emulated.high, lambda t, w: multiply(w, t), terms)
+    return [first, second]
+
+
+def _slopes_of(products: Callable[[Call], Products]) -> Callable[[Call], Sequence[Slope]]:
+    def slopes(call: Call) -> Sequence[Slope]:
+        sums = products(call)
+        found = bilinear(*sums.factors, sums.multiply, sums.terms)
+        if sums.addend is None:
+            return found
+        assert call.result is not None
+        shape, addend = call.result.shape, linear(lambda t: sums.spread_addend(t).expand(shape))
+        return [addend, *found] if call.operands[0] is sums.addend else [*found, addend]
+
+    return slopes
+
+
+def _register(op: torch._ops.OpOverload, family: str, products: Callable[[Call], Products]) -> None:
+    register(op, family, _slopes_of(products), kind="accumulated", cost=multiplied, products=products)
+
+
+def _matrix(multiply: _Multiply, addend: bool = False) -> Callable[[Call], Products]:
+    def products(call: Call) -> Products:
+        for factor in ("alpha", "beta"):
+            if call.kwargs.get(factor, 1) != 1:
+                raise call.refuse(f"{factor} = {call.kwargs[factor]}; certification knows matrix products with factors of 1 only")
+        first, *rest = call.operands if addend else (None, *call.operands)
+        left, right = rest
+        return Products(multiply, (left, right), left.value.shape[-1], first)
+
+    return products
+
+
+_register(_aten.mm.default, "matmul", _matrix(torch.mm))
+_register(_aten.bmm.default, "matmul", _matrix(torch.bmm))
+_register(_aten.mv.default, "matmul", _matrix(torch.mv))
+_register(_aten.dot.default, "matmul", _matrix(torch.dot))
+_register(_aten.addmm.default, "matmul", _matrix(torch.mm, addend=True))
+_register(_aten.baddbmm.default, "matmul", _matrix(torch.bmm, addend=True))
+_register(_aten.addmv.default, "matmul", _matrix(torch.mv, addend=True))
+
+
+def _convolution(call: Call) -> Products:
+    x, weight, *bias = call.operands
+    geometry: tuple[Any, ...] = tuple(call.args[3:])
+    transposed, groups = geometry[3], geometry[5]
+    terms = prod(weight.value.shape[2:]) * (weight.value.shape[0] // groups if transposed else weight.value.shape[1])
+
+    def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return _aten.convolution.default(a, b, None, *geometry)
+
+    def along_channels(t: torch.Tensor) -> torch.Tensor:
+        return t.reshape(-1, *(1 for _ in weight.value.shape[2:]))
+
+    return Products(multiply, (x, weight), terms, bias[0] if bias else None, along_channels)
+
+
+_register(_aten.convolution.default, "convolution", _convolution)
