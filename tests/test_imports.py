@@ -17,7 +17,7 @@ LAYERS = (
     ("accumulation",),
     (
         "counters", "_operands", "_product_plans", "_product_jobs", "_product_runs", "_counted_runs", "_unit_products",
-        "_unit_steps", "_geometry",
+        "_unit_steps", "_geometry", "theory",
     ),
     ("products", "_sums", "reductions", "_convolutions", "convolution"),
     ("hardware",),

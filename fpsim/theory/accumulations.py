@@ -1,0 +1,158 @@
+"""What an accumulator may do to a sum, before any data are known.
+
+    accumulation_bound("fp16", "fp16:pairwise", 1024)     for 1024 products of fp16 values, summed pairwise in fp16
+
+gives `relative`, `absolute` and `largest` with
+
+    |accumulated - exact sum| <= relative * T + absolute,    T = sum |a_i b_i| + sum |addends|
+
+whatever the data, as long as nothing overflows or saturates; T <= largest is enough for that. The accumulated value is a
+value of `format`; its last rounding, to the format of the result, is `rounding_bound(fmt, rounding, held=bound.format)`:
+
+    |result - exact sum| <= relative * T + absolute + store.error(accumulated)
+
+All numbers are rounded outward. `inf` says that no bound is known. Trees, compensated and exact sums and units compose
+from the same stages (`trees.py`, `compensated.py`, `units.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fpsim.accumulation.accumulator import Accumulator, get_accumulator
+from fpsim.accumulation.trees import MAX_LEAVES
+from fpsim.formats import FP32, Format, get_format
+from fpsim.modes import Rounding, get_rounding
+from fpsim.theory.compensated import kahan_stage, neumaier_stage
+from fpsim.theory.roundings import holds, relative_error, rounding_bound as rounding_bound, underflow_error
+from fpsim.theory.trees import Stage, chain_stage, leaf_stage, leaves_of, tree_stage
+from fpsim.theory.units import Sums, flushed_below, unit_stage
+from fpsim.theory.upward import ZERO, affine, grown, largest_total, to_float
+
+
+@dataclass(frozen=True)
+class AccumulationBound:
+    """|accumulated - exact sum| <= relative * T + absolute, T the sum of the terms' (and addends') magnitudes.
+
+    relative, absolute   rounded upward; inf where no bound is known
+    largest              T <= largest guarantees that nothing overflows, saturates or becomes infinite
+    format               whose values are accumulated; None where the sum is exact until it is stored ("exact")
+    zero_below           operands of smaller magnitude count as zeros in the exact sum and in T; 0 where none do
+    """
+
+    relative: float
+    absolute: float
+    largest: float
+    format: Format | None
+    zero_below: float = 0.0
+
+    def error(self, magnitudes: Any) -> Any:
+        """relative * magnitudes + absolute, rounded upward, elementwise; inf where magnitudes > largest and for NaN.
+
+        `magnitudes` are upper bounds of T. Whoever knows otherwise that nothing overflowed uses `error_without_overflow`.
+        """
+        magnitudes = np.asarray(magnitudes, np.float64)
+        found = np.where(magnitudes <= self.largest, affine(self.relative, self.absolute, magnitudes), np.inf)
+        return found if found.ndim else float(found)
+
+    def error_without_overflow(self, magnitudes: Any) -> Any:
+        """The same where the caller vouches that nothing overflowed or saturated."""
+        return affine(self.relative, self.absolute, magnitudes)
+
+
+def accumulation_bound(
+    fmt: Any,
+    accumulate: Any = None,
+    terms: int = 1,
+    rounding: Any = "nearest-even",
+    *,
+    products: bool = True,
+    addends: int = 0,
+    operand_largest: float | None = None,
+) -> AccumulationBound:
+    """The bound for sums of `terms` products of two values of `fmt`, accumulated as `fpsim.matmul` does.
+
+    Parameters
+    ----------
+    fmt, accumulate, rounding : as `fpsim.matmul` takes them.
+    terms : the number of products, k.
+    products : False for sums of values of `fmt` themselves, as `fpsim.sum` adds them.
+    addends : how many values of `fmt` are added to the accumulator after the sum (`addend`, a bias): their magnitudes
+        belong to T.
+    operand_largest : no operand exceeds it in magnitude; left out, the format's largest value. Only units with alignment use
+        it: a subnormal operand aligns as the smallest normal number, whose product with another then sets what is cut off.
+
+    "native" is any order of additions and fused multiply-adds in fp32 or wider, without products of fewer
+    multiplications (Strassen, Winograd) and without flushing.
+
+    Raises
+    ------
+    ValueError : unknown names, operands that a unit does not take, a given tree with another number of leaves.
+    """
+    target, accumulator, mode = get_format(fmt), get_accumulator(accumulate), get_rounding(rounding)
+    if not isinstance(terms, int | np.integer) or not 0 <= terms <= MAX_LEAVES or addends < 0:
+        raise ValueError(f"terms must be a whole number from 0 to {MAX_LEAVES} and addends at least 0, got {terms}, {addends}")
+    if not target.has_zero:
+        raise ValueError(f"{target.name} has no zero and no arithmetic")
+    largest = target.max_finite if operand_largest is None else float(operand_largest)
+    return _bound(target, accumulator, int(terms), mode, products, int(addends), largest)
+
+
+@lru_cache(maxsize=1024)
+def _bound(
+    fmt: Format, accumulator: Accumulator, terms: int, rounding: Rounding, products: bool, addends: int, largest: float
+) -> AccumulationBound:
+    zero_below = fmt.min_normal if fmt.flush_inputs else 0.0
+    if not products:
+        accumulator = accumulator.for_sums
+    if accumulator.kind == "exact":
+        return AccumulationBound(0.0, 0.0, fmt.max_finite, None, zero_below)
+    held = accumulator.promoted or accumulator.format
+    if accumulator.kind == "unit":
+        assert accumulator.unit is not None
+        row = accumulator.unit.instruction(fmt, accumulator.format.name)
+        stage = unit_stage(Sums(fmt, terms, Fraction(largest)), row, row.outputs[accumulator.format.name])
+        zero_below = max(zero_below, flushed_below(row, fmt))
+        later = max(0, addends - 1)  # a unit's sum starts from the first
+    else:
+        stage = _sum(fmt, accumulator, terms, rounding, products)
+        later = addends
+    if later:
+        stage = stage.then(_addends(fmt, held, later, rounding))
+    top = largest_total(stage.top, stage.relative, stage.absolute)
+    return AccumulationBound(to_float(stage.relative), to_float(stage.absolute), top, held, zero_below)
+
+
+def _sum(fmt: Format, accumulator: Accumulator, terms: int, rounding: Rounding, products: bool) -> Stage:
+    """The sum itself, of every kind but exact ones and units."""
+    if accumulator.kind == "native":
+        # Whatever the order, no product meets more than `terms` roundings, its own included; float64 is rounded once more.
+        relative = grown(relative_error(FP32, rounding), terms + 1)
+        return Stage(relative, (terms + 1) * underflow_error(FP32, rounding) * (1 + relative), FP32.max_finite)
+    held = accumulator.format
+    leaves = leaves_of(fmt, held, accumulator.products == "rounded", products)
+    stage = leaf_stage(leaves, fmt, held, rounding, terms, products)
+    if accumulator.kind == "kahan":
+        return stage.then(kahan_stage(terms, held, rounding))
+    if accumulator.kind == "neumaier":
+        return stage.then(neumaier_stage(terms, held, rounding))
+    if accumulator.promoted is None:
+        return stage.then(tree_stage(accumulator.order(terms), held, rounding, leaves))
+    (size,) = accumulator.order.parameters
+    blocks = -(-terms // size)
+    block = tree_stage(Accumulator(format=held).order(min(size, terms)), held, rounding, leaves)
+    stage = stage.then(Stage(block.relative, blocks * block.absolute, block.top))
+    return stage.then(chain_stage(blocks, accumulator.promoted, rounding))
+
+
+def _addends(fmt: Format, held: Format, count: int, rounding: Rounding) -> Stage:
+    """Values of `fmt`, rounded to the accumulator's format and added to it one after the other."""
+    leaf = Stage(ZERO, ZERO, held.max_finite)
+    if not holds(held, fmt):
+        leaf = Stage(relative_error(held, rounding), count * underflow_error(held, rounding), held.max_finite)
+    return leaf.then(chain_stage(count + 1, held, rounding))
