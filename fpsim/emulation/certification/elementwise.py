@@ -10,7 +10,7 @@ import torch
 
 from fpsim.emulation.certification.products import bilinear
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, linear, upwards
-from fpsim.emulation.certification.table import SINGLE, Call, Unit, free, register, rounded
+from fpsim.emulation.certification.table import Call, Unit, free, register, rounded
 from fpsim.emulation.limits import in_fp32
 
 _aten = torch.ops.aten
@@ -92,7 +92,7 @@ def _arithmetic_cost(call: Call, unit: Unit) -> torch.Tensor:
     if all(kept):
         return rounded(call, unit)
     assert call.result is not None
-    roundoff, underflow = max(unit.roundoff, SINGLE.roundoff), max(unit.underflow, SINGLE.underflow)
+    roundoff, underflow = unit.with_scalar.roundoff, unit.with_scalar.underflow
     operand, number = (left, right) if kept[0] else (right, left)
     additive = "mul" not in call.step.op._schema.name and "div" not in call.step.op._schema.name
     relative = call.result.abs() + (number.reference.abs() if additive else 0.0)
@@ -293,7 +293,7 @@ def _function_cost(call: Call, unit: Unit) -> torch.Tensor:
     parameters = [value for value in (*call.args[1:], *call.kwargs.values()) if isinstance(value, float)]
     if name == "pow" and parameters and in_fp32(parameters[0]) != parameters[0]:
         raise call.refuse(f"the exponent {parameters[0]} is no fp32 number")
-    roundoff = max(unit.roundoff, SINGLE.roundoff) if parameters else unit.roundoff
+    roundoff = (unit.with_scalar if parameters else unit).roundoff
     size = call.result.abs()
     if name in _CANCELLING:
         size = torch.maximum(size, call.operands[0].magnitude.clamp(3.0, 16.0))

@@ -38,9 +38,9 @@ def _softmax_slopes(call: Call) -> Sequence[Slope]:
         return p * (t - (p * t).sum(dim, keepdim=True))
 
     def size(t: torch.Tensor) -> torch.Tensor:
-        # |p_i (1 - p_i)| on the diagonal, p_i p_j off it
-        spare = (1 - low).clamp(min=0)
-        return high * spare * t + high * ((high * t).sum(dim, keepdim=True) - high * t)
+        # |p_i (1 - p_i)| on the diagonal, p_i p_j off it; the factor covers what the subtraction may lose
+        others = (high * t).sum(dim, keepdim=True) * (1 + count * 2.0**-50) - high * t
+        return high * ((1 - low).clamp(min=0) * t + others)
 
     def radius(t: torch.Tensor) -> torch.Tensor:
         rest = (p * t).sum(dim, keepdim=True)
@@ -48,15 +48,10 @@ def _softmax_slopes(call: Call) -> Sequence[Slope]:
         return r * t + p * moved + r * rest + r * moved
 
     def forward(t: torch.Tensor) -> torch.Tensor:
-        spare = (1 - low).clamp(min=0)
-        return torch.minimum(high * spare * t + high * ((high * t).sum(dim, keepdim=True) - high * t).clamp(min=0), _HALF(t, dim))
+        """The range of p bounds the change too, and so does half the largest change (in the max norm)."""
+        return torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
 
     return [Slope(center, size, radius, count + 4, forward)]
-
-
-def _HALF(t: torch.Tensor, dim: int) -> torch.Tensor:
-    """|dp| <= 1/2 max |dz| in the max norm."""
-    return 0.5 * t.amax(dim, keepdim=True).expand(t.shape)
 
 
 def _softmax_cost(call: Call, unit: Unit) -> torch.Tensor:
@@ -108,7 +103,7 @@ class _Rows:
         """dy = scale s (dx - mean(dx) - y mean(y dx)), with s and y anywhere in their ranges; scale broadcasts to the rows."""
         s, ds, y, dy = self.inverse, self.inverse_radius, self.normal, self.normal_radius
         size_s, size_y, weight = self.high, upwards(y.abs() + dy), scale.abs()
-        flat, back = self.shape, None
+        flat = self.shape
 
         def mean(t: torch.Tensor) -> torch.Tensor:
             return t.mean(-1, keepdim=True)
@@ -127,12 +122,11 @@ class _Rows:
             whole = u + mean(u) + size_y * mean(size_y * u)
             return (weight * (ds * whole + s * inner)).reshape(t.shape)
 
-        del back
         return Slope(center, size, radius, 2 * self.count)
 
 
 def _require_known(call: Call, operands: Sequence[Operand]) -> None:
-    if any(operand.error is not None for operand in operands):
+    if not all(operand.known for operand in operands):
         raise call.refuse("weights or statistics that depend on the input; certification takes them as constants")
 
 

@@ -54,9 +54,16 @@ def _matrix(multiply: _Multiply, addend: bool = False) -> Callable[[Call], Produ
                 raise call.refuse(f"{factor} = {call.kwargs[factor]}; certification knows matrix products with factors of 1 only")
         first, *rest = call.operands if addend else (None, *call.operands)
         left, right = rest
-        return Products(multiply, (left, right), left.value.shape[-1], first)
+        return Products(multiply, (left, right), left.value.shape[-1], first, matrices=_pairs)
 
     return products
+
+
+def _pairs(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The matrices of a product of matrices, vectors or batches."""
+    if a.dim() == 3:
+        return list(zip(a, b, strict=True))
+    return [(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1))]
 
 
 _register(_aten.mm.default, "matmul", _matrix(torch.mm))
@@ -80,7 +87,16 @@ def _convolution(call: Call) -> Products:
     def along_channels(t: torch.Tensor) -> torch.Tensor:
         return t.reshape(-1, *(1 for _ in weight.value.shape[2:]))
 
-    return Products(multiply, (x, weight), terms, bias[0] if bias else None, along_channels)
+    def pairs(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """One product for each image and group: (channels out, k) @ (k, places), k over (channel, height, width)."""
+        stride, padding, dilation = geometry[:3]
+        columns = torch.nn.functional.unfold(a, b.shape[2:], dilation, padding, stride)
+        rows = b.reshape(groups, b.shape[0] // groups, -1)
+        split = columns.reshape(a.shape[0], groups, -1, columns.shape[-1])
+        return [(left, right) for image in split for left, right in zip(rows, image, strict=True)]
+
+    plain = not transposed and weight.value.dim() == 4 and x.value.dim() == 4
+    return Products(multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pairs if plain else None)
 
 
 _register(_aten.convolution.default, "convolution", _convolution)

@@ -30,7 +30,8 @@ class Operand:
 
     value, spread      the emulated values are within `spread` of `value` (None: equal to it)
     reference, radius  the exact model's values are within `radius` of `reference` (None: equal to it)
-    error              a bound on |emulated - exact|; None where only value - reference +- radius is known of it
+    error              a bound on |emulated - exact|; None where value - reference +- radius says it
+    known              whether both sides are given: a parameter, an input or a constant, perhaps in other places
     """
 
     value: torch.Tensor
@@ -38,6 +39,7 @@ class Operand:
     radius: torch.Tensor | None = None
     spread: torch.Tensor | None = None
     error: torch.Tensor | None = None
+    known: bool = False
 
     @property
     def low(self) -> torch.Tensor:

@@ -64,12 +64,13 @@ register(_aten.copy.default, "structure", _copied, kind="exact", cost=free)
 # Constants in chosen places
 
 
-def _fill_known(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+def _fill_known(call: Call) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """What the constant's own rounding (or saturation) changes."""
     mask, value = call.args[1], call.args[2]
     if isinstance(value, (Operand, torch.Tensor)):
         raise call.refuse("filled from a tensor; fill with a number")
-    assert call.emulated is not None
+    if call.emulated is None:
+        return None, None
     changed = torch.where(call.emulated == float(value), 0.0, call.emulated - float(value))
     known = torch.where(mask, changed, 0.0)
     return known, upwards(known.abs() * EPSILON)
@@ -108,7 +109,15 @@ def _sums(call: Call) -> Products:
     count = max(1, operand.value.numel() // max(1, call.run([operand.value]).numel()))
     ones = Operand(torch.ones((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
     divisor = count if "mean" in call.step.op._schema.name else 1
-    return Products(lambda a, b: call.run([a * b]) * divisor, (operand, ones), count, divisor=divisor)
+
+    def lines(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        dim = call.argument(1, "dim")
+        axes = [axis % a.dim() for axis in ([dim] if isinstance(dim, int) else dim or range(a.dim()))]
+        kept = [axis for axis in range(a.dim()) if axis not in axes]
+        matrix = a.permute([*kept, *sorted(axes)]).reshape(-1, count)
+        return [(matrix, b.expand(count, 1))]
+
+    return Products(lambda a, b: call.run([a * b]) * divisor, (operand, ones), count, divisor=divisor, matrices=lines)
 
 
 def _averages(call: Call) -> list[Slope]:

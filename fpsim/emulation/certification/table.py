@@ -22,27 +22,39 @@ Kind = Literal["exact", "rounded", "accumulated"]
 
 @dataclass(frozen=True)
 class Unit:
-    """A library's arithmetic: roundoff, the loss of an underflow, and how many units in the last place a function may err."""
+    """A library's arithmetic: roundoff, the loss of an underflow, and how many units in the last place a function may err.
+
+    `scalar` is the arithmetic of operations in which a Python number takes part.
+    """
 
     name: str
     dtype: torch.dtype
     roundoff: float
     underflow: float
     ulps: int = 8
+    scalar: Unit | None = None
+
+    @property
+    def with_scalar(self) -> Unit:
+        return self.scalar or self
 
 
 DOUBLE = Unit("float64", torch.float64, 2.0**-53, 2.0**-1074)
 SINGLE = Unit("float32", torch.float32, 2.0**-24, 2.0**-149)
+#: What emulation computes with before it rounds: float64, or fp32 where a Python number takes part.
+INSIDE = Unit("float64", torch.float64, 2.0**-53, 2.0**-1074, scalar=SINGLE)
 
 
 class Call:
     """One step with an `Operand` in the place of each floating-point tensor.
 
-    `result` is what it gave in the arithmetic under study, `emulated` what the recorded run has; both in float64.
+    `result` is what it gave in the arithmetic under study, `emulated` what the recorded run has (None where no emulated
+    run is under study); both in float64. `numbers` are those of the operands in the trace.
     """
 
     def __init__(self, step: Step, places: tuple[Any, Any], index: int = 0):
         self.step, self.index = step, index
+        self.numbers: list[int] = []
         self.args, self.kwargs = places
         self.operands: list[Operand] = list(tensors_in(places, Operand))
         self.result: torch.Tensor | None = None
@@ -75,6 +87,8 @@ class Products:
     factors     the two operands
     terms       how many products a result adds
     addend      what the epilogue adds to the accumulator, or None; `spread_addend` makes it broadcast to the result
+    matrices    (a, b) -> pairs of matrices whose products, one after the other, are the result in row-major order; None where
+                it has no such form
     divisor     what the sum is divided by afterwards: the number of terms of a mean
     """
 
@@ -84,6 +98,7 @@ class Products:
     addend: Operand | None = None
     spread_addend: Callable[[torch.Tensor], torch.Tensor] = lambda t: t
     divisor: int = 1
+    matrices: Callable[[torch.Tensor, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]] | None = None
 
     def magnitudes(self) -> torch.Tensor:
         """Above the sum of the magnitudes of all terms, the addend's included."""
@@ -103,7 +118,7 @@ class Row:
     cost: Callable[[Call, Unit], torch.Tensor | None]
     products: Callable[[Call], Products] | None = None
     outputs: int | None = 1
-    known: Callable[[Call], tuple[torch.Tensor, torch.Tensor] | None] | None = None
+    known: Callable[[Call], tuple[torch.Tensor | None, torch.Tensor | None]] | None = None
 
 
 TABLE: dict[torch._ops.OpOverload, Row] = {}

@@ -50,11 +50,15 @@ class Step:
 
 @dataclass
 class Trace:
-    """`values` are what the emulated run computed; `references` are the exact values of what it started from."""
+    """`values` are what the emulated run computed; `references` are the exact values of what it started from.
+
+    `integers` are the numbers of constants of integers and booleans.
+    """
 
     steps: list[Step] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     references: dict[int, torch.Tensor] = field(default_factory=dict)
+    integers: list[int] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     output: int = -1
 
@@ -111,6 +115,8 @@ class _Recorder(TorchDispatchMode):
             self.trace.values[number] = value
         if tensor.is_floating_point():
             self.trace.references[number] = reference.detach().double()
+        else:
+            self.trace.integers.append(number)
         return number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
