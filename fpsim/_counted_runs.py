@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._product_jobs import Draws, Job, add_rounded, largest_and_smallest
+from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest
 from fpsim._product_plans import Scheme, careful_scheme, is_like, program
 from fpsim._product_runs import choose_flags, plan, promoted_programs
 from fpsim.accumulation.orders import sequential
@@ -37,10 +37,11 @@ class _CountingJob(Job):
         part.parent = self
         return part
 
-    def _tallied(self, panels: int) -> tuple[np.ndarray, ...]:
+    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         from fpsim._kernels.counted import TALLIES
 
-        return (np.empty(panels * self.groups * TALLIES * (64 // self.dtype.itemsize), dtype=self.dtype),)
+        count = -(-panels.columns // self.width)
+        return (np.empty(count * self.groups * TALLIES * (64 // self.dtype.itemsize), dtype=self.dtype),)
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         from fpsim._kernels.counted import LARGEST, TALLIES, UNCHANGED, UNCHANGED_TOO

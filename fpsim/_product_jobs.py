@@ -126,7 +126,7 @@ class Job:
 
         return make_compensated(*shape, int(self.kind == "neumaier"))
 
-    def _tallied(self, panels: int) -> tuple[np.ndarray, ...]:
+    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         """Further arguments of the kernel; none here."""
         return ()
 
@@ -156,7 +156,7 @@ class Job:
         for panels in right:
             count = -(-panels.columns // self.width)
             passed = np.zeros((count, self.groups), dtype=np.uint8)
-            tallied = self._tallied(count)
+            tallied = self._tallied(panels, out)
 
             def task(
                 first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,

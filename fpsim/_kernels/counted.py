@@ -1,7 +1,7 @@
-"""Products of matrices that count what their roundings did: the interpreter of `products`, with tallies beside the sums.
+"""Products of matrices that observe their roundings: the interpreter of `products`, with tallies beside the sums.
 
 Each tile has vectors of tallies: additions that left a sum as it was, underflows, overflows, and the largest magnitude of a
-sum.
+sum; or, for error bounds, one for each vector of its own (`watched.py`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from fpsim._kernels.tiles import (
     vectors_of,
     zero_tile,
 )
+from fpsim._kernels.watched import MAGNITUDES, WatchingStep
 
 # Vectors of tallies. Two take turns at the commonest one, so that no addition waits for the one before.
 UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST, UNCHANGED_TOO = range(5)
@@ -40,7 +41,8 @@ TALLIES = 5
 MOST_LEAVES = 2**20  # counts are floats of the carrier, exact so far in float32
 
 # What is counted. With SUMS, every chain step that leaves its sum as it was, those of zero leaves too: the caller knows how
-# many leaves are zero, and that nothing overflows. With EVERYTHING, what the tallies' names say.
+# many leaves are zero, and that nothing overflows. With EVERYTHING, what the tallies' names say. From MAGNITUDES on,
+# what `watched.py` says.
 SUMS, EVERYTHING = range(2)
 
 _HAS_RANGE = bool(llvmlite.binding.get_host_cpu_features().get("avx512dq"))
@@ -173,6 +175,11 @@ class _CountingStep(Step):
         return self.context.make_tuple(self.builder, signature.return_type, values)
 
 
+def _observing(what: int) -> Any:
+    """The class of steps that observes that."""
+    return WatchingStep if what >= MAGNITUDES else _CountingStep
+
+
 @intrinsic(prefer_literal=True)
 def _leaf_tile(
     typing_context: Any, total: Any, seen: Any, tallies: Any, a: Any, a_offset: Any, b: Any, b_offset: Any,
@@ -182,7 +189,8 @@ def _leaf_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         codes = mode.literal_value, flags.literal_value
-        work = _CountingStep(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
+        observing = _observing(what.literal_value)
+        work = observing(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
         a_data, b_data = data_of(context, builder, a, arguments[3]), data_of(context, builder, b, arguments[5])
         pairs = work.operands(a_data, arguments[4], b_data, arguments[6])
         draws = work.draws((hashes, arguments[8], arguments[9], arguments[10]), arguments[11])
@@ -202,7 +210,8 @@ def _add_tiles(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         codes = mode.literal_value, flags.literal_value
-        work = _CountingStep(context, builder, left, *codes, arguments[4], arguments[3], what.literal_value)
+        observing = _observing(what.literal_value)
+        work = observing(context, builder, left, *codes, arguments[4], arguments[3], what.literal_value)
         draws = work.draws((hashes, arguments[5], arguments[6], arguments[7]), arguments[8])
         lefts, rights = (vectors_of(builder, arguments[i], left.count) for i in (0, 1))
         vectors = [work.add(*terms) for terms in zip(lefts, rights, draws, strict=True)]
@@ -221,7 +230,8 @@ def _chain_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         codes = mode.literal_value, flags.literal_value
-        work = _CountingStep(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
+        observing = _observing(what.literal_value)
+        work = observing(context, builder, total, *codes, arguments[7], arguments[2], what.literal_value)
         a_data, b_data = data_of(context, builder, a, arguments[3]), data_of(context, builder, b, arguments[5])
         pairs = work.operands(a_data, arguments[4], b_data, arguments[6])
         where = (hashes, arguments[8], arguments[9], arguments[10])
@@ -252,15 +262,17 @@ def _largest_lane(typing_context: Any, seen: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, what: int) -> Any:
-    """The kernel for one carrier, tile, mode and set of flags that counts `what`.
+    """The kernel for one carrier, tile, mode and set of flags that observes `what`.
 
     Its arguments are those of `make_product`'s, and a flat array that receives TALLIES vectors for each tile, in the order
-    of `passed`.
+    of `passed`, or a number for each element, laid out as `out`.
     """
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
     width = vectors * lanes
     size = rows * width
     track = flags & (TRACK | TRACK_SUMS)
+    by_element = what >= MAGNITUDES
+    tally_rows, tally_vectors = (rows, vectors) if by_element else (1, TALLIES)
 
     @kernel
     def counted(
@@ -277,7 +289,7 @@ def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, w
                 place = group * rows * out_stride + panel * width
                 top = zero_tile(kind, rows, vectors)
                 seen = zero_tile(kind, 1, 1)
-                tallies = zero_tile(kind, 1, TALLIES)
+                tallies = zero_tile(kind, tally_rows, tally_vectors)
                 height = 0
                 for line in range(program.shape[0]):
                     operation = program[line, 0]
@@ -316,7 +328,10 @@ def make_counted(element: str, rows: int, vectors: int, mode: int, flags: int, w
                         else:
                             top = zero_tile(kind, rows, vectors)
                 store_tile(top, out, place, out_stride)
-                store_tile(tallies, tallied, (panel * passed.shape[1] + group) * TALLIES * lanes, 0)
+                if by_element:
+                    store_tile(tallies, tallied, place, out_stride)
+                else:
+                    store_tile(tallies, tallied, (panel * passed.shape[1] + group) * TALLIES * lanes, 0)
                 if track:
                     if not _largest_lane(seen) < limit:
                         passed[panel, group] = 1

@@ -21,7 +21,7 @@ _NONE = Fraction(2) ** 5000  # no bound: beyond float64 after any factor
 def kahan_stage(count: int, held: Format, rounding: Rounding) -> Stage:
     """Kahan's summation: 3v + O(n v^2), the remainder included; no bound (inf) where n v^2 is too large for one.
 
-    With y = (p - c)(1 + d1), s' = s + y + r, z = (s' - s)(1 + d3) and c' = (z - y)(1 + d4), s' - c' differs from s - c + p by at
+    With y = (p - c)(1 + d1), s' = s + y + r, z = (s' - s)(1 + d3), c' = (z - y)(1 + d4), s' - c' differs from s - c + p by at
     most v (|p - c| + |y + r| + |z - y|), and the last s from the last s - c by r. The largest |s|, |c| and error are
     the least solution of the inequalities that this gives, found by iteration and then checked.
     The first-order term agrees with Hallman and Ipsen (arXiv 2203.15928), not with the 2u of Knuth and Goldberg

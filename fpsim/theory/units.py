@@ -15,9 +15,9 @@ from fractions import Fraction
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import FP32, Format
 from fpsim.modes import Rounding
-from fpsim.theory.roundings import addition_underflow, multiples, relative_error, underflow_error
+from fpsim.theory.roundings import addition_underflow, multiples, relative_error
 from fpsim.theory.trees import Stage, once
-from fpsim.theory.upward import ONE, ZERO, both, grown, shortened
+from fpsim.theory.upward import grown, shortened
 
 _FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
 _NEAREST = Rounding.NEAREST_EVEN

@@ -1,0 +1,76 @@
+"""What products keep beside every sum to bound its error: the powers of two below all that was rounded, added up.
+
+One rounding errs by at most u * ufp(result) to nearest, 2u * ufp(result) in other modes; ufp is the power of two at or below
+a magnitude (Rump, Ogita and Oishi, SIAM J. Sci. Comput. 31, 2008, section 2). A result below 2^emin counts as 2^emin
+where it may be inexact. A result of `max_finite` and above counts as infinite: it may have saturated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fpsim._kernels.products import Step
+from fpsim._kernels.sums_rounding import LOWEST, MAX_FINITE
+from fpsim._kernels.tiles import EXPONENT, TileType, Vector, larger, splat, tile_of, vectors_of
+
+# What is kept: sums of ufp, or of its squares; for leaves that are exact or not (then they count too).
+MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES = range(2, 6)
+
+
+class WatchingStep(Step):
+    """The operations of a tile, and one sum for each of its elements."""
+
+    def __init__(
+        self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any, kept: Any, what: int
+    ):
+        super().__init__(context, builder, tile, mode, flags, constants)
+        self.kept = vectors_of(builder, kept, tile.count)
+        self.squares = what in (SQUARES, SQUARES_EXACT_LEAVES)
+        self.exact_leaves = what in (MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)
+        self.place = 0
+
+    def _cost(self, result: Vector, may_underflow: bool) -> Vector:
+        power = (result.ints() & EXPONENT[result.width]).floats()  # infinite for what is not finite
+        if may_underflow and not self.arithmetic.native:
+            power = larger(power, self.arithmetic[LOWEST])
+        if not self.arithmetic.careful:
+            return power
+        infinite = splat(self.builder, power.type.element(float("inf")), power.lanes)
+        return result.absolute().compare("<", self.arithmetic[MAX_FINITE]).select(power, infinite)
+
+    def _keep(self, *costs: Vector) -> None:
+        """Add to the sum of the vector whose turn it is, and go on to the next."""
+        for cost in costs:
+            self.kept[self.place] = self.kept[self.place] + (cost * cost if self.squares else cost)
+        self.place += 1
+
+    def _cost_of_leaf(self, left: Vector, right: Vector, leaf: Vector) -> list[Vector]:
+        if self.exact_leaves:
+            return []
+        cost = self._cost(leaf, True)
+        zero = splat(self.builder, cost.type.element(0.0), cost.lanes)
+        return [(left * right).compare("==", 0.0).select(zero, cost)]
+
+    def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        leaf = self.arithmetic.leaf(left, right, draw)
+        self._keep(*self._cost_of_leaf(left, right, leaf))
+        return leaf
+
+    def chain(self, old: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
+        if self.arithmetic.exact_products:
+            new = self.arithmetic.chain(old, left, right, draws)
+            self._keep(self._cost(new, True))
+            return new
+        leaf = self.arithmetic.leaf(left, right, draws[0])
+        new = self.arithmetic.add(old, leaf, draws[1])
+        self._keep(*self._cost_of_leaf(left, right, leaf), self._cost(new, False))
+        return new
+
+    def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        new = self.arithmetic.add(left, right, draw)
+        self._keep(self._cost(new, self.arithmetic.exact_products))
+        return new
+
+    def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, kept: Any) -> Any:
+        values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), tile_of(self.builder, kept.type, self.kept)]
+        return self.context.make_tuple(self.builder, signature.return_type, values)
