@@ -16,25 +16,13 @@ from dataclasses import dataclass
 import torch
 
 from fpsim.emulation.certification.costs import Machine, Own
-from fpsim.emulation.certification.forward import Pass, States, inherited, signed, walk
-from fpsim.emulation.certification.slopes import EPSILON, Operand, upwards
+from fpsim.emulation.certification.forward import Link, Pass, States, inherited, signed
+from fpsim.emulation.certification.slopes import EPSILON, Operand, transpose, upwards
 from fpsim.emulation.certification.table import Call, Row
 from fpsim.emulation.certification.trace import Trace
 from fpsim.emulation.policy import Policy
 
 _ROWS = 64  # logits that go back together
-
-
-@dataclass(frozen=True)
-class Link:
-    """One operation on the way back: its call, what it adds, and the known part of that."""
-
-    call: Call
-    row: Row
-    number: int
-    own: Own | None
-    known: torch.Tensor | None
-    rest: torch.Tensor | None
 
 
 class Shadow(Pass):
@@ -56,7 +44,8 @@ class Shadow(Pass):
         if own is not None:
             total = inherited(call, own.total)
             self.overflowed = self.overflowed or not bool(torch.isfinite(total).all())
-            own = Own(total, torch.where(torch.isinf(own.fixed), total, own.fixed), torch.where(total == 0, 0.0, own.squares))
+            fixed = torch.where(torch.isfinite(own.fixed), own.fixed, total)
+            own = Own(total, torch.where(total == 0, 0.0, fixed), torch.where(total == 0, 0.0, own.squares))
         if self.parts:
             known, rest = signed(call, row, row.slopes(call))
             self.links.append(Link(call, row, number, own, known, rest))
@@ -156,7 +145,22 @@ def _known_leaf(state: object, seeds: torch.Tensor, found: Contributions) -> Non
         where[""] = zero
 
 
-def shadow_of(trace: Trace, policy: Policy, library: States, parts: bool = True) -> tuple[Shadow, States]:
-    """The pass and its states."""
-    shadow = Shadow(trace, policy, library, parts)
-    return shadow, walk(shadow)
+def shares(links: list[Link], output: int, shape: torch.Size) -> dict[str, float]:
+    """The part of the sum of all bounds on the output that each module path's operations bring, when |S| carries them on."""
+    ones = torch.ones(1, *shape, dtype=torch.float64)
+    waiting, found = {output: ones}, dict[str, float]()
+    for link in reversed(links):
+        rows = waiting.pop(link.number, None)
+        if rows is None:
+            continue
+        added = torch.zeros(rows.shape[1:], dtype=torch.float64)
+        for part in (None if link.own is None else link.own.total, link.known, link.rest):
+            if part is not None:
+                added = added + part.abs()
+        path = link.call.step.path
+        found[path] = found.get(path, 0.0) + float((rows[0] * added).sum())
+        for slope, operand, number in zip(link.row.slopes(link.call), link.call.operands, link.call.numbers, strict=True):
+            if slope is not None and not operand.known:
+                back = transpose(slope.size, operand.value.shape)(rows)
+                waiting[number] = waiting[number] + back if number in waiting else back
+    return dict(reversed(found.items()))

@@ -47,13 +47,8 @@ class Machine:
         self.policy, self.run, self.follow = policy, run, follow
         self.visible = run and shows_overflow(policy.fmt, policy.rounding)
 
-    def error(self, call: Call, row: Row) -> torch.Tensor | None:
-        """A bound on |emulated result - exact result of the emulated operands|; None where it is 0."""
-        found = self.parts(call, row)
-        return None if found is None else found.total
-
     def parts(self, call: Call, row: Row) -> Own | None:
-        """The same in its parts; None where the operation rounds nothing."""
+        """Bounds on |emulated result - exact result of the emulated operands|; None where the operation rounds nothing."""
         if row.kind == "exact":
             return None
         policy = self.policy

@@ -5,7 +5,7 @@ A pass says what it starts from, what values it follows and what each operation 
     Library   a float64 (or float32) run, and a bound on its own error
     Running   the emulated run's values, and a bound on |emulated - exact| beside them
     Box       every input in a box: values of the middle, ranges of the exact model, bounds for every emulated run
-    Shadow    what the emulated and the float64 run know of each other; adds nothing of its own
+    Shadow    what the emulated and the float64 run say of each other (`adjoint.py`)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fpsim.emulation.certification.costs import Machine
+from fpsim.emulation.certification.costs import Machine, Own
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
 from fpsim.emulation.certification.table import DOUBLE, Call, Row, Unit, row_of
 from fpsim.emulation.certification.trace import Ref, Step, Trace, map_tensors, tensors_in
@@ -32,6 +32,18 @@ class Plain:
     depends: bool
 
 
+@dataclass(frozen=True)
+class Link:
+    """One operation, for the way back: its call, what it adds, and the known part of that."""
+
+    call: Call
+    row: Row
+    number: int
+    own: Own | None
+    known: torch.Tensor | None
+    rest: torch.Tensor | None
+
+
 State = Operand | Plain | None
 States = dict[int, State]
 
@@ -43,6 +55,7 @@ class Pass:
 
     def __init__(self, trace: Trace):
         self.trace = trace
+        self.links: list[Link] = []
 
     def recorded(self, number: int) -> torch.Tensor:
         return self.trace.values[number].double()
@@ -54,17 +67,21 @@ class Pass:
     def visit(self, call: Call, row: Row, number: int) -> Operand:
         """The state of one result."""
         call.result = self.value(call, number)
-        error = propagated(call, row)
+        slopes = row.slopes(call)
+        known, rest = signed(call, row, slopes)
+        error = propagated(call, slopes, known, rest)
         own = self.error(call, row, number, error)
         if own is not None:
-            error = upwards(error + own)
+            error = upwards(error + own.total)
+        if self.machine is not None:
+            self.links.append(Link(call, row, number, own, known, rest))
         error = torch.where(error.isnan(), torch.inf, error)
         return self.made(self.value(call, number), inherited(call, error), number)
 
     def value(self, call: Call, number: int) -> torch.Tensor:
         raise NotImplementedError
 
-    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
+    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
         """What the operation adds to an error of `before`."""
         raise NotImplementedError
 
@@ -90,8 +107,8 @@ class Library(Pass):
             return call.result
         return call.run([operand.value.to(self.unit.dtype) for operand in call.operands]).double()
 
-    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
-        return row.cost(call, self.unit)
+    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
+        return _whole(row.cost(call, self.unit))
 
 
 class Running(Pass):
@@ -104,23 +121,26 @@ class Running(Pass):
     def value(self, call: Call, number: int) -> torch.Tensor:
         return self.recorded(number)
 
-    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
+    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
         assert self.machine is not None
-        return self.machine.error(call, row)
+        return self.machine.parts(call, row)
 
 
 class Box(Pass):
-    """Every emulated run whose input lies in the box: `ranges` are a `Library` pass with the box."""
+    """Every run whose input lies in the box, emulated or (given a `unit`) a library's: `ranges` are a `Library` pass."""
 
-    def __init__(self, trace: Trace, policy: Policy, ranges: States, box: dict[int, torch.Tensor]):
+    def __init__(self, trace: Trace, policy: Policy, ranges: States, box: dict[int, torch.Tensor], unit: Unit | None = None):
         super().__init__(trace)
-        self.machine, self.ranges, self.box = Machine(policy, run=False), ranges, box
+        self.ranges, self.box, self.unit = ranges, box, unit
+        self.machine = Machine(policy, run=False) if unit is None else None
         self.store = rounding_bound(policy.fmt, policy.rounding)
 
     def leaf(self, number: int) -> Operand:
-        if number not in self.box:
-            return super().leaf(number)
         center = self.trace.references[number]
+        if number not in self.box:
+            return super().leaf(number) if self.unit is None else Operand(center, center, known=True)
+        if self.unit is not None:
+            return self.made(center, torch.zeros_like(center), number)
         magnitude = upwards(center.abs() + self.box[number])
         error = torch.where(
             magnitude <= self.store.largest, upwards(magnitude * self.store.relative) + self.store.absolute, torch.inf
@@ -130,10 +150,12 @@ class Box(Pass):
     def value(self, call: Call, number: int) -> torch.Tensor:
         return self._range(number).value
 
-    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
-        assert self.machine is not None
+    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
         call.result = upwards(self._range(number).reference_magnitude + before)
-        return self.machine.error(call, row)
+        if self.unit is not None:
+            return _whole(row.cost(call, self.unit))
+        assert self.machine is not None
+        return self.machine.parts(call, row)
 
     def made(self, value: torch.Tensor, error: torch.Tensor, number: int) -> Operand:
         radius = self._range(number).radius
@@ -212,16 +234,20 @@ def _carried(call: Call) -> Operand:
     return Operand(call.run_on("value"), call.run_on("reference"), known=True)
 
 
-def propagated(call: Call, row: Row) -> torch.Tensor:
-    """What the operands' differences make of the result: through bounds where only those are known, else signed."""
+def _whole(error: torch.Tensor | None) -> Own | None:
+    return None if error is None else Own(error, error, error * 0)
+
+
+def propagated(
+    call: Call, slopes: Sequence[Slope | None], known: torch.Tensor | None, rest: torch.Tensor | None
+) -> torch.Tensor:
+    """What the operands' differences make of the result: through bounds where only those are known, else as found."""
     assert call.result is not None
     total = torch.zeros_like(call.result)
-    slopes = row.slopes(call)
     for slope, operand in zip(slopes, call.operands, strict=True):
         if slope is not None and not operand.known:
             assert operand.error is not None
             total = total + slope.bound(operand.error)
-    known, rest = signed(call, row, slopes)
     for part in (known, rest):
         if part is not None:
             total = total + part.abs()
