@@ -29,6 +29,15 @@ def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.nd
     return array, wrap
 
 
+def as_array_like(x: Any, values: np.ndarray) -> Any:
+    """A float64 array as a tensor where x is one."""
+    if not _checks.is_tensor(x):
+        return values
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
 def settings(fmt: Any, accumulate: Any, rounding: Any, seed: int | None) -> tuple[Format, Accumulator, Rounding, int]:
     """The objects behind fmt=, accumulate=, rounding= and seed=, and the key of the draws.
 

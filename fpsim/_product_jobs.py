@@ -10,7 +10,7 @@ import numpy as np
 
 from fpsim import threads
 from fpsim._product_plans import Scheme, careful_scheme, is_like
-from fpsim.formats import FP32, Format
+from fpsim.formats import FP32, FP64, Format
 from fpsim.rounding import Rounding
 
 LANES = {"f4": 16, "f8": 8}
@@ -202,6 +202,9 @@ def add_rounded(
 ) -> np.ndarray:
     """rounded(x + y) of two matrices, as node number `node`: values of `target`, or any float64 with `residual`."""
     rows, columns = x.shape
+    if is_like(target, FP64):  # computed to nearest even only, with one rounding of float64's own
+        with np.errstate(all="ignore"):
+            return np.add(x, y, dtype=np.float64)
     if is_like(target, FP32) and rounding is Rounding.NEAREST_EVEN and not residual:
         with np.errstate(all="ignore"):
             return np.add(x, y, dtype=np.float32, casting="same_kind")  # both are float32 values, added as IEEE says

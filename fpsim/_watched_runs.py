@@ -14,7 +14,6 @@ from fpsim.accumulation.trees import Tree
 from fpsim.formats import Format
 from fpsim.rounding import Rounding
 
-
 #: Leaves up to which sums of powers of two are kept in float32: they err by less than (leaves + 1) 2^-23 of themselves.
 _MOST_SINGLE = 2**14
 

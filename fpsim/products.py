@@ -8,7 +8,7 @@ import numpy as np
 
 from fpsim._checks import refuse_flush_to_zero
 from fpsim._counted_runs import counted_add, counted_promoted_product, counted_rounding, counted_tree_product
-from fpsim._operands import operand, settings
+from fpsim._operands import as_array_like, operand, settings
 from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import require_arithmetic
 from fpsim._product_runs import compensated_product, exact_product, promoted_product, tree_product
@@ -17,6 +17,8 @@ from fpsim.accumulation.accumulator import Accumulator
 from fpsim.counters import Counters
 from fpsim.formats import FP64, Format
 from fpsim.rounding import Rounding, round_into
+from fpsim.theory.deviations import confidence_of
+from fpsim.theory.running import Sums, result_error
 
 # Keys of roundings outside the tree, so that their draws are independent of its steps'.
 _FINAL, _TERM = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
@@ -33,6 +35,7 @@ def matmul(
     seed: int | None = None,
     addend: Any = None,
     counters: Counters | None = None,
+    error_bound: bool | float = False,
 ) -> Any:
     """The matrix product, accumulated as `accumulate` says and rounded once more to `fmt`.
 
@@ -47,11 +50,14 @@ def matmul(
     addend : what broadcasts to the result's shape, values of `fmt`: added to the accumulator after the sum, in the
         accumulator's format ("exact": within the exact sum), before the rounding to `fmt`.
     counters : a `Counters`, to which what the roundings do is added: for accumulators that are trees of additions.
+    error_bound : True returns (result, bound) with |result - exact a @ b + addend| <= bound, element by element, always; a
+        probability such as 0.999 a smaller bound that each element keeps with that probability: a theorem for "stochastic",
+        a model for rounding to nearest. See `fpsim.bounds`.
 
     Returns
     -------
     What `a` is, of its type; float64 if either is float64. k = 0 gives +0. NaN, infinities, signed zeros and overflow follow
-    IEEE 754-2019 at every step.
+    IEEE 754-2019 at every step. A bound is float64, and inf where anything overflowed or may have saturated.
 
     Raises
     ------
@@ -70,6 +76,8 @@ def matmul(
     rows, columns = left_matrix.shape[-2], right_matrix.shape[-1]
     dtype = np.result_type(left, right)
     result = np.empty((*batch, rows, columns), dtype=dtype)
+    bounds = np.empty(result.shape) if error_bound is not False else None
+    confidence = None if bounds is None else confidence_of(error_bound)
     shape = (*batch, *((rows,) if left.ndim > 1 else ()), *((columns,) if right.ndim > 1 else ()))
     extra = None if addend is None else _addend(addend, target, shape).reshape(result.shape)
     for number, place in enumerate(np.ndindex(*batch) if batch else [()]):
@@ -77,7 +85,12 @@ def matmul(
             left_matrix[place], right_matrix[place], result[place], target, accumulator, mode, key,
             addend=None if extra is None else extra[place], counters=counters, first_element=number * rows * columns,
         )  # fmt: skip
-    return wrap(result.reshape(shape))
+        if bounds is not None:
+            draws = Draws(key, number * rows * columns, columns, 1)
+            sums = Sums(left_matrix[place], right_matrix[place], target, accumulator, mode, draws, True, confidence)
+            bounds[place] = result_error(sums, result[place], None if extra is None else extra[place])
+    product = wrap(result.reshape(shape))
+    return product if bounds is None else (product, as_array_like(product, bounds.reshape(shape)))
 
 
 def dot(
@@ -90,6 +103,7 @@ def dot(
     seed: int | None = None,
     addend: Any = None,
     counters: Counters | None = None,
+    error_bound: bool | float = False,
 ) -> Any:
     """The inner product of two vectors of one length: a scalar of a's type. In everything else as `matmul`.
 
@@ -103,8 +117,10 @@ def dot(
     if len(a) != len(b):
         raise ValueError(f"a and b must have one length, got {len(a)} and {len(b)}")
     how: dict[str, Any] = {"fmt": fmt, "accumulate": accumulate, "rounding": rounding, "seed": seed}
-    result = matmul(a, b, addend=addend, counters=counters, **how)
-    return result[()] if isinstance(result, np.ndarray) else result
+    result = matmul(a, b, addend=addend, counters=counters, error_bound=error_bound, **how)
+    both = result if isinstance(result, tuple) else (result,)
+    scalars = tuple(x[()] if isinstance(x, np.ndarray) else x for x in both)
+    return scalars if isinstance(result, tuple) else scalars[0]
 
 
 def _matrices(left: np.ndarray, right: np.ndarray) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._operands import operand, settings
+from fpsim._operands import as_array_like, operand, settings
 from fpsim._sums import mean_axes, prefix_axis, sum_axes
 from fpsim.accumulation.orders import sequential
+from fpsim.theory.deviations import confidence_of
+from fpsim.theory.running_sums import mean_error, prefix_error, sum_error
 
 
 def sum(
@@ -21,6 +23,7 @@ def sum(
     accumulate: Any = None,
     rounding: Any = "nearest-even",
     seed: int | None = None,
+    error_bound: bool | float = False,
 ) -> Any:
     """The sum along axes, accumulated as `accumulate` says and rounded once to `fmt`.
 
@@ -33,6 +36,7 @@ def sum(
     accumulate : what `get_accumulator` takes; left out, "fp32". Each term is rounded to the accumulator's format first
         (with exact products it is not).
     rounding, seed : of every rounding; "stochastic" needs a seed.
+    error_bound : True, or a probability, returns (result, bound of its error) as `matmul` does.
 
     Returns
     -------
@@ -49,7 +53,11 @@ def sum(
     array, wrap = operand(x, target, "x")
     axes = _axes(axis, array.ndim)
     result = sum_axes(array, axes, target, accumulator, mode, key)
-    return _wrapped(x, wrap, np.expand_dims(result, axes) if keepdims else result)
+    bound = None
+    if error_bound is not False:
+        how = (target, accumulator, mode, key, confidence_of(error_bound))
+        bound = sum_error(array, axes, result, *how)
+    return _delivered(x, wrap, result, bound, axes if keepdims else ())
 
 
 def mean(
@@ -61,6 +69,7 @@ def mean(
     accumulate: Any = None,
     rounding: Any = "nearest-even",
     seed: int | None = None,
+    error_bound: bool | float = False,
 ) -> Any:
     """The mean along axes: the accumulator divided by the number of terms, rounded in its format, then to `fmt`.
 
@@ -71,16 +80,22 @@ def mean(
     array, wrap = operand(x, target, "x")
     axes = _axes(axis, array.ndim)
     result = mean_axes(array, axes, target, accumulator, mode, key)
-    return _wrapped(x, wrap, np.expand_dims(result, axes) if keepdims else result)
+    bound = None
+    if error_bound is not False:
+        how = (target, accumulator, mode, key)
+        total = sum_axes(array, axes, *how) if accumulator.for_sums.kind in ("exact", "native") else None
+        bound = mean_error(array, axes, result, total, *how, confidence_of(error_bound))
+    return _delivered(x, wrap, result, bound, axes if keepdims else ())
 
 
 def cumsum(
-    x: Any, axis: int, *, fmt: Any, accumulate: Any = None, rounding: Any = "nearest-even", seed: int | None = None
-) -> Any:
+    x: Any, axis: int, *, fmt: Any, accumulate: Any = None, rounding: Any = "nearest-even", seed: int | None = None,
+    error_bound: bool = False,
+) -> Any:  # fmt: skip
     """The prefix sums along one axis: the states of the sequential chain, each rounded once to `fmt`.
 
-    As `sum` in everything else. Raises ValueError for any other order or accumulator: their partial sums are no
-    prefixes.
+    As `sum` in everything else; a bound of the errors has no probabilistic form. Raises ValueError for any other order or
+    accumulator: their partial sums are no prefixes.
     """
     target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
     chain = accumulator.for_sums
@@ -93,7 +108,11 @@ def cumsum(
     if axis is None:
         raise TypeError("axis must be an integer, got None")
     (place,) = _axes(axis, array.ndim)
-    return _wrapped(x, wrap, prefix_axis(array, place, target, accumulator, mode, key))
+    result = prefix_axis(array, place, target, accumulator, mode, key)
+    if not isinstance(error_bound, bool):
+        raise ValueError(f"error_bound is True or False for cumsum, got {error_bound!r}")
+    bound = prefix_error(array, place, result, target, accumulator, mode) if error_bound else None
+    return _delivered(x, wrap, result, bound, ())
 
 
 def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
@@ -114,7 +133,13 @@ def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _wrapped(x: Any, wrap: Any, result: np.ndarray) -> Any:
-    """The result as x's type; a NumPy result without axes becomes a scalar, as NumPy's own do."""
-    wrapped = wrap(np.ascontiguousarray(result).reshape(result.shape))
-    return wrapped[()] if isinstance(wrapped, np.ndarray) else wrapped
+def _delivered(x: Any, wrap: Any, result: np.ndarray, bound: np.ndarray | None, axes: tuple[int, ...]) -> Any:
+    """The result as x's type with the axes restored, and its bound if there is one.
+
+    A NumPy result without axes becomes a scalar, as NumPy's own do.
+    """
+    full = np.expand_dims(result, axes)
+    wrapped = wrap(np.ascontiguousarray(full).reshape(full.shape))
+    parts = [wrapped] if bound is None else [wrapped, as_array_like(wrapped, np.expand_dims(bound, axes))]
+    scalars = [part[()] if isinstance(part, np.ndarray) else part for part in parts]
+    return scalars[0] if bound is None else tuple(scalars)

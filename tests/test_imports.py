@@ -16,8 +16,8 @@ LAYERS = (
     ("encoding", "_elementwise", "arithmetic", "elementary"),
     ("accumulation",),
     (
-        "counters", "_operands", "_product_plans", "_product_jobs", "_product_runs", "_counted_runs", "_unit_products",
-        "_unit_steps", "_geometry", "theory",
+        "counters", "_operands", "_product_plans", "_product_jobs", "_product_runs", "_counted_runs", "_watched_runs",
+        "_unit_products", "_unit_steps", "_geometry", "theory",
     ),
     ("products", "_sums", "reductions", "_convolutions", "convolution"),
     ("hardware",),

@@ -425,6 +425,13 @@ def test_exact_sums_survive_massive_cancellation(name: str) -> None:
     assert fpsim.dot(x, y, fmt=fmt, accumulate="exact") == rounded(total, False, fmt, Rounding.NEAREST_EVEN) != 0
 
 
+@pytest.mark.parametrize("accumulate", ["fp64", "native", "fp64:kahan", "fp32:blocked(2)->fp64"])
+def test_sums_in_float64_take_addends_and_blocks(accumulate: str) -> None:
+    a, b = np.full((2, 5), 3.0), np.full((5, 2), 7.0)
+    found = fpsim.matmul(a, b, fmt="fp32", accumulate=accumulate, addend=np.full((2, 2), 0.5))
+    assert same(found, np.full((2, 2), 105.5)).all()
+
+
 def test_addend_and_bias_join_after_the_sum() -> None:
     fmt = get_format("fp16")
     a, b = (x.astype(np.float32) for x in half_operands(8))

@@ -1,0 +1,195 @@
+"""Running error analysis: bounds of the errors of sums that were made, from their own partial sums.
+
+The error of a sum is the sum of the errors that its roundings made, each at most u * ufp(what was rounded) to nearest and
+2u * ufp in every other mode (Wilkinson's running error analysis; in this form Rump, BIT 52, 2012). What has no partial sums
+to look at ("native") is bounded by its a-priori bound and the terms' magnitudes.
+
+A bound is infinite where anything overflowed, became NaN, or reached the largest value of its format, and so may have
+saturated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import inf
+
+import numpy as np
+
+from fpsim._product_jobs import Draws, add_rounded
+from fpsim._product_plans import is_like, program
+from fpsim._product_runs import promoted_programs
+from fpsim._watched_runs import watched_products
+from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.orders import sequential
+from fpsim.formats import FP32, FP64, Format
+from fpsim.rounding import Rounding
+from fpsim.theory.accumulations import accumulation_bound
+from fpsim.theory.compensated_runs import compensated_error
+from fpsim.theory.deviations import deviation, require_zero_mean
+from fpsim.theory.powers import inflated, magnitudes, ufp
+from fpsim.theory.roundings import NEAREST, holds, multiples, quantum, underflow_error, unit
+from fpsim.theory.trees import leaves_of
+from fpsim.theory.unit_runs import unit_error
+from fpsim.theory.upward import to_float
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What was summed and how: a @ b (or, not `products`, the rows of a times ones) of values of `fmt`.
+
+    `confidence` is the probability with which a bound shall hold, None for always.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    fmt: Format
+    accumulator: Accumulator
+    rounding: Rounding
+    draws: Draws
+    products: bool = True
+    confidence: float | None = None
+
+    @property
+    def terms(self) -> int:
+        return self.a.shape[1]
+
+    @property
+    def held(self) -> Format | None:
+        """The format of the accumulated sum; None while it is exact."""
+        if self.accumulator.kind == "exact":
+            return None
+        return FP32 if self.accumulator.kind == "native" else self.accumulator.promoted or self.accumulator.format
+
+
+def result_error(sums: Sums, result: np.ndarray, addend: np.ndarray | None = None) -> np.ndarray:
+    """A bound of |result - (exact a @ b + addend)|, `result` being what the emulation made of it; float64.
+
+    Operands are taken as they are: those that a unit or a format counts as zeros are an error too.
+    """
+    held, fmt, rounding = sums.held, sums.fmt, sums.rounding
+    starts = sums.accumulator.kind == "unit"  # a unit's sum starts from the addend
+    total = accumulated_error(sums, addend if starts else None)
+    if addend is not None and held is not None and not starts:
+        if not holds(held, fmt):
+            total = total + rounded_error(addend, held, rounding)
+        total = total + unrounded_error(result, held, fmt, rounding)
+        total = np.where(may_have_overflowed(result, held, rounding), inf, total)
+    return inflated(total + stored_error(result, held, fmt, rounding), 4)
+
+
+def accumulated_error(sums: Sums, start: np.ndarray | None = None) -> np.ndarray:
+    """A bound of the error of the accumulated sum, before its last rounding; `start` is what a unit's sum starts from."""
+    if sums.confidence is not None:
+        require_zero_mean(sums.rounding)
+    sums, dropped = _without_dropped_operands(sums)
+    if sums.accumulator.kind == "unit":
+        error = unit_error(sums.a, sums.b, sums.fmt, sums.accumulator, start)
+    elif sums.terms == 0 or sums.accumulator.kind == "exact":
+        error = np.zeros((sums.a.shape[0], sums.b.shape[1]))
+    else:
+        error = _running_error(sums)
+    return error if dropped is None else inflated(error + dropped, 2)
+
+
+def stored_error(result: np.ndarray, held: Format | None, fmt: Format, rounding: Rounding) -> np.ndarray:
+    """The error of the last rounding, from `held` (None: any real number) to `fmt`; inf where it may have overflowed."""
+    exact = held is not None and holds(fmt, held)
+    error = np.zeros(result.shape) if exact else rounded_error(result, fmt, rounding)
+    return np.where(may_have_overflowed(result, fmt, rounding), inf, error)
+
+
+def may_have_overflowed(x: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
+    """Where values of `fmt` that were rounded to it may be what overflow left: also the largest value, where it saturates."""
+    inward = fmt.saturate or (rounding not in NEAREST and rounding is not Rounding.STOCHASTIC)
+    with np.errstate(invalid="ignore"):
+        size = np.abs(x)
+        return np.asarray(~(size < fmt.max_finite if inward else size <= fmt.max_finite))
+
+
+def rounded_error(result: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
+    """The error of what was rounded to `fmt`, given the result (or what was rounded)."""
+    flushed = to_float(underflow_error(fmt, rounding)) if fmt.flush else 0.0
+    return _cost(unit(fmt, rounding), ufp(result, fmt.min_normal)) + flushed
+
+
+def unrounded_error(result: np.ndarray, held: Format, fmt: Format, rounding: Rounding) -> np.ndarray:
+    """The error of what was rounded to `held` and then to `fmt`, in the first rounding, given the last result.
+
+    Rounding to a neighbor never crosses a power of two that `fmt` has: ufp of the last result is no smaller.
+    """
+    flushed = to_float(underflow_error(held, rounding)) if held.flush else 0.0
+    return _cost(unit(held, rounding), ufp(result, max(fmt.min_normal, held.min_normal))) + flushed
+
+
+def _cost(relative: Fraction, powers: np.ndarray) -> np.ndarray:
+    return float(relative) * powers  # exact, both being powers of two, but for what underflows
+
+
+def _without_dropped_operands(sums: Sums) -> tuple[Sums, np.ndarray | None]:
+    """The operands with those replaced that count as zeros, and what that changes at most (None: nothing)."""
+    bound = accumulation_bound(sums.fmt, sums.accumulator, sums.terms, sums.rounding, products=sums.products)
+    if not bound.zero_below:
+        return sums, None
+    a, b = (np.where(np.abs(x) < bound.zero_below, 0, x) for x in (sums.a, sums.b))
+    if np.array_equal(a, sums.a, equal_nan=True) and np.array_equal(b, sums.b, equal_nan=True):
+        return sums, None
+    lost = magnitudes(sums.a - a, sums.b) + magnitudes(a, sums.b - b)
+    return replace(sums, a=a, b=b), lost
+
+
+def _running_error(sums: Sums) -> np.ndarray:
+    """The error of a sum that is neither exact nor a unit's."""
+    kind, held = sums.accumulator.kind, sums.accumulator.format
+    if kind == "native" or (kind != "tree" and is_like(held, FP64)):
+        bound = accumulation_bound(sums.fmt, sums.accumulator, sums.terms, sums.rounding, products=sums.products)
+        return np.asarray(bound.error_without_overflow(magnitudes(sums.a, sums.b)))
+    if kind in ("kahan", "neumaier"):
+        exact = leaves_of(sums.fmt, held, True, sums.products).exact
+        return compensated_error(sums.a, sums.b, held, sums.rounding, kind, sums.draws, exact)
+    return _tree_error(sums)
+
+
+def _tree_error(sums: Sums) -> np.ndarray:
+    """Trees in one format or, promoted, blocks in one and their sums in another."""
+    accumulator, rounding, draws = sums.accumulator, sums.rounding, sums.draws
+    held, wide = accumulator.format, accumulator.promoted
+    leaves = leaves_of(sums.fmt, held, accumulator.products == "rounded", sums.products)
+    if wide is None:
+        tree = accumulator.order(sums.terms)
+        programs = [program(tree)]
+    else:
+        tree = sequential(sums.terms)
+        programs = promoted_programs(sums.terms, accumulator.order.parameters[0])
+    squares = sums.confidence is not None
+    parts = watched_products(
+        sums.a, sums.b, sums.fmt, held, rounding, tree, accumulator.products != "rounded", leaves.exact, squares, draws,
+        programs,
+    )  # fmt: skip
+    total: np.ndarray = np.zeros((sums.a.shape[0], sums.b.shape[1]))
+    narrow_sum, wide_sum, excess = np.zeros(total.shape), np.zeros(total.shape), 0.0
+    for lines, part in zip(programs, parts, strict=True):
+        with np.errstate(over="ignore"):
+            narrow_sum = narrow_sum + part.kept
+            excess = max(excess, part.excess)
+            if wide is not None:
+                total = add_rounded(total, part.product, wide, rounding, draws, int(lines[1, 2] + lines[1, 4]))
+                power = np.where(np.abs(total) < wide.max_finite, ufp(total), inf)
+                wide_sum = wide_sum + (power * power if squares else power)
+    count = 3 * sums.terms + 3 * len(programs) + 8
+    stages = [(held, inflated(narrow_sum * (1 + 2 * excess), count))]
+    if wide is not None:
+        stages.append((wide, inflated(wide_sum, count)))
+    certain = count * _hidden_underflow(sums, held)
+    if wide is not None and wide.flush:
+        certain += len(programs) * to_float(underflow_error(wide, rounding))
+    if sums.confidence is not None:
+        return deviation(stages, rounding, count, sums.confidence) + certain
+    return sum((_cost(unit(fmt, rounding), kept) for fmt, kept in stages), np.full(total.shape, certain))
+
+
+def _hidden_underflow(sums: Sums, held: Format) -> float:
+    """What one rounding may lose beside u * ufp of its result: by flushing, or where the carrier shows no underflow."""
+    fits = multiples(held, sums.fmt) if sums.products else quantum(sums.fmt) >= quantum(held)
+    hidden = held.flush or (not fits and (is_like(held, FP32) or is_like(held, FP64)))
+    return to_float(underflow_error(held, sums.rounding)) if hidden else 0.0

@@ -1,0 +1,78 @@
+"""Products of hardware units once more, block after block, with the error of every block bounded from its own terms."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import inf
+
+import numpy as np
+
+from fpsim._unit_products import unit_product
+from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.units import Instruction, Output
+from fpsim.formats import Format
+from fpsim.rounding import Rounding
+from fpsim.theory.powers import inflated, magnitudes, ufp
+from fpsim.theory.roundings import unit
+from fpsim.theory.units import Sums, unit_stage
+from fpsim.theory.upward import to_float
+
+_CHAIN = 16  # terms of a chain that are bounded together
+
+
+def unit_error(a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, addend: np.ndarray | None) -> np.ndarray:
+    """A bound of the error of addend + a @ b through a unit, in its output format."""
+    assert accumulator.unit is not None
+    row = accumulator.unit.instruction(fmt, accumulator.format.name)
+    output = row.outputs[accumulator.format.name]
+    step = _CHAIN if row.model == "chain" else row.block
+    total = np.zeros((a.shape[0], b.shape[1])) if addend is None else np.array(addend, np.float64)
+    bound = _AlignedBlocks(a, b, fmt, row, output) if row.model == "block" else _AnyBlocks(a, b, fmt, row, output, step)
+    for first in range(0, a.shape[1], step):
+        block = slice(first, first + step)
+        new = unit_product(a[:, block], b[block], fmt, accumulator, total)
+        bound.add(block, total, new)
+        total = np.asarray(new, np.float64)
+    with np.errstate(invalid="ignore"):
+        overflowed = ~(np.abs(total) < accumulator.format.max_finite)
+    return np.where(overflowed, inf, bound.error())
+
+
+class _AlignedBlocks:
+    """Tensor cores: what alignment cuts off, from the exponents of each block, and the rounding of its sum."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output):
+        self.powers = [np.where(x == 0, 0.0, ufp(x, fmt.min_normal)) for x in (a, b)]
+        self.lost = (row.block + 1) * 2.0**-row.fraction
+        self.least = output.format.min_normal
+        self.unit = float(unit(output.format, Rounding(output.rounding)))
+        self.cost, self.count = np.zeros((a.shape[0], b.shape[1])), 4
+
+    def add(self, block: slice, total: np.ndarray, new: np.ndarray) -> None:
+        top = np.where(total == 0, 0.0, ufp(total, self.least))
+        left, right = self.powers[0][:, block], self.powers[1][block]
+        with np.errstate(invalid="ignore"):
+            for k in range(left.shape[1]):
+                np.maximum(top, np.multiply.outer(left[:, k], right[k]), out=top)
+        self.cost += self.lost * top + self.unit * ufp(new, self.least)
+        self.count += 4
+
+    def error(self) -> np.ndarray:
+        return inflated(self.cost, self.count)
+
+
+class _AnyBlocks:
+    """Every other model: the a-priori bound of each step, with the magnitudes of its terms and of the sum before."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, step: int):
+        finite = [float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in (a, b)]
+        stage = unit_stage(Sums(fmt, min(step, a.shape[1]), Fraction(max(finite))), row, output)
+        self.relative, self.absolute = to_float(stage.relative), to_float(stage.absolute)
+        self.sizes, self.count = magnitudes(a, b), 4
+
+    def add(self, block: slice, total: np.ndarray, new: np.ndarray) -> None:
+        self.sizes = self.sizes + np.abs(total)
+        self.count += 2
+
+    def error(self) -> np.ndarray:
+        return inflated(self.relative * self.sizes + self.count * self.absolute, self.count)
