@@ -28,9 +28,9 @@ _ROWS = 64  # logits that go back together
 class Shadow(Pass):
     """The emulated run beside a float64 run: both runs' values are known, and `links` how each operation joined them."""
 
-    def __init__(self, trace: Trace, policy: Policy, library: States, parts: bool = True):
+    def __init__(self, trace: Trace, policy: Policy, library: States, parts: bool = True, squares: bool = False):
         super().__init__(trace)
-        self.machine = Machine(policy, run=True, follow=parts)
+        self.machine = Machine(policy, run=True, squares=squares)
         self.library, self.parts = library, parts
         self.links: list[Link] = []
         self.overflowed = False

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from fpsim.emulation.certification.partial_sums import can_follow, tree_errors
+from fpsim.emulation.certification.followed import can_follow, follow
 from fpsim.emulation.certification.slopes import upwards
 from fpsim.emulation.certification.table import INSIDE, Call, Products, Row
 from fpsim.emulation.policy import Policy
@@ -40,11 +39,12 @@ class Machine:
     """The emulated machine's own errors, operation by operation.
 
     `run` says that the emulated results are those of a recorded run (`call.emulated`), so that an overflow shows; else
-    they are any within the operands' ranges, and `call.result` bounds their magnitudes before the last rounding.
+    they are any within the operands' ranges, and `call.result` bounds their magnitudes before the last rounding. `squares`
+    asks for the parts of `Own` that probabilistic bounds need.
     """
 
-    def __init__(self, policy: Policy, run: bool, follow: bool = False):
-        self.policy, self.run, self.follow = policy, run, follow
+    def __init__(self, policy: Policy, run: bool, squares: bool = False):
+        self.policy, self.run, self.squares = policy, run, squares
         self.visible = run and shows_overflow(policy.fmt, policy.rounding)
 
     def parts(self, call: Call, row: Row) -> Own | None:
@@ -52,29 +52,30 @@ class Machine:
         if row.kind == "exact":
             return None
         policy = self.policy
+        if self.run and row.products is not None:
+            sums = row.products(call)
+            if can_follow(policy, sums):
+                assert call.emulated is not None
+                found = follow(policy, sums, call.emulated, self.squares)
+                return Own(*found)
         store = rounding_bound(policy.fmt, policy.rounding)
         if row.kind == "rounded":
-            inner, squares = row.cost(call, INSIDE), None
+            inner = row.cost(call, INSIDE)
         else:
             assert row.products is not None
-            inner, squares, store = self._accumulated(call, row.products(call))
+            inner, store = self._accumulated(call, row.products(call))
         stored = self._stored(call, store, inner)
         total = stored if inner is None else upwards(stored + inner)
-        if squares is None:
-            return Own(total, total if inner is None else inner + 0 * total, stored**2)
-        return Own(total, torch.where(torch.isinf(total), torch.inf, 0.0), upwards(squares + stored**2))
+        return Own(total, total if inner is None else inner + 0 * total, stored**2)
 
-    def _accumulated(self, call: Call, sums: Products) -> tuple[torch.Tensor, torch.Tensor | None, RoundingBound]:
-        """The error up to the last rounding, the squares of its roundings where they are known, and the last one's bound."""
+    def _accumulated(self, call: Call, sums: Products) -> tuple[torch.Tensor, RoundingBound]:
+        """The error up to the last rounding by the terms' magnitudes alone, and the bound of that rounding."""
         policy = self.policy
         bound = self._bound(sums)
         magnitudes = upwards(sums.magnitudes())
         held = bound.format or policy.fmt
         visible = self.visible and self._accumulator_shows(held)
-        error, squares = _error(bound, magnitudes, visible), None
-        if self.follow and can_follow(policy.accumulator) and sums.matrices is not None and not bound.zero_below:
-            closer, squares = self._followed(call, sums)
-            error = torch.where(torch.isfinite(error), torch.minimum(error, closer), error)
+        error = _error(bound, magnitudes, visible)
         if bound.zero_below:
             error = error + _flushed(sums, bound.zero_below)
         store = rounding_bound(policy.fmt, policy.rounding, held=bound.format)
@@ -85,28 +86,7 @@ class Machine:
             error = error / sums.divisor
             last = _of(kept, upwards(magnitudes / sums.divisor + error), visible)
             error = upwards(error + last)
-            squares = None if squares is None else squares / sums.divisor**2 + last**2
-        return error, squares, store
-
-    def _followed(self, call: Call, sums: Products) -> tuple[torch.Tensor, torch.Tensor]:
-        """Errors and squares from the partial sums of this run."""
-        assert call.emulated is not None and sums.matrices is not None
-        policy, shape = self.policy, call.emulated.shape
-        pairs = sums.matrices(*(factor.value for factor in sums.factors))
-        addends: list[Any] = [None] * len(pairs)
-        if sums.addend is not None:
-            whole = sums.spread_addend(sums.addend.value).expand(shape)
-            sizes = [left.shape[0] * right.shape[1] for left, right in pairs]
-            addends = [
-                part.reshape(left.shape[0], -1).numpy()
-                for part, (left, _) in zip(whole.reshape(-1).split(sizes), pairs, strict=True)
-            ]
-        found = [
-            tree_errors(left.numpy(), right.numpy(), policy.fmt, policy.accumulator, policy.rounding, addend)
-            for (left, right), addend in zip(pairs, addends, strict=True)
-        ]
-        error, squares = (torch.from_numpy(np.concatenate([part.reshape(-1) for part in parts])) for parts in zip(*found, strict=True))
-        return error.reshape(shape), squares.reshape(shape)
+        return error, store
 
     def _bound(self, sums: Products) -> AccumulationBound:
         policy = self.policy
@@ -116,7 +96,7 @@ class Machine:
             if math.isfinite(size):  # the next power of two, so that few bounds are made
                 largest = min(2.0 ** math.ceil(math.log2(max(size, policy.fmt.min_subnormal))), policy.fmt.max_finite)
         return accumulation_bound(
-            policy.fmt, policy.accumulator, sums.terms, policy.rounding, products=sums.divisor == 1 and sums.factors[1].value.dim() > 0,
+            policy.fmt, policy.accumulator, sums.terms, policy.rounding, products=sums.factors[1].value.dim() > 0,
             addends=0 if sums.addend is None else 1, operand_largest=largest,
         )  # fmt: skip
 

@@ -89,7 +89,7 @@ def _backwards(trace: Trace, policy: Policy, request: Request, confidence: float
     if len(logits) != 1:
         raise NeedsOneSample
     library = walk(Library(trace))
-    shadow = Shadow(trace, policy, library)
+    shadow = Shadow(trace, policy, library, squares=confidence is not None)
     states = walk(shadow)
     found = contributions(shadow, states)
     known = sum(found.known.values(), torch.zeros(logits.numel(), dtype=torch.float64))

@@ -50,11 +50,6 @@ class _Leaves(Sequence[Part]):
         return Part(product, error, error * error, size, zero)
 
 
-def can_follow(accumulator: Accumulator) -> bool:
-    """Whether the accumulator is one tree of rounded additions."""
-    return accumulator.kind == "tree" and accumulator.promoted is None
-
-
 def tree_errors(
     a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding, addend: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -211,18 +211,19 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
     machine = simulation._emulation.machine
     recorder = _Recorder(machine, trace)
     originals = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    given = tuple(item.detach().clone() for item in inputs)
     with torch.no_grad(), simulation:
-        for tensors in (simulation.model.named_parameters(), simulation.model.named_buffers()):
-            for name, tensor in tensors:
+        with _without_dispatch():  # what is read here keeps the values that it has
+            for name, tensor in (*simulation.model.named_parameters(), *simulation.model.named_buffers()):
                 if tensor.dtype is _FLOAT32:
-                    with _without_dispatch():
-                        recorder.leaf(tensor, originals[name], machine.operand(tensor).detach())
-        given = tuple(item.detach().clone() for item in inputs)
-        for item, original in zip(given, inputs, strict=True):
-            with _without_dispatch():
-                value = machine.operand(item) if item.dtype is _FLOAT32 else item
-            if item.is_floating_point():
-                trace.inputs.append(recorder.leaf(item, original, value))
+                    recorder.leaf(tensor, originals[name], machine.operand(tensor).detach())
+            for item, original in zip(given, inputs, strict=True):
+                if item.dtype is _FLOAT32:
+                    trace.inputs.append(recorder.leaf(item, original, machine.operand(item)))
+                elif item.is_floating_point():
+                    raise UnsupportedOp(f"an input of {item.dtype}: certification takes models and inputs in float32")
+                else:
+                    recorder.leaf(item, original)
         with recorder:
             result = simulation.model(*given)
         result = getattr(result, "logits", result)
