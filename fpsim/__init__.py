@@ -92,7 +92,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name in ("accumulation", "emulation", "hardware"):
+    if name in ("accumulation", "bounds", "emulation", "hardware"):
         return import_module(f"fpsim.{name}")
     module = _HOME_OF.get(name)
     if module is None:

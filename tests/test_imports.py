@@ -19,7 +19,7 @@ LAYERS = (
         "counters", "_operands", "_product_plans", "_product_jobs", "_product_runs", "_counted_runs", "_watched_runs",
         "_unit_products", "_unit_steps", "_geometry", "theory",
     ),
-    ("products", "_sums", "reductions", "_convolutions", "convolution"),
+    ("bounds", "products", "_sums", "reductions", "_convolutions", "convolution"),
     ("hardware",),
     ("emulation",),
     ("cli",),

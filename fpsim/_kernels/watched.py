@@ -38,39 +38,47 @@ class WatchingStep(Step):
         infinite = splat(self.builder, power.type.element(float("inf")), power.lanes)
         return result.absolute().compare("<", self.arithmetic[MAX_FINITE]).select(power, infinite)
 
-    def _keep(self, *costs: Vector) -> None:
-        """Add to the sum of the vector whose turn it is, and go on to the next."""
-        for cost in costs:
-            self.kept[self.place] = self.kept[self.place] + (cost * cost if self.squares else cost)
+    def _keep(self, cost: Vector, given: Vector | None) -> None:
+        """Add to the sum of the vector whose turn it is, where `given` holds, and go on to the next."""
+        if self.squares:
+            cost = cost * cost
+        if given is not None:
+            cost = given.select(cost, splat(self.builder, cost.type.element(0.0), cost.lanes))
+        self.kept[self.place] = self.kept[self.place] + cost
         self.place += 1
-
-    def _cost_of_leaf(self, left: Vector, right: Vector, leaf: Vector) -> list[Vector]:
-        if self.exact_leaves:
-            return []
-        cost = self._cost(leaf, True)
-        zero = splat(self.builder, cost.type.element(0.0), cost.lanes)
-        return [(left * right).compare("==", 0.0).select(zero, cost)]
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         leaf = self.arithmetic.leaf(left, right, draw)
-        self._keep(*self._cost_of_leaf(left, right, leaf))
+        if not self.exact_leaves:
+            self._keep(self._cost(leaf, True), _nonzero(left, right))
         return leaf
 
     def chain(self, old: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
+        given = _nonzero(left, right)  # a zero term changes nothing
         if self.arithmetic.exact_products:
             new = self.arithmetic.chain(old, left, right, draws)
-            self._keep(self._cost(new, True))
+            self._keep(self._cost(new, True), given)
             return new
         leaf = self.arithmetic.leaf(left, right, draws[0])
+        if not self.exact_leaves:
+            self._keep(self._cost(leaf, True), given)
+            self.place -= 1
         new = self.arithmetic.add(old, leaf, draws[1])
-        self._keep(*self._cost_of_leaf(left, right, leaf), self._cost(new, False))
+        self._keep(self._cost(new, False), given)
         return new
 
     def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         new = self.arithmetic.add(left, right, draw)
-        self._keep(self._cost(new, self.arithmetic.exact_products))
+        values = not self.arithmetic.exact_products  # then a sum with zero rounds nothing
+        self._keep(self._cost(new, not values), _nonzero(left, right) if values else None)
         return new
 
     def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, kept: Any) -> Any:
         values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), tile_of(self.builder, kept.type, self.kept)]
         return self.context.make_tuple(self.builder, signature.return_type, values)
+
+
+def _nonzero(left: Vector, right: Vector) -> Vector:
+    """The lanes in which neither is zero; those of NaN do not count as zero."""
+    zero = left.compare("==", 0.0) | right.compare("==", 0.0)
+    return zero ^ 1

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from fpsim.formats import Format
 from fpsim.modes import Rounding
-from fpsim.theory.roundings import addition_underflow, relative_error
+from fpsim.theory.roundings import NEAREST, addition_underflow, relative_error, unit
 from fpsim.theory.trees import Stage
 from fpsim.theory.upward import ONE, ZERO, grown, shortened
 
@@ -69,12 +69,18 @@ def neumaier_stage(count: int, held: Format, rounding: Rounding) -> Stage:
     The larger operand less the rounded sum is exact in every mode that rounds to a neighbor: the sum lies between that
     operand's half and its double or is itself exact (Sterbenz). So every error of s is added to c with one more
     rounding (exactly to nearest), their magnitudes add up to ((1 + v)^(n-1) - 1) sum|p|, and c's own additions do to them what
-    a chain does. Second order: Ogita, Rump and Oishi, SIAM J. Sci. Comput. 26, 2005, proposition 4.5.
+    a chain does. Second order: Ogita, Rump and Oishi, SIAM J. Sci. Comput. 26, 2005, proposition 4.5. To nearest a partial
+    sum of k terms is at most 1 + (k - 1) u times their magnitudes, and a chain of n - 1 terms errs by (n - 2) u.
     """
     v, top = relative_error(held, rounding), held.max_finite / 4
     if count < 2:
         return Stage(ZERO, ZERO, top)
     growth, e = grown(v, count - 1), addition_underflow(held, rounding, True)
+    if rounding in NEAREST and e == 0:
+        u, steps = unit(held, rounding), count - 1
+        errors = min(growth, v * (steps + u * steps * (steps - 1) / 2))
+        missed = errors * min(growth, (steps - 1) * u)
+        return Stage(shortened(v + (1 + v) * missed), ZERO, top)
     corrections = growth * count * e + count * e  # what flushing adds to the sum of the errors' magnitudes
     missed = growth * corrections + 3 * count * e * (1 + growth)
     return Stage(shortened(v + (1 + v) * growth * growth), shortened((1 + v) * missed + e), top)

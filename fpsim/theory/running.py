@@ -100,8 +100,11 @@ def stored_error(result: np.ndarray, held: Format | None, fmt: Format, rounding:
 
 
 def may_have_overflowed(x: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
-    """Where values of `fmt` that were rounded to it may be what overflow left: also the largest value, where it saturates."""
-    inward = fmt.saturate or (rounding not in NEAREST and rounding is not Rounding.STOCHASTIC)
+    """Where values of `fmt` that were rounded to it may be what overflow left.
+
+    So may the largest value, but where it is never rounded down to from more than half an ulp above.
+    """
+    inward = fmt.saturate or rounding not in NEAREST
     with np.errstate(invalid="ignore"):
         size = np.abs(x)
         return np.asarray(~(size < fmt.max_finite if inward else size <= fmt.max_finite))
