@@ -126,7 +126,7 @@ MEANING = {
     nn.GroupNorm: group_norm,
     nn.BatchNorm2d: batch_norm,
     nn.Softmax: lambda module, x: softmax(x),
-    nn.Flatten: lambda module, x: x.reshape(len(x), -1),
+    nn.Flatten: lambda module, x: x.reshape(*x.shape[: module.start_dim], -1),
     nn.MaxPool2d: lambda module, x: windows(x, module.kernel_size, module.stride, 0, number(0)).max((-1, -2)),
     nn.AvgPool2d: lambda module, x: windows(x, module.kernel_size, module.stride, 0, number(0)).sum((-1, -2))
     / module.kernel_size**2,

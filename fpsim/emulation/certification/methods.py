@@ -129,10 +129,11 @@ def _a_priori(trace: Trace, policy: Policy, request: Request) -> Found:
 
 
 def _box(trace: Trace, request: Request) -> dict[int, torch.Tensor]:
-    radius = 0.0 if request.radius is None else request.radius
-    return {
-        number: torch.as_tensor(radius, dtype=torch.float64).expand(trace.references[number].shape).clone() for number in trace.inputs
-    }
+    """The half width around each input; empty where it is 0, and the inputs are what they are."""
+    if request.radius is None or not bool((torch.as_tensor(request.radius) > 0).any()):
+        return {}
+    radius = torch.as_tensor(request.radius, dtype=torch.float64)
+    return {number: radius.expand(trace.references[number].shape).clone() for number in trace.inputs}
 
 
 def _distance(state: object) -> torch.Tensor:

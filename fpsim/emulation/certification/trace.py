@@ -229,8 +229,6 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
         result = getattr(result, "logits", result)
         if not isinstance(result, torch.Tensor):
             raise TypeError(f"the model's output must be a tensor of logits, got {type(result).__name__}")
-        place = recorder._numbers.get(_place(result))
-        if place is None:
-            raise TypeError("the model's output is none of the tensors that it computed")
-    trace.output = place
+        place = recorder._number(result)
+    trace.output = place.index
     return trace
