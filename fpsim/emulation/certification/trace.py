@@ -101,6 +101,8 @@ class _Recorder(TorchDispatchMode):
         self.machine, self.trace = machine, trace
         self._numbers: dict[Any, int] = {}
         self._in_storage: dict[int, list[int]] = {}
+        self._rounded: dict[Any, torch.Tensor] = {}
+        self._outside: list[torch.Tensor] = []
 
     def remember(self, tensor: torch.Tensor, number: int | None = None) -> int:
         number = self.trace.add(tensor) if number is None else number
@@ -108,11 +110,9 @@ class _Recorder(TorchDispatchMode):
         self._in_storage.setdefault(_storage(tensor), []).append(number)
         return number
 
-    def leaf(self, tensor: torch.Tensor, reference: torch.Tensor, value: torch.Tensor | None = None) -> int:
-        """A tensor that the run starts from; `reference` holds its exact values, `value` the emulated ones."""
+    def leaf(self, tensor: torch.Tensor, reference: torch.Tensor) -> int:
+        """A tensor of emulated values that the run starts from; `reference` holds the exact ones."""
         number = self.remember(tensor)
-        if value is not None:
-            self.trace.values[number] = value
         if tensor.is_floating_point():
             self.trace.references[number] = reference.detach().double()
         else:
@@ -120,7 +120,7 @@ class _Recorder(TorchDispatchMode):
         return number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        args, kwargs = map_tensors(self._emulated, (args, kwargs or {}))
         target = self._target(func, args)
         if target is not None:
             self._keep_old_values(target)
@@ -143,21 +143,30 @@ class _Recorder(TorchDispatchMode):
         outputs = tuple(self.remember(item) if isinstance(item, torch.Tensor) and item.numel() else None for item in results)
         self.trace.steps.append(Step(func, places[0], places[1], outputs, self.machine.path))
 
-    def _number(self, tensor: torch.Tensor) -> Any:
-        number = self._numbers.get(_place(tensor))
-        if number is not None:
-            return Ref(number)
-        if _storage(tensor) in self._in_storage and tensor.numel():
+    def _emulated(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor itself if the run has seen it; in the place of a number from outside what the machine rounds it to."""
+        place = _place(tensor)
+        if place in self._numbers or not tensor.is_floating_point() or not tensor.numel():
+            return tensor
+        if place in self._rounded:
+            return self._rounded[place]
+        if _storage(tensor) in self._in_storage:
             raise UnsupportedOp(
                 f"{self.machine.path or 'no module'}: a tensor is read that was not written as a whole, or through another view; "
                 "certification follows in-place operations on whole tensors only"
             )
-        if not tensor.is_floating_point():
-            return tensor
         if tensor.dtype is not _FLOAT32:
             raise UnsupportedOp(f"a tensor of {tensor.dtype}: certification takes models and inputs in float32")
         with _without_dispatch():
-            return Ref(self.leaf(tensor, tensor, self.machine.operand(tensor)))
+            value = self.machine.operand(tensor)
+            self._rounded[place] = value
+            self._outside.append(tensor)  # kept, so that no other tensor takes its place
+            self.leaf(value, tensor)
+        return value
+
+    def _number(self, tensor: torch.Tensor) -> Any:
+        number = self._numbers.get(_place(tensor))
+        return tensor if number is None else Ref(number)
 
     @staticmethod
     def _target(func: Any, args: Any) -> torch.Tensor | None:
@@ -211,24 +220,26 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
     machine = simulation._emulation.machine
     recorder = _Recorder(machine, trace)
     originals = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    given = tuple(item.detach().clone() for item in inputs)
     with torch.no_grad(), simulation:
         with _without_dispatch():  # what is read here keeps the values that it has
             for name, tensor in (*simulation.model.named_parameters(), *simulation.model.named_buffers()):
                 if tensor.dtype is _FLOAT32:
-                    recorder.leaf(tensor, originals[name], machine.operand(tensor).detach())
-            for item, original in zip(given, inputs, strict=True):
-                if item.dtype is _FLOAT32:
-                    trace.inputs.append(recorder.leaf(item, original, machine.operand(item)))
-                elif item.is_floating_point():
+                    recorder.leaf(tensor, originals[name])
+            given = []
+            for item in inputs:
+                if item.is_floating_point() and item.dtype is not _FLOAT32:
                     raise UnsupportedOp(f"an input of {item.dtype}: certification takes models and inputs in float32")
-                else:
-                    recorder.leaf(item, original)
+                given.append(machine.operand(item.detach().clone()))
+                number = recorder.leaf(given[-1], item)
+                if item.dtype is _FLOAT32:
+                    trace.inputs.append(number)
         with recorder:
             result = simulation.model(*given)
         result = getattr(result, "logits", result)
         if not isinstance(result, torch.Tensor):
             raise TypeError(f"the model's output must be a tensor of logits, got {type(result).__name__}")
-        place = recorder._number(result)
+        place = recorder._number(recorder._emulated(result))
+        if not isinstance(place, Ref):
+            raise TypeError("the model's output holds no floating-point numbers that it computed")
     trace.output = place.index
     return trace
