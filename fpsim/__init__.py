@@ -25,6 +25,7 @@ _HOMES = {
     "fpsim.convolution": "conv conv_input_gradient conv_weight_gradient",
     "fpsim.threads": "get_num_threads set_num_threads",
     "fpsim.emulation": "Report Simulation UnsupportedOp emulate run",
+    "fpsim.emulation.certification": "Certificate Tolerance certify tolerance",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -76,6 +77,12 @@ if TYPE_CHECKING:
         UnsupportedOp as UnsupportedOp,
         emulate as emulate,
         run as run,
+    )
+    from fpsim.emulation.certification import (
+        Certificate as Certificate,
+        Tolerance as Tolerance,
+        certify as certify,
+        tolerance as tolerance,
     )
     from fpsim.encoding import (
         decode as decode,

@@ -68,10 +68,16 @@ def _again(
     a, b = (np.ascontiguousarray(item.float().numpy()) for item in (left, right))  # exact: values of the format
     sums = Sums(a, b, fmt, accumulator, rounding, Draws(0, 0, b.shape[1], 1), products)
     total = result_error(sums, result, addend)
-    if not squares or not is_tree(accumulator) or accumulator.format.flush or a.shape[1] == 0:
+    if not squares:
         return total, total, np.zeros_like(total)
-    held = accumulator.format
-    kept = _squares(sums) + stored_error(result, held, fmt, rounding) ** 2
+    held = sums.held
+    stored = stored_error(result, held, fmt, rounding)
+    if not is_tree(accumulator) or accumulator.format.flush or a.shape[1] == 0:  # of these the last rounding only
+        with np.errstate(invalid="ignore"):
+            rest = np.where(np.isfinite(total), total - stored * (1 - 2.0**-40), np.inf)
+        return total, rest, np.where(np.isfinite(stored), stored**2, 0.0)
+    assert held is not None
+    kept = _squares(sums) + stored**2
     if addend is not None:
         kept = kept + unrounded_error(result, held, fmt, rounding) ** 2
         kept = kept if holds(held, fmt) else kept + rounded_error(addend, held, rounding) ** 2

@@ -120,8 +120,10 @@ class _Recorder(TorchDispatchMode):
         return number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = map_tensors(self._emulated, (args, kwargs or {}))
         target = self._target(func, args)
+        if target is not None and _place(target) not in self._numbers:
+            raise UnsupportedOp(f"{func}: certification follows no write to a tensor from outside the model")
+        args, kwargs = map_tensors(self._emulated, (args, kwargs or {}))
         if target is not None:
             self._keep_old_values(target)
         places = map_tensors(self._number, (args, kwargs))
