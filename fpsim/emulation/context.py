@@ -17,7 +17,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim import _checks
-from fpsim.emulation import switches
+from fpsim.emulation import identity, switches
+from fpsim.emulation.identity import IdentityMode
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.native import NativeMachine, NativeMode
@@ -53,6 +54,12 @@ class _Local(threading.local):
         self.depth = 0
         self.machine: Machine | None = None
         self.mode: EmulationMode | None = None
+
+
+def _mode_of(machine: Machine) -> EmulationMode:
+    if isinstance(machine, NativeMachine):
+        return NativeMode(machine)
+    return (IdentityMode if machine.policy.is_identity and identity.shortcut else EmulationMode)(machine)
 
 
 class Emulation:
@@ -92,9 +99,10 @@ class Emulation:
                 raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
         if local.depth == 0:
             machine = self.machine
-            mode = NativeMode(machine) if isinstance(machine, NativeMachine) else EmulationMode(machine)
+            mode = _mode_of(machine)
             _install()
-            switches.enter()
+            if not isinstance(mode, IdentityMode):
+                switches.enter()
             mode.__enter__()
             local.mode = mode
         local.depth += 1
@@ -111,7 +119,8 @@ class Emulation:
             mode, local.mode = local.mode, None
             assert mode is not None
             mode.__exit__(kind, value, traceback)
-            switches.leave()
+            if not isinstance(mode, IdentityMode):
+                switches.leave()
             _uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer = "", [], None

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch._C._dynamo import eval_frame
+from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.errors import UnsupportedOp
@@ -18,7 +19,16 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 #: Namespaces whose operations compute nothing.
 _BOOKKEEPING = ("profiler", "prim")
 
-_PLAIN = {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
+#: Namespaces whose operations are Python functions of other operations, as torch has them.
+_WRITTEN_IN_PYTHON = ("torch_nn",)
+
+_PLAIN = {
+    torch.Tensor,
+    torch.nn.Parameter,
+    torch.nn.Buffer,
+    torch.nn.parameter.UninitializedParameter,
+    torch.nn.parameter.UninitializedBuffer,
+}
 
 
 class EmulationMode(TorchDispatchMode):
@@ -57,6 +67,9 @@ class EmulationMode(TorchDispatchMode):
                     result = func.decompose(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
+            if func.namespace in _WRITTEN_IN_PYTHON and func.name() in OPDEFS:
+                with self:
+                    return OPDEFS[func.name()]._init_fn(*args, **kwargs)
         self.machine.op = func
         if "_amp_" in str(func):
             raise self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')

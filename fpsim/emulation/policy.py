@@ -36,6 +36,16 @@ class Policy:
             return not fmt.saturate
         return 24 >= 2 * fmt.precision + 2 and fmt.emin >= 3 * fmt.precision - 150
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether this machine is torch itself: fp32 in the library's own order, rounded as the library rounds."""
+        return (
+            self.fmt == get_format("fp32")
+            and self.accumulator.kind == "native"
+            and self.rounding is Rounding.NEAREST_EVEN
+            and self.granularity == "kernel"
+        )
+
     def __str__(self) -> str:
         parts = [f"fmt={self.fmt.name}", f"accumulate={self.accumulator}", f"rounding={self.rounding}"]
         if self.seed is not None:

@@ -40,7 +40,7 @@ LINEAR_ALGEBRA = names(
     """
 )
 
-DISTANCES = names("_cdist_forward _cdist_backward _pdist_forward _pdist_backward dist renorm _trilinear")
+DISTANCES = names("_euclidean_dist _cdist_forward _cdist_backward _pdist_forward _pdist_backward dist renorm _trilinear")
 
 LOSSES = names(
     """
@@ -48,12 +48,16 @@ LOSSES = names(
     """
 )
 
-REDUCTIONS = names("logcumsumexp segment_reduce _segment_reduce_backward histc histogram index_reduce")
+REDUCTIONS = names(
+    """
+    logcumsumexp segment_reduce _segment_reduce_backward histc histogram index_reduce embedding_renorm
+    _histogramdd_bin_edges _histogramdd_from_bin_tensors _histogramdd_from_bin_cts
+    """
+)
 
 BAGS = names(
     """
-    _embedding_bag _embedding_bag_forward_only _embedding_bag_backward _embedding_bag_dense_backward
-    _embedding_bag_per_sample_weights_backward
+    _embedding_bag _embedding_bag_forward_only _embedding_bag_dense_backward _embedding_bag_per_sample_weights_backward
     """
 )
 
@@ -63,6 +67,21 @@ register_functional(LOSSES, "loss", whole_rule)
 register_functional(REDUCTIONS, "reduction", whole_rule)
 register_functional(BAGS, "reduction", whole_rule)
 register_functional("rrelu_with_noise_backward", "elementwise", whole_rule)
+
+
+def _bag_gradient_rule(op: torch._ops.OpOverload) -> Rule:
+    whole = whole_rule(op)
+    sparse = [argument.name for argument in op._schema.arguments].index("sparse")
+
+    def bag_gradient(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if args[sparse]:
+            raise machine.refuse("a sparse gradient; use sparse=False")
+        return whole(machine, *args, **kwargs)
+
+    return bag_gradient
+
+
+register_functional("_embedding_bag_backward", "reduction", _bag_gradient_rule)
 
 
 # Products in ascending order
