@@ -61,6 +61,10 @@ class NativePolicy(Policy):
     bfloat16: Policy | str
     float32: Policy | str
 
+    @property
+    def is_identity(self) -> bool:
+        return False  # 16-bit tensors are emulated
+
     def of(self, name: str) -> Policy | str:
         """The policy of the dtype of that name."""
         return getattr(self, name)
