@@ -239,6 +239,6 @@ def _lerp(machine: Any, start: Any, end: Any, weight: Any) -> torch.Tensor:
     return machine.finish(torch.where(small, near, far) if isinstance(small, torch.Tensor) else near if small else far)
 
 
-register_functional("addcmul", "elementwise", lambda op: _addcmul)
-register_functional("addcdiv", "elementwise", lambda op: _addcdiv)
-register_functional("lerp", "elementwise", lambda op: _lerp)
+register_functional("addcmul", "formula", lambda op: _addcmul)
+register_functional("addcdiv", "formula", lambda op: _addcdiv)
+register_functional("lerp", "formula", lambda op: _lerp)

@@ -12,7 +12,7 @@ import torch
 
 from fpsim.emulation.elementwise import wide_rule
 from fpsim.emulation.exact import exact_rule
-from fpsim.emulation.matmul import addmm_rule
+from fpsim.emulation.matmul import addmm_rule, is_native, native
 from fpsim.emulation.reductions import axes_of, columns_of, shape_of
 from fpsim.emulation.table import RULES, Rule, names, register, register_functional
 
@@ -66,7 +66,7 @@ register_functional(DISTANCES, "reduction", whole_rule)
 register_functional(LOSSES, "loss", whole_rule)
 register_functional(REDUCTIONS, "reduction", whole_rule)
 register_functional(BAGS, "reduction", whole_rule)
-register_functional("rrelu_with_noise_backward", "elementwise", whole_rule)
+register_functional("rrelu_with_noise_backward", "formula", whole_rule)
 
 
 def _bag_gradient_rule(op: torch._ops.OpOverload) -> Rule:
@@ -152,6 +152,8 @@ def _batches_rule(op: torch._ops.OpOverload) -> Rule:
     """c + the sum of a batch of products: every element one chain over (batch, k)."""
 
     def addbmm(machine: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         rows = a.transpose(0, 1).reshape(a.shape[1], -1)
         return addmm_rule(
             machine, machine.operands(c), machine.operands(rows), b.reshape(-1, b.shape[2]), beta=beta, alpha=alpha
@@ -164,6 +166,8 @@ def _outer_rule(op: torch._ops.OpOverload) -> Rule:
     def addr(machine: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
         if not c.is_floating_point():
             return op(c, a, b, beta=beta, alpha=alpha)
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         return addmm_rule(machine, c, a.unsqueeze(1), b.unsqueeze(0), beta=beta, alpha=alpha)
 
     return addr
