@@ -1,7 +1,4 @@
-"""Operations that are one kernel: torch's own algorithm in float64, one rounding of each result.
-
-Matrix factorizations come from the LAPACK at hand: their float64 results, and rarely a rounded bit, depend on it.
-"""
+"""Operations that are one kernel: torch's own algorithm in float64, one rounding of each result."""
 
 from __future__ import annotations
 
@@ -31,17 +28,6 @@ def whole_rule(op: torch._ops.OpOverload) -> Rule:
     return compute
 
 
-LINEAR_ALGEBRA = names(
-    """
-    _linalg_svd linalg_qr linalg_pinv linalg_inv_ex linalg_lu_factor_ex linalg_lu _linalg_eigh _linalg_solve_ex
-    linalg_lu_solve _linalg_slogdet _linalg_det linalg_cholesky_ex linalg_ldl_factor_ex linalg_ldl_solve linalg_lstsq
-    cholesky cholesky_inverse cholesky_solve geqrf ormqr triangular_solve linalg_householder_product
-    linalg_solve_triangular linalg_matrix_exp
-    """
-)
-
-DISTANCES = names("_euclidean_dist _cdist_forward _cdist_backward _pdist_forward _pdist_backward dist renorm _trilinear")
-
 LOSSES = names(
     """
     multi_margin_loss multi_margin_loss_backward multilabel_margin_loss_forward multilabel_margin_loss_backward
@@ -61,8 +47,6 @@ BAGS = names(
     """
 )
 
-register_functional(LINEAR_ALGEBRA, "linear algebra", whole_rule)
-register_functional(DISTANCES, "reduction", whole_rule)
 register_functional(LOSSES, "loss", whole_rule)
 register_functional(REDUCTIONS, "reduction", whole_rule)
 register_functional(BAGS, "reduction", whole_rule)
