@@ -45,8 +45,6 @@ UNSUPPORTED = {
         COMPLEX,
     ),
     "to_sparse": SPARSE,
-    "nn.functional.embedding": SPARSE + " (the gradient, with sparse=True)",
-    "nn.functional.embedding_bag": SPARSE + " (the gradient, with sparse=True)",
     "half": CAST,
     "bfloat16": CAST,
 }
@@ -95,11 +93,11 @@ def fresh(value):
 
 
 def rounded(value, fmt="fp16"):
-    """A copy whose elements are values of the format."""
+    """A copy whose memory holds values of the format."""
     value = fresh(value)
-    if is_of(torch.float32, value) and value.device.type == "cpu" and 0 not in value.stride():
-        memory = value.detach()
-        memory.copy_(torch.as_tensor(fpsim.round(memory.contiguous().numpy(), fmt)))
+    if is_of(torch.float32, value) and value.device.type == "cpu":
+        memory = value.detach().as_strided((value.untyped_storage().nbytes() // 4,), (1,), 0)
+        memory.copy_(torch.as_tensor(fpsim.round(memory.numpy(), fmt)))
     return value
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import torch
 
+from fpsim.emulation.decompositions import decomposition_of
 from fpsim.emulation.table import TABLE
 
 MEANINGS = {
@@ -51,13 +52,13 @@ def family_of(packet: str) -> str | None:
     families = Counter(TABLE[op].family for op in overloads if op in TABLE)
     if families:
         return families.most_common(1)[0][0]
-    return "decomposed" if any(map(_is_composite, overloads)) else "unsupported"
+    return "decomposed" if any(map(_is_decomposed, overloads)) else "unsupported"
 
 
-def _is_composite(op: torch._ops.OpOverload) -> bool:
+def _is_decomposed(op: torch._ops.OpOverload) -> bool:
     name = op.name()
     known = torch._C._dispatch_has_kernel(name) if "hacked_twin" not in name else False  # only TorchScript has those
-    return known and torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+    return known and decomposition_of(op) is not None
 
 
 def coverage() -> dict[str, str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch._C._dynamo import eval_frame
-from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fpsim.emulation.decompositions import decomposition_of
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.table import RULES
@@ -18,9 +18,6 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 
 #: Namespaces whose operations compute nothing.
 _BOOKKEEPING = ("profiler", "prim")
-
-#: Namespaces whose operations are Python functions of other operations, as torch has them.
-_WRITTEN_IN_PYTHON = ("torch_nn",)
 
 _PLAIN = {
     torch.Tensor,
@@ -58,18 +55,16 @@ class EmulationMode(TorchDispatchMode):
             return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
 
     def _without_rule(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Composite operations arrive whole under `inference_mode`: take them apart. Anything else raises."""
+        """Operations made of others (composite ones arrive whole under `inference_mode`) are taken apart; the rest raise."""
         if isinstance(func, torch._ops.OpOverload):
             if func.namespace in _BOOKKEEPING:
                 return func(*args, **kwargs)
-            if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            decomposition = decomposition_of(func)
+            if decomposition is not None:
                 with self:
-                    result = func.decompose(*args, **kwargs)
+                    result = decomposition(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
-            if func.namespace in _WRITTEN_IN_PYTHON and func.name() in OPDEFS:
-                with self:
-                    return OPDEFS[func.name()]._init_fn(*args, **kwargs)
         self.machine.op = func
         if "_amp_" in str(func):
             raise self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')
