@@ -12,6 +12,7 @@ from fpsim.emulation import (  # isort: skip
     arithmetic,  # noqa: F401
     convolution,  # noqa: F401
     distances,  # noqa: F401
+    distributed,  # noqa: F401
     elementwise,  # noqa: F401
     exact,  # noqa: F401
     group_normalization,  # noqa: F401

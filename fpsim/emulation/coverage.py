@@ -30,6 +30,7 @@ MEANINGS = {
     "linear algebra": "LAPACK in float64, rounded once",
     "foreach": "the elementwise rule for each tensor",
     "optimizer": "float64 inside, each stored tensor rounded once",
+    "collective": "what the ranks have, summed in their order as `accumulate` says; or moved as it is",
     "decomposed": "arrives as other operations",
     "unsupported": "raises `UnsupportedOp`",
 }

@@ -188,6 +188,9 @@ class NativeMode(EmulationMode):
                     return self._plain(func, args, kwargs, kinds)
                 self.machine.op = func
                 self.machine.check(tensor)
+        if TABLE[func].family == "collective":
+            self.machine.op = func
+            return RULES[func](self.machine, *args, **kwargs)  # it sees the dtypes that are sent
         if TABLE[func].family == "view" or func._schema.name.startswith(_UNINITIALIZED):
             return self._plain(func, args, kwargs, kinds)
         self.machine.op = func
