@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import operator
 import os
 import threading
+import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch._C._dynamo import eval_frame
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
@@ -69,6 +72,7 @@ class Emulation:
         self.policy = policy
         self.training_step = 0
         self.names = names if names is not None else {}
+        self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self._local = _Local()
         self._machines: list[Machine] = []
         _everything.add(self)
@@ -188,6 +192,8 @@ _handles: list[Any] = []
 def _before(module: torch.nn.Module, args: Any) -> None:
     emulation = current()
     if emulation is not None:
+        if callable(eval_frame.get_eval_frame_callback()):
+            _warn_of_compiled_code()
         emulation.enter_module(module)
 
 
@@ -195,6 +201,16 @@ def _after(module: torch.nn.Module, args: Any, output: Any) -> None:
     emulation = current()
     if emulation is not None:
         emulation.leave_module()
+        if emulation.guard_outputs is not None and not emulation.machine.places:
+            emulation.guard_outputs(output)
+
+
+@functools.cache
+def _warn_of_compiled_code() -> None:
+    """Once in a process."""
+    warnings.warn(
+        "torch.compile does nothing under emulation: a compiled model runs as written, operation by operation", stacklevel=2
+    )
 
 
 def _install() -> None:
@@ -251,12 +267,16 @@ def emulate(
 ) -> Iterator[Emulation]:
     """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
 
+    A backward pass from a module's output belongs inside as well; outside it raises `OutsideContext`.
+
     Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
     `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
     with a different policy.
     """
+    from fpsim.emulation.hooks import Guard, guard_outputs
     from fpsim.emulation.policy import make_policy
 
     emulation = Emulation(make_policy(fmt, accumulate, rounding, seed, granularity))
+    emulation.guard_outputs = functools.partial(guard_outputs, guard=Guard(emulation, keep=True))
     with emulation:
         yield emulation

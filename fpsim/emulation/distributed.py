@@ -48,18 +48,18 @@ def _finished(tensors: list[torch.Tensor]) -> Any:
     """A piece of work that is done already, with this result."""
     future: torch.futures.Future[list[torch.Tensor]] = torch.futures.Future()
     future.set_result(tensors)
-    return torch._C._distributed_c10d._create_work_from_future(future).boxed()
+    return torch._C._distributed_c10d._create_work_from_future(future).boxed()  # type: ignore[attr-defined]
 
 
 def all_reduce(
-    machine: Any, tensors: list[torch.Tensor], group: Any, how: Any, sparse: Any = None, run_async: bool = True, timeout: int = -1
+    machine: Any, tensors: list[torch.Tensor], group: Any, how: Any, sparse: Any = None, later: bool = True, timeout: int = -1
 ) -> Any:
     """Sums and means in the accumulator, rank 0 first; in the library's order they are its own, rounded."""
-    kinds = torch.distributed.ReduceOp.RedOpType
+    kinds: Any = torch.distributed.ReduceOp.RedOpType
     kind = kinds(how.op())
     native = isinstance(machine, NativeMachine)
     if not any(tensor.dtype in (HALVES if native else (torch.float32,)) for tensor in tensors):
-        return torch.ops.c10d.allreduce_.default(tensors, group, how, sparse, run_async, timeout)
+        return torch.ops.c10d.allreduce_.default(tensors, group, how, sparse, later, timeout)
     if kind not in (kinds.SUM, kinds.AVG):
         raise machine.refuse("an all-reduce that is neither a sum nor a mean")
     for tensor in tensors:

@@ -58,7 +58,7 @@ JUDGEMENTS = names(
     logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
     unique_dim _unique _unique2 unique_consecutive isin is_same_size _local_scalar_dense bitwise_and bitwise_or bitwise_xor
     bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
-    is_pinned hash_tensor _linalg_check_errors
+    is_pinned hash_tensor _linalg_check_errors _is_any_true _is_all_true
     """
 )
 

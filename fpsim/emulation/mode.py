@@ -9,7 +9,7 @@ from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.decompositions import decomposition_of
-from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.errors import MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.table import RULES
 
@@ -49,10 +49,13 @@ class EmulationMode(TorchDispatchMode):
             self._refuse_subclasses(func, types)
         machine = self.machine
         machine.op = func
-        if _modes_left() == 0:  # nothing below to hide from
-            return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
-        with _without_dispatch():
-            return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+        try:
+            if _modes_left() == 0:  # nothing below to hide from
+                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+            with _without_dispatch():
+                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+        except MetaTensor:
+            return func(*args, **kwargs or {})  # shapes only
 
     def _without_rule(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Operations made of others (composite ones arrive whole under `inference_mode`) are taken apart; the rest raise."""
@@ -75,11 +78,13 @@ class EmulationMode(TorchDispatchMode):
         raise UnsupportedOp(f"{func}: its operands are tensor subclasses ({names}), which have no rules")
 
 
-# torch.compile may trace the model's own code; this frame and all that it calls run as they are.
-eval_frame.set_code_exec_strategy(
-    EmulationMode.__torch_dispatch__.__code__,
-    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
-)
+def run_as_written(function: Any) -> None:
+    """Keep torch.compile from tracing this function and all that it calls."""
+    skip = eval_frame._FrameAction.SKIP
+    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
+
+
+run_as_written(EmulationMode.__torch_dispatch__)
 
 
 def _unsupported(func: Any, args: Any, kwargs: dict[str, Any], machine: Machine) -> str:

@@ -11,12 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch._C._dynamo import eval_frame
 
 from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.machine import Machine
-from fpsim.emulation.mode import EmulationMode
+from fpsim.emulation.mode import EmulationMode, run_as_written
 from fpsim.emulation.policy import NativePolicy
 from fpsim.emulation.table import RULES, TABLE
 
@@ -339,7 +338,4 @@ def _upcast(value: Any) -> Any:
     return value
 
 
-eval_frame.set_code_exec_strategy(
-    NativeMode.__torch_dispatch__.__code__,
-    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
-)
+run_as_written(NativeMode.__torch_dispatch__)
