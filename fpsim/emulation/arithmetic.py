@@ -286,6 +286,6 @@ def _lerp(machine: Any, start: Any, end: Any, weight: Any) -> torch.Tensor:
     return machine.finish(difference.mul_(factor).add_(start) if small else end - difference.mul_(1 - factor))
 
 
-register_functional("addcmul", "elementwise", lambda op: _addcmul)
-register_functional("addcdiv", "elementwise", lambda op: _addcdiv)
-register_functional("lerp", "elementwise", lambda op: _lerp)
+register_functional("addcmul", "formula", lambda op: _addcmul)
+register_functional("addcdiv", "formula", lambda op: _addcdiv)
+register_functional("lerp", "formula", lambda op: _lerp)

@@ -166,4 +166,4 @@ FORMULAS = names(
 
 register_functional(NARROW, "elementwise", lambda op: (wide_rule if "decimals" in op._overloadname else narrow_rule)(op))
 register_functional(ELEMENTARY, "elementary", elementary_rule)
-register_functional(FORMULAS, "elementwise", wide_rule)
+register_functional(FORMULAS, "formula", wide_rule)

@@ -60,10 +60,12 @@ def product(
         return out
     # Without factors the engine's own epilogue does; with them its value before the last rounding is what they scale.
     kept: list[np.ndarray] = []
-    matmul_into(
-        a, b, out, read, policy.accumulator, policy.rounding, key, None, kept.append, result_format=policy.fmt
-    )
-    total = np.array(kept[0] if kept else out, np.float64)
+
+    def keep(accumulated: np.ndarray) -> None:
+        kept.append(accumulated.astype(np.float64))  # a copy: the engine rounds it in place next
+
+    matmul_into(a, b, out, read, policy.accumulator, policy.rounding, key, None, keep, result_format=policy.fmt)
+    total = kept[0] if kept else out.astype(np.float64)
     return _epilogue(machine, total, policy.accumulator.promoted or policy.accumulator.format, addend, alpha, beta)
 
 

@@ -15,7 +15,7 @@ import torch
 from fpsim import rounding as roundings
 from fpsim._kernels import counting
 from fpsim.emulation import tags
-from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.errors import MetaTensor, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.finishing import Finish, Values
 from fpsim.emulation.limits import hash_of, in_fp32
 from fpsim.emulation.policy import Policy
@@ -148,6 +148,8 @@ class Machine:
     def check(self, tensor: torch.Tensor) -> None:
         """Refuse a tensor that this machine does not have."""
         dtype = tensor.dtype
+        if tensor.device.type == "meta":
+            raise MetaTensor
         if tensor.device.type != "cpu":
             raise UnsupportedTensor(self.message(f"a tensor on {tensor.device}; emulation runs on the CPU"))
         if tensor.layout is not torch.strided:
