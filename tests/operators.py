@@ -45,6 +45,8 @@ UNSUPPORTED = {
         COMPLEX,
     ),
     "to_sparse": SPARSE,
+    "nn.functional.embedding": SPARSE + " (the gradient, with sparse=True)",
+    "nn.functional.embedding_bag": SPARSE + " (the gradient, with sparse=True)",
     "half": CAST,
     "bfloat16": CAST,
 }

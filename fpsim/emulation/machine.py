@@ -389,6 +389,6 @@ class Machine:
         return UnsupportedOp(self.message(reason))
 
     def whole(self) -> None:
-        """Refuse a composite operation where "primitive" asks for every elementary step to be rounded."""
+        """What a rule that rounds many steps as one calls first: under "primitive" it should not have been reached."""
         if self.primitive:
-            raise self.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it yet')
+            raise self.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it')

@@ -100,7 +100,7 @@ class MixedPolicy(Policy):
 
     @property
     def is_identity(self) -> bool:
-        return super().is_identity and all(fmt == self.fmt for fmt in self.mapping.formats)
+        return all(self.of(fmt).is_identity for fmt in self.mapping.formats)
 
     def of(self, fmt: Format) -> Policy:
         """The policy of results in one of the formats."""
