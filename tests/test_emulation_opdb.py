@@ -15,8 +15,22 @@ from fpsim.emulation import UnsupportedOp, context
 pytest.importorskip("expecttest", reason="torch's operator database needs the package expecttest")
 
 from tests.operators import (
-    COMPLEX, QUICK, SAVES_STATISTICS, SPARSE, UNSUPPORTED, UNWRITTEN, Seen, evaluate, indices, is_value, op_db, rounded,
-    same_bits, samples_of, switched, widened,
+    COMPLEX,
+    QUICK,
+    SAVES_STATISTICS,
+    SPARSE,
+    UNSUPPORTED,
+    UNWRITTEN,
+    Seen,
+    evaluate,
+    indices,
+    is_value,
+    op_db,
+    rounded,
+    same_bits,
+    samples_of,
+    switched,
+    widened,
 )  # fmt: skip # isort: skip
 
 REFUSALS = (RuntimeError, NotImplementedError, ValueError, IndexError, TypeError)

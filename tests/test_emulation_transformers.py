@@ -136,7 +136,9 @@ HOW = {"greedy": {}, "sample": {"do_sample": True}, "beams": {"num_beams": 2}}
 
 
 @pytest.mark.parametrize(("name", "attention"), GENERATES)
-@pytest.mark.parametrize("how", [pytest.param(how, id=id, marks=() if not how else pytest.mark.exhaustive) for id, how in HOW.items()])
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, id=name, marks=pytest.mark.exhaustive if how else ()) for name, how in HOW.items()]
+)
 def test_generation(name, attention, how):
     model = model_of(name, attention)
     inputs = {key: value for key, value in inputs_of(name).items() if key != "labels"}
