@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from fpsim._kernels.compiler import as_bits, as_float, convert_like, inlined, int_add, int_or, kernel
+from fpsim._kernels.compiler import as_bits, as_float, convert_like, floats_at, inlined, int_add, int_or, kernel
 from fpsim._kernels.rounding import load, round_bits
 
 # Columns of a row of counts.
@@ -108,6 +109,21 @@ def count_lost(old: Any, new: Any, update: Any, row: Any) -> None:
         lost += moving and old[i] == new[i]
     row[UPDATES] += updates
     row[LOST] += lost
+
+
+@lru_cache(maxsize=64)
+def make_round_few(mode: int, plain: bool) -> Any:
+    """`make_count_and_round`'s kernel in place for at most BLOCK float32 values at an address: arrays take longer to pass."""
+
+    @kernel
+    def round_few(address: int, size: int, constants: Any, limits: Any, row: Any) -> None:
+        c = load(constants)
+        values = carray(floats_at(address), (size,))
+        count_block(values, limits, row)
+        for i in range(values.size):
+            values[i] = as_float(round_bits(as_bits(values[i]), c, mode, plain))
+
+    return round_few
 
 
 @lru_cache(maxsize=64)

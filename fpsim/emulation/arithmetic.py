@@ -10,6 +10,7 @@ import torch
 
 from fpsim._kernels import passes
 from fpsim.emulation import tags
+from fpsim.emulation.machine import WORTH_A_PASS
 from fpsim.emulation.table import RULES, Entry, Rule, enter, register_functional
 from fpsim.rounding import Rounding
 
@@ -65,7 +66,9 @@ def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
     function = getattr(torch, name)
     with_tensor, with_number = _PASSES[name]
 
-    def rule(machine: Any, a: Any, b: Any, *, alpha: Any = 1, into: torch.Tensor | None = None) -> torch.Tensor:
+    def rule(machine: Any, a: Any, b: Any, alpha: Any = 1, into: torch.Tensor | None = None) -> torch.Tensor:
+        if alpha == 1 and machine.fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
+            return machine.finish(function(a, b))
         if isinstance(a, torch.Tensor):
             a_is_scalar = False
             a = machine.operand(a)
@@ -138,10 +141,6 @@ def _reverse_sub(machine: Any, a: Any, b: Any, alpha: Any = 1) -> torch.Tensor:
     return sub(machine, b, a) if alpha == 1 else sub(machine, b, a, alpha=alpha)
 
 
-def _positional_alpha(rule: Callable[..., torch.Tensor]) -> Rule:
-    return lambda machine, a, b, alpha=1, into=None: rule(machine, a, b, alpha=alpha, into=into)
-
-
 def _div_mode(machine: Any, a: Any, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
     if rounding_mode is None:
         return div(machine, a, b)
@@ -156,7 +155,7 @@ def _arithmetic_rule_for(op: torch._ops.OpOverload) -> Rule:
     name = op._schema.name.split("::")[1]
     if "mode" in op._overloadname:
         return _div_mode
-    return {"add": _positional_alpha(add), "sub": _positional_alpha(sub), "mul": mul, "div": div, "rsub": _reverse_sub}[name]
+    return {"add": add, "sub": sub, "mul": mul, "div": div, "rsub": _reverse_sub}[name]
 
 
 def _overwriting(rule: Rule) -> Rule:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from fpsim import threads
 from fpsim._kernels import counting, passes
@@ -40,26 +41,27 @@ class Finish:
     def __init__(self, fmt: Format, rounding: Rounding):
         self.fmt, self.rounding = fmt, rounding
         self.stochastic = rounding is Rounding.STOCHASTIC
-        self._limits: dict[np.dtype, np.ndarray] = {}
-        self._constants: dict[np.dtype, np.ndarray | None] = {}
+        #: By the size of a carrier's numbers: the rounding's constants, and the limits of `counting.count_edges`.
+        self._of: dict[int, tuple[np.ndarray | None, np.ndarray]] = {}
         for dtype in map(np.dtype, (np.float32, np.float64)):
-            self._constants[dtype] = rounding_constants(fmt, rounding, dtype)
             if self.stochastic:  # no threshold tells: what exceeds max_finite is counted
                 limit = np.nextafter(dtype.type(fmt.max_finite), dtype.type(np.inf))
-                self._limits[dtype] = np.array([limit, -limit, 0, 0], dtype)
+                limits = np.array([limit, -limit, 0, 0], dtype)
             else:
-                self._limits[dtype] = counting_limits(fmt, rounding, dtype)
+                limits = counting_limits(fmt, rounding, dtype)
+            self._of[dtype.itemsize] = rounding_constants(fmt, rounding, dtype), limits
         plain = fmt.flush is None and fmt.has_negative_zero
         self._kernel = counting.make_count_and_round(rounding.code, plain)
+        self._few = counting.make_round_few(rounding.code, plain)
         self._pass = passes.make_pass(rounding.code, plain)
 
     def limits(self, dtype: np.dtype) -> np.ndarray:
         """Where numbers of that carrier start to overflow, and to become zero: what `counting.count_edges` takes."""
-        return self._limits[dtype]
+        return self._of[dtype.itemsize][1]
 
     def count(self, flat: np.ndarray, row: np.ndarray) -> None:
         """Count what rounding these float32 or float64 numbers is about to do."""
-        counting.count_edges(flat, self._limits[flat.dtype], row)
+        counting.count_edges(flat, self._of[flat.itemsize][1], row)
 
     def round(self, values: np.ndarray, out: np.ndarray, row: np.ndarray, key: int = 0) -> None:
         """out = the float32 or float64 values rounded, counted in `row`; flat, `out` float32, maybe the same array."""
@@ -67,6 +69,15 @@ class Finish:
             self._round(values, out, row, key, 0)
             return
         self.split(values.size, _COST, BLOCK, row, lambda i, j, own: self._round(values[i:j], out[i:j], own, key, i))
+
+    def round_few(self, tensor: torch.Tensor, row: np.ndarray) -> bool:
+        """Round a contiguous float32 tensor in place if it is small and a kernel serves; an operation's smallest cost."""
+        size = tensor.numel()
+        constants, limits = self._of[4]
+        if size > counting.BLOCK or constants is None or self.stochastic:
+            return False
+        self._few(tensor.data_ptr(), size, constants, limits, row)
+        return True
 
     def compute(self, values: Values, out: np.ndarray, row: np.ndarray, key: int = 0, granule: int = 1, cost: int = 0) -> None:
         """out[i:j] = values(i, j) rounded, for ranges that start at multiples of `granule`; `cost` is an element's."""
@@ -84,7 +95,7 @@ class Finish:
     ) -> None:
         """An operation of `_kernels/passes.py` on flat float32 arrays, rounded into `out`: to nearest even only."""
         x, y, z = (*arrays, *arrays[-1:] * 2)[:3]
-        constants, limits = (of[x.dtype] for of in (self._constants, self._limits))
+        constants, limits = self._of[4]
         single = np.float32(factor)
 
         def part(i: int, j: int, own: np.ndarray) -> None:
@@ -104,14 +115,14 @@ class Finish:
             row += own
 
     def _round(self, values: np.ndarray, out: np.ndarray, row: np.ndarray, key: int, first: int) -> None:
-        constants = self._constants[values.dtype]
+        constants, limits = self._of[values.dtype.itemsize]
         if constants is None:  # float32's own range is too small for what rounding to this format passes through
             values = values.astype(np.float64)
-            constants = self._constants[values.dtype]
+            constants, limits = self._of[8]
         if self.stochastic:
             rounded = np.empty_like(values)
             round_into(values, rounded, self.fmt, self.rounding, key, first)
             counting.count_change(values, rounded, values.dtype.type(self.fmt.max_finite), row)
             out[...] = rounded  # exact: float32 holds every value of the format
         else:
-            self._kernel(values, out, constants, self._limits[values.dtype], row)
+            self._kernel(values, out, constants, limits, row)

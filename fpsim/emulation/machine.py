@@ -25,7 +25,7 @@ from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
-_WORTH_A_PASS = 1 << 12  # elements: below, torch's own kernel and a rounding have less to set up
+WORTH_A_PASS = 1 << 12  # elements: below, torch's own kernel and a rounding have less to set up
 _AS_THEY_ARE = frozenset(
     (
         torch.bool,
@@ -119,6 +119,13 @@ class Machine:
         self.check(tensor)
         fresh = tensor.detach().clone(memory_format=torch.preserve_format)
         return self._round(fresh)
+
+    def holds(self, value: Any) -> bool:
+        """Whether this is a float32 tensor that is known to hold values of the format."""
+        try:
+            return value.untyped_storage()._fpsim is self.tag and value.dtype is _FLOAT32
+        except (AttributeError, NotImplementedError):
+            return False
 
     def filling(self, value: Any) -> Any:
         """What fills elements: a number, or a tensor of one element from outside, is a constant; else an operand."""
@@ -259,7 +266,7 @@ class Machine:
         The result is fresh, or `into`, which may be one of the operands.
         """
         first = tensors[0]
-        if not self.fast or first.numel() < _WORTH_A_PASS:
+        if not self.fast or first.numel() < WORTH_A_PASS:
             return None
         for item in tensors if into is None else (*tensors, into):
             if item.dtype is not _FLOAT32 or item.shape != first.shape or not item.is_contiguous():
@@ -280,11 +287,8 @@ class Machine:
         self.finishing.count(flat, row)
 
     def _round(self, result: torch.Tensor) -> torch.Tensor:
-        array = result.numpy()
-        if array.flags.c_contiguous:
-            flat = array.reshape(-1)
-            self.finishing.round(flat, flat, self.row(), self._draws())
-        else:
+        if not (result.is_contiguous() and self.finishing.round_few(result, self.row())):
+            array = result.numpy()
             flat = self._flat(result, array)
             self.finishing.round(flat, flat, self.row(), self._draws())
             if not np.may_share_memory(flat, array):
@@ -354,10 +358,10 @@ class Machine:
     def row(self) -> np.ndarray:
         """The counters of the current module and operation."""
         key = (self.place(), self.op, self.fmt.saturate)
-        row = self.rows.get(key)
-        if row is None:
-            row = self.rows[key] = np.zeros(counting.LENGTH, dtype=np.int64)
-        return row
+        try:
+            return self.rows[key]
+        except KeyError:
+            return self.rows.setdefault(key, np.zeros(counting.LENGTH, dtype=np.int64))
 
     def place(self) -> str:
         """The path of the module whose forward pass, or whose part of the backward pass, is running."""
