@@ -153,7 +153,8 @@ def unit_groups(name: str) -> list[tuple[list[str], str]]:
         for row in unit.instructions:
             for output_name, output in row.outputs.items():
                 if row.takes(fmt):
-                    key = (row.model, row.block, row.fraction, row.swapped, row.flush, output_name, output.format, output.rounding)
+                    numbers = (row.model, row.block, row.fraction, row.swapped, row.flush)
+                    key = (*numbers, output_name, output.format, output.rounding)
                     found.setdefault(key, []).append((not output.verified, f"{unit.name}:{output_name}"))
     groups = []
     for members in found.values():

@@ -18,7 +18,7 @@ from fpsim.recorder.bundle import Bundle
 
 
 def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], fixed: Any) -> None:
-    """Fill a row with the unit that fits the tiles of one instruction best; `fixed` is an accumulator to take instead."""
+    """Fill a row with the unit that fits the tiles of one instruction best; `fixed`, an accumulator, is the only one to try."""
     usable = [record for record in records if "skipped" not in record]
     for record in records:
         if "skipped" in record:
@@ -27,10 +27,10 @@ def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], f
         return
     operand = {**FORMATS, "tf32": "tf32"}[usable[0]["operand"]]
     output = FORMATS[bundle.tensors[usable[0]["d"]["tensor"]][0]]
+    groups = [group for group in unit_groups(operand) if group[0][0].endswith(f":{output}")]
     if fixed is not None:
-        groups = [([str(fixed)], "")] if fixed.unit is not None else []
-    else:
-        groups = [group for group in unit_groups(operand) if group[0][0].endswith(f":{output}")]
+        own = f"{fixed.unit.name if fixed.unit is not None else fixed}:{output}"
+        groups = [([own], "") for names, _ in groups if own in names]
     best: Any = None
     for names, alike in groups:
         found = _mismatches(bundle, usable, names[0], operand)
