@@ -1,10 +1,12 @@
 """Cross-checks: recordings of real processors bit for bit, machines that are simulated, single bits that differ, models."""
 
+import ctypes
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,7 +18,10 @@ from fpsim.emulation.replay import crosscheck_model
 from fpsim.emulation.replay.calls import Call
 from fpsim.emulation.replay.candidates import Trees
 from fpsim.emulation.replay.differences import compare
-from fpsim.recorder import Bundle, load, masks, record, recording, suite
+from fpsim.hardware import product
+from fpsim.recorder import Bundle, instructions, load, masks, record, recording, suite
+from fpsim.recorder.calls import CallRecorder
+from fpsim.recorder.environment import flags
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -182,6 +187,72 @@ def test_masks_of_a_simulated_machine_give_its_tree(short_suite, tmp_path, machi
     for terms, nested in trees.items():
         wanted = fpsim.Tree.from_nested(nested) if nested is not None else fpsim.get_accumulator(machine)(terms)
         assert mine[terms] == wanted.canonical()
+
+
+def with_results(bundle, results):
+    """The bundle with other results of its calls, in order; float32."""
+    for item, result in zip(bundle.records, results, strict=True):
+        shape = tuple(result.shape)
+        number = bundle.add_tensor("float32", shape, (shape[1], 1), np.ascontiguousarray(result).view(np.uint32).reshape(-1))
+        item["result"] = {"tensor": number}
+    return bundle
+
+
+@pytest.mark.parametrize("rounding", ["toward-zero", "nearest-away"])
+def test_tf32_operands_are_found(tmp_path, rounding):
+    """float32 matrices through a tensor core that takes them as tf32."""
+    generator = np.random.default_rng(0)
+    a, b = (generator.standard_normal(shape).astype(np.float32) for shape in ((9, 64), (64, 12)))
+    with recording(tmp_path / "a.npz"):
+        torch.from_numpy(a) @ torch.from_numpy(b)
+    rounded = [fpsim.round(x, "tf32", rounding) for x in (a, b)]
+    bundle = with_results(load(tmp_path / "a.npz"), [product(*rounded, unit="a100", fmt="tf32")])
+    (row,) = fpsim.crosscheck(bundle).rows
+    assert row.equal and row.fit == f"a100, tf32 operands {rounding} (as ada)"
+
+
+class Library:
+    """Stands for the compiled CUDA source: each instruction as a unit computes it."""
+
+    def __init__(self, unit):
+        self.unit = unit
+
+    def run(self, number, a, b, c, d, tiles):
+        _, operand, output, terms, _ = instructions.INSTRUCTIONS[number]
+        shapes = ((tiles, 16, terms), (tiles, terms, 8), (tiles, 16, 8))
+        dtypes = [getattr(torch, name) for name in (operand, operand, output)]
+        given = []
+        for pointer, shape, dtype in zip((a, b, c), shapes, dtypes, strict=True):
+            memory = bytearray(ctypes.string_at(pointer, int(np.prod(shape)) * dtype.itemsize))
+            given.append(torch.frombuffer(memory, dtype=dtype).reshape(shape).float().numpy())
+        fmt = {"float32": "tf32", "float8_e4m3fn": "e4m3fn", "float8_e5m2": "e5m2"}.get(operand, operand)
+        unit = f"{self.unit}:{'fp16' if output == 'float16' else 'fp32'}"
+        results = np.stack([product(x, y, unit=unit, fmt=fmt, addend=z) for x, y, z in zip(*given, strict=True)])
+        bits = torch.from_numpy(results).to(dtypes[2]).contiguous()
+        ctypes.memmove(d, bits.data_ptr(), bits.numel() * bits.element_size())
+        return 0
+
+
+@pytest.mark.parametrize("unit", ["a100", "ada", "h100_mma"])
+def test_instructions_of_a_simulated_machine_are_found(unit):
+    bundle = Bundle({"flags": flags()})
+    recorder = CallRecorder(bundle, 1 << 24)
+    probe = suite.Probe(torch.device("cpu"), recorder)
+    for number, (name, operand, output, terms, _) in enumerate(instructions.INSTRUCTIONS):
+        if unit == "a100" and operand.startswith("float8"):
+            continue
+        for kind in ("narrow", "wide", "cancelling", "special"):
+            record = {"kind": "instruction", "section": "instructions", "op": f"mma.sync {name}"}
+            instructions.record_instruction(recorder, Library(unit), probe, number, kind, operand, output, terms, record)
+    found = fpsim.crosscheck(bundle)
+    assert found.equal and len(found.rows) == (4 if unit == "a100" else 8)
+    fits = {row.op.split()[1]: row.fit for row in found.rows}
+    assert fits["m16n8k16.f32.f16.f16.f32"] == {"h100_mma": "h100 (as h100_mma, b200, b200_mma)"}.get(unit, "a100 (as ada, t4)")
+    if unit != "a100":
+        fp8 = fits["m16n8k32.f16.e4m3.e4m3.f16"]
+        assert fp8 == {"ada": "ada:fp16", "h100_mma": "h100_mma:fp16 (as b200_mma:fp16)"}[unit]
+    forced = fpsim.crosscheck(bundle, accumulate="v100").rows
+    assert [row.equal for row in forced][:3] == [False, False, None] and forced[2].skipped == {"no unit takes it": 1}
 
 
 # Differences.

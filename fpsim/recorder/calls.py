@@ -33,14 +33,12 @@ class CallRecorder(TorchDispatchMode):
         super().__init__()
         self.bundle, self.limit = bundle, limit
         self.section, self.label = "model", ""
-        self.seen = 0
         self._path: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.bundle.stopped is not None or not _computes(func, args, kwargs):
             return func(*args, **kwargs)
-        self.seen += 1
         record: dict[str, Any] = {"kind": "call", "section": self.section, "op": str(func), "place": self._place()}
         if self.label:
             record["label"] = self.label

@@ -63,11 +63,12 @@ def record_instruction(
     record: dict[str, Any],
 ) -> None:  # fmt: skip
     """Call one instruction on some tiles and add operands and results to the bundle."""
-    a, b, c = (x.to(probe.device) for x in _operands(kind, operand, output, terms))
+    a, b, c = (x.to(probe.device) for x in instruction_operands(kind, operand, output, terms))
     d = torch.empty_like(c)
-    torch.cuda.synchronize(probe.device)
-    with torch.cuda.device(probe.device):
-        code = library.run(number, *(ctypes.c_void_p(x.data_ptr()) for x in (a, b, c, d)), a.shape[0])
+    if probe.device.type == "cuda":
+        torch.cuda.synchronize(probe.device)
+        torch.cuda.set_device(probe.device)
+    code = library.run(number, *(ctypes.c_void_p(x.data_ptr()) for x in (a, b, c, d)), a.shape[0])
     if code:
         recorder.bundle.records.append(record | {"label": kind, "skipped": f"the CUDA runtime gave error {code}"})
         return
@@ -76,7 +77,7 @@ def record_instruction(
     recorder.bundle.records.append(record | {"label": kind, "operand": format_name, **found})
 
 
-def _operands(kind: str, operand: str, output: str, terms: int) -> list[torch.Tensor]:
+def instruction_operands(kind: str, operand: str, output: str, terms: int) -> list[torch.Tensor]:
     """a, b and c of all tiles; operands of float32 hold tf32 values. The second half of the tiles has addends."""
     draw, source = Draw(torch.device("cpu")), torch.float32
     shapes = ((_TILES, _ROWS, terms), (_TILES, terms, _COLUMNS), (_TILES, _ROWS, _COLUMNS))

@@ -42,7 +42,7 @@ def record(
             raise ValueError(f"there is no section {name!r}; there are {', '.join(SECTIONS)}")
     target = find_device(device)
     bundle = Bundle(environment(target))
-    recorder = CallRecorder(bundle, 4 * MAX_BYTES)
+    recorder = CallRecorder(bundle, 2 * MAX_BYTES)  # before compression, which halves it
     try:
         for done, name in enumerate(chosen):
             progress(done, len(chosen), name)

@@ -24,7 +24,10 @@ _UNARY = (
 )  # fmt: skip
 _ACTIVATIONS = (F.relu, F.silu, F.gelu, F.softplus, F.mish, F.hardswish, F.leaky_relu, F.elu)
 #: (m, k, n) of products.
+SHAPES: tuple[tuple[int, int, int], ...]
 SHAPES = ((16, 16, 8), (8, 64, 8), (33, 100, 17), (64, 64, 64), (1, 256, 1), (32, 512, 32), (5, 1000, 7))
+#: Long sums, for which a GPU's library may split the terms.
+GPU_SHAPES = ((8, 4096, 8), (128, 1024, 128))
 
 
 class Probe:
@@ -102,7 +105,7 @@ def products(probe: Probe) -> None:
     for flag, value in product_flags(probe.device):
         with flag_set(flag, value):
             for dtype in _FLOATS:
-                for number, (m, k, n) in enumerate(SHAPES):
+                for number, (m, k, n) in enumerate(SHAPES + (GPU_SHAPES if probe.device.type == "cuda" else ())):
                     a, b = draw.random(number, m, k, dtype=dtype), draw.random(100 + number, k, n, dtype=dtype)
                     probe("random", torch.matmul, a, b)
                     x, y = draw.cancelling(200 + number, m, k, n, dtype)

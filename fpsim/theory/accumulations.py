@@ -31,7 +31,7 @@ from fpsim.modes import Rounding, get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
 from fpsim.theory.roundings import holds, relative_error, rounding_bound as rounding_bound, underflow_error
 from fpsim.theory.trees import Stage, chain_stage, leaf_stage, leaves_of, tree_stage
-from fpsim.theory.units import Sums, flushed_below, unit_stage
+from fpsim.theory.units import Sums, flushed_below, require_whole, unit_stage
 from fpsim.theory.upward import ZERO, affine, grown, largest_total, to_float
 
 
@@ -93,6 +93,7 @@ def accumulation_bound(
     Raises
     ------
     ValueError : unknown names, operands that a unit does not take, a given tree with another number of leaves.
+    NotImplementedError : a unit whose terms are split.
     """
     target, accumulator, mode = get_format(fmt), get_accumulator(accumulate), get_rounding(rounding)
     if not isinstance(terms, int | np.integer) or not 0 <= terms <= MAX_LEAVES or addends < 0:
@@ -115,6 +116,7 @@ def _bound(
     held = accumulator.promoted or accumulator.format
     if accumulator.kind == "unit":
         assert accumulator.unit is not None
+        require_whole(accumulator)
         row = accumulator.unit.instruction(fmt, accumulator.format.name)
         stage = unit_stage(Sums(fmt, terms, Fraction(largest)), row, row.outputs[accumulator.format.name])
         zero_below = max(zero_below, flushed_below(row, fmt))

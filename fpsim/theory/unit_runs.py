@@ -14,7 +14,7 @@ from fpsim.formats import Format
 from fpsim.rounding import Rounding
 from fpsim.theory.powers import inflated, magnitudes, ufp
 from fpsim.theory.roundings import unit
-from fpsim.theory.units import Sums, unit_stage
+from fpsim.theory.units import Sums, require_whole, unit_stage
 from fpsim.theory.upward import to_float
 
 _CHAIN = 16  # terms of a chain that are bounded together
@@ -23,6 +23,7 @@ _CHAIN = 16  # terms of a chain that are bounded together
 def unit_error(a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, addend: np.ndarray | None) -> np.ndarray:
     """A bound of the error of addend + a @ b through a unit, in its output format."""
     assert accumulator.unit is not None
+    require_whole(accumulator)
     row = accumulator.unit.instruction(fmt, accumulator.format.name)
     output = row.outputs[accumulator.format.name]
     step = _CHAIN if row.model == "chain" else row.block

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import FP32, Format
 from fpsim.modes import Rounding
@@ -137,6 +138,14 @@ _MODELS: dict[str, Callable[[Sums, Instruction, Output], Stage]] = {
     "floored": _floored,
     "floored halves": _floored,
 }
+
+
+def require_whole(accumulator: Accumulator) -> None:
+    """Raise NotImplementedError for a unit whose terms are split: what the parts' additions lose is not bounded here."""
+    if accumulator.order.name == "split":
+        raise NotImplementedError(
+            f"no error bound is stated for accumulate = {str(accumulator)!r}, a unit whose terms are split; without split it is"
+        )
 
 
 def unit_stage(sums: Sums, row: Instruction, output: Output) -> Stage:

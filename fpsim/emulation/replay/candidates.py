@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
 from fpsim.accumulation.accumulator import Products
@@ -14,8 +15,11 @@ from fpsim.accumulation.orders import given
 from fpsim.accumulation.reveal import tree_of_survivors
 from fpsim.accumulation.units import UNITS
 from fpsim.emulation.replay.calls import Call
-from fpsim.formats import FP16, FP32, get_format
+from fpsim.emulation.replay.tensors import tensor_of
+from fpsim.formats import FP32, get_format
+from fpsim.hardware import product
 from fpsim.recorder.bundle import Bundle
+from fpsim.rounding import round as round_to
 
 #: Families of operations whose results depend on how sums accumulate.
 ACCUMULATING = frozenset(("matmul", "convolution", "reduction", "statistics"))
@@ -37,6 +41,10 @@ class Candidate:
     trees: Trees | None = None
     granularity: str = "kernel"
 
+    def replay(self, call: Call) -> list[torch.Tensor]:
+        """What the call gives. Raises ValueError where this says nothing about such a call, NotReplayed as the call does."""
+        return call.replay(call.policy(self.accumulate(call), self.granularity))
+
     def accumulate(self, call: Call) -> Any:
         """What `accumulate` is for a call. Raises ValueError where this says nothing about such a call."""
         if self.trees is None:
@@ -45,6 +53,21 @@ class Candidate:
         if self.products == "fma":
             return Accumulator(format=FP32, order=given(tree.chains()), products="fma")
         return Accumulator(format=FP32, order=given(tree), products=self.products)
+
+
+@dataclass(frozen=True)
+class Tf32(Candidate):
+    """float32 matrices whose elements a tensor core takes as tf32, rounded as said; the result stays float32."""
+
+    rounding: str = "toward-zero"
+
+    def replay(self, call: Call) -> list[torch.Tensor]:
+        """As for any candidate; matrix products without an addend alone."""
+        if call.name != "aten.mm.default":
+            raise ValueError("only products of matrices are tried with tf32 operands")
+        a, b = (round_to(tensor_of(call.bundle, item["tensor"]).numpy(), "tf32", self.rounding) for item in call.record["args"])
+        assert self.accumulator is not None
+        return [torch.from_numpy(product(a, b, unit=str(self.accumulator), fmt="tf32"))]
 
 
 @dataclass
@@ -119,30 +142,36 @@ def _orders(call: Call, is_product: bool) -> Iterator[Candidate]:
     yield Candidate("exact", get_accumulator("exact"))
 
 
-def _is_verified(name: str, formats: tuple[str, ...]) -> bool:
-    """Whether a unit's row for the format was compared with hardware."""
-    accumulator = get_accumulator(name)
-    assert accumulator.unit is not None
-    output = accumulator.format.name
-    return accumulator.unit.instruction(get_format(formats[0]), output).outputs[output].verified
+def unit_groups(name: str) -> list[tuple[list[str], str]]:
+    """The units that take a format, with their outputs ("h100:fp16"), and what to call them.
+
+    Units whose rows are equal are one group, those that were compared with hardware first.
+    """
+    fmt = get_format(name)
+    found: dict[Any, list[tuple[bool, str]]] = {}
+    for unit in UNITS.values():
+        for row in unit.instructions:
+            for output_name, output in row.outputs.items():
+                if row.takes(fmt):
+                    numbers = (row.model, row.block, row.fraction, row.swapped, row.flush)
+                    key = (*numbers, output_name, output.format, output.rounding)
+                    found.setdefault(key, []).append((not output.verified, f"{unit.name}:{output_name}"))
+    groups = []
+    for members in found.values():
+        names = [text for _, text in sorted(members, key=lambda item: item[0])]
+        short = [str(get_accumulator(text)) for text in names]
+        groups.append((names, f" (as {', '.join(short[1:])})" if short[1:] else ""))
+    return groups
 
 
 def _units(dtype: str) -> Iterator[Candidate]:
-    """The units that take the dtype; units whose rows are equal are one candidate."""
-    formats = {"float16": ("fp16",), "bfloat16": ("bf16",), "float32": ()}.get(dtype, ())
-    found: dict[Any, list[str]] = {}
-    for name in formats:
-        fmt = get_format(name)
-        for unit in UNITS.values():
-            for row in unit.instructions:
-                for output_name, output in row.outputs.items():
-                    if row.takes(fmt) and output.format in (FP32, FP16):
-                        key = (row.model, row.block, row.fraction, row.swapped, row.flush, output.format, output.rounding)
-                        found.setdefault(key, []).append(f"{unit.name}:{output_name}")
-    for names in found.values():
-        names.sort(key=lambda name: not _is_verified(name, formats))
+    """The units that take the dtype, whole and split."""
+    name = {"float16": "fp16", "bfloat16": "bf16", "float32": "tf32"}.get(dtype)
+    for names, alike in unit_groups(name) if name is not None else ():
         for splits in _SPLITS:
-            text = names[0] + (f":split({splits})" if splits > 1 else "")
-            accumulator = get_accumulator(text)
-            others = ", ".join(str(get_accumulator(name)) for name in names[1:])
-            yield Candidate(str(accumulator) + (f" (as {others})" if others else ""), accumulator)
+            accumulator = get_accumulator(names[0] + (f":split({splits})" if splits > 1 else ""))
+            if name == "tf32":
+                for rounding in ("toward-zero", "nearest-away", "nearest-even"):
+                    yield Tf32(f"{accumulator}, tf32 operands {rounding}{alike}", accumulator, rounding=rounding)
+            else:
+                yield Candidate(f"{accumulator}{alike}", accumulator)

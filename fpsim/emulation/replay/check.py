@@ -187,11 +187,9 @@ def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None, 
     row = Row(like.section, like.op, like.dtype, like.flags, like.shape, fit=candidate.name)
     for number, call in enumerate(calls):
         try:
-            policy = call.policy(candidate.accumulate(call), candidate.granularity)
+            emulated = candidate.replay(call)
         except ValueError:
             return None
-        try:
-            emulated = call.replay(policy)
         except NotReplayed as reason:
             row.skip(str(reason))
             continue

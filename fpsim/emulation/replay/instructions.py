@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim.accumulation.units import UNITS
+from fpsim.accumulation import get_accumulator
+from fpsim.emulation.replay.candidates import unit_groups
 from fpsim.emulation.replay.conversions import FORMATS, converted
 from fpsim.emulation.replay.differences import compare
 from fpsim.emulation.replay.tensors import tensor_of
-from fpsim.formats import get_format
 from fpsim.hardware import UnconfirmedUnit, product
 from fpsim.recorder.bundle import Bundle
 
 
 def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], fixed: Any) -> None:
-    """Fill a row with the unit that fits the tiles of one instruction best; `fixed` is an accumulator to take instead."""
+    """Fill a row with the unit that fits the tiles of one instruction best; `fixed`, an accumulator, is the only one to try."""
     usable = [record for record in records if "skipped" not in record]
     for record in records:
         if "skipped" in record:
@@ -27,15 +27,15 @@ def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], f
         return
     operand = {**FORMATS, "tf32": "tf32"}[usable[0]["operand"]]
     output = FORMATS[bundle.tensors[usable[0]["d"]["tensor"]][0]]
+    groups = [group for group in unit_groups(operand) if group[0][0].endswith(f":{output}")]
     if fixed is not None:
-        names = [str(fixed)] if fixed.unit is not None else []
-    else:
-        names = [f"{unit.name}:{output}" for unit in UNITS.values() if _takes(unit, operand, output)]
+        own = f"{fixed.unit.name if fixed.unit is not None else fixed}:{output}"
+        groups = [([own], "") for names, _ in groups if own in names]
     best: Any = None
-    for name in names:
-        found = _mismatches(bundle, usable, name, operand)
+    for names, alike in groups:
+        found = _mismatches(bundle, usable, names[0], operand)
         if best is None or found[0] < best[0]:
-            best = (*found, name)
+            best = (*found, f"{get_accumulator(names[0])}{alike}")
         if best[0] == 0:
             break
     if best is None:
@@ -44,11 +44,6 @@ def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], f
     row.differing, row.first, row.where, row.fit = best
     row.calls = len(usable)
     row.elements = sum(tensor_of(bundle, record["d"]["tensor"]).numel() for record in usable)
-
-
-def _takes(unit: Any, operand: str, output: str) -> bool:
-    fmt = get_format(operand)
-    return any(row.takes(fmt) and output in row.outputs for row in unit.instructions)
 
 
 def _mismatches(bundle: Bundle, records: list[dict[str, Any]], unit: str, operand: str) -> tuple[int, Any, str]:
