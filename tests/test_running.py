@@ -63,6 +63,9 @@ def test_overflow_has_no_bound_whatever_comes_after():
         _, bound = fpsim.matmul(a, b, fmt="fp16", accumulate=held, error_bound=True)
         assert bound[0, 0] == inf and np.isfinite(bound[1, 0])
     assert np.isfinite(fpsim.matmul(a, b, fmt="fp16", accumulate=SATURATING)).all()
+    extra = np.full((1, 1), 1e6)  # saturates on its way in
+    assert fpsim.matmul(-b.T, b, fmt="fp32", accumulate=SATURATING, addend=extra, error_bound=True)[1] == inf
+    assert fpsim.cumsum(np.array([-8.0, 1e6, 1.0]), 0, fmt="fp32", accumulate=SATURATING, error_bound=True)[1][2] == inf
     for accumulate in ("fp16", "fp32", "h100:fp16", "fp16:kahan", "exact"):
         for value in (np.nan, np.inf):
             x = np.array([value, 1.0])

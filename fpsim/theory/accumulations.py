@@ -29,7 +29,7 @@ from fpsim.accumulation.trees import MAX_LEAVES
 from fpsim.formats import FP32, Format, get_format
 from fpsim.modes import Rounding, get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
-from fpsim.theory.roundings import holds, relative_error, rounding_bound as rounding_bound, underflow_error
+from fpsim.theory.roundings import holds, relative_error, underflow_error
 from fpsim.theory.trees import Stage, chain_stage, leaf_stage, leaves_of, tree_stage
 from fpsim.theory.units import Sums, flushed_below, unit_stage
 from fpsim.theory.upward import ZERO, affine, grown, largest_total, to_float
@@ -42,7 +42,7 @@ class AccumulationBound:
     relative, absolute   rounded upward; inf where no bound is known
     largest              T <= largest guarantees that nothing overflows, saturates or becomes infinite
     format               whose values are accumulated; None where the sum is exact until it is stored ("exact")
-    zero_below           operands of smaller magnitude count as zeros in the exact sum and in T; 0 where none do
+    zero_below           operands (and a unit's addend) of smaller magnitude count as zeros in the exact sum and in T; or 0
     """
 
     relative: float
