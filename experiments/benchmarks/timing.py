@@ -10,10 +10,7 @@ from collections.abc import Callable
 def interleaved_medians(
     cases: dict[str, Callable[[], object]], repetitions: int = 15, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Median seconds of each case over `repetitions` turns, after one turn that compiles and warms up.
-
-    With `clock=time.process_time` what other processes do to a shared machine counts less.
-    """
+    """Median seconds of each case over `repetitions` turns, after one turn that compiles and warms up."""
     for call in cases.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
