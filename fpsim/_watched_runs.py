@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fpsim._product_jobs import Draws, Job, Panels
-from fpsim._product_plans import Scheme, careful_scheme, scheme
+from fpsim._product_plans import Scheme, careful_scheme, constants, scheme
 from fpsim.accumulation.trees import Tree
 from fpsim.formats import Format
 from fpsim.rounding import Rounding
@@ -91,6 +91,16 @@ def _scheme(
     chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
     wide = squares and (2 * target.emax > 126 or 2 * (target.emin - target.precision) < -126)
     if chosen.element == "f4" and (wide or tree.leaves > _MOST_SINGLE):
-        chosen = careful_scheme(target, rounding, exact_products)
+        chosen = _in_double(target, rounding, exact_products)
     watches = chosen.limit < np.inf and not chosen.flags & CAREFUL
     return chosen, chosen.flags | (CLAMP | TRACK if watches else 0)
+
+
+def _in_double(target: Format, rounding: Rounding, exact_products: bool) -> Scheme:
+    """A scheme in float64, which holds the squares too; to nearest even, where float32 would do, with magnitudes watched."""
+    from fpsim._kernels.sums_rounding import EXACT_PRODUCTS
+
+    if rounding is not Rounding.NEAREST_EVEN:
+        return careful_scheme(target, rounding, exact_products)
+    flags = EXACT_PRODUCTS if exact_products else 0
+    return Scheme("f8", flags, constants(target, rounding, "f8"), 2.0**target.emax)

@@ -23,31 +23,27 @@ def compensated_error(
         leaf = run.leaf(k, exact_leaves)
         (run.kahan if kind == "kahan" else run.neumaier)(leaf, k)
     if kind == "kahan":
-        run.charge(np.abs(run.lost) / run.unit)  # s is off by c from s - c, which is what sums the errors
+        run.cost += np.abs(run.lost) / run.unit  # s is off by c from s - c, which is what sums the errors
     else:
-        run.charge(ufp(run.add(run.total, run.lost, 4 * a.shape[1])))
+        run.cost += ufp(run.add(run.total, run.lost, 4 * a.shape[1]))
     count = 6 * a.shape[1] + 4
     flushed = count * to_float(underflow_error(held, rounding)) if held.flush else 0.0
-    return inflated(run.unit * run.cost + flushed, count)
+    return np.where(run.largest < held.max_finite, inflated(run.unit * run.cost + flushed, count), inf)
 
 
 class _Run:
-    """The state of a sum, and `cost`: the sum over its inexact operations of ufp of the result (inf after overflow)."""
+    """The state of a sum, `cost`, the sum over its inexact operations of ufp of the result, and the largest result."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, held: Format, rounding: Rounding, draws: Draws):
         self.a, self.b = a.astype(np.float64), b.astype(np.float64)
         self.held, self.rounding, self.draws = held, rounding, draws
         self.unit = float(unit(held, rounding))
         shape = (a.shape[0], b.shape[1])
-        self.total, self.lost, self.cost = (np.zeros(shape) for _ in range(3))
-
-    def charge(self, cost: np.ndarray, where: np.ndarray | bool = True) -> None:
-        self.cost = self.cost + np.where(where, cost, 0.0)
+        self.total, self.lost, self.cost, self.largest = (np.zeros(shape) for _ in range(4))
 
     def add(self, x: np.ndarray, y: np.ndarray, step: int, residual: bool = False) -> np.ndarray:
         result = np.asarray(add_rounded(x, y, self.held, self.rounding, self.draws, step, residual=residual), np.float64)
-        with np.errstate(invalid="ignore"):
-            self.charge(np.full(result.shape, inf), ~(np.abs(result) < self.held.max_finite))
+        np.maximum(self.largest, np.abs(result), out=self.largest)  # NaN stays
         return result
 
     def leaf(self, k: int, exact: bool) -> np.ndarray:
@@ -57,7 +53,7 @@ class _Run:
             product = np.multiply.outer(self.a[:, k], self.b[k])
         leaf = self.add(product, np.zeros(product.shape), LEAF_STEPS + k, residual=True)
         if not exact:
-            self.charge(ufp(leaf, self.held.min_normal), product != 0)
+            self.cost += np.where(product != 0, ufp(leaf, self.held.min_normal), 0.0)
         return leaf
 
     def kahan(self, leaf: np.ndarray, k: int) -> None:
@@ -67,10 +63,10 @@ class _Run:
         missed = ufp(wanted)
         if self.rounding in NEAREST:
             missed = np.minimum(missed, np.abs(self.lost) / self.unit)  # the leaf is a value too, |lost| away
-        self.charge(missed, self.lost != 0)
-        self.charge(ufp(gained), np.abs(wanted) > np.abs(self.total))  # else exact
+        self.cost += np.where(self.lost != 0, missed, 0.0)
+        self.cost += np.where(np.abs(wanted) > np.abs(self.total), ufp(gained), 0.0)  # else exact
         self.lost = self.add(gained, -wanted, 4 * k + 3)
-        self.charge(ufp(self.lost))
+        self.cost += ufp(self.lost)
         self.total = new
 
     def neumaier(self, leaf: np.ndarray, k: int) -> None:
@@ -79,7 +75,7 @@ class _Run:
         high, low = np.where(kept, self.total, leaf), np.where(kept, leaf, self.total)
         error = self.add(self.add(high, -new, 4 * k + 1), low, 4 * k + 2)  # the inner one is exact
         if self.rounding not in NEAREST:
-            self.charge(ufp(error))
+            self.cost += ufp(error)
         self.lost = self.add(self.lost, error, 4 * k + 3)
-        self.charge(ufp(self.lost))
+        self.cost += ufp(self.lost)
         self.total = new

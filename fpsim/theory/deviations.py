@@ -56,7 +56,8 @@ def confidence_of(error_bound: Any) -> float | None:
 def deviation(stages: list[tuple[Format, np.ndarray]], rounding: Rounding, count: int, confidence: float) -> np.ndarray:
     """A bound of |sum of errors| that holds with probability `confidence` for each element.
 
-    `stages` are formats and sums of ufp^2 over the roundings to them, `count` roundings at most in all.
+    `stages` are formats and sums of ufp^2 over the roundings to them, `count` roundings at most in all. Few errors do not
+    exceed the bound that always holds, which is at most sqrt(count * V) times one or two (Cauchy and Schwarz).
     """
     squares = sum((_width(fmt) ** 2 * kept for fmt, kept in stages), np.zeros(()))
     # Every rounding of a nonzero number to a format has 2^quantum <= ufp <= 2^emax.
@@ -68,8 +69,11 @@ def deviation(stages: list[tuple[Format, np.ndarray]], rounding: Rounding, count
         cell = np.clip(np.floor((np.log2(squares) - lowest) / 2), 0, cells - 1)
         center = np.exp2(2 * cell + lowest + 1)
         bound = (np.sqrt(share * center / 2) + squares * np.sqrt(share / (2 * center))) * (1 + 2.0**-40)
-        if rounding is Rounding.STOCHASTIC:  # sum w_i <= sqrt(count * sum w_i^2), Cauchy and Schwarz
-            bound = bound + 2 * BIAS * np.sqrt(count * squares)
+        widths = np.sqrt(count * squares) * (1 + 2.0**-40)  # at least sum w_i
+        if rounding is Rounding.STOCHASTIC:
+            bound = np.minimum(bound + 2 * BIAS * widths, 2 * widths)
+        else:
+            bound = np.minimum(bound, widths)
     return inflated(bound, 8)
 
 

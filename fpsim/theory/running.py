@@ -72,7 +72,7 @@ def result_error(sums: Sums, result: np.ndarray, addend: np.ndarray | None = Non
     total = accumulated_error(sums, addend if starts else None)
     if addend is not None and held is not None and not starts:
         if not holds(held, fmt):
-            total = total + rounded_error(addend, held, rounding)
+            total = total + entry_error(addend, held, rounding)
         total = total + unrounded_error(result, held, fmt, rounding)
         total = np.where(may_have_overflowed(result, held, rounding), inf, total)
     return inflated(total + stored_error(result, held, fmt, rounding), 4)
@@ -111,9 +111,15 @@ def may_have_overflowed(x: np.ndarray, fmt: Format, rounding: Rounding) -> np.nd
 
 
 def rounded_error(result: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
-    """The error of what was rounded to `fmt`, given the result (or what was rounded)."""
+    """The error of what was rounded to `fmt`, given the result."""
     flushed = to_float(underflow_error(fmt, rounding)) if fmt.flush else 0.0
     return _cost(unit(fmt, rounding), ufp(result, fmt.min_normal)) + flushed
+
+
+def entry_error(x: np.ndarray, held: Format, rounding: Rounding) -> np.ndarray:
+    """The error of rounding x to an accumulator's format, given x itself; inf beyond its largest value."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(x) <= held.max_finite, rounded_error(x, held, rounding), inf)
 
 
 def unrounded_error(result: np.ndarray, held: Format, fmt: Format, rounding: Rounding) -> np.ndarray:
@@ -179,7 +185,8 @@ def _tree_error(sums: Sums) -> np.ndarray:
                 total = add_rounded(total, part.product, wide, rounding, draws, int(lines[1, 2] + lines[1, 4]))
                 power = np.where(np.abs(total) < wide.max_finite, ufp(total), inf)
                 wide_sum = wide_sum + (power * power if squares else power)
-    count = 3 * sums.terms + 3 * len(programs) + 8
+    # At most as many roundings, and additions of what they cost.
+    count = sums.terms * (not leaves.exact) + (tree.nodes if wide is None else sums.terms + len(programs)) + 1
     stages = [(held, inflated(narrow_sum * (1 + 2 * excess), count))]
     if wide is not None:
         stages.append((wide, inflated(wide_sum, count)))

@@ -69,7 +69,7 @@ def leaves_of(operand: Format, held: Format, rounded: bool, products: bool) -> L
 
 def leaf_stage(leaves: Leaves, operand: Format, held: Format, rounding: Rounding, count: int, products: bool) -> Stage:
     """The rounding of every leaf."""
-    if leaves.exact:
+    if leaves.exact or count == 0:
         return Stage(ZERO, ZERO, held.max_finite)
     on_grid = multiples(held, operand) if products else quantum(operand) >= quantum(held)
     underflow = addition_underflow(held, rounding, on_grid)
