@@ -134,7 +134,7 @@ MEANING = {
     nn.Embedding: lambda module, x: exact(module.weight)[x],
     nn.ReLU: each(lambda x: max(x, number(0))),
     nn.ReLU6: each(lambda x: min(max(x, number(0)), number(6))),
-    nn.LeakyReLU: lambda module, x: np.vectorize(lambda v: v if v > 0 else v * number(module.negative_slope), otypes=[object])(x),
+    nn.LeakyReLU: lambda module, x: np.where(x > 0, x, x * number(module.negative_slope)),
     nn.Hardswish: each(lambda x: x * min(max(x + 3, number(0)), number(6)) / 6),
     nn.Hardsigmoid: each(lambda x: min(max(x + 3, number(0)), number(6)) / 6),
     nn.ELU: each(lambda x: x if x > 0 else CONTEXT.exp(x) - 1),
@@ -163,7 +163,8 @@ def violations(bound, found, expected):
     return [
         place
         for place in np.ndindex(expected.shape)
-        if not math.isinf(float(bound[place])) and not abs(number(float(found[place])) - expected[place]) <= number(float(bound[place]))
+        if float(bound[place]) != math.inf
+        and not abs(number(float(found[place])) - expected[place]) <= number(float(bound[place]))
     ]
 
 

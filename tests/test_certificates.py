@@ -1,19 +1,21 @@
 """Certificates against exact arithmetic: no bound is ever violated, and every term of one is needed."""
 
 import copy
+import itertools
 import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from certificate_oracle import Attention, Product, Residual, logits, number, seeded, violations
+from certificate_oracle import Attention, Product, Residual, exact, logits, number, seeded, violations
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import fpsim
 from fpsim.emulation.certification import certify, costs, forward, products
 from fpsim.emulation.certification.methods import METHODS
+from fpsim.emulation.certification.norms import convolution_norm, matrix_norm
 from fpsim.emulation.certification.slopes import Slope
 from fpsim.theory import accumulations, units
 
@@ -95,7 +97,7 @@ def networks(draw):
     """(model, inputs): linear layers with activations between, perhaps a residual or a product of two branches."""
     widths = draw(st.lists(st.integers(2, 9), min_size=2, max_size=4))
     parts = []
-    for wide, narrow in zip(widths, widths[1:], strict=False):
+    for wide, narrow in itertools.pairwise(widths):
         layer = nn.Linear(wide, narrow, bias=draw(st.booleans()))
         for tensor in layer.parameters():
             tensor.data = weird(draw, tuple(tensor.shape), 300.0)
@@ -122,14 +124,14 @@ def no_certificate_is_violated(network, machine, method):
     check(model, x, machine, method, confidence=1 - 1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(sorted(METHODS)))
 def test_no_certificate_is_ever_violated(network, machine, method):
     no_certificate_is_violated(network, machine, method)
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(sorted(METHODS)))
 def test_no_certificate_is_ever_violated_in_many_examples(network, machine, method):
     no_certificate_is_violated(network, machine, method)
@@ -160,12 +162,43 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_of_operations(name):
     model = seeded(3, *copy.deepcopy(FAMILIES[name]))
-    x = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(4))
+    x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(4))
     expected = logits(model, x)
     for method in METHODS:
-        for machine in MACHINES[:2]:
-            certificate = check(model, x, machine, method, expected)
-            assert torch.isfinite(certificate.bound).all(), (name, method)
+        certificate = check(model, x, ("fp16", "fp16", "nearest-even"), method, expected)
+        assert torch.isfinite(certificate.bound).all(), (name, method)
+
+
+def test_deep_networks_keep_norms():
+    """Beyond a few layers |W| from layer to layer says nothing any more: there errors are bounded by norms."""
+    parts = [part for _ in range(12) for part in (nn.Linear(24, 24), nn.ReLU())]
+    model = seeded(5, *parts, nn.Linear(24, 3))
+    with torch.no_grad():
+        for layer in model[::2]:
+            layer.weight.mul_(2**0.5)
+    x = torch.randn(2, 24, generator=torch.Generator().manual_seed(6))
+    expected = logits(model, x)
+    for method in ("shadow", "mean-value"):
+        check(model, x, ("fp16", "fp32", "nearest-even"), method, expected)
+    tight = certify(model, x, "fp16", "fp32").bound
+    error = np.abs(expected - exact(fpsim.run(model, "fp16", "fp32")(x)))
+    assert float((tight.numpy() / error.astype(float)).max()) < 1.001
+
+
+def test_norms_are_upper_bounds_and_close():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3, 20), (40, 40), (90, 7)):
+        matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
+        assert 1 <= matrix_norm(matrix) / float(torch.linalg.matrix_norm(matrix, 2)) < 1.2
+    for shape, size in (((3, 4, 3, 3), 9), ((2, 2, 2, 2), 8), ((4, 3, 5, 5), 11), ((4, 3, 1, 1), 3)):
+        weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+        count = shape[1] * size * size
+        every = torch.eye(count, dtype=torch.float64).reshape(count, shape[1], size, size)
+        for stride in (1, 2):
+            dense = nn.functional.conv2d(every, weight, padding=shape[2] // 2, stride=stride).reshape(count, -1)
+            ratio = convolution_norm(weight) / float(torch.linalg.matrix_norm(dense, 2))
+            assert ratio >= 1
+            assert ratio < 1.4 or stride == 2
 
 
 def test_embeddings_and_views_are_exact():
@@ -191,10 +224,10 @@ def test_a_transformer_layer_with_a_mask():
             return self.head(self.layer(x, src_mask=nn.Transformer.generate_square_subsequent_mask(x.shape[1]), is_causal=True))
 
     model = Causal().eval()
-    exact = copy.deepcopy(model).double()(x.double()).detach()
+    wide = copy.deepcopy(model).double()(x.double()).detach()
     for method in METHODS:
         certificate = certify(model, x, "fp16", "fp32", method=method)
-        error = (fpsim.run(model, "fp16", "fp32")(x).double() - exact).abs()
+        error = (fpsim.run(model, "fp16", "fp32")(x).double() - wide).abs()
         assert torch.isfinite(certificate.bound).all()
         assert (error <= certificate.bound + 1e-9).all()
 
@@ -220,18 +253,18 @@ def test_every_input_of_the_box():
 def test_an_fp32_run_as_the_reference(method):
     model = seeded(2, nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4))
     x = torch.randn(4, 40, generator=torch.Generator().manual_seed(2))
-    exact = certify(model, x, "fp16", "fp32", method=method)
+    plain = certify(model, x, "fp16", "fp32", method=method)
     single = certify(model, x, "fp16", "fp32", method=method, reference="fp32")
     emulated = fpsim.run(model, "fp16", "fp32")(x).double()
     assert ((emulated - model(x).double()).abs() <= single.bound).all()
-    assert (single.bound > exact.bound).all()
+    assert (single.bound > plain.bound).all()
 
 
 # Overflow
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("accumulate", ["fp32", "fp16", "h100"])
+@pytest.mark.parametrize("accumulate", ["fp16", "h100"])
 @pytest.mark.parametrize("rounding", ["nearest-even", "toward-zero"])
 def test_an_overflow_makes_the_bound_infinite_even_if_it_is_squashed(method, accumulate, rounding):
     if method not in methods_for(rounding):
@@ -368,9 +401,9 @@ def test_alignment_is_needed(method, monkeypatch):
 def probabilistic_failures(draws, rounding, confidence):
     model = seeded(11, nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 4))
     x = torch.randn(draws, 48, generator=torch.Generator().manual_seed(8))
-    exact = copy.deepcopy(model).double()(x.double()).detach()
+    wide = copy.deepcopy(model).double()(x.double()).detach()
     certificate = certify(model, x, "fp16", "fp16", rounding, "probabilistic", confidence=confidence, seed=seed_for(rounding))
-    return int(((certificate.logits - exact).abs() > certificate.bound).any(-1).sum())
+    return int(((certificate.logits - wide).abs() > certificate.bound).any(-1).sum())
 
 
 @pytest.mark.parametrize("rounding", ["nearest-even", "stochastic"])
@@ -387,7 +420,7 @@ def test_an_operation_without_a_rule_is_named():
         def forward(self, x):
             return torch.sort(x).values
 
-    with pytest.raises(fpsim.UnsupportedOp, match="aten.sort.default"):
+    with pytest.raises(fpsim.UnsupportedOp, match=r"aten\.sort\.default"):
         certify(Sorted().eval(), torch.randn(1, 3))
 
 
@@ -396,7 +429,7 @@ def test_a_choice_made_in_python_is_refused():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(fpsim.UnsupportedOp, match="another path|inexact"):
+    with pytest.raises(fpsim.UnsupportedOp, match=r"another path|inexact"):
         certify(Branch().eval(), torch.randn(1, 3))
 
 

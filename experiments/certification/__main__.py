@@ -97,7 +97,7 @@ PARTS = {"mlp": run_mlp, "resnet": run_resnet, "transformer": run_transformer, "
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
-@click.option("--draws", default=1000, show_default=True, help="inputs of the MLP; a 50th for the transformer, a 500th for ResNet-18")
+@click.option("--draws", default=1000, show_default=True, help="inputs of the MLP (transformer: a 50th, ResNet-18: a 500th)")
 @click.option("--pictures", type=click.Path(path_type=Path), help="where to put a picture of each network's certificate")
 def main(parts: tuple[str, ...], draws: int, pictures: Path | None) -> None:
     """Bounds beside measurements, for every method."""

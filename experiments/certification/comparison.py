@@ -62,7 +62,7 @@ class Row:
 
 
 def compare(
-    models: Sequence[nn.Module], inputs: Sequence[torch.Tensor], fmt: str, accumulate: str, methods: Sequence[str], norms: bool = True
+    models: Sequence[nn.Module], inputs: Sequence[torch.Tensor], fmt: str, accumulate: str, methods: Sequence[str]
 ) -> dict[str, Row]:
     """The rows by method, the emulated run measured against float64 (whose own error "shadow" bounds, far below)."""
     rows: dict[str, Row] = {}
@@ -73,9 +73,8 @@ def compare(
         for method in methods:
             certificate = fpsim.certify(model, x, fmt, accumulate, method=method)
             rows.setdefault(method, Row()).add(certificate.bound, error, certificate.certified)
-        if norms:
-            bound = norm_bound(model, x[:2], fmt, accumulate)
-            rows.setdefault("product of norms", Row()).add(bound, error[: len(bound)], torch.zeros(len(bound)))
+        bound = norm_bound(model, x[:2], fmt, accumulate)
+        rows.setdefault("product of norms", Row()).add(bound, error[: len(bound)], torch.zeros(len(bound)))
     return rows
 
 

@@ -69,10 +69,10 @@ class Contributions:
 
     @staticmethod
     def joined(parts: list[Contributions]) -> Contributions:
-        names = ("bounds", "squares", "fixed", "known")
-        return Contributions(
-            *({path: torch.cat([getattr(part, name)[path] for part in parts]) for path in getattr(parts[0], name)} for name in names)
-        )
+        def join(name: str) -> dict[str, torch.Tensor]:
+            return {path: torch.cat([getattr(part, name)[path] for part in parts]) for path in getattr(parts[0], name)}
+
+        return Contributions(join("bounds"), join("squares"), join("fixed"), join("known"))
 
 
 def contributions(shadow: Shadow, states: States) -> Contributions:

@@ -71,7 +71,9 @@ class Certificate:
         against = "those of the original model in exact real arithmetic"
         if self.reference == "fp32":
             bounded = self.method in ("running", "a-priori")
-            against = f"those of {'any' if bounded else 'the'} float32 run of the original model" + ("" if bounded else " that torch makes here")
+            against = "those of any float32 run of the original model"
+            if not bounded:
+                against = "those of the float32 run of the original model that torch makes here"
         text = f"{whose} ({self.policy}) differ from {against} by at most `bound`"
         if self.confidence is not None:
             text += (

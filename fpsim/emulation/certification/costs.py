@@ -1,4 +1,4 @@
-"""What the emulated machine adds at one operation: its accumulation, its last rounding, and inf where it may have overflowed."""
+"""What the emulated machine adds at one operation: accumulation, last rounding, and inf where it may have overflowed."""
 
 from __future__ import annotations
 

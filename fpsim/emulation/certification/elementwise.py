@@ -259,7 +259,7 @@ RANGES: dict[str, _Range] = {
     "log": _monotone(torch.reciprocal, _positive),
     "sqrt": _monotone(lambda x: 0.5 / torch.sqrt(x), _positive),
     "rsqrt": _monotone(lambda x: -0.5 * x**-1.5, _positive),
-    "reciprocal": lambda low, high: tuple(-end for end in reversed(_squares(*_reciprocal(low, high)))),
+    "reciprocal": lambda low, high: _inverse_range(low, high),
     "square": lambda low, high: _power_range(low, high, 2.0),
     "pow": _power_range,
 }
@@ -267,10 +267,10 @@ RANGES: dict[str, _Range] = {
 _SELECTING = frozenset(("relu", "abs"))
 
 
-def _squares(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The range of r^2 for r in an interval that holds no 0, or in everything."""
-    a, b = low * low, high * high
-    return torch.minimum(a, b) * (1 - 4 * EPSILON), torch.maximum(a, b) * (1 + 4 * EPSILON)
+def _inverse_range(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """-1 / x^2: minus the square of an interval that holds no 0, or of everything."""
+    ends = torch.stack([end * end for end in _reciprocal(low, high)])
+    return -ends.amax(0) * (1 + 4 * EPSILON), -ends.amin(0) * (1 - 4 * EPSILON)
 
 
 def _function_slopes(function: _Range) -> Callable[[Call], Sequence[Slope]]:

@@ -112,5 +112,6 @@ def _stochastic(
     error, squared = tree_errors(left.numpy(), right.numpy(), fmt, accumulator, rounding, addend)
     stored = stored_error(result, accumulator.format, fmt, rounding)
     total = inflated(error + stored, 4)
-    return total, np.where(np.isfinite(total), 0.0, np.inf), inflated(squared + np.where(np.isfinite(stored), stored, 0.0) ** 2, 4)
+    squared = inflated(squared + np.where(np.isfinite(stored), stored, 0.0) ** 2, 4)
+    return total, np.where(np.isfinite(total), 0.0, np.inf), squared
 

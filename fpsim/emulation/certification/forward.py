@@ -10,6 +10,8 @@ A pass says what it starts from, what values it follows and what each operation 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +19,9 @@ from typing import Any
 import torch
 
 from fpsim.emulation.certification.costs import Machine, Own
+from fpsim.emulation.certification.norms import slope_norm
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
-from fpsim.emulation.certification.table import DOUBLE, Call, Row, Unit, row_of
+from fpsim.emulation.certification.table import DOUBLE, TABLE, Call, Row, Unit, row_of
 from fpsim.emulation.certification.trace import Ref, Step, Trace, map_tensors, tensors_in
 from fpsim.emulation.policy import Policy
 from fpsim.theory.roundings import rounding_bound
@@ -46,6 +49,10 @@ class Link:
 
 State = Operand | Plain | None
 States = dict[int, State]
+
+
+#: Products and convolutions from which on norms are kept beside bounds of elements.
+_DEEP = 6
 
 
 class Pass:
@@ -95,12 +102,35 @@ class Library(Pass):
     def __init__(self, trace: Trace, unit: Unit = DOUBLE, box: dict[int, torch.Tensor] | None = None):
         super().__init__(trace)
         self.unit, self.box = unit, box or {}
+        rows = [TABLE[step.op] for step in trace.steps if step.op in TABLE]
+        self.norms = not self.box and sum(row.products is not None for row in rows) >= _DEEP
 
     def leaf(self, number: int) -> Operand:
         reference = self.trace.references[number]
         if number in self.box:
             return Operand(reference, reference, self.box[number], None, self.box[number])
         return Operand(reference, reference, known=True)
+
+    def visit(self, call: Call, row: Row, number: int) -> Operand:
+        """As everywhere; in deep networks no error exceeds the Euclidean norm of all, which grows with spectral norms."""
+        state = super().visit(call, row, number)
+        if not self.norms or state.error is None:
+            return state
+        slopes = row.slopes(call)
+        norm = 0.0
+        for slope, operand in zip(slopes, call.operands, strict=True):
+            if slope is not None and operand.norm > 0:
+                norm += slope_norm(slope, operand.value.shape) * operand.norm
+        own = self.error(call, row, number, state.error)
+        if own is not None:
+            norm += float(torch.linalg.vector_norm(upwards(own.total)))
+        known, rest = signed(call, row, slopes)
+        norm += sum(float(torch.linalg.vector_norm(part)) for part in (known, rest) if part is not None)
+        norm *= 1 + (state.value.numel() + 64) * EPSILON
+        norm = norm if math.isfinite(norm) else math.inf
+        error = state.error.clamp(max=norm)
+        norm = min(norm, float(torch.linalg.vector_norm(error)) * (1 + (error.numel() + 64) * EPSILON))
+        return Operand(state.value, state.reference, error, None, error, norm=norm)
 
     def value(self, call: Call, number: int) -> torch.Tensor:
         if call.result is not None:
@@ -176,7 +206,7 @@ def walk(source: Pass) -> States:
     states.update({number: Plain(trace.values[number], False) for number in trace.integers})
     for step in trace.steps:
         numbers = [number for number in step.outputs if number is not None]
-        places = map_tensors(lambda ref: _operand(step, states, ref), (step.args, step.kwargs), Ref)
+        places = map_tensors(functools.partial(_operand, step, states), (step.args, step.kwargs), Ref)
         operands = list(tensors_in(places, Operand))
         if not operands:
             _without_numbers(source, step, states, numbers)
@@ -195,7 +225,8 @@ def walk(source: Pass) -> States:
                 states[number] = None if trace.values[number].is_floating_point() else Plain(trace.values[number], True)
                 continue
             call = Call(step, places, index)
-            call.numbers = [ref.index for ref in tensors_in((step.args, step.kwargs), Ref) if isinstance(states[ref.index], Operand)]
+            refs = tensors_in((step.args, step.kwargs), Ref)
+            call.numbers = [ref.index for ref in refs if isinstance(states[ref.index], Operand)]
             call.emulated = None if source.machine is None else source.recorded(number)
             moved = row.family == "structure" and row.known is None and all(operand.known for operand in operands)
             states[number] = _carried(call) if moved else source.visit(call, row, number)

@@ -260,7 +260,7 @@ def _sizes(call: Call, which: str) -> torch.Tensor:
 
 def _batch_cost(call: Call, unit: Unit) -> torch.Tensor:
     """((x - mean) * inverse) * weight + bias, or a x + c with c = bias - mean a."""
-    a, c = _affine(call, "reference")
+    a, _ = _affine(call, "reference")
     size = a.abs() * call.operands[0].magnitude + _sizes(call, "reference")
     return upwards(size * 12 * unit.roundoff + 4 * unit.underflow)
 

@@ -46,7 +46,7 @@ class _Leaves(Sequence[Part]):
     def __getitem__(self, k: int) -> Part:  # type: ignore[override]
         product = self.a[:, k, None] * self.b[k]
         size, zero = np.abs(product), product == 0
-        error = np.where(zero, 0.0, self.relative * size + self.absolute) if self.relative or self.absolute else np.zeros_like(size)
+        error = np.where(zero, 0.0, self.relative * size + self.absolute)
         return Part(product, error, error * error, size, zero)
 
 
@@ -68,8 +68,10 @@ def tree_errors(
         kept = [part for part in parts if part is not None]
         if not kept or (len(kept) == 1 and values):
             return kept[0] if kept else None
-        total, error, squares, size = (sum(getattr(part, name) for part in kept) for name in ("total", "error", "squares", "size"))
-        zeros = sum(part.zero.astype(int) for part in kept)
+        total, error, squares, size = (
+            sum(getattr(part, name) for part in kept) for name in ("total", "error", "squares", "size")
+        )
+        zeros = np.sum([part.zero for part in kept], axis=0)
         own = bound.relative * (np.abs(total) + slack * size + error) + bound.absolute
         own = np.where(zeros >= len(kept) - values, 0.0, own)  # one value and zeros: nothing to round
         return Part(total, error + own, squares + own * own, size, zeros == len(kept))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import torch
 
+from fpsim.emulation.certification.norms import convolution_norm, matrix_norm
 from fpsim.emulation.certification.slopes import Operand, Slope, linear, scaled
 from fpsim.emulation.certification.table import Call, Products, multiplied, register
 
@@ -15,10 +17,14 @@ _aten = torch.ops.aten
 _Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def bilinear(a: Operand, b: Operand, multiply: _Multiply, terms: int) -> list[Slope]:
-    """a^ b^ - a b = (a^ - a) b + a^ (b^ - b): the exact values of b, the emulated ones of a."""
+def bilinear(
+    a: Operand, b: Operand, multiply: _Multiply, terms: int, norm: Callable[[torch.Tensor], float] | None = None
+) -> list[Slope]:
+    """a^ b^ - a b = (a^ - a) b + a^ (b^ - b): the exact values of b, the emulated ones of a. `norm` is that of a -> a b."""
     if b.radius is None:
         first = scaled(b.reference, b.reference, multiply, terms)
+        if norm is not None:
+            first = replace(first, norm=lambda: norm(b.reference))
     else:
         low, high = Operand(b.reference, b.reference, b.radius).low, Operand(b.reference, b.reference, b.radius).high
         first = scaled(low, high, multiply, terms)
@@ -33,7 +39,7 @@ def bilinear(a: Operand, b: Operand, multiply: _Multiply, terms: int) -> list[Sl
 def _slopes_of(products: Callable[[Call], Products]) -> Callable[[Call], Sequence[Slope]]:
     def slopes(call: Call) -> Sequence[Slope]:
         sums = products(call)
-        found = bilinear(*sums.factors, sums.multiply, sums.terms)
+        found = bilinear(*sums.factors, sums.multiply, sums.terms, sums.norm)
         if sums.addend is None:
             return found
         assert call.result is not None
@@ -51,10 +57,13 @@ def _matrix(multiply: _Multiply, addend: bool = False) -> Callable[[Call], Produ
     def products(call: Call) -> Products:
         for factor in ("alpha", "beta"):
             if call.kwargs.get(factor, 1) != 1:
-                raise call.refuse(f"{factor} = {call.kwargs[factor]}; certification knows matrix products with factors of 1 only")
-        first, *rest = call.operands if addend else (None, *call.operands)
-        left, right = rest
-        return Products(multiply, (left, right), left.value.shape[-1], first, matrices=_pairs)
+                raise call.refuse(f"{factor} = {call.kwargs[factor]}; certification knows products with factors of 1 only")
+        left, right = call.operands[-2:]
+        first = call.operands[0] if addend else None
+        return Products(
+            multiply, (left, right), left.value.shape[-1], first, matrices=_pairs,
+            norm=matrix_norm if multiply is torch.mm else None,
+        )  # fmt: skip
 
     return products
 
@@ -96,7 +105,10 @@ def _convolution(call: Call) -> Products:
         return [(left, right) for image in split for left, right in zip(rows, image, strict=True)]
 
     plain = not transposed and weight.value.dim() == 4 and x.value.dim() == 4
-    return Products(multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pairs if plain else None)
+    return Products(
+        multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pairs if plain else None,
+        norm=convolution_norm if groups == 1 else None,
+    )  # fmt: skip
 
 
 _register(_aten.convolution.default, "convolution", _convolution)

@@ -32,6 +32,7 @@ class Operand:
     reference, radius  the exact model's values are within `radius` of `reference` (None: equal to it)
     error              a bound on |emulated - exact|; None where value - reference +- radius says it
     known              whether both sides are given: a parameter, an input or a constant, perhaps in other places
+    norm               a bound on the Euclidean norm of the errors of the whole tensor, where a pass keeps it
     """
 
     value: torch.Tensor
@@ -40,6 +41,7 @@ class Operand:
     spread: torch.Tensor | None = None
     error: torch.Tensor | None = None
     known: bool = False
+    norm: float = 0.0
 
     @property
     def low(self) -> torch.Tensor:
@@ -79,6 +81,7 @@ class Slope:
     center, size, radius  linear maps; `size` bounds |S| entry by entry, `radius` (None: nothing) bounds |S - center|
     terms                 how many numbers a result of `size` adds
     forward               a bound on |S e| for |e| <= t where there is a better one than size(t)
+    norm                  an upper bound of the spectral norm where there is a better one than size gives
     """
 
     center: Map
@@ -86,6 +89,7 @@ class Slope:
     radius: Map | None = None
     terms: int = 1
     forward: Map | None = None
+    norm: Callable[[], float] | None = None
 
     def bound(self, t: torch.Tensor) -> torch.Tensor:
         """A bound on |S e| over every |e| <= t. Where t is infinite it is infinite or NaN, whatever the slope."""

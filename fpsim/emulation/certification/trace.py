@@ -154,8 +154,8 @@ class _Recorder(TorchDispatchMode):
             return self._rounded[place]
         if _storage(tensor) in self._in_storage:
             raise UnsupportedOp(
-                f"{self.machine.path or 'no module'}: a tensor is read that was not written as a whole, or through another view; "
-                "certification follows in-place operations on whole tensors only"
+                f"{self.machine.path or 'no module'}: a tensor is read that was not written as a whole, or through another "
+                "view; certification follows in-place operations on whole tensors only"
             )
         if tensor.dtype is not _FLOAT32:
             raise UnsupportedOp(f"a tensor of {tensor.dtype}: certification takes models and inputs in float32")

@@ -53,8 +53,8 @@ class Tolerance:
 
     def __str__(self) -> str:
         text = (
-            f"{len(self.delta)} inputs: delta {float(self.delta.mean()):.3g} mean, {float(self.delta.max()):.3g} largest; Gamma "
-            f"{float(self.gamma.mean()):.3g} mean; A = {self.agreement:.4f}, C = {self.covered_fraction:.4f}"
+            f"{len(self.delta)} inputs: delta {float(self.delta.mean()):.3g} mean, {float(self.delta.max()):.3g} largest; "
+            f"Gamma {float(self.gamma.mean()):.3g} mean; A = {self.agreement:.4f}, C = {self.covered_fraction:.4f}"
         )
         if self.correct is None:
             return text

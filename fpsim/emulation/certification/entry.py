@@ -89,14 +89,16 @@ def _check(model: Any, method: str, reference: str, radius: Any, confidence: flo
     if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode, where it draws at random and normalizes by batches; use model.eval()")
     if radius is not None and method != "a-priori":
-        raise ValueError(f'radius is the half width of a box of inputs, and method="{method}" certifies one run; use "a-priori"')
+        raise ValueError(f'radius is the half width of a box, and method="{method}" certifies one run; use "a-priori"')
     if radius is not None and not bool((torch.as_tensor(radius) >= 0).all()):
         raise ValueError("radius must not be negative or NaN")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
 
 
-def _found(simulation: Simulation, model: nn.Module, inputs: tuple[torch.Tensor, ...], method: str, request: Request) -> list[Found]:
+def _found(
+    simulation: Simulation, model: nn.Module, inputs: tuple[torch.Tensor, ...], method: str, request: Request
+) -> list[Found]:
     """What the method finds for the batch at once, or else for one input after the other."""
     compute = METHODS[method]
     count = len(inputs[0])
