@@ -26,6 +26,7 @@ _HOMES = {
     "fpsim.emulation": "Report Simulation UnsupportedOp emulate run",
     "fpsim.emulation.replay": "crosscheck",
     "fpsim.recorder": "record recording",
+    "fpsim.emulation.certification": "Certificate Tolerance certify tolerance",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -77,6 +78,12 @@ if TYPE_CHECKING:
         UnsupportedOp as UnsupportedOp,
         emulate as emulate,
         run as run,
+    )
+    from fpsim.emulation.certification import (
+        Certificate as Certificate,
+        Tolerance as Tolerance,
+        certify as certify,
+        tolerance as tolerance,
     )
     from fpsim.emulation.replay import crosscheck as crosscheck
     from fpsim.encoding import (

@@ -8,7 +8,7 @@ between strides, stand for is a zero that is multiplied like any other term.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fpsim import threads
 from fpsim._geometry import Geometry
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
@@ -24,9 +25,13 @@ from fpsim.formats import Format
 from fpsim.products import matmul_into
 from fpsim.rounding import Rounding
 
-#: Bytes of a gathered tile. A product may hold its operands once more, so that a call stays below 64 MB.
-_TILE_BYTES = 12 << 20
+#: Bytes of a gathered tile. A product holds it once more, so that a call stays below 64 MB a thread; a smaller tile of
+#: positions is near when it is read again, a tile of taps is as wide as what it repays to pack the gradient for.
+_POSITIONS_BYTES = 4 << 20
+_TAPS_BYTES = 12 << 20
 _COLUMNS = 64  # tiles are whole multiples of this many columns where they can be
+_WIDE = 4  # times as many columns as rows: then threads share the tiles, else the rows of each
+_GATHERED = 4  # what gathering an element costs, in multiply-adds
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, how: Arithmet
     accumulator = how.accumulator
     chain = accumulator.kind == "tree" and accumulator.order == sequential and accumulator.products == "rounded"
     nearest = how.rounding is Rounding.NEAREST_EVEN and accumulator.format.flush is None
-    small = out.nbytes // prod(geometry.stride) <= _TILE_BYTES
+    small = out.nbytes // prod(geometry.stride) <= _TAPS_BYTES
     if isinstance(how.counters, Counters) or max(geometry.stride) == 1:
         return False
     return chain and nearest and small and bool(np.isfinite(weight).all())
@@ -182,14 +187,27 @@ def weight_gradient_into(
     for group in range(geometry.groups):
         source = x[:, group * inner : (group + 1) * inner]
         taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
-        at_once = max(1, _TILE_BYTES // max(1, taps.positions * x.itemsize))
+        at_once = max(1, _TAPS_BYTES // max(1, taps.positions * x.itemsize))
         flat = out.reshape(geometry.outputs, taps.count)
         for rows in _ranges(group * outer, (group + 1) * outer, at_once):
             left = gradient[:, rows].swapaxes(0, 1).reshape(rows.stop - rows.start, taps.positions)
-            for columns in _ranges(0, taps.count, _whole_panels(at_once)):
-                right = taps.gather(columns, slice(0, taps.positions))
-                elements = (rows.start * taps.count + columns.start, taps.count)
-                how.product(left, right.T, flat[rows, columns], elements)
+            _tap_columns_into(left, taps, flat, rows, at_once, how)
+
+
+def _tap_columns_into(
+    left: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, at_once: int, how: Arithmetic
+) -> None:
+    """out[rows] = left @ (what each tap reads, a column each), tile by tile of taps."""
+    tiles = _tiles(slice(0, taps.count), at_once, taps.sharers(len(left), taps.count), _COLUMNS)
+
+    def some(first: int, last: int) -> None:
+        buffer = taps.buffer(max(map(_length, tiles)) * taps.positions)
+        for columns in tiles[first:last]:
+            right = taps.gather(columns, slice(0, taps.positions), buffer)
+            elements = (rows.start * taps.count + columns.start, taps.count)
+            how.product(left, right.T, out[rows, columns], elements)
+
+    taps.share(some, len(tiles), len(left), taps.count)
 
 
 def _columns_into(
@@ -199,28 +217,36 @@ def _columns_into(
     images, channels = out.shape[:2]
     addend = None if bias is None else bias[rows, None]
     positions = prod(out.shape[2:])
-    at_once = _whole_panels(max(1, _TILE_BYTES // max(1, taps.count * out.itemsize)))
+    at_once = _whole_panels(max(1, _POSITIONS_BYTES // max(1, taps.count * out.itemsize)))
     together = max(1, min(images, at_once // max(1, positions)))
     if how.rounding is Rounding.STOCHASTIC or positions >= at_once:
         together = 1  # within one image the numbers of elements are affine in row and column
-    every_tap = slice(0, taps.count)
-    for group in _ranges(0, images, together):
-        count = group.stop - group.start
-        for columns in _ranges(group.start * positions, group.stop * positions, at_once):
-            right = taps.gather(every_tap, columns)
+    sharers = taps.sharers(len(factors), taps.positions)
+    pieces = []
+    for group in _tiles(slice(0, images), together, sharers if positions < at_once else 1):
+        whole = slice(group.start * positions, group.stop * positions)
+        parts = [whole] if together > 1 else _tiles(whole, at_once, sharers, _COLUMNS)
+        pieces += [(group, columns) for columns in parts]
+
+    def some(first: int, last: int) -> None:
+        buffer = taps.buffer(max(_length(columns) for _, columns in pieces) * taps.count)
+        for group, columns in pieces[first:last]:
+            right = taps.gather(slice(0, taps.count), columns, buffer)
             result = np.empty((len(factors), right.shape[1]), dtype=out.dtype)
-            first = columns.start - group.start * positions
-            elements = ((group.start * channels + rows.start) * positions + first, positions)
+            start = columns.start - group.start * positions
+            elements = ((group.start * channels + rows.start) * positions + start, positions)
             how.product(factors, right, result, elements, addend)
-            if count == 1:
+            if together == 1:
                 place = out[group.start, rows].reshape(len(factors), positions)
-                place[:, first : first + right.shape[1]] = result
+                place[:, start : start + right.shape[1]] = result
             else:
-                out[group, rows] = result.reshape(len(factors), count, *out.shape[2:]).swapaxes(0, 1)
+                out[group, rows] = result.reshape(len(factors), _length(group), *out.shape[2:]).swapaxes(0, 1)
+
+    taps.share(some, len(pieces), len(factors), taps.positions)
 
 
 class _Taps:
-    """The matrix of taps by positions of one group, gathered piece by piece into one buffer."""
+    """The matrix of taps by positions of one group, gathered piece by piece."""
 
     def __init__(self, source: np.ndarray, kernel: tuple[int, ...], grid: tuple[int, ...], axes: np.ndarray) -> None:
         if any(stride < 0 or stride % source.itemsize for stride in source.strides):
@@ -231,19 +257,32 @@ class _Taps:
         self.sizes = np.array(source.shape[2:])
         self.strides = np.array(source.strides) // source.itemsize
         self.line = _as_line(source)
-        self.buffer = np.empty(0, dtype=source.dtype)
 
-    def gather(self, taps: slice, positions: slice) -> np.ndarray:
-        """A (taps, positions) piece; it lasts until the next one is gathered."""
+    def share(self, some: Callable[[int, int], None], tiles: int, rows: int, columns: int) -> None:
+        """`some(first, last)` over the tiles, on several threads where that is better than to split each one's product."""
+        several = self.sharers(rows, columns) > 1
+        threads.run(some, threads.parts(tiles, threads.SPLIT_ABOVE) if several else [(0, tiles)] if tiles else [])
+
+    def sharers(self, rows: int, columns: int) -> int:
+        """How many threads share the tiles of a product of so many rows and columns."""
+        work = self.count * self.positions * rows
+        return len(threads.parts(columns, work, _COLUMNS)) if columns >= _WIDE * rows else 1
+
+    def buffer(self, size: int) -> np.ndarray:
+        return np.empty(size, dtype=self.line.dtype)
+
+    def gather(self, taps: slice, positions: slice, buffer: np.ndarray) -> np.ndarray:
+        """A (taps, positions) piece in the buffer."""
         from fpsim._kernels.patches import gather_taps
 
-        rows, columns = taps.stop - taps.start, positions.stop - positions.start
-        if self.buffer.size < rows * columns:
-            self.buffer = np.empty(rows * columns, dtype=self.buffer.dtype)
-        piece = self.buffer[: rows * columns].reshape(rows, columns)
-        if piece.size:
-            where = (self.line, self.strides, self.sizes)
-            gather_taps(*where, piece, taps.start, positions.start, self.grid, self.kernel, self.axes)
+        rows, columns = _length(taps), _length(positions)
+        piece = buffer[: rows * columns].reshape(rows, columns)
+
+        def some(first: int, last: int) -> None:
+            where = (self.line, self.strides, self.sizes, piece[first:last])
+            gather_taps(*where, taps.start + first, positions.start, self.grid, self.kernel, self.axes)
+
+        threads.run(some, threads.parts(rows, _GATHERED * piece.size) if piece.size else [])
         return piece
 
 
@@ -256,8 +295,21 @@ def _as_line(source: np.ndarray) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(source, (count,), (source.itemsize,), writeable=False)
 
 
+def _length(part: slice) -> int:
+    return part.stop - part.start
+
+
 def _ranges(start: int, stop: int, size: int) -> Iterator[slice]:
     return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
+
+
+def _tiles(whole: slice, at_most: int, sharers: int = 1, granule: int = 1) -> list[slice]:
+    """Ranges of at most `at_most`, of multiples of the granule where they can be, as many as threads share evenly."""
+    count = -(-_length(whole) // at_most)
+    count = -(-count // max(1, sharers)) * max(1, sharers)
+    size = -(-_length(whole) // max(1, count))
+    multiple = -(-size // granule) * granule
+    return list(_ranges(whole.start, whole.stop, max(1, multiple if multiple <= at_most else size)))
 
 
 def _whole_panels(columns: int) -> int:

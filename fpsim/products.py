@@ -50,9 +50,9 @@ def matmul(
     addend : what broadcasts to the result's shape, values of `fmt`: added to the accumulator after the sum, in the
         accumulator's format ("exact": within the exact sum), before the rounding to `fmt`.
     counters : a `Counters`, to which what the roundings do is added: for accumulators that are trees of additions.
-    error_bound : True returns (result, bound) with |result - exact a @ b + addend| <= bound, element by element, always; a
-        probability such as 0.999 a smaller bound that each element keeps with that probability: a theorem for "stochastic",
-        a model for rounding to nearest. See `fpsim.bounds`.
+    error_bound : True returns (result, bound): |result - exact| <= bound for every element, exact being the sum of a @ b and
+        the addend in real numbers. A probability such as 0.999 returns smaller bounds that each element keeps with it: a
+        theorem for "stochastic", a model for rounding to nearest. See `fpsim.bounds`.
 
     Returns
     -------

@@ -103,9 +103,11 @@ def run(task: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> None
         return
     pool = _executor(len(ranges) - 1)
     waiting: list[Future[None]] = [pool.submit(_work, task, start, stop) for start, stop in ranges[1:]]
+    _inside.worker = True  # what this thread's part splits would wait behind the others' parts
     try:
         task(*ranges[0])
     finally:
+        _inside.worker = False
         errors = [future.exception() for future in waiting]
     for error in errors:
         if error is not None:

@@ -128,6 +128,11 @@ def test_small_whole_numbers_agree_with_torch(geometry, seed):
     assert torch.equal(conv_weight_gradient(gradient, x, weight_shape, **how), weight.grad)
 
 
+def set_tiles(monkeypatch, size):
+    for name in ("_POSITIONS_BYTES", "_TAPS_BYTES"):
+        monkeypatch.setattr(_convolutions, name, size)
+
+
 def whole_im2col(x, kernel, stride, padding, dilation):
     """(n, c * kh * kw, oh * ow) by torch's own unfold."""
     return F.unfold(torch.from_numpy(x), kernel, dilation, padding, stride).numpy()
@@ -136,7 +141,7 @@ def whole_im2col(x, kernel, stride, padding, dilation):
 @pytest.mark.parametrize("accumulate", ["fp16", "bf16:lanes(4)", "fp32:fma", "fp16:kahan"])
 @pytest.mark.parametrize("stride, padding, dilation", [(1, 1, 1), (2, 1, 1), (1, 0, 2)])
 def test_tiles_are_the_whole_product(accumulate, stride, padding, dilation, monkeypatch):
-    monkeypatch.setattr(_convolutions, "_TILE_BYTES", 40_000)
+    set_tiles(monkeypatch, 40_000)
     x, weight = values_of("fp16", (3, 6, 19, 17), 1, specials=False), values_of("fp16", (5, 6, 3, 3), 2, specials=False)
     how = {"fmt": "fp16", "accumulate": accumulate}
     steps = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -170,7 +175,7 @@ def test_tiles_and_threads_never_change_a_bit(monkeypatch):
     for more in ({}, {"rounding": "stochastic", "seed": 5}):
         results = []
         for tile, count in ((12 << 20, 1), (100_000, 2), (50_000, 4)):
-            monkeypatch.setattr(_convolutions, "_TILE_BYTES", tile)
+            set_tiles(monkeypatch, tile)
             threads.set_num_threads(count)
             try:
                 results.append(

@@ -402,14 +402,6 @@ def test_split_units_by_name():
             fpsim.get_accumulator(text)
 
 
-def test_split_units_have_no_error_bound():
-    from fpsim.theory.accumulations import accumulation_bound
-
-    assert accumulation_bound("fp16", "h100", 64).relative > 0
-    with pytest.raises(NotImplementedError, match="no error bound is stated for accumulate = 'h100:split"):
-        accumulation_bound("fp16", "h100:split(2)", 64)
-
-
 def test_convolution_is_a_product_that_starts_from_the_bias():
     generator = np.random.default_rng(0)
     x, weight, bias = (

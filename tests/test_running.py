@@ -37,8 +37,8 @@ def check(result, bound, sums, extra=None):
 @settings(max_examples=200, deadline=None)
 @given(cases(), st.booleans())
 def test_no_running_bound_is_violated(case, with_addend):
-    fmt, _, _, _, _, seed = case
-    extra = hard_operands("wide", fmt, fmt, 2, 3, 1, seed)[0] if with_addend else None
+    fmt, *_, seed = case
+    extra = made(fmt, get_accumulator("fp32"), "nearest-even", "wide", 1, seed)[2] if with_addend else None
     a, b, (result, bound) = made(*case, addend=extra, error_bound=True)
     plain = made(*case, addend=extra)[2]
     assert np.array_equal(result, plain, equal_nan=True)
@@ -63,6 +63,9 @@ def test_overflow_has_no_bound_whatever_comes_after():
         _, bound = fpsim.matmul(a, b, fmt="fp16", accumulate=held, error_bound=True)
         assert bound[0, 0] == inf and np.isfinite(bound[1, 0])
     assert np.isfinite(fpsim.matmul(a, b, fmt="fp16", accumulate=SATURATING)).all()
+    extra = np.full((1, 1), 1e6)  # saturates on its way in
+    assert fpsim.matmul(-b.T, b, fmt="fp32", accumulate=SATURATING, addend=extra, error_bound=True)[1] == inf
+    assert fpsim.cumsum(np.array([-8.0, 1e6, 1.0]), 0, fmt="fp32", accumulate=SATURATING, error_bound=True)[1][2] == inf
     for accumulate in ("fp16", "fp32", "h100:fp16", "fp16:kahan", "exact"):
         for value in (np.nan, np.inf):
             x = np.array([value, 1.0])
@@ -201,6 +204,17 @@ def test_running_bounds_are_tight(data):
         ratios.append(bound.mean() / errors(a, b, result).mean())
         assert (errors(a, b, result) <= bound).all()
     assert ratios[0] <= 100 and ratios[1] <= 15
+
+
+def test_running_bounds_are_attained():
+    """Halved they fail: every addition of half an ulp loses all of it. A product's own rounding is counted only if made."""
+    u = FP16.unit_roundoff
+    x = np.array([1.0] + [u] * 200)
+    result, bound = fpsim.sum(x, fmt="fp16", accumulate="fp16", error_bound=True)
+    assert bound / 2 < x.sum() - result <= bound
+    upward = np.array([1.0] + [2.0**-20] * 200)
+    result, bound = fpsim.sum(upward, fmt="fp16", accumulate="fp16", rounding="up", error_bound=True)
+    assert bound / 2 < result - upward.sum() <= bound
 
 
 SAMPLES, FAILURE = 2000, 0.1

@@ -1,12 +1,13 @@
 """What running error bounds cost: products with and without, as ratios.
 
-`python -m experiments.benchmarks.error_bounds` prints, for square matrices, the median time of a product with its bound
-over that of the product alone, both from interleaved runs on one thread.
+`python -m experiments.benchmarks.error_bounds` prints, for square matrices, the median processor time of a product with its
+bound over that of the product alone, both from interleaved runs on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -37,7 +38,7 @@ def main() -> None:
     fpsim.set_num_threads(1)
     table = Table("accumulate", "milliseconds alone", "with a bound", "with a bound of 99.9 %", title=f"n = {arguments.size}")
     for accumulate in ACCUMULATORS:
-        medians = interleaved_medians(cases(arguments.size, accumulate), arguments.repetitions)
+        medians = interleaved_medians(cases(arguments.size, accumulate), arguments.repetitions, time.process_time)
         alone = medians["alone"]
         table.add_row(accumulate, f"{1e3 * alone:.2f}", *(f"{medians[name] / alone:.2f}x" for name in ("bound", "99.9 %")))
     Console().print(table)

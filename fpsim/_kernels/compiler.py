@@ -174,6 +174,19 @@ def as_bits(typing_context: Any, value: Any) -> Any:
 
 
 @intrinsic
+def floats_at(typing_context: Any, address: Any) -> Any:
+    """A pointer to the float32 values at an address, for `numba.carray`; what is there must outlive its use."""
+    if not isinstance(address, types.Integer):
+        return None
+    result = types.CPointer(types.float32)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(result))
+
+    return result(address), generate
+
+
+@intrinsic
 def fused_multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c rounded once, in the operands' float type (IEEE 754-2019, section 5.4.1)."""
     if a not in _INT_OF or not a == b == c:

@@ -1,6 +1,6 @@
-"""softmax, log_softmax and their gradients over the middle axis of (outer, n, inner) arrays, float64 inside.
+"""softmax, log_softmax, their gradients and logsumexp over the rows of (rows, n) float32 arrays, float64 inside.
 
-Sums run over ascending indices; nothing comes from a vector math library.
+Sums are in the order of `sums64.total`; nothing comes from a vector math library.
 """
 
 from __future__ import annotations
@@ -9,80 +9,77 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._kernels.compiler import kernel
+from fpsim._kernels.compiler import as_bits, as_float, inlined, int_and, int_or, int_xor, kernel, shift_down
+from fpsim._kernels.sums64 import total
 from fpsim._kernels.transcendental import exp64, log64
 
 
-@kernel
-def softmax(x: Any, logarithm: bool, out: Any) -> None:
-    """exp(x - max) / sum, or x - max - log(sum), unrounded in float64. A row of -inf gives NaN, as torch has it."""
-    outer, n, inner = x.shape
-    for i in range(outer):
-        for j in range(inner):
-            largest = -np.inf
-            for k in range(n):
-                value = np.float64(x[i, k, j])
-                if value > largest or value != value:
-                    largest = value
-            total = 0.0
-            for k in range(n):
-                term = exp64(np.float64(x[i, k, j]) - largest)
-                total += term
-                out[i, k, j] = term
-            if logarithm:
-                shift = log64(total)
-                for k in range(n):
-                    out[i, k, j] = (np.float64(x[i, k, j]) - largest) - shift
-            else:
-                for k in range(n):
-                    out[i, k, j] /= total
+@inlined
+def _ordered(bits: Any) -> Any:
+    """The bits of a float32 as an integer that grows with it, and back: a maximum of integers becomes vectors."""
+    return int_xor(bits, int_and(shift_down(bits, np.int32(31)), np.int32(0x7FFFFFFF)))
+
+
+@inlined
+def _exponentials(row: Any, out: Any) -> Any:
+    """out = exp(row - max); returns the maximum, NaN if any element is."""
+    best = _ordered(as_bits(np.float32(-np.inf)))
+    missing = np.int32(0)
+    for k in range(row.size):
+        value = _ordered(as_bits(row[k]))
+        best = value if value > best else best
+        missing = int_or(missing, np.int32(row[k] != row[k]))
+    largest = np.float64(as_float(_ordered(best))) if missing == 0 else np.nan
+    for k in range(row.size):
+        out[k] = exp64(np.float64(row[k]) - largest)
+    return largest
+
+
+# What a row becomes: exp(x - max) / sum; x - max - log(sum); or the first, but zeros where all is -inf.
+SOFTMAX, LOGARITHM, SAFE = range(3)
 
 
 @kernel
-def softmax_gradient(gradient: Any, output: Any, logarithm: bool, out: Any) -> None:
+def softmax(x: Any, kind: int, out: Any) -> None:
+    """The rows unrounded in float64. Rows of -inf give NaN unless the kind is SAFE, as torch has it."""
+    for i in range(x.shape[0]):
+        row, target = x[i], out[i]
+        largest = _exponentials(row, target)
+        denominator = total(target)
+        if kind == SAFE and largest == -np.inf:
+            target[:] = 0.0
+        elif kind == LOGARITHM:
+            shift = log64(denominator)
+            for k in range(row.size):
+                target[k] = (np.float64(row[k]) - largest) - shift
+        else:
+            for k in range(row.size):
+                target[k] /= denominator
+
+
+@kernel
+def softmax_gradient(gradient: Any, output: Any, kind: int, out: Any) -> None:
     """y (g - sum(g y)) for softmax, g - exp(y) sum(g) for log_softmax."""
-    outer, n, inner = output.shape
-    for i in range(outer):
-        for j in range(inner):
-            total = 0.0
-            for k in range(n):
-                g = np.float64(gradient[i, k, j])
-                total += g if logarithm else g * np.float64(output[i, k, j])
-            for k in range(n):
-                g, y = np.float64(gradient[i, k, j]), np.float64(output[i, k, j])
-                out[i, k, j] = g - exp64(y) * total if logarithm else y * (g - total)
-
-
-@kernel
-def chain(x: Any, out: Any) -> None:
-    """Sums of the rows of (rows, n) over ascending indices, in float64 from +0."""
-    for i in range(x.shape[0]):
-        total = 0.0
-        for k in range(x.shape[1]):
-            total += np.float64(x[i, k])
-        out[i] = total
-
-
-@kernel
-def chain_of_squares(x: Any, out: Any) -> None:
-    """Sums of the squares of the rows of (rows, n) over ascending indices, in float64 from +0."""
-    for i in range(x.shape[0]):
-        total = 0.0
-        for k in range(x.shape[1]):
-            total += np.float64(x[i, k]) * np.float64(x[i, k])
-        out[i] = total
+    for i in range(output.shape[0]):
+        g, y, target = gradient[i], output[i], out[i]
+        if kind == LOGARITHM:
+            for k in range(g.size):
+                target[k] = g[k]
+            summed = total(target)
+            for k in range(g.size):
+                target[k] = np.float64(g[k]) - exp64(np.float64(y[k])) * summed
+        else:
+            for k in range(g.size):
+                target[k] = np.float64(g[k]) * np.float64(y[k])
+            summed = total(target)
+            for k in range(g.size):
+                target[k] = np.float64(y[k]) * (np.float64(g[k]) - summed)
 
 
 @kernel
 def log_of_sum(x: Any, out: Any) -> None:
-    """max + log(sum(exp(x - max))) of the rows of (rows, n); max itself where it is infinite, -inf for n = 0."""
+    """max + log(sum(exp(x - max))) of each row; max itself where it is infinite, -inf for n = 0."""
+    terms = np.empty(x.shape[1])
     for i in range(x.shape[0]):
-        largest = -np.inf
-        for k in range(x.shape[1]):
-            value = np.float64(x[i, k])
-            if value > largest or value != value:
-                largest = value
-        total = 0.0
-        for k in range(x.shape[1]):
-            total += exp64(np.float64(x[i, k]) - largest)
-        out[i] = largest if abs(largest) == np.inf else largest + log64(total)
+        largest = _exponentials(x[i], terms)
+        out[i] = largest if abs(largest) == np.inf else largest + log64(total(terms))

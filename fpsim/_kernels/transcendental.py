@@ -13,34 +13,29 @@ _LN2_HIGH = 6.93147180369123816490e-01  # ln 2 to 33 bits: its products with exp
 _LN2_LOW = 1.90821492927058770002e-10
 
 
+_NEAREST_INTEGER = 6755399441055744.0  # 1.5 * 2^52: a sum with it has the rounded integer in its last bits
+
+
 @inlined
 def exp64(x: Any) -> Any:
     """e^x within an ulp; NaN stays, overflow gives infinity, underflow zero (there are no subnormal results).
 
-    Reduction by multiples of ln 2 in two parts, then the series to x^13 / 13!, which leaves 2^-57.
+    Reduction by multiples of ln 2 in two parts, then the series to x^13 / 13!, which leaves 2^-57. No branches and short
+    chains: loops over it become vectors whose operations overlap.
     """
-    if x != x:
-        return x
-    if x > 709.782712893384:
-        return np.inf
-    if x < -708.0:
-        return 0.0
-    k = np.floor(x * _LOG2_E + 0.5)
+    shifted = x * _LOG2_E + _NEAREST_INTEGER
+    k = shifted - _NEAREST_INTEGER
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    p = 1.6059043836821613e-10
-    p = p * r + 2.08767569878681e-09
-    p = p * r + 2.505210838544172e-08
-    p = p * r + 2.755731922398589e-07
-    p = p * r + 2.7557319223985893e-06
-    p = p * r + 2.48015873015873e-05
-    p = p * r + 1.984126984126984e-04
-    p = p * r + 1.3888888888888889e-03
-    p = p * r + 8.333333333333333e-03
-    p = p * r + 4.1666666666666664e-02
-    p = p * r + 1.6666666666666666e-01
-    p = p * r + 0.5
-    p = p * r * r + r + 1.0
-    return p * as_float((np.int64(k) + np.int64(1022)) << np.int64(52)) * 2.0
+    r2 = r * r
+    r4 = r2 * r2
+    low = (0.5 + 1.6666666666666666e-01 * r) + (4.1666666666666664e-02 + 8.333333333333333e-03 * r) * r2
+    middle = (1.3888888888888889e-03 + 1.984126984126984e-04 * r) + (2.48015873015873e-05 + 2.7557319223985893e-06 * r) * r2
+    high = (2.755731922398589e-07 + 2.505210838544172e-08 * r) + (2.08767569878681e-09 + 1.6059043836821613e-10 * r) * r2
+    p = ((low + middle * r4) + high * (r4 * r4)) * r2 + r + 1.0
+    result = p * as_float((as_bits(shifted) + np.int64(1022)) << np.int64(52)) * 2.0
+    result = 0.0 if x < -708.0 else result
+    result = np.inf if x > 709.782712893384 else result
+    return x if x != x else result
 
 
 @inlined

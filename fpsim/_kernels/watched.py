@@ -33,52 +33,46 @@ class WatchingStep(Step):
         power = (result.ints() & EXPONENT[result.width]).floats()  # infinite for what is not finite
         if may_underflow and not self.arithmetic.native:
             power = larger(power, self.arithmetic[LOWEST])
-        if not self.arithmetic.careful:
-            return power
-        infinite = splat(self.builder, power.type.element(float("inf")), power.lanes)
-        return result.absolute().compare("<", self.arithmetic[MAX_FINITE]).select(power, infinite)
+        if self.arithmetic.careful:
+            infinite = splat(self.builder, power.type.element(float("inf")), power.lanes)
+            power = result.absolute().compare("<", self.arithmetic[MAX_FINITE]).select(power, infinite)
+        return power * power if self.squares else power
 
-    def _keep(self, cost: Vector, given: Vector | None) -> None:
-        """Add to the sum of the vector whose turn it is, where `given` holds, and go on to the next."""
-        if self.squares:
-            cost = cost * cost
-        if given is not None:
-            cost = given.select(cost, splat(self.builder, cost.type.element(0.0), cost.lanes))
-        self.kept[self.place] = self.kept[self.place] + cost
+    def _keep(self, cost: Vector | None, terms: tuple[Vector, Vector] | None) -> None:
+        """Add to the sum of the vector whose turn it is, unless one of the terms is zero, and go on to the next."""
+        if cost is not None and terms is not None:
+            zero = terms[0].compare("==", 0.0) | terms[1].compare("==", 0.0)
+            cost = zero.select(splat(self.builder, cost.type.element(0.0), cost.lanes), cost)
+        if cost is not None:
+            self.kept[self.place] = self.kept[self.place] + cost
         self.place += 1
+
+    def _cost_of_leaf(self, leaf: Vector) -> Vector | None:
+        return None if self.exact_leaves else self._cost(leaf, True)
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         leaf = self.arithmetic.leaf(left, right, draw)
-        if not self.exact_leaves:
-            self._keep(self._cost(leaf, True), _nonzero(left, right))
+        self._keep(self._cost_of_leaf(leaf), (left, right))
         return leaf
 
     def chain(self, old: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
-        given = _nonzero(left, right)  # a zero term changes nothing
         if self.arithmetic.exact_products:
             new = self.arithmetic.chain(old, left, right, draws)
-            self._keep(self._cost(new, True), given)
+            self._keep(self._cost(new, True), (left, right))
             return new
         leaf = self.arithmetic.leaf(left, right, draws[0])
-        if not self.exact_leaves:
-            self._keep(self._cost(leaf, True), given)
-            self.place -= 1
         new = self.arithmetic.add(old, leaf, draws[1])
-        self._keep(self._cost(new, False), given)
+        cost, before = self._cost(new, False), self._cost_of_leaf(leaf)
+        self._keep(cost if before is None else cost + before, (left, right))  # a zero product changes nothing
         return new
 
     def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         new = self.arithmetic.add(left, right, draw)
         values = not self.arithmetic.exact_products  # then a sum with zero rounds nothing
-        self._keep(self._cost(new, not values), _nonzero(left, right) if values else None)
+        self._keep(self._cost(new, not values), (left, right) if values else None)
         return new
 
     def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, kept: Any) -> Any:
         values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), tile_of(self.builder, kept.type, self.kept)]
         return self.context.make_tuple(self.builder, signature.return_type, values)
 
-
-def _nonzero(left: Vector, right: Vector) -> Vector:
-    """The lanes in which neither is zero; those of NaN do not count as zero."""
-    zero = left.compare("==", 0.0) | right.compare("==", 0.0)
-    return zero ^ 1

@@ -11,9 +11,12 @@ from fpsim.emulation.table import TABLE, register, unregister
 from fpsim.emulation import (  # isort: skip
     arithmetic,  # noqa: F401
     convolution,  # noqa: F401
+    distances,  # noqa: F401
+    distributed,  # noqa: F401
     elementwise,  # noqa: F401
     exact,  # noqa: F401
     group_normalization,  # noqa: F401
+    linear_algebra,  # noqa: F401
     losses,  # noqa: F401
     matmul,  # noqa: F401
     normalization,  # noqa: F401

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpsim._kernels import passes
+from fpsim.emulation import tags
+from fpsim.emulation.machine import WORTH_A_PASS
 from fpsim.emulation.table import RULES, Entry, Rule, enter, register_functional
 from fpsim.rounding import Rounding
 
@@ -50,10 +53,22 @@ def _promoted(machine: Any, x: Any, y: Any) -> Any:
     return tuple(machine.floating(item) if isinstance(item, torch.Tensor) else item for item in (x, y))
 
 
+#: The operations of one pass for a second operand that is a tensor, or a number; a difference adds what is negated.
+_PASSES = {
+    "add": (passes.ADD_SCALED, passes.ADD_FACTOR),
+    "sub": (passes.ADD_SCALED, passes.ADD_FACTOR),
+    "mul": (passes.MULTIPLY, passes.SCALE),
+    "div": (passes.DIVIDE, passes.DIVIDE_BY_FACTOR),
+}
+
+
 def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
     function = getattr(torch, name)
+    with_tensor, with_number = _PASSES[name]
 
-    def rule(machine: Any, a: Any, b: Any, *, alpha: Any = 1) -> torch.Tensor:
+    def rule(machine: Any, a: Any, b: Any, alpha: Any = 1, into: torch.Tensor | None = None) -> torch.Tensor:
+        if alpha == 1 and machine.fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
+            return machine.finish(function(a, b))
         if isinstance(a, torch.Tensor):
             a_is_scalar = False
             a = machine.operand(a)
@@ -75,6 +90,13 @@ def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
                     return machine.finish(torch.div(*(x.double() if isinstance(x, torch.Tensor) else x for x in (a, b))))
                 return function(a, b) if alpha == 1 else function(a, b, alpha=alpha)
             a, b = promoted
+        if machine.fast and not a_is_scalar and (alpha == 1 or not (machine.primitive or b_is_scalar)):
+            factor = machine.scalar(alpha) if alpha != 1 else b if b_is_scalar else 1.0
+            factor = -factor if name == "sub" else factor
+            operation, operands = (with_number, (a,)) if b_is_scalar else (with_tensor, (a, b))
+            result = machine.one_pass(operation, operands, factor, into)
+            if result is not None:
+                return result
         if alpha != 1:
             return _scaled(machine, function, a, b, machine.scalar(alpha))
         if machine.fast:
@@ -119,10 +141,6 @@ def _reverse_sub(machine: Any, a: Any, b: Any, alpha: Any = 1) -> torch.Tensor:
     return sub(machine, b, a) if alpha == 1 else sub(machine, b, a, alpha=alpha)
 
 
-def _positional_alpha(rule: Callable[..., torch.Tensor]) -> Rule:
-    return lambda machine, a, b, alpha=1: rule(machine, a, b, alpha=alpha) if alpha != 1 else rule(machine, a, b)
-
-
 def _div_mode(machine: Any, a: Any, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
     if rounding_mode is None:
         return div(machine, a, b)
@@ -137,18 +155,29 @@ def _arithmetic_rule_for(op: torch._ops.OpOverload) -> Rule:
     name = op._schema.name.split("::")[1]
     if "mode" in op._overloadname:
         return _div_mode
-    return {"add": _positional_alpha(add), "sub": _positional_alpha(sub), "mul": mul, "div": div, "rsub": _reverse_sub}[name]
+    return {"add": add, "sub": sub, "mul": mul, "div": div, "rsub": _reverse_sub}[name]
+
+
+def _overwriting(rule: Rule) -> Rule:
+    """The in-place form: large results go where the first operand was, without a copy."""
+
+    def overwrite(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
+
+    return overwrite
 
 
 def _updating(rule: Rule) -> Rule:
-    """The in-place form, which says what it moves a parameter by, so that lost updates can be counted."""
+    """The in-place form of a sum, which says what it moves a parameter by, so that lost updates can be counted."""
 
     def update(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         if machine.optimizer is not None:
             if machine.is_step_count(target):
                 return target.add_(other, *args, **kwargs) if rule in _ADDITIONS else _native_in_place(machine)
             machine.update = other if isinstance(other, torch.Tensor) else None
-        return machine.write(target, rule(machine, target, other, *args, **kwargs))
+            if tags.owner_of(target) is not None:  # to be compared with what it was
+                return machine.write(target, rule(machine, target, other, *args, **kwargs))
+        return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
 
     return update
 
@@ -158,18 +187,23 @@ def _native_in_place(machine: Any) -> Any:
 
 
 _ADDITIONS: list[Rule] = []
+_IN_PLACE = {
+    "add": (_aten.add, _aten.add_, _updating),
+    "sub": (_aten.sub, _aten.sub_, _updating),
+    "mul": (_aten.mul, _aten.mul_, _overwriting),
+    "div": (_aten.div, _aten.div_, _overwriting),
+}
 
 
 def _register_arithmetic() -> None:
-    for name in ("add", "sub", "mul", "div"):
+    for name in _IN_PLACE:
         register_functional([name], "elementwise", _arithmetic_rule_for)
     register_functional(["rsub"], "elementwise", _arithmetic_rule_for)
     for overload in ("Tensor", "Scalar"):
         _ADDITIONS.append(RULES[getattr(_aten.add, overload)])
-        for packet, base in ((_aten.add_, _aten.add), (_aten.sub_, _aten.sub)):
+        for base, packet, form in _IN_PLACE.values():
             op = getattr(packet, overload)
-            rule = _updating(RULES[getattr(base, overload)])
-            enter(Entry(op, "elementwise", rule))
+            enter(Entry(op, "elementwise", form(RULES[getattr(base, overload)])))
 
 
 _register_arithmetic()
@@ -179,6 +213,9 @@ def _sqrt(machine: Any, x: torch.Tensor) -> torch.Tensor:
     x = machine.floating(x) if x.dtype is not _FLOAT64 else x
     if x.dtype is _FLOAT64:
         return torch.sqrt(x)
+    result = machine.one_pass(passes.SQUARE_ROOT, (x,))
+    if result is not None:
+        return result
     values = x.detach().numpy()
     with np.errstate(invalid="ignore"):
         # NumPy's is correctly rounded, torch's is not.
@@ -201,6 +238,10 @@ def _product_in_steps(machine: Any, x: Any, first: Any, second: Any, value: Any,
         return add(machine, x, RULE_OF[function](machine, scaled, second))
     if machine.stochastic:
         x, first, second = x.double(), first.double(), second.double()
+    operation = passes.ADD_PRODUCT if function is torch.mul else passes.ADD_QUOTIENT
+    result = machine.one_pass(operation, (x, first, second), factor)
+    if result is not None:
+        return result
     scaled = first * factor if value != 1 else first
     return machine.finish(x + function(scaled, second))
 
@@ -230,14 +271,20 @@ def _lerp(machine: Any, start: Any, end: Any, weight: Any) -> torch.Tensor:
     if machine.stochastic:
         start, end = start.double(), end.double()
     elif not isinstance(factor, torch.Tensor):
+        near = abs(factor) < 0.5
+        operation, single = (passes.TOWARD, factor) if near else (passes.BACK_FROM, float(np.float32(1) - np.float32(factor)))
+        result = machine.one_pass(operation, (start, end), single)
+        if result is not None:
+            return result
         factor = torch.tensor(factor, dtype=_FLOAT32)
     difference = end - start
-    near = start + factor * difference
-    far = end - difference * (1 - factor)
     small = abs(factor) < 0.5
-    return machine.finish(torch.where(small, near, far) if isinstance(small, torch.Tensor) else near if small else far)
+    if isinstance(small, torch.Tensor) and small.dim():
+        near, far = start + factor * difference, end - difference * (1 - factor)
+        return machine.finish(torch.where(small, near, far))
+    return machine.finish(difference.mul_(factor).add_(start) if small else end - difference.mul_(1 - factor))
 
 
-register_functional("addcmul", "elementwise", lambda op: _addcmul)
-register_functional("addcdiv", "elementwise", lambda op: _addcdiv)
-register_functional("lerp", "elementwise", lambda op: _lerp)
+register_functional("addcmul", "formula", lambda op: _addcmul)
+register_functional("addcdiv", "formula", lambda op: _addcdiv)
+register_functional("lerp", "formula", lambda op: _lerp)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import operator
 import os
 import threading
+import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch._C._dynamo import eval_frame
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
@@ -34,6 +37,10 @@ _KINDS: dict[type[Policy], tuple[Any, Any]] = {
     NativePolicy: (NativeMachine, NativeMode),
     MixedPolicy: (MixedMachine, MixedMode),
 }
+
+#: fp32 in the library's own order is torch itself: no mode is entered, for under one torch takes other paths (the gradients
+#: of `prod`, the shapes inside `matmul`). Tests set this, to see the rules run their whole path with an identity rounding.
+rules_of_the_identity = False
 
 _number = operator.itemgetter(0)
 _KEPT_NODES = 200_000
@@ -76,6 +83,7 @@ class Emulation:
         self.formats = formats  # by module path, where there are several
         self.training_step = 0
         self.names: dict[int, str] = {}
+        self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self._local = _Local()
         self._machines: list[Machine] = []
         _everything.add(self)
@@ -102,11 +110,12 @@ class Emulation:
                 raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
         if local.depth == 0:
             machine = self.machine
-            mode = _KINDS[type(self.policy)][1](machine)
             _install()
-            switches.enter()
-            mode.__enter__()
-            local.mode = mode
+            if rules_of_the_identity or not self.policy.is_identity:
+                mode = _KINDS[type(self.policy)][1](machine)
+                switches.enter()
+                mode.__enter__()
+                local.mode = mode
         local.depth += 1
         _thread.stack.append(self)
         return self
@@ -119,9 +128,9 @@ class Emulation:
         _thread.stack.pop()
         if local.depth == 0:
             mode, local.mode = local.mode, None
-            assert mode is not None
-            mode.__exit__(kind, value, traceback)
-            switches.leave()
+            if mode is not None:
+                mode.__exit__(kind, value, traceback)
+                switches.leave()
             _uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer = "", [], None
@@ -202,6 +211,8 @@ _handles: list[Any] = []
 def _before(module: torch.nn.Module, args: Any) -> None:
     emulation = current()
     if emulation is not None:
+        if callable(eval_frame.get_eval_frame_callback()):
+            _warn_of_compiled_code()
         emulation.enter_module(module)
 
 
@@ -209,6 +220,16 @@ def _after(module: torch.nn.Module, args: Any, output: Any) -> None:
     emulation = current()
     if emulation is not None:
         emulation.leave_module()
+        if emulation.guard_outputs is not None and not emulation.machine.places:
+            emulation.guard_outputs(output)
+
+
+@functools.cache
+def _warn_of_compiled_code() -> None:
+    """Once in a process."""
+    warnings.warn(
+        "torch.compile does nothing under emulation: a compiled model runs as written, operation by operation", stacklevel=2
+    )
 
 
 def _install() -> None:
@@ -265,13 +286,17 @@ def emulate(
 ) -> Iterator[Emulation]:
     """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
 
+    A backward pass from a module's output belongs inside as well; outside it raises `OutsideContext`.
+
     Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
     `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
     with a different policy.
     """
+    from fpsim.emulation.hooks import Guard, guard_outputs
     from fpsim.emulation.policy import make_policy
 
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
     emulation = Emulation(policy, policy.mapping.resolve() if isinstance(policy, MixedPolicy) else None)
+    emulation.guard_outputs = functools.partial(guard_outputs, guard=Guard(emulation, keep=True))
     with emulation:
         yield emulation

@@ -6,6 +6,7 @@ Forward (c, kh, kw); gradient of the input one chain over (o, kh, kw); gradient 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from fpsim._convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
 from fpsim._geometry import Geometry
 from fpsim.emulation.engine import Watch, reduction
-from fpsim.emulation.matmul import is_native, native
+from fpsim.emulation.matmul import by_library, is_native, native
 from fpsim.emulation.table import register
 
 _aten = torch.ops.aten
@@ -123,13 +124,15 @@ def convolution_backward(
         return _aten.convolution_backward.default(gradient, x, weight, *arguments)
     gradient, x, weight = (machine.floating(item) for item in (gradient, x, weight))
     if is_native(machine):
-        results = _aten.convolution_backward.default(gradient, x, weight, *arguments)
+        results = by_library(_aten.convolution_backward.default, gradient, x, weight, *arguments)
         return tuple(None if item is None else machine.finish(item) for item in results)
     dims = x.dim() - 2
     stride, padding, dilation = (_full(item, dims) for item in (stride, padding, dilation))
-    # A transposed convolution is the gradient of the convolution in which its input and its output change places.
+    # A transposed convolution is the gradient of the convolution in which its input and its output change places; an output
+    # padding beyond the stride leaves that one more positions than there are.
     source, target = (gradient, x) if transposed else (x, gradient)
     geometry = _geometry(source.shape, weight.shape, stride, padding, dilation, groups)
+    geometry = replace(geometry, grid=(1,) * (3 - dims) + tuple(target.shape[2:]))
     gx = gw = gb = None
     if output_mask[0]:
         into = forward_into if transposed else input_gradient_into

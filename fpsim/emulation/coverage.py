@@ -6,6 +6,7 @@ from collections import Counter
 
 import torch
 
+from fpsim.emulation.decompositions import decomposition_of
 from fpsim.emulation.steps import is_composite
 from fpsim.emulation.table import STEPS, TABLE
 
@@ -15,7 +16,8 @@ MEANINGS = {
     "comparison": "integers, booleans, Python numbers",
     "constant": "a constant or a tensor made from nothing, rounded",
     "random": "torch's own draws, rounded",
-    "elementwise": "rounded once",
+    "elementwise": "one operation, rounded once",
+    "formula": "several operations in float32 or float64, rounded once",
     "elementary": "a function in float64, rounded once",
     "matmul": "products accumulated as `accumulate` says",
     "convolution": "products accumulated as `accumulate` says",
@@ -29,6 +31,7 @@ MEANINGS = {
     "linear algebra": "LAPACK in float64, rounded once",
     "foreach": "the elementwise rule for each tensor",
     "optimizer": "float64 inside, each stored tensor rounded once",
+    "collective": "what the ranks have, summed in their order as `accumulate` says; or moved as it is",
     "decomposed": "arrives as other operations",
     "unsupported": "raises `UnsupportedOp`",
 }
@@ -63,13 +66,13 @@ def family_of(packet: str) -> str | None:
     families = Counter(TABLE[op].family for op in overloads if op in TABLE)
     if families:
         return families.most_common(1)[0][0]
-    return "decomposed" if any(map(_is_composite, overloads)) else "unsupported"
+    return "decomposed" if any(map(_is_decomposed, overloads)) else "unsupported"
 
 
-def _is_composite(op: torch._ops.OpOverload) -> bool:
+def _is_decomposed(op: torch._ops.OpOverload) -> bool:
     name = op.name()
     known = torch._C._dispatch_has_kernel(name) if "hacked_twin" not in name else False  # only TorchScript has those
-    return known and torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+    return known and decomposition_of(op) is not None
 
 
 def coverage() -> dict[str, str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
+from fpsim.emulation.finishing import BLOCK
 from fpsim.emulation.table import Rule, names, register_functional
 from fpsim.rounding import Rounding
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_COST = 32  # of a function of an element in float64, in multiply-adds
 
 
 # Operations in fp32 that round once there
@@ -46,6 +50,7 @@ NARROW = names(
 
 def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     """The operation in float64 on widened operands, then one rounding; Python numbers are data unless told otherwise."""
+    pointwise = torch.Tag.pointwise in op.tags and len(op._schema.returns) == 1
 
     def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
         values = machine.operands(args)
@@ -58,6 +63,10 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
         elif _FLOAT64 in dtypes:
             result = op(*values, **named)
             return machine.finish(result) if isinstance(result, torch.Tensor) and result.dtype is _FLOAT32 else result
+        if pointwise:
+            result = _by_blocks(machine, op, values, named, scalars)
+            if result is not None:
+                return result
         result = op(
             *(_widen(machine, value, scalars) for value in values),
             **{key: _widen(machine, value, scalars) for key, value in named.items()},
@@ -67,6 +76,35 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
         return tuple(machine.finish(item) for item in result)
 
     return compute
+
+
+def _by_blocks(machine: Any, op: Any, args: Any, kwargs: dict[str, Any], scalars: bool) -> torch.Tensor | None:
+    """A pointwise operation on large float32 tensors of one shape, block by block; None if they are not that.
+
+    What depends on one value of a narrow format alone is looked up.
+    """
+    tensors = _tensors((*args, *kwargs.values()))
+    first = tensors[0]
+    if first.numel() < BLOCK or any(
+        item.dtype is not _FLOAT32 or item.shape != first.shape or not item.is_contiguous() for item in tensors
+    ):
+        return None
+    flat = {id(item): item.detach().view(-1) for item in tensors}
+    rest = [value if isinstance(value, torch.Tensor) else _widen(machine, value, scalars) for value in args]
+    named = {key: _widen(machine, value, scalars) for key, value in kwargs.items() if not isinstance(value, torch.Tensor)}
+    if len(named) < len(kwargs) or any(isinstance(value, (list, tuple)) for value in args):
+        return None
+
+    def on(part: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        values = [part(flat[id(value)]) if isinstance(value, torch.Tensor) else value for value in rest]
+        return op(*values, **named).numpy()
+
+    if len(tensors) == 1:
+        name = (op, repr([None if value is first else value for value in rest]), repr(sorted(named.items())))
+        result = machine.look_up(name, lambda x: on(lambda _: torch.from_numpy(x)), first)
+        if result is not None:
+            return result
+    return machine.compute(lambda i, j: on(lambda whole: whole[i:j].double()), first.shape, cost=_COST)
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
@@ -128,4 +166,4 @@ FORMULAS = names(
 
 register_functional(NARROW, "elementwise", lambda op: (wide_rule if "decimals" in op._overloadname else narrow_rule)(op))
 register_functional(ELEMENTARY, "elementary", elementary_rule)
-register_functional(FORMULAS, "elementwise", wide_rule)
+register_functional(FORMULAS, "formula", wide_rule)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 import torch
 
+from fpsim import threads
 from fpsim._kernels import counting
 from fpsim._sums import mean_axes, sum_axes
 from fpsim.formats import Format
@@ -15,16 +17,20 @@ from fpsim.rounding import round_into
 
 
 class Watch:
-    """Counts what the last rounding of a product or sum does, and what its accumulator did."""
+    """Counts what the last rounding of a product or sum does, in the row given or the machine's."""
 
-    def __init__(self, machine: Any):
+    def __init__(self, machine: Any, row: np.ndarray | None = None):
         self._machine = machine
         self._counted = False
-        self.row = machine.row()
+        self._lock = threading.Lock()
+        self.row = machine.row() if row is None else row
 
     def __call__(self, accumulated: np.ndarray) -> None:
         self._counted = True
-        self._machine.count_before(accumulated.reshape(-1), self.row)
+        own = np.zeros_like(self.row)
+        self._machine.count_before(accumulated.reshape(-1), own)
+        with self._lock:  # parts of a convolution are computed by several threads at once
+            self.row += own
 
     def finish(self, out: np.ndarray, *operands: np.ndarray) -> None:
         """Count results that nobody counted; an infinity from finite operands is an overflow."""
@@ -54,11 +60,38 @@ def product(
         return out
     # Without factors the engine's own epilogue does; with them its value before the last rounding is what they scale.
     kept: list[np.ndarray] = []
-    matmul_into(
-        a, b, out, read, policy.accumulator, policy.rounding, key, None, kept.append, result_format=policy.fmt
-    )
-    total = np.array(kept[0] if kept else out, np.float64)
+
+    def keep(accumulated: np.ndarray) -> None:
+        kept.append(accumulated.astype(np.float64))  # a copy: the engine rounds it in place next
+
+    matmul_into(a, b, out, read, policy.accumulator, policy.rounding, key, None, keep, result_format=policy.fmt)
+    total = kept[0] if kept else out.astype(np.float64)
     return _epilogue(machine, total, policy.accumulator.promoted or policy.accumulator.format, addend, alpha, beta)
+
+
+def products(
+    machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0
+) -> np.ndarray:
+    """`product` of each pair of matrices of two batches, (n, i, k) and (n, k, j); the pairs are split among threads."""
+    out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32)
+    if alpha != 1 or (addend is not None and beta != 1):
+        for index, (left, right) in enumerate(zip(a, b, strict=True)):
+            out[index] = product(machine, left, right, None if addend is None else addend[index], alpha, beta)
+        return out
+    policy, row = machine.policy, machine.row()
+    keys = [machine.key() if machine.stochastic else 0 for _ in a]
+    rows = np.zeros((len(a), row.size), row.dtype)
+
+    def some(first: int, last: int) -> None:
+        for i in range(first, last):
+            watch = Watch(machine, rows[i])
+            term = None if addend is None else addend[i]
+            matmul_into(a[i], b[i], out[i], policy.fmt, policy.accumulator, policy.rounding, keys[i], term, watch)
+            watch.finish(out[i], a[i], b[i], *(() if term is None else (term,)))
+
+    threads.run(some, threads.parts(len(a), out.size * a.shape[2]))
+    row += rows.sum(axis=0)
+    return out
 
 
 def _epilogue(

@@ -32,5 +32,9 @@ class UnsupportedTensor(UnsupportedOp):
     """
 
 
+class MetaTensor(UnsupportedTensor):
+    """A tensor without numbers, with which torch itself finds shapes; it reaches nobody but the dispatch mode."""
+
+
 class OutsideContext(RuntimeError):
     """A backward pass or an optimizer step of an emulated model outside the emulating context."""

@@ -31,7 +31,7 @@ SELECTIONS = names(
     t_copy transpose_copy alias_copy detach_copy threshold_backward slice_scatter select_scatter select_backward
     slice_backward value_selecting_reduction_backward aminmax as_strided_copy narrow_copy split_with_sizes_copy
     unbind_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
-    floor ceil trunc diagonal_backward _chunk_cat lu_unpack
+    floor ceil trunc diagonal_backward _chunk_cat lu_unpack masked_scatter_backward
     """
 )
 
@@ -56,9 +56,9 @@ JUDGEMENTS = names(
     """
     eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
     logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
-    unique_dim _unique2 unique_consecutive isin is_same_size _local_scalar_dense bitwise_and bitwise_or bitwise_xor
+    unique_dim _unique _unique2 unique_consecutive isin is_same_size _local_scalar_dense bitwise_and bitwise_or bitwise_xor
     bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
-    is_pinned hash_tensor _linalg_check_errors
+    is_pinned hash_tensor _linalg_check_errors _is_any_true _is_all_true
     """
 )
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from fpsim._kernels import normalization as kernels
-from fpsim._kernels.softmax import chain
+from fpsim._kernels.sums64 import sum_rows
+from fpsim.emulation.finishing import by_rows
 from fpsim.emulation.normalization import batch_norm, batch_norm_backward, vector_of, wide_tensor
 from fpsim.emulation.table import register
 
@@ -25,14 +26,19 @@ def group_norm(
     x = machine.floating(x)
     width = channels // group * size
     array = x.detach().contiguous().numpy().reshape(images * group, width)
-    out, mean, inverse = np.empty(array.shape), np.empty(len(array)), np.empty(len(array))
-    kernels.layer_forward(array, np.ones(width), np.zeros(width), eps, out, mean, inverse)
-    shaped = out.reshape(images, channels, size)
-    if weight is not None:
-        shaped *= vector_of(machine, weight, channels, 1.0)[:, None]
-    if bias is not None:
-        shaped += vector_of(machine, bias, channels, 0.0)[:, None]
-    result = machine.finish(torch.from_numpy(out.reshape(x.shape)))
+    mean, inverse = np.empty((2, len(array)))
+    scale, shift = (
+        vector_of(machine, item, channels, default).reshape(group, -1).repeat(size, axis=1)
+        for item, default in ((weight, 1.0), (bias, 0.0))
+    )
+
+    def normalized(rows: slice, out: np.ndarray) -> None:
+        for i in range(rows.start, rows.stop):
+            one, own = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
+            factors = scale[i % group], shift[i % group]
+            kernels.layer_forward(array[one], *factors, eps, out[own], mean[one], inverse[one])
+
+    result = machine.compute(by_rows(normalized, max(1, width)), x.shape, max(1, width))
     return result, wide_tensor(mean).view(images, group), wide_tensor(inverse).view(images, group)
 
 
@@ -50,16 +56,20 @@ def group_norm_backward(
     array, g = (machine.operand(item).detach().contiguous().numpy().reshape(-1, width) for item in (x, gradient))
     middle, inverse = (item.detach().contiguous().numpy().reshape(-1).astype(np.float64) for item in (mean, rstd))
     scale = vector_of(machine, weight, channels, 1.0)
-    scaled = (g.astype(np.float64).reshape(images, channels, size) * scale[:, None]).reshape(g.shape)
-    gx, unused = np.empty(array.shape), np.zeros(width)
-    kernels.layer_gradient(scaled, array, middle, inverse, np.ones(width), gx, unused, unused.copy())
+    weights = scale.reshape(group, -1).repeat(size, axis=1)
+
+    def input_gradient(rows: slice, out: np.ndarray) -> None:
+        for i in range(rows.start, rows.stop):
+            one, own = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
+            kernels.layer_gradient(g[one], array[one], middle[one], inverse[one], weights[i % group], out[own])
+
     normal = (array.astype(np.float64) - middle[:, None]) * inverse[:, None]
     gw, gb = np.empty(channels), np.empty(channels)
     for values, out in ((g * normal, gw), (g, gb)):
         lines = values.reshape(images, channels, size).swapaxes(0, 1).reshape(channels, images * size)
-        chain(np.ascontiguousarray(lines), out)
+        sum_rows(np.ascontiguousarray(lines), out)
     return (
-        machine.finish(torch.from_numpy(gx.reshape(x.shape))) if output_mask[0] else None,
+        machine.compute(by_rows(input_gradient, max(1, width)), x.shape, max(1, width)) if output_mask[0] else None,
         machine.finish(torch.from_numpy(gw)) if output_mask[1] else None,
         machine.finish(torch.from_numpy(gb)) if output_mask[2] else None,
     )

@@ -16,17 +16,22 @@ from fpsim.emulation.errors import OutsideContext
 
 
 class Guard:
-    """A tensor hook that raises when a gradient arrives outside the emulation's context."""
+    """A tensor hook that raises when a gradient arrives outside the emulation's context.
 
-    def __init__(self, emulation: Emulation):
+    It does not keep the emulation alive, unless told to.
+    """
+
+    def __init__(self, emulation: Emulation, keep: bool = False):
         self.emulation = weakref.ref(emulation)
+        self._kept = emulation if keep else None
 
     def __call__(self, gradient: torch.Tensor) -> None:
         emulation = self.emulation()
         inside = current()
         if emulation is not None and not emulation.active and (inside is None or inside.policy != emulation.policy):
             raise OutsideContext(
-                "backward() through an emulated model outside its context would compute in float32; call it inside `with sim:`"
+                "backward() through an emulated model outside its context would compute in float32; call it inside `with sim:` "
+                "or the block of `emulate`"
             )
 
 

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
+from fpsim import threads
 from fpsim._kernels import softmax as kernels
+from fpsim._kernels.sums64 import sum_rows
+from fpsim.emulation.finishing import by_rows
 from fpsim.emulation.table import Rule, register, register_functional
 
 _aten = torch.ops.aten
 _NONE, _MEAN, _SUM = range(3)
+_COST = 16  # of an exponential and its share of a sum, in multiply-adds
 
 
-def _middle(tensor: torch.Tensor, dim: int) -> np.ndarray:
-    """The tensor as (outer, n, inner) around axis dim."""
-    shape = tensor.shape or torch.Size([1])
-    dim %= len(shape)
-    outer, inner = int(np.prod(shape[:dim])), int(np.prod(shape[dim + 1 :]))
-    return tensor.detach().contiguous().numpy().reshape(outer, shape[dim], inner)
+def _along(
+    machine: Any, kernel: Callable[..., None], dim: int, kind: int, *tensors: torch.Tensor
+) -> torch.Tensor:
+    """`kernel(*rows, kind, out)` on the tensors' lines along an axis; rounded as it goes where they lie in memory."""
+    shape = tensors[0].shape or torch.Size([1])
+    last = dim % len(shape) == len(shape) - 1
+    moved = [item.detach().reshape(shape).movedim(dim, -1).contiguous() for item in tensors]
+    size = max(1, shape[dim])
+    lines = [item.numpy().reshape(-1, size) for item in moved]
+
+    def run(rows: slice, out: np.ndarray) -> None:
+        kernel(*(item[rows] for item in lines), kind, out)
+
+    if last:
+        return machine.compute(by_rows(run, size), tensors[0].shape, size, _COST)
+    values = np.empty(lines[0].shape)
+    threads.run(lambda i, j: run(slice(i, j), values[i:j]), threads.parts(len(values), _COST * values.size))
+    return machine.finish(torch.from_numpy(values.reshape(moved[0].shape)).movedim(-1, dim).contiguous())
 
 
-def _softmax_rule(logarithm: bool, native: torch._ops.OpOverload) -> Rule:
+def _softmax_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
     def softmax(machine: Any, x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
         if x.dtype is torch.float64:
             return native(x, dim, half_to_float)
         machine.whole()
-        x = machine.floating(x)
-        array = _middle(x, dim)
-        out = np.empty(array.shape)
-        kernels.softmax(array, logarithm, out)
-        return machine.finish(torch.from_numpy(out.reshape(x.shape)))
+        return _along(machine, kernels.softmax, dim, kind, machine.floating(x))
 
     return softmax
 
 
-def _softmax_gradient_rule(logarithm: bool, native: torch._ops.OpOverload) -> Rule:
+def _softmax_gradient_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
     def softmax_gradient(
         machine: Any, gradient: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: Any
     ) -> torch.Tensor:
         if output.dtype is torch.float64:
             return native(gradient, output, dim, input_dtype)
         machine.whole()
-        output, gradient = machine.operand(output), machine.operand(gradient)
-        array = _middle(output, dim)
-        out = np.empty(array.shape)
-        kernels.softmax_gradient(_middle(gradient, dim), array, logarithm, out)
-        return machine.finish(torch.from_numpy(out.reshape(output.shape)))
+        return _along(
+            machine, kernels.softmax_gradient, dim, kind, machine.operand(gradient), machine.operand(output)
+        )
 
     return softmax_gradient
 
 
-for _name, _logarithm in (("_softmax", False), ("_log_softmax", True)):
+for _name, _kind in (("_softmax", kernels.SOFTMAX), ("_log_softmax", kernels.LOGARITHM)):
     _op = getattr(_aten, _name).default
-    register(_op, family="softmax")(_softmax_rule(_logarithm, _op))
+    register(_op, family="softmax")(_softmax_rule(_kind, _op))
     _op = getattr(_aten, f"{_name}_backward_data").default
-    register(_op, family="softmax")(_softmax_gradient_rule(_logarithm, _op))
+    register(_op, family="softmax")(_softmax_gradient_rule(_kind, _op))
 
 
 @register(_aten._safe_softmax.default, family="softmax")
@@ -64,15 +75,14 @@ def safe_softmax(machine: Any, x: torch.Tensor, dim: int, dtype: Any = None) -> 
     """softmax, but a row of -inf gives zeros: what attention does with rows that are masked out."""
     if x.dtype is torch.float64 or (dtype is not None and dtype is not torch.float32):
         return _aten._safe_softmax.default(machine.operand(x), dim, dtype)
-    result = _softmax_rule(False, _aten._softmax.default)(machine, x, dim, False)
-    masked = (machine.operand(x) == float("-inf")).all(dim, keepdim=True)
-    return machine.exact(result.masked_fill_(masked, 0.0))
+    machine.whole()
+    return _along(machine, kernels.softmax, dim, kernels.SAFE, machine.floating(x))
 
 
 def _total(values: torch.Tensor) -> float:
-    """The sum of float64 values over ascending indices."""
+    """The sum of float64 values in row-major order, as `sums64.total` has it."""
     out = np.empty(1)
-    kernels.chain(values.detach().contiguous().numpy().reshape(1, -1), out)
+    sum_rows(values.detach().contiguous().numpy().reshape(1, -1), out)
     return float(out[0])
 
 
@@ -153,7 +163,7 @@ for _suffix in ("", "2d"):
 
 
 def _loss_rule(op: torch._ops.OpOverload) -> Rule:
-    """The elementwise part in float64, the sum over ascending indices, the division by n, one rounding."""
+    """The elementwise part in float64, the sum in a fixed order, the division by n, one rounding."""
     names = [argument.name for argument in op._schema.arguments]
     where = names.index("reduction")
 

@@ -15,14 +15,17 @@ import torch
 from fpsim import rounding as roundings
 from fpsim._kernels import counting
 from fpsim.emulation import tags
-from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
-from fpsim.emulation.limits import counting_limits, hash_of, in_fp32
+from fpsim.emulation.errors import MetaTensor, UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.finishing import Finish, Values
+from fpsim.emulation.limits import hash_of, in_fp32
 from fpsim.emulation.policy import Policy
 from fpsim.emulation.table import PRIMITIVE, RULES
+from fpsim.emulation.tables import Function, Tables
 from fpsim.formats import Format
-from fpsim.rounding import Rounding, round_into, rounding_constants
+from fpsim.rounding import Rounding, round_into
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
+WORTH_A_PASS = 1 << 12  # elements: below, torch's own kernel and a rounding have less to set up
 _AS_THEY_ARE = frozenset(
     (
         torch.bool,
@@ -63,17 +66,16 @@ class Machine:
     primitive: bool
     rules: dict[Any, Any]
     stepping: Any
+    finishing: Finish
+    tables: Tables
     _constants: dict[float, float]
-    _limits32: np.ndarray
-    _limits64: np.ndarray
-    _row32: Any
-    _round32: Any
 
     @staticmethod
     def arithmetic_of(policy: Policy) -> dict[str, Any]:
         """The attributes that say how a machine of this policy computes."""
         fmt, rounding = policy.fmt, policy.rounding
-        found: dict[str, Any] = {
+        finishing = Finish(fmt, rounding)
+        return {
             "policy": policy,
             "fmt": fmt,
             "operand_format": fmt,
@@ -83,20 +85,10 @@ class Machine:
             "stochastic": rounding is Rounding.STOCHASTIC,
             "primitive": policy.granularity == "primitive",
             "rules": PRIMITIVE if policy.granularity == "primitive" else RULES,
+            "finishing": finishing,
+            "tables": Tables(finishing),
             "_constants": {},
-            "_limits32": np.zeros(4),
-            "_limits64": np.zeros(4),
-            "_row32": None,
-            "_round32": None,
         }
-        if rounding is not Rounding.STOCHASTIC:
-            found["_limits32"] = counting_limits(fmt, rounding, np.dtype(np.float32))
-            found["_limits64"] = counting_limits(fmt, rounding, np.dtype(np.float64))
-            found["_row32"] = rounding_constants(fmt, rounding, np.dtype(np.float32))
-            if found["_row32"] is not None:
-                plain = fmt.flush is None and fmt.has_negative_zero
-                found["_round32"] = counting.make_count_and_round(rounding.code, plain)
-        return found
 
     def forget_marks(self) -> None:
         """What is marked may be changed outside, by anyone: from now on only a new mark counts."""
@@ -128,6 +120,13 @@ class Machine:
         fresh = tensor.detach().clone(memory_format=torch.preserve_format)
         return self._round(fresh)
 
+    def holds(self, value: Any) -> bool:
+        """Whether this is a float32 tensor that is known to hold values of the format."""
+        try:
+            return value.untyped_storage()._fpsim is self.tag and value.dtype is _FLOAT32
+        except (AttributeError, NotImplementedError):
+            return False
+
     def filling(self, value: Any) -> Any:
         """What fills elements: a number, or a tensor of one element from outside, is a constant; else an operand."""
         if isinstance(value, float):
@@ -156,6 +155,8 @@ class Machine:
     def check(self, tensor: torch.Tensor) -> None:
         """Refuse a tensor that this machine does not have."""
         dtype = tensor.dtype
+        if tensor.device.type == "meta":
+            raise MetaTensor
         if tensor.device.type != "cpu":
             raise UnsupportedTensor(self.message(f"a tensor on {tensor.device}; emulation runs on the CPU"))
         if tensor.layout is not torch.strided:
@@ -246,57 +247,75 @@ class Machine:
             result.untyped_storage()._fpsim = self.tag  # type: ignore[attr-defined]
         return result
 
-    def _round(self, result: torch.Tensor) -> torch.Tensor:
-        array = result.numpy()
-        if not array.flags.c_contiguous:
-            return self._round_strided(result, array)
-        flat = array.reshape(-1)
-        row = self.row()
-        if self._round32 is not None:
-            self._round32(flat, self._row32, self._limits32, row)
-        else:
-            self._round_flat(flat, row)
-        result.untyped_storage()._fpsim = self.tag  # type: ignore[attr-defined]
-        return result
+    def compute(self, values: Values, shape: Any, granule: int = 1, cost: int = 0) -> torch.Tensor:
+        """A fresh result: `values(i, j)` gives the float64 numbers of elements i ... j - 1 in row-major order.
+
+        Ranges start at multiples of `granule`, may be computed by several threads at once, and end up rounded, counted and
+        marked. `cost` is that of an element, in multiply-adds.
+        """
+        result = torch.empty(shape, dtype=_FLOAT32)
+        flat = result.numpy().reshape(-1)
+        self.finishing.compute(values, flat, self.row(), self._draws(), granule, cost)
+        return self._mark(result)
+
+    def one_pass(
+        self, operation: int, tensors: tuple[torch.Tensor, ...], factor: float = 1.0, into: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """An operation of `_kernels/passes.py` on large float32 operands of one shape; None if they are not that.
+
+        The result is fresh, or `into`, which may be one of the operands.
+        """
+        first = tensors[0]
+        if not self.fast or first.numel() < WORTH_A_PASS:
+            return None
+        for item in tensors if into is None else (*tensors, into):
+            if item.dtype is not _FLOAT32 or item.shape != first.shape or not item.is_contiguous():
+                return None
+        result = torch.empty(first.shape, dtype=_FLOAT32) if into is None else into
+        arrays = tuple(item.detach().numpy().reshape(-1) for item in (*tensors, result))
+        self.finishing.one_pass(operation, arrays[:-1], factor, arrays[-1], self.row())
+        return self._mark(result) if into is None or tags.covers_storage(into) else result
+
+    def look_up(self, name: Any, function: Function, x: torch.Tensor) -> torch.Tensor | None:
+        """A function of each value of a contiguous operand from a table, as `compute` would have it; None without one."""
+        result = torch.empty(x.shape, dtype=_FLOAT32)
+        values, flat = x.detach().numpy().reshape(-1), result.numpy().reshape(-1)
+        return self._mark(result) if self.tables.apply(name, function, values, flat, self.row()) else None
 
     def count_before(self, flat: np.ndarray, row: np.ndarray) -> None:
         """Count what rounding these float32 or float64 numbers to the format is about to do."""
-        if self.stochastic:  # no threshold tells: what exceeds max_finite is counted
-            kind = flat.dtype.type
-            limit = np.nextafter(kind(self.fmt.max_finite), kind(np.inf))
-            counting.count_edges(flat, np.array([limit, -limit, 0, 0], flat.dtype), row)
-        else:
-            counting.count_edges(flat, self._limits32 if flat.dtype == np.float32 else self._limits64, row)
+        self.finishing.count(flat, row)
 
-    def _round_flat(self, flat: np.ndarray, row: np.ndarray) -> None:
-        if self.stochastic:
-            before = flat.copy()
-            round_into(before, flat, self.fmt, self.rounding, self.key())
-            counting.count_change(before, flat, flat.dtype.type(self.fmt.max_finite), row)
-        else:
-            counting.count_edges(flat, self._limits32 if flat.dtype == np.float32 else self._limits64, row)
-            round_into(flat, flat, self.fmt, self.rounding)
-
-    def _round_strided(self, result: torch.Tensor, array: np.ndarray) -> torch.Tensor:
-        if not self.stochastic and tags.is_dense(result):
-            # The order of elements is of no account to a deterministic mode: round the memory as it lies.
-            self._round_flat(result.as_strided((result.numel(),), (1,)).numpy(), self.row())
-        else:
-            flat = np.ascontiguousarray(array).reshape(-1)
-            self._round_flat(flat, self.row())
-            array[...] = flat.reshape(array.shape)
+    def _round(self, result: torch.Tensor) -> torch.Tensor:
+        if not (result.is_contiguous() and self.finishing.round_few(result, self.row())):
+            array = result.numpy()
+            flat = self._flat(result, array)
+            self.finishing.round(flat, flat, self.row(), self._draws())
+            if not np.may_share_memory(flat, array):
+                array[...] = flat.reshape(array.shape)
         return self._mark(result)
 
     def _narrow(self, result: torch.Tensor) -> torch.Tensor:
-        array = result.numpy()
-        if not array.flags.c_contiguous and not self.stochastic and tags.is_dense(result):
-            self._round_flat(result.as_strided((result.numel(),), (1,)).numpy(), self.row())
+        out = torch.empty_like(result, dtype=_FLOAT32)
+        target = out.numpy()
+        if result.is_contiguous() or (not self.stochastic and tags.is_dense(result) and out.stride() == result.stride()):
+            wide, flat = self._flat(result, result.numpy()), self._flat(out, target)
         else:
-            flat = np.ascontiguousarray(array).reshape(-1)
-            self._round_flat(flat, self.row())
-            if not np.shares_memory(flat, array):
-                array[...] = flat.reshape(array.shape)
-        return self._mark(result.to(_FLOAT32))  # exact: float32 holds every value of the format
+            wide = np.ascontiguousarray(result.numpy()).reshape(-1)
+            flat = np.empty(wide.size, np.float32)
+        self.finishing.round(wide, flat, self.row(), self._draws())
+        if not np.may_share_memory(flat, target):
+            target[...] = flat.reshape(target.shape)
+        return self._mark(out)
+
+    def _flat(self, tensor: torch.Tensor, array: np.ndarray) -> np.ndarray:
+        """The elements in one line: as they lie in memory where their order is of no account, else row-major."""
+        if not array.flags.c_contiguous and not self.stochastic and tags.is_dense(tensor):
+            return tensor.as_strided((tensor.numel(),), (1,)).numpy()
+        return np.ascontiguousarray(array).reshape(-1)
+
+    def _draws(self) -> int:
+        return self.key() if self.stochastic else 0
 
     def write(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """Store a result in an existing tensor, as in-place and `out=` operations do; returns the target."""
@@ -339,10 +358,10 @@ class Machine:
     def row(self) -> np.ndarray:
         """The counters of the current module and operation."""
         key = (self.place(), self.op, self.fmt.saturate)
-        row = self.rows.get(key)
-        if row is None:
-            row = self.rows[key] = np.zeros(counting.LENGTH, dtype=np.int64)
-        return row
+        try:
+            return self.rows[key]
+        except KeyError:
+            return self.rows.setdefault(key, np.zeros(counting.LENGTH, dtype=np.int64))
 
     def place(self) -> str:
         """The path of the module whose forward pass, or whose part of the backward pass, is running."""
@@ -374,6 +393,6 @@ class Machine:
         return UnsupportedOp(self.message(reason))
 
     def whole(self) -> None:
-        """Refuse a composite operation where "primitive" asks for every elementary step to be rounded."""
+        """What a rule that rounds many steps as one calls first: under "primitive" it should not have been reached."""
         if self.primitive:
-            raise self.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it yet')
+            raise self.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it')

@@ -7,19 +7,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim.emulation.engine import product
+from fpsim.emulation.engine import product, products
 from fpsim.emulation.table import RULES, Rule, register_functional
 
 _FLOAT32 = torch.float32
 
 
-def native(machine: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """The library's own order, with its fast paths on, then one rounding."""
+def by_library(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    """The operation as torch has it, with its fast paths on."""
     torch._C._set_mkldnn_enabled(True)
     try:
-        return machine.finish(op(*machine.operands(args), **kwargs))
+        return op(*args, **kwargs)
     finally:
         torch._C._set_mkldnn_enabled(False)
+
+
+def native(machine: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """The library's own order, then one rounding."""
+    return machine.finish(by_library(op, *machine.operands(args), **kwargs))
 
 
 def is_native(machine: Any) -> bool:
@@ -82,10 +87,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         if is_native(machine):
             return native(machine, op, a, b)
         _shapes(machine, a, b, 3)
-        out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32)
-        for index, (left, right) in enumerate(zip(_array(machine, a), _array(machine, b), strict=True)):
-            out[index] = product(machine, left, right)
-        return _result(machine, out)
+        return _result(machine, products(machine, _array(machine, a), _array(machine, b)))
 
     def baddbmm(
         machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
@@ -95,11 +97,9 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         if is_native(machine):
             return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         _shapes(machine, a, b, 3)
-        out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32)
-        addend = np.broadcast_to(_array(machine, c), out.shape)
-        for index, (left, right) in enumerate(zip(_array(machine, a), _array(machine, b), strict=True)):
-            out[index] = product(machine, left, right, None if beta == 0 else addend[index], alpha, beta)
-        return _result(machine, out)
+        shape = (a.shape[0], a.shape[1], b.shape[2])
+        addend = None if beta == 0 else np.broadcast_to(_array(machine, c), shape)
+        return _result(machine, products(machine, _array(machine, a), _array(machine, b), addend, alpha, beta))
 
     def mv(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if not _emulated(machine, a, b):

@@ -8,7 +8,8 @@ import torch
 from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.decompositions import decomposition_of
+from fpsim.emulation.errors import MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import Machine
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
@@ -17,7 +18,13 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 #: Namespaces whose operations compute nothing.
 _BOOKKEEPING = ("profiler", "prim")
 
-PLAIN_TYPES = {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}
+PLAIN_TYPES = {
+    torch.Tensor,
+    torch.nn.Parameter,
+    torch.nn.Buffer,
+    torch.nn.parameter.UninitializedParameter,
+    torch.nn.parameter.UninitializedBuffer,
+}
 
 
 class EmulationMode(TorchDispatchMode):
@@ -47,6 +54,8 @@ class EmulationMode(TorchDispatchMode):
                 return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
             with _without_dispatch():
                 return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+        except MetaTensor:
+            return func(*args, **kwargs or {})  # shapes only
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs or {})
             raise
@@ -56,13 +65,14 @@ class EmulationMode(TorchDispatchMode):
         error.complete_with(func, ", ".join(values), self.machine.path)
 
     def _without_rule(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Composite operations arrive whole under `inference_mode`: take them apart. Anything else raises."""
+        """Operations made of others (composite ones arrive whole under `inference_mode`) are taken apart; the rest raise."""
         if isinstance(func, torch._ops.OpOverload):
             if func.namespace in _BOOKKEEPING:
                 return func(*args, **kwargs)
-            if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            decomposition = decomposition_of(func)
+            if decomposition is not None:
                 with self:
-                    result = func.decompose(*args, **kwargs)
+                    result = decomposition(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
         self.machine.op = func
@@ -78,11 +88,13 @@ class EmulationMode(TorchDispatchMode):
         raise UnsupportedOp(f"{func}: its operands are tensor subclasses ({names}), which have no rules")
 
 
-# torch.compile may trace the model's own code; this frame and all that it calls run as they are.
-eval_frame.set_code_exec_strategy(
-    EmulationMode.__torch_dispatch__.__code__,
-    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
-)
+def run_as_written(function: Any) -> None:
+    """Keep torch.compile from tracing this function and all that it calls."""
+    skip = eval_frame._FrameAction.SKIP
+    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
+
+
+run_as_written(EmulationMode.__torch_dispatch__)
 
 
 def _describe(value: Any) -> str:

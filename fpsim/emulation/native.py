@@ -10,12 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch._C._dynamo import eval_frame
 
 from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import Machine
-from fpsim.emulation.mode import EmulationMode
+from fpsim.emulation.mode import EmulationMode, run_as_written
 from fpsim.emulation.policy import NativePolicy
 from fpsim.emulation.table import RULES, TABLE, each_element, positions
 
@@ -189,6 +188,9 @@ class NativeMode(EmulationMode):
                     return self._plain(func, args, kwargs, kinds)
                 self.machine.op = func
                 self.machine.check(tensor)
+        if TABLE[func].family == "collective":
+            self.machine.op = func
+            return RULES[func](self.machine, *args, **kwargs)  # it sees the dtypes that are sent
         if TABLE[func].family == "view" or func._schema.name.startswith(_UNINITIALIZED):
             return self._plain(func, args, kwargs, kinds)
         self.machine.op = func
@@ -345,7 +347,4 @@ def _upcast(value: Any) -> Any:
     return value
 
 
-eval_frame.set_code_exec_strategy(
-    NativeMode.__torch_dispatch__.__code__,
-    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
-)
+run_as_written(NativeMode.__torch_dispatch__)

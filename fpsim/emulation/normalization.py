@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpsim import threads
 from fpsim._kernels import normalization as kernels
+from fpsim.emulation.finishing import by_rows
 from fpsim.emulation.table import register
 
 _aten = torch.ops.aten
+_SUM_COST = 4  # of a term of a sum in float64, in multiply-adds
 
 
 def vector_of(machine: Any, tensor: torch.Tensor | None, size: int, default: float) -> np.ndarray:
@@ -27,12 +30,17 @@ def _channels(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy().reshape(tensor.shape[0], tensor.shape[1], -1)
 
 
-def _like(machine: Any, values: np.ndarray, tensor: torch.Tensor) -> torch.Tensor:
-    """The float64 values rounded, with the tensor's shape and memory format."""
-    result = machine.finish(torch.from_numpy(values.reshape(tensor.shape)))
-    if not tensor.is_contiguous():
-        result = machine.exact(torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(result))
-    return result
+def _like(machine: Any, result: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous result in the tensor's memory format."""
+    if tensor.is_contiguous():
+        return result
+    return machine.exact(torch.empty_like(tensor, memory_format=torch.preserve_format).copy_(result))
+
+
+def _by_channels(kernel: Any, *arrays: np.ndarray) -> None:
+    """Run a kernel over all channels of the first array, (n, c, s); threads share them."""
+    channels = arrays[0].shape[1]
+    threads.run(lambda first, last: kernel(*arrays, first, last), threads.parts(channels, _SUM_COST * arrays[0].size))
 
 
 def wide_tensor(values: np.ndarray) -> torch.Tensor:
@@ -58,7 +66,7 @@ def batch_norm(
     scale, shift = vector_of(machine, weight, channels, 1.0), vector_of(machine, bias, channels, 0.0)
     if training:
         mean, variance = np.empty(channels), np.empty(channels)
-        kernels.batch_statistics(array, mean, variance)
+        _by_channels(kernels.batch_statistics, array, mean, variance)
         count = array.shape[0] * array.shape[2]
         if running_mean is not None:
             _move(machine, running_mean, mean, momentum)
@@ -67,10 +75,15 @@ def batch_norm(
     else:
         mean, variance = vector_of(machine, running_mean, channels, 0.0), vector_of(machine, running_var, channels, 1.0)
     inverse = 1.0 / np.sqrt(variance + eps)
-    out = np.empty(array.shape)
-    kernels.batch_apply(array, mean, inverse, scale, shift, out)
+    size = max(1, array.shape[2])
+    planes = array.reshape(-1, size)
+
+    def normalized(rows: slice, out: np.ndarray) -> None:
+        kernels.batch_apply(planes[rows], rows.start, mean, inverse, scale, shift, out)
+
+    result = _like(machine, machine.compute(by_rows(normalized, size), x.shape, size), x)
     saved = (wide_tensor(mean), wide_tensor(inverse)) if training else (torch.empty(0), torch.empty(0))
-    return (_like(machine, out, x), *saved)
+    return (result, *saved)
 
 
 def _move(machine: Any, running: torch.Tensor, batch: np.ndarray, momentum: float) -> None:
@@ -107,13 +120,25 @@ def batch_norm_backward(
     else:
         mean = vector_of(machine, running_mean, channels, 0.0)
         inverse = 1.0 / np.sqrt(vector_of(machine, running_var, channels, 1.0) + eps)
-    gx, gw, gb = np.empty(array.shape), np.empty(channels), np.empty(channels)
-    scale = vector_of(machine, weight, channels, 1.0)
-    kernels.batch_gradient(_channels(gradient), array, mean, inverse, scale, train, gx, gw, gb)
+    gradients, (total, product) = _channels(gradient), np.empty((2, channels))
+    _by_channels(kernels.batch_gradient_sums, gradients, array, mean, total, product)
+    count = max(1, array.shape[0] * array.shape[2])
+    gx = None
+    if output_mask[0]:
+        # In training the statistics depend on the input.
+        average, slope = (total / count, product * inverse * inverse / count) if train else np.zeros((2, channels))
+        scale = inverse * vector_of(machine, weight, channels, 1.0)
+        size = max(1, array.shape[2])
+        g, planes = gradients.reshape(-1, size), array.reshape(-1, size)
+
+        def input_gradient(rows: slice, out: np.ndarray) -> None:
+            kernels.batch_gradient(g[rows], planes[rows], rows.start, mean, average, slope, scale, out)
+
+        gx = _like(machine, machine.compute(by_rows(input_gradient, size), x.shape, size), x)
     return (
-        _like(machine, gx, x) if output_mask[0] else None,
-        machine.finish(torch.from_numpy(gw)) if output_mask[1] else None,
-        machine.finish(torch.from_numpy(gb)) if output_mask[2] else None,
+        gx,
+        machine.finish(torch.from_numpy(product * inverse)) if output_mask[1] else None,
+        machine.finish(torch.from_numpy(total)) if output_mask[2] else None,
     )
 
 
@@ -125,12 +150,16 @@ def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, e
     x = machine.floating(x)
     size = int(np.prod(shape))
     array = x.detach().contiguous().numpy().reshape(-1, size)
-    out, mean, inverse = np.empty(array.shape), np.empty(len(array)), np.empty(len(array))
     scale, shift = (vector_of(machine, item, size, default).reshape(-1) for item, default in ((weight, 1.0), (bias, 0.0)))
-    kernels.layer_forward(array, scale, shift, eps, out, mean, inverse)
+    mean, inverse = np.empty((2, len(array)))
+
+    def normalized(rows: slice, out: np.ndarray) -> None:
+        kernels.layer_forward(array[rows], scale, shift, eps, out, mean[rows], inverse[rows])
+
+    result = machine.compute(by_rows(normalized, size), x.shape, size)
     outer = [*x.shape[: x.dim() - len(shape)], *(1 for _ in shape)]
     return (
-        machine.finish(torch.from_numpy(out.reshape(x.shape))),
+        result,
         wide_tensor(mean).view(outer),
         wide_tensor(inverse).view(outer),
     )
@@ -154,10 +183,19 @@ def layer_norm_backward(
     size = int(np.prod(shape))
     array, g = (machine.operand(item).detach().contiguous().numpy().reshape(-1, size) for item in (x, gradient))
     middle, inverse = (item.detach().contiguous().numpy().reshape(-1).astype(np.float64) for item in (mean, rstd))
-    gx, gw, gb = np.empty(array.shape), np.zeros(size), np.zeros(size)
-    kernels.layer_gradient(g, array, middle, inverse, vector_of(machine, weight, size, 1.0).reshape(-1), gx, gw, gb)
+    gw, gb = np.zeros((2, size))
+
+    def input_gradient(rows: slice, out: np.ndarray) -> None:
+        kernels.layer_gradient(g[rows], array[rows], middle[rows], inverse[rows], scale, out)
+
+    scale = vector_of(machine, weight, size, 1.0).reshape(-1)
+    gx = machine.compute(by_rows(input_gradient, size), x.shape, size) if output_mask[0] else None
+    threads.run(
+        lambda first, last: kernels.layer_gradient_sums(g, array, middle, inverse, gw, gb, first, last),
+        threads.parts(size, _SUM_COST * array.size),
+    )
     return (
-        machine.finish(torch.from_numpy(gx.reshape(x.shape))) if output_mask[0] else None,
+        gx,
         machine.finish(torch.from_numpy(gw.reshape(shape))) if output_mask[1] and weight is not None else None,
         machine.finish(torch.from_numpy(gb.reshape(shape))) if output_mask[2] and bias is not None else None,
     )

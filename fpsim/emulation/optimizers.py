@@ -166,3 +166,28 @@ def _fused_sgd(
 for _op in overloads("_fused_sgd_").values():
     if not is_out(_op):
         register(_op, family="optimizer")(_fused_sgd)
+
+
+def _fused_adagrad(
+    machine: Any, params: Any, grads: Any, state_sums: Any, state_steps: Any, *, lr: Any, lr_decay: float,
+    weight_decay: float, eps: float, maximize: bool, grad_scale: Any = None, found_inf: Any = None,
+) -> None:  # fmt: skip
+    """Adagrad in float64 from the stored state; the sum of squares and the parameter each rounded once."""
+    machine.whole()
+    if found_inf is not None and found_inf.item() == 1:
+        return
+    for index, param in enumerate(params):
+        rate = float(lr) / (1.0 + (float(state_steps[index]) - 1.0) * lr_decay)
+        gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
+        value = _read(machine, param)
+        if weight_decay:
+            gradient = gradient + value * weight_decay
+        total = _read(machine, state_sums[index]) + gradient * gradient
+        machine.update = None
+        machine.write(state_sums[index], machine.finish(total.clone()))
+        _store(machine, param, value - rate * gradient / (total.sqrt() + eps))
+
+
+for _op in overloads("_fused_adagrad_").values():
+    if not is_out(_op):
+        register(_op, family="optimizer")(_fused_adagrad)

@@ -40,6 +40,16 @@ class Policy:
             return not fmt.saturate
         return 24 >= 2 * fmt.precision + 2 and fmt.emin >= 3 * fmt.precision - 150
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether this machine is torch itself: fp32 in the library's own order, rounded as the library rounds."""
+        return (
+            self.fmt == get_format("fp32")
+            and self.accumulator.kind == "native"
+            and self.rounding is Rounding.NEAREST_EVEN
+            and self.granularity == "kernel"
+        )
+
     def __str__(self) -> str:
         parts = [f"fmt={self.fmt.name}", f"accumulate={self.accumulator}", f"rounding={self.rounding}"]
         if self.seed is not None:
@@ -54,6 +64,10 @@ class NativePolicy(Policy):
     float16: Policy | str
     bfloat16: Policy | str
     float32: Policy | str
+
+    @property
+    def is_identity(self) -> bool:
+        return False  # 16-bit tensors are emulated
 
     def of(self, name: str) -> Policy | str:
         """The policy of the dtype of that name."""
@@ -83,6 +97,10 @@ class MixedPolicy(Policy):
     """Different formats by role and by module; `fmt` is the first that is named."""
 
     mapping: FormatMapping
+
+    @property
+    def is_identity(self) -> bool:
+        return all(self.of(fmt).is_identity for fmt in self.mapping.formats)
 
     def of(self, fmt: Format) -> Policy:
         """The policy of results in one of the formats."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim._kernels import softmax as chains
+from fpsim._kernels import sums64
 from fpsim.emulation.engine import reduction
 from fpsim.emulation.matmul import is_native, native
 from fpsim.emulation.table import register
@@ -77,7 +77,7 @@ _register("mean", mean=True)
 def vector_norm(
     machine: Any, x: torch.Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> torch.Tensor:
-    """A kernel: float64 inside, squares summed over ascending indices, one rounding."""
+    """A kernel: float64 inside, squares summed in a fixed order, one rounding."""
     if x.dtype is _FLOAT64 or dtype is _FLOAT64:
         return _aten.linalg_vector_norm.default(machine.operand(x), ord, dim, keepdim, dtype=dtype)
     machine.whole()
@@ -88,14 +88,14 @@ def vector_norm(
     if ord == 0:
         out = np.count_nonzero(columns, axis=1).astype(np.float64)
     elif ord == 2:
-        chains.chain_of_squares(columns, out)
+        sums64.sum_squares_of_rows(columns, out)
         out = np.sqrt(out)
     elif ord == 1:
-        chains.chain(np.abs(columns), out)
+        sums64.sum_rows(np.abs(columns), out)
     elif ord in (float("inf"), float("-inf")) and columns.shape[1]:
         out = (np.max if ord > 0 else np.min)(np.abs(columns), axis=1).astype(np.float64)
     elif ord not in (float("inf"), float("-inf")):
-        chains.chain(np.abs(columns).astype(np.float64) ** float(ord), out)
+        sums64.sum_rows(np.abs(columns).astype(np.float64) ** float(ord), out)
         with np.errstate(divide="ignore"):
             out = out ** (1.0 / float(ord))
     else:

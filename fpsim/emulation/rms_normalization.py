@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim._kernels import softmax as chains
+from fpsim._kernels import sums64
 from fpsim.emulation.normalization import vector_of, wide_tensor
 from fpsim.emulation.table import register
 
@@ -76,7 +76,7 @@ def fused_rms_norm(
     size = int(np.prod(shape))
     array = _rows(machine, x, size)
     squares = np.empty(len(array))
-    chains.chain_of_squares(array, squares)
+    sums64.sum_squares_of_rows(array, squares)
     with np.errstate(all="ignore"):
         inverse = 1.0 / np.sqrt(squares / np.float64(size) + (machine.epsilon(x.dtype) if eps is None else eps))
         out = (array * inverse[:, None]) * vector_of(machine, weight, size, 1.0).reshape(-1)
@@ -95,9 +95,9 @@ def fused_rms_norm_backward(
     with np.errstate(all="ignore"):
         normal = array * inverse
         scaled = g * vector_of(machine, weight, size, 1.0).reshape(-1)
-        chains.chain(scaled * normal, slope)
+        sums64.sum_rows(scaled * normal, slope)
         gx = (scaled - normal * (slope / np.float64(size))[:, None]) * inverse
-        chains.chain(np.ascontiguousarray((g * normal).T), gw)
+        sums64.sum_rows(np.ascontiguousarray((g * normal).T), gw)
     return (
         machine.finish(torch.from_numpy(gx.reshape(x.shape))) if output_mask[0] else None,
         machine.finish(torch.from_numpy(gw.reshape(shape))) if output_mask[1] and weight is not None else None,

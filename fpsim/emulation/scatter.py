@@ -50,10 +50,11 @@ def embedding_dense_backward(
         return exact_rule(_aten.embedding_dense_backward.default)(
             machine, gradient, indices, num_weights, padding_idx, scale_grad_by_freq
         )
-    if scale_grad_by_freq:
-        raise machine.refuse("scale_grad_by_freq has no rule")
     index = indices.reshape(-1).numpy()
     source = _array(machine, gradient).reshape(index.size, -1 if index.size else gradient.shape[-1])
+    if scale_grad_by_freq and index.size:  # divided by how often its row occurs, rounded, then summed
+        counts = np.bincount(index, minlength=num_weights)[index]
+        source = machine.finish(torch.from_numpy(source.astype(np.float64) / counts[:, None])).numpy()
     kept = index != padding_idx
     return _result(machine, _accumulate(machine, None, num_weights, index[kept], source[kept]), (num_weights, source.shape[1]))
 
@@ -86,14 +87,12 @@ def scatter_add_rule(op: torch._ops.OpOverload) -> Rule:
         base = _array(machine, x)
         if index.numel() == 0:
             return _result(machine, base.copy(), x.shape)
-        dim %= max(x.dim(), 1)
-        places = np.indices(tuple(index.shape)) if index.dim() else np.zeros((1,), np.int64)
-        if index.dim():
-            places[dim] = index.numpy()
-            flat = np.ravel_multi_index(tuple(places), tuple(x.shape)).reshape(-1)
-            source = _array(machine, src[tuple(slice(size) for size in index.shape)])
-        else:
-            flat, source = places, _array(machine, src)
+        index, src = (item if item.dim() else item.reshape(1) for item in (index, src))  # a number is a vector of one element
+        dim %= index.dim()
+        places = np.indices(tuple(index.shape))
+        places[dim] = index.numpy()
+        flat = np.ravel_multi_index(tuple(places), np.atleast_1d(base).shape).reshape(-1)
+        source = _array(machine, src[tuple(slice(size) for size in index.shape)])
         return _result(machine, _accumulate(machine, base.reshape(-1, 1), base.size, flat, source.reshape(-1, 1)), x.shape)
 
     return scatter_add

@@ -14,6 +14,7 @@ from fpsim.emulation import tags
 from fpsim.emulation.context import Emulation
 from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.hooks import Guard, guard_outputs, guard_parameter, install_optimizer_hooks
+from fpsim.emulation.mode import run_as_written
 from fpsim.emulation.policy import MixedPolicy, NativePolicy, Policy, make_policy
 from fpsim.emulation.report import Report, make_report
 from fpsim.rounding import draw_key, round_into
@@ -170,6 +171,9 @@ class Simulation(nn.Module):
         object.__setattr__(self, "policy", state["policy"])
         self._adopt(state["model"])
         self._begin()
+
+
+run_as_written(Simulation.forward)
 
 
 def run(

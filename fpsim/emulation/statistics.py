@@ -1,4 +1,4 @@
-"""Variances and logsumexp: kernels, float64 inside over ascending indices, one rounding; prefix sums by the accumulator."""
+"""Variances and logsumexp: kernels, float64 inside in a fixed order, one rounding; prefix sums by the accumulator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim._kernels import softmax as chains
+from fpsim._kernels import softmax, sums64
 from fpsim._sums import prefix_axis
 from fpsim.emulation.exact import exact_rule
 from fpsim.emulation.reductions import axes_of, columns_of, shape_of
@@ -22,9 +22,9 @@ def _moments(rows: np.ndarray, correction: float) -> tuple[np.ndarray, np.ndarra
     count = rows.shape[1]
     mean, squares = np.empty(len(rows)), np.empty(len(rows))
     with np.errstate(divide="ignore", invalid="ignore"):
-        chains.chain(rows, mean)
+        sums64.sum_rows(rows, mean)
         mean /= np.float64(count)
-        chains.chain_of_squares(rows - mean[:, None], squares)
+        sums64.sum_squares_of_rows(rows - mean[:, None], squares)
         return squares / np.float64(max(count - correction, 0)), mean
 
 
@@ -69,7 +69,7 @@ def logsumexp(machine: Any, x: Any, dim: Any, keepdim: bool = False) -> torch.Te
     axes = axes_of(dim, x.dim())
     rows = np.ascontiguousarray(columns_of(x, axes).T)
     out = np.empty(len(rows))
-    chains.log_of_sum(rows, out)
+    softmax.log_of_sum(rows, out)
     return machine.finish(torch.from_numpy(out).reshape(shape_of(x, axes, keepdim)))
 
 

@@ -30,8 +30,11 @@ def mark(tensor: torch.Tensor, tag: Tag) -> torch.Tensor:
 
 
 def tag_on(tensor: torch.Tensor) -> Tag | None:
-    """The tag on the tensor's storage."""
-    return getattr(tensor.untyped_storage(), "_fpsim", None)
+    """The tag on the tensor's storage; None too for tensors that have no storage."""
+    try:
+        return getattr(tensor.untyped_storage(), "_fpsim", None)
+    except NotImplementedError:
+        return None
 
 
 def unmark(tensor: torch.Tensor) -> None:

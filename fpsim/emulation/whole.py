@@ -1,7 +1,4 @@
-"""Operations that are one kernel: torch's own algorithm in float64, one rounding of each result.
-
-Matrix factorizations come from the LAPACK at hand: their float64 results, and rarely a rounded bit, depend on it.
-"""
+"""Operations that are one kernel: torch's own algorithm in float64, one rounding of each result."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import torch
 
 from fpsim.emulation.elementwise import wide_rule
 from fpsim.emulation.exact import exact_rule
-from fpsim.emulation.matmul import addmm_rule
+from fpsim.emulation.matmul import addmm_rule, is_native, native
 from fpsim.emulation.reductions import axes_of, columns_of, shape_of
 from fpsim.emulation.table import RULES, WHOLE, Rule, name_of, names, register, register_functional
 
@@ -26,38 +23,44 @@ def whole_rule(op: torch._ops.OpOverload) -> Rule:
     return wide_rule(op)
 
 
-LINEAR_ALGEBRA = names(
-    """
-    _linalg_svd linalg_qr linalg_pinv linalg_inv_ex linalg_lu_factor_ex linalg_lu _linalg_eigh _linalg_solve_ex
-    linalg_lu_solve _linalg_slogdet _linalg_det linalg_cholesky_ex linalg_ldl_factor_ex linalg_ldl_solve linalg_lstsq
-    cholesky cholesky_inverse cholesky_solve geqrf ormqr triangular_solve linalg_householder_product
-    linalg_solve_triangular linalg_matrix_exp
-    """
-)
-
-DISTANCES = names("_cdist_forward _cdist_backward _pdist_forward _pdist_backward dist renorm _trilinear")
-
 LOSSES = names(
     """
     multi_margin_loss multi_margin_loss_backward multilabel_margin_loss_forward multilabel_margin_loss_backward
     """
 )
 
-REDUCTIONS = names("logcumsumexp segment_reduce _segment_reduce_backward histc histogram index_reduce")
-
-BAGS = names(
+REDUCTIONS = names(
     """
-    _embedding_bag _embedding_bag_forward_only _embedding_bag_backward _embedding_bag_dense_backward
-    _embedding_bag_per_sample_weights_backward
+    logcumsumexp segment_reduce _segment_reduce_backward histc histogram index_reduce embedding_renorm
+    _histogramdd_bin_edges _histogramdd_from_bin_tensors _histogramdd_from_bin_cts
     """
 )
 
-register_functional(LINEAR_ALGEBRA, "linear algebra", whole_rule)
-register_functional(DISTANCES, "reduction", whole_rule)
+BAGS = names(
+    """
+    _embedding_bag _embedding_bag_forward_only _embedding_bag_dense_backward _embedding_bag_per_sample_weights_backward
+    """
+)
+
 register_functional(LOSSES, "loss", whole_rule)
 register_functional(REDUCTIONS, "reduction", whole_rule)
 register_functional(BAGS, "reduction", whole_rule)
-register_functional("rrelu_with_noise_backward", "elementwise", whole_rule)
+register_functional("rrelu_with_noise_backward", "formula", whole_rule)
+
+
+def _bag_gradient_rule(op: torch._ops.OpOverload) -> Rule:
+    whole = whole_rule(op)
+    sparse = [argument.name for argument in op._schema.arguments].index("sparse")
+
+    def bag_gradient(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if args[sparse]:
+            raise machine.refuse("a sparse gradient; use sparse=False")
+        return whole(machine, *args, **kwargs)
+
+    return bag_gradient
+
+
+register_functional("_embedding_bag_backward", "reduction", _bag_gradient_rule)
 
 
 # Products in ascending order
@@ -128,6 +131,8 @@ def _batches_rule(op: torch._ops.OpOverload) -> Rule:
     """c + the sum of a batch of products: every element one chain over (batch, k)."""
 
     def addbmm(machine: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         rows = a.transpose(0, 1).reshape(a.shape[1], -1)
         return addmm_rule(
             machine, machine.operands(c), machine.operands(rows), b.reshape(-1, b.shape[2]), beta=beta, alpha=alpha
@@ -140,6 +145,8 @@ def _outer_rule(op: torch._ops.OpOverload) -> Rule:
     def addr(machine: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
         if not c.is_floating_point():
             return op(c, a, b, beta=beta, alpha=alpha)
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         return addmm_rule(machine, c, a.unsqueeze(1), b.unsqueeze(0), beta=beta, alpha=alpha)
 
     return addr

@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
+from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import MAX_LEAVES
 from fpsim.formats import FP32, Format, get_format
 from fpsim.modes import Rounding, get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
-from fpsim.theory.roundings import holds, relative_error, rounding_bound as rounding_bound, underflow_error
+from fpsim.theory.roundings import holds, relative_error, underflow_error
 from fpsim.theory.trees import Stage, chain_stage, leaf_stage, leaves_of, tree_stage
-from fpsim.theory.units import Sums, flushed_below, require_whole, unit_stage
+from fpsim.theory.units import Sums, flushed_below, split_stage, unit_stage
 from fpsim.theory.upward import ZERO, affine, grown, largest_total, to_float
 
 
@@ -42,7 +43,7 @@ class AccumulationBound:
     relative, absolute   rounded upward; inf where no bound is known
     largest              T <= largest guarantees that nothing overflows, saturates or becomes infinite
     format               whose values are accumulated; None where the sum is exact until it is stored ("exact")
-    zero_below           operands of smaller magnitude count as zeros in the exact sum and in T; 0 where none do
+    zero_below           operands (and a unit's addend) of smaller magnitude count as zeros in the exact sum and in T; or 0
     """
 
     relative: float
@@ -116,11 +117,13 @@ def _bound(
     held = accumulator.promoted or accumulator.format
     if accumulator.kind == "unit":
         assert accumulator.unit is not None
-        require_whole(accumulator)
         row = accumulator.unit.instruction(fmt, accumulator.format.name)
-        stage = unit_stage(Sums(fmt, terms, Fraction(largest)), row, row.outputs[accumulator.format.name])
+        sums, output = Sums(fmt, terms, Fraction(largest)), row.outputs[accumulator.format.name]
         zero_below = max(zero_below, flushed_below(row, fmt))
-        later = max(0, addends - 1)  # a unit's sum starts from the first
+        if accumulator.order == sequential:
+            stage, later = unit_stage(sums, row, output), max(0, addends - 1)  # its sum starts from the first
+        else:
+            stage, later = split_stage(sums, row, output, held, accumulator.order.parameters[0]), addends
     else:
         stage = _sum(fmt, accumulator, terms, rounding, products)
         later = addends

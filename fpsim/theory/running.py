@@ -72,7 +72,7 @@ def result_error(sums: Sums, result: np.ndarray, addend: np.ndarray | None = Non
     total = accumulated_error(sums, addend if starts else None)
     if addend is not None and held is not None and not starts:
         if not holds(held, fmt):
-            total = total + rounded_error(addend, held, rounding)
+            total = total + entry_error(addend, held, rounding)
         total = total + unrounded_error(result, held, fmt, rounding)
         total = np.where(may_have_overflowed(result, held, rounding), inf, total)
     return inflated(total + stored_error(result, held, fmt, rounding), 4)
@@ -111,9 +111,15 @@ def may_have_overflowed(x: np.ndarray, fmt: Format, rounding: Rounding) -> np.nd
 
 
 def rounded_error(result: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
-    """The error of what was rounded to `fmt`, given the result (or what was rounded)."""
+    """The error of what was rounded to `fmt`, given the result."""
     flushed = to_float(underflow_error(fmt, rounding)) if fmt.flush else 0.0
     return _cost(unit(fmt, rounding), ufp(result, fmt.min_normal)) + flushed
+
+
+def entry_error(x: np.ndarray, held: Format, rounding: Rounding) -> np.ndarray:
+    """The error of rounding x to an accumulator's format, given x itself; inf beyond its largest value."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(x) <= held.max_finite, rounded_error(x, held, rounding), inf)
 
 
 def unrounded_error(result: np.ndarray, held: Format, fmt: Format, rounding: Rounding) -> np.ndarray:

@@ -15,9 +15,9 @@ from fpsim.theory.roundings import holds
 from fpsim.theory.running import (
     Sums,
     accumulated_error,
+    entry_error,
     may_have_overflowed,
     result_error,
-    rounded_error,
     stored_error,
     unrounded_error,
 )
@@ -67,7 +67,7 @@ def prefix_error(
     overflowed = may_have_overflowed(sums, fmt, rounding) | may_have_overflowed(sums, held, rounding)
     cost = np.where(overflowed, np.inf, cost)
     if not holds(held, fmt):
-        cost = cost + rounded_error(terms, held, rounding)
+        cost = cost + entry_error(terms, held, rounding)
     with np.errstate(over="ignore"):
         total = inflated(np.cumsum(cost, axis=0), 2 * len(terms)) + stored_error(sums, held, fmt, rounding)
     return np.moveaxis(inflated(total, 4), 0, axis)

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import inf
 
 import numpy as np
 
+from fpsim._product_jobs import Draws, add_rounded
 from fpsim._unit_products import unit_product
 from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import Format
 from fpsim.rounding import Rounding
 from fpsim.theory.powers import inflated, magnitudes, ufp
 from fpsim.theory.roundings import unit
-from fpsim.theory.units import Sums, require_whole, unit_stage
+from fpsim.theory.units import Sums, unit_stage
 from fpsim.theory.upward import to_float
 
+_NEAREST = Rounding.NEAREST_EVEN
 _CHAIN = 16  # terms of a chain that are bounded together
 
 
 def unit_error(a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, addend: np.ndarray | None) -> np.ndarray:
-    """A bound of the error of addend + a @ b through a unit, in its output format."""
+    """A bound of the error of addend + a @ b through a unit, in its output format.
+
+    Parts of split(k) run from +0 each; they and then the addend are added to nearest.
+    """
+    start = np.zeros((a.shape[0], b.shape[1])) if addend is None else np.array(addend, np.float64)
+    if accumulator.order == sequential:
+        return _with_result(a, b, fmt, accumulator, start)[0]
+    whole, held = replace(accumulator, order=sequential), accumulator.format
+    count = max(1, min(accumulator.order.parameters[0], a.shape[1]))
+    nothing = np.zeros(start.shape)
+    total, cost, error = nothing, nothing, nothing
+    for places in np.array_split(np.arange(a.shape[1]), count):
+        own, part = _with_result(a[:, places], b[places], fmt, whole, nothing)
+        total = add_rounded(total, part, held, _NEAREST, Draws(), 0)
+        error, cost = error + own, cost + ufp(total)
+    if addend is not None:
+        cost = cost + ufp(add_rounded(total, start, held, _NEAREST, Draws(), 0))
+    return inflated(error + float(unit(held, _NEAREST)) * cost, 2 * count + 4)
+
+
+def _with_result(
+    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The bound for start + a @ b block after block, and the sum."""
     assert accumulator.unit is not None
-    require_whole(accumulator)
     row = accumulator.unit.instruction(fmt, accumulator.format.name)
     output = row.outputs[accumulator.format.name]
     step = _CHAIN if row.model == "chain" else row.block
-    total = np.zeros((a.shape[0], b.shape[1])) if addend is None else np.array(addend, np.float64)
+    total = start
     bound = _AlignedBlocks(a, b, fmt, row, output) if row.model == "block" else _AnyBlocks(a, b, fmt, row, output, step)
     for first in range(0, a.shape[1], step):
         block = slice(first, first + step)
@@ -36,7 +62,7 @@ def unit_error(a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulat
         total = np.asarray(new, np.float64)
     with np.errstate(invalid="ignore"):
         overflowed = ~(np.abs(total) < accumulator.format.max_finite)
-    return np.where(overflowed, inf, bound.error())
+    return np.where(overflowed, inf, bound.error()), total
 
 
 class _AlignedBlocks:

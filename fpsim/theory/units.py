@@ -9,10 +9,9 @@ instead that a block's sum is exact or rounded at every addition, which tensor c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import FP32, Format
 from fpsim.modes import Rounding
@@ -140,17 +139,17 @@ _MODELS: dict[str, Callable[[Sums, Instruction, Output], Stage]] = {
 }
 
 
-def require_whole(accumulator: Accumulator) -> None:
-    """Raise NotImplementedError for a unit whose terms are split: what the parts' additions lose is not bounded here."""
-    if accumulator.order.name == "split":
-        raise NotImplementedError(
-            f"no error bound is stated for accumulate = {str(accumulator)!r}, a unit whose terms are split; without split it is"
-        )
-
-
 def unit_stage(sums: Sums, row: Instruction, output: Output) -> Stage:
     """What an instruction does to a sum of products, the value that it starts from among its terms."""
     return _MODELS[row.model](sums, row, output)
+
+
+def split_stage(sums: Sums, row: Instruction, output: Output, held: Format, parts: int) -> Stage:
+    """The same for the terms in `parts` parts as equal as can be, whose sums are added one after the other in `held`."""
+    count = max(1, min(parts, sums.count))
+    part = unit_stage(replace(sums, count=-(-sums.count // count)), row, output)
+    every = Stage(part.relative, count * part.absolute, part.top)
+    return every.then(_additions(count - 1, held, _NEAREST))
 
 
 def flushed_below(row: Instruction, operand: Format) -> float:

@@ -13,6 +13,7 @@ import torch
 
 from fpsim.emulation.steps import (
     activations,  # noqa: F401
+    bags,  # noqa: F401
     functions,  # noqa: F401
     interpolation,  # noqa: F401
     linear_algebra,  # noqa: F401

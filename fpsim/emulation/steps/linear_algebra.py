@@ -304,3 +304,23 @@ def qr(a: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor]:
     identity = torch.eye(rows, width, dtype=a.dtype).expand(*a.shape[:-2], rows, width)
     q = _each(lambda v, t, m: _accumulated(v, t.reshape(-1), m), work, taus.unsqueeze(-1), identity)
     return q, (triangle if mode == "complete" else triangle[..., :small, :]).contiguous()
+
+
+@steps("linalg_matrix_exp")
+def matrix_exp(a: Tensor) -> Tensor:
+    """Scaling and squaring: Taylor's polynomial of degree 12 of a / 2^s, by Horner's rule, then squared s times.
+
+    s makes the largest sum of magnitudes of a column at most 1/2: the first term left out is below 2^-45.
+    """
+    if a.numel() == 0:
+        return a.clone()
+    largest = float(a.double().abs().sum(-2).amax().item())
+    squarings = max(0, math.ceil(math.log2(largest)) + 1) if 0 < largest < math.inf else 0
+    scaled = a * 2.0**-squarings
+    identity = torch.eye(a.shape[-1], dtype=a.dtype).expand(a.shape)
+    result = identity + scaled / 12.0
+    for degree in range(11, 0, -1):
+        result = identity + (scaled @ result) / float(degree)
+    for _ in range(squarings):
+        result = result @ result
+    return result

@@ -168,3 +168,41 @@ def multi_margin_loss_backward(
     terms = torch.where(counted, terms, 0.0)
     labels = target.reshape(-1, 1)
     return terms.scatter(1, labels, -terms.sum(1, keepdim=True)).reshape(x.shape)
+
+
+def _labels(target: Tensor) -> Tensor:
+    """(rows, classes): whether a class stands among a row's targets before the first -1."""
+    rows = torch.atleast_2d(target)
+    before = (rows == -1).cumsum(1) == 0
+    marks = torch.zeros_like(rows).scatter_add(1, rows.clamp(min=0), before.to(rows.dtype))
+    return marks > 0
+
+
+def _pairs(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - x[target] + x[other] for (rows, targets, others), targets in their order, and which are counted."""
+    rows, wanted = torch.atleast_2d(x), torch.atleast_2d(target)
+    before = (wanted == -1).cumsum(1) == 0
+    distances = (1.0 - rows.gather(1, wanted.clamp(min=0))).unsqueeze(2) + rows.unsqueeze(1)
+    return distances, before.unsqueeze(2) & ~_labels(target).unsqueeze(1) & (distances > 0)
+
+
+@steps("multilabel_margin_loss_forward")
+def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
+    distances, counted = _pairs(x, target)
+    losses = torch.where(counted, distances, 0.0).flatten(1).sum(1) / torch.atleast_2d(x).shape[1]
+    is_target = _labels(target).to(x.dtype).reshape(target.shape)
+    return _reduced(losses if x.dim() > 1 else losses.reshape(()), reduction), is_target
+
+
+@steps("multilabel_margin_loss_backward")
+def multilabel_margin_loss_backward(
+    gradient: Tensor, x: Tensor, target: Tensor, reduction: int, is_target: Tensor
+) -> Tensor:
+    _, counted = _pairs(x, target)
+    rows = torch.atleast_2d(x)
+    share = gradient / rows.shape[1]
+    share = share / rows.shape[0] if reduction == _MEAN else share
+    terms = torch.where(counted, share.reshape(-1, 1, 1), 0.0)
+    of_others = terms.sum(1)
+    places = torch.atleast_2d(target).clamp(min=0)
+    return of_others.scatter_add(1, places, -terms.sum(2)).reshape(x.shape)

@@ -136,6 +136,11 @@ def cdist(a: Tensor, b: Tensor, p: float, compute_mode: Any) -> Tensor:
     return _norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, [-1], False)
 
 
+@steps("_euclidean_dist")
+def euclidean_dist(a: Tensor, b: Tensor) -> Tensor:
+    return cdist(a, b, 2.0, None)
+
+
 def _distance_slope(difference: Tensor, distance: Tensor, p: float) -> Tensor:
     """How a distance changes with each coordinate of the difference; 0 where the distance is 0."""
     if p == 0:

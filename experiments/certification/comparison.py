@@ -1,0 +1,82 @@
+"""Every method's mean bound over the mean measured error of the logits, for one network and machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import fpsim
+from fpsim.emulation.certification.forward import Box, Library, States, walk
+from fpsim.emulation.certification.methods import METHODS
+from fpsim.emulation.certification.slopes import Operand
+from fpsim.emulation.certification.trace import record
+
+
+class Norms(Box):
+    """The product of norms: after every operation the bound is the largest over the whole tensor."""
+
+    def made(self, value: torch.Tensor, error: torch.Tensor, number: int) -> Operand:
+        return super().made(value, torch.full_like(error, float(error.max())), number)
+
+
+def norm_bound(model: nn.Module, x: torch.Tensor, fmt: str, accumulate: str) -> torch.Tensor:
+    """The mean bound of the logits when magnitudes go from layer to layer as one norm."""
+    simulation = fpsim.run(model, fmt, accumulate)
+    with torch.no_grad():
+        found = []
+        for row in x:
+            trace = record(simulation, model, (row[None],))
+            ranges: States = walk(Library(trace))
+            state = walk(Norms(trace, simulation.policy, ranges, {}))[trace.output]
+            assert isinstance(state, Operand) and state.error is not None
+            found.append(state.error)
+    return torch.cat(found)
+
+
+@dataclass
+class Row:
+    """Sums over draws: of bounds, of measured errors, of certified classes, and how many logits and classes there were."""
+
+    bound: float = 0.0
+    error: float = 0.0
+    certified: int = 0
+    violated: int = 0
+    logits: int = 0
+    classes: int = 0
+
+    @property
+    def ratio(self) -> float:
+        return self.bound / self.error
+
+    def add(self, bound: torch.Tensor, error: torch.Tensor, certified: torch.Tensor) -> None:
+        self.bound += float(bound.sum())
+        self.error += float(error.sum())
+        self.violated += int((error > bound).sum())
+        self.certified += int(certified.sum())
+        self.logits += bound.numel()
+        self.classes += certified.numel()
+
+
+def compare(
+    models: Sequence[nn.Module], inputs: Sequence[torch.Tensor], fmt: str, accumulate: str, methods: Sequence[str], norms: bool = True
+) -> dict[str, Row]:
+    """The rows by method, the emulated run measured against float64 (whose own error "shadow" bounds, far below)."""
+    rows: dict[str, Row] = {}
+    for model, x in zip(models, inputs, strict=True):
+        with torch.no_grad():
+            exact = copy.deepcopy(model).double()(x.double())
+            error = (fpsim.run(model, fmt, accumulate)(x).double() - exact).abs()
+        for method in methods:
+            certificate = fpsim.certify(model, x, fmt, accumulate, method=method)
+            rows.setdefault(method, Row()).add(certificate.bound, error, certificate.certified)
+        if norms:
+            bound = norm_bound(model, x[:2], fmt, accumulate)
+            rows.setdefault("product of norms", Row()).add(bound, error[: len(bound)], torch.zeros(len(bound)))
+    return rows
+
+
+ALL = tuple(METHODS)

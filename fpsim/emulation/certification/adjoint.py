@@ -1,0 +1,166 @@
+"""From the logits back: how much each operation's own error can move them.
+
+With ^ the emulated run, every operation gives z^ = g(x^) + delta with |delta| bounded, and g(x^) - g(x) = S (x^ - x) with S
+in a range over the box that both runs lie in. So
+
+    logit^ - logit = sum over operations of A delta,    A = the product of the S behind the operation,
+
+and A is carried backwards as middle and bound, signs and all: no |W| is multiplied with the next. What rounding the
+parameters and the input changes is known with its sign, and enters as a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fpsim.emulation.certification.costs import Machine, Own
+from fpsim.emulation.certification.forward import Link, Pass, States, inherited, signed
+from fpsim.emulation.certification.slopes import EPSILON, Operand, transpose, upwards
+from fpsim.emulation.certification.table import Call, Row
+from fpsim.emulation.certification.trace import Trace
+from fpsim.emulation.policy import Policy
+
+_ROWS = 64  # logits that go back together
+
+
+class Shadow(Pass):
+    """The emulated run beside a float64 run: both runs' values are known, and `links` how each operation joined them."""
+
+    def __init__(self, trace: Trace, policy: Policy, library: States, parts: bool = True, squares: bool = False):
+        super().__init__(trace)
+        self.machine = Machine(policy, run=True, squares=squares)
+        self.library, self.parts = library, parts
+        self.links: list[Link] = []
+        self.overflowed = False
+
+    def visit(self, call: Call, row: Row, number: int) -> Operand:
+        exact = self.library[number]
+        assert isinstance(exact, Operand) and self.machine is not None
+        value = self.recorded(number)
+        call.result = value
+        own = self.machine.parts(call, row)
+        if own is not None:
+            total = inherited(call, own.total)
+            self.overflowed = self.overflowed or not bool(torch.isfinite(total).all())
+            fixed = torch.where(torch.isfinite(own.fixed), own.fixed, total)
+            own = Own(total, torch.where(total == 0, 0.0, fixed), torch.where(total == 0, 0.0, own.squares))
+        if self.parts:
+            known, rest = signed(call, row, row.slopes(call))
+            self.links.append(Link(call, row, number, own, known, rest))
+        return Operand(value, exact.reference, exact.radius)
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """For each logit (rows): what operations may add, by the module path of each, and what is known with its sign.
+
+    bounds    path -> a bound on the sum of what its operations add
+    squares   path -> the same for independent roundings: the sum of squares
+    fixed     path -> what does not come from independent roundings
+    known     path -> the signed part
+    """
+
+    bounds: dict[str, torch.Tensor]
+    squares: dict[str, torch.Tensor]
+    fixed: dict[str, torch.Tensor]
+    known: dict[str, torch.Tensor]
+
+    @staticmethod
+    def joined(parts: list[Contributions]) -> Contributions:
+        names = ("bounds", "squares", "fixed", "known")
+        return Contributions(
+            *({path: torch.cat([getattr(part, name)[path] for part in parts]) for path in getattr(parts[0], name)} for name in names)
+        )
+
+
+def contributions(shadow: Shadow, states: States) -> Contributions:
+    """What each operation of the run may add to each element of the output, in row-major order."""
+    count = shadow.trace.values[shadow.trace.output].numel()
+    parts = [_back(shadow, states, first, min(first + _ROWS, count)) for first in range(0, count, _ROWS)]
+    return Contributions.joined(parts)
+
+
+def _back(shadow: Shadow, states: States, first: int, last: int) -> Contributions:
+    trace = shadow.trace
+    shape = trace.values[trace.output].shape
+    seeds = torch.eye(trace.values[trace.output].numel(), dtype=torch.float64)[first:last].reshape(last - first, *shape)
+    waiting = {trace.output: (seeds, torch.zeros_like(seeds))}
+    found = Contributions({}, {}, {}, {})
+    for link in reversed(shadow.links):
+        rows = waiting.pop(link.number, None)
+        if rows is None:
+            continue
+        _collect(link, *rows, found)
+        slopes = link.row.slopes(link.call)
+        for slope, operand, number in zip(slopes, link.call.operands, link.call.numbers, strict=True):
+            if slope is None or operand.known:
+                continue
+            center, rest = slope.adjoint(operand.value.shape, *rows)
+            if number in waiting:
+                old = waiting[number]
+                center, rest = old[0] + center, old[1] + rest + EPSILON * (old[0].abs() + center.abs())
+            waiting[number] = (center, upwards(rest))
+    if trace.output in waiting:  # the output is an input or a parameter
+        _known_leaf(states[trace.output], seeds, found)
+    return found
+
+
+def _collect(link: Link, center: torch.Tensor, rest: torch.Tensor, found: Contributions) -> None:
+    """Add what one operation may do to every logit."""
+    size, path = upwards(center.abs() + rest), link.call.step.path
+    terms = center[0].numel()
+
+    def over(rows: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
+        return upwards(rows.flatten(1) @ errors.flatten(), terms)
+
+    def put(where: dict[str, torch.Tensor], value: torch.Tensor) -> None:
+        where[path] = where[path] + value if path in where else value
+
+    zero = torch.zeros(len(center), dtype=torch.float64)
+    fixed, bound, squares, known = zero, zero, zero, zero
+    if link.own is not None:
+        bound = over(size, link.own.total)
+        fixed = over(size, link.own.fixed) + over(rest, link.own.squares.sqrt())
+        squares = over(center**2, link.own.squares)
+    if link.known is not None:
+        known = center.flatten(1) @ link.known.flatten()
+        lost = over(rest + (terms + 16) * EPSILON * center.abs(), link.known.abs())
+        bound, fixed = bound + lost, fixed + lost
+    if link.rest is not None:
+        more = over(size, link.rest)
+        bound, fixed = bound + more, fixed + more
+    put(found.bounds, upwards(bound))
+    put(found.squares, upwards(squares))
+    put(found.fixed, upwards(fixed))
+    put(found.known, known)
+
+
+def _known_leaf(state: object, seeds: torch.Tensor, found: Contributions) -> None:
+    assert isinstance(state, Operand)
+    zero = torch.zeros(len(seeds), dtype=torch.float64)
+    found.known[""] = seeds.flatten(1) @ state.difference().flatten()
+    for where in (found.bounds, found.squares, found.fixed):
+        where[""] = zero
+
+
+def shares(links: list[Link], output: int, shape: torch.Size) -> dict[str, float]:
+    """The part of the sum of all bounds on the output that each module path's operations bring, when |S| carries them on."""
+    ones = torch.ones(1, *shape, dtype=torch.float64)
+    waiting, found = {output: ones}, dict[str, float]()
+    for link in reversed(links):
+        rows = waiting.pop(link.number, None)
+        if rows is None:
+            continue
+        added = torch.zeros(rows.shape[1:], dtype=torch.float64)
+        for part in (None if link.own is None else link.own.total, link.known, link.rest):
+            if part is not None:
+                added = added + part.abs()
+        path = link.call.step.path
+        found[path] = found.get(path, 0.0) + float((rows[0] * added).sum())
+        for slope, operand, number in zip(link.row.slopes(link.call), link.call.operands, link.call.numbers, strict=True):
+            if slope is not None and not operand.known:
+                back = transpose(slope.size, operand.value.shape)(rows)
+                waiting[number] = waiting[number] + back if number in waiting else back
+    return dict(reversed(found.items()))

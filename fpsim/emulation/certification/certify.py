@@ -1,0 +1,127 @@
+"""`certify`: how far a model's emulated logits can be from what the model means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fpsim.emulation import switches
+from fpsim.emulation.certification.certificate import Certificate, Layer, settles
+from fpsim.emulation.certification.methods import METHODS, Found, NeedsOneSample, Request
+from fpsim.emulation.certification.trace import record
+from fpsim.emulation.simulation import Simulation, run
+
+REFERENCES = ("exact", "fp32")
+
+
+def certify(
+    model: nn.Module,
+    x: torch.Tensor | tuple[torch.Tensor, ...],
+    fmt: Any = "fp16",
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    method: str = "shadow",
+    *,
+    reference: str = "exact",
+    radius: float | torch.Tensor | None = None,
+    confidence: float = 0.999,
+    seed: int | None = None,
+) -> Certificate:
+    """A rigorous bound on |emulated logit - logit of the original model|, weight and input rounding included.
+
+    Parameters
+    ----------
+    model : an `nn.Module` in float32 on the CPU, in eval mode; left as it is.
+    x : a batch of inputs (n, ...), or a tuple of the model's arguments; the first axis counts the inputs. The model's output
+        (or its `.logits`) is (n, ..., classes).
+    fmt, accumulate, rounding, seed : the emulated machine, as for `run`; any accumulator, hardware units included.
+    method :
+        "shadow"         the emulated run beside a float64 run whose own error is bounded: tightest
+        "running"        values of the emulated run, and a bound beside each, multiplied by |W| from layer to layer
+        "mean-value"     what each operation of the run may add, carried to the logits by slopes with their signs
+        "probabilistic"  the same with errors that are independent of each other, at a confidence
+        "a-priori"       from the weights alone, for every input within `radius` of x
+    reference : "exact", real arithmetic; or "fp32", any float32 run of the library: its own error is added.
+    radius : the half width of the box, a number or a tensor of x's shape ("a-priori" only; left out, 0).
+    confidence : with which "probabilistic" bounds hold for all logits of an input at once.
+
+    Returns
+    -------
+    A `Certificate`. Where a product, partial sum or result overflowed or may have saturated the bound is inf, whatever came
+    after. "mean-value" and "probabilistic" run each input alone (which matters only to stochastic rounding and
+    accumulate="native"); so does "shadow" where something overflowed.
+
+    Raises
+    ------
+    UnsupportedOp : an operation without a rule, naming it; a model that asks for numbers in Python.
+    ValueError : unknown names, a model in training mode, a radius with another method, a confidence outside (0, 1).
+    TypeError : a model or an output that is of no use here.
+    """
+    _check(model, method, reference, radius, confidence)
+    inputs = x if isinstance(x, tuple) else (x,)
+    if not inputs or not all(isinstance(item, torch.Tensor) and item.dim() for item in inputs):
+        raise TypeError("x must be a tensor whose first axis counts inputs, or a tuple of such tensors")
+    simulation = run(model, fmt, accumulate, rounding, seed)
+    request = Request(radius, confidence, reference == "fp32")
+    with torch.no_grad():
+        switches.enter()
+        try:
+            found = _found(simulation, model, inputs, method, request)
+        finally:
+            switches.leave()
+        logits, bound = (torch.cat([getattr(part, name) for part in found]) for name in ("logits", "bound"))
+        needed = torch.cat([part.bound if part.width is None else part.bound + part.width for part in found])
+    return Certificate(
+        method, reference, str(simulation.policy), logits, bound, settles(logits, needed), _layers(found),
+        confidence if method == "probabilistic" else None, radius,
+    )  # fmt: skip
+
+
+def _check(model: Any, method: str, reference: str, radius: Any, confidence: float) -> None:
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: known are {', '.join(METHODS)}")
+    if reference not in REFERENCES:
+        raise ValueError(f"unknown reference {reference!r}: known are {', '.join(REFERENCES)}")
+    if not isinstance(model, nn.Module) or isinstance(model, Simulation):
+        raise TypeError(f"certify takes the original torch.nn.Module, got {type(model).__name__}")
+    if any(module.training for module in model.modules()):
+        raise ValueError("the model is in training mode, where it draws at random and normalizes by batches; use model.eval()")
+    if radius is not None and method != "a-priori":
+        raise ValueError(f'radius is the half width of a box of inputs, and method="{method}" certifies one run; use "a-priori"')
+    if radius is not None and not bool((torch.as_tensor(radius) >= 0).all()):
+        raise ValueError("radius must not be negative or NaN")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+
+
+def _found(simulation: Simulation, model: nn.Module, inputs: tuple[torch.Tensor, ...], method: str, request: Request) -> list[Found]:
+    """What the method finds for the batch at once, or else for one input after the other."""
+    compute = METHODS[method]
+    count = len(inputs[0])
+    if any(len(item) != count for item in inputs):
+        raise ValueError(f"x: the inputs' first axes differ ({', '.join(str(len(item)) for item in inputs)})")
+    if method in ("shadow", "running", "a-priori"):
+        try:
+            return [compute(record(simulation, model, inputs), simulation.policy, request)]
+        except NeedsOneSample:
+            pass
+    return [
+        compute(record(simulation, model, tuple(item[i : i + 1] for item in inputs)), simulation.policy, request)
+        for i in range(count)
+    ]
+
+
+def _layers(found: list[Found]) -> tuple[Layer, ...]:
+    """Largest of the largest and mean of the means over all inputs."""
+    first = found[0]
+    layers = []
+    for path in first.layers:
+        rows = [part.layers[path] for part in found if path in part.layers]
+        added = [part.parts.get(path, 0.0) if part.parts else float("nan") for part in found]
+        largest, mean, size = zip(*rows, strict=True)
+        layers.append(
+            Layer(path, max(largest), sum(mean) / len(rows), sum(size) / len(rows), sum(added) / len(added))
+        )  # fmt: skip
+    return tuple(layers)

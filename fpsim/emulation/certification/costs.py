@@ -1,0 +1,153 @@
+"""What the emulated machine adds at one operation: its accumulation, its last rounding, and inf where it may have overflowed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fpsim.emulation.certification.followed import can_follow, follow
+from fpsim.emulation.certification.slopes import upwards
+from fpsim.emulation.certification.table import INSIDE, Call, Products, Row
+from fpsim.emulation.policy import Policy
+from fpsim.formats import Format
+from fpsim.rounding import Rounding
+from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
+from fpsim.theory.roundings import RoundingBound, rounding_bound
+
+_SHOWING = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.STOCHASTIC)
+
+
+def shows_overflow(fmt: Format, rounding: Rounding) -> bool:
+    """Whether what overflows becomes an infinity or a NaN, and not the largest number."""
+    return not fmt.saturate and rounding in _SHOWING
+
+
+@dataclass(frozen=True)
+class Own:
+    """What one operation adds: `total` bounds it. `fixed` and the roundings whose squares add up to `squares` do so too,
+    the latter as independent draws; what is in neither is inf in both."""
+
+    total: torch.Tensor
+    fixed: torch.Tensor
+    squares: torch.Tensor
+
+
+class Machine:
+    """The emulated machine's own errors, operation by operation.
+
+    `run` says that the emulated results are those of a recorded run (`call.emulated`), so that an overflow shows; else
+    they are any within the operands' ranges, and `call.result` bounds their magnitudes before the last rounding. `squares`
+    asks for the parts of `Own` that probabilistic bounds need.
+    """
+
+    def __init__(self, policy: Policy, run: bool, squares: bool = False):
+        self.policy, self.run, self.squares = policy, run, squares
+        self.visible = run and shows_overflow(policy.fmt, policy.rounding)
+
+    def parts(self, call: Call, row: Row) -> Own | None:
+        """Bounds on |emulated result - exact result of the emulated operands|; None where the operation rounds nothing."""
+        if row.kind == "exact":
+            return None
+        policy = self.policy
+        if self.run and row.products is not None:
+            sums = row.products(call)
+            if can_follow(policy, sums):
+                assert call.emulated is not None
+                found = follow(policy, sums, call.emulated, self.squares)
+                return Own(*found)
+        store = rounding_bound(policy.fmt, policy.rounding)
+        if row.kind == "rounded":
+            inner = row.cost(call, INSIDE)
+        else:
+            assert row.products is not None
+            inner, store = self._accumulated(call, row.products(call))
+        stored = self._stored(call, store, inner)
+        total = stored if inner is None else upwards(stored + inner)
+        return Own(total, total if inner is None else inner + 0 * total, stored**2)
+
+    def _accumulated(self, call: Call, sums: Products) -> tuple[torch.Tensor, RoundingBound]:
+        """The error up to the last rounding by the terms' magnitudes alone, and the bound of that rounding."""
+        policy = self.policy
+        bound = self._bound(sums)
+        magnitudes = upwards(sums.magnitudes())
+        held = bound.format or policy.fmt
+        visible = self.visible and self._accumulator_shows(held)
+        error = _error(bound, magnitudes, visible)
+        if bound.zero_below:
+            error = error + _flushed(sums, bound.zero_below)
+        store = rounding_bound(policy.fmt, policy.rounding, held=bound.format)
+        if sums.divisor != 1:
+            kept = rounding_bound(held, policy.rounding)
+            if policy.accumulator.kind in ("exact", "native"):
+                error = error + _of(kept, upwards(magnitudes + error), visible)
+            error = error / sums.divisor
+            last = _of(kept, upwards(magnitudes / sums.divisor + error), visible)
+            error = upwards(error + last)
+        return error, store
+
+    def _bound(self, sums: Products) -> AccumulationBound:
+        policy = self.policy
+        largest = None
+        if policy.accumulator.kind == "unit":
+            size = max(float(factor.magnitude.max()) if factor.value.numel() else 0.0 for factor in sums.factors)
+            if math.isfinite(size):  # the next power of two, so that few bounds are made
+                largest = min(2.0 ** math.ceil(math.log2(max(size, policy.fmt.min_subnormal))), policy.fmt.max_finite)
+        return accumulation_bound(
+            policy.fmt, policy.accumulator, sums.terms, policy.rounding, products=sums.factors[1].value.dim() > 0,
+            addends=0 if sums.addend is None else 1, operand_largest=largest,
+        )  # fmt: skip
+
+    def _accumulator_shows(self, held: Format) -> bool:
+        """Whether an infinity inside the accumulator comes out as one."""
+        accumulator = self.policy.accumulator
+        if accumulator.kind == "unit":
+            return False
+        formats = {accumulator.format, held} if accumulator.kind in ("tree", "kahan", "neumaier") else {held}
+        return all(shows_overflow(fmt, self.policy.rounding) for fmt in formats)
+
+    def _stored(self, call: Call, store: RoundingBound, inner: torch.Tensor | None) -> torch.Tensor:
+        """The last rounding's error; inf where the result overflowed or may have saturated."""
+        if not self.run:
+            assert call.result is not None
+            size = call.result.abs()
+            return _of(store, size if inner is None else upwards(size + inner), False)
+        result = call.emulated
+        assert result is not None
+        size = result.abs()
+        # |round(t) - t| <= v |t| + a, and |t| <= (|round(t)| + a) / (1 - v)
+        share = store.relative / (1 - store.relative) if store.relative < 1 else math.inf
+        found = upwards(size * share + store.absolute / (1 - min(store.relative, 0.5)))
+        lost = ~torch.isfinite(result)
+        if not self.visible:
+            lost = lost | (size >= self.policy.fmt.max_finite)
+        return torch.where(lost, torch.inf, found)
+
+
+def _error(bound: AccumulationBound, magnitudes: torch.Tensor, visible: bool) -> torch.Tensor:
+    found = upwards(magnitudes * bound.relative) + bound.absolute
+    return upwards(found if visible else torch.where(magnitudes <= bound.largest, found, torch.inf))
+
+
+def _of(bound: RoundingBound, magnitudes: torch.Tensor, visible: bool) -> torch.Tensor:
+    found = upwards(magnitudes * bound.relative) + bound.absolute
+    return upwards(found if visible else torch.where(magnitudes <= bound.largest, found, torch.inf))
+
+
+def _flushed(sums: Products, zero_below: float) -> torch.Tensor:
+    """What operands that count as zeros would have added."""
+    a, b = (factor.magnitude for factor in sums.factors)
+    small_a, small_b = (size.clamp(max=zero_below) * ((size > 0) & _may_be_below(factor, zero_below))
+                        for size, factor in ((a, sums.factors[0]), (b, sums.factors[1])))  # fmt: skip
+    lost = sums.multiply(small_a, b) + sums.multiply(a, small_b)
+    if sums.addend is not None:
+        size = sums.addend.magnitude
+        lost = lost + sums.spread_addend(size.clamp(max=zero_below) * _may_be_below(sums.addend, zero_below))
+    return upwards(lost, 2 * sums.terms)
+
+
+def _may_be_below(factor: Any, zero_below: float) -> torch.Tensor:
+    size = factor.value.abs()
+    return (size if factor.spread is None else size - factor.spread) < zero_below

@@ -1,0 +1,287 @@
+"""From the inputs to the logits: values and bounds, step by step, by the one table.
+
+A pass says what it starts from, what values it follows and what each operation adds; `walk` does the rest. There are four:
+
+    Library   a float64 (or float32) run, and a bound on its own error
+    Running   the emulated run's values, and a bound on |emulated - exact| beside them
+    Box       every input in a box: values of the middle, ranges of the exact model, bounds for every emulated run
+    Shadow    what the emulated and the float64 run say of each other (`adjoint.py`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fpsim.emulation.certification.costs import Machine, Own
+from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
+from fpsim.emulation.certification.table import DOUBLE, Call, Row, Unit, row_of
+from fpsim.emulation.certification.trace import Ref, Step, Trace, map_tensors, tensors_in
+from fpsim.emulation.policy import Policy
+from fpsim.theory.roundings import rounding_bound
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A tensor of integers or booleans; `depends` says that it was computed from inexact numbers."""
+
+    value: torch.Tensor
+    depends: bool
+
+
+@dataclass(frozen=True)
+class Link:
+    """One operation, for the way back: its call, what it adds, and the known part of that."""
+
+    call: Call
+    row: Row
+    number: int
+    own: Own | None
+    known: torch.Tensor | None
+    rest: torch.Tensor | None
+
+
+State = Operand | Plain | None
+States = dict[int, State]
+
+
+class Pass:
+    """What `walk` asks for. `trace.values` are the emulated run's."""
+
+    machine: Machine | None = None
+
+    def __init__(self, trace: Trace):
+        self.trace = trace
+        self.links: list[Link] = []
+
+    def recorded(self, number: int) -> torch.Tensor:
+        return self.trace.values[number].double()
+
+    def leaf(self, number: int) -> Operand:
+        """What the run starts from: emulated and exact values known."""
+        return Operand(self.recorded(number), self.trace.references[number], known=True)
+
+    def visit(self, call: Call, row: Row, number: int) -> Operand:
+        """The state of one result."""
+        call.result = self.value(call, number)
+        slopes = row.slopes(call)
+        known, rest = signed(call, row, slopes)
+        error = propagated(call, slopes, known, rest)
+        own = self.error(call, row, number, error)
+        if own is not None:
+            error = upwards(error + own.total)
+        if self.machine is not None:
+            self.links.append(Link(call, row, number, own, known, rest))
+        error = torch.where(error.isnan(), torch.inf, error)
+        return self.made(self.value(call, number), inherited(call, error), number)
+
+    def value(self, call: Call, number: int) -> torch.Tensor:
+        raise NotImplementedError
+
+    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
+        """What the operation adds to an error of `before`."""
+        raise NotImplementedError
+
+    def made(self, value: torch.Tensor, error: torch.Tensor, number: int) -> Operand:
+        return Operand(value, value, error, None, error)
+
+
+class Library(Pass):
+    """The model in a library's arithmetic, from the exact weights and inputs."""
+
+    def __init__(self, trace: Trace, unit: Unit = DOUBLE, box: dict[int, torch.Tensor] | None = None):
+        super().__init__(trace)
+        self.unit, self.box = unit, box or {}
+
+    def leaf(self, number: int) -> Operand:
+        reference = self.trace.references[number]
+        if number in self.box:
+            return Operand(reference, reference, self.box[number], None, self.box[number])
+        return Operand(reference, reference, known=True)
+
+    def value(self, call: Call, number: int) -> torch.Tensor:
+        if call.result is not None:
+            return call.result
+        return call.run([operand.value.to(self.unit.dtype) for operand in call.operands]).double()
+
+    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
+        return _whole(row.cost(call, self.unit))
+
+
+class Running(Pass):
+    """The emulated run: its values are known, the exact ones are not."""
+
+    def __init__(self, trace: Trace, policy: Policy):
+        super().__init__(trace)
+        self.machine = Machine(policy, run=True)
+
+    def value(self, call: Call, number: int) -> torch.Tensor:
+        return self.recorded(number)
+
+    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
+        assert self.machine is not None
+        return self.machine.parts(call, row)
+
+
+class Box(Pass):
+    """Every run whose input lies in the box, emulated or (given a `unit`) a library's: `ranges` are a `Library` pass."""
+
+    def __init__(self, trace: Trace, policy: Policy, ranges: States, box: dict[int, torch.Tensor], unit: Unit | None = None):
+        super().__init__(trace)
+        self.ranges, self.box, self.unit = ranges, box, unit
+        self.machine = Machine(policy, run=False) if unit is None else None
+        self.store = rounding_bound(policy.fmt, policy.rounding)
+
+    def leaf(self, number: int) -> Operand:
+        center = self.trace.references[number]
+        if number not in self.box:
+            return super().leaf(number) if self.unit is None else Operand(center, center, known=True)
+        if self.unit is not None:
+            return self.made(center, torch.zeros_like(center), number)
+        magnitude = upwards(center.abs() + self.box[number])
+        error = torch.where(
+            magnitude <= self.store.largest, upwards(magnitude * self.store.relative) + self.store.absolute, torch.inf
+        )
+        return self.made(center, error, number)
+
+    def value(self, call: Call, number: int) -> torch.Tensor:
+        return self._range(number).value
+
+    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
+        call.result = upwards(self._range(number).reference_magnitude + before)
+        if self.unit is not None:
+            return _whole(row.cost(call, self.unit))
+        assert self.machine is not None
+        return self.machine.parts(call, row)
+
+    def made(self, value: torch.Tensor, error: torch.Tensor, number: int) -> Operand:
+        radius = self._range(number).radius
+        if radius is None:
+            radius = torch.zeros_like(error)
+        return Operand(value, value, radius, upwards(radius + error), error)
+
+    def _range(self, number: int) -> Operand:
+        found = self.ranges[number]
+        assert isinstance(found, Operand)
+        return found
+
+
+def walk(source: Pass) -> States:
+    """Every tensor's state, in the order of the trace."""
+    trace = source.trace
+    states: States = {number: source.leaf(number) for number in trace.references}
+    states.update({number: Plain(trace.values[number], False) for number in trace.integers})
+    for step in trace.steps:
+        numbers = [number for number in step.outputs if number is not None]
+        places = map_tensors(lambda ref: _operand(step, states, ref), (step.args, step.kwargs), Ref)
+        operands = list(tensors_in(places, Operand))
+        if not operands:
+            _without_numbers(source, step, states, numbers)
+            continue
+        if not any(trace.values[number].is_floating_point() for number in numbers):
+            depends = not all(operand.known and bool((operand.value == operand.reference).all()) for operand in operands)
+            if depends and not numbers:
+                raise step.refuse("a number is read back into Python, where the exact model might take another path")
+            states.update({number: Plain(trace.values[number], depends) for number in numbers})
+            continue
+        row = row_of(step)
+        for index, number in enumerate(step.outputs):
+            if number is None:
+                continue
+            if row.outputs is not None and index >= row.outputs:
+                states[number] = None if trace.values[number].is_floating_point() else Plain(trace.values[number], True)
+                continue
+            call = Call(step, places, index)
+            call.numbers = [ref.index for ref in tensors_in((step.args, step.kwargs), Ref) if isinstance(states[ref.index], Operand)]
+            call.emulated = None if source.machine is None else source.recorded(number)
+            moved = row.family == "structure" and row.known is None and all(operand.known for operand in operands)
+            states[number] = _carried(call) if moved else source.visit(call, row, number)
+    return states
+
+
+def _operand(step: Step, states: States, ref: Ref) -> Any:
+    state = states[ref.index]
+    if state is None:
+        raise step.refuse("an auxiliary result (saved statistics) is used")
+    if isinstance(state, Operand):
+        return state
+    if state.depends:
+        raise step.refuse("integers or conditions that depend on inexact numbers are used")
+    return state.value
+
+
+def _without_numbers(source: Pass, step: Step, states: States, numbers: list[int]) -> None:
+    """An operation on integers, or one that makes floating-point numbers of them: a constant."""
+    for index, number in enumerate(step.outputs):
+        if number is None:
+            continue
+        value = source.trace.values[number]
+        if not value.is_floating_point():
+            states[number] = Plain(value, False)
+            continue
+        args, kwargs = map_tensors(lambda ref: states[ref.index].value, (step.args, step.kwargs), Ref)  # type: ignore[union-attr]
+        result = step.op(*args, **kwargs)
+        exact = (result[index] if isinstance(result, (tuple, list)) else result).double()
+        source.trace.references.setdefault(number, exact)
+        states[number] = source.leaf(number)
+
+
+def _carried(call: Call) -> Operand:
+    """Known numbers in other places: both sides are moved."""
+    return Operand(call.run_on("value"), call.run_on("reference"), known=True)
+
+
+def _whole(error: torch.Tensor | None) -> Own | None:
+    return None if error is None else Own(error, error, error * 0)
+
+
+def propagated(
+    call: Call, slopes: Sequence[Slope | None], known: torch.Tensor | None, rest: torch.Tensor | None
+) -> torch.Tensor:
+    """What the operands' differences make of the result: through bounds where only those are known, else as found."""
+    assert call.result is not None
+    total = torch.zeros_like(call.result)
+    for slope, operand in zip(slopes, call.operands, strict=True):
+        if slope is not None and not operand.known:
+            assert operand.error is not None
+            total = total + slope.bound(operand.error)
+    for part in (known, rest):
+        if part is not None:
+            total = total + part.abs()
+    return upwards(total)
+
+
+def signed(
+    call: Call, row: Row, slopes: Sequence[Slope | None]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The part of the result's difference that is due to operands whose two values are known, and what is left of it."""
+    known, rest = (None, None) if row.known is None else row.known(call)
+    for slope, operand in zip(slopes, call.operands, strict=True):
+        if slope is None or not operand.known:
+            continue
+        change = operand.difference()
+        if bool((change != 0).any()):
+            middle, more = slope.known(change)
+            known = middle if known is None else known + middle
+            rest = more if rest is None else rest + more
+    if known is not None and rest is not None:
+        rest = upwards(rest + 4 * EPSILON * known.abs())
+    return known, rest
+
+
+def inherited(call: Call, error: torch.Tensor) -> torch.Tensor:
+    """No error where an infinity was there before (a mask of -inf), in the emulated and in the exact model alike."""
+    value = call.emulated if call.emulated is not None else call.result
+    assert value is not None
+    infinite = torch.isinf(value)
+    if not bool(infinite.any()):
+        return error
+    same = [
+        torch.where(torch.isinf(item.value) & (item.value == item.reference), item.value, 0.0)
+        if item.error is None else torch.zeros_like(item.value)
+        for item in call.operands
+    ]  # fmt: skip
+    return torch.where(infinite & (call.run(same) == value), 0.0, error)

@@ -1,0 +1,186 @@
+"""The methods: what each makes of a trace. One function a method, one table of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from fpsim.emulation.certification.adjoint import Shadow, contributions, shares
+from fpsim.emulation.certification.forward import Box, Library, Running, States, walk
+from fpsim.emulation.certification.slopes import Operand, upwards
+from fpsim.emulation.certification.table import SINGLE
+from fpsim.emulation.certification.trace import Trace
+from fpsim.emulation.policy import Policy
+from fpsim.rounding import Rounding
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for beside the policy: the box's half width, the confidence, and whether an fp32 run is the reference."""
+
+    radius: float | torch.Tensor | None = None
+    confidence: float = 0.999
+    single: bool = False
+
+
+@dataclass
+class Found:
+    """What a method found for one trace.
+
+    logits   whose margin counts; `bound` of what the reference may differ from them, `width` of what is added to the bound
+             before margins are compared: how far the logits of a box are from its middle's
+    layers   module path -> (largest bound, mean bound, mean magnitude) of what the module's last operation gave
+    parts    module path -> what its operations add to the mean bound of the logits; empty where no method says so
+    """
+
+    logits: torch.Tensor
+    bound: torch.Tensor
+    width: torch.Tensor | None = None
+    layers: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+class NeedsOneSample(Exception):
+    """The method's statement is about everything in the trace: certify the samples one by one."""
+
+
+def _shadow(trace: Trace, policy: Policy, request: Request) -> Found:
+    library = walk(Library(trace))
+    shadow = Shadow(trace, policy, library, parts=False)
+    states = walk(shadow)
+    logits = trace.values[trace.output].double()
+    bound = _distance(states[trace.output])
+    if shadow.overflowed:
+        if len(logits) > 1:
+            raise NeedsOneSample
+        bound = torch.full_like(bound, math.inf)
+    return Found(logits, bound + _single_run(trace, request, library), layers=_layers(trace, states))
+
+
+def _running(trace: Trace, policy: Policy, request: Request) -> Found:
+    source = Running(trace, policy)
+    states = walk(source)
+    logits = trace.values[trace.output].double()
+    parts = shares(source.links, trace.output, logits.shape)
+    return Found(
+        logits, _distance(states[trace.output]) + _any_single_run(trace, request), layers=_layers(trace, states),
+        parts={path: part / logits.numel() for path, part in parts.items()},
+    )  # fmt: skip
+
+
+def _mean_value(trace: Trace, policy: Policy, request: Request) -> Found:
+    return _backwards(trace, policy, request, None)
+
+
+def _probabilistic(trace: Trace, policy: Policy, request: Request) -> Found:
+    if policy.rounding not in (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.STOCHASTIC):
+        raise ValueError(
+            f"rounding {str(policy.rounding)!r} errs to one side, which no independence of errors makes good; method="
+            '"probabilistic" takes nearest and stochastic rounding'
+        )
+    return _backwards(trace, policy, request, request.confidence)
+
+
+def _backwards(trace: Trace, policy: Policy, request: Request, confidence: float | None) -> Found:
+    logits = trace.values[trace.output].double()
+    if len(logits) != 1:
+        raise NeedsOneSample
+    library = walk(Library(trace))
+    shadow = Shadow(trace, policy, library, squares=confidence is not None)
+    states = walk(shadow)
+    found = contributions(shadow, states)
+    known = sum(found.known.values(), torch.zeros(logits.numel(), dtype=torch.float64))
+    sizes = sum((part.abs() for part in found.known.values()), torch.zeros(logits.numel(), dtype=torch.float64))
+    if confidence is None:
+        per_path = found.bounds
+    else:
+        # Azuma and Hoeffding for every logit, both signs: all hold at once with the confidence.
+        factor = math.sqrt(2 * math.log(2 * logits.numel() / (1 - confidence)))
+        total = upwards(sum(found.squares.values(), torch.zeros(())))
+        root = torch.sqrt(total) * factor
+        share = torch.where(total > 0, root / total, 0.0)
+        per_path = {path: found.fixed[path] + share * found.squares[path] for path in found.squares}
+    bound = upwards(known.abs() + 2.0**-40 * sizes + sum(per_path.values()), len(per_path))
+    if shadow.overflowed:
+        bound = torch.full_like(bound, math.inf)
+    bound = torch.where(bound.isnan(), torch.inf, bound).reshape(logits.shape)
+    parts = {path: float((per_path[path] + found.known[path].abs()).mean()) for path in reversed(per_path)}
+    return Found(logits, bound + _single_run(trace, request, library), layers=_layers(trace, states), parts=parts)
+
+
+def _a_priori(trace: Trace, policy: Policy, request: Request) -> Found:
+    box = _box(trace, request)
+    ranges = walk(Library(trace, box=box))
+    source = Box(trace, policy, ranges, box)
+    states = walk(source)
+    output = ranges[trace.output]
+    assert isinstance(output, Operand)
+    bound = _distance(states[trace.output])
+    if request.single:
+        bound = bound + _distance(walk(Box(trace, policy, ranges, box, SINGLE))[trace.output])
+    width = torch.zeros_like(bound) if output.radius is None else output.radius
+    parts = shares(source.links, trace.output, output.value.shape)
+    return Found(
+        output.value, bound, width, _layers(trace, states), {path: part / bound.numel() for path, part in parts.items()}
+    )  # fmt: skip
+
+
+def _box(trace: Trace, request: Request) -> dict[int, torch.Tensor]:
+    """The half width around each input; empty where it is 0, and the inputs are what they are."""
+    if request.radius is None or not bool((torch.as_tensor(request.radius) > 0).any()):
+        return {}
+    radius = torch.as_tensor(request.radius, dtype=torch.float64)
+    return {number: radius.expand(trace.references[number].shape).clone() for number in trace.inputs}
+
+
+def _distance(state: object) -> torch.Tensor:
+    """A bound on |emulated - exact|."""
+    assert isinstance(state, Operand)
+    if state.error is not None:
+        return state.error
+    distance = upwards(state.difference().abs())
+    distance = distance if state.radius is None else upwards(distance + state.radius)
+    return torch.where(distance.isnan(), torch.inf, distance)
+
+
+def _any_single_run(trace: Trace, request: Request) -> torch.Tensor | float:
+    """What any fp32 run may differ from the exact model, if that is the reference: bounded around one such run."""
+    return _distance(walk(Library(trace, SINGLE))[trace.output]) if request.single else 0.0
+
+
+def _single_run(trace: Trace, request: Request, library: States) -> torch.Tensor | float:
+    """What the fp32 run that this library makes differs from the exact model, if that is the reference."""
+    if not request.single:
+        return 0.0
+    exact, single = library[trace.output], walk(Library(trace, SINGLE))[trace.output]
+    assert isinstance(exact, Operand) and isinstance(single, Operand)
+    return _distance(Operand(single.value, exact.reference, exact.radius))
+
+
+def _layers(trace: Trace, states: States) -> dict[str, tuple[float, float, float]]:
+    """By module path, of what its last operation gave: largest bound, mean bound, mean magnitude."""
+    last: dict[str, int] = {}
+    for step in trace.steps:
+        number = step.outputs[0] if step.outputs else None
+        if number is not None and isinstance(states.get(number), Operand) and trace.values[number].is_floating_point():
+            last.pop(step.path, None)
+            last[step.path] = number
+    found = {}
+    for path, number in last.items():
+        distance, size = _distance(states[number]), trace.values[number].double().abs()
+        found[path] = (float(distance.max()), float(distance.mean()), float(size[torch.isfinite(size)].mean()))
+    return found
+
+
+Method = Callable[[Trace, Policy, Request], Found]
+
+METHODS: dict[str, Method] = {
+    "shadow": _shadow,
+    "running": _running,
+    "mean-value": _mean_value,
+    "probabilistic": _probabilistic,
+    "a-priori": _a_priori,
+}

@@ -1,0 +1,272 @@
+"""Rows of softmax and of batch, layer and group normalization: float64 inside in the emulation, one rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, linear, scaled, upwards
+from fpsim.emulation.certification.table import Call, Unit, register
+
+_aten = torch.ops.aten
+
+
+# Softmax
+
+
+def _probabilities(low: torch.Tensor, high: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The range of softmax over the box: every other logit at its other end."""
+    shift = torch.where(high.amax(dim, keepdim=True) == -torch.inf, 0.0, high.amax(dim, keepdim=True))
+    small, large = torch.exp(low - shift), torch.exp(high - shift)
+    least = small / (small + (large.sum(dim, keepdim=True) - large).clamp(min=0) + 2.0**-40 * large.sum(dim, keepdim=True))
+    others = (small.sum(dim, keepdim=True) - small - 2.0**-40 * small.sum(dim, keepdim=True)).clamp(min=0)
+    most = torch.where(large == 0, 0.0, large / (large + others))
+    slack = low.shape[dim] * 2.0**-44
+    return (least * (1 - slack)).nan_to_num(0.0), (most * (1 + slack) + 2.0**-1000).clamp(max=1.0).nan_to_num(1.0)
+
+
+def _softmax_slopes(call: Call) -> Sequence[Slope]:
+    """dp_i = p_i (dz_i - sum_j p_j dz_j), with p anywhere in its range."""
+    operand, dim = call.operands[0], call.args[1]
+    low, high = _probabilities(operand.low, operand.high, dim)
+    p, r = (low + high) / 2, upwards((high - low) / 2)
+    count = p.shape[dim]
+
+    def center(t: torch.Tensor) -> torch.Tensor:
+        return p * (t - (p * t).sum(dim, keepdim=True))
+
+    def size(t: torch.Tensor) -> torch.Tensor:
+        # |p_i (1 - p_i)| on the diagonal, p_i p_j off it; the factor covers what the subtraction may lose
+        others = (high * t).sum(dim, keepdim=True) * (1 + count * 2.0**-50) - high * t
+        return high * ((1 - low).clamp(min=0) * t + others)
+
+    def radius(t: torch.Tensor) -> torch.Tensor:
+        rest = (p * t).sum(dim, keepdim=True)
+        moved = (r * t).sum(dim, keepdim=True)
+        return r * t + p * moved + r * rest + r * moved
+
+    def forward(t: torch.Tensor) -> torch.Tensor:
+        """The range of p bounds the change too, and so does half the largest change (in the max norm)."""
+        return torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
+
+    return [Slope(center, size, radius, count + 4, forward)]
+
+
+def _softmax_cost(call: Call, unit: Unit) -> torch.Tensor:
+    """exp of a rounded difference, a sum in any order, a quotient: relative to each probability."""
+    operand, dim = call.operands[0], call.args[1]
+    top, bottom = operand.value.amax(dim, keepdim=True), operand.value.masked_fill(operand.value == -torch.inf, torch.inf)
+    width = (top - bottom.amin(dim, keepdim=True)).nan_to_num(0.0, 0.0, 0.0)
+    if operand.spread is not None:
+        width = width + 2 * operand.spread.amax(dim, keepdim=True)
+    assert call.result is not None
+    relative = (2 * width + 4 * unit.ulps + operand.value.shape[dim] + 8) * unit.roundoff
+    relative = torch.where(relative < 0.25, relative * 1.5, torch.inf)  # first order, and what is left
+    size = call.result.abs() if operand.spread is None else torch.ones(())
+    return upwards(size * relative + unit.underflow * 4)
+
+
+for _op in (_aten._softmax.default, _aten._safe_softmax.default):
+    register(_op, "softmax", _softmax_slopes, cost=_softmax_cost)
+
+
+# Layer and group normalization
+
+
+class _Rows:
+    """x as rows that are normalized each by its own mean and variance: the ranges of what the slopes are made of."""
+
+    def __init__(self, operand: Operand, shape: tuple[int, ...], eps: float):
+        self.shape, self.count, self.eps = shape, shape[-1], eps
+        self.middle = operand.reference.reshape(shape)
+        reach = torch.maximum(operand.high - operand.reference, operand.reference - operand.low).reshape(shape)
+        self.reach = upwards(reach + 4 * EPSILON * self.middle.abs())
+        centered = self.middle - self.middle.mean(-1, keepdim=True)
+        slack = (self.count + 16) * EPSILON * self.middle.abs().amax(-1, keepdim=True)
+        deviation = centered.square().mean(-1, keepdim=True).sqrt()
+        # The standard deviation is a norm of the centered row: it moves by at most the norm of the change.
+        moved = upwards(self.reach.square().mean(-1, keepdim=True).sqrt() + slack, self.count)
+        least, most = (deviation - moved).clamp(min=0), deviation + moved
+        self.low, self.high = 1 / torch.sqrt(most**2 + eps), 1 / torch.sqrt(least**2 + eps)  # of the inverse deviation
+        self.low, self.high = self.low * (1 - 16 * EPSILON), self.high * (1 + 16 * EPSILON)
+        self.inverse = (self.low + self.high) / 2
+        self.inverse_radius = upwards((self.high - self.low) / 2)
+        # The normalized row, and how far it may be from its middle.
+        self.normal = centered * self.inverse
+        shift = self.reach + upwards(self.reach.mean(-1, keepdim=True), self.count) + slack
+        size = centered.abs() + shift
+        self.normal_radius = upwards(size * self.inverse_radius + self.inverse * shift + 16 * EPSILON * size * self.inverse)
+
+    def slope(self, scale: torch.Tensor) -> Slope:
+        """dy = scale s (dx - mean(dx) - y mean(y dx)), with s and y anywhere in their ranges; scale broadcasts to the rows."""
+        s, ds, y, dy = self.inverse, self.inverse_radius, self.normal, self.normal_radius
+        size_s, size_y, weight = self.high, upwards(y.abs() + dy), scale.abs()
+        flat = self.shape
+
+        def mean(t: torch.Tensor) -> torch.Tensor:
+            return t.mean(-1, keepdim=True)
+
+        def center(t: torch.Tensor) -> torch.Tensor:
+            u = t.reshape(flat)
+            return (scale * s * (u - mean(u) - y * mean(y * u))).reshape(t.shape)
+
+        def size(t: torch.Tensor) -> torch.Tensor:
+            u = t.reshape(flat)
+            return (weight * size_s * (u + mean(u) + size_y * mean(size_y * u))).reshape(t.shape)
+
+        def radius(t: torch.Tensor) -> torch.Tensor:
+            u = t.reshape(flat)
+            inner = y.abs() * mean(dy * u) + dy * mean(size_y * u)
+            whole = u + mean(u) + size_y * mean(size_y * u)
+            return (weight * (ds * whole + s * inner)).reshape(t.shape)
+
+        return Slope(center, size, radius, 2 * self.count)
+
+
+def _require_known(call: Call, operands: Sequence[Operand]) -> None:
+    if not all(operand.known for operand in operands):
+        raise call.refuse("weights or statistics that depend on the input; certification takes them as constants")
+
+
+def _normal_cost(rows: _Rows, operand: Operand, scale: torch.Tensor, shift: torch.Tensor, unit: Unit) -> torch.Tensor:
+    """A mean and a variance in any order of summation, E[x^2] - E[x]^2 included, then three rounded steps."""
+    n, u = rows.count, unit.roundoff
+    size = operand.magnitude.reshape(rows.shape)
+    mean_error = (n + 3) * u * size.mean(-1, keepdim=True)
+    square = size.square().mean(-1, keepdim=True)
+    variance_error = 4 * (n + 8) * u * square
+    relative = variance_error * rows.high**2  # of variance + eps; the inverse root moves by less than this where it is small
+    relative = torch.where(relative < 0.5, relative, torch.inf)
+    normal = rows.normal.abs() + rows.normal_radius
+    error = normal * (relative + 12 * u) + rows.high * (mean_error + 2 * u * size)
+    return upwards(scale.abs() * error * 1.01 + 4 * u * (scale.abs() * normal + shift.abs()) + 4 * unit.underflow, n)
+
+
+def _layer(call: Call) -> tuple[_Rows, torch.Tensor, torch.Tensor]:
+    x = call.operands[0]
+    _require_known(call, call.operands[1:])
+    size = 1
+    for length in call.args[1]:
+        size *= length
+    shape = (x.value.numel() // size, size)
+    weight, bias = call.args[2], call.args[3]
+    one = torch.ones((), dtype=torch.float64)
+    scale = one if weight is None else weight.reference.reshape(-1)
+    shift = 0 * one if bias is None else bias.reference.reshape(-1)
+    return _Rows(x, shape, call.args[4]), scale, shift
+
+
+def _group(call: Call) -> tuple[_Rows, torch.Tensor, torch.Tensor]:
+    x = call.operands[0]
+    _require_known(call, call.operands[1:])
+    _, weight, bias, images, channels, size, groups, eps = call.args
+    shape = (images * groups, channels // groups * size)
+
+    def rows(operand: Operand | None, default: float) -> torch.Tensor:
+        values = torch.full((channels,), default, dtype=torch.float64) if operand is None else operand.reference
+        return values[None, :, None].expand(images, channels, size).reshape(shape)
+
+    return _Rows(x, shape, eps), rows(weight, 1.0), rows(bias, 0.0)
+
+
+def _row_slopes(read: Callable[[Call], Any], parameter: Callable[..., Any]) -> Callable[[Call], Sequence[Slope]]:
+    def slopes(call: Call) -> Sequence[Slope]:
+        rows, scale, _ = read(call)
+        x = call.operands[0]
+        found = [rows.slope(scale)]
+        spread, weights = parameter(call)
+        # y^ w^ - y w = (y^ - y) w + y^ (w^ - w): the weight's slope is the normalized row itself
+        emulated = Operand(x.value, x.value, None, x.spread)
+        own = _Rows(emulated, rows.shape, rows.eps)
+        low = (own.normal - own.normal_radius).reshape(x.value.shape)
+        high = (own.normal + own.normal_radius).reshape(x.value.shape)
+        if weights[0] is not None:
+            found.append(scaled(low, high, lambda t, w: w * spread(t), 1))
+        if weights[1] is not None:
+            found.append(linear(lambda t: spread(t).expand(x.value.shape)))
+        return found
+
+    return slopes
+
+
+def _row_cost(read: Callable[[Call], Any]) -> Callable[[Call, Unit], torch.Tensor]:
+    def cost(call: Call, unit: Unit) -> torch.Tensor:
+        rows, scale, shift = read(call)
+        return _normal_cost(rows, call.operands[0], scale, shift, unit).reshape(call.operands[0].value.shape)
+
+    return cost
+
+
+def _layer_parameters(call: Call) -> Any:
+    return (lambda t: t), (call.args[2], call.args[3])
+
+
+def _group_parameters(call: Call) -> Any:
+    dims = call.operands[0].value.dim() - 2
+    return (lambda t: t.reshape(-1, *(1 for _ in range(dims)))), (call.args[1], call.args[2])
+
+
+register(_aten.native_layer_norm.default, "normalization", _row_slopes(_layer, _layer_parameters), cost=_row_cost(_layer))
+register(_aten.native_group_norm.default, "normalization", _row_slopes(_group, _group_parameters), cost=_row_cost(_group))
+
+
+# Batch normalization with fixed statistics: x -> a x + c for each channel
+
+
+def _affine(call: Call, which: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """a and c of one side ("value" or "reference"), shaped to broadcast."""
+    x, weight, bias, mean, variance = call.args[:5]
+    eps = call.args[-1]
+    if mean is None or variance is None or call.args[5] is True:
+        raise call.refuse("batch statistics (training); certify a model in eval mode")
+    a = 1 / torch.sqrt(getattr(variance, which) + eps)
+    if weight is not None:
+        a = a * getattr(weight, which)
+    c = -getattr(mean, which) * a
+    if bias is not None:
+        c = c + getattr(bias, which)
+    shape = (-1, *(1 for _ in x.value.shape[2:]))
+    return a.reshape(shape), c.reshape(shape)
+
+
+def _batch_slopes(call: Call) -> Sequence[Slope | None]:
+    _require_known(call, call.operands[1:])
+    a, _ = _affine(call, "reference")
+    low, high = a - 16 * EPSILON * a.abs(), a + 16 * EPSILON * a.abs()
+    return [scaled(low, high, torch.mul, 1), *(None for _ in call.operands[1:])]
+
+
+def _batch_known(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+    """(a^ - a) x^ + (c^ - c): what rounded weights and statistics change."""
+    x = call.operands[0]
+    a_emulated, c_emulated = _affine(call, "value")
+    a, c = _affine(call, "reference")
+    known = (a_emulated - a) * x.value + (c_emulated - c)
+    scale = (a_emulated.abs() + a.abs()) * x.magnitude + _sizes(call, "value") + _sizes(call, "reference")
+    rest = 32 * EPSILON * scale
+    if x.spread is not None:
+        rest = rest + (a_emulated - a).abs() * x.spread
+    return known, upwards(rest)
+
+
+def _sizes(call: Call, which: str) -> torch.Tensor:
+    """|mean a| + |bias|, to which the rounding of c is relative."""
+    a, c = _affine(call, which)
+    mean = getattr(call.args[3], which).reshape(a.shape)
+    return c.abs() + 2 * (mean * a).abs()
+
+
+def _batch_cost(call: Call, unit: Unit) -> torch.Tensor:
+    """((x - mean) * inverse) * weight + bias, or a x + c with c = bias - mean a."""
+    a, c = _affine(call, "reference")
+    size = a.abs() * call.operands[0].magnitude + _sizes(call, "reference")
+    return upwards(size * 12 * unit.roundoff + 4 * unit.underflow)
+
+
+for _name in ("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "_batch_norm_no_update"):
+    register(getattr(_aten, _name).default, "normalization", _batch_slopes, cost=_batch_cost, known=_batch_known)
+register(
+    _aten._native_batch_norm_legit_no_training.default, "normalization", _batch_slopes, cost=_batch_cost, known=_batch_known
+)

@@ -1,0 +1,102 @@
+"""Rows of matrix products and convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+
+from fpsim.emulation.certification.slopes import Operand, Slope, linear, scaled
+from fpsim.emulation.certification.table import Call, Products, multiplied, register
+
+_aten = torch.ops.aten
+_Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def bilinear(a: Operand, b: Operand, multiply: _Multiply, terms: int) -> list[Slope]:
+    """a^ b^ - a b = (a^ - a) b + a^ (b^ - b): the exact values of b, the emulated ones of a."""
+    if b.radius is None:
+        first = scaled(b.reference, b.reference, multiply, terms)
+    else:
+        low, high = Operand(b.reference, b.reference, b.radius).low, Operand(b.reference, b.reference, b.radius).high
+        first = scaled(low, high, multiply, terms)
+    if a.spread is None:
+        second = scaled(a.value, a.value, lambda t, w: multiply(w, t), terms)
+    else:
+        emulated = Operand(a.value, a.value, a.spread)
+        second = scaled(emulated.low, emulated.high, lambda t, w: multiply(w, t), terms)
+    return [first, second]
+
+
+def _slopes_of(products: Callable[[Call], Products]) -> Callable[[Call], Sequence[Slope]]:
+    def slopes(call: Call) -> Sequence[Slope]:
+        sums = products(call)
+        found = bilinear(*sums.factors, sums.multiply, sums.terms)
+        if sums.addend is None:
+            return found
+        assert call.result is not None
+        shape, addend = call.result.shape, linear(lambda t: sums.spread_addend(t).expand(shape))
+        return [addend, *found] if call.operands[0] is sums.addend else [*found, addend]
+
+    return slopes
+
+
+def _register(op: torch._ops.OpOverload, family: str, products: Callable[[Call], Products]) -> None:
+    register(op, family, _slopes_of(products), kind="accumulated", cost=multiplied, products=products)
+
+
+def _matrix(multiply: _Multiply, addend: bool = False) -> Callable[[Call], Products]:
+    def products(call: Call) -> Products:
+        for factor in ("alpha", "beta"):
+            if call.kwargs.get(factor, 1) != 1:
+                raise call.refuse(f"{factor} = {call.kwargs[factor]}; certification knows matrix products with factors of 1 only")
+        first, *rest = call.operands if addend else (None, *call.operands)
+        left, right = rest
+        return Products(multiply, (left, right), left.value.shape[-1], first, matrices=_pairs)
+
+    return products
+
+
+def _pairs(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The matrices of a product of matrices, vectors or batches."""
+    if a.dim() == 3:
+        return list(zip(a, b, strict=True))
+    return [(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1))]
+
+
+_register(_aten.mm.default, "matmul", _matrix(torch.mm))
+_register(_aten.bmm.default, "matmul", _matrix(torch.bmm))
+_register(_aten.mv.default, "matmul", _matrix(torch.mv))
+_register(_aten.dot.default, "matmul", _matrix(torch.dot))
+_register(_aten.addmm.default, "matmul", _matrix(torch.mm, addend=True))
+_register(_aten.baddbmm.default, "matmul", _matrix(torch.bmm, addend=True))
+_register(_aten.addmv.default, "matmul", _matrix(torch.mv, addend=True))
+
+
+def _convolution(call: Call) -> Products:
+    x, weight, *bias = call.operands
+    geometry: tuple[Any, ...] = tuple(call.args[3:])
+    transposed, groups = geometry[3], geometry[5]
+    terms = prod(weight.value.shape[2:]) * (weight.value.shape[0] // groups if transposed else weight.value.shape[1])
+
+    def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return _aten.convolution.default(a, b, None, *geometry)
+
+    def along_channels(t: torch.Tensor) -> torch.Tensor:
+        return t.reshape(-1, *(1 for _ in weight.value.shape[2:]))
+
+    def pairs(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """One product for each image and group: (channels out, k) @ (k, places), k over (channel, height, width)."""
+        stride, padding, dilation = geometry[:3]
+        columns = torch.nn.functional.unfold(a, b.shape[2:], dilation, padding, stride)
+        rows = b.reshape(groups, b.shape[0] // groups, -1)
+        split = columns.reshape(a.shape[0], groups, -1, columns.shape[-1])
+        return [(left, right) for image in split for left, right in zip(rows, image, strict=True)]
+
+    plain = not transposed and weight.value.dim() == 4 and x.value.dim() == 4
+    return Products(multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pairs if plain else None)
+
+
+_register(_aten.convolution.default, "convolution", _convolution)

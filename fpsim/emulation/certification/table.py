@@ -1,0 +1,178 @@
+"""The one table of certification: what an operation does to differences, and what computing it once costs.
+
+A row has `slopes(call)`, one `Slope` (or None) for each operand, and `cost(call, unit)`, a bound on the error of computing
+the operation once from its operands in a library whose operations have the unit roundoff `unit.roundoff`. Whether the
+emulation rounds the result, accumulates it or passes it on is the row's kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
+from fpsim.emulation.certification.trace import Step, map_tensors, tensors_in
+from fpsim.emulation.errors import UnsupportedOp
+
+Kind = Literal["exact", "rounded", "accumulated"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A library's arithmetic: roundoff, the loss of an underflow, and how many units in the last place a function may err.
+
+    `scalar` is the arithmetic of operations in which a Python number takes part.
+    """
+
+    name: str
+    dtype: torch.dtype
+    roundoff: float
+    underflow: float
+    ulps: int = 8
+    scalar: Unit | None = None
+
+    @property
+    def with_scalar(self) -> Unit:
+        return self.scalar or self
+
+
+DOUBLE = Unit("float64", torch.float64, 2.0**-53, 2.0**-1074)
+SINGLE = Unit("float32", torch.float32, 2.0**-24, 2.0**-149)
+#: What emulation computes with before it rounds: float64, or fp32 where a Python number takes part.
+INSIDE = Unit("float64", torch.float64, 2.0**-53, 2.0**-1074, scalar=SINGLE)
+
+
+class Call:
+    """One step with an `Operand` in the place of each floating-point tensor.
+
+    `result` is what it gave in the arithmetic under study, `emulated` what the recorded run has (None where no emulated
+    run is under study); both in float64. `numbers` are those of the operands in the trace.
+    """
+
+    def __init__(self, step: Step, places: tuple[Any, Any], index: int = 0):
+        self.step, self.index = step, index
+        self.numbers: list[int] = []
+        self.args, self.kwargs = places
+        self.operands: list[Operand] = list(tensors_in(places, Operand))
+        self.result: torch.Tensor | None = None
+        self.emulated: torch.Tensor | None = None
+
+    def run(self, tensors: Sequence[Any]) -> Any:
+        """The operation itself on these tensors in the operands' places; its result of number `index`."""
+        queue = iter(tensors)
+        args, kwargs = map_tensors(lambda _: next(queue), (self.args, self.kwargs), Operand)
+        result = self.step.op(*args, **kwargs)
+        return result[self.index] if isinstance(result, (tuple, list)) else result
+
+    def run_on(self, which: str) -> Any:
+        """The operation on one attribute of every operand."""
+        return self.run([getattr(operand, which) for operand in self.operands])
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def refuse(self, reason: str) -> UnsupportedOp:
+        return self.step.refuse(reason)
+
+
+@dataclass(frozen=True)
+class Products:
+    """A matrix product, convolution or sum as the accumulator sees it.
+
+    multiply    (a, b) -> their product without the addend, for any two tensors in the factors' places
+    factors     the two operands
+    terms       how many products a result adds
+    addend      what the epilogue adds to the accumulator, or None; `spread_addend` makes it broadcast to the result
+    matrices    (a, b) -> pairs of matrices whose products, one after the other, are the result in row-major order; None where
+                it has no such form
+    divisor     what the sum is divided by afterwards: the number of terms of a mean
+    """
+
+    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    factors: tuple[Operand, Operand]
+    terms: int
+    addend: Operand | None = None
+    spread_addend: Callable[[torch.Tensor], torch.Tensor] = lambda t: t
+    divisor: int = 1
+    matrices: Callable[[torch.Tensor, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]] | None = None
+
+    def magnitudes(self) -> torch.Tensor:
+        """Above the sum of the magnitudes of all terms, the addend's included."""
+        a, b = self.factors
+        total = upwards(self.multiply(a.magnitude, b.magnitude), self.terms)
+        return total if self.addend is None else upwards(total + self.spread_addend(self.addend.magnitude))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation. `outputs` says how many of its results mean anything here (None: all)."""
+
+    op: torch._ops.OpOverload
+    family: str
+    kind: Kind
+    slopes: Callable[[Call], Sequence[Slope | None]]
+    cost: Callable[[Call, Unit], torch.Tensor | None]
+    products: Callable[[Call], Products] | None = None
+    outputs: int | None = 1
+    known: Callable[[Call], tuple[torch.Tensor | None, torch.Tensor | None]] | None = None
+
+
+TABLE: dict[torch._ops.OpOverload, Row] = {}
+
+
+def free(call: Call, unit: Unit) -> None:
+    """The cost of what makes no new numbers."""
+    return None
+
+
+def rounded(call: Call, unit: Unit) -> torch.Tensor:
+    """The cost of one correctly rounded operation."""
+    assert call.result is not None
+    return call.result.abs() * (2 * unit.roundoff) + unit.underflow
+
+
+def multiplied(call: Call, unit: Unit) -> torch.Tensor:
+    """The cost of a sum of products in any order of summation: ((1 + u)^(n + 2) - 1) of the sum of magnitudes."""
+    products = TABLE[call.step.op].products
+    assert products is not None
+    sums = products(call)
+    total = sums.magnitudes()
+    steps = sums.terms + 3
+    if steps * unit.roundoff >= 0.5:
+        raise call.refuse(f"a sum of {sums.terms} terms is too long for bounds in {unit.name}")
+    growth = steps * unit.roundoff / (1 - steps * unit.roundoff)
+    return (total * (growth * (1 + 16 * EPSILON)) + steps * unit.underflow) / sums.divisor + unit.underflow
+
+
+def register(
+    op: torch._ops.OpOverload,
+    family: str,
+    slopes: Callable[[Call], Sequence[Slope | None]],
+    *,
+    kind: Kind = "rounded",
+    cost: Callable[[Call, Unit], torch.Tensor | None] = rounded,
+    **rest: Any,
+) -> None:
+    """Add a row. Raises ValueError if the operation has one."""
+    if op in TABLE:
+        raise ValueError(f"{op} already has a row (family {TABLE[op].family!r})")
+    TABLE[op] = Row(op, family, kind, slopes, cost, **rest)
+
+
+def row_of(step: Step) -> Row:
+    """The operation's row.
+
+    Raises
+    ------
+    UnsupportedOp : there is none; the message names the operation and the module.
+    """
+    row = TABLE.get(step.op)
+    if row is None:
+        raise step.refuse(
+            "certification has no rule for this operation; one can be added with fpsim.emulation.certification.register"
+        )
+    return row

@@ -1,0 +1,247 @@
+"""A model's emulated run written down: a straight line of torch operations on numbered tensors.
+
+Every method of certification reads the same trace. In-place operations are recorded as the functions they stand for; what
+could make the exact model take another path than the emulated one (a tensor read back into Python) is refused later, by
+the operation's missing rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.exact import MAKERS
+from fpsim.emulation.simulation import Simulation
+
+_FLOAT32 = torch.float32
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+_MAKERS = frozenset(f"aten::{name}" for name in MAKERS)
+_UNINITIALIZED = frozenset(f"aten::{name}" for name in MAKERS if "empty" in name)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The tensor of that number."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation: its arguments with a `Ref` for each tensor, and the numbers of its results (None: no tensor)."""
+
+    op: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[int | None, ...]
+    path: str
+
+    def message(self, reason: str) -> str:
+        return f"{self.op} (called from {self.path or 'no module'}): {reason}"
+
+    def refuse(self, reason: str) -> UnsupportedOp:
+        return UnsupportedOp(self.message(reason))
+
+
+@dataclass
+class Trace:
+    """`values` are what the emulated run computed; `references` are the exact values of what it started from.
+
+    `integers` are the numbers of constants of integers and booleans.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
+    references: dict[int, torch.Tensor] = field(default_factory=dict)
+    integers: list[int] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    output: int = -1
+
+    def add(self, value: torch.Tensor) -> int:
+        self.values.append(value)
+        return len(self.values) - 1
+
+
+def map_tensors(function: Callable[[Any], Any], value: Any, kind: type = torch.Tensor) -> Any:
+    """The function applied to every tensor (or other kind) inside lists, tuples and dictionaries."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(function, item, kind) for item in value)
+    if isinstance(value, dict):
+        return {key: map_tensors(function, item, kind) for key, item in value.items()}
+    return value
+
+
+def tensors_in(value: Any, kind: type = torch.Tensor) -> Iterator[Any]:
+    """Every tensor (or other kind) inside lists, tuples and dictionaries, in order."""
+    if isinstance(value, kind):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item, kind)
+    elif isinstance(value, dict):
+        yield from tensors_in(tuple(value.values()), kind)
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation before the emulating mode below it, and writes down what went in and what came out.
+
+    Tensors are known by where they lie: views of one storage with the same shape and strides are one tensor. The trace keeps
+    every storage alive, so that no place is used twice.
+    """
+
+    def __init__(self, machine: Any, trace: Trace):
+        super().__init__()
+        self.machine, self.trace = machine, trace
+        self._numbers: dict[Any, int] = {}
+        self._in_storage: dict[int, list[int]] = {}
+        self._rounded: dict[Any, torch.Tensor] = {}
+        self._outside: list[torch.Tensor] = []
+
+    def remember(self, tensor: torch.Tensor, number: int | None = None) -> int:
+        number = self.trace.add(tensor) if number is None else number
+        self._numbers[_place(tensor)] = number
+        self._in_storage.setdefault(_storage(tensor), []).append(number)
+        return number
+
+    def leaf(self, tensor: torch.Tensor, reference: torch.Tensor) -> int:
+        """A tensor of emulated values that the run starts from; `reference` holds the exact ones."""
+        number = self.remember(tensor)
+        if tensor.is_floating_point():
+            self.trace.references[number] = reference.detach().double()
+        else:
+            self.trace.integers.append(number)
+        return number
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        target = self._target(func, args)
+        if target is not None and _place(target) not in self._numbers:
+            raise UnsupportedOp(f"{func}: certification follows no write to a tensor from outside the model")
+        args, kwargs = map_tensors(self._emulated, (args, kwargs or {}))
+        if target is not None:
+            self._keep_old_values(target)
+        places = map_tensors(self._number, (args, kwargs))
+        result = func(*args, **kwargs)
+        name = func._schema.name
+        if name in _UNINITIALIZED:
+            self._in_storage.setdefault(_storage(result), [])
+        elif name in _MAKERS and not list(tensors_in((args, kwargs))):
+            with _without_dispatch():
+                self.leaf(result, func(*args, **kwargs))
+        else:
+            self._record(func, places, result, target)
+        return result
+
+    def _record(self, func: Any, places: Any, result: Any, target: torch.Tensor | None) -> None:
+        if target is not None:
+            func = self._functional(func)
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        outputs = tuple(self.remember(item) if isinstance(item, torch.Tensor) and item.numel() else None for item in results)
+        self.trace.steps.append(Step(func, places[0], places[1], outputs, self.machine.path))
+
+    def _emulated(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor itself if the run has seen it; in the place of a number from outside what the machine rounds it to."""
+        place = _place(tensor)
+        if place in self._numbers or not tensor.is_floating_point() or not tensor.numel():
+            return tensor
+        if place in self._rounded:
+            return self._rounded[place]
+        if _storage(tensor) in self._in_storage:
+            raise UnsupportedOp(
+                f"{self.machine.path or 'no module'}: a tensor is read that was not written as a whole, or through another view; "
+                "certification follows in-place operations on whole tensors only"
+            )
+        if tensor.dtype is not _FLOAT32:
+            raise UnsupportedOp(f"a tensor of {tensor.dtype}: certification takes models and inputs in float32")
+        with _without_dispatch():
+            value = self.machine.operand(tensor)
+            self._rounded[place] = value
+            self._outside.append(tensor)  # kept, so that no other tensor takes its place
+            self.leaf(value, tensor)
+        return value
+
+    def _number(self, tensor: torch.Tensor) -> Any:
+        number = self._numbers.get(_place(tensor))
+        return tensor if number is None else Ref(number)
+
+    @staticmethod
+    def _target(func: Any, args: Any) -> torch.Tensor | None:
+        """What an in-place operation writes to."""
+        if not func._schema.is_mutable:
+            return None
+        written = [argument for argument in func._schema.arguments if argument.alias_info and argument.alias_info.is_write]
+        if len(written) != 1 or written[0].kwarg_only or written[0].name != func._schema.arguments[0].name:
+            if "batch_norm" in func._schema.name:  # it writes statistics in training only, which its rule refuses
+                return None
+            raise UnsupportedOp(f"{func}: certification follows no operation that writes to several tensors or to out=")
+        return args[0]
+
+    def _keep_old_values(self, target: torch.Tensor) -> None:
+        """Before its storage changes: what was recorded there stays what it was, and other views of it are stale."""
+        storage = _storage(target)
+        with _without_dispatch():
+            for number in self._in_storage.get(storage, ()):
+                old = self.trace.values[number]
+                if _storage(old) == storage:
+                    self.trace.values[number] = old.clone()
+        self._stale = [place for place in self._numbers if place[0] == storage]
+
+    def _functional(self, func: Any) -> Any:
+        """The function that an in-place operation stands for; stale views are forgotten."""
+        for place in self._stale:
+            self._numbers.pop(place, None)
+        packet = getattr(torch.ops.aten, func._schema.name.removeprefix("aten::").removesuffix("_"), None)
+        if packet is None or func._overloadname not in packet.overloads():
+            raise UnsupportedOp(f"{func}: certification knows no function that it stands for")
+        return getattr(packet, func._overloadname)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _place(tensor: torch.Tensor) -> Any:
+    return _storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Trace:
+    """The trace of simulation(*inputs), whose one output is a tensor (or has one in `.logits`, as in transformers).
+
+    Raises
+    ------
+    UnsupportedOp : operations that certification cannot follow.
+    TypeError : an output that is no tensor.
+    """
+    trace = Trace()
+    machine = simulation._emulation.machine
+    recorder = _Recorder(machine, trace)
+    originals = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad(), simulation:
+        with _without_dispatch():  # what is read here keeps the values that it has
+            for name, tensor in (*simulation.model.named_parameters(), *simulation.model.named_buffers()):
+                if tensor.dtype is _FLOAT32:
+                    recorder.leaf(tensor, originals[name])
+            given = []
+            for item in inputs:
+                if item.is_floating_point() and item.dtype is not _FLOAT32:
+                    raise UnsupportedOp(f"an input of {item.dtype}: certification takes models and inputs in float32")
+                given.append(machine.operand(item.detach().clone()))
+                number = recorder.leaf(given[-1], item)
+                if item.dtype is _FLOAT32:
+                    trace.inputs.append(number)
+        with recorder:
+            result = simulation.model(*given)
+        result = getattr(result, "logits", result)
+        if not isinstance(result, torch.Tensor):
+            raise TypeError(f"the model's output must be a tensor of logits, got {type(result).__name__}")
+        place = recorder._number(recorder._emulated(result))
+        if not isinstance(place, Ref):
+            raise TypeError("the model's output holds no floating-point numbers that it computed")
+    trace.output = place.index
+    return trace

@@ -1,0 +1,465 @@
+"""Certificates against exact arithmetic: no bound is ever violated, and every term of one is needed."""
+
+import copy
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from certificate_oracle import Attention, Product, Residual, logits, number, seeded, violations
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+import fpsim
+from fpsim.emulation.certification import certify, costs, forward, products
+from fpsim.emulation.certification.methods import METHODS
+from fpsim.emulation.certification.slopes import Slope
+from fpsim.theory import accumulations, units
+
+#: (format, accumulator, rounding): every kind of accumulator, every mode, saturation and flushing.
+MACHINES = [
+    ("fp16", "fp16", "nearest-even"),
+    ("fp16", "fp32", "nearest-even"),
+    ("fp16", "fp16:pairwise", "nearest-away"),
+    ("fp16", "fp16:fma", "toward-zero"),
+    ("bf16", "bf16:lanes(2)", "up"),
+    ("bf16", "bf16:blocked(2)->fp32", "nearest-even"),
+    ("bf16", "fp16", "down"),
+    ("fp16", "fp16:kahan", "nearest-even"),
+    ("fp16", "fp16:neumaier", "nearest-even"),
+    ("fp16", "exact", "odd"),
+    ("fp16", "native", "nearest-even"),
+    ("float8_e4m3fn", "fp16:exact-products", "nearest-even"),
+    ("float8_e5m2", "fp32", "stochastic"),
+    ("fp16", "fp16", "stochastic"),
+    ("float6_e3m2fn", "fp32", "nearest-even"),
+    ("fp32", "fp32", "nearest-even"),
+    ("fp16", "v100", "nearest-even"),
+    ("fp16", "h100:fp16", "nearest-even"),
+    ("bf16", "avx512_bf16", "nearest-even"),
+    ("bf16", "mi250", "nearest-even"),
+    ("float8_e4m3fn", "h100", "nearest-even"),
+    (fpsim.get_format("fp16").replace(name="fp16-flushed", flush="after"), "fp16", "nearest-even"),
+]
+pytestmark = pytest.mark.filterwarnings("ignore::fpsim.hardware.UnconfirmedUnit")
+
+
+def seed_for(rounding):
+    return 5 if rounding == "stochastic" else None
+
+
+def check(model, x, machine, method="shadow", expected=None, **options):
+    """Certify, and compare the emulated logits with exact ones; returns the certificate."""
+    fmt, accumulate, rounding = machine
+    certificate = certify(model, x, fmt, accumulate, rounding, method, seed=seed_for(rounding), **options)
+    expected = logits(model, x) if expected is None else expected
+    emulated = certificate.logits
+    if method == "a-priori":
+        emulated = fpsim.run(model, fmt, accumulate, rounding, seed_for(rounding))(x).detach().double()
+    assert violations(certificate.bound, emulated, expected) == [], (machine, method)
+    if method != "probabilistic":
+        wrong = expected.argmax(-1) != emulated.argmax(-1).numpy()
+        assert not (certificate.certified.numpy() & wrong).any()
+    return certificate
+
+
+def methods_for(rounding):
+    one_sided = rounding in ("toward-zero", "up", "down", "odd")
+    return [method for method in METHODS if not (one_sided and method == "probabilistic")]
+
+
+# Rigour, on networks and data made to break it
+
+
+def weird(draw, shape, scale):
+    """Weights or inputs of one flavor: normal, subnormal, cancelling in pairs, huge, or of one sign and size."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = generator.standard_normal(shape)
+    match draw(st.sampled_from(["normal", "tiny", "cancelling", "huge", "equal", "sparse"])):
+        case "tiny":
+            values = values * 2.0**-24
+        case "cancelling":
+            values[..., 1::2] = -values[..., : values.shape[-1] // 2 * 2 : 2] * (1 + 2.0**-12)
+        case "huge":
+            values = values * scale
+        case "equal":
+            values = np.full(shape, 1 + 2.0**-12)
+        case "sparse":
+            values = np.where(generator.random(shape) < 0.7, 0.0, values)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@st.composite
+def networks(draw):
+    """(model, inputs): linear layers with activations between, perhaps a residual or a product of two branches."""
+    widths = draw(st.lists(st.integers(2, 9), min_size=2, max_size=4))
+    parts = []
+    for wide, narrow in zip(widths, widths[1:], strict=False):
+        layer = nn.Linear(wide, narrow, bias=draw(st.booleans()))
+        for tensor in layer.parameters():
+            tensor.data = weird(draw, tuple(tensor.shape), 300.0)
+        parts += [layer, draw(st.sampled_from([nn.ReLU(), nn.ReLU(inplace=True), nn.Tanh(), nn.GELU(), nn.SiLU()]))]
+    model = nn.Sequential(*parts[:-1])
+    wrapped = draw(st.sampled_from(["no", "residual", "product"])) if widths[0] == widths[-1] else "no"
+    if wrapped == "residual":
+        model = nn.Sequential(Residual(model))
+    elif wrapped == "product":
+        model = nn.Sequential(Product(model, nn.Tanh()))
+    return model.eval(), weird(draw, (2, widths[0]), 200.0)
+
+
+def no_certificate_is_violated(network, machine, method):
+    model, x = network
+    if machine[2] in ("toward-zero", "up", "down", "odd"):  # elementary functions have no directed rounding
+        for name, part in list(model.named_modules()):
+            if isinstance(part, (nn.Tanh, nn.GELU, nn.SiLU)):
+                parent = model.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.rpartition(".")[2], nn.ReLU().eval())
+    if method not in methods_for(machine[2]):
+        method = "mean-value"
+    # a probabilistic bound may fail: at this confidence it must not, in any number of examples that a machine can run
+    check(model, x, machine, method, confidence=1 - 1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(sorted(METHODS)))
+def test_no_certificate_is_ever_violated(network, machine, method):
+    no_certificate_is_violated(network, machine, method)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=2500, deadline=None)
+@given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(sorted(METHODS)))
+def test_no_certificate_is_ever_violated_in_many_examples(network, machine, method):
+    no_certificate_is_violated(network, machine, method)
+
+
+# Every rule of the table
+
+
+def _after_convolution(*parts):
+    return [nn.Conv2d(2, 4, 3, padding=1), *parts, nn.Flatten()]
+
+
+FAMILIES = {
+    "convolution": _after_convolution(nn.ReLU(), nn.Conv2d(4, 2, 3, stride=2)),
+    "batch norm": _after_convolution(nn.BatchNorm2d(4), nn.ReLU6()),
+    "group norm": _after_convolution(nn.GroupNorm(2, 4), nn.AvgPool2d(2)),
+    "max pooling": _after_convolution(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)),
+    "residual": _after_convolution(Residual(nn.Conv2d(4, 4, 1))),
+    "leaky": _after_convolution(nn.LeakyReLU(0.1), nn.Hardswish()),
+    "smooth": _after_convolution(nn.GELU(), nn.Sigmoid()),
+    "exponential": _after_convolution(nn.ELU(), nn.Hardsigmoid()),
+    "softmax": [nn.Flatten(), nn.Linear(32, 3), nn.Softmax(-1)],
+    "attention": [nn.Flatten(2), nn.Linear(16, 4), nn.LayerNorm(4), Attention(4), nn.Flatten(), nn.Linear(8, 3)],
+    "silu": [nn.Flatten(), nn.Linear(32, 4), nn.SiLU(), Product(nn.Linear(4, 3), nn.Linear(4, 3)), nn.Tanh()],
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_of_operations(name):
+    model = seeded(3, *copy.deepcopy(FAMILIES[name]))
+    x = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(4))
+    expected = logits(model, x)
+    for method in METHODS:
+        for machine in MACHINES[:2]:
+            certificate = check(model, x, machine, method, expected)
+            assert torch.isfinite(certificate.bound).all(), (name, method)
+
+
+def test_embeddings_and_views_are_exact():
+    model = seeded(1, nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 3))
+    x = torch.tensor([[0, 3, 4], [1, 1, 2]])
+    for method in METHODS:
+        check(model, x, ("fp16", "fp16", "nearest-even"), method)
+
+
+def test_a_transformer_layer_with_a_mask():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu").eval()
+    with torch.no_grad():
+        for tensor in layer.parameters():
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())) / 3)
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+
+    class Causal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = layer, nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x, src_mask=nn.Transformer.generate_square_subsequent_mask(x.shape[1]), is_causal=True))
+
+    model = Causal().eval()
+    exact = copy.deepcopy(model).double()(x.double()).detach()
+    for method in METHODS:
+        certificate = certify(model, x, "fp16", "fp32", method=method)
+        error = (fpsim.run(model, "fp16", "fp32")(x).double() - exact).abs()
+        assert torch.isfinite(certificate.bound).all()
+        assert (error <= certificate.bound + 1e-9).all()
+
+
+def test_every_input_of_the_box():
+    model = seeded(7, nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.Tanh())
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 6, generator=generator)
+    certificate = certify(model, x, "fp16", "fp16", method="a-priori", radius=0.02)
+    sure = certify(model, x, "fp16", "fp16", method="a-priori", radius=2.0**-20).certified
+    assert sure.any()
+    sim = fpsim.run(model, "fp16", "fp16")
+    for _ in range(10):
+        other = x + 0.02 * (2 * torch.rand(x.shape, generator=generator) - 1)
+        expected = logits(model, other.clamp(x - 0.02 + 1e-6, x + 0.02 - 1e-6))
+        found = sim(other.clamp(x - 0.02 + 1e-6, x + 0.02 - 1e-6)).detach().double()
+        assert violations(certificate.bound, found, expected) == []
+        same = torch.from_numpy((expected.argmax(-1) == found.argmax(-1).numpy()).astype(bool))
+        assert (same | ~certificate.certified).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_fp32_run_as_the_reference(method):
+    model = seeded(2, nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 4))
+    x = torch.randn(4, 40, generator=torch.Generator().manual_seed(2))
+    exact = certify(model, x, "fp16", "fp32", method=method)
+    single = certify(model, x, "fp16", "fp32", method=method, reference="fp32")
+    emulated = fpsim.run(model, "fp16", "fp32")(x).double()
+    assert ((emulated - model(x).double()).abs() <= single.bound).all()
+    assert (single.bound > exact.bound).all()
+
+
+# Overflow
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("accumulate", ["fp32", "fp16", "h100"])
+@pytest.mark.parametrize("rounding", ["nearest-even", "toward-zero"])
+def test_an_overflow_makes_the_bound_infinite_even_if_it_is_squashed(method, accumulate, rounding):
+    if method not in methods_for(rounding):
+        return
+    last = nn.ReLU6() if rounding == "toward-zero" else nn.Tanh()
+    model = seeded(1, nn.Linear(4, 4), last, nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(1000.0)
+    x = torch.tensor([[1.0, 0.5, 0.25, 0.5], [100.0, 100.0, 100.0, 100.0]])
+    certificate = certify(model, x, "fp16", accumulate, rounding, method)
+    assert torch.isfinite(certificate.bound[0]).all()
+    assert torch.isinf(certificate.bound[1]).all()
+    assert not certificate.certified[1]
+
+
+def test_saturation_makes_the_bound_infinite():
+    saturating = fpsim.get_format("fp16").replace(name="fp16s", saturate=True)
+    model = seeded(1, nn.Linear(2, 2, bias=False), nn.Hardswish(), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.fill_(60000.0)
+    for method in METHODS:
+        assert torch.isinf(certify(model, torch.ones(1, 2), saturating, "fp32", method=method).bound).all(), method
+
+
+def test_a_partial_sum_that_saturates_and_comes_back():
+    saturating = fpsim.Accumulator(format=fpsim.get_format("fp16").replace(name="fp16s", saturate=True))
+    model = seeded(1, nn.Linear(3, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[60000.0, 60000.0, -60000.0]] * 2))
+    for method in METHODS:
+        certificate = certify(model, torch.ones(1, 3), "fp16", saturating, method=method)
+        assert torch.isinf(certificate.bound).all(), method
+
+
+# Every term is needed: without it a certificate is violated
+
+
+def underflowing():
+    """256 weights of 2^-26, which round to 0, times 1024: the first-order form of the bound misses it 339-fold."""
+    model = seeded(0, nn.Linear(256, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(2.0**-26)
+    return model, torch.full((1, 256), 1024.0)
+
+
+def violated(model, x, machine, method):
+    fmt, accumulate, rounding = machine
+    certificate = certify(model, x, fmt, accumulate, rounding, method)
+    emulated = fpsim.run(model, fmt, accumulate, rounding)(x).detach().double()
+    return bool(violations(certificate.bound, emulated, logits(model, x)))
+
+
+RUNS = ("running", "mean-value", "a-priori")
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_the_rounding_of_weights_is_needed(method, monkeypatch):
+    model, x = underflowing()
+    machine = ("fp16", "fp32", "nearest-even")
+    assert not violated(model, x, machine, method)
+    monkeypatch.setattr(forward, "signed", lambda call, row, slopes: (None, None))
+    monkeypatch.setattr("fpsim.emulation.certification.adjoint.signed", lambda call, row, slopes: (None, None))
+    assert violated(model, x, machine, method)
+
+
+@pytest.mark.parametrize(
+    "method, weight",
+    [
+        ("running", 2.0**-26),  # both sums underflow to 0: what is left is the product of their errors
+        ("a-priori", 2.0**-25 * (1 + 2.0**-10)),  # both double: 3 times the exact product is the error, 2 times its first order
+    ],
+)
+def test_the_second_order_is_needed(method, weight, monkeypatch):
+    model = seeded(0, Product(nn.Linear(256, 2, bias=False), nn.Linear(256, 2, bias=False)))
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.fill_(weight)
+    x, machine = torch.full((1, 256), 59392.0), ("fp16", "fp32", "nearest-even")
+    assert not violated(model, x, machine, method)
+
+    def of_middles(low, high, function, terms):
+        middle = (low + high) / 2
+        return Slope(lambda t: function(t, middle), lambda t: function(t, middle.abs()), None, terms)
+
+    monkeypatch.setattr(products, "scaled", of_middles)
+    assert violated(model, x, machine, method)
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_the_last_rounding_is_needed(method, monkeypatch):
+    """1 + 2^-11 is 1 in fp16, four times over."""
+    model = seeded(0, *(nn.Linear(2, 2) for _ in range(4)))
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.copy_(torch.eye(2))
+            layer.bias.fill_(2.0**-11)
+    x, machine = torch.ones(1, 2), ("fp16", "exact", "nearest-even")
+    assert not violated(model, x, machine, method)
+    without_last_rounding(monkeypatch)
+    assert violated(model, x, machine, method)
+
+
+def without_last_rounding(monkeypatch):
+    monkeypatch.setattr(costs.Machine, "_stored", lambda self, call, store, inner: torch.zeros_like(call.result))
+    monkeypatch.setattr("fpsim.theory.running.stored_error", lambda result, *rest: np.zeros(result.shape))
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_alignment_is_needed(method, monkeypatch):
+    """A tensor core cuts products off below 2^-23 of the largest: three of them are lost without any rounding."""
+    model = seeded(0, nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 2.0**-12, 2.0**-12, 2.0**-12]] * 2))
+    x = torch.tensor([[1.0, 2.0**-12, 2.0**-12, 2.0**-12]]) * 1.0
+    machine = ("fp16", "v100", "nearest-even")
+    assert not violated(model, x, machine, method)
+
+    def nothing(*args, **kwargs):
+        return units.Stage(Fraction(0), Fraction(0), sys.float_info.max)
+
+    accumulations._bound.cache_clear()
+    monkeypatch.setattr(accumulations, "unit_stage", nothing)
+    monkeypatch.setattr("fpsim.theory.running.unit_error", lambda a, b, *rest: np.zeros((a.shape[0], b.shape[1])))
+    without_last_rounding(monkeypatch)
+    try:
+        assert violated(model, x, machine, method)
+    finally:
+        accumulations._bound.cache_clear()
+
+
+# Probability
+
+
+def probabilistic_failures(draws, rounding, confidence):
+    model = seeded(11, nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 4))
+    x = torch.randn(draws, 48, generator=torch.Generator().manual_seed(8))
+    exact = copy.deepcopy(model).double()(x.double()).detach()
+    certificate = certify(model, x, "fp16", "fp16", rounding, "probabilistic", confidence=confidence, seed=seed_for(rounding))
+    return int(((certificate.logits - exact).abs() > certificate.bound).any(-1).sum())
+
+
+@pytest.mark.parametrize("rounding", ["nearest-even", "stochastic"])
+def test_probabilistic_bounds_fail_no_more_often_than_stated(rounding):
+    """60 inputs at 90 %: 13 failures or more have a probability below 1 % if the bound keeps what it says."""
+    assert probabilistic_failures(60, rounding, 0.9) < 13
+
+
+# What is refused
+
+
+def test_an_operation_without_a_rule_is_named():
+    class Sorted(nn.Module):
+        def forward(self, x):
+            return torch.sort(x).values
+
+    with pytest.raises(fpsim.UnsupportedOp, match="aten.sort.default"):
+        certify(Sorted().eval(), torch.randn(1, 3))
+
+
+def test_a_choice_made_in_python_is_refused():
+    class Branch(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(fpsim.UnsupportedOp, match="another path|inexact"):
+        certify(Branch().eval(), torch.randn(1, 3))
+
+
+def test_reading_through_another_view_after_a_write_is_refused():
+    class Aliased(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            head = y[:, :2]
+            y.relu_()
+            return head
+
+    with pytest.raises(fpsim.UnsupportedOp, match="view"):
+        certify(Aliased().eval(), torch.randn(1, 3))
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"method": "magic"}, "known are shadow"),
+        ({"reference": "fp64"}, "known are exact, fp32"),
+        ({"radius": 0.1}, "a-priori"),
+        ({"confidence": 1.0}, "between 0 and 1"),
+        ({"method": "probabilistic", "rounding": "up"}, "one side"),
+    ],
+)
+def test_arguments_are_checked(options, match):
+    with pytest.raises(ValueError, match=match):
+        certify(nn.Linear(2, 2).eval(), torch.randn(1, 2), **options)
+
+
+def test_a_model_in_training_is_refused():
+    with pytest.raises(ValueError, match="eval"):
+        certify(nn.Linear(2, 2), torch.randn(1, 2))
+
+
+# What is given back
+
+
+def test_a_certificate_says_where_the_bound_comes_from():
+    model = seeded(4, nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 3))
+    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(3))
+    for method in METHODS:
+        certificate = certify(model, x, "fp16", "fp16", method=method)
+        assert [layer.path for layer in certificate.layers] == ["0", "1", "2"]
+        assert "largest bound" in certificate.table()
+        assert "emulated run's" in certificate.statement or method == "a-priori"
+        assert certificate.plot().axes
+    parts = [layer.part for layer in certify(model, x, "fp16", "fp16", method="mean-value").layers]
+    bound = certify(model, x, "fp16", "fp16", method="mean-value").bound.mean()
+    assert sum(parts) == pytest.approx(float(bound), rel=0.5)
+    assert parts[1] == pytest.approx(0.0, abs=1e-300)
+
+
+def test_inputs_together_and_apart_have_one_certificate():
+    model = seeded(4, nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 3))
+    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(3))
+    for method in METHODS:
+        whole = certify(model, x, "fp16", "fp16", method=method)
+        alone = torch.cat([certify(model, x[i : i + 1], "fp16", "fp16", method=method).bound for i in range(3)])
+        torch.testing.assert_close(whole.bound, alone, rtol=1e-9, atol=0)
+        assert torch.equal(whole.logits.float(), fpsim.run(model, "fp16", "fp16")(x)) or method == "a-priori"
+
+
+def test_exact_numbers_of_the_oracle():
+    assert number(0.1) != number(1) / 10
+    assert logits(seeded(0, nn.ReLU()), torch.tensor([[-1.0, 2.0]])).tolist() == [[0, 2]]
