@@ -53,7 +53,8 @@ def unit_product(
     if accumulator.order.name == "split":
         return _split_product(a, b, fmt, accumulator, addend)
     shape = (a.shape[0], b.shape[1])
-    start = np.zeros(shape) if addend is None else np.array(np.broadcast_to(addend, shape), np.float64)
+    with np.errstate(invalid="ignore"):  # widening a signaling NaN is no error here
+        start = np.zeros(shape) if addend is None else np.array(np.broadcast_to(addend, shape), np.float64)
     if 0 in shape or a.shape[1] == 0:
         return start
     if row.model in ("block", "emulated"):
@@ -289,8 +290,9 @@ def chain_product(a: np.ndarray, b: np.ndarray, target: Format, start: np.ndarra
     scaled = target == _FLUSHED and _stays_below(a, b, start)
     element = "f4" if scaled else "f8"
     lift = 2.0**_SCALE if scaled else 1.0
-    packed = _Packed(a * a.dtype.type(lift), b, element)
-    out = packed.started(start * lift)
+    with np.errstate(invalid="ignore"):
+        packed = _Packed(a * a.dtype.type(lift), b, element)
+        out = packed.started(start * lift)
     function = kernels.make_chain(element, *_TILE)
     row = constants(target, _NEAREST, "f8")
     least = out.dtype.type(FP32.min_normal * lift)

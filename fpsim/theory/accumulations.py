@@ -94,7 +94,6 @@ def accumulation_bound(
     Raises
     ------
     ValueError : unknown names, operands that a unit does not take, a given tree with another number of leaves.
-    NotImplementedError : a unit whose terms are split.
     """
     target, accumulator, mode = get_format(fmt), get_accumulator(accumulate), get_rounding(rounding)
     if not isinstance(terms, int | np.integer) or not 0 <= terms <= MAX_LEAVES or addends < 0:
