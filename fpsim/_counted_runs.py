@@ -100,7 +100,7 @@ def _products(
     chosen, bound = _plan(operand, target, rounding, tree, exact_products)
     job = _CountingJob(chosen.element, (rows, columns, leaves), tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
-    simple = rounding is Rounding.NEAREST_EVEN and not exact_products and not chosen.flags & CAREFUL
+    simple = rounding is Rounding.NEAREST_EVEN and not chosen.flags & CAREFUL and (tree.is_chains or not exact_products)
     if simple and not is_like(target, FP64) and _are_finite([left, *(panels.data for panels in right)]):
         job.what = SUMS
     flags = choose_flags(chosen, bound * leaves, target, rounding, left, right, rows)
@@ -111,7 +111,7 @@ def _products(
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         counted = job
         if job.what == SUMS and not job.passed and np.isfinite(job.largest):
-            _leave_out_zero_leaves(job, a, b, target, lines)
+            _leave_out_zero_leaves(job, a, b, 0.0 if exact_products else target.min_subnormal / 2, lines)
         elif job.passed or job.what == SUMS:
             counted, out = _again(job, a, b, lines, careful, out)
         counters.swamped += counted.counts[UNCHANGED]
@@ -141,17 +141,17 @@ def _are_finite(arrays: list[np.ndarray]) -> bool:
     return all(largest_and_smallest(array)[0] < np.inf for array in arrays)
 
 
-def _leave_out_zero_leaves(job: _CountingJob, a: np.ndarray, b: np.ndarray, target: Format, lines: np.ndarray) -> None:
+def _leave_out_zero_leaves(job: _CountingJob, a: np.ndarray, b: np.ndarray, least: float, lines: np.ndarray) -> None:
     """Take the chain steps of zero leaves from those that left a sum as it was, and find how many of them underflowed.
 
-    To nearest even a product becomes zero when it is at most half the smallest subnormal number.
+    Products of at most `least` become zero: to nearest even half the smallest subnormal number, 0 where they are exact.
     """
     from fpsim._kernels.counted import UNCHANGED, UNDERFLOWS, count_zero_leaves
     from fpsim._kernels.products import CHAIN, PUSH_LEAF
 
     zeros, underflows = (np.zeros(job.leaves, dtype=np.int64) for _ in range(2))
     bits = [np.abs(x, order="C").view(f"u{x.itemsize}") for x in (a.T, b)]
-    count_zero_leaves(b, *bits, target.min_subnormal / 2, zeros, underflows)
+    count_zero_leaves(b, *bits, least, zeros, underflows)
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
     for operation, leaf, count, stride, _ in lines.tolist():
         if operation in (CHAIN, PUSH_LEAF):

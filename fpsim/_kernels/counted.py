@@ -96,10 +96,11 @@ class _CountingStep(Step):
         self.turns = UNCHANGED
         self.sums: list[Vector] = []
 
-    def tally(self, place: int, mask: Vector) -> None:
-        if place == UNCHANGED:
-            place = self.turns = UNCHANGED_TOO if self.turns == UNCHANGED else UNCHANGED
-        self.tallies[place] = mask.counted_in(self.tallies[place].ints()).floats()
+    def tally(self, place: int, masks: Vector) -> None:
+        for mask in masks.split():
+            if place in (UNCHANGED, UNCHANGED_TOO):
+                place = self.turns = UNCHANGED_TOO if self.turns == UNCHANGED else UNCHANGED
+            self.tallies[place] = mask.counted_in(self.tallies[place].ints()).floats()
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         product = self.arithmetic.leaf(left, right, draw)
@@ -107,20 +108,23 @@ class _CountingStep(Step):
             self._edges_of_leaf(left, right, product)
         return product
 
-    def chain(self, old: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
+    def chain(self, old: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:
         arithmetic = self.arithmetic
-        new = arithmetic.chain(old, left, right, draws)
+        new = arithmetic.chain(old, left, right, (draws[0], draws[1]))
         same = new.compare("==", old)
         self.sums.append(new)
+        if arithmetic.exact_products:
+            zero = new.compare("==", 0.0)
+            underflowed = unless_all(
+                new.compare("!=", 0.0), zero, lambda: zero & _is_not_zero(left.again(), right.again(), old)
+            )
+            self.tally(UNDERFLOWS, underflowed)
         if not self.everything:
             self.tally(UNCHANGED, same)
             return new
         given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
         if arithmetic.exact_products:
             self.tally(UNCHANGED, same & given)
-            zero = new.compare("==", 0.0)
-            underflowed = unless_all(new.compare("!=", 0.0), zero, lambda: zero & _is_not_zero(left, right, old))
-            self.tally(UNDERFLOWS, underflowed)
             finite = left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY)
             self._overflows(new, finite & old.absolute().compare("<", _INFINITY))
             return new
@@ -161,7 +165,7 @@ class _CountingStep(Step):
         self.arithmetic.overflowed.clear()
 
     def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, tallies: Any) -> Any:
-        for total in self.sums:
+        for total in (total for sums in self.sums for total in sums.split()):
             self.tallies[LARGEST] = larger(total.absolute(), self.tallies[LARGEST])  # which a NaN leaves as it is
         kept = tile_of(self.builder, tallies.type, self.tallies)
         values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), kept]
@@ -187,7 +191,7 @@ def _leaf_tile(
         a_data, b_data = data_of(context, builder, a, arguments[3]), data_of(context, builder, b, arguments[5])
         pairs = work.operands(a_data, arguments[4], b_data, arguments[6])
         draws = work.draws((hashes, arguments[8], arguments[9], arguments[10]), arguments[11])
-        vectors = [work.leaf(*pair, draw) for pair, draw in zip(pairs, draws, strict=True)]
+        vectors = work.each(work.leaf, *zip(*pairs, strict=True), draws)
         return work.results(signature, arguments[0], vectors, arguments[1], arguments[2])
 
     given = (total, seen, tallies, a, a_offset, b, b_offset, constants, hashes, place, stride, step, mode, flags, what)
@@ -207,7 +211,7 @@ def _add_tiles(
         work = observing(context, builder, left, *codes, arguments[4], arguments[3], what.literal_value)
         draws = work.draws((hashes, arguments[5], arguments[6], arguments[7]), arguments[8])
         lefts, rights = (vectors_of(builder, arguments[i], left.count) for i in (0, 1))
-        vectors = [work.add(*terms) for terms in zip(lefts, rights, draws, strict=True)]
+        vectors = work.each(work.add, lefts, rights, draws)
         return work.results(signature, arguments[0], vectors, arguments[2], arguments[3])
 
     given = (left, right, seen, tallies, constants, hashes, place, stride, step, mode, flags, what)
@@ -230,10 +234,7 @@ def _chain_tile(
         where = (hashes, arguments[8], arguments[9], arguments[10])
         leaf_draws, draws = work.draws(where, arguments[11]), work.draws(where, arguments[12])
         totals = vectors_of(builder, arguments[0], total.count)
-        vectors = [
-            work.chain(old, left, right, both)
-            for old, (left, right), both in zip(totals, pairs, zip(leaf_draws, draws, strict=True), strict=True)
-        ]
+        vectors = work.each(work.chain, totals, *zip(*pairs, strict=True), leaf_draws, draws)
         return work.results(signature, arguments[0], vectors, arguments[1], arguments[2])
 
     given = (total, seen, tallies, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step)

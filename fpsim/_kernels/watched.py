@@ -38,38 +38,38 @@ class WatchingStep(Step):
             power = result.absolute().compare("<", self.arithmetic[MAX_FINITE]).select(power, infinite)
         return power * power if self.squares else power
 
-    def _keep(self, cost: Vector | None, terms: tuple[Vector, Vector] | None) -> None:
-        """Add to the sum of the vector whose turn it is, unless one of the terms is zero, and go on to the next."""
+    def _keep(self, result: Vector, cost: Vector | None, terms: tuple[Vector, Vector] | None) -> None:
+        """Add to the sums of the vectors whose turn it is, where none of the terms is zero, and go on to the next."""
         if cost is not None and terms is not None:
             zero = terms[0].compare("==", 0.0) | terms[1].compare("==", 0.0)
             cost = zero.select(splat(self.builder, cost.type.element(0.0), cost.lanes), cost)
-        if cost is not None:
-            self.kept[self.place] = self.kept[self.place] + cost
-        self.place += 1
+        for offset, own in enumerate(cost.split() if cost is not None else ()):
+            self.kept[self.place + offset] = self.kept[self.place + offset] + own
+        self.place += len(result.values)
 
     def _cost_of_leaf(self, leaf: Vector) -> Vector | None:
         return None if self.exact_leaves else self._cost(leaf, True)
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         leaf = self.arithmetic.leaf(left, right, draw)
-        self._keep(self._cost_of_leaf(leaf), (left, right))
+        self._keep(leaf, self._cost_of_leaf(leaf), (left, right))
         return leaf
 
-    def chain(self, old: Vector, left: Vector, right: Vector, draws: tuple[Vector | None, Vector | None]) -> Vector:
+    def chain(self, old: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:
         if self.arithmetic.exact_products:
-            new = self.arithmetic.chain(old, left, right, draws)
-            self._keep(self._cost(new, True), (left, right))
+            new = self.arithmetic.chain(old, left, right, (draws[0], draws[1]))
+            self._keep(new, self._cost(new, True), (left, right))
             return new
         leaf = self.arithmetic.leaf(left, right, draws[0])
         new = self.arithmetic.add(old, leaf, draws[1])
         cost, before = self._cost(new, False), self._cost_of_leaf(leaf)
-        self._keep(cost if before is None else cost + before, (left, right))  # a zero product changes nothing
+        self._keep(new, cost if before is None else cost + before, (left, right))  # a zero product changes nothing
         return new
 
     def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         new = self.arithmetic.add(left, right, draw)
         values = not self.arithmetic.exact_products  # then a sum with zero rounds nothing
-        self._keep(self._cost(new, not values), (left, right) if values else None)
+        self._keep(new, self._cost(new, not values), (left, right) if values else None)
         return new
 
     def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, kept: Any) -> Any:
