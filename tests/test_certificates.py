@@ -47,6 +47,15 @@ MACHINES = [
 pytestmark = pytest.mark.filterwarnings("ignore::fpsim.hardware.UnconfirmedUnit")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors are small here: a second thread costs more than it does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def seed_for(rounding):
     return 5 if rounding == "stochastic" else None
 

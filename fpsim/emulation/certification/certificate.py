@@ -81,8 +81,7 @@ class Certificate:
                 "rounded before, with mean 0 (true of stochastic rounding to first order, a model of rounding to nearest)"
             )
         margin = "the exact model's at the middle of the box" if self.method == "a-priori" else "the emulated run's"
-        assumed = f" Assumed: {LIBRARY}." if self.method != "running" or self.reference == "fp32" else ""
-        return f"{text[0].upper()}{text[1:]}. The margin is {margin}.{assumed}"
+        return f"{text[0].upper()}{text[1:]}. The margin is {margin}. Assumed: {LIBRARY}."
 
     def table(self) -> str:
         """The layers as text: bounds, and each one's part of the mean bound of the logits."""

@@ -262,7 +262,10 @@ def _without_numbers(source: Pass, step: Step, states: States, numbers: list[int
 
 def _carried(call: Call) -> Operand:
     """Known numbers in other places: both sides are moved."""
-    return Operand(call.run_on("value"), call.run_on("reference"), known=True)
+    reference = call.run_on("reference")
+    if all(operand.value is operand.reference for operand in call.operands):
+        return Operand(reference, reference, known=True)
+    return Operand(call.run_on("value"), reference, known=True)
 
 
 def _whole(error: torch.Tensor | None) -> Own | None:
@@ -291,7 +294,7 @@ def signed(
     """The part of the result's difference that is due to operands whose two values are known, and what is left of it."""
     known, rest = (None, None) if row.known is None else row.known(call)
     for slope, operand in zip(slopes, call.operands, strict=True):
-        if slope is None or not operand.known:
+        if slope is None or not operand.known or operand.value is operand.reference:
             continue
         change = operand.difference()
         if bool((change != 0).any()):
