@@ -226,7 +226,8 @@ def test_processes_sum_gradients_in_the_order_of_their_ranks(size, dtype, tmp_pa
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
     root = str(Path(fpsim.__file__).parents[1])
-    commands = [[sys.executable, str(script), str(rank), str(size), f"{tmp_path}/store", str(tmp_path), dtype] for rank in range(size)]
+    ends = [str(size), f"{tmp_path}/store", str(tmp_path), dtype]
+    commands = [[sys.executable, str(script), str(rank), *ends] for rank in range(size)]
     environment = {**os.environ, "PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo"}
     processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
     errors = [process.communicate(timeout=240)[1] for process in processes]

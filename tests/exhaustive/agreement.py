@@ -1,0 +1,179 @@
+"""Every operation that torch has for float16 on the CPU, against the emulation; run as a script it writes the page."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import fpsim
+from fpsim.emulation import UnsupportedOp
+from fpsim.emulation.table import names
+from tests.operators import (
+    SAVES_STATISTICS,
+    UNSUPPORTED,
+    UNWRITTEN,
+    array_of,
+    evaluate,
+    indices,
+    op_db,
+    samples_of,
+    switched,
+    widened,
+)
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "agreement.md"
+HALF = torch.float16
+SAMPLES, LARGEST = 12, 20_000
+
+#: Operations that draw: torch draws float16 numbers in another way than float32 ones.
+DRAWN = frozenset(
+    names(
+        """
+        normal uniform randn randn_like rand_like randint randint_like bernoulli cauchy exponential geometric log_normal
+        multinomial nn.functional.rrelu nn.functional.dropout nn.functional.dropout2d nn.functional.dropout3d
+        nn.functional.alpha_dropout nn.functional.feature_alpha_dropout_with_train
+        nn.functional.feature_alpha_dropout_without_train svd_lowrank pca_lowrank
+        """
+    )
+)
+
+
+@dataclass
+class Row:
+    """Counts of an operation's elements: all, those that differ, those beyond an ulp, those of them that torch has better.
+
+    `torch_error` and `own_error` are the largest distances to float64's result, in ulps, among those beyond an ulp.
+    """
+
+    name: str
+    elements: int = 0
+    differ: int = 0
+    beyond: int = 0
+    worse: int = 0
+    torch_error: float = 0.0
+    own_error: float = 0.0
+
+    def __str__(self):
+        errors = f"{self.torch_error:.3g} | {self.own_error:.2g}" if self.beyond else " | "
+        return f"| {self.name} | {self.elements} | {self.differ} | {self.beyond} | {errors} |"
+
+
+def _places(array):
+    """The place of each float16 among all of them, so that neighbors differ by 1; both zeros are in place 0."""
+    bits = array.view(np.int16).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFF), bits)
+
+
+def _ulps(array, wide):
+    """Distances to a float64 result in ulps of float16; 0 where it overflows and so does the array."""
+    with np.errstate(all="ignore"):
+        exponent = np.where(wide == 0, -14, np.floor(np.log2(np.abs(wide))))
+        distance = np.abs(array.astype(np.float64) - wide) / 2.0 ** (np.maximum(exponent, -14) - 10)
+        beyond = np.where(np.abs(wide) >= 65520, np.copysign(np.inf, wide), wide)
+    same = (array == beyond) | (np.isnan(array) & np.isnan(wide))
+    return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
+
+
+def _compare(row, own, plain, wide):
+    a, b = array_of(own), array_of(plain)
+    both, either = np.isnan(a) & np.isnan(b), np.isnan(a) | np.isnan(b)
+    apart = np.where(both, 0, np.where(either, 1 << 20, np.abs(_places(a) - _places(b))))
+    row.elements += a.size
+    row.differ += int((apart > 0).sum())
+    far = apart > 1
+    if far.any():
+        ours, theirs = (_ulps(x, array_of(wide))[far] for x in (a, b))
+        row.beyond += int(far.sum())
+        row.worse += int((ours > theirs).sum())
+        row.torch_error = max(row.torch_error, float(theirs.max()))
+        row.own_error = max(row.own_error, float(ours.max()))
+
+
+def row_of(index):
+    """What comparing an operation's samples counts; None if there is nothing to compare."""
+    op = op_db[index]
+    row = Row(op.formatted_name)
+    for sample in samples_of(index, HALF, SAMPLES):
+        try:
+            plain, _ = evaluate(op, sample, switched(), dtype=HALF)
+        except (RuntimeError, NotImplementedError, ValueError, IndexError):
+            continue
+        plain = plain[: 1 if op.name in SAVES_STATISTICS else None]
+        if not plain or max(item.numel() for item in plain) > LARGEST:
+            continue
+        try:
+            own, _ = evaluate(op, sample, fpsim.emulate("native", "fp32"), dtype=HALF)
+        except UnsupportedOp:
+            assert op.name in UNSUPPORTED or "sparse" in str(sample.kwargs)
+            continue
+        try:
+            wide, _ = evaluate(op, sample, switched(), widened, torch.float64)
+        except RuntimeError:  # float64 is refused
+            wide = plain
+        for tensors in zip(own, plain, wide, strict=False):
+            _compare(row, *tensors)
+    return row if row.elements else None
+
+
+def compared():
+    """The places in `op_db` of what is compared."""
+    return [index for index in indices(HALF) if op_db[index].name not in UNWRITTEN | DRAWN]
+
+
+def page(rows):
+    """The page, from a row for each operation that was compared."""
+    same = [row for row in rows if not row.differ]
+    near = [row for row in rows if row.differ and not row.beyond]
+    far = [row for row in rows if row.beyond]
+    head = ["| operation | elements | differ | beyond one ulp | torch's error there (ulps) | fpsim's |", "| --- " * 6 + "|"]
+    refused = [f"| `{name}` | {reason} |" for name, reason in sorted(UNSUPPORTED.items())]
+    lines = [
+        "# Agreement with torch.half, and what does not run",
+        "",
+        f"Results of torch's operator database in float16 (at most {SAMPLES} samples an operation),",
+        f"by torch {torch.__version__.split('+')[0]} on a CPU with {torch.backends.cpu.get_cpu_capability()}",
+        'and by fpsim under `fmt="native"`, `accumulate="fp32"`. Errors are distances to the result in float64.',
+        "Operations that draw numbers are left out. Written by `python -m tests.exhaustive.agreement`.",
+        "",
+        f"{len(same)} operations agree bit for bit, {len(near)} within one ulp, {len(far)} have elements beyond it:",
+        "there torch's kernels keep partial results in float16, or add in an order that loses more. In every such element",
+        "fpsim is at least as near to float64's result as torch, but for those of the last table.",
+        "",
+        "## Within one ulp",
+        "",
+        *head,
+        *map(str, near),
+        "",
+        "## Beyond one ulp",
+        "",
+        *head,
+        *(str(row) for row in far if not row.worse),
+        "",
+        "## Beyond one ulp, and torch nearer in some elements",
+        "",
+        "Operations of several steps, each of which rounds to float16 in both.",
+        "",
+        *head,
+        *(str(row) for row in far if row.worse),
+        "",
+        "## The same bits",
+        "",
+        ", ".join(f"`{row.name}`" for row in same),
+        "",
+        "## What does not run",
+        "",
+        "Operations of the database that take float32 and raise `UnsupportedOp` on some sample, in results or gradients:",
+        "",
+        "| operation | reason |",
+        "| --- | --- |",
+        *refused,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    PAGE.write_text(page([row for row in map(row_of, compared()) if row is not None]))
