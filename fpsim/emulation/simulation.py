@@ -48,20 +48,19 @@ class Simulation(nn.Module):
 
     def _take_hold(self) -> None:
         """Check, round and guard what the model holds now: a script may have put other modules or parameters in."""
+        check_state(self.model, self.policy)
         names = {id(module): name or type(module).__name__ for name, module in self.model.named_modules()}
         names[id(self)] = ""
         self._emulation.names = names
-        parameters, buffers = dict(self.model.named_parameters()), dict(self.model.named_buffers())
-        check_tensors({**parameters, **buffers}, self.policy)
-        self._round_state([*parameters.values(), *buffers.values()])
-        for parameter in parameters.values():
+        self._round_state()
+        for parameter in self.model.parameters():
             tags.set_owner(parameter, "emulated", weakref.ref(self._emulation))
             guard_parameter(parameter, self._guard)
 
-    def _round_state(self, tensors: list[torch.Tensor]) -> None:
+    def _round_state(self) -> None:
         """Round parameters and float buffers in place; what is a value of the format already stays as it is."""
         machine = self._emulation.machine
-        for index, tensor in enumerate(tensors):
+        for index, tensor in enumerate((*self.model.parameters(), *self.model.buffers())):
             if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
                 continue
             data = tensor.detach()
@@ -217,13 +216,7 @@ def run(
 
 
 def check_state(model: nn.Module, policy: Policy) -> None:
-    """Refuse a model that holds what the policy has no arithmetic for, naming it."""
-    check_tensors({**dict(model.named_parameters()), **dict(model.named_buffers())}, policy)
-
-
-def check_tensors(tensors: dict[str, torch.Tensor], policy: Policy) -> None:
-    """The same for tensors by their names."""
-    for name, tensor in tensors.items():
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
         if tensor.device.type != "cpu":
