@@ -109,7 +109,10 @@ class Finish:
     ) -> None:
         """`part` over ranges, one for each thread, each counting in a row of its own."""
         ranges = threads.parts(size, cost * size, granule)
-        rows = {start: np.zeros_like(row) for start, _ in ranges}
+        if len(ranges) == 1:
+            part(*ranges[0], row)
+            return
+        rows = {start: np.zeros(row.size, row.dtype) for start, _ in ranges}
         threads.run(lambda first, last: part(first, last, rows[first]), ranges)
         for own in rows.values():
             row += own
