@@ -45,8 +45,6 @@ UNSUPPORTED = {
         COMPLEX,
     ),
     "to_sparse": SPARSE,
-    "nn.functional.embedding": SPARSE + " (the gradient, with sparse=True)",
-    "nn.functional.embedding_bag": SPARSE + " (the gradient, with sparse=True)",
     "half": CAST,
     "bfloat16": CAST,
 }
@@ -95,11 +93,11 @@ def fresh(value):
 
 
 def rounded(value, fmt="fp16"):
-    """A copy whose elements are values of the format."""
+    """A copy whose memory holds values of the format."""
     value = fresh(value)
-    if is_of(torch.float32, value) and value.device.type == "cpu" and 0 not in value.stride():
-        memory = value.detach()
-        memory.copy_(torch.as_tensor(fpsim.round(memory.contiguous().numpy(), fmt)))
+    if is_of(torch.float32, value) and value.device.type == "cpu":
+        memory = value.detach().as_strided((value.untyped_storage().nbytes() // 4,), (1,), 0)
+        memory.copy_(torch.as_tensor(fpsim.round(memory.numpy(), fmt)))
     return value
 
 
@@ -121,7 +119,8 @@ def evaluate(op, sample, context=None, copied=fresh, dtype=torch.float32):
     with context or contextlib.nullcontext():
         results = op.op(first, *args, **kwargs)
         outputs = [item for item in tree_leaves(results) if is_of(dtype, item)]
-        ends = [item for item in tree_leaves(sample.output_process_fn_grad(results)) if is_of(dtype, item) and item.requires_grad]
+        kept = tree_leaves(sample.output_process_fn_grad(results))
+        ends = [item for item in kept if is_of(dtype, item) and item.requires_grad]
         if leaves and ends:
             torch.autograd.backward(ends, [torch.ones_like(item) for item in ends])
     return outputs, [leaf.grad for leaf in leaves if is_of(dtype, leaf.grad)]
