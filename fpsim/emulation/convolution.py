@@ -6,6 +6,7 @@ Forward (c, kh, kw); gradient of the input one chain over (o, kh, kw); gradient 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,11 @@ def convolution_backward(
         return tuple(None if item is None else machine.finish(item) for item in results)
     dims = x.dim() - 2
     stride, padding, dilation = (_full(item, dims) for item in (stride, padding, dilation))
-    # A transposed convolution is the gradient of the convolution in which its input and its output change places.
+    # A transposed convolution is the gradient of the convolution in which its input and its output change places; an output
+    # padding beyond the stride leaves that one more positions than there are.
     source, target = (gradient, x) if transposed else (x, gradient)
     geometry = _geometry(source.shape, weight.shape, stride, padding, dilation, groups)
+    geometry = replace(geometry, grid=(1,) * (3 - dims) + tuple(target.shape[2:]))
     gx = gw = gb = None
     if output_mask[0]:
         into = forward_into if transposed else input_gradient_into
