@@ -35,7 +35,7 @@ def _reduced(part: Tensor, reduce: str, initial: float | None) -> Tensor:
     if reduce == "mean":
         total = part.sum(0) if initial is None else part.sum(0) + float(initial)
         return total / float(len(part))
-    return {"sum": part.sum, "max": part.amax, "min": part.amin, "prod": part.prod}[reduce](0)
+    return getattr(part, {"max": "amax", "min": "amin"}.get(reduce, reduce))(0)
 
 
 @steps("segment_reduce")
