@@ -45,8 +45,6 @@ UNSUPPORTED = {
         COMPLEX,
     ),
     "to_sparse": SPARSE,
-    "nn.functional.embedding": SPARSE + " (the gradient, with sparse=True)",
-    "nn.functional.embedding_bag": SPARSE + " (the gradient, with sparse=True)",
     "half": CAST,
     "bfloat16": CAST,
 }
@@ -121,8 +119,8 @@ def evaluate(op, sample, context=None, copied=fresh, dtype=torch.float32):
     with context or contextlib.nullcontext():
         results = op.op(first, *args, **kwargs)
         outputs = [item for item in tree_leaves(results) if is_of(dtype, item)]
-        ends = [item for item in tree_leaves(sample.output_process_fn_grad(results)) if is_of(dtype, item)]
-        ends = [item for item in ends if item.requires_grad]
+        kept = tree_leaves(sample.output_process_fn_grad(results))
+        ends = [item for item in kept if is_of(dtype, item) and item.requires_grad]
         if leaves and ends:
             torch.autograd.backward(ends, [torch.ones_like(item) for item in ends])
     return outputs, [leaf.grad for leaf in leaves if is_of(dtype, leaf.grad)]

@@ -21,6 +21,7 @@ from fpsim.emulation.steps import (
     normalization,  # noqa: F401
     optimizers,  # noqa: F401
     reductions,  # noqa: F401
+    segments,  # noqa: F401
     softmax,  # noqa: F401
     windows,  # noqa: F401
 )
