@@ -8,7 +8,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from certificate_oracle import Attention, Product, Residual, exact, logits, number, seeded, violations
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
@@ -18,6 +17,7 @@ from fpsim.emulation.certification.methods import METHODS
 from fpsim.emulation.certification.norms import convolution_norm, matrix_norm
 from fpsim.emulation.certification.slopes import Slope
 from fpsim.theory import accumulations, units
+from tests.certificate_oracle import Attention, Product, Residual, exact, logits, number, seeded, violations
 
 #: (format, accumulator, rounding): every kind of accumulator, every mode, saturation and flushing.
 MACHINES = [

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from experiments.resnet import ResNet18
+
 
 def mlp(seed: int) -> nn.Module:
     """64-256-256-10, weights normal with variance 2 / fan in (He et al. 2015), no bias."""
@@ -23,35 +25,10 @@ def mlp(seed: int) -> nn.Module:
     return model
 
 
-class Block(nn.Module):
-    """Two 3 x 3 convolutions with batch norm, and a shortcut (He et al. 2016)."""
-
-    def __init__(self, inner: int, outer: int, stride: int):
-        super().__init__()
-        self.first = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
-        self.first_norm = nn.BatchNorm2d(outer)
-        self.second = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
-        self.second_norm = nn.BatchNorm2d(outer)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inner != outer:
-            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.first_norm(self.first(x)))
-        return torch.relu(self.second_norm(self.second(y)) + self.shortcut(x))
-
-
 def resnet18(seed: int, width: int = 64) -> nn.Module:
     """ResNet-18 for small images, its batch statistics those of random images."""
     torch.manual_seed(seed)
-    blocks = [Block(width, width, 1), Block(width, width, 1)]
-    for stage in (1, 2, 3):
-        wide = width * 2**stage
-        blocks += [Block(wide // 2, wide, 2), Block(wide, wide, 1)]
-    model = nn.Sequential(
-        nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(8 * width, 10),
-    )  # fmt: skip
+    model = ResNet18(width=width)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
