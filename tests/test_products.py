@@ -561,7 +561,6 @@ def test_rows_draw_by_their_number_in_the_whole_result() -> None:
         ({"addend": np.zeros((7, 7), np.float32)}, "addend"),
         ({"a": np.full((2, 4), 0.1, np.float32)}, "is no value of fp16"),
         ({"accumulate": Accumulator(order=Tree.from_nested(((0, 1), 2)))}, "given tree has 3 leaves"),  # type: ignore[arg-type]
-        ({"accumulate": Accumulator(order=Tree.from_nested((0, 1, 2, 3)))}, "fused nodes"),  # type: ignore[arg-type]
         ({"accumulate": "e8m30"}, "accumulate: e8m30 has rounding and encoding only"),
         ({"rounding": "stochastic"}, "seed"),
         ({"accumulate": "native", "rounding": "up"}, "native"),

@@ -236,7 +236,6 @@ def test_internal_sums_keep_the_dtype():
         (lambda x: sum_of(x.astype(complex), fmt="fp16"), TypeError, "must be float16, float32 or float64"),
         (lambda x: sum_of("abc", fmt="fp16"), TypeError, "x must be"),
         (lambda x: sum_of(x, 1, fmt="fp16", accumulate=TWO_LEAVES), ValueError, "has 2 leaves, the sum has 4"),
-        (lambda x: sum_of(x, 1, fmt="fp16", accumulate=FUSED), ValueError, "fused nodes"),
         (lambda x: sum_of(x, fmt="e8m0fnu"), ValueError, "no zero|no value"),
         (lambda x: cumsum(x, 0, fmt="fp16", accumulate="fp16:pairwise"), ValueError, "cumsum is the sequential chain"),
         (lambda x: cumsum(x, 0, fmt="fp16", accumulate="exact"), ValueError, "cumsum is the sequential chain"),
@@ -263,3 +262,9 @@ def test_prefix_sums_along_memory_equal_numpy_float16(shape):
     x = np.random.default_rng(7).standard_normal(shape).astype(np.float16)
     got = fpsim.cumsum(x.astype(np.float32), -1, fmt="fp16", accumulate="fp16")
     assert np.array_equal(got, np.cumsum(x, axis=-1, dtype=np.float16).astype(np.float32))
+
+
+def test_a_node_of_many_terms_rounds_their_exact_sum_once():
+    accumulator = Accumulator(format="fp16", order=FUSED)
+    x = np.array([[2048, 1, 1, 0.5], [60000, 60000, -60000, 1], [0.25, -0.25, 0.5, -0.5]], np.float32)
+    assert sum_of(x, 1, fmt="fp16", accumulate=accumulator).tolist() == [2050.0, 60000.0, 0.0]
