@@ -114,13 +114,18 @@ class Step:
 
     def tracked(self, seen: Any) -> Any:
         """The largest power of two met, merged into the running one."""
-        found = [vector for powers in self.arithmetic.seen for vector in powers.split()]
-        if not found:
+        self._merge()
+        if not self.arithmetic.seen:
             return seen
         best = Vector(self.builder, self.builder.extract_value(seen, 0))
-        while len(found) > 1:  # in pairs, for a chain of them would take longer than what they watch
+        return self.builder.insert_value(seen, larger(best, self.arithmetic.seen[0]).value, 0)
+
+    def _merge(self) -> None:
+        """What was met so far in one register; in pairs, for a chain of them would take longer than what they watch."""
+        found = [vector for powers in self.arithmetic.seen for vector in powers.split()]
+        while len(found) > 1:
             found = [larger(*found[i : i + 2]) if i + 1 < len(found) else found[i] for i in range(0, len(found), 2)]
-        return self.builder.insert_value(seen, larger(best, found[0]).value, 0)
+        self.arithmetic.seen = found
 
     def each(self, apply: Callable[..., Vector], *columns: Sequence[Vector | None]) -> list[Vector]:
         """`apply` on corresponding vectors of a tile, a few at a time."""
@@ -128,6 +133,7 @@ class Step:
         for start in range(0, self.tile.count, AT_ONCE):
             parts = [[x for x in column[start : start + AT_ONCE] if x is not None] for column in columns]
             results += apply(*(together(part) if part else None for part in parts)).split()
+            self._merge()
         return results
 
 
