@@ -190,7 +190,7 @@ def _tree_error(sums: Sums) -> np.ndarray:
     stages = [(held, inflated(narrow_sum * (1 + 2 * excess), count))]
     if wide is not None:
         stages.append((wide, inflated(wide_sum, count)))
-    certain = count * _hidden_underflow(sums, held)
+    certain = count * hidden_underflow(sums, held)
     if wide is not None and wide.flush:
         certain += len(programs) * to_float(underflow_error(wide, rounding))
     if sums.confidence is not None:
@@ -198,7 +198,7 @@ def _tree_error(sums: Sums) -> np.ndarray:
     return sum((_cost(unit(fmt, rounding), kept) for fmt, kept in stages), np.full(total.shape, certain))
 
 
-def _hidden_underflow(sums: Sums, held: Format) -> float:
+def hidden_underflow(sums: Sums, held: Format) -> float:
     """What one rounding may lose beside u * ufp of its result: by flushing, or where the carrier shows no underflow."""
     fits = multiples(held, sums.fmt) if sums.products else quantum(sums.fmt) >= quantum(held)
     hidden = held.flush or (not fits and (is_like(held, FP32) or is_like(held, FP64)))

@@ -21,7 +21,14 @@ from fpsim.emulation.policy import Policy
 from fpsim.rounding import Rounding
 from fpsim.theory.powers import inflated
 from fpsim.theory.roundings import holds
-from fpsim.theory.running import Sums, result_error, rounded_error, stored_error, unrounded_error
+from fpsim.theory.running import (
+    Sums,
+    hidden_underflow,
+    result_error,
+    rounded_error,
+    stored_error,
+    unrounded_error,
+)
 from fpsim.theory.trees import leaves_of
 
 
@@ -99,9 +106,7 @@ def _squares(sums: Sums) -> np.ndarray:
 
 def _certain(sums: Sums) -> float:
     """What no rounding of mean zero explains: products that underflow out of sight."""
-    from fpsim.theory.running import _hidden_underflow
-
-    return (3 * sums.terms + 8) * _hidden_underflow(sums, sums.accumulator.format)
+    return (3 * sums.terms + 8) * hidden_underflow(sums, sums.accumulator.format)
 
 
 def _stochastic(
