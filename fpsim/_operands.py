@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from fpsim import _checks
+from fpsim import _checks, threads
+from fpsim._carriers import rounding_constants
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.formats import Format, get_format
 from fpsim.rounding import Rounding, get_rounding, round_into, seed_key
-
-_CHECKED_AT_ONCE = 2**16  # elements that stay in the cache
 
 
 def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -31,19 +31,26 @@ def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.nd
     return array, wrap
 
 
+@cache
+def _membership(plain: bool) -> Any:
+    from fpsim._kernels.membership import make_are_values
+
+    return make_are_values(plain)
+
+
 def _are_values(array: np.ndarray, fmt: Format) -> bool:
-    """Whether rounding changes nothing but NaNs: a part at a time, in the order of memory where that is dense."""
+    """Whether rounding changes nothing but NaNs and signs of zeros; memory that is dense is read as it lies."""
     by_stride = array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
     flat = np.ascontiguousarray(by_stride if by_stride.flags.c_contiguous else array).reshape(-1)
-    buffer = np.empty(min(flat.size, _CHECKED_AT_ONCE), array.dtype)
-    for start in range(0, flat.size, _CHECKED_AT_ONCE):
-        part = flat[start : start + _CHECKED_AT_ONCE]
-        rounded = buffer[: part.size]
-        round_into(part, rounded, fmt, Rounding.NEAREST_EVEN)
-        same = rounded == part
-        if not same.all() and not (same | np.isnan(part)).all():
-            return False
-    return True
+    row = rounding_constants(fmt, Rounding.NEAREST_EVEN, flat.dtype) if fmt.has_zero else None
+    if row is None:
+        rounded = np.empty_like(flat)
+        round_into(flat, rounded, fmt, Rounding.NEAREST_EVEN)
+        return bool(((rounded == flat) | np.isnan(flat)).all())
+    function, bits = _membership(fmt.flush is None and fmt.has_negative_zero), flat.view(row.dtype)
+    found: list[bool] = []
+    threads.run(lambda start, stop: found.append(function(bits[start:stop], row)), threads.parts(flat.size, flat.size))
+    return all(found)
 
 
 def as_array_like(x: Any, values: np.ndarray) -> Any:
