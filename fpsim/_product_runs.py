@@ -17,16 +17,12 @@ from fpsim._product_plans import Scheme, careful_scheme, growth, is_like, progra
 from fpsim._row_runs import can_read, panels_in, row_chain
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
-from fpsim.accumulation.trees import ADD, Tree
+from fpsim.accumulation.trees import Tree
 from fpsim.formats import FP32, Format
 from fpsim.rounding import Rounding
 
 _NO_LINES = np.zeros((1, 5), dtype=np.int64)
 _CHUNK = 2**18  # elements
-
-
-def _is_one_chain(tree: Tree) -> bool:
-    return bool(tree.steps[0] == -2 and not np.any(tree.steps >= 0) and not np.any(tree.steps == ADD))
 
 
 @lru_cache(maxsize=256)
@@ -35,7 +31,7 @@ def plan(
 ) -> tuple[Scheme, float]:
     """The scheme, and how far a partial sum may exceed the mean of the leaves' magnitudes times their number."""
     chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
-    return chosen, growth(tree, target, rounding, _is_one_chain(tree))
+    return chosen, growth(tree, target, rounding, tree.is_one_chain)
 
 
 def choose_flags(
@@ -144,7 +140,7 @@ def _products(
             yield part.T
         return
     chosen, bound = known or plan(tree, operand, target, rounding, exact_products)
-    if rows == 1 and b.size > _CHUNK // 16 and _is_one_chain(tree) and can_read(a, b, rounding, chosen):
+    if rows == 1 and b.size > _CHUNK // 16 and tree.is_one_chain and can_read(a, b, rounding, chosen):
         yield _row_product(a, b, operand, target, rounding, tree, exact_products, draws, programs, chosen)
         return
     if rows <= 4 and columns > 128 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:

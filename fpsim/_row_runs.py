@@ -9,7 +9,7 @@ from fpsim._product_jobs import LANES, line_of
 from fpsim._product_plans import Scheme
 from fpsim.rounding import Rounding
 
-_VECTORS = {False: 8, True: 2}  # of a panel, by whether columns lie along memory: then each is a stream of its own
+_VECTORS = {False: 4, True: 2}  # of a panel, by whether columns lie along memory: then each is a stream of its own
 
 
 def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -> bool:
@@ -55,6 +55,6 @@ def row_chain(
         function(row, matrix, stride, leaves, columns, out, first, last, chosen.row, limit, passed)
 
     threads.run(task, threads.parts(panels, leaves * columns))
-    beyond = [(0, panel * width, 1, width) for panel in np.flatnonzero(passed).tolist()]
+    beyond = [(0, panel * width, 1, width) for panel, is_beyond in enumerate(passed.tobytes()) if is_beyond]
     return out[None, :columns], beyond
 

@@ -1,7 +1,8 @@
 """One row times a matrix, as one chain: every element of the matrix is read once, so that reading it is what takes time.
 
 Rows of the matrix are read along memory, some terms at a time, with the sums of all columns in the nearest cache meanwhile.
-Columns that lie along memory are transposed into a buffer there, a cache line of each at a time.
+Columns that lie along memory are transposed into a buffer there, some cache lines of each at a time. What is read next is
+asked for before: a processor follows fewer streams than there are rows or columns here.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._kernels.compiler import kernel, prefer_wide_vectors
+from fpsim._kernels.compiler import kernel, prefer_wide_vectors, prefetch
 from fpsim._kernels.products import LEAF_STEPS, chain_tile, largest_lane
 from fpsim._kernels.sums_rounding import TRACK, TRACK_SUMS, constants_of, turn, turn_back
 from fpsim._kernels.tiles import load_tile, store_tile, zero_tile
 from fpsim._kernels.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
 _TERMS = 32  # read at a time where rows of the matrix lie along memory
+_LINES = 8  # of each column that lies along memory: while they are added the next are fetched
 
 
 @lru_cache(maxsize=128)
@@ -33,7 +35,7 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
     itemsize = np.dtype(kind).itemsize
     side, step = TILE_BYTES // itemsize, LINE_BYTES // itemsize
     track = flags & (TRACK | TRACK_SUMS)
-    at_once = step if along_columns else _TERMS
+    at_once = _LINES * step if along_columns else _TERMS
 
     @kernel
     def row_product(
@@ -45,7 +47,7 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
         constants = constants_of(constants_row)
         like = zero_tile(kind, 1, vectors)
         no_draws = np.empty(1, np.uint32)
-        buffer = np.zeros(step * width, row.dtype)
+        buffer = np.zeros(at_once * width, row.dtype)
         if along_columns:
             for panel in range(first, last):
                 store_tile(like, out, panel * width, 0)
@@ -54,15 +56,17 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
                 for low in range(0, leaves, at_once):
                     high = min(low + at_once, leaves)
                     start = panel * width * stride + low
-                    full = used // side * side if high - low == step else 0
+                    full, whole = used // side * side, (high - low) // side * side
                     for column in range(0, full, side):
-                        for k in range(0, step, side):
+                        for k in range(0, whole, side):
                             transpose_tile(matrix, start + column * stride + k, stride, buffer, k * width + column, width)
-                    for column in range(full, used):
-                        for k in range(high - low):
+                    for column in range(used):
+                        for k in range(whole if column < full else 0, high - low):
                             buffer[k * width + column] = matrix[start + column * stride + k]
                     top, seen = load_tile(like, out, panel * width, 0), zero_tile(kind, 1, 1)
                     for k in range(high - low):
+                        for line in range(k * (width // step), (k + 1) * (width // step)):
+                            prefetch(matrix, start + line // _LINES * stride + at_once + line % _LINES * step)
                         top, seen = chain_tile(
                             top, seen, row, low + k, buffer, k * width, constants, no_draws, 0, 0, low + k + LEAF_STEPS,
                             low + k, mode, flags,
@@ -78,6 +82,8 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
                 for panel in range(first, last):
                     top, seen = load_tile(like, out, panel * width, 0), zero_tile(kind, 1, 1)
                     for k in range(low, high):
+                        for place in range(0, width, step):
+                            prefetch(matrix, k * stride + (panel + 2) * width + place)
                         top, seen = chain_tile(
                             top, seen, row, k, matrix, k * stride + panel * width, constants, no_draws, 0, 0,
                             k + LEAF_STEPS, k, mode, flags,

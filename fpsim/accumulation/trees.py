@@ -78,6 +78,11 @@ class Tree:
         return self.is_binary and not bool(np.any(self.steps >= 0))
 
     @cached_property
+    def is_one_chain(self) -> bool:
+        """Whether the sum is (+0), then one leaf after another."""
+        return bool(self.steps[0] == ZERO) and self.is_chains and not bool(np.any(self.steps == ADD))
+
+    @cached_property
     def height(self) -> int:
         """The largest number of additions between a leaf and the root, those to a bare +0 (exact) not counted."""
         empty = -1
