@@ -44,14 +44,13 @@ class _CountingJob(Job):
         return (np.empty(count * self.groups * TALLIES * (64 // self.dtype.itemsize), dtype=self.dtype),)
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
-        from fpsim._kernels.counted import LARGEST, TALLIES, UNCHANGED, UNCHANGED_TOO
+        from fpsim._kernels.counted import LARGEST, TALLIES
 
         tiles = tallied[0].reshape(*passed.shape, TALLIES, -1)
         kept = passed == 0
         if not kept.all():
             tiles = tiles[kept][None]
         sums = tiles.view(f"i{tiles.itemsize}").sum(axis=(0, 1, 3), dtype=np.int64)
-        sums[UNCHANGED] += sums[UNCHANGED_TOO]
         for place in range(len(self.counts)):
             self.counts[place] += int(sums[place])
         largest = float(tiles[..., LARGEST, :].max(initial=0.0))
@@ -123,9 +122,7 @@ def _products(
     return found
 
 
-def _plan(
-    operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool
-) -> tuple[Scheme, float]:
+def _plan(operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool) -> tuple[Scheme, float]:
     """The scheme of a kernel that can count, and the bound of `plan`."""
     from fpsim._kernels.counted import MOST_LEAVES
     from fpsim._kernels.sums_rounding import NATIVE
@@ -153,12 +150,13 @@ def _leave_out_zero_leaves(job: _CountingJob, a: np.ndarray, b: np.ndarray, leas
     bits = [np.abs(x, order="C").view(f"u{x.itemsize}") for x in (a.T, b)]
     count_zero_leaves(b, *bits, least, zeros, underflows)
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
-    for operation, leaf, count, stride, _ in lines.tolist():
-        if operation in (CHAIN, PUSH_LEAF):
-            used = slice(leaf, None if stride < 0 and leaf + stride * count < 0 else leaf + stride * count, stride)
-            job.counts[UNDERFLOWS] += int(underflows[used].sum())
-            if operation == CHAIN:
-                job.counts[UNCHANGED] -= int(zeros[used].sum()) + padding * count
+    in_chains, pushed = np.zeros(job.leaves, dtype=bool), np.zeros(job.leaves, dtype=bool)
+    for _, leaf, count, stride, _ in lines[lines[:, 0] == CHAIN].tolist():
+        stop = leaf + stride * count
+        in_chains[leaf : None if stop < 0 else stop : stride] = True
+    pushed[lines[lines[:, 0] == PUSH_LEAF, 1]] = True
+    job.counts[UNDERFLOWS] += int(underflows[in_chains | pushed].sum())
+    job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + padding * int(in_chains.sum())
 
 
 def _again(

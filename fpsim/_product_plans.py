@@ -225,4 +225,3 @@ def growth(tree: Tree, target: Format, rounding: Rounding, is_one_chain: bool) -
 @lru_cache(maxsize=128)
 def _height(tree: Tree) -> int:
     return tree.height
-

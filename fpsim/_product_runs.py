@@ -26,9 +26,7 @@ _CHUNK = 2**18  # elements
 
 
 @lru_cache(maxsize=256)
-def plan(
-    tree: Tree, operand: Format, target: Format, rounding: Rounding, exact_products: bool
-) -> tuple[Scheme, float]:
+def plan(tree: Tree, operand: Format, target: Format, rounding: Rounding, exact_products: bool) -> tuple[Scheme, float]:
     """The scheme, and how far a partial sum may exceed the mean of the leaves' magnitudes times their number."""
     chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
     return chosen, growth(tree, target, rounding, tree.is_one_chain)

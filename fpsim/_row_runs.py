@@ -57,4 +57,3 @@ def row_chain(
     threads.run(task, threads.parts(panels, leaves * columns))
     beyond = [(0, panel * width, 1, width) for panel, is_beyond in enumerate(passed.tobytes()) if is_beyond]
     return out[None, :columns], beyond
-

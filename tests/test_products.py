@@ -24,8 +24,7 @@ from tests.strategies import nested_trees
 NAN, INF = float("nan"), float("inf")
 KEY = 12345
 FORMATS = [
-    get_format(name)
-    for name in ("fp16", "bf16", "fp32", "tf32", "e5m2", "e4m3fn", "e4m3fnuz", "float4_e2m1fn", "e6m9")
+    get_format(name) for name in ("fp16", "bf16", "fp32", "tf32", "e5m2", "e4m3fn", "e4m3fnuz", "float4_e2m1fn", "e6m9")
 ] + [
     get_format("fp16").replace(name="fp16 flushed after", flush="after"),
     get_format("e4m3").replace(name="e4m3 flushed before", flush="before"),

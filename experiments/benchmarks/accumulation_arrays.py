@@ -73,9 +73,7 @@ def start_line(console: Console, runs: int) -> None:
         found = []
         for _ in range(1 + runs):
             environment = {**os.environ, "FPSIM_CACHE_DIR": folder}
-            done = subprocess.run(
-                [sys.executable, "-c", _START], env=environment, capture_output=True, text=True, check=True
-            )
+            done = subprocess.run([sys.executable, "-c", _START], env=environment, capture_output=True, text=True, check=True)
             found.append([float(number) for number in done.stdout.split()])
     warm = statistics.median(seconds for _, seconds in found[1:])
     console.print(f"first product after import: {found[0][1]:.1f} s cold (at most 5), {warm:.2f} s warm (at most 0.5)")

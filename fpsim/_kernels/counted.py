@@ -32,6 +32,7 @@ from fpsim._kernels.tiles import (
     data_of,
     larger,
     load_tile,
+    smaller,
     store_tile,
     tile_of,
     unless_all,
@@ -40,9 +41,8 @@ from fpsim._kernels.tiles import (
 )
 from fpsim._kernels.watched import MAGNITUDES, WatchingStep
 
-# Vectors of tallies. Two take turns at the commonest one, so that no addition waits for the one before.
-UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST, UNCHANGED_TOO = range(5)
-TALLIES = 5
+UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST = range(4)  # vectors of tallies
+TALLIES = 4
 MOST_LEAVES = 2**24  # counts are as wide as the carrier: a tile's vectors count 2^31 in float32's
 
 # What is counted. With SUMS, every chain step that leaves its sum as it was, those of zero leaves too: the caller knows how
@@ -93,13 +93,10 @@ class _CountingStep(Step):
         self.arithmetic: _Counting = _Counting(builder, tile.lanes, scalars, mode, flags)
         self.tallies = vectors_of(builder, tallies, TALLIES)
         self.everything = what == EVERYTHING
-        self.turns = UNCHANGED
         self.sums: list[Vector] = []
 
     def tally(self, place: int, masks: Vector) -> None:
         for mask in masks.split():
-            if place in (UNCHANGED, UNCHANGED_TOO):
-                place = self.turns = UNCHANGED_TOO if self.turns == UNCHANGED else UNCHANGED
             self.tallies[place] = mask.counted_in(self.tallies[place].ints()).floats()
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
@@ -114,11 +111,7 @@ class _CountingStep(Step):
         same = new.compare("==", old)
         self.sums.append(new)
         if arithmetic.exact_products:
-            zero = new.compare("==", 0.0)
-            underflowed = unless_all(
-                new.compare("!=", 0.0), zero, lambda: zero & _is_not_zero(left.again(), right.again(), old)
-            )
-            self.tally(UNDERFLOWS, underflowed)
+            self._underflows(old, left, right, new)
         if not self.everything:
             self.tally(UNCHANGED, same)
             return new
@@ -140,15 +133,52 @@ class _CountingStep(Step):
             self._overflows(new, old.absolute().compare("<", _INFINITY) & leaf.absolute().compare("<", _INFINITY))
         return new
 
+    def _underflows(self, old: Vector, left: Vector, right: Vector, new: Vector) -> None:
+        """Tally the zeros that are rounded: only where some sum is zero is there anything to do."""
+
+        def tallied() -> Vector:
+            underflowed = new.compare("==", 0.0) & _is_not_zero(left.again(), right.again(), old)
+            count = self.tallies[UNDERFLOWS].ints()
+            for mask in underflowed.split():
+                count = mask.counted_in(count)
+            return count.floats()
+
+        self.tallies[UNDERFLOWS] = unless_all(new.compare("!=", 0.0), self.tallies[UNDERFLOWS], tallied)
+
     def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         new = self.arithmetic.add(left, right, draw)
-        both = left.compare("!=", 0.0) & right.compare("!=", 0.0)
-        self.tally(UNCHANGED, both & (new.compare("==", left) | new.compare("==", right)))
+        self.tallies[UNCHANGED] = self._swamped(left, right, new)
         self.sums.append(new)
         if self.everything:
             self.tally(UNDERFLOWS, new.compare("==", 0.0) & (left + right).compare("!=", 0.0))
             self._overflows(new, left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY))
         return new
+
+    def _swamped(self, left: Vector, right: Vector, new: Vector) -> Vector:
+        """The tally of sums of two numbers other than zero that are one of the two.
+
+        Among numbers that are neither zero nor NaN, whose bits are equal where they are; else with care.
+        """
+
+        def counted(*masks: Vector) -> Vector:
+            count = self.tallies[UNCHANGED].ints()
+            for mask in (mask for given in masks for mask in given.split()):
+                count = mask.counted_in(count)
+            return count.floats()
+
+        def with_care() -> Vector:
+            given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+            return counted(given & (new.compare("==", left) | new.compare("==", right)))
+
+        if self.everything:
+            return with_care()
+        doubled = [(x.ints() + x.ints()).split() for x in (left, right)]
+        parts = [part for both in doubled for part in both]
+        while len(parts) > 1:
+            parts = [smaller(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
+        bits = [x.ints() for x in (left, right, new)]
+        usual = counted(*(bits[2].compare("==", bits[i]) for i in (0, 1)))
+        return unless_all(parts[0].compare("!=", 0), usual, with_care)
 
     def _edges_of_leaf(self, left: Vector, right: Vector, leaf: Vector) -> None:
         given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
@@ -164,9 +194,13 @@ class _CountingStep(Step):
             self.tally(OVERFLOWS, mask)
         self.arithmetic.overflowed.clear()
 
-    def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, tallies: Any) -> Any:
+    def _merge(self) -> None:
+        super()._merge()
         for total in (total for sums in self.sums for total in sums.split()):
             self.tallies[LARGEST] = larger(total.absolute(), self.tallies[LARGEST])  # which a NaN leaves as it is
+        self.sums.clear()
+
+    def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, tallies: Any) -> Any:
         kept = tile_of(self.builder, tallies.type, self.tallies)
         values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), kept]
         return self.context.make_tuple(self.builder, signature.return_type, values)
