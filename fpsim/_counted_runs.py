@@ -102,7 +102,7 @@ def _products(
     simple = rounding is Rounding.NEAREST_EVEN and not chosen.flags & CAREFUL and (tree.is_chains or not exact_products)
     if simple and not is_like(target, FP64) and _are_finite([left, *(panels.data for panels in right)]):
         job.what = SUMS
-    flags = choose_flags(chosen, bound * leaves, target, rounding, left, right, rows)
+    flags = choose_flags(chosen, bound * leaves, target, rounding, tree, left, right, rows)
     careful = careful_scheme(target, rounding, exact_products)
     found = []
     for lines in programs:

@@ -33,15 +33,19 @@ def plan(tree: Tree, operand: Format, target: Format, rounding: Rounding, exact_
 
 
 def choose_flags(
-    chosen: Scheme, bound: float, target: Format, rounding: Rounding, left: np.ndarray, right: list[Panels], rows: int
-) -> int:
+    chosen: Scheme, bound: float, target: Format, rounding: Rounding, tree: Tree, left: np.ndarray, right: list[Panels],
+    rows: int,
+) -> int:  # fmt: skip
     """The scheme's flags and those that the operands' magnitudes call for."""
     if chosen.limit == inf:
         return chosen.flags  # native or careful: nothing to watch
     from fpsim._kernels.sums_rounding import CLAMP, TRACK, TRACK_SUMS
 
+    # A leaf is the difference of two sums of its chain: where those stay below the limit, it stays below twice that.
+    is_full = target.max_finite == 2.0**target.emax * (2 - 2.0 ** (1 - target.precision))
+    watched = TRACK_SUMS if tree.is_chains and is_full else TRACK
     if rows <= 4:
-        return chosen.flags | CLAMP | TRACK  # looking through `right` would cost as much as it saves
+        return chosen.flags | CLAMP | watched  # looking through `right` would cost as much as it saves
     high, low = largest_and_smallest(left)
     extents = [largest_and_smallest(panels.data) for panels in right]
     highs, lows = high * max(e[0] for e in extents), low * min(e[1] for e in extents)
@@ -52,7 +56,7 @@ def choose_flags(
         flags |= CLAMP
     leaf = highs * (1 + 2 * target.unit_roundoff) + target.min_normal
     if not bound * leaf < chosen.limit:
-        flags |= CLAMP | (TRACK_SUMS if few and leaf < chosen.limit else TRACK)
+        flags |= CLAMP | (TRACK_SUMS if few and leaf < chosen.limit else watched)
     return flags if few else flags | CLAMP
 
 
@@ -155,7 +159,7 @@ def _products(
     shape = (rows, columns, leaves)
     job = Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
-    flags = choose_flags(chosen, bound * leaves, target, rounding, left, right, rows)
+    flags = choose_flags(chosen, bound * leaves, target, rounding, tree, left, right, rows)
     for lines in programs:
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         if job.passed:
@@ -172,7 +176,7 @@ def _row_product(
     whole = panels_in(b, chosen)
     out = np.empty((1, columns), dtype=chosen.dtype)
     if whole:
-        flags = choose_flags(chosen, inf, target, rounding, a, [], 1)
+        flags = choose_flags(chosen, inf, target, rounding, tree, a, [], 1)
         out[:, :whole], passed = row_chain(a, b[:, :whole], chosen, flags, rounding)
         if passed:
             job = Job(chosen.element, (1, whole, leaves), tree.depth + 1, rounding, draws)

@@ -348,6 +348,20 @@ def test_fp16_chain_equals_the_numpy_float16_loop(scale: float) -> None:
     assert same(out, loop_of(a, b).astype(np.float32)).all()
 
 
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_leaves_that_overflow_between_sums_that_do_not_are_seen(rows: int) -> None:
+    """Sums alone are watched in a chain: a leaf of 65536 takes any sum below 2^15 to one above."""
+    generator = np.random.default_rng(rows)
+    a = generator.choice([1.0, -1.0, 127.9375, -128.0, 255.875, -256.0], size=(rows, 24))
+    b = generator.choice([0.0, 1.0, 127.9375, -128.0, 255.875, 256.0, -256.0], size=(24, 300))
+    b[generator.random(b.shape) < 0.7] = 2.0**-14
+    wanted = loop_of(a.astype(np.float16), b.astype(np.float16)).astype(np.float32)
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    assert 0.02 < np.mean(~np.isfinite(wanted)) < 0.9
+    for left, right, answer in ((a, b, wanted), (b.T.copy(), a.T.copy(), wanted.T)):
+        assert same(fpsim.matmul(left, right, fmt="fp16", accumulate="fp16"), answer).all()
+
+
 @pytest.mark.parametrize(("accumulate", "mode"), [("fp16", "nearest-even"), ("fp16:fma", "odd"), ("fp32", "down")])
 @pytest.mark.parametrize("scale", [1.0, 2.0**-10, 90.0], ids=["ordinary", "underflow", "overflow"])
 def test_one_row_or_column_equals_that_of_many(accumulate: str, mode: str, scale: float) -> None:
