@@ -349,17 +349,16 @@ def test_fp16_chain_equals_the_numpy_float16_loop(scale: float) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
-def test_leaves_that_overflow_between_sums_that_do_not_are_seen(rows: int) -> None:
-    """Sums alone are watched in a chain: a leaf of 65536 takes any sum below 2^15 to one above."""
-    generator = np.random.default_rng(rows)
-    a = generator.choice([1.0, -1.0, 127.9375, -128.0, 255.875, -256.0], size=(rows, 24))
-    b = generator.choice([0.0, 1.0, 127.9375, -128.0, 255.875, 256.0, -256.0], size=(24, 300))
-    b[generator.random(b.shape) < 0.7] = 2.0**-14
-    wanted = loop_of(a.astype(np.float16), b.astype(np.float16)).astype(np.float32)
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    assert 0.02 < np.mean(~np.isfinite(wanted)) < 0.9
-    for left, right, answer in ((a, b, wanted), (b.T.copy(), a.T.copy(), wanted.T)):
-        assert same(fpsim.matmul(left, right, fmt="fp16", accumulate="fp16"), answer).all()
+@pytest.mark.parametrize("before", [-127.9375 * 255.875, -(2.0**15), -32784.0, -65504.0])
+def test_a_leaf_that_overflows_between_sums_that_do_not_is_seen(rows: int, before: float) -> None:
+    """Sums alone are watched in a chain: a leaf of 65536 takes any sum below 2^15 to one above. One column of many has it."""
+    a, b = np.full((rows, 3), 256.0, np.float16), np.full((3, 300), 2.0**-14, np.float16)
+    b[:, 77] = before / 256, 256.0, 1.0
+    wanted = loop_of(a, b).astype(np.float32)
+    assert np.isinf(wanted[:, 77]).all() and np.isinf(wanted).sum() == rows
+    left, right = a.astype(np.float32), b.astype(np.float32)
+    for given, answer in (((left, right), wanted), ((right.T.copy(), left.T.copy()), wanted.T)):
+        assert same(fpsim.matmul(*given, fmt="fp16", accumulate="fp16"), answer).all()
 
 
 @pytest.mark.parametrize(("accumulate", "mode"), [("fp16", "nearest-even"), ("fp16:fma", "odd"), ("fp32", "down")])
