@@ -41,7 +41,8 @@ def holds(dtype: np.dtype, fmt: Format) -> bool:
     return (
         fmt.precision <= info.nmant + 1
         and fmt.emax < info.maxexp
-        and (fmt.emin - fmt.precision + 1 if fmt.flush is None and fmt.has_zero else fmt.emin) >= info.minexp - info.nmant
+        and (fmt.emin - fmt.precision + 1 if fmt.flush is None and fmt.has_zero else fmt.emin)
+        >= info.minexp - info.nmant
     )
 
 
@@ -80,7 +81,9 @@ def as_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np
 
 def _require_holds(dtype: np.dtype, fmt: Format, name: str) -> None:
     if not holds(dtype, fmt):
-        raise ValueError(f"{name} is {dtype}, which cannot hold every value of {fmt.name}; convert it to a wider dtype first")
+        raise ValueError(
+            f"{name} is {dtype}, which cannot hold every value of {fmt.name}; convert it to a wider dtype first"
+        )
 
 
 def _tensor_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -97,7 +100,9 @@ def _tensor_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callabl
             and (fmt.emin - fmt.precision >= BF16.emin - BF16.precision)
         )
         if not inside:
-            raise ValueError(f"{name} is bfloat16, which cannot hold every value of {fmt.name}; convert it to float32 first")
+            raise ValueError(
+                f"{name} is bfloat16, which cannot hold every value of {fmt.name}; convert it to float32 first"
+            )
     elif x.dtype in (torch.float16, torch.float32, torch.float64):
         _require_holds(np.dtype(str(x.dtype).removeprefix("torch.")), fmt, name)
     else:

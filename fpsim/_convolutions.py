@@ -176,7 +176,9 @@ def _phases(geometry: Geometry) -> Iterator[_Phase]:
         yield _Phase(everything + positions, everything + taps, grid, np.array(axes, dtype=np.int64))
 
 
-def weight_gradient_into(gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, how: Arithmetic) -> None:
+def weight_gradient_into(
+    gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, how: Arithmetic
+) -> None:
     """The gradient of the weight from that of the output, (N, O, ...), and x, into out (O, C/groups, ...).
 
     Nothing is checked.
@@ -192,7 +194,9 @@ def weight_gradient_into(gradient: np.ndarray, x: np.ndarray, out: np.ndarray, g
             _tap_columns_into(left, taps, flat, rows, at_once, how)
 
 
-def _tap_columns_into(left: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, at_once: int, how: Arithmetic) -> None:
+def _tap_columns_into(
+    left: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, at_once: int, how: Arithmetic
+) -> None:
     """out[rows] = left @ (what each tap reads, a column each), tile by tile of taps."""
     tiles = _tiles(slice(0, taps.count), at_once, taps.sharers(len(left), taps.count), _COLUMNS)
 

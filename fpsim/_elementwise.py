@@ -64,7 +64,9 @@ def float32_serves(fmt: Format, rounding: Rounding) -> bool:
     )
 
 
-def operate_into(name: str, arrays: _Arrays, out: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0) -> None:
+def operate_into(
+    name: str, arrays: _Arrays, out: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0
+) -> None:
     """`name` ("add", "mul", "div", "sqrt", "fma") of arrays of values of the format, of one carrier dtype.
 
     They broadcast to the shape of `out`, a C-contiguous array of that dtype that shares no memory with them. Nothing is
@@ -206,5 +208,7 @@ def truncated(name: str, operands: _Arrays, fmt: Format) -> tuple[np.ndarray, np
     gap_is_wide = fmt.stochastic_top - fmt.max_finite > 2.0 ** (fmt.emax - fmt.precision + 1)
     top = fmt.max_finite if gap_is_wide else math.inf
     bits, counts = np.empty(operands[0].size, np.int64), np.empty(operands[0].size, np.int64)
-    _truncated_operation(name)(*operands, bits, counts, _least_operand(fmt), np.int64(fmt.precision), np.int64(least_ulp), top)
+    _truncated_operation(name)(
+        *operands, bits, counts, _least_operand(fmt), np.int64(fmt.precision), np.int64(least_ulp), top
+    )
     return bits, counts

@@ -33,7 +33,9 @@ def node_product(
 
 
 class _Nodes:
-    def __init__(self, a: np.ndarray, b: np.ndarray, target: Format, rounding: Rounding, exact_products: bool, draws: Draws):
+    def __init__(
+        self, a: np.ndarray, b: np.ndarray, target: Format, rounding: Rounding, exact_products: bool, draws: Draws
+    ):
         self.a, self.b = (np.asarray(x, dtype=np.float64) for x in (a, b))
         self.target, self.rounding, self.exact_products, self.draws = target, rounding, exact_products, draws
         self.node = 0

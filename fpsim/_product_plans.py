@@ -225,3 +225,4 @@ def growth(tree: Tree, target: Format, rounding: Rounding, is_one_chain: bool) -
 @lru_cache(maxsize=128)
 def _height(tree: Tree) -> int:
     return tree.height
+

@@ -164,7 +164,9 @@ def _product_error(left: np.ndarray, right: np.float64, product: np.ndarray) -> 
     return left_low * right_low - (((product - left_high * right_high) - left_low * right_high) - left_high * right_low)
 
 
-def _run(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, plan: _Fast) -> np.ndarray:
+def _run(
+    x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, plan: _Fast
+) -> np.ndarray:
     """The sums as a flat array, by columns where memory runs along an axis that is kept, else by rows."""
     from fpsim._kernels import reductions as kernels
 

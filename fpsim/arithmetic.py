@@ -71,7 +71,9 @@ def sqrt(a: Any, fmt: Any, rounding: _Mode = "nearest-even", *, seed: int | None
     return _operate("sqrt", (a,), fmt, rounding, seed, out)
 
 
-def fma(a: Any, b: Any, c: Any, fmt: Any, rounding: _Mode = "nearest-even", *, seed: int | None = None, out: Any = None) -> Any:
+def fma(
+    a: Any, b: Any, c: Any, fmt: Any, rounding: _Mode = "nearest-even", *, seed: int | None = None, out: Any = None
+) -> Any:
     """a * b + c with one rounding (IEEE 754-2019, section 5.4.1), correct for the format.
 
     0 * infinity + c is NaN for every c. An exact zero sum has the sign that a sum of the product and c would have.

@@ -128,9 +128,8 @@ MEANING = {
     nn.Softmax: lambda module, x: softmax(x),
     nn.Flatten: lambda module, x: x.reshape(*x.shape[: module.start_dim], -1),
     nn.MaxPool2d: lambda module, x: windows(x, module.kernel_size, module.stride, 0, number(0)).max((-1, -2)),
-    nn.AvgPool2d: lambda module, x: (
-        windows(x, module.kernel_size, module.stride, 0, number(0)).sum((-1, -2)) / module.kernel_size**2
-    ),
+    nn.AvgPool2d: lambda module, x: windows(x, module.kernel_size, module.stride, 0, number(0)).sum((-1, -2))
+    / module.kernel_size**2,
     nn.AdaptiveAvgPool2d: lambda module, x: x.sum((-1, -2), keepdims=True) / math.prod(x.shape[2:]),
     nn.Embedding: lambda module, x: exact(module.weight)[x],
     nn.ReLU: each(lambda x: max(x, number(0))),

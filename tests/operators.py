@@ -50,7 +50,9 @@ UNSUPPORTED = {
 }
 
 #: Results that nobody wrote, in whole or in part.
-UNWRITTEN = frozenset(names("empty empty_like empty_permuted empty_strided new_empty new_empty_strided linalg.lstsq"))
+UNWRITTEN = frozenset(
+    names("empty empty_like empty_permuted empty_strided new_empty new_empty_strided linalg.lstsq")
+)
 
 #: Their further results are statistics that a normalization saves for its gradient, which stay wide.
 SAVES_STATISTICS = frozenset(

@@ -63,10 +63,8 @@ def goes_up(count, rest, negative, mode):
 
 def delivers_max_finite(negative, mode):
     """Whether overflow stays finite (IEEE 754-2019, section 7.4; odd: always)."""
-    return (
-        mode in (Rounding.TOWARD_ZERO, Rounding.ODD)
-        or (mode is Rounding.UP and negative)
-        or (mode is Rounding.DOWN and not negative)
+    return mode in (Rounding.TOWARD_ZERO, Rounding.ODD) or (mode is Rounding.UP and negative) or (
+        mode is Rounding.DOWN and not negative
     )
 
 

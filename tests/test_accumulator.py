@@ -32,7 +32,9 @@ def test_text_round_trips(text):
 )
 def test_every_combination_round_trips_or_is_refused(fmt, order, products, promoted):
     text = f"{fmt}:{order}{products}" + "->fp64" * promoted
-    refused = (promoted and not order.startswith("blocked")) or (products == ":fma" and order.startswith(("pairwise", "given")))
+    refused = (promoted and not order.startswith("blocked")) or (
+        products == ":fma" and order.startswith(("pairwise", "given"))
+    )
     if refused:
         with pytest.raises(ValueError) as raised:
             get_accumulator(text)

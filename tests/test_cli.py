@@ -189,7 +189,9 @@ def script(tmp_path):
 
 def test_run_emulates_a_script_and_reports(script, tmp_path):
     command = [sys.executable, "-m", "fpsim.cli", "run", script, "--fmt", "fp16", "--accumulate", "fp16"]
-    done = subprocess.run([*command, "--lr", "0.1", "--fmt", "own"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--lr", "0.1", "--fmt", "own"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"__main__ ['--lr', '0.1', '--fmt', 'own'] {tmp_path.name} True",

@@ -390,3 +390,5 @@ def test_bf16_products_of_this_processor(tmp_path):
     equal = [row for row in rows if row.equal]
     fits = [(row.shape, row.fit, row.differing) for row in rows]
     assert len(equal) >= 3 and any("avx512_bf16" in row.fit for row in equal), fits
+
+

@@ -144,7 +144,9 @@ def test_averages_of_weights():
     sim = fpsim.run(model(), "fp16", "fp16")
     optimizer = torch.optim.SGD(sim.parameters(), lr=0.1)
     with sim:
-        average = torch.optim.swa_utils.AveragedModel(sim.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+        average = torch.optim.swa_utils.AveragedModel(
+            sim.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+        )
         for _ in range(3):
             train(sim, contextlib.nullcontext(), optimizer, steps=1)
             average.update_parameters(sim.model)

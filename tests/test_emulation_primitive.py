@@ -207,7 +207,9 @@ W, DW = half(50, seed=6), half(50, seed=7)
 @pytest.mark.parametrize("how", [{"foreach": False}, {"foreach": True}, {"fused": True}], ids=str)
 def test_sgd(how):
     rate, momentum, decay = 0.1, 0.9, 0.01
-    parameter, state = stepped(lambda p: torch.optim.SGD(p, lr=rate, momentum=momentum, weight_decay=decay, **how), W, DW)
+    parameter, state = stepped(
+        lambda p: torch.optim.SGD(p, lr=rate, momentum=momentum, weight_decay=decay, **how), W, DW
+    )
     w, buffer = W, None
     for _ in range(2):
         g = DW + H(decay) * w

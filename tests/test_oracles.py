@@ -49,7 +49,9 @@ def test_values_are_those_of_the_definition():
         if fmt.bits <= 10:
             p = fmt.precision
             subnormal = [n * 2.0 ** (fmt.emin - p + 1) for n in range(2 ** (p - 1))]
-            normal = [n * 2.0 ** (e - p + 1) for e in range(fmt.emin, fmt.emax + 1) for n in range(2 ** (p - 1), 2**p)]
+            normal = [
+                n * 2.0 ** (e - p + 1) for e in range(fmt.emin, fmt.emax + 1) for n in range(2 ** (p - 1), 2**p)
+            ]
             positive = [value for value in subnormal + normal if value <= fmt.max_finite]
             values = every_value(fmt)
             assert sorted(set(positive)) == sorted(set(np.abs(values[np.isfinite(values)]).tolist()))

@@ -125,7 +125,9 @@ def test_torch_float32_sum(n):
 def test_torch_float32_matmul(n):
     """Chains of fused multiply-adds, whose sums are then added, if this processor has them; else chains."""
     rows, columns, row, column = 8, 16, 3, 5
-    function = matmul_function(torch.matmul, n, rows=rows, columns=columns, row=row, column=column, convert=torch.from_numpy)
+    function = matmul_function(
+        torch.matmul, n, rows=rows, columns=columns, row=row, column=column, convert=torch.from_numpy
+    )
     tree = reveal(function, n)
     random = np.random.default_rng(n)
     left, right = samples(random, n, np.float32), samples(random, n, np.float32)

@@ -57,7 +57,9 @@ class Registered:
         self.held, self.minus = held, minus
 
     def plus(self, left: Vector, right: Vector, direction: int) -> Vector:
-        return self._toward(direction, lambda: left + right, lambda: left.times_plus(self.minus, right.negative(), fused=True))
+        return self._toward(
+            direction, lambda: left + right, lambda: left.times_plus(self.minus, right.negative(), fused=True)
+        )
 
     def times(self, left: Vector, right: Vector, direction: int) -> Vector:
         return self._toward(direction, lambda: left * right, lambda: (left * self.minus) * right)

@@ -24,7 +24,9 @@ LANES = 8
 
 
 @intrinsic(prefer_literal=True)
-def _split_tile(typing_context: Any, sums: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, shifts: Any, bins: Any) -> Any:
+def _split_tile(
+    typing_context: Any, sums: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, shifts: Any, bins: Any
+) -> Any:
     """The sums, bin after bin, with one more product each."""
     count = bins.literal_value
 
@@ -32,7 +34,9 @@ def _split_tile(typing_context: Any, sums: Any, a: Any, a_offset: Any, b: Any, b
         tile = TileType(sums.element, ROWS, 1)
         a_data, b_data = data_of(context, builder, a, arguments[1]), data_of(context, builder, b, arguments[3])
         shift_data = data_of(context, builder, shifts, arguments[5])
-        constants = [splat(builder, builder.load(builder.gep(shift_data, [index(i)])), tile.lanes) for i in range(count - 1)]
+        constants = [
+            splat(builder, builder.load(builder.gep(shift_data, [index(i)])), tile.lanes) for i in range(count - 1)
+        ]
         vectors = vectors_of(builder, arguments[0], ROWS * count)
         for row, (left, right) in enumerate(operand_pairs(builder, tile, a_data, arguments[2], b_data, arguments[4])):
             rest = left * right
@@ -75,7 +79,9 @@ def make_exact(bins: int) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def _store_bins(typing_context: Any, sums: Any, out: Any, offset: Any, stride: Any, bin_stride: Any, bins: Any) -> Any:
+def _store_bins(
+    typing_context: Any, sums: Any, out: Any, offset: Any, stride: Any, bin_stride: Any, bins: Any
+) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = data_of(context, builder, out, arguments[1])
         vectors = vectors_of(builder, arguments[0], sums.count)
@@ -129,3 +135,4 @@ def _odd(x: float, residual: float) -> float:
     if (x < 0) != (residual < 0):
         bits -= 1
     return as_float(bits | 1)
+

@@ -72,7 +72,9 @@ def batch_gradient_sums(g: Any, x: Any, mean: Any, summed: Any, products: Any, f
 
 
 @kernel
-def batch_gradient(g: Any, x: Any, first: int, mean: Any, average: Any, slope: Any, scale: Any, out: Any) -> None:
+def batch_gradient(
+    g: Any, x: Any, first: int, mean: Any, average: Any, slope: Any, scale: Any, out: Any
+) -> None:
     """((g - average) - (x - mean) * slope) * scale for planes (planes, size), numbered as in `batch_apply`."""
     for i in range(x.shape[0]):
         c = (first + i) % mean.size

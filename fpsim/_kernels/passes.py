@@ -76,7 +76,9 @@ def make_pass(mode: int, plain: bool) -> Any:
     """
 
     @kernel
-    def one_pass(operation: int, x: Any, y: Any, z: Any, f: Any, out: Any, constants: Any, limits: Any, row: Any) -> None:
+    def one_pass(
+        operation: int, x: Any, y: Any, z: Any, f: Any, out: Any, constants: Any, limits: Any, row: Any
+    ) -> None:
         c = load(constants)
         buffer = np.empty(min(BLOCK, x.size), np.float32)
         for start in range(0, x.size, BLOCK):

@@ -64,10 +64,13 @@ def _draws(builder: Any, bits: Vector, step: Any) -> Vector:
     return bits ^ (bits >> 15)
 
 
-def operand_pairs(builder: Any, tile: TileType, a: Any, a_offset: Any, b: Any, b_offset: Any) -> list[tuple[Vector, Vector]]:
+def operand_pairs(
+    builder: Any, tile: TileType, a: Any, a_offset: Any, b: Any, b_offset: Any
+) -> list[tuple[Vector, Vector]]:
     """The pairs of factors, one for each vector of the tile."""
     columns = [
-        load_vector(builder, b, builder.add(b_offset, index(tile.lanes * vector)), tile.lanes) for vector in range(tile.vectors)
+        load_vector(builder, b, builder.add(b_offset, index(tile.lanes * vector)), tile.lanes)
+        for vector in range(tile.vectors)
     ]
     pairs = []
     for row in range(tile.rows):

@@ -128,7 +128,9 @@ def sum_rows(
 
 
 @kernel
-def prefix_sums(x: Any, out: Any, first: int, last: int, chain_row: Any, final_row: Any, round_leaves: bool) -> None:
+def prefix_sums(
+    x: Any, out: Any, first: int, last: int, chain_row: Any, final_row: Any, round_leaves: bool
+) -> None:
     """out[a, k, j] = the chain from +0 over x[a, 0 ... k, j], rounded once more to the final format.
 
     For the blocks of columns numbered first ... last - 1 through all a.

@@ -117,7 +117,9 @@ class Arithmetic:
             def chain(double: Arithmetic, *terms: Vector) -> Vector:
                 return double.chain(terms[0], terms[1], terms[2], (terms[3], terms[4]))
 
-            return unless_all(together([fine_leaf, fine]), result, lambda: self._in_double(chain, total, left, right, *draws))
+            return unless_all(
+                together([fine_leaf, fine]), result, lambda: self._in_double(chain, total, left, right, *draws)
+            )
         if not self.exact_products:
             return self.add(total, self.leaf(left, right, draws[0]), draws[1])
         if self.direction is not None:
@@ -253,7 +255,9 @@ class Arithmetic:
             halves.append(operation(double, *wide).halved())
         return halves[0].beside(halves[1])
 
-    def round(self, x: Vector, residual: Vector | None, clamp: bool, draw: Vector | None, track: bool = True) -> Vector:
+    def round(
+        self, x: Vector, residual: Vector | None, clamp: bool, draw: Vector | None, track: bool = True
+    ) -> Vector:
         """x + residual rounded once."""
         raw = x
         if residual is not None:

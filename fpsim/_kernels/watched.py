@@ -20,7 +20,9 @@ MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES = range(2, 6)
 class WatchingStep(Step):
     """The operations of a tile, and one sum for each of its elements."""
 
-    def __init__(self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any, kept: Any, what: int):
+    def __init__(
+        self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any, kept: Any, what: int
+    ):
         super().__init__(context, builder, tile, mode, flags, constants)
         self.kept = vectors_of(builder, kept, tile.count)
         self.squares = what in (SQUARES, SQUARES_EXACT_LEAVES)
@@ -73,3 +75,4 @@ class WatchingStep(Step):
     def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, kept: Any) -> Any:
         values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), tile_of(self.builder, kept.type, self.kept)]
         return self.context.make_tuple(self.builder, signature.return_type, values)
+

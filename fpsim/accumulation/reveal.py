@@ -58,7 +58,8 @@ def reveal(
         raise ValueError(f"n must be a whole number of at least 0, got {n!r}")
     defaults = _DEFAULTS[type_name]
     most, small, large = (
-        default if value is None else value for value, default in zip((largest_count, unit, mask), defaults, strict=True)
+        default if value is None else value
+        for value, default in zip((largest_count, unit, mask), defaults, strict=True)
     )
     if n == 0:
         return Tree([ZERO])

@@ -95,7 +95,9 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None
 def _check_output(output: str) -> None:
     missing = [package for module, package in _REQUIRED.items() if find_spec(module) is None]
     if missing:
-        raise InputError(f"the demo needs {' and '.join(missing)}: install the extra, pip install -c constraints.txt '.[demo]'")
+        raise InputError(
+            f"the demo needs {' and '.join(missing)}: install the extra, pip install -c constraints.txt '.[demo]'"
+        )
     folder = os.path.dirname(os.path.abspath(output))
     if os.path.isdir(output) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise InputError(f"--output: {output!r} cannot be written")

@@ -40,7 +40,9 @@ def formats() -> None:
 def _cells(fmt: Format) -> tuple[str, ...]:
     smallest_subnormal = fmt.emin - fmt.precision + 1
     specials = [
-        name for name, present in (("inf", fmt.has_infinity), ("nan", fmt.has_nan), ("saturates", fmt.saturate)) if present
+        name
+        for name, present in (("inf", fmt.has_infinity), ("nan", fmt.has_nan), ("saturates", fmt.saturate))
+        if present
     ]
     if not fmt.has_zero:
         specials.append("no 0")

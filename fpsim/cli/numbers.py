@@ -25,7 +25,9 @@ def parse_number(text: str) -> Fraction | float:
             return Fraction(int(numerator), int(denominator))
         decimal = Decimal(cleaned)
     except (ValueError, InvalidOperation, ZeroDivisionError, OverflowError):
-        raise ValueError(f"{text!r} is not a number: write it like 0.1, 1e-8, 1/3, 0x1.8p-3, inf or nan") from None
+        raise ValueError(
+            f"{text!r} is not a number: write it like 0.1, 1e-8, 1/3, 0x1.8p-3, inf or nan"
+        ) from None
     if not decimal.is_finite() or (decimal.is_zero() and decimal.is_signed()):
         return float(decimal) if not decimal.is_nan() else math.nan
     if decimal and abs(decimal.adjusted()) > _LARGEST_EXPONENT:

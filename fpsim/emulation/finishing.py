@@ -90,7 +90,9 @@ class Finish:
 
         self.split(out.size, _COST + cost, step, row, part)
 
-    def one_pass(self, operation: int, arrays: tuple[np.ndarray, ...], factor: float, out: np.ndarray, row: np.ndarray) -> None:
+    def one_pass(
+        self, operation: int, arrays: tuple[np.ndarray, ...], factor: float, out: np.ndarray, row: np.ndarray
+    ) -> None:
         """An operation of `_kernels/passes.py` on flat float32 arrays, rounded into `out`: to nearest even only."""
         x, y, z = (*arrays, *arrays[-1:] * 2)[:3]
         constants, limits = self._of[4]
@@ -102,7 +104,9 @@ class Finish:
         self.split(x.size, _COST, BLOCK, row, part)
 
     @staticmethod
-    def split(size: int, cost: int, granule: int, row: np.ndarray, part: Callable[[int, int, np.ndarray], None]) -> None:
+    def split(
+        size: int, cost: int, granule: int, row: np.ndarray, part: Callable[[int, int, np.ndarray], None]
+    ) -> None:
         """`part` over ranges, one for each thread, each counting in a row of its own."""
         ranges = threads.parts(size, cost * size, granule)
         if len(ranges) == 1:

@@ -19,7 +19,9 @@ _NONE, _MEAN, _SUM = range(3)
 _COST = 16  # of an exponential and its share of a sum, in multiply-adds
 
 
-def _along(machine: Any, kernel: Callable[..., None], dim: int, kind: int, *tensors: torch.Tensor) -> torch.Tensor:
+def _along(
+    machine: Any, kernel: Callable[..., None], dim: int, kind: int, *tensors: torch.Tensor
+) -> torch.Tensor:
     """`kernel(*rows, kind, out)` on the tensors' lines along an axis; rounded as it goes where they lie in memory."""
     shape = tensors[0].shape or torch.Size([1])
     last = dim % len(shape) == len(shape) - 1
@@ -54,7 +56,9 @@ def _softmax_gradient_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
         if output.dtype is torch.float64:
             return native(gradient, output, dim, input_dtype)
         machine.whole()
-        return _along(machine, kernels.softmax_gradient, dim, kind, machine.operand(gradient), machine.operand(output))
+        return _along(
+            machine, kernels.softmax_gradient, dim, kind, machine.operand(gradient), machine.operand(output)
+        )
 
     return softmax_gradient
 

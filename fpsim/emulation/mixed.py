@@ -278,7 +278,9 @@ def _recomputes() -> bool:
     return node is not None and node.name() == "CheckpointFunctionBackward"
 
 
-def _state_of(model: torch.nn.Module, formats: dict[str, ModuleFormats]) -> Iterator[tuple[torch.Tensor, ModuleFormats]]:
+def _state_of(
+    model: torch.nn.Module, formats: dict[str, ModuleFormats]
+) -> Iterator[tuple[torch.Tensor, ModuleFormats]]:
     """Every parameter and buffer, with the formats of the module that holds it.
 
     Raises ValueError for one that several modules hold, in several formats.

@@ -69,7 +69,9 @@ def _rows(machine: Any, tensor: torch.Tensor, size: int) -> np.ndarray:
 
 
 @register(_aten._fused_rms_norm.default, family="normalization")
-def fused_rms_norm(machine: Any, x: Any, shape: list[int], weight: Any, eps: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+def fused_rms_norm(
+    machine: Any, x: Any, shape: list[int], weight: Any, eps: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight; eps left out is the format's, 2^(1 - p). Unrounded: 1 / sqrt(...)."""
     size = int(np.prod(shape))
     array = _rows(machine, x, size)

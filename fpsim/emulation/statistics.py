@@ -86,7 +86,9 @@ def _cumsum_rule(op: torch._ops.OpOverload) -> Rule | None:
         policy = machine.policy
         key = machine.key() if machine.stochastic else 0
         values = x.detach().contiguous().numpy()
-        out = prefix_axis(values, dim % x.dim(), machine.operand_format, policy.accumulator, policy.rounding, key, policy.fmt)
+        out = prefix_axis(
+            values, dim % x.dim(), machine.operand_format, policy.accumulator, policy.rounding, key, policy.fmt
+        )
         return machine.exact(torch.from_numpy(np.ascontiguousarray(out)))
 
     return cumsum

@@ -186,7 +186,9 @@ def register_functional(
             register(op, family=family)(rule)
 
 
-def derived_forms(name: str, rules: dict[torch._ops.OpOverload, Rule]) -> Iterator[tuple[torch._ops.OpOverload, Rule]]:
+def derived_forms(
+    name: str, rules: dict[torch._ops.OpOverload, Rule]
+) -> Iterator[tuple[torch._ops.OpOverload, Rule]]:
     """The in-place and `out=` overloads of an op, and what the rules of its functional ones make of them."""
     for op in overloads(f"{name}_").values():
         alike = [rule for candidate, rule in rules.items() if _inputs(candidate) == _inputs(op)]

@@ -74,7 +74,8 @@ class Tables:
         """Where the format's values, and some that are none, lie in a table: leading bits of float32 numbers."""
         fmt = self._finish.fmt
         least, largest, infinity = (
-            int(np.float32(value).view(np.int32)) >> int(self._dropped) for value in (fmt.min_subnormal, fmt.max_finite, np.inf)
+            int(np.float32(value).view(np.int32)) >> int(self._dropped)
+            for value in (fmt.min_subnormal, fmt.max_finite, np.inf)
         )
         half = 1 << (31 - int(self._dropped))
         positive = np.concatenate([[0], np.arange(least, largest + 1), np.arange(infinity, half)])

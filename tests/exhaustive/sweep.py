@@ -18,7 +18,9 @@ class Result:
     nearest: float = float("inf")
 
     def __add__(self, other: "Result") -> "Result":
-        return Result(self.cases + other.cases, self.mismatches + other.mismatches, min(self.nearest, other.nearest))
+        return Result(
+            self.cases + other.cases, self.mismatches + other.mismatches, min(self.nearest, other.nearest)
+        )
 
 
 @dataclass(frozen=True)

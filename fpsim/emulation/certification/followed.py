@@ -119,3 +119,4 @@ def _stochastic(
     total = inflated(error + stored, 4)
     squared = inflated(squared + np.where(np.isfinite(stored), stored, 0.0) ** 2, 4)
     return total, np.where(np.isfinite(total), 0.0, np.inf), squared
+

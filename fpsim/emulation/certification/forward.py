@@ -288,7 +288,9 @@ def propagated(
     return upwards(total)
 
 
-def signed(call: Call, row: Row, slopes: Sequence[Slope | None]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def signed(
+    call: Call, row: Row, slopes: Sequence[Slope | None]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The part of the result's difference that is due to operands whose two values are known, and what is left of it."""
     known, rest = (None, None) if row.known is None else row.known(call)
     for slope, operand in zip(slopes, call.operands, strict=True):

@@ -1,11 +1,11 @@
 """Upper bounds of spectral norms, for deep networks: there |W| from layer to layer grows much faster than ||W|| does.
 
-dense          ||M||^2 = ||G||, G = M M^T, and ||G||^p = ||G^p|| <= ||G^p||_F (p = 16, by squaring)
-convolution    zero padding and strides cut pieces out of a convolution over the whole grid, whose norm is the largest of
-               ||W(w)|| over frequencies w, W(w) = sum W[:, :, d] exp(i d w) (Sedghi, Gupta and Long, ICLR 2019). u* W(w) v
-               is a trigonometric polynomial of degree n in each direction, so that N > 2 n points in each show its largest
-               value up to 1 / cos(pi n / N) (Ehlich and Zeller, Math. Z. 86, 1964)
-anything       ||S||^2 <= largest row sum * largest column sum of |S| (Schur)
+    dense          ||M||^2 = ||G||, G = M M^T, and ||G||^p = ||G^p|| <= ||G^p||_F (p = 16, by squaring)
+    convolution    zero padding and strides cut pieces out of a convolution over the whole grid, whose norm is the largest of
+                   ||W(w)|| over frequencies w, W(w) = sum W[:, :, d] exp(i d w) (Sedghi, Gupta and Long, ICLR 2019). u* W(w) v
+                   is a trigonometric polynomial of degree n in each direction, so that N > 2 n points in each show its largest
+                   value up to 1 / cos(pi n / N) (Ehlich and Zeller, Math. Z. 86, 1964)
+    anything       ||S||^2 <= largest row sum * largest column sum of |S| (Schur)
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ from fpsim.emulation.steps import (
 from fpsim.emulation.table import PRIMITIVE, RULES, STEPS, TABLE, WHOLE, Rule, name_of, names, tensors_in
 
 #: Families whose operations are all composite.
-COMPOSITE_FAMILIES = frozenset(names("softmax normalization loss pooling interpolation optimizer") + ["linear algebra"])
+COMPOSITE_FAMILIES = frozenset(
+    names("softmax normalization loss pooling interpolation optimizer") + ["linear algebra"]
+)
 
 #: Operations of other families that are composite.
 COMPOSITE = frozenset(

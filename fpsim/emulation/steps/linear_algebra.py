@@ -23,7 +23,8 @@ def _each(function: Callable[..., Any], *stacks: Tensor) -> Any:
     batch = torch.broadcast_shapes(*(stack.shape[:-2] for stack in stacks))
     shapes = [stack.shape[-2:] for stack in stacks]
     full = [
-        stack.expand([*batch, *shape]).reshape([math.prod(batch), *shape]) for stack, shape in zip(stacks, shapes, strict=True)
+        stack.expand([*batch, *shape]).reshape([math.prod(batch), *shape])
+        for stack, shape in zip(stacks, shapes, strict=True)
     ]
     if not full[0].shape[0]:
         empty = [item.new_zeros(item.shape[1:]) for item in full]
@@ -147,7 +148,9 @@ def lu_solve(factors: Tensor, pivots: Tensor, b: Tensor, *, left: bool = True, a
 
 
 @steps("_linalg_solve_ex")
-def solve_ex(a: Tensor, b: Tensor, *, left: bool = True, check_errors: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def solve_ex(
+    a: Tensor, b: Tensor, *, left: bool = True, check_errors: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     factors, pivots, info = lu_factor_ex(a)
     _check(info, check_errors, "solve")
     vector = b.dim() == 1 or (a.dim() - 1 == b.dim() and b.shape == a.shape[:-1])
@@ -277,7 +280,9 @@ def _accumulated(vectors: Tensor, taus: Tensor, onto: Tensor, transpose: bool = 
 
 @steps("linalg_householder_product")
 def householder_product(vectors: Tensor, taus: Tensor) -> Tensor:
-    return _each(lambda v, t: _accumulated(v, t.reshape(-1), torch.eye(*v.shape, dtype=v.dtype)), vectors, taus.unsqueeze(-1))
+    return _each(
+        lambda v, t: _accumulated(v, t.reshape(-1), torch.eye(*v.shape, dtype=v.dtype)), vectors, taus.unsqueeze(-1)
+    )
 
 
 @steps("ormqr")

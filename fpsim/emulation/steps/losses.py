@@ -29,7 +29,9 @@ def _weights(weight: Tensor | None, target: Tensor, kept: Tensor) -> Tensor | No
 
 
 @steps("nll_loss_forward nll_loss2d_forward")
-def nll_loss(x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+def nll_loss(
+    x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
     axis = 0 if x.dim() == 1 else 1
     kept = target != ignore_index
     chosen = -x.gather(axis, torch.where(kept, target, 0).unsqueeze(axis)).squeeze(axis)
@@ -193,7 +195,9 @@ def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int) -> tuple[T
 
 
 @steps("multilabel_margin_loss_backward")
-def multilabel_margin_loss_backward(gradient: Tensor, x: Tensor, target: Tensor, reduction: int, is_target: Tensor) -> Tensor:
+def multilabel_margin_loss_backward(
+    gradient: Tensor, x: Tensor, target: Tensor, reduction: int, is_target: Tensor
+) -> Tensor:
     _, counted = _pairs(x, target)
     rows = torch.atleast_2d(x)
     share = gradient / rows.shape[1]

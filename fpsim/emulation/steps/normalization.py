@@ -194,4 +194,6 @@ def batch_norm_backward_with_reserve(
     gradient: Tensor, x: Tensor, weight: Tensor, running_mean: _Optional, running_var: _Optional, save_mean: _Optional,
     save_var: _Optional, update: bool, eps: float, mask: list[bool], reserve: Tensor,
 ) -> tuple[_Optional, ...]:  # fmt: skip
-    return batch_norm_backward(gradient, x, weight, running_mean, running_var, save_mean, save_var, update, eps, mask)
+    return batch_norm_backward(
+        gradient, x, weight, running_mean, running_var, save_mean, save_var, update, eps, mask
+    )

@@ -215,7 +215,9 @@ def _products_into(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
 
 
 @steps("scatter_reduce")
-def scatter_reduce(x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+def scatter_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
     """Means divide a sum by the number of its terms; sums and extremes are elementary."""
     dim %= max(x.dim(), 1)
     if reduce not in ("mean", "prod"):
@@ -230,7 +232,9 @@ def scatter_reduce(x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: s
 
 
 @steps("index_reduce")
-def index_reduce(x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+def index_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
     shape = [1] * source.dim()
     if source.dim():
         shape[dim] = -1
