@@ -195,14 +195,10 @@ class Vector:
         kind = ir.VectorType(ir.FloatType(), self.lanes)
         return self._each(lambda value: self.builder.fptrunc(value, kind))
 
-    def wide(self, like: Vector) -> Vector:
-        """A mask as integers, -1 or 0, of the width of others: LLVM packs masks into bytes before it combines them."""
-        kind = ir.VectorType(ir.IntType(like.width), like.lanes)
-        return self._each(lambda mask: self.builder.sext(mask, kind))
-
     def counted_in(self, numbers: Vector) -> Vector:
         """Integers, one more in the lanes of this mask."""
-        return numbers - (self.wide(numbers) if self.width == 1 else self)
+        kind = numbers.type
+        return self._each(lambda mask, number: self.builder.sub(number, self.builder.sext(mask, kind)), numbers)
 
     def unsigned_to_double(self) -> Vector:
         kind = ir.VectorType(ir.DoubleType(), self.lanes)
