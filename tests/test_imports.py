@@ -12,7 +12,7 @@ LAYERS = (
     ("_kernels", "recorder"),
     ("formats",),
     ("modes",),
-    ("_carriers", "rounding", "_checks", "threads"),
+    ("_carriers", "rounding", "_checks", "_team", "threads"),
     ("encoding", "_elementwise", "arithmetic", "elementary"),
     ("accumulation",),
     (
