@@ -1,4 +1,4 @@
-"""Products of the matrices of two batches, pair by pair, in one call: small matrices cost more to hand over than to multiply."""
+"""Products of two batches of matrices, pair by pair in one call: small ones cost more to hand over than to multiply."""
 
 from __future__ import annotations
 
