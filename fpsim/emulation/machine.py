@@ -287,8 +287,8 @@ class Machine:
         if not _serve_a_pass((gradient, result)):
             return None
         out = torch.empty(gradient.shape, dtype=_FLOAT32)
-        arrays = (item.detach().numpy().reshape(-1) for item in (gradient, result, out))
-        self.finishing.tanh_gradient(*arrays, self.row())
+        first, second, target = (item.detach().numpy().reshape(-1) for item in (gradient, result, out))
+        self.finishing.tanh_gradient(first, second, target, self.row())
         return self._mark(out)
 
     def look_up(self, name: Any, function: Function, x: torch.Tensor) -> torch.Tensor | None:
@@ -353,9 +353,11 @@ class Machine:
         """Round a fresh result into an existing tensor; returns the target."""
         return self.write(target, self.finish(result))
 
-    def held_by(self, model: torch.nn.Module) -> Iterator[tuple[torch.Tensor, Format, tags.Tag]]:
+    def formats_of(
+        self, tensors: list[torch.Tensor], model: torch.nn.Module
+    ) -> Iterator[tuple[torch.Tensor, Format, tags.Tag]]:
         """Every parameter and buffer of a model, the format whose values it holds, and the mark that says so."""
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in tensors:
             yield tensor, self.fmt, self.tag
 
     def _count_update(self, target: torch.Tensor, result: torch.Tensor) -> None:
