@@ -1,4 +1,4 @@
-"""The threads that kernels run on: serial kernels without the GIL, a pool that splits rows among them.
+"""The threads that kernels run on: serial kernels without the GIL; torch's own threads, or a pool, split rows among them.
 
 How many threads there are never changes a result: each writes rows of its own, and stochastic draws are a function of the
 element.
@@ -6,6 +6,7 @@ element.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from fpsim import _team
 from fpsim._checks import refuse_flush_to_zero
 
 SPLIT_ABOVE = 1_000_000  # multiply-adds: below, handing out work costs more than it gains
@@ -65,6 +67,7 @@ def _forget_pool() -> None:
     """After a fork the child has none of the parent's threads, and the lock may be held by one of them."""
     global _pool, _pool_size, _lock
     _pool, _pool_size, _lock = None, 0, threading.Lock()
+    _team.forget()
 
 
 if hasattr(os, "register_at_fork"):
@@ -86,29 +89,35 @@ def parts(length: int, work: int, granule: int = 1) -> list[tuple[int, int]]:
 
 
 def _work(task: Callable[[int, int], None], start: int, stop: int) -> None:
-    _inside.worker = True  # a task that splits its own work runs it here: a pool waiting on itself would stop
-    refuse_flush_to_zero()
-    task(start, stop)
+    outer = getattr(_inside, "worker", False)
+    _inside.worker = True  # what a task splits would wait behind the others' parts, or for ever in a pool that waits for it
+    try:
+        refuse_flush_to_zero()
+        task(start, stop)
+    finally:
+        _inside.worker = outer
 
 
 def run(task: Callable[[int, int], None], ranges: list[tuple[int, int]]) -> None:
-    """`task(start, stop)` for every range, the first on the calling thread; returns when all are done.
+    """`task(start, stop)` for every range, one on the calling thread; returns when all are done.
 
-    Raises what a task raised. A thread in flush-to-zero mode raises ValueError.
+    Raises what a task raised, the first range's before the others'. A thread in flush-to-zero mode raises ValueError.
     """
     if not ranges:
         return
     if len(ranges) == 1:
         task(*ranges[0])
         return
-    pool = _executor(len(ranges) - 1)
-    waiting: list[Future[None]] = [pool.submit(_work, task, start, stop) for start, stop in ranges[1:]]
-    _inside.worker = True  # what this thread's part splits would wait behind the others' parts
+    parts = [functools.partial(_work, task, start, stop) for start, stop in ranges]
+    if _team.is_there():
+        _team.run(parts)
+        return
+    waiting: list[Future[None]] = [_executor(len(parts) - 1).submit(part) for part in parts[1:]]
+    errors: list[BaseException | None] = []
     try:
-        task(*ranges[0])
+        parts[0]()
     finally:
-        _inside.worker = False
-        errors = [future.exception() for future in waiting]
+        errors += [future.exception() for future in waiting]
     for error in errors:
         if error is not None:
             raise error

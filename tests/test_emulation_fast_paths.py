@@ -103,6 +103,8 @@ ARITHMETIC = {
     "lerp far": lambda x, y, z: torch.lerp(x, y, 0.9),
     "sqrt": lambda x, y, z: torch.sqrt(x),
     "in place": lambda x, y, z: x.clone().mul_(0.9).add_(y, alpha=0.3).sub_(z).div_(y).mul_(z),
+    "lerp in place": lambda x, y, z: x.clone().lerp_(y, 0.1).lerp_(z, 0.9),
+    "products in place": lambda x, y, z: x.clone().addcmul_(y, z, value=0.3).addcdiv_(z, y, value=-0.3),
 }
 
 
@@ -110,6 +112,17 @@ ARITHMETIC = {
 @pytest.mark.parametrize("name", ARITHMETIC)
 def test_arithmetic_in_one_pass(name, fmt, several_threads):
     agree(ARITHMETIC[name], *(all_values(fmt, seed) for seed in range(3)), fmt=fmt)
+
+
+@pytest.mark.parametrize("shift", [1, SIZE // 2])
+def test_what_an_operation_overwrites_part_of_is_read_before(shift, several_threads):
+    x = all_values("fp16", 1)
+    with fpsim.emulate("fp16", "fp16"):
+        for operation in (torch.Tensor.mul_, lambda left, right: left.lerp_(right, 0.3)):
+            apart, together = x.clone(), x.clone()
+            operation(apart[shift:], x[:-shift])
+            operation(together[shift:], together[:-shift])
+            same(together, apart)
 
 
 FUNCTIONS = {
@@ -155,7 +168,7 @@ def test_gradients_block_by_block(name, several_threads):
         x = x.clone().requires_grad_()
         return torch.autograd.grad(function(x), x, g)[0]
 
-    agree(gradient, all_values("fp16", 1), all_values("fp16", 2), piece=16_000)
+    agree(gradient, all_values("fp16", 1), all_values("fp16", 2))
 
 
 def finite(*shape, seed):
@@ -202,11 +215,33 @@ def test_channels_of_a_batch_norm_do_not_meet(training, several_threads):
     agree(both, x, g, statistics, along=1, piece=1)
 
 
-def test_batches_of_products_are_products(several_threads):
-    a, b, c = finite(9, 31, 17, seed=1) * 200, finite(9, 17, 23, seed=2) * 200, finite(9, 31, 23, seed=3)
-    a, b = (fpsim.round(item, "fp16") for item in (a, b))  # some products overflow
-    a[3, 4, 5] = float("inf")
-    agree(torch.bmm, a, b, piece=1)
+@pytest.mark.parametrize(
+    "fmt, accumulate, mode",
+    [
+        ("fp16", "fp16", "nearest-even"),
+        ("fp16", "fp16:pairwise", "nearest-away"),
+        ("fp16", "fp16:fma", "up"),
+        ("fp16", "fp32", "nearest-even"),
+        ("bf16", "fp32", "toward-zero"),
+        ("e4m3", "fp16", "nearest-even"),
+    ],
+)
+def test_batches_of_products_are_products(fmt, accumulate, mode, several_threads):
+    a, b = (fpsim.round(finite(9, *shape, seed=1) * 8, fmt) for shape in ((31, 17), (17, 43)))
+    a[3, 4, 5], a[5], b[6, :2] = float("inf" if fmt != "e4m3" else "nan"), get_format(fmt).max_finite, 0
+    a[7] = get_format(fmt).min_subnormal
+    for left, right in ((a, b), (a, b.mT.contiguous().mT), (a[::2], b[::2]), (a, b[:1].expand(9, -1, -1))):
+        policy = (fmt, accumulate, mode)
+        with fpsim.emulate(*policy) as whole:
+            result = torch.bmm(left, right)
+        with fpsim.emulate(*policy) as single:
+            parts = [torch.mm(x, y) for x, y in zip(left, right, strict=True)]
+        same(result, torch.stack(parts))
+        assert (sum(whole.rows().values()) == sum(single.rows().values())).all()
+
+
+def test_batches_with_addends_are_products(several_threads):
+    a, b, c = finite(9, 31, 17, seed=1), finite(9, 17, 23, seed=2), finite(9, 31, 23, seed=3)
     agree(torch.baddbmm, c, a, b, piece=1)
 
 

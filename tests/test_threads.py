@@ -1,4 +1,4 @@
-"""The thread pool: sizes, splitting, errors, forks, flush-to-zero."""
+"""The threads, torch's own or a pool: sizes, splitting, errors, forks, flush-to-zero."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim import threads
+from fpsim import _team, threads
 
 
 @pytest.fixture(autouse=True)
 def _usual_number() -> object:
     yield
     threads.set_num_threads(None)
+
+
+@pytest.fixture(params=["team", "pool"])
+def kind(request, monkeypatch):
+    """Torch's threads, and the pool that there is without them."""
+    if request.param == "team":
+        pytest.importorskip("torch")
+        if not _team.is_there():
+            pytest.skip("this torch has no team of threads that others can use")
+    else:
+        monkeypatch.setattr(_team, "_start", False)
 
 
 def test_ranges_cover_everything_once_in_order() -> None:
@@ -40,13 +51,35 @@ def test_number_of_threads() -> None:
             threads.set_num_threads(bad)  # type: ignore[arg-type]
 
 
-def test_errors_of_tasks_reach_the_caller() -> None:
+@pytest.mark.usefixtures("kind")
+def test_the_first_error_of_tasks_reaches_the_caller() -> None:
+    done = []
+
     def task(start: int, stop: int) -> None:
         if start:
             raise KeyError(start)
+        done.append(start)
 
-    with pytest.raises(KeyError):
-        threads.run(task, [(0, 1), (1, 2)])
+    with pytest.raises(KeyError, match="1"):
+        threads.run(task, [(0, 1), (1, 2), (2, 3)])
+    assert done == [0]
+
+
+@pytest.mark.usefixtures("kind")
+def test_tasks_run_at_the_same_time_on_threads_of_their_own() -> None:
+    meeting = threading.Barrier(3, timeout=60)
+    found = []
+
+    def task(start: int, stop: int) -> None:
+        meeting.wait()
+        found.append((start, threading.get_ident(), threads.parts(100, 10**9)))
+
+    threads.set_num_threads(3)
+    threads.run(task, [(0, 1), (1, 2), (2, 3)])
+    assert {start for start, _, _ in found} == {0, 1, 2}
+    assert len({thread for _, thread, _ in found}) == 3
+    assert all(split == [(0, 100)] for _, _, split in found)  # a task's own work is not split again
+    assert len(threads.parts(100, 10**9)) == 3
 
 
 def _product(_: int = 0) -> np.ndarray:
@@ -55,6 +88,7 @@ def _product(_: int = 0) -> np.ndarray:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.usefixtures("kind")
 def test_a_forked_child_multiplies_as_its_parent() -> None:
     threads.set_num_threads(2)
     expected = _product()
@@ -63,6 +97,7 @@ def test_a_forked_child_multiplies_as_its_parent() -> None:
             assert np.array_equal(result, expected)
 
 
+@pytest.mark.usefixtures("kind")
 def test_concurrent_callers_get_their_own_results() -> None:
     threads.set_num_threads(2)
     expected, found = _product(), []

@@ -1,4 +1,4 @@
-"""Elementwise arithmetic in float32 in one pass over memory: computed, counted, rounded and stored block by block."""
+"""Elementwise operations in one pass over memory: computed, counted, rounded and stored block by block."""
 
 from __future__ import annotations
 
@@ -91,3 +91,25 @@ def make_pass(mode: int, plain: bool) -> Any:
                 target[i] = as_float(round_bits(as_bits(values[i]), c, mode, plain))
 
     return one_pass
+
+
+@lru_cache(maxsize=64)
+def make_tanh_gradient(mode: int, plain: bool) -> Any:
+    """The kernel `(g, y, out, constants, limits, row) -> None`: g (1 - y y) in float64, then as `make_pass`."""
+
+    @kernel
+    def tanh_gradient(g: Any, y: Any, out: Any, constants: Any, limits: Any, row: Any) -> None:
+        c = load(constants)
+        buffer = np.empty(min(BLOCK, g.size), np.float64)
+        for start in range(0, g.size, BLOCK):
+            stop = min(start + BLOCK, g.size)
+            values, gradients, results = buffer[: stop - start], g[start:stop], y[start:stop]
+            for i in range(values.size):  # a float32's square is exact in float64: whether it is fused makes no difference
+                result = np.float64(results[i])
+                values[i] = np.float64(gradients[i]) * (1.0 - result * result)
+            count_block(values, limits, row)
+            target = out[start:stop]
+            for i in range(values.size):
+                target[i] = as_float(round_bits(as_bits(values[i]), c, mode, plain))
+
+    return tanh_gradient

@@ -229,7 +229,9 @@ register_functional("sqrt", "elementwise", lambda op: _sqrt)
 # Operations with two products
 
 
-def _product_in_steps(machine: Any, x: Any, first: Any, second: Any, value: Any, function: Any) -> torch.Tensor:
+def _product_in_steps(
+    machine: Any, x: Any, first: Any, second: Any, value: Any, function: Any, into: torch.Tensor | None
+) -> torch.Tensor:
     """x + value * first * second (or / second), from the left, every step in fp32; float64 where fp32 is not enough."""
     x, first, second = (machine.floating(item) for item in (x, first, second))
     factor = machine.scalar(value)
@@ -239,27 +241,31 @@ def _product_in_steps(machine: Any, x: Any, first: Any, second: Any, value: Any,
     if machine.stochastic:
         x, first, second = x.double(), first.double(), second.double()
     operation = passes.ADD_PRODUCT if function is torch.mul else passes.ADD_QUOTIENT
-    result = machine.one_pass(operation, (x, first, second), factor)
+    result = machine.one_pass(operation, (x, first, second), factor, into)
     if result is not None:
         return result
     scaled = first * factor if value != 1 else first
     return machine.finish(x + function(scaled, second))
 
 
-def _addcmul(machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1) -> torch.Tensor:
+def _addcmul(
+    machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
+) -> torch.Tensor:
     if x.dtype is _FLOAT64:
         return torch.addcmul(x, first, second, value=value)
-    return _product_in_steps(machine, x, first, second, value, torch.mul)
+    return _product_in_steps(machine, x, first, second, value, torch.mul, into)
 
 
-def _addcdiv(machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1) -> torch.Tensor:
+def _addcdiv(
+    machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
+) -> torch.Tensor:
     if x.dtype is _FLOAT64:
         return torch.addcdiv(x, first, second, value=value)
     machine.update = first if machine.optimizer is not None else None
-    return _product_in_steps(machine, x, first, second, value, torch.div)
+    return _product_in_steps(machine, x, first, second, value, torch.div, into)
 
 
-def _lerp(machine: Any, start: Any, end: Any, weight: Any) -> torch.Tensor:
+def _lerp(machine: Any, start: Any, end: Any, weight: Any, into: torch.Tensor | None = None) -> torch.Tensor:
     """start + weight * (end - start), or end - (end - start) * (1 - weight) from weight 0.5 on, every step in fp32."""
     if start.dtype is _FLOAT64:
         return torch.lerp(start, end, weight)
@@ -273,7 +279,7 @@ def _lerp(machine: Any, start: Any, end: Any, weight: Any) -> torch.Tensor:
     elif not isinstance(factor, torch.Tensor):
         near = abs(factor) < 0.5
         operation, single = (passes.TOWARD, factor) if near else (passes.BACK_FROM, float(np.float32(1) - np.float32(factor)))
-        result = machine.one_pass(operation, (start, end), single)
+        result = machine.one_pass(operation, (start, end), single, into)
         if result is not None:
             return result
         factor = torch.tensor(factor, dtype=_FLOAT32)
@@ -288,3 +294,22 @@ def _lerp(machine: Any, start: Any, end: Any, weight: Any) -> torch.Tensor:
 register_functional("addcmul", "formula", lambda op: _addcmul)
 register_functional("addcdiv", "formula", lambda op: _addcdiv)
 register_functional("lerp", "formula", lambda op: _lerp)
+
+
+def _moving(rule: Rule) -> Rule:
+    """The in-place form of these; what is a parameter's is to be compared with what it was."""
+
+    def move(machine: Any, target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        compared = machine.optimizer is not None and tags.owner_of(target) is not None
+        return machine.write(target, rule(machine, target, *args, into=None if compared else target, **kwargs))
+
+    return move
+
+
+for _op, _rule in (
+    (_aten.addcmul_.default, _addcmul),
+    (_aten.addcdiv_.default, _addcdiv),
+    (_aten.lerp_.Scalar, _lerp),
+    (_aten.lerp_.Tensor, _lerp),
+):
+    enter(Entry(_op, "formula", _moving(_rule)))

@@ -157,13 +157,26 @@ ELEMENTARY = names(
 
 FORMULAS = names(
     """
-    sigmoid_backward tanh_backward gelu_backward silu_backward mish_backward softplus_backward elu_backward
+    sigmoid_backward gelu_backward silu_backward mish_backward softplus_backward elu_backward
     log_sigmoid_backward logit_backward hardswish hardswish_backward hardsigmoid hardsigmoid_backward
     _prelu_kernel_backward glu glu_backward remainder floor_divide heaviside deg2rad rad2deg ldexp linalg_cross
     angle
     """
 )
 
+
+def _tanh_gradient_rule(op: torch._ops.OpOverload) -> Rule:
+    wide = wide_rule(op)
+
+    def tanh_gradient(machine: Any, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        gradient, result = machine.operands((gradient, result))
+        found = None if machine.stochastic else machine.tanh_gradient(gradient, result)
+        return wide(machine, gradient, result) if found is None else found
+
+    return tanh_gradient
+
+
+register_functional("tanh_backward", "formula", _tanh_gradient_rule)
 register_functional(NARROW, "elementwise", lambda op: (wide_rule if "decimals" in op._overloadname else narrow_rule)(op))
 register_functional(ELEMENTARY, "elementary", elementary_rule)
 register_functional(FORMULAS, "formula", wide_rule)

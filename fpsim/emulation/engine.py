@@ -10,6 +10,7 @@ import torch
 
 from fpsim import threads
 from fpsim._kernels import counting
+from fpsim._product_batches import batched_tree_products
 from fpsim._sums import mean_axes, sum_axes
 from fpsim.formats import Format
 from fpsim.products import matmul_into
@@ -78,7 +79,11 @@ def products(
         for index, (left, right) in enumerate(zip(a, b, strict=True)):
             out[index] = product(machine, left, right, None if addend is None else addend[index], alpha, beta)
         return out
-    policy, row = machine.policy, machine.row()
+    policy, read = machine.policy, machine.operand_format
+    found = None if addend is not None else batched_tree_products(a, b, read, policy.accumulator, policy.rounding)
+    if found is not None:
+        return _finished(machine, a, b, *found)
+    row = machine.row()
     keys = [machine.key() if machine.stochastic else 0 for _ in a]
     rows = np.zeros((len(a), row.size), row.dtype)
 
@@ -86,11 +91,34 @@ def products(
         for i in range(first, last):
             watch = Watch(machine, rows[i])
             term = None if addend is None else addend[i]
-            matmul_into(a[i], b[i], out[i], policy.fmt, policy.accumulator, policy.rounding, keys[i], term, watch)
+            how = (read, policy.accumulator, policy.rounding, keys[i], term, watch)
+            matmul_into(a[i], b[i], out[i], *how, result_format=policy.fmt)
             watch.finish(out[i], a[i], b[i], *(() if term is None else (term,)))
 
     threads.run(some, threads.parts(len(a), out.size * a.shape[2]))
     row += rows.sum(axis=0)
+    return out
+
+
+def _finished(machine: Any, a: np.ndarray, b: np.ndarray, accumulated: np.ndarray, again: list[int]) -> np.ndarray:
+    """Accumulated products, those at `again` to be computed by themselves, counted and rounded to the format."""
+    policy, row = machine.policy, machine.row()
+    how = (machine.operand_format, policy.accumulator, policy.rounding)
+    for pair in again:  # in the accumulator's format: the last rounding is made and counted below
+        target = np.empty(accumulated.shape[1:], np.float64)
+        matmul_into(a[pair], b[pair], target, *how, result_format=policy.accumulator.format)
+        accumulated[pair] = target
+    counts = np.zeros_like(row)
+    out = np.empty(accumulated.shape, np.float32)
+    values = np.ascontiguousarray(accumulated).reshape(-1)
+    machine.finishing.round(values, out.reshape(-1), counts)
+    if counts[counting.INFINITE] and policy.accumulator.format == policy.fmt:  # as `Watch.finish` has it: overflows
+        for left, right, result in zip(a, b, accumulated, strict=True):
+            infinite = int(np.isinf(result).sum())
+            if infinite and np.isfinite(left).all() and np.isfinite(right).all():
+                counts[counting.INFINITE] -= infinite
+                counts[counting.OVERFLOWS] += infinite
+    row += counts
     return out
 
 

@@ -54,6 +54,7 @@ class Finish:
         self._kernel = counting.make_count_and_round(rounding.code, plain)
         self._few = counting.make_round_few(rounding.code, plain)
         self._pass = passes.make_pass(rounding.code, plain)
+        self._tanh_gradient = passes.make_tanh_gradient(rounding.code, plain)
 
     def limits(self, dtype: np.dtype) -> np.ndarray:
         """Where numbers of that carrier start to overflow, and to become zero: what `counting.count_edges` takes."""
@@ -102,6 +103,15 @@ class Finish:
             self._pass(operation, x[i:j], y[i:j], z[i:j], single, out[i:j], constants, limits, own)
 
         self.split(x.size, _COST, BLOCK, row, part)
+
+    def tanh_gradient(self, gradient: np.ndarray, result: np.ndarray, out: np.ndarray, row: np.ndarray) -> None:
+        """out = gradient * (1 - result^2) in float64, rounded; flat float32 arrays; no stochastic rounding."""
+        constants, limits = self._of[8]
+
+        def part(i: int, j: int, own: np.ndarray) -> None:
+            self._tanh_gradient(gradient[i:j], result[i:j], out[i:j], constants, limits, own)
+
+        self.split(out.size, _COST, BLOCK, row, part)
 
     @staticmethod
     def split(

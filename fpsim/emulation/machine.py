@@ -41,6 +41,14 @@ _AS_THEY_ARE = frozenset(
 )
 
 
+def _serve_a_pass(tensors: tuple[torch.Tensor, ...]) -> bool:
+    """Whether these are large contiguous float32 tensors of one shape."""
+    shape = tensors[0].shape
+    return tensors[0].numel() >= WORTH_A_PASS and all(
+        item.dtype is _FLOAT32 and item.shape == shape and item.is_contiguous() for item in tensors
+    )
+
+
 class Machine:
     """Arithmetic, counters and place in the model, for one thread."""
 
@@ -263,18 +271,25 @@ class Machine:
     ) -> torch.Tensor | None:
         """An operation of `_kernels/passes.py` on large float32 operands of one shape; None if they are not that.
 
-        The result is fresh, or `into`, which may be one of the operands.
+        The result is fresh, or `into`, which may be one of the operands; fresh too where it is but a part of one.
         """
-        first = tensors[0]
-        if not self.fast or first.numel() < WORTH_A_PASS:
+        if into is not None and any(0 < abs(item.data_ptr() - into.data_ptr()) < 4 * item.numel() for item in tensors):
+            into = None
+        if not self.fast or not _serve_a_pass(tensors if into is None else (*tensors, into)):
             return None
-        for item in tensors if into is None else (*tensors, into):
-            if item.dtype is not _FLOAT32 or item.shape != first.shape or not item.is_contiguous():
-                return None
-        result = torch.empty(first.shape, dtype=_FLOAT32) if into is None else into
+        result = torch.empty(tensors[0].shape, dtype=_FLOAT32) if into is None else into
         arrays = tuple(item.detach().numpy().reshape(-1) for item in (*tensors, result))
         self.finishing.one_pass(operation, arrays[:-1], factor, arrays[-1], self.row())
         return self._mark(result) if into is None or tags.covers_storage(into) else result
+
+    def tanh_gradient(self, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor | None:
+        """gradient * (1 - result^2), computed in float64, of large float32 operands of one shape; None if they are not that."""
+        if not _serve_a_pass((gradient, result)):
+            return None
+        out = torch.empty(gradient.shape, dtype=_FLOAT32)
+        first, second, target = (item.detach().numpy().reshape(-1) for item in (gradient, result, out))
+        self.finishing.tanh_gradient(first, second, target, self.row())
+        return self._mark(out)
 
     def look_up(self, name: Any, function: Function, x: torch.Tensor) -> torch.Tensor | None:
         """A function of each value of a contiguous operand from a table, as `compute` would have it; None without one."""
@@ -338,9 +353,11 @@ class Machine:
         """Round a fresh result into an existing tensor; returns the target."""
         return self.write(target, self.finish(result))
 
-    def held_by(self, model: torch.nn.Module) -> Iterator[tuple[torch.Tensor, Format, tags.Tag]]:
+    def formats_of(
+        self, tensors: list[torch.Tensor], model: torch.nn.Module
+    ) -> Iterator[tuple[torch.Tensor, Format, tags.Tag]]:
         """Every parameter and buffer of a model, the format whose values it holds, and the mark that says so."""
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in tensors:
             yield tensor, self.fmt, self.tag
 
     def _count_update(self, target: torch.Tensor, result: torch.Tensor) -> None:

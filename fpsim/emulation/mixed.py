@@ -262,7 +262,9 @@ class MixedMachine(Machine):
         finally:
             self._turn_to(turn)
 
-    def held_by(self, model: torch.nn.Module) -> Iterator[tuple[torch.Tensor, Format, tags.Tag]]:
+    def formats_of(
+        self, tensors: list[torch.Tensor], model: torch.nn.Module
+    ) -> Iterator[tuple[torch.Tensor, Format, tags.Tag]]:
         for tensor, formats in _state_of(model, self.emulation.formats):
             yield tensor, formats.weight, self.role_tag(formats.weight, "weight", formats)
 

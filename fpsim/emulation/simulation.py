@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -49,22 +50,25 @@ class Simulation(nn.Module):
 
     def _take_hold(self) -> None:
         """Check, round and guard what the model holds now: a script may have put other modules or parameters in."""
-        check_state(self.model, self.policy)
+        modules = list(self.model.named_modules())
+        parameters, buffers = held_by(modules)
+        _check_tensors((*parameters.values(), *buffers.values()), self.policy)
         if isinstance(self.policy, MixedPolicy):
-            modules = dict(self.model.named_modules(remove_duplicate=False))
-            self._emulation.formats = self.policy.mapping.resolve(modules)
-        names = {id(module): name or type(module).__name__ for name, module in self.model.named_modules()}
+            every = dict(self.model.named_modules(remove_duplicate=False))
+            self._emulation.formats = self.policy.mapping.resolve(every)
+        names = {id(module): name or type(module).__name__ for name, module in modules}
         names[id(self)] = ""
         self._emulation.names = names
-        self._round_state()
-        for parameter in self.model.parameters():
-            tags.set_owner(parameter, "emulated", weakref.ref(self._emulation))
+        self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())])
+        owner = weakref.ref(self._emulation)
+        for _, parameter in parameters.values():
+            tags.set_owner(parameter, "emulated", owner)
             guard_parameter(parameter, self._guard)
 
-    def _round_state(self) -> None:
+    def _round_state(self, tensors: list[torch.Tensor]) -> None:
         """Round parameters and float buffers in place; what is a value of the format already stays as it is."""
         machine = self._emulation.machine
-        for index, (tensor, fmt, tag) in enumerate(machine.held_by(self.model)):
+        for index, (tensor, fmt, tag) in enumerate(machine.formats_of(tensors, self.model)):
             if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
                 continue
             data = tensor.detach()
@@ -231,8 +235,29 @@ def run(
     return simulation
 
 
+_Named = tuple[str, torch.Tensor]
+
+
+def held_by(modules: Iterable[tuple[str, nn.Module]]) -> tuple[dict[int, _Named], dict[int, _Named]]:
+    """The parameters and the buffers of modules with their names, each tensor once, in the order in which torch has them."""
+    parameters: dict[int, _Named] = {}
+    buffers: dict[int, _Named] = {}
+    for path, module in modules:
+        prefix = f"{path}." if path else ""
+        for found, own in ((parameters, module._parameters), (buffers, module._buffers)):
+            for name, tensor in own.items():
+                if tensor is not None:
+                    found.setdefault(id(tensor), (prefix + name, tensor))
+    return parameters, buffers
+
+
 def check_state(model: nn.Module, policy: Policy) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    """Raise what `run` raises for tensors that the policy cannot have."""
+    _check_tensors((named for found in held_by(model.named_modules()) for named in found.values()), policy)
+
+
+def _check_tensors(named: Iterable[_Named], policy: Policy) -> None:
+    for name, tensor in named:
         if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
         if tensor.device.type != "cpu":
