@@ -32,7 +32,7 @@ def batched_tree_products(
     job = Job(chosen.element, (rows, columns, leaves), known.tree.depth + 1, rounding, Draws())
     extent = Panels(_elements(b), 0, 0, 0, columns)
     # What one pair calls for serves all: flags say what is looked after, and never change what comes out.
-    flags = choose_flags(chosen, bound * leaves, accumulator.format, rounding, _elements(a), [extent], rows)
+    flags = choose_flags(chosen, bound * leaves, accumulator.format, rounding, known.tree, _elements(a), [extent], rows)
     from fpsim._kernels.batches import make_batch
 
     function = make_batch(chosen.element, job.tile_rows, job.vectors, rounding.code, flags)
