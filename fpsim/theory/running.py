@@ -96,8 +96,10 @@ def accumulated_error(sums: Sums, start: np.ndarray | None = None) -> np.ndarray
     elif kind == "tree":
         error = _tree_error(sums)
     elif sums.a.ndim > 2:
-        starts = [None] * len(sums.a) if start is None else start
-        error = np.stack([_one_error(replace(sums, a=a, b=b), s) for a, b, s in zip(sums.a, sums.b, starts, strict=True)])
+        error = np.empty(sums.shape)
+        for place in np.ndindex(sums.shape[:-2]):
+            one = replace(sums, a=sums.a[place], b=sums.b[place])
+            error[place] = _one_error(one, None if start is None else start[place])
     else:
         error = _one_error(sums, start)
     return error if dropped is None else inflated(error + dropped, 2)

@@ -61,18 +61,16 @@ def _matrix(multiply: _Multiply, addend: bool = False) -> Callable[[Call], Produ
         left, right = call.operands[-2:]
         first = call.operands[0] if addend else None
         return Products(
-            multiply, (left, right), left.value.shape[-1], first, matrices=_pairs,
+            multiply, (left, right), left.value.shape[-1], first, matrices=_pair,
             norm=matrix_norm if multiply is torch.mm else None,
         )  # fmt: skip
 
     return products
 
 
-def _pairs(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _pair(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrices of a product of matrices, vectors or batches."""
-    if a.dim() == 3:
-        return list(zip(a, b, strict=True))
-    return [(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1))]
+    return (a, b) if a.dim() == 3 else (a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1))
 
 
 _register(_aten.mm.default, "matmul", _matrix(torch.mm))
@@ -96,17 +94,16 @@ def _convolution(call: Call) -> Products:
     def along_channels(t: torch.Tensor) -> torch.Tensor:
         return t.reshape(-1, *(1 for _ in weight.value.shape[2:]))
 
-    def pairs(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def pair(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One product for each image and group: (channels out, k) @ (k, places), k over (channel, height, width)."""
         stride, padding, dilation = geometry[:3]
         columns = torch.nn.functional.unfold(a, b.shape[2:], dilation, padding, stride)
         rows = b.reshape(groups, b.shape[0] // groups, -1)
-        split = columns.reshape(a.shape[0], groups, -1, columns.shape[-1])
-        return [(left, right) for image in split for left, right in zip(rows, image, strict=True)]
+        return rows.expand(a.shape[0], *rows.shape), columns.reshape(a.shape[0], groups, -1, columns.shape[-1])
 
     plain = not transposed and weight.value.dim() == 4 and x.value.dim() == 4
     return Products(
-        multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pairs if plain else None,
+        multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pair if plain else None,
         norm=convolution_norm if groups == 1 else None,
     )  # fmt: skip
 

@@ -87,8 +87,8 @@ class Products:
     factors     the two operands
     terms       how many products a result adds
     addend      what the epilogue adds to the accumulator, or None; `spread_addend` makes it broadcast to the result
-    matrices    (a, b) -> pairs of matrices whose products, one after the other, are the result in row-major order; None where
-                it has no such form
+    matrices    (a, b) -> matrices, or stacks of as many, whose products are the result in row-major order; None where it has
+                no such form
     norm        b -> an upper bound of the spectral norm of a -> multiply(a, b), where there is a good one
     divisor     what the sum is divided by afterwards: the number of terms of a mean
     """
@@ -99,7 +99,7 @@ class Products:
     addend: Operand | None = None
     spread_addend: Callable[[torch.Tensor], torch.Tensor] = lambda t: t
     divisor: int = 1
-    matrices: Callable[[torch.Tensor, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]] | None = None
+    matrices: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     norm: Callable[[torch.Tensor], float] | None = None
 
     def magnitudes(self) -> torch.Tensor:
