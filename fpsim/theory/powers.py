@@ -19,13 +19,13 @@ def ufp(x: np.ndarray, least: float = 0.0) -> np.ndarray:
     return np.maximum(powers, least, out=powers).reshape(np.shape(x))
 
 
-def inflated(total: np.ndarray, count: int) -> np.ndarray:
-    """A bound of the exact sum of `count` nonnegative numbers, given their float64 sum in any order; inf for NaN.
+def inflated(total: np.ndarray, count: int, factor: float = 1.0) -> np.ndarray:
+    """A bound of `factor` times the exact sum of `count` nonnegative numbers, given their float64 sum in any order.
 
-    Two more units of 2^-52 and 2^-1074 make up for the product and the sum that are rounded here.
+    inf for NaN. Four more units of 2^-52 and two of 2^-1074 make up for the products and the sum that are rounded here.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.multiply(total, 1 + (count + 10) * 2.0**-52)
+        found = np.multiply(total, factor * (1 + (count + 12) * 2.0**-52))
         found += (count + 2) * 2.0**-1074
         if np.isnan(found.max(initial=0.0)):
             found = np.where(np.isnan(found), inf, found)

@@ -197,19 +197,17 @@ def _tree_error(sums: Sums) -> np.ndarray:
             excess = max(excess, _kept(sums, programs, parts, narrow_sum[place], wide_sum[place]))
     # At most as many roundings, and additions of what they cost.
     count = sums.terms * (not leaves.exact) + (tree.nodes if wide is None else sums.terms + len(programs)) + 1
-    narrow_sum *= 1 + 2 * excess
-    stages = [(held, inflated(narrow_sum, count))]
+    sums_of = [(held, narrow_sum, 1 + 2 * excess)]
     if wide is not None:
-        stages.append((wide, inflated(wide_sum, count)))
+        sums_of.append((wide, wide_sum, 1.0))
     certain = count * hidden_underflow(sums, held)
     if wide is not None and wide.flush:
         certain += len(programs) * to_float(underflow_error(wide, rounding))
     if sums.confidence is not None:
+        stages = [(fmt, inflated(kept, count, factor)) for fmt, kept, factor in sums_of]
         return deviation(stages, rounding, count, sums.confidence) + certain
-    error = _cost(unit(stages[0][0], rounding), stages[0][1])
-    for fmt, kept in stages[1:]:
-        error += _cost(unit(fmt, rounding), kept)
-    return error + certain if certain else error
+    error = sum(inflated(kept, count, factor * float(unit(fmt, rounding))) for fmt, kept, factor in sums_of)
+    return np.asarray(error + certain if certain else error)
 
 
 def _kept(

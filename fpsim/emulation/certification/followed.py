@@ -6,8 +6,6 @@ be made again here: their partial sums are bounded around the exact ones (`parti
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 

@@ -49,7 +49,8 @@ def _softmax_slopes(call: Call) -> Sequence[Slope]:
 
     def forward(t: torch.Tensor) -> torch.Tensor:
         """The range of p bounds the change too, and so does half the largest change (in the max norm)."""
-        return torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
+        found = torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
+        return upwards(found, count + 4)
 
     return [Slope(center, size, radius, count + 4, forward)]
 
