@@ -254,7 +254,7 @@ def walk(source: Pass, ending: Mapping[Step, list[int]] = MappingProxyType({})) 
             refs = tensors_in((step.args, step.kwargs), Ref)
             call.numbers = [ref.index for ref in refs if isinstance(states[ref.index], Operand)]
             if source.machine is not None:
-                call.read = functools.partial(trace.double, number)
+                call.recorded = functools.partial(trace.double, number)
             moved = row.family == "structure" and row.known is None and all(operand.known for operand in operands)
             states[number] = _carried(call) if moved else source.visit(call, row, number)
         for number in ending.get(step, ()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -174,17 +175,24 @@ def _group(call: Call) -> tuple[_Rows, torch.Tensor, torch.Tensor]:
 
 def _row_slopes(read: Callable[[Call], Any], parameter: Callable[..., Any]) -> Callable[[Call], Sequence[Slope]]:
     def slopes(call: Call) -> Sequence[Slope]:
-        rows, scale, _ = read(call)
+        rows, scale, _ = call.once(read)
         x = call.operands[0]
         found = [rows.slope(scale)]
         spread, weights = parameter(call)
-        # y^ w^ - y w = (y^ - y) w + y^ (w^ - w): the weight's slope is the normalized row itself
-        emulated = Operand(x.value, x.value, None, x.spread)
-        own = _Rows(emulated, rows.shape, rows.eps)
-        low = (own.normal - own.normal_radius).reshape(x.value.shape)
-        high = (own.normal + own.normal_radius).reshape(x.value.shape)
+
+        @functools.cache
+        def normal() -> Slope:
+            """y^ w^ - y w = (y^ - y) w + y^ (w^ - w): the weight's slope is the normalized row itself."""
+            emulated = Operand(x.value, x.value, None, x.spread)
+            own = _Rows(emulated, rows.shape, rows.eps)
+            low = (own.normal - own.normal_radius).reshape(x.value.shape)
+            high = (own.normal + own.normal_radius).reshape(x.value.shape)
+            return scaled(low, high, lambda t, w: w * spread(t), 1)
+
         if weights[0] is not None:
-            found.append(scaled(low, high, lambda t, w: w * spread(t), 1))
+            found.append(
+                Slope(lambda t: normal().center(t), lambda t: normal().size(t), lambda t: _radius(normal(), t), 1)
+            )
         if weights[1] is not None:
             found.append(linear(lambda t: spread(t).expand(x.value.shape)))
         return found
@@ -192,9 +200,14 @@ def _row_slopes(read: Callable[[Call], Any], parameter: Callable[..., Any]) -> C
     return slopes
 
 
+def _radius(slope: Slope, t: torch.Tensor) -> torch.Tensor:
+    assert slope.radius is not None
+    return slope.radius(t)
+
+
 def _row_cost(read: Callable[[Call], Any]) -> Callable[[Call, Unit], torch.Tensor]:
     def cost(call: Call, unit: Unit) -> torch.Tensor:
-        rows, scale, shift = read(call)
+        rows, scale, shift = call.once(read)
         return _normal_cost(rows, call.operands[0], scale, shift, unit).reshape(call.operands[0].value.shape)
 
     return cost

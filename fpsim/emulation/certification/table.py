@@ -50,7 +50,7 @@ INSIDE = Unit("float64", torch.float64, 2.0**-53, 2.0**-1074, scalar=SINGLE)
 class Call:
     """One step with an `Operand` in the place of each floating-point tensor.
 
-    `result` is what it gave in the arithmetic under study, `emulated` what the recorded run has, by `read` (None where no
+    `result` is what it gave in the arithmetic under study, `emulated` what the recorded run has, by `recorded` (None where no
     emulated run is under study); both in float64. `numbers` are those of the operands in the trace.
     """
 
@@ -60,11 +60,18 @@ class Call:
         self.args, self.kwargs = places
         self.operands: list[Operand] = list(tensors_in(places, Operand))
         self.result: torch.Tensor | None = None
-        self.read: Callable[[], torch.Tensor] | None = None
+        self.recorded: Callable[[], torch.Tensor] | None = None
+        self._read: Any = None
 
     @functools.cached_property
     def emulated(self) -> torch.Tensor | None:
-        return None if self.read is None else self.read()
+        return None if self.recorded is None else self.recorded()
+
+    def once(self, read: Callable[[Call], Any]) -> Any:
+        """What `read` makes of the call, which slopes and cost share."""
+        if self._read is None:
+            self._read = read(self)
+        return self._read
 
     def run(self, tensors: Sequence[Any]) -> Any:
         """The operation itself on these tensors in the operands' places; its result of number `index`."""
