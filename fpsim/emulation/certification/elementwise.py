@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.certification.products import bilinear
+from fpsim.emulation.certification.segments import is_segment, quotients
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, diagonal_over, linear, upwards
 from fpsim.emulation.certification.table import Call, Unit, free, register, rounded
 from fpsim.emulation.limits import in_fp32
@@ -279,7 +280,12 @@ def _function_slopes(function: _Range) -> Callable[[Call], Sequence[Slope]]:
         if len(call.operands) != 1:
             raise call.refuse("a parameter that is a tensor")
         operand = call.operands[0]
-        return [diagonal_over(lambda: function(operand.low, operand.high, *call.args[1:], **call.kwargs))]
+
+        def extent() -> tuple[torch.Tensor, torch.Tensor]:
+            least, most = function(operand.low, operand.high, *call.args[1:], **call.kwargs)
+            return quotients(call, least, most) if is_segment(operand) else (least, most)
+
+        return [diagonal_over(extent)]
 
     return slopes
 
