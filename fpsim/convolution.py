@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fpsim._convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
 from fpsim._geometry import Geometry
-from fpsim._operands import operand, settings
+from fpsim._operands import as_array_like, operand, settings
+from fpsim._product_jobs import Draws
 from fpsim.counters import Counters
 from fpsim.products import require_countable
+from fpsim.theory.deviations import confidence_of
+from fpsim.theory.running import Sums, result_error
 
 __all__ = [
     "Arithmetic",
@@ -39,6 +43,7 @@ def conv(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     counters: Counters | None = None,
+    error_bound: bool | float = False,
 ) -> Any:
     """The convolution (cross-correlation, as torch's) of x with weight, in one to three dimensions.
 
@@ -52,6 +57,7 @@ def conv(
         position); the bias is added to the accumulator after the sum, in its format.
     rounding, seed : of every rounding; "stochastic" needs a seed.
     counters : a `Counters`, to which what the roundings do is added, as by `matmul`; zeros of the padding are terms too.
+    error_bound : True, or a probability, returns (result, bound of its error) as `matmul` does.
 
     Returns
     -------
@@ -68,9 +74,11 @@ def conv(
     added = None if bias is None else _other(bias, "bias", how, x5)
     if added is not None:
         _require_shape(np.shape(bias), (geometry.outputs,), "bias")
-    out = np.empty(geometry.output_shape, dtype=x5.dtype)
-    forward_into(_five(x5), _five(weight5), out, geometry, how, added)
-    return wrap(out.reshape(geometry.shown(geometry.output_shape)))
+
+    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
+        forward_into(_five(x5), _five(weight5), out, geometry, arithmetic, added)
+
+    return _made(into, geometry.output_shape, geometry, x5, how, wrap, error_bound)
 
 
 def conv_input_gradient(
@@ -87,6 +95,7 @@ def conv_input_gradient(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     counters: Counters | None = None,
+    error_bound: bool | float = False,
 ) -> Any:
     """The gradient of the input of `conv`, of shape `input_shape`, from that of its output.
 
@@ -97,9 +106,11 @@ def conv_input_gradient(
     weight5 = _other(weight, "weight", how, gradient5)
     geometry = Geometry.of(tuple(input_shape), np.shape(weight), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
-    out = np.empty(geometry.input_shape, dtype=gradient5.dtype)
-    input_gradient_into(_five(gradient5), _five(weight5), out, geometry, how)
-    return wrap(out.reshape(geometry.shown(geometry.input_shape)))
+
+    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
+        input_gradient_into(_five(gradient5), _five(weight5), out, geometry, arithmetic)
+
+    return _made(into, geometry.input_shape, geometry, gradient5, how, wrap, error_bound)
 
 
 def conv_weight_gradient(
@@ -116,6 +127,7 @@ def conv_weight_gradient(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     counters: Counters | None = None,
+    error_bound: bool | float = False,
 ) -> Any:
     """The gradient of the weight of `conv`, of shape `weight_shape`, from that of its output and x.
 
@@ -126,9 +138,45 @@ def conv_weight_gradient(
     x5 = _other(x, "x", how, gradient5)
     geometry = Geometry.of(np.shape(x), tuple(weight_shape), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
-    out = np.empty(geometry.weight_shape, dtype=gradient5.dtype)
-    weight_gradient_into(_five(gradient5), _five(x5), out, geometry, how)
-    return wrap(out.reshape(geometry.shown(geometry.weight_shape)))
+
+    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
+        weight_gradient_into(_five(gradient5), _five(x5), out, geometry, arithmetic)
+
+    return _made(into, geometry.weight_shape, geometry, gradient5, how, wrap, error_bound)
+
+
+@dataclass(frozen=True)
+class _Bounding(Arithmetic):
+    """Products that give bounds of their own errors instead of themselves."""
+
+    confidence: float | None = None
+
+    def product(
+        self, left: np.ndarray, right: np.ndarray, out: np.ndarray, elements: tuple[int, int], addend: np.ndarray | None = None
+    ) -> None:
+        made = np.empty(out.shape, dtype=left.dtype)
+        super().product(left, right, made, elements, addend)
+        draws = Draws(self.key, elements[0], elements[1], 1)
+        sums = Sums(left, right, self.fmt, self.accumulator, self.rounding, draws, True, self.confidence)
+        out[...] = result_error(sums, made, None if addend is None else np.broadcast_to(addend, out.shape))
+
+
+def _made(
+    into: Callable[[np.ndarray, Arithmetic], None], shape: tuple[int, ...], geometry: Geometry, like: np.ndarray,
+    how: Arithmetic, wrap: Callable[[np.ndarray], Any], error_bound: bool | float,
+) -> Any:  # fmt: skip
+    """The result, and with error_bound its bounds: from the same sums made once more, without counters."""
+    out = np.empty(shape, dtype=like.dtype)
+    bounding = None
+    if error_bound is not False:
+        bounding = _Bounding(how.fmt, how.accumulator, how.rounding, how.key, confidence=confidence_of(error_bound))
+    into(out, how)
+    result = wrap(out.reshape(geometry.shown(shape)))
+    if bounding is None:
+        return result
+    bounds = np.empty(shape)
+    into(bounds, bounding)
+    return result, as_array_like(result, bounds.reshape(geometry.shown(shape)))
 
 
 def _first(

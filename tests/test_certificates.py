@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import sys
 from fractions import Fraction
 
@@ -12,12 +13,25 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import fpsim
-from fpsim.emulation.certification import certify, costs, forward, products
+from fpsim.emulation.certification import certify, costs, forward, products, single, table
 from fpsim.emulation.certification.methods import METHODS
 from fpsim.emulation.certification.norms import convolution_norm, matrix_norm
-from fpsim.emulation.certification.slopes import Slope
+from fpsim.emulation.certification.slopes import Operand, Slope
+from fpsim.emulation.certification.trace import Ref, record
 from fpsim.theory import accumulations, units
-from tests.certificate_oracle import Attention, Product, Residual, exact, logits, number, seeded, violations
+from tests.certificate_oracle import (
+    Attention,
+    Product,
+    Residual,
+    exact,
+    gelu,
+    logits,
+    normalized,
+    number,
+    seeded,
+    softmax,
+    violations,
+)
 
 #: (format, accumulator, rounding): every kind of accumulator, every mode, saturation and flushing.
 MACHINES = [
@@ -176,6 +190,69 @@ def test_every_family_of_operations(name):
     for method in METHODS:
         certificate = check(model, x, ("fp16", "fp16", "nearest-even"), method, expected)
         assert torch.isfinite(certificate.bound).all(), (name, method)
+
+
+@settings(max_examples=12, deadline=None)
+@given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(["running", "a-priori", "mean-value"]))
+def test_no_certificate_is_violated_with_bounds_in_float32(network, machine, method):
+    """Which products of fewer terms are spared: here none is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "SINGLE_FROM", 0)
+        no_certificate_is_violated(network, machine, method)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_products_in_float32_are_bounds(scale):
+    generator = torch.Generator().manual_seed(0)
+    for shape_a, shape_b in (((5, 40), (40, 7)), ((3, 5, 40), (3, 40, 7))):
+        a, b = (torch.randn(s, generator=generator, dtype=torch.float64).exp() * scale for s in (shape_a, shape_b))
+        a[..., 0, :3] = 0.0
+        multiply = torch.mm if a.dim() == 2 else torch.bmm
+        sums = table.Products(multiply, (Operand(a, a), Operand(b, b)), 40, reach=products._rows_reach)
+        wanted = np.matmul(*(np.vectorize(Fraction, otypes=[object])(t.numpy()) for t in (a, b)))
+        above = single.product_above(sums, a, b).numpy()
+        near, rest = single.product_near(sums, a, -b)
+        rest = rest.expand(near.shape).numpy()
+        for place in np.ndindex(above.shape):
+            assert wanted[place] <= Fraction(above[place]) <= wanted[place] * (1 + Fraction(1, 10**4)) + Fraction(1, 10**30)
+            if math.isfinite(rest[place]) and math.isfinite(near[place]):
+                assert abs(Fraction(float(near[place])) + wanted[place]) <= Fraction(rest[place])
+    infinite = single.product_above(sums, torch.full_like(a, torch.inf), 0 * b)
+    assert torch.isinf(infinite).all()
+
+
+SEGMENTS = {
+    "softmax": (nn.Softmax(-1), softmax),
+    "normalization": (nn.LayerNorm(6), None),
+    "gelu": (nn.GELU(), np.vectorize(gelu, otypes=[object])),
+    "relu": (nn.ReLU(), np.vectorize(lambda x: max(x, number(0)), otypes=[object])),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+@pytest.mark.parametrize("apart", [0.5, 2.0**-10, 2.0**-30])
+@pytest.mark.parametrize("radius", [0.0, 1e-6])
+def test_slopes_between_two_points_say_what_lies_between(name, apart, radius):
+    """S (x^ - x) is g(x^) - g(x) for every x within the radius, up to what the slope leaves open: and that is little."""
+    module, meaning_of = SEGMENTS[name]
+    meaning_of = meaning_of or (lambda x: normalized(x, module.eps))
+    generator = torch.Generator().manual_seed(7)
+    reference = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    value = reference + apart * torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    steps = record(fpsim.run(module.eval(), "fp32"), module, (reference.float(),)).steps
+    (step,) = [step for step in steps if step.op in table.TABLE]
+    operand = Operand(value, reference, torch.full_like(reference, radius))
+    call = table.Call(step, (tuple(operand if i == 0 else None if isinstance(arg, Ref) else arg
+                                   for i, arg in enumerate(step.args)), step.kwargs))  # fmt: skip
+    call.result = call.run([value])
+    slope = table.TABLE[step.op].slopes(call)[0]
+    for moved in (-1, 0, 1, torch.sign(torch.randn(4, 6, generator=generator, dtype=torch.float64))):
+        point = reference + moved * (0.99 * radius)
+        wanted = (meaning_of(exact(value)) - meaning_of(exact(point))).astype(float)
+        middle, rest = slope.known(value - point)
+        assert (np.abs(middle.numpy() - wanted) <= rest.numpy() + 2.0**-50).all()
+        if apart == 2.0**-10 and radius == 0:
+            assert float(rest.max()) < 1e-9 * apart
 
 
 def test_deep_networks_keep_norms():

@@ -2,6 +2,8 @@
 
 import itertools
 import tracemalloc
+from collections import defaultdict
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -109,6 +111,61 @@ def test_all_three_products_are_explicit_loops(geometry, accumulate, mode, seed)
 
     got = conv_weight_gradient(gradient, x, weight_shape, **steps, **how)
     assert same_bits(got, loop(weight_gradient, weight_shape, accumulate, "fp16", mode))
+
+
+BOUNDED = [
+    ("fp16", "fp16", "nearest-even", None),
+    ("bf16", "fp32", "nearest-even", None),
+    ("bf16", "bf16:pairwise", "toward-zero", None),
+    ("fp16", "fp16:fma", "stochastic", 3),
+    ("fp16", "fp16:kahan", "nearest-even", None),
+    ("fp16", "v100", "nearest-even", None),
+]
+
+
+@settings(max_examples=25, deadline=None)
+@given(geometries(most=2), st.sampled_from(BOUNDED), st.integers(0, 99))
+def test_error_bounds_hold_of_exact_convolutions(geometry, machine, seed):
+    x_shape, weight_shape, steps = geometry
+    fmt = machine[0]
+    x, weight = (values_of(fmt, shape, seed + i, specials=False) for i, shape in enumerate((x_shape, weight_shape)))
+    bias = values_of(fmt, weight_shape[:1], seed + 2, specials=False)
+    options = {**steps, **dict(zip(("fmt", "accumulate", "rounding", "seed"), machine, strict=True))}
+    y, bound = conv(x, weight, bias, error_bound=True, **options)
+    assert same_bits(y, conv(x, weight, bias, **options))
+    gradient = values_of(fmt, y.shape, seed + 3, specials=False)
+    for_x = conv_input_gradient(gradient, weight, x_shape, error_bound=True, **options)
+    for_weight = conv_weight_gradient(gradient, x, weight_shape, error_bound=True, **options)
+    assert same_bits(for_x[0], conv_input_gradient(gradient, weight, x_shape, **options))
+    assert same_bits(for_weight[0], conv_weight_gradient(gradient, x, weight_shape, **options))
+    want = [{element: Fraction(float(bias[element[1]])) for element in np.ndindex(y.shape)}, defaultdict(int), defaultdict(int)]
+    for element, pairs in taps_of(x_shape, weight_shape, y.shape, steps).items():
+        for w, place in pairs:
+            if place is not None:
+                factors = [Fraction(float(v)) for v in (weight[w], x[place], gradient[element])]
+                want[0][element] += factors[0] * factors[1]
+                want[1][place] += factors[0] * factors[2]
+                want[2][w] += factors[1] * factors[2]
+    for (result, bounds), exact in zip(((y, bound), for_x, for_weight), want, strict=True):
+        assert bounds.shape == result.shape
+        for place in np.ndindex(result.shape):
+            if bounds[place] < np.inf:
+                assert abs(Fraction(float(result[place])) - exact[place]) <= Fraction(float(bounds[place]))
+
+
+def test_error_bounds_are_those_of_the_whole_product(monkeypatch):
+    x, weight = values_of("fp16", (2, 6, 9, 8), 1, specials=False), values_of("fp16", (5, 6, 3, 3), 2, specials=False)
+    x, weight = x / 1024, weight / 1024
+    x, weight = fpsim.round(x, "fp16"), fpsim.round(weight, "fp16")
+    columns = whole_im2col(x, 3, 1, 1, 1)
+    how = {"fmt": "fp16", "accumulate": "fp16"}
+    want = fpsim.matmul(weight.reshape(5, -1), columns, error_bound=True, **how)[1]
+    set_tiles(monkeypatch, 10_000)
+    bound = conv(torch.from_numpy(x), torch.from_numpy(weight), padding=1, error_bound=True, **how)[1]
+    assert isinstance(bound, torch.Tensor) and np.isfinite(want).any()
+    assert np.array_equal(bound.numpy().reshape(2, 5, -1), want)
+    with pytest.raises(ValueError, match="probability"):
+        conv(x, weight, padding=1, error_bound=2.0, **how)
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -68,21 +69,31 @@ def draw(model: torch.nn.Module, x: torch.Tensor, accumulate: str, pictures: Pat
 def run_speed(draws: int, pictures: Path | None) -> None:
     """Medians of interleaved runs: a method's time over the emulated forward pass."""
     table = Table(title="time over the emulated forward pass", title_justify="left")
-    for name in ("network", "accumulator", "shadow", "running"):
+    for name in ("network", "input", "accumulator", "shadow", "running", "running, its layers"):
         table.add_column(name)
-    cases = (("mlp", mlp(0), torch.randn(1024, 64)), ("resnet", resnet18(0, 32), torch.randn(4, 3, 32, 32)))
-    for name, model, x in (*cases, ("transformer", transformer(0), torch.randn(64, 16, 64))):
+    cases = [("mlp", mlp(0), (rows, 64)) for rows in (16, 128, 1024)]
+    cases += [("transformer", transformer(0), (rows, 32, 64)) for rows in (1, 8, 32)]
+    for name, model, shape in (*cases, ("resnet, width 32", resnet18(0, 32), (4, 3, 32, 32))):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         for accumulate in ("fp16", "fp32"):
-            ratios: dict[str, list[float]] = {"shadow": [], "running": []}
             simulation = fpsim.run(model, "fp16", accumulate)
-            for round_number in range(6):
-                plain = timed(lambda s=simulation, x=x: s(x))
-                for method, found in ratios.items():
-                    again = timed(lambda m=model, x=x, a=accumulate, w=method: fpsim.certify(m, x, "fp16", a, method=w))
-                    if round_number:
-                        found.append(again / plain)
-            table.add_row(name, accumulate, *(f"{statistics.median(found):.1f}" for found in ratios.values()))
+            cells = ratios(lambda: simulation(x), calls(model, x, accumulate))  # noqa: B023
+            table.add_row(name, " x ".join(map(str, shape)), accumulate, *(f"{cell:.1f}" for cell in cells))
     console.print(table)
+
+
+def calls(model: torch.nn.Module, x: torch.Tensor, accumulate: str) -> list[Callable[[], object]]:
+    shadow, running = (partial(fpsim.certify, model, x, "fp16", accumulate, method=name) for name in ("shadow", "running"))
+    return [shadow, running, lambda: running().layers]
+
+
+def ratios(plain: Callable[[], object], others: list[Callable[[], object]], rounds: int = 15) -> list[float]:
+    """Medians of the time of each over that of `plain`, all run one after the other in every round."""
+    found = []
+    for _ in range(rounds + 1):
+        once = timed(plain)
+        found.append([timed(other) / once for other in others])
+    return [statistics.median(column) for column in zip(*found[1:], strict=True)]
 
 
 def timed(function: Callable[[], object]) -> float:

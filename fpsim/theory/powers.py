@@ -15,22 +15,28 @@ _EXPONENT = np.int64(0x7FF0000000000000)
 
 def ufp(x: np.ndarray, least: float = 0.0) -> np.ndarray:
     """The largest power of two that |x| reaches, or `least` where that is larger; inf for infinities and NaN."""
-    bits = np.ascontiguousarray(x, np.float64).view(np.int64) & _EXPONENT
-    return np.maximum(bits.view(np.float64), least).reshape(np.shape(x))
+    powers = (np.ascontiguousarray(x, np.float64).view(np.int64) & _EXPONENT).view(np.float64)
+    return np.maximum(powers, least, out=powers).reshape(np.shape(x))
 
 
-def inflated(total: np.ndarray, count: int) -> np.ndarray:
-    """A bound of the exact sum of `count` nonnegative numbers, given their float64 sum in any order; inf for NaN."""
+def inflated(total: np.ndarray, count: int, factor: float = 1.0) -> np.ndarray:
+    """A bound of `factor` times the exact sum of `count` nonnegative numbers, given their float64 sum in any order.
+
+    inf for NaN. Four more units of 2^-52 and two of 2^-1074 make up for the products and the sum that are rounded here.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.nextafter(total * (1 + (count + 8) * 2.0**-52) + count * 2.0**-1074, inf)
-    return np.where(np.isnan(found), inf, found)
+        found = np.multiply(total, factor * (1 + (count + 12) * 2.0**-52))
+        found += (count + 2) * 2.0**-1074
+        if np.isnan(found.max(initial=0.0)):
+            found = np.where(np.isnan(found), inf, found)
+    return found
 
 
 def magnitudes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a| @ |b|, bounded from above; inf where an operand is not finite.
+    """|a| @ |b|, bounded from above; inf where an operand is not finite. Matrices, or stacks of them.
 
     Products and sums err by 2^-53 of themselves each, or by 2^-1074 where they underflow.
     """
     left, right = (np.abs(x.astype(np.float64)) for x in (a, b))
     with np.errstate(over="ignore", invalid="ignore"):
-        return inflated(left @ right, 2 * a.shape[1])
+        return inflated(left @ right, 2 * a.shape[-1])

@@ -10,6 +10,7 @@ saturated.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf
@@ -19,7 +20,7 @@ import numpy as np
 from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import is_like, program
 from fpsim._product_runs import promoted_programs
-from fpsim._watched_runs import watched_products
+from fpsim._watched_runs import Watched, watched_products
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
 from fpsim.formats import FP32, FP64, Format
@@ -38,7 +39,8 @@ from fpsim.theory.upward import to_float
 class Sums:
     """What was summed and how: a @ b (or, not `products`, the rows of a times ones) of values of `fmt`.
 
-    `confidence` is the probability with which a bound shall hold, None for always.
+    a and b are matrices or, where nothing is drawn, stacks of as many. `confidence` is the probability with which a bound
+    shall hold, None for always.
     """
 
     a: np.ndarray
@@ -52,7 +54,11 @@ class Sums:
 
     @property
     def terms(self) -> int:
-        return self.a.shape[1]
+        return self.a.shape[-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.a.shape[:-1], self.b.shape[-1])
 
     @property
     def held(self) -> Format | None:
@@ -72,10 +78,11 @@ def result_error(sums: Sums, result: np.ndarray, addend: np.ndarray | None = Non
     total = accumulated_error(sums, addend if starts else None)
     if addend is not None and held is not None and not starts:
         if not holds(held, fmt):
-            total = total + entry_error(addend, held, rounding)
-        total = total + unrounded_error(result, held, fmt, rounding)
-        total = np.where(may_have_overflowed(result, held, rounding), inf, total)
-    return inflated(total + stored_error(result, held, fmt, rounding), 4)
+            total += entry_error(addend, held, rounding)
+        total += unrounded_error(result, held, fmt, rounding)
+        total = unless_overflowed(total, result, held, rounding)
+    total += stored_error(result, held, fmt, rounding)
+    return inflated(total, 4)
 
 
 def accumulated_error(sums: Sums, start: np.ndarray | None = None) -> np.ndarray:
@@ -83,12 +90,18 @@ def accumulated_error(sums: Sums, start: np.ndarray | None = None) -> np.ndarray
     if sums.confidence is not None:
         require_zero_mean(sums.rounding)
     sums, dropped = _without_dropped_operands(sums)
-    if sums.accumulator.kind == "unit":
-        error = unit_error(sums.a, sums.b, sums.fmt, sums.accumulator, start)
-    elif sums.terms == 0 or sums.accumulator.kind == "exact":
-        error = np.zeros((sums.a.shape[0], sums.b.shape[1]))
+    kind = sums.accumulator.kind
+    if kind == "exact" or (sums.terms == 0 and kind != "unit"):
+        error = np.zeros(sums.shape)
+    elif kind == "tree":
+        error = _tree_error(sums)
+    elif sums.a.ndim > 2:
+        error = np.empty(sums.shape)
+        for place in np.ndindex(sums.shape[:-2]):
+            one = replace(sums, a=sums.a[place], b=sums.b[place])
+            error[place] = _one_error(one, None if start is None else start[place])
     else:
-        error = _running_error(sums)
+        error = _one_error(sums, start)
     return error if dropped is None else inflated(error + dropped, 2)
 
 
@@ -96,18 +109,21 @@ def stored_error(result: np.ndarray, held: Format | None, fmt: Format, rounding:
     """The error of the last rounding, from `held` (None: any real number) to `fmt`; inf where it may have overflowed."""
     exact = held is not None and holds(fmt, held)
     error = np.zeros(result.shape) if exact else rounded_error(result, fmt, rounding)
-    return np.where(may_have_overflowed(result, fmt, rounding), inf, error)
+    return unless_overflowed(error, result, fmt, rounding)
 
 
-def may_have_overflowed(x: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
-    """Where values of `fmt` that were rounded to it may be what overflow left.
+def unless_overflowed(error: np.ndarray, x: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
+    """The error; inf where x, values that were rounded to `fmt`, may be what overflow left.
 
     So may the largest value, but where it is never rounded down to from more than half an ulp above.
     """
     inward = fmt.saturate or rounding not in NEAREST
+    largest = max(x.max(initial=0.0), -x.min(initial=0.0))  # NaN if there is one
+    if largest < fmt.max_finite or (not inward and largest == fmt.max_finite):
+        return error
     with np.errstate(invalid="ignore"):
         size = np.abs(x)
-        return np.asarray(~(size < fmt.max_finite if inward else size <= fmt.max_finite))
+        return np.where(size < fmt.max_finite if inward else size <= fmt.max_finite, error, inf)
 
 
 def rounded_error(result: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
@@ -147,21 +163,21 @@ def _without_dropped_operands(sums: Sums) -> tuple[Sums, np.ndarray | None]:
     return replace(sums, a=a, b=b), lost
 
 
-def _running_error(sums: Sums) -> np.ndarray:
-    """The error of a sum that is neither exact nor a unit's."""
+def _one_error(sums: Sums, start: np.ndarray | None) -> np.ndarray:
+    """The error of one matrix that is neither exact nor made by a tree."""
     kind, held = sums.accumulator.kind, sums.accumulator.format
-    if kind == "native" or (kind != "tree" and is_like(held, FP64)):
+    if kind == "unit":
+        return unit_error(sums.a, sums.b, sums.fmt, sums.accumulator, start)
+    if kind == "native" or is_like(held, FP64):
         bound = accumulation_bound(sums.fmt, sums.accumulator, sums.terms, sums.rounding, products=sums.products)
         return np.asarray(bound.error_without_overflow(magnitudes(sums.a, sums.b)))
-    if kind in ("kahan", "neumaier"):
-        exact = leaves_of(sums.fmt, held, True, sums.products).exact
-        return compensated_error(sums.a, sums.b, held, sums.rounding, kind, sums.draws, exact)
-    return _tree_error(sums)
+    exact = leaves_of(sums.fmt, held, True, sums.products).exact
+    return compensated_error(sums.a, sums.b, held, sums.rounding, kind, sums.draws, exact)
 
 
 def _tree_error(sums: Sums) -> np.ndarray:
     """Trees in one format or, promoted, blocks in one and their sums in another."""
-    accumulator, rounding, draws = sums.accumulator, sums.rounding, sums.draws
+    accumulator, rounding = sums.accumulator, sums.rounding
     held, wide = accumulator.format, accumulator.promoted
     leaves = leaves_of(sums.fmt, held, accumulator.products == "rounded", sums.products)
     if wide is None:
@@ -171,31 +187,42 @@ def _tree_error(sums: Sums) -> np.ndarray:
         tree = sequential(sums.terms)
         programs = promoted_programs(sums.terms, accumulator.order.parameters[0])
     squares = sums.confidence is not None
-    parts = watched_products(
-        sums.a, sums.b, sums.fmt, held, rounding, tree, accumulator.products != "rounded", leaves.exact, squares, draws,
-        programs,
-    )  # fmt: skip
-    total: np.ndarray = np.zeros((sums.a.shape[0], sums.b.shape[1]))
-    narrow_sum, wide_sum, excess = np.zeros(total.shape), np.zeros(total.shape), 0.0
-    for lines, part in zip(programs, parts, strict=True):
+    narrow_sum, wide_sum, excess = np.zeros(sums.shape), np.zeros(sums.shape), 0.0
+    for place in np.ndindex(sums.shape[:-2]):
+        parts = watched_products(
+            sums.a[place], sums.b[place], sums.fmt, held, rounding, tree, accumulator.products != "rounded", leaves.exact,
+            squares, sums.draws, programs,
+        )  # fmt: skip
         with np.errstate(over="ignore"):
-            narrow_sum = narrow_sum + part.kept
-            excess = max(excess, part.excess)
-            if wide is not None:
-                total = add_rounded(total, part.product, wide, rounding, draws, int(lines[1, 2] + lines[1, 4]))
-                power = np.where(np.abs(total) < wide.max_finite, ufp(total), inf)
-                wide_sum = wide_sum + (power * power if squares else power)
+            excess = max(excess, _kept(sums, programs, parts, narrow_sum[place], wide_sum[place]))
     # At most as many roundings, and additions of what they cost.
     count = sums.terms * (not leaves.exact) + (tree.nodes if wide is None else sums.terms + len(programs)) + 1
-    stages = [(held, inflated(narrow_sum * (1 + 2 * excess), count))]
+    sums_of = [(held, narrow_sum, 1 + 2 * excess)]
     if wide is not None:
-        stages.append((wide, inflated(wide_sum, count)))
+        sums_of.append((wide, wide_sum, 1.0))
     certain = count * hidden_underflow(sums, held)
     if wide is not None and wide.flush:
         certain += len(programs) * to_float(underflow_error(wide, rounding))
     if sums.confidence is not None:
+        stages = [(fmt, inflated(kept, count, factor)) for fmt, kept, factor in sums_of]
         return deviation(stages, rounding, count, sums.confidence) + certain
-    return sum((_cost(unit(fmt, rounding), kept) for fmt, kept in stages), np.full(total.shape, certain))
+    error = sum(inflated(kept, count, factor * float(unit(fmt, rounding))) for fmt, kept, factor in sums_of)
+    return np.asarray(error + certain if certain else error)
+
+
+def _kept(
+    sums: Sums, programs: list[np.ndarray], parts: Iterator[Watched], narrow_sum: np.ndarray, wide_sum: np.ndarray
+) -> float:
+    """Add what the roundings of one matrix cost to the sums; returns the relative error of what was added."""
+    wide, excess, total = sums.accumulator.promoted, 0.0, np.zeros(narrow_sum.shape)
+    for lines, part in zip(programs, parts, strict=True):
+        narrow_sum += part.kept
+        excess = max(excess, part.excess)
+        if wide is not None:
+            total = add_rounded(total, part.product, wide, sums.rounding, sums.draws, int(lines[1, 2] + lines[1, 4]))
+            power = np.where(np.abs(total) < wide.max_finite, ufp(total), inf)
+            wide_sum += power * power if sums.confidence is not None else power
+    return excess
 
 
 def hidden_underflow(sums: Sums, held: Format) -> float:

@@ -16,9 +16,9 @@ from fpsim.theory.running import (
     Sums,
     accumulated_error,
     entry_error,
-    may_have_overflowed,
     result_error,
     stored_error,
+    unless_overflowed,
     unrounded_error,
 )
 
@@ -50,7 +50,7 @@ def mean_error(
     with np.errstate(invalid="ignore"):
         error = inflated(error / count, 4)
     error = error + unrounded_error(flat, held, fmt, rounding) + stored_error(flat, held, fmt, rounding)
-    error = np.where(may_have_overflowed(flat, held, rounding), np.inf, error)
+    error = unless_overflowed(error, flat, held, rounding)
     return inflated(error, 4).reshape(result.shape)
 
 
@@ -64,8 +64,7 @@ def prefix_error(
     held = accumulator.for_sums.format
     terms, sums = (np.asarray(np.moveaxis(array, axis, 0), np.float64) for array in (x, result))
     cost = unrounded_error(sums, held, fmt, rounding)
-    overflowed = may_have_overflowed(sums, fmt, rounding) | may_have_overflowed(sums, held, rounding)
-    cost = np.where(overflowed, np.inf, cost)
+    cost = unless_overflowed(unless_overflowed(cost, sums, fmt, rounding), sums, held, rounding)
     if not holds(held, fmt):
         cost = cost + entry_error(terms, held, rounding)
     with np.errstate(over="ignore"):

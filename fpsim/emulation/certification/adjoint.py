@@ -47,8 +47,9 @@ class Shadow(Pass):
             fixed = torch.where(torch.isfinite(own.fixed), own.fixed, total)
             own = Own(total, torch.where(total == 0, 0.0, fixed), torch.where(total == 0, 0.0, own.squares))
         if self.parts:
-            known, rest = signed(call, row, row.slopes(call))
-            self.links.append(Link(call, row, number, own, known, rest))
+            slopes = row.slopes(call)
+            known, rest = signed(call, row, slopes)
+            self.links.append(Link(call, slopes, number, own, known, rest))
         return Operand(value, exact.reference, exact.radius)
 
 
@@ -93,8 +94,7 @@ def _back(shadow: Shadow, states: States, first: int, last: int) -> Contribution
         if rows is None:
             continue
         _collect(link, *rows, found)
-        slopes = link.row.slopes(link.call)
-        for slope, operand, number in zip(slopes, link.call.operands, link.call.numbers, strict=True):
+        for slope, operand, number in zip(link.slopes, link.call.operands, link.call.numbers, strict=True):
             if slope is None or operand.known:
                 continue
             center, rest = slope.adjoint(operand.value.shape, *rows)
@@ -159,7 +159,7 @@ def shares(links: list[Link], output: int, shape: torch.Size) -> dict[str, float
                 added = added + part.abs()
         path = link.call.step.path
         found[path] = found.get(path, 0.0) + float((rows[0] * added).sum())
-        for slope, operand, number in zip(link.row.slopes(link.call), link.call.operands, link.call.numbers, strict=True):
+        for slope, operand, number in zip(link.slopes, link.call.operands, link.call.numbers, strict=True):
             if slope is not None and not operand.known:
                 back = transpose(slope.size, operand.value.shape)(rows)
                 waiting[number] = waiting[number] + back if number in waiting else back

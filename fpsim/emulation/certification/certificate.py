@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,7 +39,8 @@ class Certificate:
     gamma       the classification tolerance of each input: its largest logit less its second largest
     predicted   the class of each input: the first largest logit
     certified   whether the reference model must give the same class: z_c - z_j > d_c + d_j for every other class j
-    layers      one `Layer` for each module, in the order of the run
+    layers      one `Layer` for each module, in the order of the run. They are made when first asked for, until when the
+                certificate holds on to the tensors of the run
     """
 
     method: str
@@ -46,9 +49,18 @@ class Certificate:
     logits: torch.Tensor
     bound: torch.Tensor
     certified: torch.Tensor
-    layers: tuple[Layer, ...]
+    make_layers: Callable[[], tuple[Layer, ...]] = field(repr=False)
     confidence: float | None = None
     radius: Any = None
+
+    @functools.cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        found = self.make_layers()
+        object.__setattr__(self, "make_layers", lambda: found)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "layers": self.layers, "make_layers": None}
 
     @property
     def predicted(self) -> torch.Tensor:

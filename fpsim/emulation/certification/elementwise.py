@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from fpsim.emulation.certification.products import bilinear
-from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, linear, upwards
+from fpsim.emulation.certification.segments import is_segment, quotients
+from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, diagonal_over, linear, upwards
 from fpsim.emulation.certification.table import Call, Unit, free, register, rounded
 from fpsim.emulation.limits import in_fp32
 
@@ -278,9 +280,21 @@ def _function_slopes(function: _Range) -> Callable[[Call], Sequence[Slope]]:
         if len(call.operands) != 1:
             raise call.refuse("a parameter that is a tensor")
         operand = call.operands[0]
-        return [diagonal(*function(operand.low, operand.high, *call.args[1:], **call.kwargs))]
+
+        def extent() -> tuple[torch.Tensor, torch.Tensor]:
+            least, most = function(operand.low, operand.high, *call.args[1:], **call.kwargs)
+            return quotients(call, least, most) if is_segment(operand) else (least, most)
+
+        return [diagonal_over(extent)]
 
     return slopes
+
+
+def _relu_slopes(call: Call) -> Sequence[Slope]:
+    """No result differs from another by more than the largest of all."""
+    (slope,) = _function_slopes(RANGES["relu"])(call)
+    operand = call.operands[0]
+    return [replace(slope, forward=lambda t: torch.minimum(t, operand.high.clamp(min=0.0)))]
 
 
 def _function_cost(call: Call, unit: Unit) -> torch.Tensor:
@@ -306,4 +320,5 @@ _CANCELLING = frozenset(("gelu", "hardsigmoid", "hardswish"))
 for _name, _function in RANGES.items():
     _overload = {"pow": "Tensor_Scalar"}.get(_name, "default")
     _row = {"kind": "exact", "cost": free} if _name in _SELECTING else {"cost": _function_cost}
-    register(getattr(getattr(_aten, _name), _overload), "function", _function_slopes(_function), **_row)  # type: ignore[arg-type]
+    _rule = _relu_slopes if _name == "relu" else _function_slopes(_function)
+    register(getattr(getattr(_aten, _name), _overload), "function", _rule, **_row)  # type: ignore[arg-type]

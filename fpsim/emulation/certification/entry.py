@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,16 +68,13 @@ def certify(
         raise TypeError("x must be a tensor whose first axis counts inputs, or a tuple of such tensors")
     simulation = run(model, fmt, accumulate, rounding, seed)
     request = Request(radius, confidence, reference == "fp32")
-    with torch.no_grad():
-        switches.enter()
-        try:
-            found = _found(simulation, model, inputs, method, request)
-        finally:
-            switches.leave()
+    with _as_recorded():
+        found = _found(simulation, model, inputs, method, request)
         logits, bound = (torch.cat([getattr(part, name) for part in found]) for name in ("logits", "bound"))
         needed = torch.cat([part.bound if part.width is None else part.bound + part.width for part in found])
     return Certificate(
-        method, reference, str(simulation.policy), logits, bound, settles(logits, needed), _layers(found),
+        method, reference, str(simulation.policy), logits, bound, settles(logits, needed),
+        functools.partial(_layers, found),
         confidence if method == "probabilistic" else None, radius,
     )  # fmt: skip
 
@@ -115,13 +115,25 @@ def _found(
     ]
 
 
+@contextlib.contextmanager
+def _as_recorded() -> Iterator[None]:
+    """No gradients, and torch's switches as they are while a run is recorded."""
+    switches.enter()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        switches.leave()
+
+
+@_as_recorded()
 def _layers(found: list[Found]) -> tuple[Layer, ...]:
     """Largest of the largest and mean of the means over all inputs."""
-    first = found[0]
+    bounds, parts = zip(*(part.details() for part in found), strict=True)
     layers = []
-    for path in first.layers:
-        rows = [part.layers[path] for part in found if path in part.layers]
-        added = [part.parts.get(path, 0.0) if part.parts else float("nan") for part in found]
+    for path in bounds[0]:
+        rows = [part[path] for part in bounds if path in part]
+        added = [part.get(path, 0.0) if part else float("nan") for part in parts]
         largest, mean, size = zip(*rows, strict=True)
         layers.append(
             Layer(path, max(largest), sum(mean) / len(rows), sum(size) / len(rows), sum(added) / len(added))

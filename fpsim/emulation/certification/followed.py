@@ -6,8 +6,6 @@ be made again here: their partial sums are bounded around the exact ones (`parti
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -49,37 +47,31 @@ def follow(
     """Bounds for each element of the emulated result: of its whole error (inf where it may have overflowed), of the part that
     is no independent rounding, and of the sum of squares of the others, each at most half an interval of its draw."""
     assert sums.matrices is not None
-    pairs = sums.matrices(*(factor.value for factor in sums.factors))
-    sizes = [left.shape[0] * right.shape[1] for left, right in pairs]
-    addends: list[Any] = [None] * len(pairs)
+    left, right = sums.matrices(*(factor.value.float() for factor in sums.factors))  # exact: values of the format
+    shape = (*left.shape[:-1], right.shape[-1])
+    addend = None
     if sums.addend is not None:
-        addends = list(sums.spread_addend(sums.addend.value).expand(result.shape).reshape(-1).split(sizes))
+        addend = sums.spread_addend(sums.addend.value).expand(result.shape).reshape(shape).numpy()
     function = _stochastic if policy.rounding is Rounding.STOCHASTIC else _again
-    found = []
-    for (left, right), own, addend in zip(pairs, result.reshape(-1).split(sizes), addends, strict=True):
-        shape = (left.shape[0], right.shape[1])
-        extra = None if addend is None else addend.reshape(shape).numpy()
-        products = sums.factors[1].value.dim() > 0
-        found.append(function(left, right, own.reshape(shape).numpy(), extra, policy, products, squares))
-    whole = [torch.from_numpy(np.concatenate([part.reshape(-1) for part in parts])) for parts in zip(*found, strict=True)]
-    total, fixed, squared = (part.reshape(result.shape) for part in whole)
+    products = sums.factors[1].value.dim() > 0
+    found = function(left.numpy(), right.numpy(), result.reshape(shape).numpy(), addend, policy, products, squares)
+    total, fixed, squared = (torch.from_numpy(np.ascontiguousarray(part)).reshape(result.shape) for part in found)
     return total, fixed, squared
 
 
 def _again(
-    left: torch.Tensor, right: torch.Tensor, result: np.ndarray, addend: np.ndarray | None, policy: Policy, products: bool,
+    a: np.ndarray, b: np.ndarray, result: np.ndarray, addend: np.ndarray | None, policy: Policy, products: bool,
     squares: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     fmt, accumulator, rounding = policy.fmt, policy.accumulator, policy.rounding
     accumulator = accumulator if products else accumulator.for_sums
-    a, b = (np.ascontiguousarray(item.float().numpy()) for item in (left, right))  # exact: values of the format
-    sums = Sums(a, b, fmt, accumulator, rounding, Draws(0, 0, b.shape[1], 1), products)
+    sums = Sums(a, b, fmt, accumulator, rounding, Draws(), products)
     total = result_error(sums, result, addend)
     if not squares:
-        return total, total, np.zeros_like(total)
+        return total, total, total
     held = sums.held
     stored = stored_error(result, held, fmt, rounding)
-    if not is_tree(accumulator) or accumulator.format.flush or a.shape[1] == 0:  # of these the last rounding only
+    if not is_tree(accumulator) or accumulator.format.flush or sums.terms == 0:  # of these the last rounding only
         with np.errstate(invalid="ignore"):
             rest = np.where(np.isfinite(total), total - stored * (1 - 2.0**-40), np.inf)
         return total, rest, np.where(np.isfinite(stored), stored**2, 0.0)
@@ -97,11 +89,14 @@ def _squares(sums: Sums) -> np.ndarray:
     accumulator, held = sums.accumulator, sums.accumulator.format
     tree = accumulator.order(sums.terms)
     leaves = leaves_of(sums.fmt, held, accumulator.products == "rounded", sums.products)
-    (part,) = watched_products(
-        sums.a, sums.b, sums.fmt, held, sums.rounding, tree, accumulator.products != "rounded", leaves.exact, True, sums.draws,
-        [program(tree)],
-    )  # fmt: skip
-    return inflated(part.kept.astype(np.float64) * (1 + 2 * part.excess) * held.unit_roundoff**2, 3 * sums.terms + 8)
+    kept = np.empty(sums.shape)
+    for place in np.ndindex(sums.shape[:-2]):
+        (part,) = watched_products(
+            sums.a[place], sums.b[place], sums.fmt, held, sums.rounding, tree, accumulator.products != "rounded", leaves.exact,
+            True, sums.draws, [program(tree)],
+        )  # fmt: skip
+        kept[place] = part.kept.astype(np.float64) * (1 + 2 * part.excess)
+    return inflated(kept * held.unit_roundoff**2, 3 * sums.terms + 8)
 
 
 def _certain(sums: Sums) -> float:
@@ -110,13 +105,16 @@ def _certain(sums: Sums) -> float:
 
 
 def _stochastic(
-    left: torch.Tensor, right: torch.Tensor, result: np.ndarray, addend: np.ndarray | None, policy: Policy, products: bool,
+    a: np.ndarray, b: np.ndarray, result: np.ndarray, addend: np.ndarray | None, policy: Policy, products: bool,
     squares: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     fmt, accumulator, rounding = policy.fmt, policy.accumulator, policy.rounding
-    error, squared = tree_errors(left.numpy(), right.numpy(), fmt, accumulator, rounding, addend)
+    error, squared = np.empty(result.shape), np.empty(result.shape)
+    for place in np.ndindex(result.shape[:-2]):
+        term = None if addend is None else addend[place]
+        left, right = a[place].astype(np.float64), b[place].astype(np.float64)
+        error[place], squared[place] = tree_errors(left, right, fmt, accumulator, rounding, term)
     stored = stored_error(result, accumulator.format, fmt, rounding)
     total = inflated(error + stored, 4)
     squared = inflated(squared + np.where(np.isfinite(stored), stored, 0.0) ** 2, 4)
     return total, np.where(np.isfinite(total), 0.0, np.inf), squared
-

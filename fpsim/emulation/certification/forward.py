@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from fpsim.emulation.certification.costs import Machine, Own
 from fpsim.emulation.certification.norms import slope_norm
-from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
+from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, has_nan, raised, upwards
 from fpsim.emulation.certification.table import DOUBLE, TABLE, Call, Row, Unit, row_of
 from fpsim.emulation.certification.trace import Ref, Step, Trace, map_tensors, tensors_in
 from fpsim.emulation.policy import Policy
@@ -37,14 +38,14 @@ class Plain:
 
 @dataclass(frozen=True)
 class Link:
-    """One operation, for the way back: its call, what it adds, and the known part of that."""
+    """One operation, for the way back: its call and slopes, what it adds, and the known part of that."""
 
     call: Call
-    row: Row
+    slopes: Sequence[Slope | None]
     number: int
-    own: Own | None
-    known: torch.Tensor | None
-    rest: torch.Tensor | None
+    own: Own | None = None
+    known: torch.Tensor | None = None
+    rest: torch.Tensor | None = None
 
 
 State = Operand | Plain | None
@@ -59,13 +60,13 @@ class Pass:
     """What `walk` asks for. `trace.values` are the emulated run's."""
 
     machine: Machine | None = None
+    links: list[Link] | None = None
 
     def __init__(self, trace: Trace):
         self.trace = trace
-        self.links: list[Link] = []
 
     def recorded(self, number: int) -> torch.Tensor:
-        return self.trace.values[number].double()
+        return self.trace.double(number)
 
     def leaf(self, number: int) -> Operand:
         """What the run starts from: emulated and exact values known."""
@@ -79,10 +80,11 @@ class Pass:
         error = propagated(call, slopes, known, rest)
         own = self.error(call, row, number, error)
         if own is not None:
-            error = upwards(error + own.total)
-        if self.machine is not None:
-            self.links.append(Link(call, row, number, own, known, rest))
-        error = torch.where(error.isnan(), torch.inf, error)
+            error = raised(error + own.total)
+        if self.links is not None:
+            self.links.append(Link(call, slopes, number, own, known, rest))
+        if has_nan(error):
+            error = torch.where(error.isnan(), torch.inf, error)
         return self.made(self.value(call, number), inherited(call, error), number)
 
     def value(self, call: Call, number: int) -> torch.Tensor:
@@ -148,8 +150,19 @@ class Running(Pass):
         super().__init__(trace)
         self.machine = Machine(policy, run=True)
 
+    def visit(self, call: Call, row: Row, number: int) -> Operand:
+        """As everywhere; where numbers only move, bounds move with them."""
+        operand = call.operands[0]
+        if row.family != "structure" or row.known is not None or len(call.operands) > 1 or operand.error is None:
+            return super().visit(call, row, number)
+        call.result = call.run([operand.value])
+        if self.links is not None:
+            self.links.append(Link(call, row.slopes(call), number))
+        return self.made(call.result, call.run([operand.error]), number)
+
     def value(self, call: Call, number: int) -> torch.Tensor:
-        return self.recorded(number)
+        assert call.emulated is not None
+        return call.emulated
 
     def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
         assert self.machine is not None
@@ -199,8 +212,21 @@ class Box(Pass):
         return found
 
 
-def walk(source: Pass) -> States:
-    """Every tensor's state, in the order of the trace."""
+def logits_of(source: Pass) -> Operand:
+    """The output's state alone: every other one is dropped after its last use, and its memory used again."""
+    trace = source.trace
+    last = {ref.index: step for step in trace.steps for ref in tensors_in((step.args, step.kwargs), Ref)}
+    last.pop(trace.output, None)
+    ending: dict[Step, list[int]] = {}
+    for number, step in last.items():
+        ending.setdefault(step, []).append(number)
+    state = walk(source, ending)[trace.output]
+    assert isinstance(state, Operand)
+    return state
+
+
+def walk(source: Pass, ending: Mapping[Step, list[int]] = MappingProxyType({})) -> States:
+    """Every tensor's state, in the order of the trace; those that end with a step are dropped after it."""
     trace = source.trace
     states: States = {number: source.leaf(number) for number in trace.references}
     states.update({number: Plain(trace.values[number], False) for number in trace.integers})
@@ -227,9 +253,12 @@ def walk(source: Pass) -> States:
             call = Call(step, places, index)
             refs = tensors_in((step.args, step.kwargs), Ref)
             call.numbers = [ref.index for ref in refs if isinstance(states[ref.index], Operand)]
-            call.emulated = None if source.machine is None else source.recorded(number)
+            if source.machine is not None:
+                call.recorded = functools.partial(trace.double, number)
             moved = row.family == "structure" and row.known is None and all(operand.known for operand in operands)
             states[number] = _carried(call) if moved else source.visit(call, row, number)
+        for number in ending.get(step, ()):
+            states.pop(number, None)
     return states
 
 
@@ -277,15 +306,20 @@ def propagated(
 ) -> torch.Tensor:
     """What the operands' differences make of the result: through bounds where only those are known, else as found."""
     assert call.result is not None
-    total = torch.zeros_like(call.result)
+    shape = call.result.shape
+    parts = [] if known is None else [known.abs().expand(shape)]
+    if rest is not None:
+        parts.append(rest.expand(shape))
     for slope, operand in zip(slopes, call.operands, strict=True):
         if slope is not None and not operand.known:
             assert operand.error is not None
-            total = total + slope.bound(operand.error)
-    for part in (known, rest):
-        if part is not None:
-            total = total + part.abs()
-    return upwards(total)
+            parts.append(slope.bound(operand.error).expand(shape))
+    if len(parts) < 2:
+        return parts[0] if parts else torch.zeros_like(call.result)
+    total = parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
+    return raised(total)
 
 
 def signed(
@@ -297,12 +331,14 @@ def signed(
         if slope is None or not operand.known or operand.value is operand.reference:
             continue
         change = operand.difference()
-        if bool((change != 0).any()):
+        if float(torch.linalg.vector_norm(change, math.inf)) != 0:
             middle, more = slope.known(change)
-            known = middle if known is None else known + middle
-            rest = more if rest is None else rest + more
-    if known is not None and rest is not None:
-        rest = upwards(rest + 4 * EPSILON * known.abs())
+            more = more.expand(middle.shape)
+            if known is None:
+                known, rest = middle, more
+            else:
+                known, more = known + middle, more if rest is None else rest + more
+                rest = raised(more + 4 * EPSILON * known.abs())
     return known, rest
 
 
@@ -310,9 +346,9 @@ def inherited(call: Call, error: torch.Tensor) -> torch.Tensor:
     """No error where an infinity was there before (a mask of -inf), in the emulated and in the exact model alike."""
     value = call.emulated if call.emulated is not None else call.result
     assert value is not None
-    infinite = torch.isinf(value)
-    if not bool(infinite.any()):
+    if not value.numel() or max(-float(value.min()), float(value.max())) < math.inf:
         return error
+    infinite = torch.isinf(value)
     same = [
         torch.where(torch.isinf(item.value) & (item.value == item.reference), item.value, 0.0)
         if item.error is None else torch.zeros_like(item.value)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from fpsim.emulation.certification.adjoint import Shadow, contributions, shares
-from fpsim.emulation.certification.forward import Box, Library, Running, States, walk
+from fpsim.emulation.certification.forward import Box, Library, Pass, Running, States, logits_of, walk
 from fpsim.emulation.certification.slopes import Operand, upwards
 from fpsim.emulation.certification.table import SINGLE
 from fpsim.emulation.certification.trace import Trace
@@ -26,21 +27,24 @@ class Request:
     single: bool = False
 
 
+Details = tuple[dict[str, tuple[float, float, float]], dict[str, float]]
+
+
 @dataclass
 class Found:
     """What a method found for one trace.
 
     logits   whose margin counts; `bound` of what the reference may differ from them, `width` of what is added to the bound
              before margins are compared: how far the logits of a box are from its middle's
-    layers   module path -> (largest bound, mean bound, mean magnitude) of what the module's last operation gave
-    parts    module path -> what its operations add to the mean bound of the logits; empty where no method says so
+    details  when called, which takes as long as the bounds did:
+        module path -> (largest bound, mean bound, mean magnitude) of what the module's last operation gave
+        module path -> what its operations add to the mean bound of the logits; empty where no method says so
     """
 
     logits: torch.Tensor
     bound: torch.Tensor
     width: torch.Tensor | None = None
-    layers: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    parts: dict[str, float] = field(default_factory=dict)
+    details: Callable[[], Details] = lambda: ({}, {})
 
 
 class NeedsOneSample(Exception):
@@ -51,24 +55,19 @@ def _shadow(trace: Trace, policy: Policy, request: Request) -> Found:
     library = walk(Library(trace))
     shadow = Shadow(trace, policy, library, parts=False)
     states = walk(shadow)
-    logits = trace.values[trace.output].double()
+    logits = trace.double(trace.output)
     bound = _distance(states[trace.output])
     if shadow.overflowed:
         if len(logits) > 1:
             raise NeedsOneSample
         bound = torch.full_like(bound, math.inf)
-    return Found(logits, bound + _single_run(trace, request, library), layers=_layers(trace, states))
+    layers = _layers(trace, states)
+    return Found(logits, bound + _single_run(trace, request, library), details=lambda: (layers, {}))
 
 
 def _running(trace: Trace, policy: Policy, request: Request) -> Found:
-    source = Running(trace, policy)
-    states = walk(source)
-    logits = trace.values[trace.output].double()
-    parts = shares(source.links, trace.output, logits.shape)
-    return Found(
-        logits, _distance(states[trace.output]) + _any_single_run(trace, request), layers=_layers(trace, states),
-        parts={path: part / logits.numel() for path, part in parts.items()},
-    )  # fmt: skip
+    bound = _distance(logits_of(Running(trace, policy))) + _any_single_run(trace, request)
+    return Found(trace.double(trace.output), bound, details=functools.partial(_details, Running(trace, policy)))
 
 
 def _mean_value(trace: Trace, policy: Policy, request: Request) -> Found:
@@ -85,7 +84,7 @@ def _probabilistic(trace: Trace, policy: Policy, request: Request) -> Found:
 
 
 def _backwards(trace: Trace, policy: Policy, request: Request, confidence: float | None) -> Found:
-    logits = trace.values[trace.output].double()
+    logits = trace.double(trace.output)
     if len(logits) != 1:
         raise NeedsOneSample
     library = walk(Library(trace))
@@ -108,24 +107,20 @@ def _backwards(trace: Trace, policy: Policy, request: Request, confidence: float
         bound = torch.full_like(bound, math.inf)
     bound = torch.where(bound.isnan(), torch.inf, bound).reshape(logits.shape)
     parts = {path: float((per_path[path] + found.known[path].abs()).mean()) for path in reversed(per_path)}
-    return Found(logits, bound + _single_run(trace, request, library), layers=_layers(trace, states), parts=parts)
+    layers = _layers(trace, states)
+    return Found(logits, bound + _single_run(trace, request, library), details=lambda: (layers, parts))
 
 
 def _a_priori(trace: Trace, policy: Policy, request: Request) -> Found:
     box = _box(trace, request)
     ranges = walk(Library(trace, box=box))
-    source = Box(trace, policy, ranges, box)
-    states = walk(source)
     output = ranges[trace.output]
     assert isinstance(output, Operand)
-    bound = _distance(states[trace.output])
+    bound = _distance(logits_of(Box(trace, policy, ranges, box)))
     if request.single:
-        bound = bound + _distance(walk(Box(trace, policy, ranges, box, SINGLE))[trace.output])
+        bound = bound + _distance(logits_of(Box(trace, policy, ranges, box, SINGLE)))
     width = torch.zeros_like(bound) if output.radius is None else output.radius
-    parts = shares(source.links, trace.output, output.value.shape)
-    return Found(
-        output.value, bound, width, _layers(trace, states), {path: part / bound.numel() for path, part in parts.items()}
-    )  # fmt: skip
+    return Found(output.value, bound, width, functools.partial(_details, Box(trace, policy, ranges, box)))
 
 
 def _box(trace: Trace, request: Request) -> dict[int, torch.Tensor]:
@@ -148,7 +143,7 @@ def _distance(state: object) -> torch.Tensor:
 
 def _any_single_run(trace: Trace, request: Request) -> torch.Tensor | float:
     """What any fp32 run may differ from the exact model, if that is the reference: bounded around one such run."""
-    return _distance(walk(Library(trace, SINGLE))[trace.output]) if request.single else 0.0
+    return _distance(logits_of(Library(trace, SINGLE))) if request.single else 0.0
 
 
 def _single_run(trace: Trace, request: Request, library: States) -> torch.Tensor | float:
@@ -158,6 +153,15 @@ def _single_run(trace: Trace, request: Request, library: States) -> torch.Tensor
     exact, single = library[trace.output], walk(Library(trace, SINGLE))[trace.output]
     assert isinstance(exact, Operand) and isinstance(single, Operand)
     return _distance(Operand(single.value, exact.reference, exact.radius))
+
+
+def _details(source: Pass) -> Details:
+    """What the pass found on its way to the bounds, in a second one that keeps it."""
+    source.links, trace = [], source.trace
+    states = walk(source)
+    shape = trace.values[trace.output].shape
+    parts = shares(source.links, trace.output, shape)
+    return _layers(trace, states), {path: part / shape.numel() for path, part in parts.items()}
 
 
 def _layers(trace: Trace, states: States) -> dict[str, tuple[float, float, float]]:
@@ -170,7 +174,7 @@ def _layers(trace: Trace, states: States) -> dict[str, tuple[float, float, float
             last[step.path] = number
     found = {}
     for path, number in last.items():
-        distance, size = _distance(states[number]), trace.values[number].double().abs()
+        distance, size = _distance(states[number]), trace.double(number).abs()
         found[path] = (float(distance.max()), float(distance.mean()), float(size[torch.isfinite(size)].mean()))
     return found
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from fpsim.emulation.certification.segments import is_segment, normal_between, softmax_between
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, linear, scaled, upwards
 from fpsim.emulation.certification.table import Call, Unit, register
 
@@ -30,6 +32,9 @@ def _probabilities(low: torch.Tensor, high: torch.Tensor, dim: int) -> tuple[tor
 def _softmax_slopes(call: Call) -> Sequence[Slope]:
     """dp_i = p_i (dz_i - sum_j p_j dz_j), with p anywhere in its range."""
     operand, dim = call.operands[0], call.args[1]
+    between = softmax_between(operand, dim) if is_segment(operand) else None
+    if between is not None:
+        return [between]
     low, high = _probabilities(operand.low, operand.high, dim)
     p, r = (low + high) / 2, upwards((high - low) / 2)
     count = p.shape[dim]
@@ -49,7 +54,8 @@ def _softmax_slopes(call: Call) -> Sequence[Slope]:
 
     def forward(t: torch.Tensor) -> torch.Tensor:
         """The range of p bounds the change too, and so does half the largest change (in the max norm)."""
-        return torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
+        found = torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
+        return upwards(found, count + 4)
 
     return [Slope(center, size, radius, count + 4, forward)]
 
@@ -75,7 +81,7 @@ for _op in (_aten._softmax.default, _aten._safe_softmax.default):
 # Layer and group normalization
 
 
-class _Rows:
+class Rows:
     """x as rows that are normalized each by its own mean and variance: the ranges of what the slopes are made of."""
 
     def __init__(self, operand: Operand, shape: tuple[int, ...], eps: float):
@@ -83,7 +89,7 @@ class _Rows:
         self.middle = operand.reference.reshape(shape)
         reach = torch.maximum(operand.high - operand.reference, operand.reference - operand.low).reshape(shape)
         self.reach = upwards(reach + 4 * EPSILON * self.middle.abs())
-        centered = self.middle - self.middle.mean(-1, keepdim=True)
+        self.centered = centered = self.middle - self.middle.mean(-1, keepdim=True)
         slack = (self.count + 16) * EPSILON * self.middle.abs().amax(-1, keepdim=True)
         deviation = centered.square().mean(-1, keepdim=True).sqrt()
         # The standard deviation is a norm of the centered row: it moves by at most the norm of the change.
@@ -95,7 +101,7 @@ class _Rows:
         self.inverse_radius = upwards((self.high - self.low) / 2)
         # The normalized row, and how far it may be from its middle.
         self.normal = centered * self.inverse
-        shift = self.reach + upwards(self.reach.mean(-1, keepdim=True), self.count) + slack
+        self.shift = shift = self.reach + upwards(self.reach.mean(-1, keepdim=True), self.count) + slack
         size = centered.abs() + shift
         self.normal_radius = upwards(size * self.inverse_radius + self.inverse * shift + 16 * EPSILON * size * self.inverse)
 
@@ -130,7 +136,7 @@ def _require_known(call: Call, operands: Sequence[Operand]) -> None:
         raise call.refuse("weights or statistics that depend on the input; certification takes them as constants")
 
 
-def _normal_cost(rows: _Rows, operand: Operand, scale: torch.Tensor, shift: torch.Tensor, unit: Unit) -> torch.Tensor:
+def _normal_cost(rows: Rows, operand: Operand, scale: torch.Tensor, shift: torch.Tensor, unit: Unit) -> torch.Tensor:
     """A mean and a variance in any order of summation, E[x^2] - E[x]^2 included, then three rounded steps."""
     n, u = rows.count, unit.roundoff
     size = operand.magnitude.reshape(rows.shape)
@@ -144,7 +150,7 @@ def _normal_cost(rows: _Rows, operand: Operand, scale: torch.Tensor, shift: torc
     return upwards(scale.abs() * error * 1.01 + 4 * u * (scale.abs() * normal + shift.abs()) + 4 * unit.underflow, n)
 
 
-def _layer(call: Call) -> tuple[_Rows, torch.Tensor, torch.Tensor]:
+def _layer(call: Call) -> tuple[Rows, torch.Tensor, torch.Tensor]:
     x = call.operands[0]
     _require_known(call, call.operands[1:])
     size = 1
@@ -155,10 +161,10 @@ def _layer(call: Call) -> tuple[_Rows, torch.Tensor, torch.Tensor]:
     one = torch.ones((), dtype=torch.float64)
     scale = one if weight is None else weight.reference.reshape(-1)
     shift = 0 * one if bias is None else bias.reference.reshape(-1)
-    return _Rows(x, shape, call.args[4]), scale, shift
+    return Rows(x, shape, call.args[4]), scale, shift
 
 
-def _group(call: Call) -> tuple[_Rows, torch.Tensor, torch.Tensor]:
+def _group(call: Call) -> tuple[Rows, torch.Tensor, torch.Tensor]:
     x = call.operands[0]
     _require_known(call, call.operands[1:])
     _, weight, bias, images, channels, size, groups, eps = call.args
@@ -168,22 +174,33 @@ def _group(call: Call) -> tuple[_Rows, torch.Tensor, torch.Tensor]:
         values = torch.full((channels,), default, dtype=torch.float64) if operand is None else operand.reference
         return values[None, :, None].expand(images, channels, size).reshape(shape)
 
-    return _Rows(x, shape, eps), rows(weight, 1.0), rows(bias, 0.0)
+    return Rows(x, shape, eps), rows(weight, 1.0), rows(bias, 0.0)
 
 
 def _row_slopes(read: Callable[[Call], Any], parameter: Callable[..., Any]) -> Callable[[Call], Sequence[Slope]]:
     def slopes(call: Call) -> Sequence[Slope]:
-        rows, scale, _ = read(call)
+        rows, scale, _ = call.once(read)
         x = call.operands[0]
-        found = [rows.slope(scale)]
+        between = None
+        if is_segment(x):
+            emulated, exact = Operand(x.value, x.value), Operand(x.reference, x.reference, x.radius)
+            between = normal_between(Rows(emulated, rows.shape, rows.eps), Rows(exact, rows.shape, rows.eps), scale)
+        found = [rows.slope(scale) if between is None else between]
         spread, weights = parameter(call)
-        # y^ w^ - y w = (y^ - y) w + y^ (w^ - w): the weight's slope is the normalized row itself
-        emulated = Operand(x.value, x.value, None, x.spread)
-        own = _Rows(emulated, rows.shape, rows.eps)
-        low = (own.normal - own.normal_radius).reshape(x.value.shape)
-        high = (own.normal + own.normal_radius).reshape(x.value.shape)
+
+        @functools.cache
+        def normal() -> Slope:
+            """y^ w^ - y w = (y^ - y) w + y^ (w^ - w): the weight's slope is the normalized row itself."""
+            emulated = Operand(x.value, x.value, None, x.spread)
+            own = Rows(emulated, rows.shape, rows.eps)
+            low = (own.normal - own.normal_radius).reshape(x.value.shape)
+            high = (own.normal + own.normal_radius).reshape(x.value.shape)
+            return scaled(low, high, lambda t, w: w * spread(t), 1)
+
         if weights[0] is not None:
-            found.append(scaled(low, high, lambda t, w: w * spread(t), 1))
+            found.append(
+                Slope(lambda t: normal().center(t), lambda t: normal().size(t), lambda t: _radius(normal(), t), 1)
+            )
         if weights[1] is not None:
             found.append(linear(lambda t: spread(t).expand(x.value.shape)))
         return found
@@ -191,9 +208,14 @@ def _row_slopes(read: Callable[[Call], Any], parameter: Callable[..., Any]) -> C
     return slopes
 
 
+def _radius(slope: Slope, t: torch.Tensor) -> torch.Tensor:
+    assert slope.radius is not None
+    return slope.radius(t)
+
+
 def _row_cost(read: Callable[[Call], Any]) -> Callable[[Call, Unit], torch.Tensor]:
     def cost(call: Call, unit: Unit) -> torch.Tensor:
-        rows, scale, shift = read(call)
+        rows, scale, shift = call.once(read)
         return _normal_cost(rows, call.operands[0], scale, shift, unit).reshape(call.operands[0].value.shape)
 
     return cost

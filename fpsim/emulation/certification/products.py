@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
 
 from fpsim.emulation.certification.norms import convolution_norm, matrix_norm
+from fpsim.emulation.certification.single import SINGLE_FROM, SINGLE_TO, product_above, product_near
 from fpsim.emulation.certification.slopes import Operand, Slope, linear, scaled
 from fpsim.emulation.certification.table import Call, Products, multiplied, register
 
@@ -17,17 +18,13 @@ _aten = torch.ops.aten
 _Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def bilinear(
-    a: Operand, b: Operand, multiply: _Multiply, terms: int, norm: Callable[[torch.Tensor], float] | None = None
-) -> list[Slope]:
-    """a^ b^ - a b = (a^ - a) b + a^ (b^ - b): the exact values of b, the emulated ones of a. `norm` is that of a -> a b."""
+def bilinear(a: Operand, b: Operand, multiply: _Multiply, terms: int) -> list[Slope]:
+    """a^ b^ - a b = (a^ - a) b + a^ (b^ - b): the exact values of b, the emulated ones of a."""
     if b.radius is None:
         first = scaled(b.reference, b.reference, multiply, terms)
-        if norm is not None:
-            first = replace(first, norm=lambda: norm(b.reference))
     else:
-        low, high = Operand(b.reference, b.reference, b.radius).low, Operand(b.reference, b.reference, b.radius).high
-        first = scaled(low, high, multiply, terms)
+        exact = Operand(b.reference, b.reference, b.radius)
+        first = scaled(exact.low, exact.high, multiply, terms)
     if a.spread is None:
         second = scaled(a.value, a.value, lambda t, w: multiply(w, t), terms)
     else:
@@ -36,10 +33,29 @@ def bilinear(
     return [first, second]
 
 
+def _of_sums(sums: Products) -> list[Slope]:
+    """The slopes of both factors; forwards in float32 where products are long."""
+    a, b = sums.factors
+    first, second = bilinear(a, b, sums.multiply, sums.terms)
+    if sums.norm is not None and b.radius is None:
+        norm = sums.norm
+        first = replace(first, norm=lambda: norm(b.reference))
+    if sums.terms < SINGLE_FROM:
+        return [first, second]
+    first = replace(first, forward=lambda t: product_above(sums, t, b.reference_magnitude))
+    second = replace(second, forward=lambda t: product_above(sums, a.magnitude, t))
+    if sums.reach is not None and sums.terms <= SINGLE_TO:
+        if b.radius is None:
+            first = replace(first, change=lambda e: product_near(sums, e, b.reference))
+        if a.spread is None:
+            second = replace(second, change=lambda e: product_near(sums, a.value, e))
+    return [first, second]
+
+
 def _slopes_of(products: Callable[[Call], Products]) -> Callable[[Call], Sequence[Slope]]:
     def slopes(call: Call) -> Sequence[Slope]:
         sums = products(call)
-        found = bilinear(*sums.factors, sums.multiply, sums.terms, sums.norm)
+        found = _of_sums(sums)
         if sums.addend is None:
             return found
         assert call.result is not None
@@ -61,18 +77,28 @@ def _matrix(multiply: _Multiply, addend: bool = False) -> Callable[[Call], Produ
         left, right = call.operands[-2:]
         first = call.operands[0] if addend else None
         return Products(
-            multiply, (left, right), left.value.shape[-1], first, matrices=_pairs,
-            norm=matrix_norm if multiply is torch.mm else None,
+            multiply, (left, right), left.value.shape[-1], first, matrices=_pair,
+            norm=matrix_norm if multiply is torch.mm else None, reach=_rows_reach if multiply in _MATRICES else None,
         )  # fmt: skip
 
     return products
 
 
-def _pairs(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+_MATRICES = (torch.mm, torch.bmm)
+
+
+def _rows_reach(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.linalg.vector_norm(a, inf, -1, keepdim=True), b.abs().sum(-2, keepdim=True).amax(-1, keepdim=True)
+
+
+def _images_reach(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    largest = torch.linalg.vector_norm(a.flatten(1), inf, 1)
+    return largest.reshape(-1, *(1 for _ in a.shape[1:])), b.abs().flatten(1).sum(1).amax()
+
+
+def _pair(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrices of a product of matrices, vectors or batches."""
-    if a.dim() == 3:
-        return list(zip(a, b, strict=True))
-    return [(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1))]
+    return (a, b) if a.dim() == 3 else (a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1))
 
 
 _register(_aten.mm.default, "matmul", _matrix(torch.mm))
@@ -96,18 +122,17 @@ def _convolution(call: Call) -> Products:
     def along_channels(t: torch.Tensor) -> torch.Tensor:
         return t.reshape(-1, *(1 for _ in weight.value.shape[2:]))
 
-    def pairs(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def pair(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One product for each image and group: (channels out, k) @ (k, places), k over (channel, height, width)."""
         stride, padding, dilation = geometry[:3]
         columns = torch.nn.functional.unfold(a, b.shape[2:], dilation, padding, stride)
         rows = b.reshape(groups, b.shape[0] // groups, -1)
-        split = columns.reshape(a.shape[0], groups, -1, columns.shape[-1])
-        return [(left, right) for image in split for left, right in zip(rows, image, strict=True)]
+        return rows.expand(a.shape[0], *rows.shape), columns.reshape(a.shape[0], groups, -1, columns.shape[-1])
 
     plain = not transposed and weight.value.dim() == 4 and x.value.dim() == 4
     return Products(
-        multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pairs if plain else None,
-        norm=convolution_norm if groups == 1 else None,
+        multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pair if plain else None,
+        norm=convolution_norm if groups == 1 else None, reach=_images_reach if plain else None,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ is ever written out as a matrix: forwards a map is a torch function, backwards i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,22 @@ Map = Callable[[torch.Tensor], torch.Tensor]
 
 #: float64's spacing above 1; a product of its smallest numbers loses less than `TINY`.
 EPSILON, TINY = 2.0**-52, 2.0**-1060
+_LARGEST = torch.finfo(torch.float64).max
 
 
 def upwards(value: torch.Tensor, terms: int = 0) -> torch.Tensor:
     """An upper bound on the exact nonnegative expression of at most `terms` + 8 rounded steps that float64 made this of."""
-    return value * (1 + (terms + 16) * EPSILON) + (terms + 16) * TINY
+    return (value * (1 + (terms + 16) * EPSILON)).add_((terms + 16) * TINY)
+
+
+def raised(value: torch.Tensor, terms: int = 0) -> torch.Tensor:
+    """`upwards` in the tensor's own place."""
+    return value.mul_(1 + (terms + 16) * EPSILON).add_((terms + 16) * TINY)
+
+
+def has_nan(value: torch.Tensor) -> bool:
+    """Whether there is a NaN, or infinities of both signs: a sum is the quickest look at a tensor."""
+    return bool(torch.isnan(value.sum()))
 
 
 @dataclass(frozen=True)
@@ -46,12 +58,18 @@ class Operand:
     @property
     def low(self) -> torch.Tensor:
         """Below every emulated and every exact value."""
-        return torch.minimum(_below(self.value, self.spread), _below(self.reference, self.radius))
+        exact = _below(self.reference, self.radius)
+        return exact if self._one_place else torch.minimum(_below(self.value, self.spread), exact)
 
     @property
     def high(self) -> torch.Tensor:
         """Above every emulated and every exact value."""
-        return torch.maximum(-_below(-self.value, self.spread), -_below(-self.reference, self.radius))
+        exact = _above(self.reference, self.radius)
+        return exact if self._one_place else torch.maximum(_above(self.value, self.spread), exact)
+
+    @property
+    def _one_place(self) -> bool:
+        return self.spread is None and self.value is self.reference
 
     @property
     def magnitude(self) -> torch.Tensor:
@@ -67,11 +85,22 @@ class Operand:
 
     def difference(self) -> torch.Tensor:
         """value - reference, 0 where both are the same infinity."""
-        return torch.where(self.value == self.reference, 0.0, self.value - self.reference)
+        found = self.value - self.reference
+        return torch.where(self.value == self.reference, 0.0, found) if has_nan(found) else found
 
 
 def _below(center: torch.Tensor, radius: torch.Tensor | None) -> torch.Tensor:
-    return center if radius is None else center - upwards(radius + EPSILON * center.abs().nan_to_num(0.0, 0.0, 0.0))
+    return center if radius is None else center - _reach(center, radius)
+
+
+def _above(center: torch.Tensor, radius: torch.Tensor | None) -> torch.Tensor:
+    return center if radius is None else center + _reach(center, radius)
+
+
+def _reach(center: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """The radius and what rounding center +- radius may lose; finite where the center is not, so that infinities stay."""
+    size = center.abs().clamp_(max=_LARGEST).mul_(2 * EPSILON)
+    return size.add_(radius, alpha=1 + 17 * EPSILON).add_(16 * TINY)
 
 
 @dataclass(frozen=True)
@@ -80,7 +109,8 @@ class Slope:
 
     center, size, radius  linear maps; `size` bounds |S| entry by entry, `radius` (None: nothing) bounds |S - center|
     terms                 how many numbers a result of `size` adds
-    forward               a bound on |S e| for |e| <= t where there is a better one than size(t)
+    forward               t -> a bound on |S e| for |e| <= t, rounded upward, where there is a better one than size(t)
+    change                e -> S e and a bound on what that is off by, where there is something quicker than `center` and `size`
     norm                  an upper bound of the spectral norm where there is a better one than size gives
     """
 
@@ -89,14 +119,17 @@ class Slope:
     radius: Map | None = None
     terms: int = 1
     forward: Map | None = None
+    change: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     norm: Callable[[], float] | None = None
 
     def bound(self, t: torch.Tensor) -> torch.Tensor:
         """A bound on |S e| over every |e| <= t. Where t is infinite it is infinite or NaN, whatever the slope."""
-        return upwards((self.forward or self.size)(t), self.terms)
+        return upwards(self.size(t), self.terms) if self.forward is None else self.forward(t)
 
     def known(self, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """S e for a known e: its middle and a bound on what is left, float64's rounding included."""
+        if self.change is not None:
+            return self.change(e)
         size = e.abs()
         rest = (self.terms + 16) * EPSILON * self.size(size)
         return self.center(e), upwards(rest if self.radius is None else rest + self.radius(size), self.terms)
@@ -137,22 +170,38 @@ def linear(function: Map, terms: int = 1) -> Slope:
 
 def diagonal(low: torch.Tensor, high: torch.Tensor) -> Slope:
     """An elementwise operation whose slopes lie in [low, high]; NaN counts as unbounded."""
-    center = (low + high) / 2
-    size = torch.maximum(low.abs(), high.abs())
-    size = torch.where(size.isnan() | center.isnan(), torch.inf, size)
-    center = torch.where(size == torch.inf, 0.0, center)
-    radius = upwards((high - low) / 2 + EPSILON * size)
-    radius = torch.where(size == torch.inf, torch.inf, radius)
-    exact = not bool((high != low).any())
-    return Slope(lambda t: t * center, lambda t: t * size, None if exact else lambda t: t * radius)
+    return diagonal_over(lambda: (low, high))
 
 
-def scaled(operand_low: torch.Tensor, operand_high: torch.Tensor, function: Callable[[Any, Any], Any], terms: int) -> Slope:
+def diagonal_over(extent: Callable[[], tuple[torch.Tensor, torch.Tensor]], forward: Map | None = None) -> Slope:
+    """The same for what `extent` gives once something asks for it."""
+
+    @functools.cache
+    def parts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        low, high = extent()
+        center = (low + high) / 2
+        size = torch.maximum(low.abs(), high.abs())
+        size = torch.where(size.isnan() | center.isnan(), torch.inf, size)
+        center = torch.where(size == torch.inf, 0.0, center)
+        radius = torch.where(low == high, 0.0, upwards((high - low) / 2 + EPSILON * size))
+        radius = torch.where(size == torch.inf, torch.inf, radius)
+        return center, size, radius
+
+    return Slope(lambda t: t * parts()[0], lambda t: t * parts()[1], lambda t: t * parts()[2], forward=forward)
+
+
+def scaled(low: torch.Tensor, high: torch.Tensor, function: Callable[[Any, Any], Any], terms: int) -> Slope:
     """t -> function(t, w), bilinear, for every w in [low, high]."""
-    if operand_low is operand_high:
-        size = operand_low.abs()
-        return Slope(lambda t: function(t, operand_low), lambda t: function(t, size), None, terms)
-    middle = (operand_low + operand_high) / 2
-    radius = upwards((operand_high - operand_low) / 2 + EPSILON * middle.abs())
-    size = upwards(middle.abs() + radius)
-    return Slope(lambda t: function(t, middle), lambda t: function(t, size), lambda t: function(t, radius), terms)
+
+    @functools.cache
+    def parts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        middle = (low + high) / 2
+        radius = upwards((high - low) / 2 + EPSILON * middle.abs())
+        return middle, upwards(middle.abs() + radius), radius
+
+    if low is high:
+        size = functools.cache(low.abs)
+        return Slope(lambda t: function(t, low), lambda t: function(t, size()), None, terms)
+    return Slope(
+        lambda t: function(t, parts()[0]), lambda t: function(t, parts()[1]), lambda t: function(t, parts()[2]), terms
+    )

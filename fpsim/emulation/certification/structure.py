@@ -109,12 +109,12 @@ def _sums(call: Call) -> Products:
     ones = Operand(torch.ones((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
     divisor = count if "mean" in call.step.op._schema.name else 1
 
-    def lines(a: torch.Tensor, b: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def lines(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         dim = call.argument(1, "dim")
         axes = [axis % a.dim() for axis in ([dim] if isinstance(dim, int) else dim or range(a.dim()))]
         kept = [axis for axis in range(a.dim()) if axis not in axes]
         matrix = a.permute([*kept, *sorted(axes)]).reshape(-1, count)
-        return [(matrix, b.expand(count, 1))]
+        return matrix, b.expand(count, 1)
 
     return Products(lambda a, b: call.run([a * b]) * divisor, (operand, ones), count, divisor=divisor, matrices=lines)
 

@@ -7,6 +7,7 @@ emulation rounds the result, accumulates it or passes it on is the row's kind.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upward
 from fpsim.emulation.certification.trace import Step, map_tensors, tensors_in
 from fpsim.emulation.errors import UnsupportedOp
 
+_Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Kind = Literal["exact", "rounded", "accumulated"]
 
 
@@ -48,8 +50,8 @@ INSIDE = Unit("float64", torch.float64, 2.0**-53, 2.0**-1074, scalar=SINGLE)
 class Call:
     """One step with an `Operand` in the place of each floating-point tensor.
 
-    `result` is what it gave in the arithmetic under study, `emulated` what the recorded run has (None where no emulated
-    run is under study); both in float64. `numbers` are those of the operands in the trace.
+    `result` is what it gave in the arithmetic under study, `emulated` what the recorded run has, by `recorded` (None where no
+    emulated run is under study); both in float64. `numbers` are those of the operands in the trace.
     """
 
     def __init__(self, step: Step, places: tuple[Any, Any], index: int = 0):
@@ -58,7 +60,18 @@ class Call:
         self.args, self.kwargs = places
         self.operands: list[Operand] = list(tensors_in(places, Operand))
         self.result: torch.Tensor | None = None
-        self.emulated: torch.Tensor | None = None
+        self.recorded: Callable[[], torch.Tensor] | None = None
+        self._read: Any = None
+
+    @functools.cached_property
+    def emulated(self) -> torch.Tensor | None:
+        return None if self.recorded is None else self.recorded()
+
+    def once(self, read: Callable[[Call], Any]) -> Any:
+        """What `read` makes of the call, which slopes and cost share."""
+        if self._read is None:
+            self._read = read(self)
+        return self._read
 
     def run(self, tensors: Sequence[Any]) -> Any:
         """The operation itself on these tensors in the operands' places; its result of number `index`."""
@@ -87,20 +100,22 @@ class Products:
     factors     the two operands
     terms       how many products a result adds
     addend      what the epilogue adds to the accumulator, or None; `spread_addend` makes it broadcast to the result
-    matrices    (a, b) -> pairs of matrices whose products, one after the other, are the result in row-major order; None where
-                it has no such form
+    matrices    (a, b) -> matrices, or stacks of as many, whose products are the result in row-major order; None where it has
+                no such form
     norm        b -> an upper bound of the spectral norm of a -> multiply(a, b), where there is a good one
+    reach       (a, b) -> above the largest |a| and the sum of the |b| of every result, broadcasting to its shape, or None
     divisor     what the sum is divided by afterwards: the number of terms of a mean
     """
 
-    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    multiply: _Multiply
     factors: tuple[Operand, Operand]
     terms: int
     addend: Operand | None = None
     spread_addend: Callable[[torch.Tensor], torch.Tensor] = lambda t: t
     divisor: int = 1
-    matrices: Callable[[torch.Tensor, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]] | None = None
+    matrices: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     norm: Callable[[torch.Tensor], float] | None = None
+    reach: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def magnitudes(self) -> torch.Tensor:
         """Above the sum of the magnitudes of all terms, the addend's included."""

@@ -62,6 +62,10 @@ class Trace:
     inputs: list[int] = field(default_factory=list)
     output: int = -1
 
+    def double(self, number: int) -> torch.Tensor:
+        """A value in float64."""
+        return self.values[number].double()
+
     def add(self, value: torch.Tensor) -> int:
         self.values.append(value)
         return len(self.values) - 1
