@@ -357,8 +357,8 @@ def test_a_leaf_that_overflows_between_sums_that_do_not_is_seen(rows: int, befor
     wanted = loop_of(a, b).astype(np.float32)
     assert np.isinf(wanted[:, 77]).all() and np.isinf(wanted).sum() == rows
     left, right = a.astype(np.float32), b.astype(np.float32)
-    for given, answer in (((left, right), wanted), ((right.T.copy(), left.T.copy()), wanted.T)):
-        assert same(fpsim.matmul(*given, fmt="fp16", accumulate="fp16"), answer).all()
+    for operands, answer in (((left, right), wanted), ((right.T.copy(), left.T.copy()), wanted.T)):
+        assert same(fpsim.matmul(*operands, fmt="fp16", accumulate="fp16"), answer).all()
 
 
 @pytest.mark.parametrize(("accumulate", "mode"), [("fp16", "nearest-even"), ("fp16:fma", "odd"), ("fp32", "down")])
