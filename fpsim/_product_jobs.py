@@ -11,7 +11,7 @@ import numpy as np
 from fpsim import threads
 from fpsim._product_plans import Scheme, careful_scheme, is_like
 from fpsim.formats import FP32, FP64, Format
-from fpsim.rounding import Rounding
+from fpsim.rounding import Rounding, round_into
 
 LANES = {"f4": 16, "f8": 8}
 _NEAR = 32 << 10  # bytes that stay in the nearest cache
@@ -197,17 +197,32 @@ class Job:
             out[rows, column : column + width] = part.run(*packed, lines, careful.flags, careful.row, careful.limit)
 
 
+def _adds_in_single(target: Format) -> bool:
+    """Whether a float32 sum of two values, rounded once more to nearest even, is their sum rounded once: 2p + 2 bits do."""
+    quantum = target.emin - target.precision + 1
+    return 2 * target.precision + 2 <= 24 and quantum >= -149 and target.emax <= 127 and target.flush is None
+
+
 def add_rounded(
-    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int, residual: bool = False
-) -> np.ndarray:
-    """rounded(x + y) of two matrices, as node number `node`: values of `target`, or any float64 with `residual`."""
+    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int, residual: bool = False,
+    out: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """rounded(x + y) of two matrices, as node number `node`: values of `target`, or any float64 with `residual`.
+
+    `out`, x itself if its elements are of no further use, may receive the result: fresh memory costs more than the sums.
+    """
     rows, columns = x.shape
     if is_like(target, FP64):  # computed to nearest even only, with one rounding of float64's own
         with np.errstate(all="ignore"):
             return np.add(x, y, dtype=np.float64)
     if is_like(target, FP32) and rounding is Rounding.NEAREST_EVEN and not residual:
         with np.errstate(all="ignore"):
-            return np.add(x, y, dtype=np.float32, casting="same_kind")  # both are float32 values, added as IEEE says
+            return np.add(x, y, out=out, dtype=np.float32, casting="same_kind")  # both are float32 values, added as IEEE says
+    if x.dtype == np.float32 and rounding is Rounding.NEAREST_EVEN and not residual and _adds_in_single(target):
+        with np.errstate(all="ignore"):
+            total: np.ndarray = np.add(x, y, out=out, dtype=np.float32, casting="same_kind", order="C")
+        round_into(total, total, target, rounding)
+        return total
     careful = careful_scheme(target, rounding, residual)
     padded = -(-max(1, columns) // 8) * 8
     out = np.zeros((rows, padded))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._checks import refuse_flush_to_zero
+from fpsim._checks import holds, refuse_flush_to_zero
 from fpsim._counted_runs import counted_add, counted_promoted_product, counted_rounding, counted_tree_product
 from fpsim._operands import as_array_like, operand, settings
 from fpsim._product_jobs import Draws, add_rounded
@@ -204,12 +204,11 @@ def matmul_into(
     node = _EPILOGUE
     for term in (addend, bias):
         if term is not None:
-            full = np.array(np.broadcast_to(term, out.shape), dtype=np.float64, order="C")
-            _round_rows(full, held, rounding, key ^ _TERM, draws, counted)
+            given = _term(term, out.shape, held, rounding, key ^ _TERM, draws, counted)
             if counted is None:
-                result = add_rounded(result, full, held, rounding, draws, node)
+                result = add_rounded(result, given, held, rounding, draws, node, out=result)
             else:
-                result = counted_add(result, full, held, rounding, draws, node, counted, addend_only=True)
+                result = counted_add(result, given, held, rounding, draws, node, counted, addend_only=True)
             node += 1
     if held is not final and held != final:
         result = np.ascontiguousarray(result)
@@ -233,6 +232,22 @@ def require_countable(accumulator: Accumulator, counters: Any) -> None:
             "neumaier": "its additions are meant to lose what others make good",
         }.get(accumulator.kind, "it adds many terms at once")
         raise ValueError(f"counters count the additions of a tree, and accumulate = {str(accumulator)!r} is none: {reason}")
+
+
+def _term(
+    term: np.ndarray, shape: tuple[int, ...], fmt: Format, rounding: Rounding, key: int, draws: Draws,
+    counters: Counters | None,
+) -> np.ndarray:  # fmt: skip
+    """What is added after a sum, rounded to the accumulator's format, in the result's shape."""
+    each = counters is not None or rounding is Rounding.STOCHASTIC  # element by element of the result
+    rounded = np.array(np.broadcast_to(term, shape) if each else term, dtype=np.float64, order="C")
+    if each:
+        _round_rows(rounded, fmt, rounding, key, draws, counters)
+    else:
+        round_into(rounded, rounded, fmt, rounding)
+    if holds(np.dtype(np.float32), fmt):
+        rounded = rounded.astype(np.float32)
+    return np.broadcast_to(rounded, shape)
 
 
 def _round_rows(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -14,6 +15,7 @@ from hypothesis import given, settings, strategies as st
 import fpsim
 from fpsim import threads
 from fpsim._kernels.random import element_hash, step_draw
+from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import scheme
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
 from fpsim.formats import Format, get_format
@@ -482,6 +484,22 @@ def test_sums_in_float64_take_addends_and_blocks(accumulate: str) -> None:
     a, b = np.full((2, 5), 3.0), np.full((5, 2), 7.0)
     found = fpsim.matmul(a, b, fmt="fp32", accumulate=accumulate, addend=np.full((2, 2), 0.5))
     assert same(found, np.full((2, 2), 105.5)).all()
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "e5m2", "e4m3fn", "e4m3fnuz"])
+def test_sums_of_any_two_values_in_float32_are_rounded_once(name: str) -> None:
+    dtype = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}.get(name) or getattr(ml_dtypes, f"float8_{name}")
+    bits = np.dtype(dtype).itemsize * 8
+    with np.errstate(all="ignore"):
+        values = np.arange(2**bits, dtype=f"u{bits // 8}").view(dtype)
+        generator = np.random.default_rng(1)
+        others = values if bits == 8 else values[generator.integers(0, 2**16, 40)]
+        wanted = (values[:, None] + others).astype(np.float32)
+        x, y = (np.repeat(values.astype(np.float32)[:, None], others.size, axis=1), others.astype(np.float32))
+    got = add_rounded(x, np.broadcast_to(y, x.shape), get_format(name), Rounding.NEAREST_EVEN, Draws(), 0)
+    assert same(got, wanted).all()
+    into = add_rounded(x, np.broadcast_to(y, x.shape), get_format(name), Rounding.NEAREST_EVEN, Draws(), 0, out=x)
+    assert into is x and same(into, wanted).all()
 
 
 def test_addend_and_bias_join_after_the_sum() -> None:
