@@ -147,7 +147,8 @@ def _leave_out_zero_leaves(job: _CountingJob, a: np.ndarray, b: np.ndarray, leas
     from fpsim._kernels.products import CHAIN, PUSH_LEAF
 
     zeros, underflows = (np.zeros(job.leaves, dtype=np.int64) for _ in range(2))
-    bits = [np.abs(x, order="C").view(f"u{x.itemsize}") for x in (a.T, b)]
+    by_terms = np.concatenate([np.abs(a[i : i + 16].T) for i in range(0, len(a), 16)], axis=1)  # lines of the cache at once
+    bits = [x.view(f"u{x.itemsize}") for x in (by_terms, np.abs(b, order="C"))]
     count_zero_leaves(b, *bits, least, zeros, underflows)
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
     in_chains, pushed = np.zeros(job.leaves, dtype=bool), np.zeros(job.leaves, dtype=bool)
