@@ -18,7 +18,7 @@ from fpsim._kernels.sums_rounding import TRACK, TRACK_SUMS, constants_of, turn, 
 from fpsim._kernels.tiles import load_tile, store_tile, zero_tile
 from fpsim._kernels.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
-_TERMS = 32  # read at a time where rows of the matrix lie along memory
+_TERMS = 8  # read at a time where rows of the matrix lie along memory: few, so that memory is read in long runs
 _LINES = 8  # of each column that lies along memory: while they are added the next are fetched
 
 
@@ -83,7 +83,7 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
                     top, seen = load_tile(like, out, panel * width, 0), zero_tile(kind, 1, 1)
                     for k in range(low, high):
                         for place in range(0, width, step):
-                            prefetch(matrix, k * stride + (panel + 2) * width + place)
+                            prefetch(matrix, k * stride + (panel + 4) * width + place)
                         top, seen = chain_tile(
                             top, seen, row, k, matrix, k * stride + panel * width, constants, no_draws, 0, 0,
                             k + LEAF_STEPS, k, mode, flags,
