@@ -153,6 +153,18 @@ def test_no_certificate_is_ever_violated(network, machine, method):
     no_certificate_is_violated(network, machine, method)
 
 
+def test_a_bound_for_all_runs_holds_whatever_is_drawn_for_the_inputs():
+    """Inputs below the smallest subnormal number become it or 0, by the place where they stand."""
+    model = nn.Sequential(nn.Linear(2, 3, bias=False)).eval()
+    model[0].weight.data = torch.tensor([[37.7, -39.6], [192.1, 31.5], [-160.7, 108.5]])
+    x = torch.tensor([[7.5e-9, -7.9e-9], [3.8e-8, 6.3e-9]])
+    expected = logits(model, x)
+    certificate = certify(model, x, "fp16", "fp16", "stochastic", "a-priori", seed=5)
+    found = fpsim.run(model, "fp16", "fp16", "stochastic", 5)(x.repeat(40, 1)).detach().double().reshape(40, *expected.shape)
+    assert len({tuple(one.flatten().tolist()) for one in found}) > 3
+    assert all(violations(certificate.bound, one, expected) == [] for one in found)
+
+
 @pytest.mark.exhaustive
 @settings(max_examples=600, deadline=None)
 @given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(sorted(METHODS)))

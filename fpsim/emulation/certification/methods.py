@@ -112,7 +112,7 @@ def _backwards(trace: Trace, policy: Policy, request: Request, confidence: float
 
 
 def _a_priori(trace: Trace, policy: Policy, request: Request) -> Found:
-    box = _box(trace, request)
+    box = _box(trace, policy, request)
     ranges = walk(Library(trace, box=box))
     output = ranges[trace.output]
     assert isinstance(output, Operand)
@@ -123,11 +123,11 @@ def _a_priori(trace: Trace, policy: Policy, request: Request) -> Found:
     return Found(output.value, bound, width, functools.partial(_details, Box(trace, policy, ranges, box)))
 
 
-def _box(trace: Trace, request: Request) -> dict[int, torch.Tensor]:
-    """The half width around each input; empty where it is 0, and the inputs are what they are."""
-    if request.radius is None or not bool((torch.as_tensor(request.radius) > 0).any()):
+def _box(trace: Trace, policy: Policy, request: Request) -> dict[int, torch.Tensor]:
+    """The half width around each input; empty where it is 0 and how the inputs are rounded is known, draws aside."""
+    radius = torch.as_tensor(0.0 if request.radius is None else request.radius, dtype=torch.float64)
+    if policy.rounding is not Rounding.STOCHASTIC and not bool((radius > 0).any()):
         return {}
-    radius = torch.as_tensor(request.radius, dtype=torch.float64)
     return {number: radius.expand(trace.references[number].shape).clone() for number in trace.inputs}
 
 
