@@ -30,6 +30,7 @@ from fpsim._kernels.tiles import (
     TileType,
     Vector,
     data_of,
+    in_pairs,
     larger,
     load_tile,
     smaller,
@@ -96,8 +97,14 @@ class _CountingStep(Step):
         self.sums: list[Vector] = []
 
     def tally(self, place: int, masks: Vector) -> None:
-        for mask in masks.split():
-            self.tallies[place] = mask.counted_in(self.tallies[place].ints()).floats()
+        self.tallies[place] = self._with(place, masks)
+
+    def _with(self, place: int, *masks: Vector) -> Vector:
+        """A tally, one more in the lanes of each mask."""
+        count = self.tallies[place].ints()
+        for mask in (mask for given in masks for mask in given.split()):
+            count = mask.counted_in(count)
+        return count.floats()
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         product = self.arithmetic.leaf(left, right, draw)
@@ -137,11 +144,7 @@ class _CountingStep(Step):
         """Tally the zeros that are rounded: only where some sum is zero is there anything to do."""
 
         def tallied() -> Vector:
-            underflowed = new.compare("==", 0.0) & _is_not_zero(left.again(), right.again(), old)
-            count = self.tallies[UNDERFLOWS].ints()
-            for mask in underflowed.split():
-                count = mask.counted_in(count)
-            return count.floats()
+            return self._with(UNDERFLOWS, new.compare("==", 0.0) & _is_not_zero(left.again(), right.again(), old))
 
         self.tallies[UNDERFLOWS] = unless_all(new.compare("!=", 0.0), self.tallies[UNDERFLOWS], tallied)
 
@@ -160,25 +163,16 @@ class _CountingStep(Step):
         Among numbers that are neither zero nor NaN, whose bits are equal where they are; else with care.
         """
 
-        def counted(*masks: Vector) -> Vector:
-            count = self.tallies[UNCHANGED].ints()
-            for mask in (mask for given in masks for mask in given.split()):
-                count = mask.counted_in(count)
-            return count.floats()
-
         def with_care() -> Vector:
             given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
-            return counted(given & (new.compare("==", left) | new.compare("==", right)))
+            return self._with(UNCHANGED, given & (new.compare("==", left) | new.compare("==", right)))
 
         if self.everything:
             return with_care()
-        doubled = [(x.ints() + x.ints()).split() for x in (left, right)]
-        parts = [part for both in doubled for part in both]
-        while len(parts) > 1:
-            parts = [smaller(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
-        bits = [x.ints() for x in (left, right, new)]
-        usual = counted(*(bits[2].compare("==", bits[i]) for i in (0, 1)))
-        return unless_all(parts[0].compare("!=", 0), usual, with_care)
+        bits, left_bits, right_bits = (x.ints() for x in (new, left, right))
+        least = in_pairs(smaller, (left_bits + left_bits).split() + (right_bits + right_bits).split())  # 0 for either zero
+        usual = self._with(UNCHANGED, bits.compare("==", left_bits), bits.compare("==", right_bits))
+        return unless_all(least.compare("!=", 0), usual, with_care)
 
     def _edges_of_leaf(self, left: Vector, right: Vector, leaf: Vector) -> None:
         given = left.compare("!=", 0.0) & right.compare("!=", 0.0)

@@ -31,6 +31,7 @@ from fpsim._kernels.tiles import (
     TileType,
     Vector,
     data_of,
+    in_pairs,
     index,
     larger,
     load_scalar,
@@ -121,11 +122,9 @@ class Step:
         return self.builder.insert_value(seen, larger(best, self.arithmetic.seen[0]).value, 0)
 
     def _merge(self) -> None:
-        """What was met so far in one register; in pairs, for a chain of them would take longer than what they watch."""
+        """What was met so far in one register: registers are few."""
         found = [vector for powers in self.arithmetic.seen for vector in powers.split()]
-        while len(found) > 1:
-            found = [larger(*found[i : i + 2]) if i + 1 < len(found) else found[i] for i in range(0, len(found), 2)]
-        self.arithmetic.seen = found
+        self.arithmetic.seen = [in_pairs(larger, found)] if found else []
 
     def each(self, apply: Callable[..., Vector], *columns: Sequence[Vector | None]) -> list[Vector]:
         """`apply` on corresponding vectors of a tile, a few at a time."""

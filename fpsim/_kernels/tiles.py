@@ -264,6 +264,13 @@ def smaller(left: Vector, right: Vector) -> Vector:
     return left.compare("<", right).select(left, right)
 
 
+def in_pairs(operation: Callable[[Vector, Vector], Vector], vectors: list[Vector]) -> Vector:
+    """One vector of several, by halves: a chain of operations would take longer."""
+    while len(vectors) > 1:
+        vectors = [operation(*vectors[i : i + 2]) if i + 1 < len(vectors) else vectors[i] for i in range(0, len(vectors), 2)]
+    return vectors[0]
+
+
 def index(value: int) -> ir.Constant:
     return ir.Constant(ir.IntType(64), value)
 
