@@ -84,7 +84,7 @@ def test_works_without_a_home_from_a_read_only_installation(tmp_path):
     assert sorted(site.rglob("*")) == before
     assert done.stdout == "0.0999755859375\n"
     assert "RuntimeWarning" not in done.stderr
-    assert any(scratch.rglob("*.nbi")), "the kernels are kept in a temporary folder of the user"
+    assert any(scratch.rglob("*.kernel")), "the kernels are kept in a temporary folder of the user"
 
 
 def test_works_with_one_warning_where_no_folder_can_be_written(tmp_path):
@@ -103,11 +103,11 @@ def test_works_with_one_warning_where_no_folder_can_be_written(tmp_path):
 def test_a_second_process_finds_the_compiled_kernels(tmp_path):
     env = homeless(ROOT, FPSIM_CACHE_DIR=str(tmp_path))
     python(ROUND_ONCE, env=env)
-    compiled = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")}
+    compiled = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.kernel")}
     start = time.perf_counter()
     python(ROUND_ONCE, env=env)
     assert time.perf_counter() - start < 10
-    assert compiled == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")} != {}
+    assert compiled == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.kernel")} != {}
 
 
 def test_the_command_is_installed_under_its_name():

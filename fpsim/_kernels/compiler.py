@@ -1,89 +1,28 @@
-"""How kernels are compiled and where their machine code is kept.
-
-`kernel` is `numba.njit` with the project's options. The folder of the machine code is named after a digest of every
-source file here, because Numba does not notice when a helper in another file has changed.
-"""
+"""How kernels are compiled: `kernel` is `numba.njit` with the project's options; and the instructions it lacks."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numba
 from llvmlite import ir
 from numba import types
-from numba.core import config
 from numba.extending import intrinsic
 
+from .storage import CACHE_FOLDER, StoredCode
+
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-
-
-def _source_digest() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _candidates() -> Iterator[Path]:
-    for variable in ("FPSIM_CACHE_DIR", "NUMBA_CACHE_DIR"):
-        if os.environ.get(variable):
-            yield Path(os.environ[variable])
-    if os.environ.get("XDG_CACHE_HOME"):
-        yield Path(os.environ["XDG_CACHE_HOME"]) / "fpsim"
-    if os.environ.get("HOME"):
-        yield Path(os.environ["HOME"]) / ".cache" / "fpsim"
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    yield Path(tempfile.gettempdir()) / f"fpsim-{user}"
-
-
-def _usable(folder: Path) -> bool:
-    """Whether files can be written there and nobody else owns it (cached machine code is executed)."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
-    except OSError:
-        return False
-
-
-def _choose_folder() -> str | None:
-    digest = _source_digest()
-    for candidate in _candidates():
-        if _usable(candidate / digest):
-            return str(candidate / digest)
-    warnings.warn(
-        "fpsim found no folder to keep compiled kernels in, so each process compiles them anew (seconds). "
-        "Set FPSIM_CACHE_DIR to a writable folder.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    return None
-
-
-CACHE_FOLDER = _choose_folder()
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a function without the GIL, cached on disk where a folder can be written."""
     if function is None:
         return lambda inner: kernel(inner, **options)
-    settings = {**_OPTIONS, **options}
-    if CACHE_FOLDER is None:
-        return numba.njit(**settings)(function)
-    previous = config.CACHE_DIR
-    config.CACHE_DIR = CACHE_FOLDER  # Numba reads it when it decorates; the user's own kernels keep theirs
-    try:
-        return numba.njit(cache=True, **settings)(function)
-    finally:
-        config.CACHE_DIR = previous
+    compiled = numba.njit(**{**_OPTIONS, **options})(function)
+    if CACHE_FOLDER is not None:
+        compiled._cache = StoredCode(function)
+    return compiled
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -1,0 +1,72 @@
+"""Machine code is found again, and no process is ever given another kernel's."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+VARIANTS = 40
+SCRIPT = """
+import pathlib, sys, time
+from fpsim._kernels.compiler import kernel
+
+def make(number):
+    @kernel
+    def variant(x):
+        return x * 100 + number
+    return variant
+
+def meet(other, step):  # both processes have compiled their variant before either saves it
+    (folder / f"{name}.{step}").touch()
+    while name != other and not (folder / f"{other}.{step}").exists():
+        time.sleep(0)
+
+folder, name, other, order = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3], eval(sys.argv[4])
+for step, number in enumerate(order):
+    variant = make(number)
+    save = variant._cache.save_overload
+    variant._cache.save_overload = lambda *compiled: (meet(other, step), save(*compiled))
+    value = variant(1)
+    print(number, value, sum(variant.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    script = tmp_path / "variants.py"
+    script.write_text(SCRIPT)
+
+    def start(name, other, order):
+        env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(script), str(tmp_path), name, other, repr(list(order))]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+def lines(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return [tuple(map(int, line.split())) for line in output.splitlines()]
+
+
+def test_two_processes_compile_at_once_and_a_third_finds_all(start):
+    processes = {start("a", "b", range(0, VARIANTS, 2)): 0, start("b", "a", range(1, VARIANTS, 2)): 1}
+    for process, first in processes.items():
+        assert lines(process) == [(n, 100 + n, 0) for n in range(first, VARIANTS, 2)]
+    assert lines(start("c", "c", range(VARIANTS))) == [(n, 100 + n, 1) for n in range(VARIANTS)]
+
+
+@pytest.mark.parametrize("damage", ["another kernel's", "cut short", "empty"])
+def test_a_wrong_file_is_not_run(start, tmp_path, damage):
+    lines(start("a", "a", [1, 2]))
+    one, two = (tmp_path / "cache").rglob("*.kernel")
+    if damage == "another kernel's":
+        one.write_bytes(two.read_bytes())
+    else:
+        one.write_bytes(two.read_bytes()[: 40 if damage == "cut short" else 0])
+    assert sorted(lines(start("b", "b", [1, 2]))) in ([(1, 101, 0), (2, 102, 1)], [(1, 101, 1), (2, 102, 0)])
+    assert sorted(lines(start("c", "c", [1, 2]))) == [(1, 101, 1), (2, 102, 1)]
