@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest
@@ -21,15 +19,10 @@ class _CountingJob(Job):
 
     def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, what: int):
         super().__init__(element, shape, depth, rounding, draws)
-        self.what = what
+        self.what: int = what
         self.counts = [0, 0, 0]
         self.largest = 0.0
         self.parent: _CountingJob | None = None
-
-    def _kernel(self, flags: int) -> Any:
-        from fpsim._kernels.counted import make_counted
-
-        return make_counted(self.element, self.tile_rows, self.vectors, self.rounding.code, flags, self.what)
 
     def _part(self, shape: tuple[int, int, int], draws: Draws) -> Job:
         part = _CountingJob("f8", shape, self.depth, self.rounding, draws, self.what)

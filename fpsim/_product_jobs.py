@@ -107,6 +107,7 @@ class Job:
         self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, kind: str = "tree"
     ):
         self.kind = kind
+        self.what: int | None = None  # what the kernel observes (see `_kernels/products.py`)
         self.element, self.dtype = element, np.dtype(element)
         self.rows, self.columns, self.leaves = shape
         self.depth, self.rounding, self.draws = depth, rounding, draws
@@ -121,14 +122,14 @@ class Job:
     def _kernel(self, flags: int) -> Any:
         shape = (self.element, self.tile_rows, self.vectors, self.rounding.code, flags)
         if self.kind == "tree":
-            return _kernels().make_product(*shape)
+            return _kernels().make_product(*shape, *([] if self.what is None else [self.what]))
         from fpsim._kernels.compensated import make_compensated
 
         return make_compensated(*shape, int(self.kind == "neumaier"))
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Further arguments of the kernel; none here."""
-        return ()
+        """Further arguments of the kernel: where it keeps tallies, if at all."""
+        return (out[:0, 0],) if self.kind == "tree" else ()
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         """What becomes of them after a run; nothing here."""

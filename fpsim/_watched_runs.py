@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,11 +33,6 @@ class _WatchingJob(Job):
         super().__init__(element, shape, depth, rounding, draws)
         self.what = what
         self.kept: np.ndarray | None = None
-
-    def _kernel(self, flags: int) -> Any:
-        from fpsim._kernels.counted import make_counted
-
-        return make_counted(self.element, self.tile_rows, self.vectors, self.rounding.code, flags, self.what)
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         if self.kept is None:

@@ -36,7 +36,7 @@ def make_batch(element: str, rows: int, vectors: int, mode: int, flags: int) -> 
             pack_columns(b[pair], right, width)
             product(
                 left, right, out[pair].reshape(-1), leaves, panels, leaves * width, width, 0, groups, columns, program, stack,
-                row, hashes, limit, passed[pair],
+                row, hashes, limit, passed[pair], stack,
             )  # fmt: skip
 
     return batch

@@ -7,7 +7,7 @@ random one run in the same kernel; only the rounding mode, what leaves are, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from fpsim._kernels.sums_rounding import (
     turn_back,
 )
 from fpsim._kernels.tiles import (
+    Stored,
     TileType,
     Vector,
     data_of,
@@ -40,6 +41,7 @@ from fpsim._kernels.tiles import (
     splat,
     store_tile,
     tile_of,
+    tile_places,
     together,
     vectors_of,
     zero_tile,
@@ -47,8 +49,9 @@ from fpsim._kernels.tiles import (
 
 # Instructions of a compiled program: rows of (operation, leaf, count, stride, first node).
 PUSH_ZERO, PUSH_LEAF, ADD, CHAIN = range(4)
-AT_ONCE = 2  # vectors of a tile whose operations alternate
 LEAF_STEPS = 0x80000000  # the rounding of leaf k draws as step 2^31 + k, that of node i as step i
+
+BY_ELEMENT = -1
 
 _MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
 
@@ -81,13 +84,29 @@ def operand_pairs(
 
 
 class Step:
-    """What the four tile operations share: unpacked arguments, and a loop over the vectors of a tile."""
+    """What the tile operations share: unpacked arguments, and a loop over the vectors of a tile."""
+
+    arithmetic_type = Arithmetic
+    at_once = 2  # vectors of a tile whose operations alternate
+    tallies = 0  # vectors that are kept for a tile; BY_ELEMENT: one beside each of its own
 
     def __init__(self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any):
         self.context, self.builder, self.tile = context, builder, tile
         scalars = [builder.extract_value(constants, i) for i in range(LENGTH)]
-        self.arithmetic = Arithmetic(builder, tile.lanes, scalars, mode, flags)
+        self.arithmetic = self.arithmetic_type(builder, tile.lanes, scalars, mode, flags)
         self.stochastic = mode == STOCHASTIC
+
+    def keep(self, tallied: Stored, what: int) -> None:
+        """Where tallies lie, and what is tallied."""
+
+    def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        return self.arithmetic.leaf(left, right, draw)
+
+    def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
+        return self.arithmetic.add(left, right, draw)
+
+    def chain(self, total: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:
+        return self.arithmetic.chain(total, left, right, (draws[0], draws[1]))
 
     def draws(self, hashes: Any, step: Any) -> list[Vector | None]:
         """One draw for each vector of the tile; `hashes` is (array type, array, offset, stride)."""
@@ -126,80 +145,107 @@ class Step:
         found = [vector for powers in self.arithmetic.seen for vector in powers.split()]
         self.arithmetic.seen = [in_pairs(larger, found)] if found else []
 
-    def each(self, apply: Callable[..., Vector], *columns: Sequence[Vector | None]) -> list[Vector]:
-        """`apply` on corresponding vectors of a tile, a few at a time."""
+    def each(
+        self, apply: Callable[..., Vector], *columns: Sequence[Vector | None] | Sequence[Callable[[], Vector]]
+    ) -> list[Vector]:
+        """`apply` on corresponding vectors of a tile, a few at a time; what is to be loaded is loaded when its turn comes."""
         results: list[Vector] = []
-        for start in range(0, self.tile.count, AT_ONCE):
-            parts = [[x for x in column[start : start + AT_ONCE] if x is not None] for column in columns]
+        for start in range(0, self.tile.count, self.at_once):
+            taken = ([x for x in column[start : start + self.at_once] if x is not None] for column in columns)
+            parts = [[x if isinstance(x, Vector) else x() for x in part] for part in taken]
             results += apply(*(together(part) if part else None for part in parts)).split()
             self._merge()
         return results
 
 
+NOTHING = -1
+OBSERVERS: dict[int, type[Step]] = {NOTHING: Step}  # by what they observe; `counted` and `watched` add theirs
+
+
+def _step(context: Any, builder: Any, tile: TileType, codes: tuple[Any, ...], constants: Any, tallied: Any, offset: Any,
+          stride: Any) -> Step:  # fmt: skip
+    """The step of a mode, flags and what is observed; `tallied` is (array type, array)."""
+    mode, flags, what = (code.literal_value for code in codes)
+    step = OBSERVERS[what](context, builder, tile, mode, flags, constants)
+    if step.tallies:
+        by_element = [] if step.tallies != BY_ELEMENT else tile_places(builder, tile, offset, stride)
+        places = by_element or [builder.add(offset, index(i * tile.lanes)) for i in range(step.tallies)]
+        step.keep(Stored(builder, data_of(context, builder, *tallied), places, tile.lanes), what)
+    return step
+
+
 @intrinsic(prefer_literal=True)
 def _leaf_tile(
     typing_context: Any, total: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, constants: Any,
-    hashes: Any, place: Any, stride: Any, step: Any, mode: Any, flags: Any,
+    hashes: Any, place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, what: Any,
 ) -> Any:  # fmt: skip
     """(leaf, seen)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        work = Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[6])
+        _, _, _, a_start, _, b_start, row, _, first, step_stride, number, _, tally_start, *_ = arguments
+        work = _step(
+            context, builder, total, (mode, flags, what), row, (tallied, arguments[11]), tally_start, step_stride
+        )
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
-        pairs = work.operands(a_data, arguments[3], b_data, arguments[5])
-        draws = work.draws((hashes, arguments[7], arguments[8], arguments[9]), arguments[10])
-        vectors = work.each(work.arithmetic.leaf, *zip(*pairs, strict=True), draws)
+        pairs = work.operands(a_data, a_start, b_data, b_start)
+        draws = work.draws((hashes, arguments[7], first, step_stride), number)
+        vectors = work.each(work.leaf, *zip(*pairs, strict=True), draws)
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 
-    given = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, step, mode, flags)
-    return types.Tuple([total, seen])(*given), generate
+    given = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, step, tallied, tally)
+    return types.Tuple([total, seen])(*given, mode, flags, what), generate
 
 
 @intrinsic(prefer_literal=True)
-def _add_tiles(
-    typing_context: Any, left: Any, right: Any, seen: Any, constants: Any, hashes: Any, place: Any, stride: Any,
-    step: Any, mode: Any, flags: Any,
+def _add_tile(
+    typing_context: Any, right: Any, seen: Any, stack: Any, left: Any, width: Any, constants: Any, hashes: Any,
+    place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, what: Any,
 ) -> Any:  # fmt: skip
-    """(rounded(left + right), seen)."""
+    """(rounded(left + right), seen), with left at that place of the stack."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        work = Step(context, builder, left, mode.literal_value, flags.literal_value, arguments[3])
-        draws = work.draws((hashes, arguments[4], arguments[5], arguments[6]), arguments[7])
-        lefts, rights = (vectors_of(builder, arguments[i], left.count) for i in (0, 1))
-        vectors = work.each(work.arithmetic.add, lefts, rights, draws)
-        result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[2])]
+        _, _, _, start, row_length, row, _, first, step_stride, number, _, tally_start, *_ = arguments
+        work = _step(
+            context, builder, right, (mode, flags, what), row, (tallied, arguments[10]), tally_start, step_stride
+        )
+        draws = work.draws((hashes, arguments[6], first, step_stride), number)
+        data = data_of(context, builder, stack, arguments[2])
+        lefts = [
+            partial(load_vector, builder, data, at, right.lanes) for at in tile_places(builder, right, start, row_length)
+        ]
+        vectors = work.each(work.add, lefts, vectors_of(builder, arguments[0], right.count), draws)
+        result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 
-    given = (left, right, seen, constants, hashes, place, stride, step, mode, flags)
-    return types.Tuple([left, seen])(*given), generate
+    given = (right, seen, stack, left, width, constants, hashes, place, stride, step, tallied, tally, mode, flags, what)
+    return types.Tuple([right, seen])(*given), generate
 
 
 @intrinsic(prefer_literal=True)
 def chain_tile(
     typing_context: Any, total: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, constants: Any,
-    hashes: Any, place: Any, stride: Any, leaf_step: Any, step: Any, mode: Any, flags: Any,
+    hashes: Any, place: Any, stride: Any, leaf_step: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any,
+    what: Any,
 ) -> Any:  # fmt: skip
     """(rounded(total + leaf), seen)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        work = Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[6])
+        _, _, _, a_start, _, b_start, row, _, first, step_stride, leaf_number, number, _, tally_start, *_ = arguments
+        work = _step(
+            context, builder, total, (mode, flags, what), row, (tallied, arguments[12]), tally_start, step_stride
+        )
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
-        pairs = work.operands(a_data, arguments[3], b_data, arguments[5])
-        where = (hashes, arguments[7], arguments[8], arguments[9])
-        leaf_draws = work.draws(where, arguments[10])
-        draws = work.draws(where, arguments[11])
+        pairs = work.operands(a_data, a_start, b_data, b_start)
+        where = (hashes, arguments[7], first, step_stride)
+        leaf_draws, draws = work.draws(where, leaf_number), work.draws(where, number)
         totals = vectors_of(builder, arguments[0], total.count)
-
-        def chain(total: Vector, left: Vector, right: Vector, *both: Vector | None) -> Vector:
-            return work.arithmetic.chain(total, left, right, (both[0], both[1]))
-
-        vectors = work.each(chain, totals, *zip(*pairs, strict=True), leaf_draws, draws)
+        vectors = work.each(work.chain, totals, *zip(*pairs, strict=True), leaf_draws, draws)
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 
-    given = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step, mode, flags)
-    return types.Tuple([total, seen])(*given), generate
+    given = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step, tallied, tally)
+    return types.Tuple([total, seen])(*given, mode, flags, what), generate
 
 
 @intrinsic
@@ -218,25 +264,26 @@ def largest_lane(typing_context: Any, seen: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def make_product(element: str, rows: int, vectors: int, mode: int, flags: int) -> Any:
-    """The kernel for one carrier ("f4" or "f8"), tile, mode and set of flags.
+def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, what: int = NOTHING) -> Any:
+    """The kernel for one carrier ("f4" or "f8"), tile, mode and set of flags that observes `what`.
 
     Its arguments: a, b, out (flat), leaves, panels, b's strides from panel to panel and from k to k, the range of row
     groups, out's row stride, the program, a stack of tiles, the row of constants, hashes laid out as out (stochastic),
-    the limit on magnitudes, and an array (panel, group) that receives 1 where the limit was passed.
+    the limit on magnitudes, an array (panel, group) that receives 1 where the limit was passed, and a flat array for
+    tallies: vectors of each tile in the order of `passed`, or a number for each element, laid out as out.
     """
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
-    return kernel(_body(kind, rows, vectors, mode, flags, lanes))
-
-
-def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int) -> Any:
     width = vectors * lanes
     size = rows * width
     track = flags & (TRACK | TRACK_SUMS)
+    kept = OBSERVERS[what].tallies
+    by_element = kept == BY_ELEMENT
+    kept_rows, kept_vectors = (rows, vectors) if by_element else (1, kept)
 
+    @kernel
     def product(
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
-        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any,
+        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any, tallied: Any,
     ) -> None:  # fmt: skip
         previous = turn(mode, flags)
         constants = constants_of(row)
@@ -245,6 +292,9 @@ def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int)
                 a_start = group * leaves * rows
                 b_start = panel * panel_stride
                 place = group * rows * out_stride + panel * width
+                tally = place if by_element else (panel * passed.shape[1] + group) * kept * lanes
+                if kept:
+                    store_tile(zero_tile(kind, kept_rows, kept_vectors), tallied, tally, out_stride)
                 top = zero_tile(kind, rows, vectors)
                 seen = zero_tile(kind, 1, 1)
                 height = 0
@@ -261,7 +311,7 @@ def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int)
                         for _ in range(count):
                             top, seen = chain_tile(
                                 top, seen, a, a_offset, b, b_offset, constants, hashes, place, out_stride, leaf_step,
-                                node, mode, flags,
+                                node, tallied, tally, mode, flags, what,
                             )  # fmt: skip
                             a_offset += stride * rows
                             b_offset += stride * leaf_stride
@@ -269,9 +319,9 @@ def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int)
                             node += 1
                     elif operation == ADD:
                         height -= 1
-                        left = load_tile(top, stack, (height - 1) * size, width)
-                        top, seen = _add_tiles(
-                            left, top, seen, constants, hashes, place, out_stride, node, mode, flags
+                        top, seen = _add_tile(
+                            top, seen, stack, (height - 1) * size, width, constants, hashes, place, out_stride, node,
+                            tallied, tally, mode, flags, what,
                         )  # fmt: skip
                     else:
                         if height > 0:
@@ -280,7 +330,7 @@ def _body(kind: Any, rows: int, vectors: int, mode: int, flags: int, lanes: int)
                         if operation == PUSH_LEAF:
                             top, seen = _leaf_tile(
                                 top, seen, a, a_start + leaf * rows, b, b_start + leaf * leaf_stride, constants, hashes,
-                                place, out_stride, leaf + LEAF_STEPS, mode, flags,
+                                place, out_stride, leaf + LEAF_STEPS, tallied, tally, mode, flags, what,
                             )  # fmt: skip
                         else:
                             top = zero_tile(kind, rows, vectors)
@@ -370,9 +420,8 @@ def make_add(mode: int, flags: int) -> Any:
         constants = constants_of(row)
         like = zero_tile(np.float64, 1, 1)
         for i in range(0, x.size, 8):
-            left = load_tile(like, x, i, 0)
             right = load_tile(like, y, i, 0)
-            total, _ = _add_tiles(left, right, like, constants, hashes, i, 0, node, mode, flags)
+            total, _ = _add_tile(right, like, x, i, 0, constants, hashes, i, 0, node, x, 0, mode, flags, NOTHING)
             store_tile(total, x, i, 0)
         turn_back(previous, mode, flags)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fpsim._kernels.compiler import kernel, prefer_wide_vectors, prefetch
-from fpsim._kernels.products import LEAF_STEPS, chain_tile, largest_lane
+from fpsim._kernels.products import LEAF_STEPS, NOTHING, chain_tile, largest_lane
 from fpsim._kernels.sums_rounding import TRACK, TRACK_SUMS, constants_of, turn, turn_back
 from fpsim._kernels.tiles import load_tile, store_tile, zero_tile
 from fpsim._kernels.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
@@ -69,7 +69,7 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
                             prefetch(matrix, start + line // _LINES * stride + at_once + line % _LINES * step)
                         top, seen = chain_tile(
                             top, seen, row, low + k, buffer, k * width, constants, no_draws, 0, 0, low + k + LEAF_STEPS,
-                            low + k, mode, flags,
+                            low + k, no_draws, 0, mode, flags, NOTHING,
                         )  # fmt: skip
                     store_tile(top, out, panel * width, 0)
                     if track and not largest_lane(seen) < limit:
@@ -86,7 +86,7 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
                             prefetch(matrix, k * stride + (panel + 4) * width + place)
                         top, seen = chain_tile(
                             top, seen, row, k, matrix, k * stride + panel * width, constants, no_draws, 0, 0,
-                            k + LEAF_STEPS, k, mode, flags,
+                            k + LEAF_STEPS, k, no_draws, 0, mode, flags, NOTHING,
                         )  # fmt: skip
                     store_tile(top, out, panel * width, 0)
                     if track and not largest_lane(seen) < limit:

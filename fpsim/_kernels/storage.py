@@ -20,6 +20,7 @@ from typing import Any
 import numba
 from numba.core import config
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 
@@ -108,6 +109,11 @@ class StoredCode(FunctionCache):
         finally:
             config.CACHE_DIR = previous
         self._cache_file = _Files(Path(self._cache_path), self._impl.filename_base)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Without first importing all that Numba can compile calls of, as its own does: code that is there needs none of it."""
+        rtsys.initialize(target_context)
+        return self._load_overload(sig, target_context)
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return numba.__version__, super()._index_key(sig, codegen)

@@ -195,10 +195,10 @@ class Vector:
         kind = ir.VectorType(ir.FloatType(), self.lanes)
         return self._each(lambda value: self.builder.fptrunc(value, kind))
 
-    def counted_in(self, numbers: Vector) -> Vector:
-        """Integers, one more in the lanes of this mask."""
-        kind = numbers.type
-        return self._each(lambda mask, number: self.builder.sub(number, self.builder.sext(mask, kind)), numbers)
+    def numbers(self) -> Vector:
+        """-1 in the lanes of this mask, else 0: integers as wide as what was compared."""
+        kind = ir.VectorType(ir.IntType(REGISTER_BITS // self.lanes), self.lanes)
+        return self._each(lambda mask: self.builder.sext(mask, kind))
 
     def unsigned_to_double(self) -> Vector:
         kind = ir.VectorType(ir.DoubleType(), self.lanes)
@@ -235,6 +235,12 @@ def _any_unset(masks: Vector) -> Any:
     function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.x86.avx.movmsk.{suffix}.256")
     bits = builder.call(function, [builder.bitcast(every.value, register)])
     return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 2 ** (masks.lanes // 2) - 1))
+
+
+def if_some_unset(fine: Vector, do: Callable[[], None]) -> None:
+    """What `do` builds, in a branch held unlikely, where some lane of some mask is not set."""
+    with fine.builder.if_then(_any_unset(fine), likely=False):
+        do()
 
 
 def unless_all(fine: Vector, values: Vector, otherwise: Callable[[], Vector]) -> Vector:
@@ -336,12 +342,26 @@ def zero_tile(typing_context: Any, element: Any, rows: Any, vectors: Any) -> Any
     return tile(element, rows, vectors), generate
 
 
-def _tile_places(builder: Any, tile: TileType, offset: Any, stride: Any) -> list[Any]:
+def tile_places(builder: Any, tile: TileType, offset: Any, stride: Any) -> list[Any]:
     return [
         builder.add(builder.add(offset, builder.mul(stride, index(row))), index(vector * tile.lanes))
         for row in range(tile.rows)
         for vector in range(tile.vectors)
     ]
+
+
+class Stored:
+    """Some vectors of an array, read and written where they lie: registers are few."""
+
+    def __init__(self, builder: Any, data: Any, places: list[Any], lanes: int):
+        self._builder, self._data, self._places, self._lanes = builder, data, places, lanes
+
+    def __getitem__(self, position: int) -> Vector:
+        return load_vector(self._builder, self._data, self._places[position], self._lanes)
+
+    def __setitem__(self, position: int, vector: Vector) -> None:
+        pointer = vector_pointer(self._builder, self._data, self._places[position], self._lanes)
+        self._builder.store(vector.value, pointer).align = 4
 
 
 @intrinsic
@@ -351,7 +371,7 @@ def store_tile(typing_context: Any, tile: Any, array: Any, offset: Any, stride: 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = data_of(context, builder, array, arguments[1])
         values = vectors_of(builder, arguments[0], tile.count)
-        for vector, place in zip(values, _tile_places(builder, tile, arguments[2], arguments[3]), strict=True):
+        for vector, place in zip(values, tile_places(builder, tile, arguments[2], arguments[3]), strict=True):
             builder.store(vector.value, vector_pointer(builder, data, place, tile.lanes)).align = 4
         return context.get_dummy_value()
 
@@ -364,7 +384,7 @@ def load_tile(typing_context: Any, like: Any, array: Any, offset: Any, stride: A
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = data_of(context, builder, array, arguments[1])
-        places = _tile_places(builder, like, arguments[2], arguments[3])
+        places = tile_places(builder, like, arguments[2], arguments[3])
         vectors = [load_vector(builder, data, place, like.lanes) for place in places]
         return tile_of(builder, context.get_value_type(like), vectors)
 

@@ -7,11 +7,9 @@ where it may be inexact. A result of `max_finite` and above counts as infinite: 
 
 from __future__ import annotations
 
-from typing import Any
-
-from fpsim._kernels.products import Step
+from fpsim._kernels.products import BY_ELEMENT, OBSERVERS, Step
 from fpsim._kernels.sums_rounding import LOWEST, MAX_FINITE
-from fpsim._kernels.tiles import EXPONENT, TileType, Vector, larger, splat, tile_of, vectors_of
+from fpsim._kernels.tiles import EXPONENT, Stored, Vector, larger, splat
 
 # What is kept: sums of ufp, or of its squares; for leaves that are exact or not (then they count too).
 MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES = range(2, 6)
@@ -20,11 +18,10 @@ MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES = range(2, 6)
 class WatchingStep(Step):
     """The operations of a tile, and one sum for each of its elements."""
 
-    def __init__(
-        self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any, kept: Any, what: int
-    ):
-        super().__init__(context, builder, tile, mode, flags, constants)
-        self.kept = vectors_of(builder, kept, tile.count)
+    tallies = BY_ELEMENT
+
+    def keep(self, tallied: Stored, what: int) -> None:
+        self.kept = tallied
         self.squares = what in (SQUARES, SQUARES_EXACT_LEAVES)
         self.exact_leaves = what in (MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)
         self.place = 0
@@ -72,7 +69,5 @@ class WatchingStep(Step):
         self._keep(new, self._cost(new, not values), (left, right) if values else None)
         return new
 
-    def results(self, signature: Any, tile: Any, vectors: list[Vector], seen: Any, kept: Any) -> Any:
-        values = [tile_of(self.builder, tile.type, vectors), self.tracked(seen), tile_of(self.builder, kept.type, self.kept)]
-        return self.context.make_tuple(self.builder, signature.return_type, values)
 
+OBSERVERS.update(dict.fromkeys((MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES), WatchingStep))
