@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim._kernels.compiler import as_float, int_or, int_xor, kernel, prefer_wide_vectors
-from fpsim._kernels.rounding import BLOCK, NEAREST_EVEN, ONE, load, round_bits
+from fpsim._kernels.compiler import (
+    as_float,
+    int_and,
+    int_or,
+    int_sub,
+    int_xor,
+    kernel,
+    prefer_wide_vectors,
+    shift_left,
+)
+from fpsim._kernels.rounding import (
+    BLOCK,
+    DROPPED,
+    MAX_FINITE,
+    NEAREST_EVEN,
+    ONE,
+    SIGN,
+    SMALL_BELOW,
+    load,
+    round_bits,
+)
 
 
 def make_are_values(plain: bool) -> Any:
     """The kernel `(bits, row) -> bool` over flat arrays: whether rounding to nearest even changes no number but NaNs.
 
-    Signs of zeros do not count: a format without -0 has 0, which is equal.
+    Signs of zeros do not count: a format without -0 has 0, which is equal. Blocks of zeros and normal numbers, as most are,
+    are known by the bits that the format does not have: `plain` formats have all numbers in between that lack those.
     """
 
     @kernel
@@ -21,6 +41,16 @@ def make_are_values(plain: bool) -> Any:
         zero = int_xor(c[ONE], c[ONE])
         for start in range(0, bits.size, BLOCK):
             block = bits[start : start + BLOCK]
+            if plain:
+                dropped = int_sub(shift_left(c[ONE], c[DROPPED]), c[ONE])
+                lost, largest, smallest = zero, zero, c[MAX_FINITE]
+                for i in range(block.size):
+                    magnitude = int_and(block[i], int_xor(c[SIGN], int_sub(zero, c[ONE])))
+                    lost = int_or(lost, int_and(magnitude, dropped))
+                    largest = max(largest, magnitude)
+                    smallest = min(smallest, magnitude if magnitude != zero else c[MAX_FINITE])
+                if lost == zero and largest <= c[MAX_FINITE] and smallest >= c[SMALL_BELOW]:
+                    continue
             changed = zero
             for i in range(block.size):
                 given = as_float(block[i])
