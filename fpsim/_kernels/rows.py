@@ -19,7 +19,8 @@ from fpsim._kernels.tiles import load_tile, store_tile, zero_tile
 from fpsim._kernels.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
 _TERMS = 8  # read at a time where rows of the matrix lie along memory: few, so that memory is read in long runs
-_LINES = 8  # of each column that lies along memory: while they are added the next are fetched
+_LINES = 8  # of each column that lies along memory are asked for in a row, while those before are added
+_TOGETHER = 4  # of them transposed before they are added, so that all stay in the nearest cache
 
 
 @lru_cache(maxsize=128)
@@ -35,7 +36,8 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
     itemsize = np.dtype(kind).itemsize
     side, step = TILE_BYTES // itemsize, LINE_BYTES // itemsize
     track = flags & (TRACK | TRACK_SUMS)
-    at_once = _LINES * step if along_columns else _TERMS
+    at_once = _TOGETHER * step if along_columns else _TERMS
+    asked = _LINES * step
 
     @kernel
     def row_product(
@@ -50,30 +52,34 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
         buffer = np.zeros(at_once * width, row.dtype)
         if along_columns:
             for panel in range(first, last):
-                store_tile(like, out, panel * width, 0)
                 used = min(columns - panel * width, width)
+                full = used // side * side
                 buffer[:] = 0
+                top, seen = like, zero_tile(kind, 1, 1)
                 for low in range(0, leaves, at_once):
                     high = min(low + at_once, leaves)
                     start = panel * width * stride + low
-                    full, whole = used // side * side, (high - low) // side * side
+                    whole = (high - low) // side * side
                     for column in range(0, full, side):
                         for k in range(0, whole, side):
                             transpose_tile(matrix, start + column * stride + k, stride, buffer, k * width + column, width)
-                    for column in range(used):
-                        for k in range(whole if column < full else 0, high - low):
-                            buffer[k * width + column] = matrix[start + column * stride + k]
-                    top, seen = load_tile(like, out, panel * width, 0), zero_tile(kind, 1, 1)
+                    if full < used or whole < high - low:
+                        for column in range(used):
+                            for k in range(whole if column < full else 0, high - low):
+                                buffer[k * width + column] = matrix[start + column * stride + k]
+                    ahead = panel * width * stride + low // asked * asked + asked
+                    line = low % asked * (width // step)
                     for k in range(high - low):
-                        for line in range(k * (width // step), (k + 1) * (width // step)):
-                            prefetch(matrix, start + line // _LINES * stride + at_once + line % _LINES * step)
+                        for _ in range(width // step):
+                            prefetch(matrix, ahead + line // _LINES * stride + line % _LINES * step)
+                            line += 1
                         top, seen = chain_tile(
                             top, seen, row, low + k, buffer, k * width, constants, no_draws, 0, 0, low + k + LEAF_STEPS,
                             low + k, no_draws, 0, mode, flags, NOTHING,
                         )  # fmt: skip
-                    store_tile(top, out, panel * width, 0)
-                    if track and not largest_lane(seen) < limit:
-                        passed[panel] = 1
+                store_tile(top, out, panel * width, 0)
+                if track and not largest_lane(seen) < limit:
+                    passed[panel] = 1
         else:
             for panel in range(first, last):
                 store_tile(like, out, panel * width, 0)
