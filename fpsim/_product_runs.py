@@ -14,7 +14,7 @@ from fpsim import threads
 from fpsim._node_runs import node_product
 from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest, pack_columns, pack_rows
 from fpsim._product_plans import Scheme, careful_scheme, growth, is_like, program, require_arithmetic, scheme
-from fpsim._row_runs import can_read, panels_in, row_chain
+from fpsim._row_runs import can_read, row_chain
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import Tree
@@ -143,7 +143,7 @@ def _products(
         return
     chosen, bound = known or plan(tree, operand, target, rounding, exact_products)
     if rows == 1 and b.size > _CHUNK // 16 and tree.is_one_chain and can_read(a, b, rounding, chosen):
-        yield _row_product(a, b, operand, target, rounding, tree, exact_products, draws, programs, chosen)
+        yield _row_product(a, b, target, rounding, tree, exact_products, draws, programs, chosen)
         return
     if rows <= 4 and columns > 128 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:
         # Packed a little at a time: fresh memory by the dozen megabytes costs more than the arithmetic.
@@ -168,23 +168,16 @@ def _products(
 
 
 def _row_product(
-    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
-    draws: Draws, programs: list[np.ndarray], chosen: Scheme,
+    a: np.ndarray, b: np.ndarray, target: Format, rounding: Rounding, tree: Tree, exact_products: bool, draws: Draws,
+    programs: list[np.ndarray], chosen: Scheme,
 ) -> np.ndarray:  # fmt: skip
-    """One row along one chain: columns in whole panels as they lie, the others as any product."""
-    leaves, columns = b.shape
-    whole = panels_in(b, chosen)
-    out = np.empty((1, columns), dtype=chosen.dtype)
-    if whole:
-        flags = choose_flags(chosen, inf, target, rounding, tree, a, [], 1)
-        out[:, :whole], passed = row_chain(a, b[:, :whole], chosen, flags, rounding)
-        if passed:
-            job = Job(chosen.element, (1, whole, leaves), tree.depth + 1, rounding, draws)
-            job.passed = passed
-            job.redo(a, b[:, :whole], programs[0], careful_scheme(target, rounding, exact_products), out)
-    if whole < columns:
-        rest = _products(a, b[:, whole:], operand, target, rounding, tree, exact_products, draws, programs)
-        out[:, whole:] = next(rest)
+    """One row along one chain, with the matrix read as it lies."""
+    flags = choose_flags(chosen, inf, target, rounding, tree, a, [], 1)
+    out, passed = row_chain(a, b, chosen, flags, rounding)
+    if passed:
+        job = Job(chosen.element, (1, b.shape[1], b.shape[0]), tree.depth + 1, rounding, draws)
+        job.passed = passed
+        job.redo(a, b, programs[0], careful_scheme(target, rounding, exact_products), out)
     return out
 
 

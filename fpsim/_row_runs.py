@@ -14,28 +14,20 @@ _VECTORS = {False: 4, True: 2}  # of a panel, by whether columns lie along memor
 
 def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -> bool:
     """Whether the kernel takes a (1, k) and b (k, n): of its carrier, rows or columns of b along memory, no draws, and
-    at least one panel.
+    rows of at least one panel.
     """
     size = chosen.dtype.itemsize
     along = a.strides[1] == size and size in b.strides
     regular = all(stride >= 0 and stride % size == 0 for stride in b.strides)
     fits = a.dtype == chosen.dtype == b.dtype and along and regular
-    return fits and rounding is not Rounding.STOCHASTIC and panels_in(b, chosen) > 0
-
-
-def panels_in(b: np.ndarray, chosen: Scheme) -> int:
-    """How many of b's columns `row_chain` takes: whole panels where they lie by rows."""
-    width = _VECTORS[False] * LANES[chosen.element]
-    return b.shape[1] if b.strides[1] != b.itemsize else b.shape[1] // width * width
+    whole = b.strides[1] != size or b.shape[1] >= _VECTORS[False] * LANES[chosen.element]
+    return fits and rounding is not Rounding.STOCHASTIC and b.size > 0 and whole
 
 
 def row_chain(
     a: np.ndarray, b: np.ndarray, chosen: Scheme, flags: int, rounding: Rounding
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
-    """a @ b, a chain from +0 in ascending k, and the row and column ranges whose magnitudes reached the limit.
-
-    b has the columns that `panels_in` takes.
-    """
+    """a @ b, a chain from +0 in ascending k, and the row and column ranges whose magnitudes reached the limit."""
     from fpsim._kernels.rows import make_row_product
 
     leaves, columns = b.shape
@@ -55,5 +47,8 @@ def row_chain(
         function(row, matrix, stride, leaves, columns, out, first, last, chosen.row, limit, passed)
 
     threads.run(task, threads.parts(panels, leaves * columns))
-    beyond = [(0, panel * width, 1, width) for panel, is_beyond in enumerate(passed.tobytes()) if is_beyond]
+    if not along_columns:
+        out[columns - width : columns] = out[-width:]
+    starts = (panel * width if along_columns else min(panel * width, columns - width) for panel in range(panels))
+    beyond = [(0, start, 1, width) for start, is_beyond in zip(starts, passed.tobytes(), strict=True) if is_beyond]
     return out[None, :columns], beyond

@@ -517,7 +517,7 @@ def test_addend_and_bias_join_after_the_sum() -> None:
 
 
 def test_infinities_and_nan_anywhere_are_found() -> None:
-    """Also in the columns that are packed apart when a row vector reads its operand in place."""
+    """Also in the columns that two panels share when a row vector reads its operand in place."""
     a, b = (x.astype(np.float32) for x in half_operands(300, 0.1))
     for row, column, value in ((0, 299, NAN), (7, 3, INF), (299, 299, -INF), (0, 0, NAN)):
         spoiled = b.copy()

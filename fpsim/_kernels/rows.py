@@ -29,8 +29,8 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
 
     Its arguments: the row, the matrix (flat), its stride from term to term or, with `along_columns`, from column to column,
     how many terms there are and columns it has, out (flat, whole panels), the range of panels, the row of constants, the
-    limit on magnitudes, and an array (panel) that receives 1 where the limit was passed. Without `along_columns` columns
-    beyond the last whole panel are not read.
+    limit on magnitudes, and an array (panel) that receives 1 where the limit was passed. Without `along_columns` the last
+    panel is that of the last columns, some of which may be another's too.
     """
     kind, width = (np.float32, vectors * 16) if element == "f4" else (np.float64, vectors * 8)
     itemsize = np.dtype(kind).itemsize
@@ -86,13 +86,14 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
             for low in range(0, leaves, at_once):
                 high = min(low + at_once, leaves)
                 for panel in range(first, last):
+                    place = min(panel * width, columns - width)
                     top, seen = load_tile(like, out, panel * width, 0), zero_tile(kind, 1, 1)
                     for k in range(low, high):
-                        for place in range(0, width, step):
-                            prefetch(matrix, k * stride + (panel + 4) * width + place)
+                        for line in range(0, width, step):
+                            prefetch(matrix, k * stride + place + 4 * width + line)
                         top, seen = chain_tile(
-                            top, seen, row, k, matrix, k * stride + panel * width, constants, no_draws, 0, 0,
-                            k + LEAF_STEPS, k, no_draws, 0, mode, flags, NOTHING,
+                            top, seen, row, k, matrix, k * stride + place, constants, no_draws, 0, 0, k + LEAF_STEPS, k,
+                            no_draws, 0, mode, flags, NOTHING,
                         )  # fmt: skip
                     store_tile(top, out, panel * width, 0)
                     if track and not largest_lane(seen) < limit:
