@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from fpsim.emulation.certification.followed import can_follow, follow
-from fpsim.emulation.certification.slopes import upwards
+from fpsim.emulation.certification.single import SINGLE_FROM, product_above
+from fpsim.emulation.certification.slopes import raised, upwards
 from fpsim.emulation.certification.table import INSIDE, Call, Products, Row
 from fpsim.emulation.policy import Policy
 from fpsim.formats import Format
@@ -17,6 +18,7 @@ from fpsim.rounding import Rounding
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
 from fpsim.theory.roundings import RoundingBound, rounding_bound
 
+_SLIGHT = 2.0**-4  # bounds of accumulation are looser by this share of others at most, rather than followed
 _SHOWING = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.STOCHASTIC)
 
 
@@ -40,11 +42,11 @@ class Machine:
 
     `run` says that the emulated results are those of a recorded run (`call.emulated`), so that an overflow shows; else
     they are any within the operands' ranges, and `call.result` bounds their magnitudes before the last rounding. `squares`
-    asks for the parts of `Own` that probabilistic bounds need.
+    asks for the parts of `Own` that probabilistic bounds need, `quick` for bounds by magnitudes where they are little looser.
     """
 
-    def __init__(self, policy: Policy, run: bool, squares: bool = False):
-        self.policy, self.run, self.squares = policy, run, squares
+    def __init__(self, policy: Policy, run: bool, squares: bool = False, quick: bool = False):
+        self.policy, self.run, self.squares, self.quick = policy, run, squares, quick
         self.visible = run and shows_overflow(policy.fmt, policy.rounding)
 
     def parts(self, call: Call, row: Row) -> Own | None:
@@ -54,7 +56,7 @@ class Machine:
         policy = self.policy
         if self.run and row.products is not None:
             sums = row.products(call)
-            if can_follow(policy, sums):
+            if can_follow(policy, sums) and not (self.quick and self._hardly_adds(sums)):
                 assert call.emulated is not None
                 found = follow(policy, sums, call.emulated, self.squares)
                 return Own(*found)
@@ -65,17 +67,30 @@ class Machine:
             assert row.products is not None
             inner, store = self._accumulated(call, row.products(call))
         stored = self._stored(call, store, inner)
-        total = stored if inner is None else upwards(stored + inner)
+        total = stored if inner is None else raised(stored + inner)
+        if not self.squares:
+            return Own(total, total, total)
         return Own(total, total if inner is None else inner + 0 * total, stored**2)
+
+    def _hardly_adds(self, sums: Products) -> bool:
+        """Whether the accumulator's bound by magnitudes alone is small beside what the operands' own roundings come to.
+
+        Following every partial sum, several times the work, then finds next to nothing.
+        """
+        policy = self.policy
+        if policy.accumulator.kind != "tree":
+            return False
+        bound = self._bound(sums)
+        return not bound.zero_below and bound.relative <= rounding_bound(policy.fmt, policy.rounding).relative * _SLIGHT
 
     def _accumulated(self, call: Call, sums: Products) -> tuple[torch.Tensor, RoundingBound]:
         """The error up to the last rounding by the terms' magnitudes alone, and the bound of that rounding."""
         policy = self.policy
         bound = self._bound(sums)
-        magnitudes = upwards(sums.magnitudes())
+        magnitudes = raised(self._magnitudes(sums))
         held = bound.format or policy.fmt
         visible = self.visible and self._accumulator_shows(held)
-        error = _error(bound, magnitudes, visible)
+        error = _of(bound, magnitudes, visible)
         if bound.zero_below:
             error = error + _flushed(sums, bound.zero_below)
         store = rounding_bound(policy.fmt, policy.rounding, held=bound.format)
@@ -87,6 +102,10 @@ class Machine:
             last = _of(kept, upwards(magnitudes / sums.divisor + error), visible)
             error = upwards(error + last)
         return error, store
+
+    @staticmethod
+    def _magnitudes(sums: Products) -> torch.Tensor:
+        return sums.magnitudes(product_above if sums.terms >= SINGLE_FROM else None)
 
     def _bound(self, sums: Products) -> AccumulationBound:
         policy = self.policy
@@ -119,21 +138,25 @@ class Machine:
         size = result.abs()
         # |round(t) - t| <= v |t| + a, and |t| <= (|round(t)| + a) / (1 - v)
         share = store.relative / (1 - store.relative) if store.relative < 1 else math.inf
-        found = upwards(size * share + store.absolute / (1 - min(store.relative, 0.5)))
+        found = raised((size * share).add_(store.absolute / (1 - min(store.relative, 0.5))))
+        if _all_below(size, self.policy.fmt.max_finite):
+            return found
         lost = ~torch.isfinite(result)
         if not self.visible:
             lost = lost | (size >= self.policy.fmt.max_finite)
         return torch.where(lost, torch.inf, found)
 
 
-def _error(bound: AccumulationBound, magnitudes: torch.Tensor, visible: bool) -> torch.Tensor:
-    found = upwards(magnitudes * bound.relative) + bound.absolute
-    return upwards(found if visible else torch.where(magnitudes <= bound.largest, found, torch.inf))
+def _of(bound: AccumulationBound | RoundingBound, magnitudes: torch.Tensor, visible: bool) -> torch.Tensor:
+    """The bound for these magnitudes; inf where they may overflow unseen."""
+    found = raised(raised(magnitudes * bound.relative).add_(bound.absolute))
+    if visible or _all_below(magnitudes, bound.largest):
+        return found
+    return torch.where(magnitudes <= bound.largest, found, torch.inf)
 
 
-def _of(bound: RoundingBound, magnitudes: torch.Tensor, visible: bool) -> torch.Tensor:
-    found = upwards(magnitudes * bound.relative) + bound.absolute
-    return upwards(found if visible else torch.where(magnitudes <= bound.largest, found, torch.inf))
+def _all_below(sizes: torch.Tensor, limit: float) -> bool:
+    return sizes.numel() == 0 or bool(sizes.max() < limit)  # a NaN is the largest
 
 
 def _flushed(sums: Products, zero_below: float) -> torch.Tensor:

@@ -148,7 +148,7 @@ class Running(Pass):
 
     def __init__(self, trace: Trace, policy: Policy):
         super().__init__(trace)
-        self.machine = Machine(policy, run=True)
+        self.machine = Machine(policy, run=True, quick=True)
 
     def visit(self, call: Call, row: Row, number: int) -> Operand:
         """As everywhere; where numbers only move, bounds move with them."""

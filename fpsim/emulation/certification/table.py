@@ -117,10 +117,10 @@ class Products:
     norm: Callable[[torch.Tensor], float] | None = None
     reach: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
 
-    def magnitudes(self) -> torch.Tensor:
-        """Above the sum of the magnitudes of all terms, the addend's included."""
-        a, b = self.factors
-        total = upwards(self.multiply(a.magnitude, b.magnitude), self.terms)
+    def magnitudes(self, above: Callable[[Products, torch.Tensor, torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
+        """Above the sum of the magnitudes of all terms, the addend's included; `above(self, a, b)` bounds their product."""
+        a, b = (factor.magnitude for factor in self.factors)
+        total = upwards(self.multiply(a, b), self.terms) if above is None else above(self, a, b)
         return total if self.addend is None else upwards(total + self.spread_addend(self.addend.magnitude))
 
 
