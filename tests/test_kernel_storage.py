@@ -42,14 +42,14 @@ def start(tmp_path):
     def start(name, other, order):
         env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(script), str(tmp_path), name, other, repr(list(order))]
-        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
 
 
 def lines(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     return [tuple(map(int, line.split())) for line in output.splitlines()]
 
 
@@ -70,3 +70,14 @@ def test_a_wrong_file_is_not_run(start, tmp_path, damage):
         one.write_bytes(two.read_bytes()[: 40 if damage == "cut short" else 0])
     assert sorted(lines(start("b", "b", [1, 2]))) in ([(1, 101, 0), (2, 102, 1)], [(1, 101, 1), (2, 102, 0)])
     assert sorted(lines(start("c", "c", [1, 2]))) == [(1, 101, 1), (2, 102, 1)]
+
+
+def test_a_full_disk_is_said_and_the_kernel_runs(start, tmp_path):
+    script = tmp_path / "variants.py"
+    full = "import os\ndef full(*paths): raise OSError(28, 'No space left on device')\nos.replace = full\n"
+    script.write_text(full + SCRIPT)
+    process = start("a", "a", [1])
+    output, errors = process.communicate(timeout=300)
+    assert output.split() == ["1", "101", "0"]
+    assert "RuntimeWarning: fpsim could not keep a compiled kernel: [Errno 28] No space left on device" in errors
+    assert not [path for path in (tmp_path / "cache").rglob("variants*") if path.is_file()]

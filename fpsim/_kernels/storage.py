@@ -12,6 +12,7 @@ import hashlib
 import os
 import pickle
 import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,11 +84,12 @@ class _Files:
 
     def save(self, key: Any, data: Any) -> None:
         path = self._path(key)
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}")
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=path.name, delete=False) as file:
-                pickle.dump((key, dumps(data)), file)
-            os.replace(file.name, path)  # whole or not at all
+            temporary.write_bytes(pickle.dumps((key, dumps(data))))
+            os.replace(temporary, path)  # whole or not at all
         except OSError as error:
+            temporary.unlink(missing_ok=True)
             warnings.warn(f"fpsim could not keep a compiled kernel: {error}", RuntimeWarning, stacklevel=2)
 
     def load(self, key: Any) -> Any:

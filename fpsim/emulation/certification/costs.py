@@ -75,7 +75,7 @@ class Machine:
     def _hardly_adds(self, sums: Products) -> bool:
         """Whether the accumulator's bound by magnitudes alone is small beside what the operands' own roundings come to.
 
-        Following every partial sum, several times the work, then finds next to nothing.
+        Following every partial sum takes several times the work.
         """
         policy = self.policy
         if policy.accumulator.kind != "tree":
