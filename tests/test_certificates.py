@@ -15,7 +15,9 @@ from torch import nn
 import fpsim
 from fpsim.emulation.certification import certify, costs, forward, products, single, table
 from fpsim.emulation.certification.methods import METHODS
+from fpsim.emulation.certification.normalization import Rows
 from fpsim.emulation.certification.norms import convolution_norm, matrix_norm
+from fpsim.emulation.certification.segments import normal_between
 from fpsim.emulation.certification.slopes import Operand, Slope
 from fpsim.emulation.certification.trace import Ref, record
 from fpsim.theory import accumulations, units
@@ -594,3 +596,43 @@ def test_inputs_together_and_apart_have_one_certificate():
 def test_exact_numbers_of_the_oracle():
     assert number(0.1) != number(1) / 10
     assert logits(seeded(0, nn.ReLU()), torch.tensor([[-1.0, 2.0]])).tolist() == [[0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("large", "moved", "entry"),
+    [((1,), 1, (5, 5)), ((1,), 5, (5, 1)), ((0, 1, 2), 2, (0, 1))],
+    ids=["the inverse deviation", "the centered row", "the factor of the outer product"],
+)
+def test_the_slope_between_normalized_rows_holds_where_one_radius_dominates(large, moved, entry):
+    """y^ - y = S (x^ - x): the exact point is `reference` but for one element, which lies anywhere within its radius."""
+    size, eps, delta = 16, 1e-5, 1e-4
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.zeros(1, size, dtype=torch.float64)
+    reference[0, list(large)] = 1.0
+    emulated = reference + 1e-6 * torch.randn(1, size, generator=generator, dtype=torch.float64)
+    radius = torch.zeros_like(reference)
+    radius[0, moved] = delta
+    slope = normal_between(
+        Rows(Operand(emulated, emulated), (1, size), eps), Rows(Operand(reference, reference, radius), (1, size), eps),
+        torch.ones((), dtype=torch.float64),
+    )  # fmt: skip
+    assert slope is not None and slope.radius is not None
+    units_of = torch.eye(size).double()[:, None]
+    center, slack = (torch.stack([part(unit)[0] for unit in units_of], 1) for part in (slope.center, slope.radius))
+
+    def parts(x):
+        centered = x - x.mean()
+        return centered, 1 / torch.sqrt(centered.square().mean() + eps)
+
+    reached = 0.0
+    for sign in (-1, 1):
+        exact = reference[0] + sign * radius[0]
+        (first, s_first), (second, s_second) = parts(emulated[0]), parts(exact)
+        s, c = (s_first + s_second) / 2, (first + second) / 2
+        flat = torch.eye(size).double() - 1 / size
+        matrix = s * flat - (s_first * s_second) ** 2 / s * torch.outer(c, c) / size
+        assert torch.allclose(matrix @ (emulated[0] - exact), first * s_first - second * s_second, rtol=0, atol=1e-12)
+        error = (matrix - center).abs()
+        assert bool((error <= slack + 1e-12).all())
+        reached = max(reached, float(error[entry] / slack[entry]))
+    assert reached > 0.1
