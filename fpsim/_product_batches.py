@@ -42,7 +42,7 @@ def batched_tree_products(
     limit = chosen.dtype.type(chosen.limit)
 
     def task(first: int, last: int) -> None:
-        function(a, b, out, job.depth, first, last, known.programs[0], chosen.row, limit, passed)
+        function(a, b, out, job.depth, first, last, known.programs[0], chosen.row, limit, passed, out)
 
     threads.run(task, threads.parts(pairs, out.size * max(1, leaves)))
     again = np.flatnonzero(passed.reshape(pairs, -1).any(axis=1)) if passed.any() else ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fpsim import threads
 from fpsim._product_jobs import Draws, Job, Panels
 from fpsim._product_plans import Scheme, careful_scheme, constants, scheme
 from fpsim.accumulation.trees import Tree
@@ -49,8 +50,6 @@ def watched_products(
     With `squares` the sum of ufp^2. It is infinite where a result overflowed or may have saturated. `exact_leaves` leaves
     out the roundings of products, which are known to be exact.
     """
-    from fpsim._kernels.watched import MAGNITUDES, MAGNITUDES_EXACT_LEAVES, SQUARES, SQUARES_EXACT_LEAVES
-
     (rows, leaves), columns = a.shape, b.shape[1]
     how = (operand, target, rounding, tree, exact_products, exact_leaves, squares)
     if columns < 32 and rows > columns:
@@ -58,8 +57,7 @@ def watched_products(
         for part in watched_products(b.T, a.T, *how, swapped, programs):
             yield Watched(part.product.T, part.kept.T, part.excess)
         return
-    kinds = (MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)
-    what = kinds[squares + 2 * (exact_leaves or exact_products)]
+    what = _what(squares, exact_leaves or exact_products)
     chosen, flags = _scheme(operand, target, rounding, tree, exact_products, squares)
     shape, depth = (rows, columns, leaves), tree.depth + 1
     for lines in programs:
@@ -72,8 +70,52 @@ def watched_products(
             if not job.passed:
                 break
         assert found is not None and job.kept is not None
-        unit = 2.0**-23 if job.element == "f4" else 2.0**-52
-        yield Watched(found, job.kept[:rows, :columns], (2 * leaves + 8) * unit)
+        yield Watched(found, job.kept[:rows, :columns], _excess(leaves, job.element))
+
+
+def watched_stack(
+    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
+    exact_leaves: bool, squares: bool, lines: np.ndarray,
+) -> Watched | None:  # fmt: skip
+    """`watched_products` of stacks (n, i, k) and (n, k, j) along one program, in one call of a kernel.
+
+    None where something overflowed, draws are asked for or operands are not of the kernel's carrier: then one by one.
+    """
+    (pairs, rows, leaves), columns = a.shape, b.shape[2]
+    if columns < 32 and rows > columns:
+        how = (operand, target, rounding, tree, exact_products, exact_leaves, squares, lines)
+        found = watched_stack(b.swapaxes(1, 2), a.swapaxes(1, 2), *how)
+        return found and Watched(found.product.swapaxes(1, 2), found.kept.swapaxes(1, 2), found.excess)
+    chosen, flags = _scheme(operand, target, rounding, tree, exact_products, squares)
+    if rounding is Rounding.STOCHASTIC or not a.dtype == b.dtype == chosen.dtype:
+        return None
+    from fpsim._kernels.batches import make_batch
+
+    what = _what(squares, exact_leaves or exact_products)
+    job = Job(chosen.element, (rows, columns, leaves), tree.depth + 1, rounding, Draws())
+    function = make_batch(chosen.element, job.tile_rows, job.vectors, rounding.code, flags, what)
+    panels = -(-columns // job.width)
+    out, kept = (np.empty((pairs, job.groups * job.tile_rows, panels * job.width), chosen.dtype) for _ in range(2))
+    passed = np.zeros((pairs, panels, job.groups), np.uint8)
+    limit = chosen.dtype.type(chosen.limit)
+
+    def task(first: int, last: int) -> None:
+        function(a, b, out, job.depth, first, last, lines, chosen.row, limit, passed, kept)
+
+    threads.run(task, threads.parts(pairs, out.size * max(1, leaves)))
+    if passed.any():
+        return None
+    return Watched(out[:, :rows, :columns], kept[:, :rows, :columns], _excess(leaves, chosen.element))
+
+
+def _what(squares: bool, exact_leaves: bool) -> int:
+    from fpsim._kernels.watched import MAGNITUDES, MAGNITUDES_EXACT_LEAVES, SQUARES, SQUARES_EXACT_LEAVES
+
+    return (MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)[squares + 2 * exact_leaves]
+
+
+def _excess(leaves: int, element: str) -> float:
+    return (2 * leaves + 8) * (2.0**-23 if element == "f4" else 2.0**-52)
 
 
 def _scheme(

@@ -12,10 +12,10 @@ import fpsim
 from fpsim import bounds
 from fpsim._product_jobs import Draws
 from fpsim._product_plans import program
-from fpsim._watched_runs import watched_products
+from fpsim._watched_runs import watched_products, watched_stack
 from fpsim.accumulation import get_accumulator
 from fpsim.formats import get_format
-from fpsim.rounding import get_rounding
+from fpsim.rounding import Rounding, get_rounding
 from tests.hard_sums import KINDS, exact_sums, hard_operands
 from tests.test_bounds import cases, made, unconfirmed
 
@@ -274,3 +274,41 @@ def test_the_bias_of_draws_is_added():
     )
     height = 256  # a product's rounding and 255 additions
     assert with_bias - without >= height * 2.0**-32 * 2 * FP16.unit_roundoff
+
+
+@pytest.mark.parametrize("squares", [False, True])
+@pytest.mark.parametrize(
+    "shapes", [((6, 32, 16), (6, 16, 32)), ((3, 7, 20), (3, 20, 5)), ((2, 1, 9), (2, 9, 40)), ((0, 4, 3), (0, 3, 33))]
+)
+@pytest.mark.parametrize(
+    ("accumulate", "mode"),
+    [("fp16", "nearest-even"), ("fp16:pairwise", "toward-zero"), ("fp16:fma", "down"), ("fp32", "nearest-even")],
+)
+def test_a_stack_is_watched_as_its_matrices_are(accumulate, mode, shapes, squares):
+    fmt, accumulator, rounding = fpsim.get_format("fp16"), get_accumulator(accumulate), Rounding(mode)
+    generator = np.random.default_rng(0)
+    a, b = (fpsim.round(generator.standard_normal(shape).astype(np.float32), "fp16") for shape in shapes)
+    tree = accumulator.order(a.shape[2])
+    how = (fmt, accumulator.format, rounding, tree, accumulator.products != "rounded", False, squares)
+    stack = watched_stack(a, b, *how, program(tree))
+    own = [next(watched_products(*pair, *how, Draws(), [program(tree)])) for pair in zip(a, b, strict=True)]
+    if stack is None:  # float64 is the kernel's carrier here
+        assert not own or own[0].product.dtype == np.float64
+        return
+    assert stack.product.shape == stack.kept.shape == (*a.shape[:2], b.shape[2])
+    for i, one in enumerate(own):
+        assert one.excess == stack.excess
+        assert np.array_equal(one.product, stack.product[i]) and np.array_equal(one.kept, stack.kept[i])
+
+
+def test_a_stack_with_an_overflow_is_left_to_its_matrices():
+    a = np.full((2, 8, 64), 1.0, np.float32)
+    b = np.full((2, 64, 32), 2048.0, np.float32)
+    b[0] = 1.0
+    out, bound = fpsim.matmul(a, b, fmt="fp16", accumulate="fp16", error_bound=True)
+    assert np.isinf(out[1]).all() and np.isinf(bound[1]).all() and np.isfinite(bound[0]).all()
+    tree = get_accumulator("fp16").order(64)
+    fp16 = fpsim.get_format("fp16")
+    how = (fp16, fp16, Rounding("nearest-even"), tree, False, False, False)
+    assert watched_stack(a, b, *how, program(tree)) is None
+    assert watched_stack(a[:1], b[:1], *how, program(tree)) is not None

@@ -20,7 +20,7 @@ import numpy as np
 from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import is_like, program
 from fpsim._product_runs import promoted_programs
-from fpsim._watched_runs import Watched, watched_products
+from fpsim._watched_runs import Watched, watched_products, watched_stack
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
 from fpsim.formats import FP32, FP64, Format
@@ -188,11 +188,15 @@ def _tree_error(sums: Sums) -> np.ndarray:
         programs = promoted_programs(sums.terms, accumulator.order.parameters[0])
     squares = sums.confidence is not None
     narrow_sum, wide_sum, excess = np.zeros(sums.shape), np.zeros(sums.shape), 0.0
-    for place in np.ndindex(sums.shape[:-2]):
-        parts = watched_products(
-            sums.a[place], sums.b[place], sums.fmt, held, rounding, tree, accumulator.products != "rounded", leaves.exact,
-            squares, sums.draws, programs,
-        )  # fmt: skip
+    how = (sums.fmt, held, rounding, tree, accumulator.products != "rounded", leaves.exact, squares)
+    stack = None
+    if sums.a.ndim > 2 and wide is None:
+        stack = watched_stack(_in_line(sums.a), _in_line(sums.b), *how, programs[0])
+    if stack is not None:
+        narrow_sum += stack.kept.reshape(sums.shape)
+        excess = stack.excess
+    for place in np.ndindex(sums.shape[:-2]) if stack is None else ():
+        parts = watched_products(sums.a[place], sums.b[place], *how, sums.draws, programs)
         with np.errstate(over="ignore"):
             excess = max(excess, _kept(sums, programs, parts, narrow_sum[place], wide_sum[place]))
     # At most as many roundings, and additions of what they cost.
@@ -208,6 +212,11 @@ def _tree_error(sums: Sums) -> np.ndarray:
         return deviation(stages, rounding, count, sums.confidence) + certain
     error = sum(inflated(kept, count, factor * float(unit(fmt, rounding))) for fmt, kept, factor in sums_of)
     return np.asarray(error + certain if certain else error)
+
+
+def _in_line(x: np.ndarray) -> np.ndarray:
+    """Matrices of a stack one after the other."""
+    return x.reshape(-1, *x.shape[-2:])
 
 
 def _kept(
