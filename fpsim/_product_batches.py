@@ -6,6 +6,7 @@ import numpy as np
 
 from fpsim import threads
 from fpsim._product_jobs import Draws, Job, Panels
+from fpsim._product_plans import Scheme
 from fpsim._product_runs import choose_flags, prepare
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.formats import Format
@@ -33,20 +34,31 @@ def batched_tree_products(
     extent = Panels(_elements(b), 0, 0, 0, columns)
     # What one pair calls for serves all: flags say what is looked after, and never change what comes out.
     flags = choose_flags(chosen, bound * leaves, accumulator.format, rounding, known.tree, _elements(a), [extent], rows)
+    out, _, passed = run_pairs(job, a, b, known.programs[0], chosen, flags)
+    again = np.flatnonzero(passed.reshape(pairs, -1).any(axis=1)) if passed.any() else ()
+    return out, [int(pair) for pair in again]
+
+
+def run_pairs(
+    job: Job, a: np.ndarray, b: np.ndarray, lines: np.ndarray, chosen: Scheme, flags: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`job.run` for each pair of (n, i, k) and (n, k, j): products, what was observed of each of their elements (where the
+    job observes that), and (n, panel, group) 1 where magnitudes reached the limit. Nothing is drawn."""
     from fpsim._kernels.batches import make_batch
 
-    function = make_batch(chosen.element, job.tile_rows, job.vectors, rounding.code, flags)
-    panels = -(-columns // job.width)
+    shape = (chosen.element, job.tile_rows, job.vectors, job.rounding.code, flags)
+    function = make_batch(*shape) if job.what is None else make_batch(*shape, job.what)
+    pairs, panels = len(a), -(-job.columns // job.width)
     out = np.empty((pairs, job.groups * job.tile_rows, panels * job.width), chosen.dtype)
+    kept = out if job.what is None else np.empty_like(out)
     passed = np.zeros((pairs, panels, job.groups), np.uint8)
     limit = chosen.dtype.type(chosen.limit)
 
     def task(first: int, last: int) -> None:
-        function(a, b, out, job.depth, first, last, known.programs[0], chosen.row, limit, passed, out)
+        function(a, b, out, job.depth, first, last, lines, chosen.row, limit, passed, kept)
 
-    threads.run(task, threads.parts(pairs, out.size * max(1, leaves)))
-    again = np.flatnonzero(passed.reshape(pairs, -1).any(axis=1)) if passed.any() else ()
-    return out[:, :rows, :columns], [int(pair) for pair in again]
+    threads.run(task, threads.parts(pairs, out.size * max(1, job.leaves)))
+    return out[:, : job.rows, : job.columns], kept[:, : job.rows, : job.columns], passed
 
 
 def _elements(x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fpsim import threads
+from fpsim._product_batches import run_pairs
 from fpsim._product_jobs import Draws, Job, Panels
 from fpsim._product_plans import Scheme, careful_scheme, constants, scheme
 from fpsim.accumulation.trees import Tree
@@ -81,7 +81,7 @@ def watched_stack(
 
     None where something overflowed, draws are asked for or operands are not of the kernel's carrier: then one by one.
     """
-    (pairs, rows, leaves), columns = a.shape, b.shape[2]
+    (_, rows, leaves), columns = a.shape, b.shape[2]
     if columns < 32 and rows > columns:
         how = (operand, target, rounding, tree, exact_products, exact_leaves, squares, lines)
         found = watched_stack(b.swapaxes(1, 2), a.swapaxes(1, 2), *how)
@@ -89,23 +89,10 @@ def watched_stack(
     chosen, flags = _scheme(operand, target, rounding, tree, exact_products, squares)
     if rounding is Rounding.STOCHASTIC or not a.dtype == b.dtype == chosen.dtype:
         return None
-    from fpsim._kernels.batches import make_batch
-
     what = _what(squares, exact_leaves or exact_products)
-    job = Job(chosen.element, (rows, columns, leaves), tree.depth + 1, rounding, Draws())
-    function = make_batch(chosen.element, job.tile_rows, job.vectors, rounding.code, flags, what)
-    panels = -(-columns // job.width)
-    out, kept = (np.empty((pairs, job.groups * job.tile_rows, panels * job.width), chosen.dtype) for _ in range(2))
-    passed = np.zeros((pairs, panels, job.groups), np.uint8)
-    limit = chosen.dtype.type(chosen.limit)
-
-    def task(first: int, last: int) -> None:
-        function(a, b, out, job.depth, first, last, lines, chosen.row, limit, passed, kept)
-
-    threads.run(task, threads.parts(pairs, out.size * max(1, leaves)))
-    if passed.any():
-        return None
-    return Watched(out[:, :rows, :columns], kept[:, :rows, :columns], _excess(leaves, chosen.element))
+    job = _WatchingJob(chosen.element, (rows, columns, leaves), tree.depth + 1, rounding, Draws(), what)
+    out, kept, passed = run_pairs(job, a, b, lines, chosen, flags)
+    return None if passed.any() else Watched(out, kept, _excess(leaves, chosen.element))
 
 
 def _what(squares: bool, exact_leaves: bool) -> int:

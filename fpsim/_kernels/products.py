@@ -49,9 +49,10 @@ from fpsim._kernels.tiles import (
 
 # Instructions of a compiled program: rows of (operation, leaf, count, stride, first node).
 PUSH_ZERO, PUSH_LEAF, ADD, CHAIN = range(4)
+NOTHING = -1  # of what a kernel may observe
+BY_ELEMENT = -1  # a tally for each element of a tile, in the place of a number of vectors
+AT_ONCE = 2  # vectors of a tile whose operations alternate
 LEAF_STEPS = 0x80000000  # the rounding of leaf k draws as step 2^31 + k, that of node i as step i
-
-BY_ELEMENT = -1
 
 _MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
 
@@ -87,8 +88,7 @@ class Step:
     """What the tile operations share: unpacked arguments, and a loop over the vectors of a tile."""
 
     arithmetic_type = Arithmetic
-    at_once = 2  # vectors of a tile whose operations alternate
-    tallies = 0  # vectors that are kept for a tile; BY_ELEMENT: one beside each of its own
+    tallies = 0  # vectors that are kept for a tile, or BY_ELEMENT
 
     def __init__(self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any):
         self.context, self.builder, self.tile = context, builder, tile
@@ -150,15 +150,14 @@ class Step:
     ) -> list[Vector]:
         """`apply` on corresponding vectors of a tile, a few at a time; what is to be loaded is loaded when its turn comes."""
         results: list[Vector] = []
-        for start in range(0, self.tile.count, self.at_once):
-            taken = ([x for x in column[start : start + self.at_once] if x is not None] for column in columns)
+        for start in range(0, self.tile.count, AT_ONCE):
+            taken = ([x for x in column[start : start + AT_ONCE] if x is not None] for column in columns)
             parts = [[x if isinstance(x, Vector) else x() for x in part] for part in taken]
             results += apply(*(together(part) if part else None for part in parts)).split()
             self._merge()
         return results
 
 
-NOTHING = -1
 OBSERVERS: dict[int, type[Step]] = {NOTHING: Step}  # by what they observe; `counted` and `watched` add theirs
 
 

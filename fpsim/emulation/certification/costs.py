@@ -54,18 +54,16 @@ class Machine:
         if row.kind == "exact":
             return None
         policy = self.policy
-        if self.run and row.products is not None:
-            sums = row.products(call)
-            if can_follow(policy, sums) and not (self.quick and self._hardly_adds(sums)):
-                assert call.emulated is not None
-                found = follow(policy, sums, call.emulated, self.squares)
-                return Own(*found)
+        sums = None if row.products is None else row.products(call)
+        if self.run and sums is not None and can_follow(policy, sums) and not (self.quick and self._hardly_adds(sums)):
+            assert call.emulated is not None
+            return Own(*follow(policy, sums, call.emulated, self.squares))
         store = rounding_bound(policy.fmt, policy.rounding)
         if row.kind == "rounded":
             inner = row.cost(call, INSIDE)
         else:
-            assert row.products is not None
-            inner, store = self._accumulated(call, row.products(call))
+            assert sums is not None
+            inner, store = self._accumulated(call, sums)
         stored = self._stored(call, store, inner)
         total = stored if inner is None else raised(stored + inner)
         if not self.squares:
@@ -87,7 +85,7 @@ class Machine:
         """The error up to the last rounding by the terms' magnitudes alone, and the bound of that rounding."""
         policy = self.policy
         bound = self._bound(sums)
-        magnitudes = raised(self._magnitudes(sums))
+        magnitudes = raised(sums.magnitudes(product_above if sums.terms >= SINGLE_FROM else None))
         held = bound.format or policy.fmt
         visible = self.visible and self._accumulator_shows(held)
         error = _of(bound, magnitudes, visible)
@@ -102,10 +100,6 @@ class Machine:
             last = _of(kept, upwards(magnitudes / sums.divisor + error), visible)
             error = upwards(error + last)
         return error, store
-
-    @staticmethod
-    def _magnitudes(sums: Products) -> torch.Tensor:
-        return sums.magnitudes(product_above if sums.terms >= SINGLE_FROM else None)
 
     def _bound(self, sums: Products) -> AccumulationBound:
         policy = self.policy
