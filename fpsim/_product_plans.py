@@ -96,7 +96,7 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
     gives no midpoint.
     """
     from fpsim._kernels.directions import HAS_DIRECTIONS
-    from fpsim._kernels.tiles import HAS_FMA
+    from fpsim._kernels.processor import HAS_FMA
 
     p, quantum = target.precision, target.emin - target.precision + 1
     if target.flush or rounding is Rounding.STOCHASTIC or operand.emax > 127 or target.emax > 127 or operand.precision > 24:
@@ -131,8 +131,8 @@ def _adds_exactly(operand: Format, target: Format) -> bool:
 def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
     from fpsim._kernels.directions import HAS_DIRECTIONS
+    from fpsim._kernels.processor import HAS_FMA
     from fpsim._kernels.sums_rounding import BY_BITS, EXACT_PRODUCTS, EXACT_SUMS, NATIVE
-    from fpsim._kernels.tiles import HAS_FMA
 
     exact = EXACT_PRODUCTS if exact_products else 0
     no_limit = float("inf")

@@ -16,8 +16,8 @@ from fpsim.accumulation import Accumulator
 from fpsim.cli import main as cli
 from fpsim.emulation.replay import crosscheck_model
 from fpsim.emulation.replay.calls import Call
-from fpsim.emulation.replay.candidates import Trees
 from fpsim.emulation.replay.differences import compare
+from fpsim.emulation.replay.revealed import Orders
 from fpsim.hardware import product
 from fpsim.recorder import Bundle, instructions, load, masks, record, recording, suite
 from fpsim.recorder.calls import CallRecorder
@@ -28,7 +28,7 @@ RECORDINGS = Path(__file__).parent / "recordings"
 pytestmark = pytest.mark.filterwarnings("ignore::fpsim.hardware.UnconfirmedUnit")
 
 
-# Recordings of a processor (AMD Zen 3, AVX2, F16C, no AVX-512), with oneDNN's and MKL's kernels.
+# Recordings of processors with oneDNN's and MKL's kernels: AMD Zen 3 (AVX2, F16C, no AVX-512), Zen 5 (AVX-512, AVX512-BF16).
 
 
 def differing(name):
@@ -40,7 +40,7 @@ def differing(name):
 
 def test_recordings_are_small():
     paths = sorted(RECORDINGS.glob("*.npz"))
-    assert len(paths) >= 4 and all(path.stat().st_size <= 1 << 20 for path in paths)
+    assert len(paths) >= 6 and all(path.stat().st_size <= 1 << 20 for path in paths)
 
 
 def test_recorded_conversions():
@@ -70,7 +70,7 @@ def test_recorded_products():
     assert {row.fit for (dtype, _), row in rows.items() if dtype == "bfloat16"} == {"fp32:lanes(4):fma"}
     assert rows["float32", "24 x 96 x 16"].fit == "fp32:fma"
     assert everything.without_tree == [
-        "float32 [5, 1000, 7]: the elements add in several orders; the tree is that of the first one"
+        "mm float32 [5, 1000, 7]: the elements add in several orders; the tree is that of the first one"
     ]
 
 
@@ -78,10 +78,10 @@ def test_recorded_products():
 def test_revealed_trees_give_recorded_products(dtype):
     """The tree that masks reveal, and nothing else, gives every bit of the product of its shape."""
     read = load(RECORDINGS / "zen3_products.npz")
-    trees, whole = Trees.of_bundle(read), list(read.records)
-    right = []
-    for (_, kind, shape), tree in trees.found.items():
-        if kind != dtype or shape == (5, 1000, 7):
+    whole, right = list(read.records), []
+    for revealed in Orders.of_bundle(read).found.values():
+        shape, tree = revealed.shape, revealed.tree
+        if revealed.dtype != dtype or shape == (5, 1000, 7):
             continue
         read.records = [item for item in whole if item["op"] == "aten.mm.default" and item["kind"] == "call"]
         read.records = [item for item in read.records if (Call(read, item).dtype, Call(read, item).shape) == (dtype, shape)]
@@ -93,6 +93,31 @@ def test_revealed_trees_give_recorded_products(dtype):
         assert [row.equal for row in found.rows] == [True], (shape, str(found.rows[0].first))
         right.append(shape)
     assert len(right) >= 6
+
+
+@pytest.mark.parametrize("name, count", [("zen5_products_halves", 24), ("zen5_products_float32", 12)])
+def test_every_recorded_product_of_a_processor_with_avx512_bf16(name, count):
+    """Matrices and vectors in float16, bfloat16 (through VDPBF16PS) and float32, all bits, with each element's own order."""
+    found, everything = differing(name)
+    assert not found and len(everything.rows) == count and not everything.without_tree
+    assert "avx512_bf16" in everything.environment["processor"]["instructions"]
+    several = {(item.op.split(".")[1], item.dtype): item.orders for item in everything.masks if len(item.trees) > 1}
+    if name == "zen5_products_float32":  # MKL adds otherwise below the diagonal of four rows, and in the last row
+        assert set(several) == {("mm", "float32"), ("mv", "float32")}
+        assert np.array_equal(several["mm", "float32"], np.pad(np.tri(4, 4, -1), ((0, 1), (0, 3))))
+        assert several["mv", "float32"].ravel().tolist() == [0] * 32 + [1]
+    else:
+        fits = {row.fit for row in everything.rows if row.op == "aten.mm.default" and row.dtype == "float16"}
+        assert fits == {"fp32:lanes(4)"}
+
+
+def test_products_through_the_bfloat16_instruction():
+    """The unit alone, without a tree that masks revealed, gives every bit of the long sums that oneDNN does not cut."""
+    read = load(RECORDINGS / "zen5_products_halves.npz")
+    read.records = [item for item in read.records if item["kind"] == "call" and item["op"] == "aten.mm.default"]
+    rows = fpsim.crosscheck(read, accumulate="avx512_bf16").rows
+    equal = {row.shape for row in rows if row.dtype == "bfloat16" and row.equal}
+    assert equal >= {"33 x 100 x 17", "64 x 64 x 64", "32 x 512 x 32"}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -184,18 +209,72 @@ def test_masks_of_a_simulated_machine_give_its_tree(short_suite, tmp_path, machi
         record(tmp_path / "a.npz", "cpu", ["masks"])
     found = fpsim.crosscheck(tmp_path / "a.npz")
     assert not found.without_tree
-    mine = {shape[1]: tree for _, dtype, shape, tree in found.masks if dtype == "float16"}
-    assert set(mine) == {16, 40}
+    own = [item for item in found.masks if item.dtype == "float16"]
+    mine = {item.shape[1]: item.tree for item in own if item.op == "aten.mm.default"}
+    assert set(mine) == {16, 40} and all(len(item.trees) == 1 for item in own)
+    vectors = {item.op: item.shape for item in own if item.op != "aten.mm.default"}
+    assert vectors == {"aten.mv.default": (33, 100, 1), "aten.dot.default": (1, 100, 1)}
     for terms, nested in trees.items():
         wanted = fpsim.Tree.from_nested(nested) if nested is not None else fpsim.get_accumulator(machine)(terms)
         assert mine[terms] == wanted.canonical()
 
 
+def test_elements_that_add_in_several_orders(short_suite, tmp_path, monkeypatch):
+    """A library that gives the last rows and columns of a product to another kernel."""
+    orders = ["fp32", "fp32:lanes(4)", "fp32:pairwise"]
+
+    def product_in_parts(a, b):
+        parts = []
+        for accumulate in orders:
+            with fpsim.emulate(fmt="native", accumulate=accumulate):
+                parts.append(torch.mm(a, b))
+        found, where = parts[0].clone(), np.zeros(found_shape := parts[0].shape, int)
+        where[found_shape[0] // 2 :], where[:, -1] = 1, 2
+        for number in (1, 2):
+            place = torch.from_numpy(where == number)
+            found[place] = parts[number][place]
+        product_in_parts.where = where
+        return found
+
+    monkeypatch.setitem(masks.MULTIPLY, "aten.mm.default", product_in_parts)
+    monkeypatch.setattr(masks, "SHAPES", ((8, 40, 4),))
+    bundle = record(tmp_path / "masks.npz", "cpu", ["masks"])
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 20).half(), torch.randn(20, 4).half()
+    a, b = torch.cat([x, x], 1), torch.cat([y, -y])  # sums of nothing but rounding errors
+    with recording(tmp_path / "calls.npz"):
+        torch.mm(a, b)
+    calls = with_results(load(tmp_path / "calls.npz"), [product_in_parts(a, b)])
+    (revealed,) = (item for item in fpsim.crosscheck(bundle).masks if item.op == "aten.mm.default")
+    trees = [fpsim.get_accumulator(name)(40).canonical() for name in orders]
+    number = {0: trees.index(revealed.trees[0]), 1: trees.index(revealed.trees[1]), 2: trees.index(revealed.trees[2])}
+    assert sorted(number.values()) == [0, 1, 2]
+    assert np.array_equal(np.vectorize(number.get)(revealed.orders), product_in_parts.where)
+    calls.records += [item for item in bundle.records if item["kind"] == "masks" and item["op"] == "aten.mm.default"]
+    for item in calls.records:  # the tables of one file, in the other
+        for key in ("survivors", "orders") if item["kind"] == "masks" else ():
+            item[key] = calls.add_tensor(*bundle.tensors[item[key]])
+        if item["kind"] == "masks":
+            item["others"] = [calls.add_tensor(*bundle.tensors[which]) for which in item["others"]]
+    (row,) = fpsim.crosscheck(calls).rows
+    assert row.equal and row.fit.startswith("revealed tree,") and not fpsim.crosscheck(calls, accumulate="fp32").equal
+
+
+def test_tables_that_do_not_fit_their_product_are_refused():
+    bundle = load(RECORDINGS / "zen5_products_float32.npz")
+    bundle.records = [item for item in bundle.records if item["kind"] == "masks" and "others" in item]
+    assert len(bundle.records) == 2
+    for item in bundle.records:
+        item["others"] = item["others"][1:]
+    assert all("the tables do not fit the shape" in reason for reason in fpsim.crosscheck(bundle).without_tree)
+
+
 def with_results(bundle, results):
-    """The bundle with other results of its calls, in order; float32."""
+    """The bundle with other results of its calls, in order."""
     for item, result in zip(bundle.records, results, strict=True):
-        shape = tuple(result.shape)
-        number = bundle.add_tensor("float32", shape, (shape[1], 1), np.ascontiguousarray(result).view(np.uint32).reshape(-1))
+        shape, values = tuple(result.shape), np.ascontiguousarray(result)
+        bits = values.view(f"u{values.itemsize}").reshape(-1)
+        number = bundle.add_tensor(values.dtype.name, shape, (shape[1], 1), bits)
         item["result"] = {"tensor": number}
     return bundle
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fpsim._kernels.processor import FEATURES, IS_X86
 from fpsim._kernels.tiles import SIGN, Vector
 
 DOWNWARD, UPWARD, INWARD = 9, 10, 11  # as AVX-512 encodes them, exceptions suppressed
 
-_EMBEDDED = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
-_HAS_REGISTER = llvmlite.binding.get_process_triple().startswith("x86_64") and not _EMBEDDED
+_EMBEDDED = "avx512f" in FEATURES
+_HAS_REGISTER = IS_X86 and not _EMBEDDED
 HAS_DIRECTIONS = _EMBEDDED or _HAS_REGISTER
 
 # The register's field in MXCSR (Intel SDM, volume 1, section 10.2.3): bits 13 and 14, which AVX-512's codes end in too.

@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
+from fpsim._kernels.processor import FEATURES, HAS_FMA
+
 REGISTER_BITS = 512
 EXPONENT = {32: 0x7F800000, 64: 0x7FF0000000000000}
 SIGN = {32: 0x80000000, 64: 0x8000000000000000}
-_FEATURES = llvmlite.binding.get_host_cpu_features()
-_HAS_SIGN_MASKS = bool(_FEATURES.get("avx2") and not _FEATURES.get("avx512f"))
-HAS_FMA = bool(_FEATURES.get("fma")) or "aarch64" in llvmlite.binding.get_process_triple()
+_HAS_SIGN_MASKS = "avx2" in FEATURES and "avx512f" not in FEATURES
 
 
 class TileType(types.Type):

@@ -66,10 +66,14 @@ class Call:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """(m, k, n) of a matrix product."""
+        """(m, k, n) of a product of two matrices; m or n is 1 for a vector."""
         shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
-        first = {"mm": 0, "addmm": 1}.get(self.name.split(".")[1])
-        return None if first is None else (*shapes[first], shapes[first + 1][-1])
+        name = self.name.split(".")[1]
+        first = {"mm": 0, "addmm": 1, "mv": 0, "dot": 0}.get(name)
+        if first is None:
+            return None
+        rows = 1 if name == "dot" else shapes[first][0]
+        return rows, shapes[first][-1], shapes[first + 1][-1] if len(shapes[first + 1]) == 2 else 1
 
     @property
     def kind(self) -> str:

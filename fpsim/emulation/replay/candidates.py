@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
 from fpsim.accumulation.accumulator import Products
 from fpsim.accumulation.orders import given
-from fpsim.accumulation.reveal import tree_of_survivors
 from fpsim.accumulation.units import UNITS
 from fpsim.emulation.replay.calls import Call
+from fpsim.emulation.replay.revealed import Orders
 from fpsim.emulation.replay.tensors import tensor_of
 from fpsim.formats import FP32, get_format
 from fpsim.hardware import product
-from fpsim.recorder.bundle import Bundle
 from fpsim.rounding import round as round_to
 
 #: Families of operations whose results depend on how sums accumulate.
@@ -38,21 +36,19 @@ class Candidate:
     name: str
     accumulator: Accumulator | None = None
     products: Products = "rounded"
-    trees: Trees | None = None
+    revealed: Orders | None = None
     granularity: str = "kernel"
 
     def replay(self, call: Call) -> list[torch.Tensor]:
         """What the call gives. Raises ValueError where this says nothing about such a call, NotReplayed as the call does."""
-        return call.replay(call.policy(self.accumulate(call), self.granularity))
+        if self.revealed is None:
+            return call.replay(call.policy(self.accumulator, self.granularity))
+        revealed = self.revealed.of(call)
+        return revealed.assemble([call.replay(call.policy(self._along(tree), self.granularity)) for tree in revealed.trees])
 
-    def accumulate(self, call: Call) -> Any:
-        """What `accumulate` is for a call. Raises ValueError where this says nothing about such a call."""
-        if self.trees is None:
-            return self.accumulator
-        tree = self.trees.of(call)
-        if self.products == "fma":
-            return Accumulator(format=FP32, order=given(tree.chains()), products="fma")
-        return Accumulator(format=FP32, order=given(tree), products=self.products)
+    def _along(self, tree: Tree) -> Accumulator:
+        order = given(tree.chains() if self.products == "fma" else tree)
+        return Accumulator(format=FP32, order=order, products=self.products)
 
 
 @dataclass(frozen=True)
@@ -70,47 +66,7 @@ class Tf32(Candidate):
         return [torch.from_numpy(product(a, b, unit=str(self.accumulator), fmt="tf32"))]
 
 
-@dataclass
-class Trees:
-    """The trees of a bundle's masks, by flags, dtype and shape."""
-
-    found: dict[tuple[str, str, tuple[int, ...]], Tree] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-
-    @staticmethod
-    def of_bundle(bundle: Bundle) -> Trees:
-        trees = Trees()
-        for record in bundle.records:
-            if record["kind"] != "masks":
-                continue
-            name = f"{record['dtype']} {record['shape']}"
-            if "skipped" in record:
-                trees.reasons.append(f"{name}: {record['skipped']}")
-                continue
-            try:
-                tree = tree_of_survivors(bundle.bits(record["survivors"]).astype(np.int64))
-            except ValueError as error:
-                trees.reasons.append(f"{name}: {error}")
-                continue
-            if not record["alike"]:
-                trees.reasons.append(f"{name}: the elements add in several orders; the tree is that of the first one")
-            trees.found[_key(record["flags"], record["dtype"], tuple(record["shape"]))] = tree
-        return trees
-
-    def of(self, call: Call) -> Tree:
-        """The tree of a product's shape; ValueError where no masks tell it."""
-        shape = call.shape
-        tree = None if shape is None else self.found.get(_key(call.record["flags"], call.dtype, shape))
-        if tree is None:
-            raise ValueError("no masks were recorded for this shape")
-        return tree
-
-
-def _key(flags: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> tuple[str, str, tuple[int, ...]]:
-    return repr(sorted(flags.items())), dtype, shape
-
-
-def candidates(call: Call, trees: Trees) -> Iterator[Candidate]:
+def candidates(call: Call, revealed: Orders) -> Iterator[Candidate]:
     """Every way to try for calls like this one, the plainest first."""
     if call.family not in ACCUMULATING:
         yield Candidate("")
@@ -118,9 +74,9 @@ def candidates(call: Call, trees: Trees) -> Iterator[Candidate]:
             yield Candidate('granularity="primitive"', granularity="primitive")
         return
     is_product = call.family in ("matmul", "convolution")
-    if is_product and trees.found:
+    if is_product and revealed.found:
         for products in _PRODUCTS:
-            yield Candidate(f"revealed tree, {products} products", products=products, trees=trees)
+            yield Candidate(f"revealed tree, {products} products", products=products, revealed=revealed)
     yield from _orders(call, is_product)
     if is_product:
         yield from _units(call.dtype)

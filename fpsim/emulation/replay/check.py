@@ -10,9 +10,10 @@ from typing import Any
 
 from fpsim.accumulation import get_accumulator
 from fpsim.emulation.replay.calls import Call, NotReplayed
-from fpsim.emulation.replay.candidates import ACCUMULATING, Candidate, Trees, candidates
+from fpsim.emulation.replay.candidates import ACCUMULATING, Candidate, candidates
 from fpsim.emulation.replay.differences import Difference, compare
 from fpsim.emulation.replay.instructions import check_instruction
+from fpsim.emulation.replay.revealed import Orders, Revealed
 from fpsim.recorder.bundle import Bundle, load
 
 #: Called before each group with how many are done, how many there are, and its name; at the end with the name "".
@@ -23,7 +24,7 @@ Progress = Callable[[int, int, str], None]
 class Row:
     """One operation in one dtype under one setting of flags; a matrix product of one shape.
 
-    shape      m x k x n of a matrix product, the source of a conversion, else ""
+    shape      m x k x n of a product of matrices or vectors, the source of a conversion, else ""
     elements   compared over all calls and results; `differing` of them have other bits
     first      the first difference, and `where` it is: the call's label and number, the result's number
     fit        the accumulator (or other choice) whose bits these are; "" where there is no choice
@@ -57,14 +58,14 @@ class CrossCheck:
     """The comparison of a bundle: what machine it is of, a row for each operation, and how far its masks tell a tree.
 
     stopped       why the recording ended early; None where it is complete
-    masks         (flags, dtype, (m, k, n), the tree of additions)
-    without_tree  where there is no tree, or not one for all elements, and why
+    masks         the order of each product that was probed
+    without_tree  where there is no tree, or that of the first element alone, and why
     """
 
     environment: dict[str, Any]
     stopped: str | None
     rows: list[Row]
-    masks: list[tuple[str, str, tuple[int, ...], Any]]
+    masks: list[Revealed]
     without_tree: list[str]
 
     @property
@@ -97,12 +98,12 @@ def crosscheck(
     """
     fixed = None if accumulate is None else get_accumulator(accumulate)
     read = bundle if isinstance(bundle, Bundle) else load(bundle)
-    trees = Trees.of_bundle(read)
+    revealed = Orders.of_bundle(read)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in read.records:
         if record["kind"] != "masks":
             groups.setdefault(_key(read, record), []).append(record)
-    found = _fitting_all(read, groups.values(), trees) if fixed is None else {}
+    found = _fitting_all(read, groups.values(), revealed) if fixed is None else {}
     rows = []
     for done, ((section, op, dtype, shape, flags), records) in enumerate(groups.items()):
         progress(done, len(groups), f"{section}: {op}")
@@ -110,11 +111,10 @@ def crosscheck(
         if records[0]["kind"] == "instruction":
             check_instruction(row, read, records, fixed)
         else:
-            _check_calls(row, [Call(read, record) for record in records], trees, fixed, found.get((op, dtype, flags)))
+            _check_calls(row, [Call(read, record) for record in records], revealed, fixed, found.get((op, dtype, flags)))
         rows.append(row)
     progress(len(groups), len(groups), "")
-    masks = [(flags, dtype, shape, tree) for (flags, dtype, shape), tree in trees.found.items()]
-    return CrossCheck(read.environment, read.stopped, rows, masks, trees.reasons)
+    return CrossCheck(read.environment, read.stopped, rows, list(revealed.found.values()), revealed.reasons)
 
 
 def _key(bundle: Bundle, record: dict[str, Any]) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def _key(bundle: Bundle, record: dict[str, Any]) -> tuple[str, ...]:
     return record["section"], record["op"], dtype, shape, repr(sorted(record.get("flags", {}).items()))
 
 
-def _fitting_all(bundle: Bundle, groups: Any, trees: Trees) -> dict[tuple[str, ...], Candidate]:
+def _fitting_all(bundle: Bundle, groups: Any, revealed: Orders) -> dict[tuple[str, ...], Candidate]:
     """By operation, dtype and flags: what fits the matrix products of all shapes, where anything does."""
     calls: dict[tuple[str, ...], list[Call]] = {}
     for records in groups:
@@ -138,7 +138,7 @@ def _fitting_all(bundle: Bundle, groups: Any, trees: Trees) -> dict[tuple[str, .
     found = {}
     for key, several in calls.items():
         hardest = sorted(several, key=lambda call: (call.record.get("label") != "cancelling", -(call.terms or 0)))
-        for candidate in candidates(hardest[0], trees):
+        for candidate in candidates(hardest[0], revealed):
             row = _with(candidate, Row("", "", "", {}), hardest, None, until=1)
             if row is not None and row.differing == 0 and not row.skipped:
                 found[key] = candidate
@@ -146,7 +146,7 @@ def _fitting_all(bundle: Bundle, groups: Any, trees: Trees) -> dict[tuple[str, .
     return found
 
 
-def _check_calls(row: Row, calls: list[Call], trees: Trees, fixed: Any, common: Candidate | None) -> None:
+def _check_calls(row: Row, calls: list[Call], revealed: Orders, fixed: Any, common: Candidate | None) -> None:
     """Fill a row with the candidate that fits its calls best; `common` is tried first."""
     usable = [call for call in calls if "skipped" not in call.record]
     for call in calls:
@@ -155,7 +155,7 @@ def _check_calls(row: Row, calls: list[Call], trees: Trees, fixed: Any, common: 
     if not usable:
         return
     longest = max(usable, key=lambda call: call.terms or 0)
-    tried = itertools.chain([common] if common is not None else [], candidates(longest, trees))
+    tried = itertools.chain([common] if common is not None else [], candidates(longest, revealed))
     if fixed is not None and longest.family in ACCUMULATING:
         tried = itertools.chain([Candidate(str(fixed), fixed)])
     best: Row | None = None
