@@ -25,7 +25,7 @@ def inflated(total: np.ndarray, count: int, factor: float = 1.0) -> np.ndarray:
     inf for NaN. Four more units of 2^-52 and two of 2^-1074 make up for the products and the sum that are rounded here.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.multiply(total, factor * (1 + (count + 12) * 2.0**-52))
+        found = np.multiply(total, factor * (1 + (count + 12) * 2.0**-52), dtype=np.float64)
         found += (count + 2) * 2.0**-1074
         if np.isnan(found.max(initial=0.0)):
             found = np.where(np.isnan(found), inf, found)

@@ -175,8 +175,27 @@ def _one_error(sums: Sums, start: np.ndarray | None) -> np.ndarray:
     return compensated_error(sums.a, sums.b, held, sums.rounding, kind, sums.draws, exact)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What the roundings to one format add up to, for each element: `kept` powers of two (or their squares), times `factor`."""
+
+    fmt: Format
+    kept: np.ndarray
+    factor: float
+
+
 def _tree_error(sums: Sums) -> np.ndarray:
-    """Trees in one format or, promoted, blocks in one and their sums in another."""
+    stages, count, certain = tree_stages(sums)
+    if sums.confidence is not None:
+        parts = [(stage.fmt, inflated(stage.kept, count, stage.factor)) for stage in stages]
+        return deviation(parts, sums.rounding, count, sums.confidence) + certain
+    error = sum(inflated(stage.kept, count, stage.factor * float(unit(stage.fmt, sums.rounding))) for stage in stages)
+    return np.asarray(error + certain if certain else error)
+
+
+def tree_stages(sums: Sums) -> tuple[list[Stage], int, float]:
+    """Trees in one format or, promoted, blocks in one and their sums in another: the stages, how many roundings there are at
+    most, and what the sums of powers do not show."""
     accumulator, rounding = sums.accumulator, sums.rounding
     held, wide = accumulator.format, accumulator.promoted
     leaves = leaves_of(sums.fmt, held, accumulator.products == "rounded", sums.products)
@@ -187,31 +206,29 @@ def _tree_error(sums: Sums) -> np.ndarray:
         tree = sequential(sums.terms)
         programs = promoted_programs(sums.terms, accumulator.order.parameters[0])
     squares = sums.confidence is not None
-    narrow_sum, wide_sum, excess = np.zeros(sums.shape), np.zeros(sums.shape), 0.0
     how = (sums.fmt, held, rounding, tree, accumulator.products != "rounded", leaves.exact, squares)
     stack = None
     if sums.a.ndim > 2 and wide is None:
         stack = watched_stack(_in_line(sums.a), _in_line(sums.b), *how, programs[0])
+    if stack is None and sums.a.ndim == 2 and wide is None:
+        (stack,) = watched_products(sums.a, sums.b, *how, sums.draws, programs)
     if stack is not None:
-        narrow_sum += stack.kept.reshape(sums.shape)
-        excess = stack.excess
-    for place in np.ndindex(sums.shape[:-2]) if stack is None else ():
-        parts = watched_products(sums.a[place], sums.b[place], *how, sums.draws, programs)
-        with np.errstate(over="ignore"):
-            excess = max(excess, _kept(sums, programs, parts, narrow_sum[place], wide_sum[place]))
+        narrow_sum, excess = stack.kept.reshape(sums.shape), stack.excess
+    else:
+        narrow_sum, wide_sum, excess = np.zeros(sums.shape), np.zeros(sums.shape), 0.0
+        for place in np.ndindex(sums.shape[:-2]):
+            parts = watched_products(sums.a[place], sums.b[place], *how, sums.draws, programs)
+            with np.errstate(over="ignore"):
+                excess = max(excess, _kept(sums, programs, parts, narrow_sum[place], wide_sum[place]))
     # At most as many roundings, and additions of what they cost.
     count = sums.terms * (not leaves.exact) + (tree.nodes if wide is None else sums.terms + len(programs)) + 1
-    sums_of = [(held, narrow_sum, 1 + 2 * excess)]
+    stages = [Stage(held, narrow_sum, 1 + 2 * excess)]
     if wide is not None:
-        sums_of.append((wide, wide_sum, 1.0))
+        stages.append(Stage(wide, wide_sum, 1.0))
     certain = count * hidden_underflow(sums, held)
     if wide is not None and wide.flush:
         certain += len(programs) * to_float(underflow_error(wide, rounding))
-    if sums.confidence is not None:
-        stages = [(fmt, inflated(kept, count, factor)) for fmt, kept, factor in sums_of]
-        return deviation(stages, rounding, count, sums.confidence) + certain
-    error = sum(inflated(kept, count, factor * float(unit(fmt, rounding))) for fmt, kept, factor in sums_of)
-    return np.asarray(error + certain if certain else error)
+    return stages, count, certain
 
 
 def _in_line(x: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from fpsim.emulation.policy import Policy
 from fpsim.formats import Format
 from fpsim.rounding import Rounding
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
-from fpsim.theory.roundings import RoundingBound, rounding_bound
+from fpsim.theory.roundings import RoundingBound, rounding_bound, unit
 
 _SLIGHT = 2.0**-4  # bounds of accumulation are looser by this share of others at most, rather than followed
 _SHOWING = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.STOCHASTIC)
@@ -55,7 +55,7 @@ class Machine:
             return None
         policy = self.policy
         sums = None if row.products is None else row.products(call)
-        if self.run and sums is not None and can_follow(policy, sums) and not (self.quick and self._hardly_adds(sums)):
+        if self.run and sums is not None and can_follow(policy, sums) and self.slight(sums) is None:
             assert call.emulated is not None
             return Own(*follow(policy, sums, call.emulated, self.squares))
         store = rounding_bound(policy.fmt, policy.rounding)
@@ -70,16 +70,30 @@ class Machine:
             return Own(total, total, total)
         return Own(total, total if inner is None else inner + 0 * total, stored**2)
 
-    def _hardly_adds(self, sums: Products) -> bool:
-        """Whether the accumulator's bound by magnitudes alone is small beside what the operands' own roundings come to.
+    def slight(self, sums: Products) -> AccumulationBound | None:
+        """The accumulator's bound by magnitudes alone, where that is small beside what the operands' own roundings come to.
 
-        Following every partial sum takes several times the work.
+        Following every partial sum takes several times the work. None where that is due.
         """
         policy = self.policy
-        if policy.accumulator.kind != "tree":
-            return False
+        if not self.quick or policy.accumulator.kind != "tree" or not self._accumulator_shows(policy.accumulator.format):
+            return None
         bound = self._bound(sums)
-        return not bound.zero_below and bound.relative <= rounding_bound(policy.fmt, policy.rounding).relative * _SLIGHT
+        small = rounding_bound(policy.fmt, policy.rounding).relative * _SLIGHT
+        return bound if not bound.zero_below and bound.relative <= small else None
+
+    def store(self, held: Format | None) -> tuple[float, float]:
+        """(share, least): the last rounding of a sum in `held` errs by at most share |result| + least."""
+        return _of_result(rounding_bound(self.policy.fmt, self.policy.rounding, held=held))
+
+    def added(self) -> tuple[float, float]:
+        """The same of an addend's addition to the sum, given the last result.
+
+        Rounding to a neighbor never crosses a power of two: that result's ufp is no smaller than the addition's was.
+        """
+        held, fmt = self.policy.accumulator.format, self.policy.fmt
+        u = float(unit(held, self.policy.rounding))
+        return u, u * max(held.min_normal, fmt.min_normal)
 
     def _accumulated(self, call: Call, sums: Products) -> tuple[torch.Tensor, RoundingBound]:
         """The error up to the last rounding by the terms' magnitudes alone, and the bound of that rounding."""
@@ -130,15 +144,20 @@ class Machine:
         result = call.emulated
         assert result is not None
         size = result.abs()
-        # |round(t) - t| <= v |t| + a, and |t| <= (|round(t)| + a) / (1 - v)
-        share = store.relative / (1 - store.relative) if store.relative < 1 else math.inf
-        found = raised((size * share).add_(store.absolute / (1 - min(store.relative, 0.5))))
+        share, least = _of_result(store)
+        found = raised((size * share).add_(least))
         if _all_below(size, self.policy.fmt.max_finite):
             return found
         lost = ~torch.isfinite(result)
         if not self.visible:
             lost = lost | (size >= self.policy.fmt.max_finite)
         return torch.where(lost, torch.inf, found)
+
+
+def _of_result(store: RoundingBound) -> tuple[float, float]:
+    """|round(t) - t| <= v |t| + a, and |t| <= (|round(t)| + a) / (1 - v): the two numbers for |round(t)|, but for EPSILON."""
+    share = store.relative / (1 - store.relative) if store.relative < 1 else math.inf
+    return share, store.absolute / (1 - min(store.relative, 0.5))
 
 
 def _of(bound: AccumulationBound | RoundingBound, magnitudes: torch.Tensor, visible: bool) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from fpsim.emulation.certification.products import bilinear
 from fpsim.emulation.certification.segments import is_segment, quotients
-from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, diagonal_over, linear, upwards
+from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, diagonal_over, linear, raised, upwards
 from fpsim.emulation.certification.table import Call, Unit, free, register, rounded
 from fpsim.emulation.limits import in_fp32
 
@@ -294,7 +294,13 @@ def _relu_slopes(call: Call) -> Sequence[Slope]:
     """No result differs from another by more than the largest of all."""
     (slope,) = _function_slopes(RANGES["relu"])(call)
     operand = call.operands[0]
-    return [replace(slope, forward=lambda t: torch.minimum(t, operand.high.clamp(min=0.0)))]
+
+    def forward(t: torch.Tensor) -> torch.Tensor:
+        if operand.spread is not None or operand.value is not operand.reference or t is not operand.radius:
+            return torch.minimum(t, operand.high.clamp(min=0.0))
+        return torch.minimum(t, raised(torch.add(operand.value, t).clamp_(min=0.0)))
+
+    return [replace(slope, forward=forward)]
 
 
 def _function_cost(call: Call, unit: Unit) -> torch.Tensor:

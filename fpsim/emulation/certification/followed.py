@@ -18,13 +18,14 @@ from fpsim.emulation.certification.table import Products
 from fpsim.emulation.policy import Policy
 from fpsim.rounding import Rounding
 from fpsim.theory.powers import inflated
-from fpsim.theory.roundings import holds
+from fpsim.theory.roundings import holds, unit
 from fpsim.theory.running import (
     Sums,
     hidden_underflow,
     result_error,
     rounded_error,
     stored_error,
+    tree_stages,
     unrounded_error,
 )
 from fpsim.theory.trees import leaves_of
@@ -41,13 +42,33 @@ def can_follow(policy: Policy, sums: Products) -> bool:
     return policy.rounding is not Rounding.STOCHASTIC or (is_tree(policy.accumulator) and not policy.accumulator.format.flush)
 
 
+def follow_tree(policy: Policy, sums: Products) -> tuple[torch.Tensor, float, float] | None:
+    """(kept, factor, constant): a bound factor * kept + constant on what accumulating added, kept for each element.
+
+    None where the accumulator is more than one tree, or draws.
+    """
+    if policy.rounding is Rounding.STOCHASTIC or not is_tree(policy.accumulator) or policy.accumulator.format.flush:
+        return None
+    left, right = _matrices(sums)
+    products = sums.factors[1].value.dim() > 0
+    accumulator = policy.accumulator if products else policy.accumulator.for_sums
+    given = Sums(left.numpy(), right.numpy(), policy.fmt, accumulator, policy.rounding, Draws(), products)
+    (stage,), count, certain = tree_stages(given)
+    growth = 1 + (count + 16) * 2.0**-52
+    return torch.from_numpy(stage.kept), stage.factor * float(unit(stage.fmt, policy.rounding)) * growth, certain
+
+
+def _matrices(sums: Products) -> tuple[torch.Tensor, torch.Tensor]:
+    assert sums.matrices is not None
+    return sums.matrices(*(factor.value.float() for factor in sums.factors))  # exact: values of the format
+
+
 def follow(
     policy: Policy, sums: Products, result: torch.Tensor, squares: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Bounds for each element of the emulated result: of its whole error (inf where it may have overflowed), of the part that
     is no independent rounding, and of the sum of squares of the others, each at most half an interval of its draw."""
-    assert sums.matrices is not None
-    left, right = sums.matrices(*(factor.value.float() for factor in sums.factors))  # exact: values of the format
+    left, right = _matrices(sums)
     shape = (*left.shape[:-1], right.shape[-1])
     addend = None
     if sums.addend is not None:

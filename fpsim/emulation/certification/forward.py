@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from fpsim.emulation.certification.costs import Machine, Own
+from fpsim.emulation.certification.long_products import long_product_error
 from fpsim.emulation.certification.norms import slope_norm
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, has_nan, raised, upwards
-from fpsim.emulation.certification.table import DOUBLE, TABLE, Call, Row, Unit, row_of
+from fpsim.emulation.certification.table import DOUBLE, TABLE, Call, Products, Row, Unit, row_of
 from fpsim.emulation.certification.trace import Ref, Step, Trace, map_tensors, tensors_in
 from fpsim.emulation.policy import Policy
 from fpsim.theory.roundings import rounding_bound
@@ -152,6 +153,10 @@ class Running(Pass):
 
     def visit(self, call: Call, row: Row, number: int) -> Operand:
         """As everywhere; where numbers only move, bounds move with them."""
+        if row.products is not None and self.links is None:
+            found = self._long_product(call, row.products(call), number)
+            if found is not None:
+                return found
         operand = call.operands[0]
         if row.family != "structure" or row.known is not None or len(call.operands) > 1 or operand.error is None:
             return super().visit(call, row, number)
@@ -159,6 +164,14 @@ class Running(Pass):
         if self.links is not None:
             self.links.append(Link(call, row.slopes(call), number))
         return self.made(call.result, call.run([operand.error]), number)
+
+    def _long_product(self, call: Call, sums: Products, number: int) -> Operand | None:
+        assert self.machine is not None
+        places = [place for place, operand in zip(call.numbers, call.operands, strict=True) if operand is sums.factors[0]]
+        if not places:
+            return None
+        error = long_product_error(self.machine, call, sums, self.trace.values[places[0]], self.trace.values[number])
+        return None if error is None else self.made(self.value(call, number), error, number)
 
     def value(self, call: Call, number: int) -> torch.Tensor:
         assert call.emulated is not None
@@ -331,7 +344,7 @@ def signed(
         if slope is None or not operand.known or operand.value is operand.reference:
             continue
         change = operand.difference()
-        if float(torch.linalg.vector_norm(change, math.inf)) != 0:
+        if bool(change.any()):
             middle, more = slope.known(change)
             more = more.expand(middle.shape)
             if known is None:

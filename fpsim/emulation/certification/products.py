@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -88,11 +88,13 @@ _MATRICES = (torch.mm, torch.bmm)
 
 
 def _rows_reach(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.linalg.vector_norm(a, inf, -1, keepdim=True), b.abs().sum(-2, keepdim=True).amax(-1, keepdim=True)
+    largest = torch.maximum(a.amax(-1, keepdim=True), -a.amin(-1, keepdim=True))
+    return largest, b.abs().sum(-2, keepdim=True).amax(-1, keepdim=True)
 
 
 def _images_reach(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    largest = torch.linalg.vector_norm(a.flatten(1), inf, 1)
+    lines = a.flatten(1)
+    largest = torch.maximum(lines.amax(1), -lines.amin(1))
     return largest.reshape(-1, *(1 for _ in a.shape[1:])), b.abs().flatten(1).sum(1).amax()
 
 

@@ -21,12 +21,12 @@ _UNIT, _LEAST, _ROOM = 2.0**-23, 2.0**-126, 48  # thousands of products of numbe
 
 def product_above(sums: Products, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """A bound of multiply(a, b) from above, for a, b >= 0 in float64."""
-    (left, first), (right, second) = _fitted(a), _fitted(b)
-    found = _multiplied(sums, left, right).mul_(1 + (sums.terms + 16) * _UNIT).add_(sums.terms * 2.0**-148)
+    (left, first), (right, second) = fitted(a), fitted(b)
+    found = multiplied(sums, left, right).double().mul_(1 + (sums.terms + 16) * _UNIT).add_(sums.terms * 2.0**-148)
     return found if first == second == 1 else found.mul_(first).mul_(second)
 
 
-def _fitted(t: torch.Tensor) -> tuple[torch.Tensor, float]:
+def fitted(t: torch.Tensor) -> tuple[torch.Tensor, float]:
     """In float32 with no number too small, and the power of two that large ones were divided by."""
     largest = float(t.max()) if t.numel() else 0.0
     scale = 2.0 ** max(0, math.frexp(largest)[1] - _ROOM) if largest < math.inf else 1.0
@@ -35,13 +35,18 @@ def _fitted(t: torch.Tensor) -> tuple[torch.Tensor, float]:
 
 def product_near(sums: Products, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """multiply(a, b), and a bound on what it is off by, in a shape that broadcasts: of sums of |a| |b|, by the largest |a|."""
+    return multiplied(sums, a.float(), b.float()).double(), near_rest(sums, a, b)
+
+
+def near_rest(sums: Products, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """What a float32 product of a and b, given in float64 or exactly in float32, is off by; it broadcasts to its shape."""
     assert sums.reach is not None
-    largest, total = sums.reach(a, b)
+    largest, total = (part.double() for part in sums.reach(a, b))
     share = (sums.terms + 16) * _UNIT * (1 + 2 * (sums.terms + 16) * EPSILON)
-    rest = (largest + _LEAST) * (total + sums.terms * _LEAST) * share + sums.terms * 2.0**-147
-    return _multiplied(sums, a.float(), b.float()), rest
+    return (largest + _LEAST) * (total + sums.terms * _LEAST) * share + sums.terms * 2.0**-147
 
 
-def _multiplied(sums: Products, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def multiplied(sums: Products, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """sums.multiply of float32 tensors, by an algorithm whose error is bounded."""
     with torch.backends.nnpack.flags(enabled=False):
-        return sums.multiply(a, b).double()
+        return sums.multiply(a, b)
