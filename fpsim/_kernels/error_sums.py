@@ -1,47 +1,56 @@
-"""Bounds of the errors of products added up, upward, in one look at each result."""
+"""Bounds of errors added up, upward, in one look at each result."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from numba import int32
 
-from fpsim._kernels.compiler import as_bits, int_and, kernel, prefer_wide_vectors
+from fpsim._kernels.compiler import as_bits, as_float, int_and, kernel, prefer_wide_vectors
 
-# What the factors in `weights` belong to.
-ABOVE, NEAR, OWN, RESULT, CONSTANT = range(5)
+# What the parts of an error are, in the order of arguments and weights.
+NEAR, ABOVE, OWN, INNER, RESULT, LEAST, CONSTANT = range(7)
 
 _UP, _TINY = 1 + 2.0**-46, 2.0**-1060  # for at most 16 roundings in float64
 
 
-@lru_cache(maxsize=8)
-def make_add_up(with_near: bool, with_own: bool) -> Any:
-    """The kernel `(result, above, near, own, rest, weights, out) -> bits of the largest |result|`, a NaN's above infinity's.
+@lru_cache(maxsize=16)
+def make_add_up(given: tuple[bool, ...]) -> Any:
+    """The kernel `(result, near, above, own, inner, rest, weights, out) -> bits of the largest |result|`.
 
-    All but rest are (m, n) arrays: result, above and near of float32, own of either, out of float64; rest is (m,).
+    All but rest are (m, n) arrays: result, near and above of float32, own of either, inner and out of float64; rest is (m,).
 
-        out[i, j] >= weights . (above, |near|, own, |result|, 1)[i, j] + rest[i]
+        out[i, j] >= (|near|, above, own, inner, power)[i, j] . weights[:LEAST] + rest[i] + weights[CONSTANT]
 
-    for finite numbers, of which all but result's and near's are not negative. Without near or own any array stands for them.
+    with the power of two at or below |result|, or LEAST where that is larger,
+    where none but result and near is negative, and inf where a sum is NaN. The parts that are not `given` count as zeros,
+    whatever array is there. A NaN's bits are above infinity's.
     """
+    with_near, with_above, with_own, with_inner = given
 
     @kernel
-    def add_up(result: Any, above: Any, near: Any, own: Any, rest: Any, weights: Any, out: Any) -> Any:
+    def add_up(result: Any, near: Any, above: Any, own: Any, inner: Any, rest: Any, weights: Any, out: Any) -> Any:
         prefer_wide_vectors()
-        by_above, by_near, by_own, by_result = weights[ABOVE], weights[NEAR], weights[OWN], weights[RESULT]
+        by_near, by_above, by_own, by_inner = weights[NEAR], weights[ABOVE], weights[OWN], weights[INNER]
+        by_result, least = weights[RESULT], weights[LEAST]
         largest = int32(0)
         for i in range(result.shape[0]):
             base = rest[i] + weights[CONSTANT]
-            values, line, bounds = result[i], out[i], above[i]
-            for j in range(values.size):
-                largest = max(largest, int_and(as_bits(values[j]), int32(0x7FFFFFFF)))
-                total = base + abs(values[j]) * by_result + bounds[j] * by_above
+            for j in range(result.shape[1]):
+                bits = int_and(as_bits(result[i, j]), int32(0x7FFFFFFF))
+                largest = max(largest, bits)
+                total = base + max(np.float64(as_float(int_and(bits, int32(0x7F800000)))), least) * by_result
                 if with_near:
                     total += abs(near[i, j]) * by_near
+                if with_above:
+                    total += above[i, j] * by_above
                 if with_own:
                     total += own[i, j] * by_own
-                line[j] = total * _UP + _TINY
+                if with_inner:
+                    total += inner[i, j] * by_inner
+                out[i, j] = total * _UP + _TINY if total >= 0 else np.inf
         return largest
 
     return add_up

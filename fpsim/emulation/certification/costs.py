@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,9 +16,10 @@ from fpsim.emulation.policy import Policy
 from fpsim.formats import Format
 from fpsim.rounding import Rounding
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
-from fpsim.theory.roundings import RoundingBound, rounding_bound, unit
+from fpsim.theory.roundings import RoundingBound, holds, rounding_bound, underflow_error, unit
+from fpsim.theory.upward import to_float
 
-_SLIGHT = 2.0**-4  # bounds of accumulation are looser by this share of others at most, rather than followed
+_SLIGHT = 0.5  # of the operands' own roundings: up to that share accumulations are bounded by magnitudes, not followed
 _SHOWING = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY, Rounding.STOCHASTIC)
 
 
@@ -35,6 +36,14 @@ class Own:
     total: torch.Tensor
     fixed: torch.Tensor
     squares: torch.Tensor
+
+
+class Store(NamedTuple):
+    """A rounded result errs by at most share * max(ufp(result), least) + constant."""
+
+    share: float
+    least: float
+    constant: float
 
 
 class Machine:
@@ -82,18 +91,21 @@ class Machine:
         small = rounding_bound(policy.fmt, policy.rounding).relative * _SLIGHT
         return bound if not bound.zero_below and bound.relative <= small else None
 
-    def store(self, held: Format | None) -> tuple[float, float]:
-        """(share, least): the last rounding of a sum in `held` errs by at most share |result| + least."""
-        return _of_result(rounding_bound(self.policy.fmt, self.policy.rounding, held=held))
+    def store(self, held: Format | None, addend: bool = False) -> Store:
+        """What the last rounding of a sum in `held` (None: of any number), and before it of an `addend`'s addition, err by.
 
-    def added(self) -> tuple[float, float]:
-        """The same of an addend's addition to the sum, given the last result.
-
-        Rounding to a neighbor never crosses a power of two: that result's ufp is no smaller than the addition's was.
+        Rounding to a neighbor never crosses a power of two: ufp of the result is no smaller than it was for the addition.
         """
-        held, fmt = self.policy.accumulator.format, self.policy.fmt
-        u = float(unit(held, self.policy.rounding))
-        return u, u * max(held.min_normal, fmt.min_normal)
+        fmt, rounding = self.policy.fmt, self.policy.rounding
+        found = Store(0.0, fmt.min_normal, 0.0)
+        formats = [fmt] if held is None or not holds(fmt, held) else []
+        if addend and held is not None:
+            formats.append(held)
+        for rounded in formats:
+            flushed = to_float(underflow_error(rounded, rounding)) if rounded.flush else 0.0
+            least = max(found.least, rounded.min_normal)
+            found = Store(found.share + float(unit(rounded, rounding)), least, found.constant + flushed)
+        return found
 
     def _accumulated(self, call: Call, sums: Products) -> tuple[torch.Tensor, RoundingBound]:
         """The error up to the last rounding by the terms' magnitudes alone, and the bound of that rounding."""
@@ -144,20 +156,15 @@ class Machine:
         result = call.emulated
         assert result is not None
         size = result.abs()
-        share, least = _of_result(store)
-        found = raised((size * share).add_(least))
+        # |round(t) - t| <= v |t| + a, and |t| <= (|round(t)| + a) / (1 - v)
+        share = store.relative / (1 - store.relative) if store.relative < 1 else math.inf
+        found = raised((size * share).add_(store.absolute / (1 - min(store.relative, 0.5))))
         if _all_below(size, self.policy.fmt.max_finite):
             return found
         lost = ~torch.isfinite(result)
         if not self.visible:
             lost = lost | (size >= self.policy.fmt.max_finite)
         return torch.where(lost, torch.inf, found)
-
-
-def _of_result(store: RoundingBound) -> tuple[float, float]:
-    """|round(t) - t| <= v |t| + a, and |t| <= (|round(t)| + a) / (1 - v): the two numbers for |round(t)|, but for EPSILON."""
-    share = store.relative / (1 - store.relative) if store.relative < 1 else math.inf
-    return share, store.absolute / (1 - min(store.relative, 0.5))
 
 
 def _of(bound: AccumulationBound | RoundingBound, magnitudes: torch.Tensor, visible: bool) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -116,15 +116,27 @@ register(_aten.neg.default, "exact", lambda call: [Slope(torch.neg, lambda t: t.
 # Ranges of derivatives over [low, high]
 
 
-def _smooth(derivative: Callable[[torch.Tensor], torch.Tensor], second: float, least: float, most: float) -> _Range:
+@dataclass(frozen=True)
+class _Smooth:
     """Any derivative in [least, most] whose own derivative is at most `second` in magnitude."""
 
-    def over(low: torch.Tensor, high: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        middle = derivative((low + high) / 2)
-        reach = upwards((high - low) * (second / 2)) + 2.0**-44
-        return (middle - reach).clamp(least, most), (middle + reach).clamp(least, most)
+    derivative: Callable[[torch.Tensor], torch.Tensor]
+    second: float
+    least: float
+    most: float
 
-    return over
+    def __call__(self, low: torch.Tensor, high: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        middle = self.derivative((low + high) / 2)
+        reach = upwards((high - low) * (self.second / 2)) + 2.0**-44
+        return (middle - reach).clamp(self.least, self.most), (middle + reach).clamp(self.least, self.most)
+
+    def moved(self, value: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """A bound on how far the function moves within t of the value, which float32 holds.
+
+        The derivatives here are of order 1, and float32's own error in them is below 2^-18.
+        """
+        size = self.derivative(value.float()).abs_().double().add_(t, alpha=self.second * (1 + EPSILON)).add_(2.0**-17)
+        return raised(size.clamp_(max=max(-self.least, self.most)).mul_(t))
 
 
 def _steps(*parts: tuple[float, float, float]) -> _Range:
@@ -181,6 +193,7 @@ def _gelu(x: torch.Tensor) -> torch.Tensor:
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     scale, cubic = _TANH
+    x = x.clamp(-1024.0, 1024.0)  # beyond that the tanh is 1 and the slope constant, and no power overflows
     t = torch.tanh(scale * (x + cubic * x**3))
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * scale * (1 + 3 * cubic * x * x)
 
@@ -190,11 +203,12 @@ def _silu(x: torch.Tensor) -> torch.Tensor:
     return s * (1 + x * (1 - s))
 
 
+# |gelu''| = phi(x) |2 - x^2| <= 2 phi(0) < 0.8; the tanh form stays below 0.85 and its slopes within (-0.14, 1.14).
+_GELU = {"none": _Smooth(_gelu, 0.8, -0.13, 1.13), "tanh": _Smooth(_gelu_tanh, 0.85, -0.14, 1.14)}
+
+
 def _gelu_range(low: torch.Tensor, high: torch.Tensor, approximate: str = "none") -> tuple[torch.Tensor, torch.Tensor]:
-    # |gelu''| = phi(x) |2 - x^2| <= 2 phi(0) < 0.8; the tanh form stays below 0.85 and its slopes within (-0.14, 1.14).
-    if approximate == "none":
-        return _smooth(_gelu, 0.8, -0.13, 1.13)(low, high)
-    return _smooth(_gelu_tanh, 0.85, -0.14, 1.14)(low, high)
+    return _GELU[approximate](low, high)
 
 
 def _clamp_range(low: torch.Tensor, high: torch.Tensor, min: Any = None, max: Any = None) -> Any:
@@ -250,13 +264,13 @@ RANGES: dict[str, _Range] = {
     "hardsigmoid": _steps((-math.inf, -3.0, 0.0), (-3.0, 3.0, 1 / 6), (3.0, math.inf, 0.0)),
     "hardswish": _hardswish_range,
     "elu": _elu_range,
-    "sigmoid": _smooth(lambda x: torch.sigmoid(x) * torch.sigmoid(-x), 0.0963, 0.0, 0.25),
-    "tanh": _smooth(lambda x: 1 - torch.tanh(x) ** 2, 0.77, 0.0, 1.0),
-    "erf": _smooth(lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x * x), 0.97, 0.0, 1.1284),
-    "sin": _smooth(torch.cos, 1.0, -1.0, 1.0),
-    "cos": _smooth(lambda x: -torch.sin(x), 1.0, -1.0, 1.0),
+    "sigmoid": _Smooth(lambda x: torch.sigmoid(x) * torch.sigmoid(-x), 0.0963, 0.0, 0.25),
+    "tanh": _Smooth(lambda x: 1 - torch.tanh(x) ** 2, 0.77, 0.0, 1.0),
+    "erf": _Smooth(lambda x: 2 / math.sqrt(math.pi) * torch.exp(-x * x), 0.97, 0.0, 1.1284),
+    "sin": _Smooth(torch.cos, 1.0, -1.0, 1.0),
+    "cos": _Smooth(lambda x: -torch.sin(x), 1.0, -1.0, 1.0),
     "gelu": _gelu_range,
-    "silu": _smooth(_silu, 0.5, -0.1, 1.1),
+    "silu": _Smooth(_silu, 0.5, -0.1, 1.1),
     "exp": _monotone(torch.exp, _everywhere),
     "log": _monotone(torch.reciprocal, _positive),
     "sqrt": _monotone(lambda x: 0.5 / torch.sqrt(x), _positive),
@@ -285,7 +299,15 @@ def _function_slopes(function: _Range) -> Callable[[Call], Sequence[Slope]]:
             least, most = function(operand.low, operand.high, *call.args[1:], **call.kwargs)
             return quotients(call, least, most) if is_segment(operand) else (least, most)
 
-        return [diagonal_over(extent)]
+        smooth = _GELU[call.kwargs.get("approximate", "none")] if function is _gelu_range else function
+        if not isinstance(smooth, _Smooth):
+            return [diagonal_over(extent)]
+        slope = diagonal_over(extent)
+
+        def forward(t: torch.Tensor) -> torch.Tensor:
+            return smooth.moved(operand.value, t) if operand.surrounded_by(t) else upwards(slope.size(t))
+
+        return [replace(slope, forward=forward)]
 
     return slopes
 
@@ -296,9 +318,9 @@ def _relu_slopes(call: Call) -> Sequence[Slope]:
     operand = call.operands[0]
 
     def forward(t: torch.Tensor) -> torch.Tensor:
-        if operand.spread is not None or operand.value is not operand.reference or t is not operand.radius:
-            return torch.minimum(t, operand.high.clamp(min=0.0))
-        return torch.minimum(t, raised(torch.add(operand.value, t).clamp_(min=0.0)))
+        if operand.surrounded_by(t):
+            return torch.minimum(t, raised(torch.add(operand.value, t).clamp_(min=0.0)))
+        return torch.minimum(t, operand.high.clamp(min=0.0))
 
     return [replace(slope, forward=forward)]
 

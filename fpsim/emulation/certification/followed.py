@@ -55,7 +55,8 @@ def follow_tree(policy: Policy, sums: Products) -> tuple[torch.Tensor, float, fl
     given = Sums(left.numpy(), right.numpy(), policy.fmt, accumulator, policy.rounding, Draws(), products)
     (stage,), count, certain = tree_stages(given)
     growth = 1 + (count + 16) * 2.0**-52
-    return torch.from_numpy(stage.kept), stage.factor * float(unit(stage.fmt, policy.rounding)) * growth, certain
+    factor = stage.factor * float(unit(stage.fmt, policy.rounding)) * growth
+    return torch.from_numpy(np.ascontiguousarray(stage.kept)), factor, certain
 
 
 def _matrices(sums: Products) -> tuple[torch.Tensor, torch.Tensor]:

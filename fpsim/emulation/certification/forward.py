@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.certification.adding import added_up
 from fpsim.emulation.certification.costs import Machine, Own
 from fpsim.emulation.certification.long_products import long_product_error
 from fpsim.emulation.certification.norms import slope_norm
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, has_nan, raised, upwards
-from fpsim.emulation.certification.table import DOUBLE, TABLE, Call, Products, Row, Unit, row_of
+from fpsim.emulation.certification.table import DOUBLE, INSIDE, TABLE, Call, Products, Row, Unit, row_of
 from fpsim.emulation.certification.trace import Ref, Step, Trace, map_tensors, tensors_in
 from fpsim.emulation.policy import Policy
 from fpsim.theory.roundings import rounding_bound
@@ -53,6 +54,8 @@ State = Operand | Plain | None
 States = dict[int, State]
 
 
+_NOTHING = torch.zeros(1, dtype=torch.float64)
+
 #: Products and convolutions from which on norms are kept beside bounds of elements.
 _DEEP = 6
 
@@ -79,6 +82,8 @@ class Pass:
         slopes = row.slopes(call)
         known, rest = signed(call, row, slopes)
         error = propagated(call, slopes, known, rest)
+        if (whole := self.rounded(call, row, number, error)) is not None:
+            return self.made(self.value(call, number), whole, number)
         own = self.error(call, row, number, error)
         if own is not None:
             error = raised(error + own.total)
@@ -87,6 +92,10 @@ class Pass:
         if has_nan(error):
             error = torch.where(error.isnan(), torch.inf, error)
         return self.made(self.value(call, number), inherited(call, error), number)
+
+    def rounded(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
+        """The whole error of an operation that rounds once, where there is a quick form of it."""
+        return None
 
     def value(self, call: Call, number: int) -> torch.Tensor:
         raise NotImplementedError
@@ -165,12 +174,19 @@ class Running(Pass):
             self.links.append(Link(call, row.slopes(call), number))
         return self.made(call.result, call.run([operand.error]), number)
 
+    def rounded(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
+        assert self.machine is not None
+        if row.kind != "rounded" or self.links is not None or not self.machine.visible or has_nan(before):
+            return None
+        parts = (None, None, before, row.cost(call, INSIDE))
+        weights = (0.0, 0.0, 1.0, 1.0, *self.machine.store(None))
+        return added_up(self.trace.values[number], parts, _NOTHING, weights, self.machine.policy.fmt)
+
     def _long_product(self, call: Call, sums: Products, number: int) -> Operand | None:
         assert self.machine is not None
-        places = [place for place, operand in zip(call.numbers, call.operands, strict=True) if operand is sums.factors[0]]
-        if not places:
-            return None
-        error = long_product_error(self.machine, call, sums, self.trace.values[places[0]], self.trace.values[number])
+        values = self.trace.values
+        singles = {id(operand): values[place] for place, operand in zip(call.numbers, call.operands, strict=True)}
+        error = long_product_error(self.machine, call, sums, singles, values[number])
         return None if error is None else self.made(self.value(call, number), error, number)
 
     def value(self, call: Call, number: int) -> torch.Tensor:

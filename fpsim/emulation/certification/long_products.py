@@ -7,18 +7,20 @@ so that one product with |b| serves both.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+
 import torch
 
-from fpsim._kernels.error_sums import ABOVE, CONSTANT, NEAR, OWN, RESULT, make_add_up
-from fpsim.emulation.certification.costs import Machine
+from fpsim.emulation.certification.adding import added_up
+from fpsim.emulation.certification.costs import Machine, Store
 from fpsim.emulation.certification.followed import can_follow, follow, follow_tree
-from fpsim.emulation.certification.single import SINGLE_FROM, SINGLE_TO, fitted, multiplied, near_rest
+from fpsim.emulation.certification.single import fitted, multiplied, near_rest
 from fpsim.emulation.certification.slopes import Operand
 from fpsim.emulation.certification.table import Call, Products
 from fpsim.formats import Format
 from fpsim.theory.roundings import holds
 
+_FROM, _TO = 8, 2**14  # terms: float32's own errors grow with them, and stay far below those of 16 bits
 _UNIT = 2.0**-23
 _TOO_LARGE = 2.0**80
 
@@ -36,13 +38,18 @@ class _Parts:
         self.rest = torch.zeros(1, dtype=torch.float64)
         self.above: torch.Tensor | None = None
 
-    def add_near(self, a: torch.Tensor, b: torch.Tensor) -> None:
+    def add_near(self, a: torch.Tensor, b: torch.Tensor, change: torch.Tensor) -> None:
+        """`change` is the one of both that may be zero throughout."""
+        if not bool(change.any()):
+            return
         rest = near_rest(self.sums, a, b)
         if not float(rest.max()) < _TOO_LARGE:
             raise TooLarge
-        found = multiplied(self.sums, a.float(), b.float())
-        self.near = found if self.near is None else self.near.add_(found)
         self.rest = self.rest + rest
+        self.add_change(multiplied(self.sums, a.float(), b.float()))
+
+    def add_change(self, found: torch.Tensor) -> None:
+        self.near = found.clone(memory_format=torch.contiguous_format) if self.near is None else self.near.add_(found)
 
     def add_above(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """For a, b >= 0."""
@@ -55,36 +62,28 @@ class _Parts:
         self.above = found.clone(memory_format=torch.contiguous_format) if self.above is None else self.above.add_(found)
 
     def added_up(
-        self, result: torch.Tensor, own: torch.Tensor | None, factors: tuple[float, float, float], fmt: Format
-    ) -> torch.Tensor | None:
-        """The sum, with `factors` times (own, |result|, 1); None where the result may have overflowed.
+        self, result: torch.Tensor, fmt: Format, store: Store, constant: float = 0.0,
+        own: torch.Tensor | None = None, factor: float = 1.0,
+    ) -> torch.Tensor | None:  # fmt: skip
+        """The sum, with factor * own + constant and the rounding of the result; None where that may have overflowed.
 
         float32's sum of n products errs by (n + 2) 2^-24 of its magnitudes, four bounds in float32 by 2^-21 more.
         """
         terms = self.sums.terms
-        rows = (self.rest.numel(), -1)
-        shape, lines = result.shape, result.contiguous().reshape(rows).numpy()
-        above = torch.zeros_like(result) if self.above is None else self.above
-        arrays = [lines if part is None else part.contiguous().reshape(rows).numpy() for part in (above, self.near, own)]
-        weights = np.empty(5)
-        weights[[ABOVE, NEAR]] = 1 + (terms + 32) * _UNIT, 1 + _UNIT
-        weights[[OWN, RESULT, CONSTANT]] = factors
-        weights[CONSTANT] += (terms + 8) * 2.0**-146
-        out = np.empty(lines.shape)
-        add_up = make_add_up(self.near is not None, own is not None)
-        largest = np.int32(add_up(lines, *arrays, self.rest.reshape(-1).numpy(), weights, out)).view(np.float32)
-        return torch.from_numpy(out).reshape(shape) if largest < fmt.max_finite else None
+        constant += store.constant + (terms + 8) * 2.0**-146
+        weights = (1 + 2 * _UNIT, 1 + (terms + 32) * _UNIT, factor, 0.0, store.share, store.least, constant)
+        return added_up(result, (self.near, self.above, own, None), self.rest, weights, fmt)
 
 
 def long_product_error(
-    machine: Machine, call: Call, sums: Products, first: torch.Tensor, result: torch.Tensor
+    machine: Machine, call: Call, sums: Products, singles: Mapping[int, torch.Tensor], result: torch.Tensor
 ) -> torch.Tensor | None:
     """A bound on |emulated - exact| for every element, in float64; None where this form does not serve.
 
-    `first` and `result` are the emulated values of the first factor and of the result in float32. The form serves rounding
-    to nearest, results that are finite, and numbers of which float32 holds the products.
+    `singles` are the emulated values of the operands in float32, by the operand's id, and `result` those of the result. The
+    form serves rounding to nearest, results that are finite, and numbers of which float32 holds the products.
     """
-    if not machine.visible or sums.reach is None or sums.divisor != 1 or not SINGLE_FROM <= sums.terms <= SINGLE_TO:
+    if not machine.visible or sums.reach is None or sums.divisor != 1 or not _FROM <= sums.terms <= _TO:
         return None
     slight = machine.slight(sums)
     if slight is None and not can_follow(machine.policy, sums):
@@ -92,59 +91,67 @@ def long_product_error(
     growth = 0.0 if slight is None else slight.relative
     parts = _Parts(sums)
     try:
-        _add_factors(parts, first, growth)
+        _add_factors(parts, [singles[id(factor)] for factor in sums.factors], growth)
     except TooLarge:
         return None
+    fmt, held = machine.policy.fmt, machine.policy.accumulator.format
     if sums.addend is not None:
-        parts.add_bounds(_of_addend(sums, sums.addend, growth).expand(result.shape))
+        _add_addend(parts, sums.addend, singles[id(sums.addend)], growth, result.shape)
     if slight is not None:
-        share, least = machine.store(slight.format)
-        return parts.added_up(result, None, (0.0, share, least + slight.absolute), machine.policy.fmt)
-    assert call.emulated is not None
+        return parts.added_up(result, fmt, machine.store(slight.format), slight.absolute)
     tree = follow_tree(machine.policy, sums)
-    if tree is None or not holds(machine.policy.accumulator.format, machine.policy.fmt):
+    if tree is None or not holds(held, fmt):
+        assert call.emulated is not None
         own = follow(machine.policy, sums, call.emulated, False)[0]
-        return parts.added_up(result, own, (1.0, 0.0, 0.0), machine.policy.fmt)
+        return parts.added_up(result, fmt, Store(0.0, 0.0, 0.0), own=own)
     kept, factor, constant = tree
-    share, least = machine.store(machine.policy.accumulator.format)
-    if sums.addend is not None:
-        more, lesser = machine.added()
-        share, least = share + more, least + lesser
-    return parts.added_up(result, kept, (factor, share, least + constant), machine.policy.fmt)
+    store = machine.store(held, addend=sums.addend is not None)
+    return parts.added_up(result, fmt, store, constant, kept.reshape(result.shape), factor)
 
 
-def _add_factors(parts: _Parts, single: torch.Tensor, growth: float) -> None:
-    """e_a b' + a e_b, and the growth of |a| |b|; `single` is a."""
-    a, b = parts.sums.factors
+def _add_factors(parts: _Parts, singles: Sequence[torch.Tensor], growth: float) -> None:
+    """e_a b' + a e_b, and the growth of |a| |b|; `singles` are a and b."""
+    (a, b), (left, right) = parts.sums.factors, singles
     error = None
     if not a.known:
-        error = _bound(a)
+        error = _bound(a, left)
     elif a.value is not a.reference:
+        change = _change(a, left)
         if b.known:
-            parts.add_near(a.difference(), b.reference)
+            parts.add_near(change, b.reference, change)
         else:
-            error = a.difference().abs().float()
+            error = change.abs_()
     if growth:
-        error = (torch.zeros_like(single) if error is None else error).add_(single.abs(), alpha=growth)
+        error = (torch.zeros_like(left) if error is None else error).add_(left.abs(), alpha=growth)
     if error is not None:
-        parts.add_above(error, b.reference_magnitude if b.value is b.reference else torch.maximum(*_sizes(b)))
+        size = b.reference_magnitude.float()
+        parts.add_above(error, torch.maximum(size, right.abs()) if growth and b.value is not b.reference else size)
     if not b.known:
-        parts.add_above(single.abs(), _bound(b))
+        parts.add_above(left.abs(), _bound(b, right))
     elif b.value is not b.reference:
-        parts.add_near(single, b.difference())
+        change = _change(b, right)
+        parts.add_near(left, change, change)
 
 
-def _sizes(operand: Operand) -> tuple[torch.Tensor, torch.Tensor]:
-    return operand.magnitude, operand.reference_magnitude
+def _change(operand: Operand, single: torch.Tensor) -> torch.Tensor:
+    """emulated - exact of known numbers, but for the rounding to float32."""
+    return torch.sub(single, operand.reference).float()
 
 
-def _bound(operand: Operand) -> torch.Tensor:
-    """A bound on |emulated - exact| but for the rounding to float32, of numbers or of differences that are known."""
+def _bound(operand: Operand, single: torch.Tensor) -> torch.Tensor:
+    """A bound on |emulated - exact|, but for the rounding to float32."""
     if operand.known:
-        return operand.difference().abs().float()
+        return _change(operand, single).abs_()
     assert operand.error is not None
     return operand.error.float()
 
 
-def _of_addend(sums: Products, addend: Operand, growth: float) -> torch.Tensor:
-    return sums.spread_addend(_bound(addend).add_(addend.magnitude.float(), alpha=growth))
+def _add_addend(parts: _Parts, addend: Operand, single: torch.Tensor, growth: float, shape: torch.Size) -> None:
+    spread = parts.sums.spread_addend
+    if addend.known and addend.value is not addend.reference:
+        change = _change(addend, single)
+        parts.rest = parts.rest + _UNIT * float(change.abs().max())
+        parts.add_change(spread(change).expand(shape))
+    if not addend.known or growth:
+        bound = _bound(addend, single) if not addend.known else torch.zeros_like(single)
+        parts.add_bounds(spread(bound.add_(single.abs(), alpha=growth)).expand(shape))

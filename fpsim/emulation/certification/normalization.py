@@ -35,29 +35,55 @@ def _softmax_slopes(call: Call) -> Sequence[Slope]:
     between = softmax_between(operand, dim) if is_segment(operand) else None
     if between is not None:
         return [between]
-    low, high = _probabilities(operand.low, operand.high, dim)
-    p, r = (low + high) / 2, upwards((high - low) / 2)
-    count = p.shape[dim]
+    count = operand.value.shape[dim]
+
+    @functools.cache
+    def parts() -> tuple[torch.Tensor, ...]:
+        low, high = _probabilities(operand.low, operand.high, dim)
+        return low, high, (low + high) / 2, upwards((high - low) / 2)
 
     def center(t: torch.Tensor) -> torch.Tensor:
+        p = parts()[2]
         return p * (t - (p * t).sum(dim, keepdim=True))
 
     def size(t: torch.Tensor) -> torch.Tensor:
+        low, high, _, _ = parts()
         # |p_i (1 - p_i)| on the diagonal, p_i p_j off it; the factor covers what the subtraction may lose
         others = (high * t).sum(dim, keepdim=True) * (1 + count * 2.0**-50) - high * t
         return high * ((1 - low).clamp(min=0) * t + others)
 
     def radius(t: torch.Tensor) -> torch.Tensor:
+        _, _, p, r = parts()
         rest = (p * t).sum(dim, keepdim=True)
         moved = (r * t).sum(dim, keepdim=True)
         return r * t + p * moved + r * rest + r * moved
 
     def forward(t: torch.Tensor) -> torch.Tensor:
         """The range of p bounds the change too, and so does half the largest change (in the max norm)."""
+        if operand.surrounded_by(t):
+            return _softmax_moved(operand.value, t, dim)
+        low, high, _, _ = parts()
         found = torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
         return upwards(found, count + 4)
 
     return [Slope(center, size, radius, count + 4, forward)]
+
+
+def _softmax_moved(value: torch.Tensor, t: torch.Tensor, dim: int) -> torch.Tensor:
+    """A bound on how far softmax moves within t of the value, which float32 holds.
+
+    Where no logit moves by more than m, p_i lies between exp(-2 m) and exp(2 m) times what it was. float32's own p errs by a
+    share that grows with the logits' distance, to 104, beyond which it is 0, and with their number.
+    """
+    count, most = value.shape[dim], t.amax(dim, keepdim=True)
+    share, growth = (count + 128) * 2.0**-22, torch.exp(2 * most) * (1 + 2.0**-40)
+    p = torch.softmax(value.float(), dim).nan_to_num_(0.0).double()
+    low = p * ((1 - share) / growth)
+    high = p.mul_((1 + share) * growth).add_(growth * 2.0**-120).clamp_(max=1.0)
+    moved = high * t
+    others = moved.sum(dim, keepdim=True) * (1 + count * 2.0**-50) - moved
+    found = low.neg().add_(1.0).clamp_(min=0.0).mul_(t).add_(others).mul_(high)  # |p_i (1 - p_i)|, and p_i p_j
+    return upwards(torch.minimum(torch.minimum(found, high.sub_(low)), 0.5 * most), count + 8)
 
 
 def _softmax_cost(call: Call, unit: Unit) -> torch.Tensor:
@@ -87,8 +113,11 @@ class Rows:
     def __init__(self, operand: Operand, shape: tuple[int, ...], eps: float):
         self.shape, self.count, self.eps = shape, shape[-1], eps
         self.middle = operand.reference.reshape(shape)
-        reach = torch.maximum(operand.high - operand.reference, operand.reference - operand.low).reshape(shape)
-        self.reach = upwards(reach + 4 * EPSILON * self.middle.abs())
+        if operand.radius is not None and operand.surrounded_by(operand.radius):
+            self.reach = operand.radius.reshape(shape)
+        else:
+            reach = torch.maximum(operand.high - operand.reference, operand.reference - operand.low).reshape(shape)
+            self.reach = upwards(reach + 4 * EPSILON * self.middle.abs())
         self.centered = centered = self.middle - self.middle.mean(-1, keepdim=True)
         slack = (self.count + 16) * EPSILON * self.middle.abs().amax(-1, keepdim=True)
         deviation = centered.square().mean(-1, keepdim=True).sqrt()

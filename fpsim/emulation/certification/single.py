@@ -11,7 +11,6 @@ import math
 
 import torch
 
-from fpsim.emulation.certification.slopes import EPSILON
 from fpsim.emulation.certification.table import Products
 
 #: From how many terms on bounds are multiplied in float32, and up to how many what is known with its sign is.
@@ -42,7 +41,7 @@ def near_rest(sums: Products, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """What a float32 product of a and b, given in float64 or exactly in float32, is off by; it broadcasts to its shape."""
     assert sums.reach is not None
     largest, total = (part.double() for part in sums.reach(a, b))
-    share = (sums.terms + 16) * _UNIT * (1 + 2 * (sums.terms + 16) * EPSILON)
+    share = (sums.terms + 16) * _UNIT * (1 + 2 * (sums.terms + 16) * torch.finfo(b.dtype).eps)
     return (largest + _LEAST) * (total + sums.terms * _LEAST) * share + sums.terms * 2.0**-147
 
 

@@ -71,6 +71,10 @@ class Operand:
     def _one_place(self) -> bool:
         return self.spread is None and self.value is self.reference
 
+    def surrounded_by(self, t: torch.Tensor) -> bool:
+        """Whether the emulated numbers are known, and t is how far the exact ones are from them."""
+        return self._one_place and t is self.radius
+
     @property
     def magnitude(self) -> torch.Tensor:
         """Above the magnitude of every emulated value."""
