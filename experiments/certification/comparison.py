@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 import fpsim
-from fpsim.emulation.certification.forward import Box, Library, States, walk
+from fpsim.emulation.certification.costs import Machine
+from fpsim.emulation.certification.forward import Box, Library, Running, States, logits_of, walk
 from fpsim.emulation.certification.methods import METHODS
 from fpsim.emulation.certification.slopes import Operand
+from fpsim.emulation.certification.table import Products
 from fpsim.emulation.certification.trace import record
+from fpsim.theory.accumulations import AccumulationBound
 
 
 class Norms(Box):
@@ -35,6 +38,24 @@ def norm_bound(model: nn.Module, x: torch.Tensor, fmt: str, accumulate: str) -> 
             assert isinstance(state, Operand) and state.error is not None
             found.append(state.error)
     return torch.cat(found)
+
+
+class Unfollowed(Machine):
+    """Sums by the magnitudes of their terms alone: ((1 + v)^n - 1) |W| |x|."""
+
+    def slight(self, sums: Products) -> AccumulationBound:
+        return self._bound(sums)
+
+
+def magnitude_bound(model: nn.Module, x: torch.Tensor, fmt: str, accumulate: str) -> torch.Tensor:
+    """|W| E + ((1 + v)^n - 1) |W| |x| + |x (W^ - W)| + u |z| from layer to layer, along the emulated run."""
+    simulation = fpsim.run(model, fmt, accumulate)
+    with torch.no_grad():
+        source = Running(record(simulation, model, (x,)), simulation.policy)
+        source.machine = Unfollowed(simulation.policy, run=True)
+        error = logits_of(source).error
+    assert error is not None
+    return error
 
 
 @dataclass
@@ -73,6 +94,8 @@ def compare(
         for method in methods:
             certificate = fpsim.certify(model, x, fmt, accumulate, method=method)
             rows.setdefault(method, Row()).add(certificate.bound, error, certificate.certified)
+        bound = magnitude_bound(model, x, fmt, accumulate)
+        rows.setdefault("|W| by layer", Row()).add(bound, error, torch.zeros(len(bound)))
         bound = norm_bound(model, x[:2], fmt, accumulate)
         rows.setdefault("product of norms", Row()).add(bound, error[: len(bound)], torch.zeros(len(bound)))
     return rows
