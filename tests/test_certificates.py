@@ -688,6 +688,11 @@ def test_arguments_are_checked(options, match):
         certify(nn.Linear(2, 2).eval(), torch.randn(1, 2), **options)
 
 
+def test_no_inputs_are_refused():
+    with pytest.raises(ValueError, match="x holds no inputs: its first axis has length 0"):
+        certify(seeded(0, nn.Linear(4, 2)), torch.zeros(0, 4), "fp16")
+
+
 def test_a_model_in_training_is_refused():
     with pytest.raises(ValueError, match="eval"):
         certify(nn.Linear(2, 2), torch.randn(1, 2))

@@ -66,6 +66,8 @@ def certify(
     inputs = x if isinstance(x, tuple) else (x,)
     if not inputs or not all(isinstance(item, torch.Tensor) and item.dim() for item in inputs):
         raise TypeError("x must be a tensor whose first axis counts inputs, or a tuple of such tensors")
+    if not all(len(item) for item in inputs):
+        raise ValueError("x holds no inputs: its first axis has length 0")
     simulation = run(model, fmt, accumulate, rounding, seed)
     request = Request(radius, confidence, reference == "fp32")
     with _as_recorded():

@@ -176,7 +176,7 @@ class Running(Pass):
 
     def rounded(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
         assert self.machine is not None
-        if row.kind != "rounded" or self.links is not None or not self.machine.visible or has_nan(before):
+        if row.kind != "rounded" or self.links is not None or not self.machine.visible or not before.numel():
             return None
         parts = (None, None, before, row.cost(call, INSIDE))
         weights = (0.0, 0.0, 1.0, 1.0, *self.machine.store(None))
@@ -262,7 +262,7 @@ def walk(source: Pass, ending: Mapping[Step, list[int]] = MappingProxyType({})) 
     for step in trace.steps:
         numbers = [number for number in step.outputs if number is not None]
         places = map_tensors(functools.partial(_operand, step, states), (step.args, step.kwargs), Ref)
-        operands = list(tensors_in(places, Operand))
+        operands = tensors_in(places, Operand)
         if not operands:
             _without_numbers(source, step, states, numbers)
             continue

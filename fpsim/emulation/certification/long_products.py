@@ -81,9 +81,9 @@ def long_product_error(
     """A bound on |emulated - exact| for every element, in float64; None where this form does not serve.
 
     `singles` are the emulated values of the operands in float32, by the operand's id, and `result` those of the result. The
-    form serves rounding to nearest, results that are finite, and numbers of which float32 holds the products.
+    form serves machines whose overflows show, results that are finite, and numbers of which float32 holds the products.
     """
-    if not machine.visible or sums.reach is None or sums.divisor != 1 or not _FROM <= sums.terms <= _TO:
+    if result.numel() == 0 or not machine.visible or sums.reach is None or sums.divisor != 1 or not _FROM <= sums.terms <= _TO:
         return None
     slight = machine.slight(sums)
     if slight is None and not can_follow(machine.policy, sums):
@@ -153,5 +153,5 @@ def _add_addend(parts: _Parts, addend: Operand, single: torch.Tensor, growth: fl
         parts.rest = parts.rest + _UNIT * float(change.abs().max())
         parts.add_change(spread(change).expand(shape))
     if not addend.known or growth:
-        bound = _bound(addend, single) if not addend.known else torch.zeros_like(single)
+        bound = torch.zeros_like(single) if addend.known else _bound(addend, single)
         parts.add_bounds(spread(bound.add_(single.abs(), alpha=growth)).expand(shape))

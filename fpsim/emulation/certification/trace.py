@@ -7,7 +7,7 @@ the operation's missing rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,24 +73,35 @@ class Trace:
 
 def map_tensors(function: Callable[[Any], Any], value: Any, kind: type = torch.Tensor) -> Any:
     """The function applied to every tensor (or other kind) inside lists, tuples and dictionaries."""
-    if isinstance(value, kind):
-        return function(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(function, item, kind) for item in value)
-    if isinstance(value, dict):
-        return {key: map_tensors(function, item, kind) for key, item in value.items()}
-    return value
+
+    def mapped(value: Any) -> Any:
+        if isinstance(value, kind):
+            return function(value)
+        if isinstance(value, (list, tuple)):
+            return type(value)([mapped(item) if isinstance(item, nested) else item for item in value])
+        if isinstance(value, dict):
+            return {key: mapped(item) if isinstance(item, nested) else item for key, item in value.items()}
+        return value
+
+    nested = (kind, list, tuple, dict)
+    return mapped(value)
 
 
-def tensors_in(value: Any, kind: type = torch.Tensor) -> Iterator[Any]:
+def tensors_in(value: Any, kind: type = torch.Tensor) -> list[Any]:
     """Every tensor (or other kind) inside lists, tuples and dictionaries, in order."""
-    if isinstance(value, kind):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors_in(item, kind)
-    elif isinstance(value, dict):
-        yield from tensors_in(tuple(value.values()), kind)
+    found: list[Any] = []
+
+    def look(values: Any) -> None:
+        for item in values:
+            if isinstance(item, kind):
+                found.append(item)
+            elif isinstance(item, (list, tuple)):
+                look(item)
+            elif isinstance(item, dict):
+                look(item.values())
+
+    look((value,))
+    return found
 
 
 class _Recorder(TorchDispatchMode):
@@ -135,7 +146,7 @@ class _Recorder(TorchDispatchMode):
         name = func._schema.name
         if name in _UNINITIALIZED:
             self._in_storage.setdefault(_storage(result), [])
-        elif name in _MAKERS and not list(tensors_in((args, kwargs))):
+        elif name in _MAKERS and not tensors_in((args, kwargs)):
             with _without_dispatch():
                 self.leaf(result, func(*args, **kwargs))
         else:
