@@ -4,14 +4,23 @@
     rounding_bound         for one rounding
     matmul                 for given operands, element by element
     probabilistic_bound    smaller, and true with a stated probability
-    tree, gamma, jeannerod_rump, kahan, neumaier, block_fma, unit_roundoff    the factors of the literature
+    tree, gamma, jeannerod_rump, lange_rump, kahan, neumaier, block_fma, unit_roundoff    the factors of the literature
 
 Every number is rounded outward, and `inf` where nothing holds. Bounds after the fact, from the partial sums that were made,
 come with the results: ``fpsim.matmul(..., error_bound=True)``.
 """
 
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
-from fpsim.theory.closed_forms import block_fma, gamma, jeannerod_rump, kahan, neumaier, tree, unit_roundoff
+from fpsim.theory.closed_forms import (
+    block_fma,
+    gamma,
+    jeannerod_rump,
+    kahan,
+    lange_rump,
+    neumaier,
+    tree,
+    unit_roundoff,
+)
 from fpsim.theory.probabilistic import ProbabilisticBound, probabilistic_bound
 from fpsim.theory.products import matmul
 from fpsim.theory.roundings import RoundingBound, rounding_bound
@@ -25,6 +34,7 @@ __all__ = [
     "gamma",
     "jeannerod_rump",
     "kahan",
+    "lange_rump",
     "matmul",
     "neumaier",
     "probabilistic_bound",

@@ -1,5 +1,6 @@
 """A-priori bounds against exact sums: never violated, attained, and what each of their parts is there for."""
 
+import math
 from fractions import Fraction as F
 from itertools import product as combinations
 from math import inf
@@ -13,6 +14,7 @@ from fpsim import bounds
 from fpsim.accumulation import get_accumulator
 from fpsim.formats import get_format
 from tests.hard_sums import KINDS, exact_sums, hard_operands
+from tests.tree_search import Search, evaluate
 
 #: (operands, accumulator): every kind of accumulator, and operands that fit it and that do not.
 CASES = [
@@ -212,6 +214,8 @@ def test_factors_are_rounded_upward():
     assert bounds.tree(10**9, "fp16") == inf
     assert bounds.gamma(1000, "fp16") >= 1000 * u / (1 - 1000 * u) and bounds.gamma(2048, "fp16") == inf
     assert bounds.jeannerod_rump(4096, "fp16") == 2.0
+    assert bounds.lange_rump(44, "fp16") == 44 * 2.0**-11 < bounds.tree(44, "fp16") and bounds.lange_rump(45, "fp16") == inf
+    assert bounds.lange_rump(15, "bf16") < inf and bounds.lange_rump(4096, "fp32") == inf
     assert bounds.unit_roundoff("bf16") == 2.0**-8 and bounds.unit_roundoff("bf16", "up") == 2.0**-7
     assert bounds.rounding_bound("fp16").relative >= v > F(np.nextafter(bounds.rounding_bound("fp16").relative, 0))
 
@@ -241,6 +245,8 @@ def test_what_does_not_hold_is_refused():
     assert bounds.kahan(10**7, "bf16") == inf and bounds.accumulation_bound("bf16", "bf16:kahan", 10**7).largest == 0
     with pytest.raises(ValueError, match="nearest only"):
         bounds.jeannerod_rump(5, "fp16", "up")
+    with pytest.raises(ValueError, match="nearest only"):
+        bounds.lange_rump(5, "fp16", "toward-zero")
     with pytest.raises(ValueError, match="no zero"):
         bounds.accumulation_bound("e8m0fnu", "fp32", 3)
     with pytest.raises(ValueError, match="terms must be"):
@@ -255,6 +261,41 @@ def test_what_does_not_hold_is_refused():
         bounds.matmul(np.full((1, 1), 2.0**-20), np.ones((1, 1)), fmt="fp16", accumulate="mi250")
     with pytest.raises(ValueError, match="whole number"):
         bounds.tree(-1, "fp16")
+
+
+@pytest.mark.parametrize("precision", range(3, 9))
+def test_h_u_holds_to_its_condition(precision):
+    """No tree at all of that height violates it, whichever side ties go to."""
+    u, fmt = 2.0**-precision, f"e8m{precision - 1}"
+    heights = [height for height in range(1, 40) if bounds.lange_rump(height, fmt) < inf]
+    assert heights == list(range(1, max(3, math.isqrt(2**precision) - 1) + 1))
+    for height in heights[-1:] if precision == 8 else heights:
+        assert bounds.lange_rump(height, fmt) == height * u
+        search = Search(precision, height * u, any_ties=True)
+        assert max(search.grow() for _ in range(height)) <= 0
+
+
+def test_h_u_does_not_hold_for_every_height():
+    """With p = 4 a tree of 13 levels errs by 13.2u, ties to even, and so does the emulation of it."""
+    search = Search(4, 13 / 16)
+    for _ in range(12):
+        assert search.grow() <= 0
+    assert search.grow() > 0
+    tree = search.worst()
+    computed, exact, size, height = evaluate(tree, 4)
+    assert height == 13 and abs(computed - exact) > F(13, 16) * size
+    assert abs(computed - exact) <= F(bounds.tree(13, "e8m3")) * size and bounds.lange_rump(13, "e8m3") == inf
+    leaves = []
+
+    def numbered(part):
+        if isinstance(part, tuple):
+            return tuple(map(numbered, part))
+        leaves.append(float(part))
+        return len(leaves) - 1
+
+    order = fpsim.Tree.from_nested(numbered(tree))
+    emulated = fpsim.sum(np.array(leaves, np.float32), fmt="e8m3", accumulate=fpsim.Accumulator(format="e8m3", order=order))
+    assert F(float(emulated)) == computed
 
 
 def test_kahan_errs_by_more_than_two_roundings():

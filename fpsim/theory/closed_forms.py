@@ -12,6 +12,7 @@ from typing import Any
 from fpsim.formats import get_format
 from fpsim.modes import get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
+from fpsim.theory.heights import height_factor
 from fpsim.theory.roundings import NEAREST, relative_error, unit
 from fpsim.theory.upward import both, grown, to_float
 
@@ -49,6 +50,20 @@ def jeannerod_rump(n: int, fmt: Any, rounding: Any = "nearest-even") -> float:
     if mode not in NEAREST:
         raise ValueError(f'n u holds for rounding to nearest only, not for "{mode}"; use tree')
     return to_float(_count(n, "n") * unit(target, mode))
+
+
+def lange_rump(height: int, fmt: Any, rounding: Any = "nearest-even") -> float:
+    """h u for any tree in which no term meets more than h = `height` roundings, a product's included.
+
+    Rounding to nearest only, without underflow of products, and for h <= 3 or (h + 1)^2 u <= 1: 44 levels in fp16, 15 in
+    bf16, 4095 in fp32; inf beyond. After Lange and Rump, Math. Comp. 88, 2019; proven in `fpsim/theory/heights.py`, with
+    trees that violate h u beyond. Raises ValueError for directed modes.
+    """
+    target, mode = get_format(fmt), get_rounding(rounding)
+    if mode not in NEAREST:
+        raise ValueError(f'h u holds for rounding to nearest only, not for "{mode}"; use tree')
+    found = height_factor(_count(height, "height"), target, mode)
+    return float("inf") if found is None else to_float(found)
 
 
 def kahan(n: int, fmt: Any, rounding: Any = "nearest-even") -> float:
