@@ -275,6 +275,17 @@ def test_h_u_holds_to_its_condition(precision):
         assert max(search.grow() for _ in range(height)) <= 0
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "precision, any_ties, lowest",
+    [(3, True, 6), (4, True, 8), (5, True, 10), (6, True, 13), (7, True, 17), (8, True, 23), (3, False, 11), (5, False, 16)],
+)
+def test_the_lowest_trees_that_exceed_h_u(precision, any_ties, lowest):
+    for height in (lowest - 1, lowest):
+        search = Search(precision, height * 2.0**-precision, any_ties)
+        assert (max(search.grow() for _ in range(height)) > 0) == (height == lowest)
+
+
 def test_h_u_does_not_hold_for_every_height():
     """With p = 4 a tree of 13 levels errs by 13.2u, ties to even, and so does the emulation of it."""
     search = Search(4, 13 / 16)
