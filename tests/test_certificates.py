@@ -512,6 +512,14 @@ def test_infinite_errors_stay_infinite_in_long_products():
     assert bool(torch.isfinite(bound[0]).all() and torch.isinf(bound[1]).all())
 
 
+def test_errors_beyond_float32_stay_finite():
+    """Normalized rows of uncertain deviation multiply errors by 1e15; float32 would make them infinite three layers on."""
+    layers = [layer for _ in range(4) for layer in (nn.Linear(64, 64), nn.LayerNorm(64))]
+    model, x = seeded(0, *layers, nn.Linear(64, 3)), torch.randn(2, 64, generator=torch.Generator().manual_seed(1))
+    bound = certify(model, x, "bf16", "bf16", method="running").bound
+    assert bool(torch.isfinite(bound).all()) and float(bound.max()) > 1e39
+
+
 FUNCTIONS = (*elementwise.RANGES.values(), *elementwise._GELU.values())
 SMOOTH = [found for found in FUNCTIONS if isinstance(found, elementwise._Smooth)]
 

@@ -14,7 +14,7 @@ import torch
 from fpsim.emulation.certification.adding import added_up
 from fpsim.emulation.certification.costs import Machine, Store
 from fpsim.emulation.certification.followed import can_follow, follow, follow_tree
-from fpsim.emulation.certification.single import fitted, multiplied, near_rest
+from fpsim.emulation.certification.single import multiplied, near_rest
 from fpsim.emulation.certification.slopes import Operand
 from fpsim.emulation.certification.table import Call, Products
 from fpsim.formats import Format
@@ -22,7 +22,7 @@ from fpsim.theory.roundings import holds
 
 _FROM, _TO = 8, 2**14  # terms: float32's own errors grow with them, and stay far below those of 16 bits
 _UNIT = 2.0**-23
-_TOO_LARGE = 2.0**80
+_LEAST, _LARGEST = 2.0**-126, 2.0**48  # of factors, and of their products with room for thousands of them
 
 
 class TooLarge(Exception):
@@ -43,7 +43,7 @@ class _Parts:
         if not bool(change.any()):
             return
         rest = near_rest(self.sums, a, b)
-        if not float(rest.max()) < _TOO_LARGE:
+        if not float(rest.max()) < _LARGEST:
             raise TooLarge
         self.rest = self.rest + rest
         self.add_change(multiplied(self.sums, a.float(), b.float()))
@@ -52,11 +52,10 @@ class _Parts:
         self.near = found.clone(memory_format=torch.contiguous_format) if self.near is None else self.near.add_(found)
 
     def add_above(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        """For a, b >= 0."""
-        (left, first), (right, second) = fitted(a), fitted(b)
-        if first != 1 or second != 1:
+        """For a, b >= 0, which are overwritten."""
+        if not (float(a.max()) < _LARGEST and float(b.max()) < _LARGEST):
             raise TooLarge
-        self.add_bounds(multiplied(self.sums, left, right))
+        self.add_bounds(multiplied(self.sums, a.clamp_(min=_LEAST), b.clamp_(min=_LEAST)))
 
     def add_bounds(self, found: torch.Tensor) -> None:
         self.above = found.clone(memory_format=torch.contiguous_format) if self.above is None else self.above.add_(found)

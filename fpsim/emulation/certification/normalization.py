@@ -72,11 +72,12 @@ def _softmax_slopes(call: Call) -> Sequence[Slope]:
 def _softmax_moved(value: torch.Tensor, t: torch.Tensor, dim: int) -> torch.Tensor:
     """A bound on how far softmax moves within t of the value, which float32 holds.
 
-    Where no logit moves by more than m, p_i lies between exp(-2 m) and exp(2 m) times what it was. float32's own p errs by a
-    share that grows with the logits' distance, to 104, beyond which it is 0, and with their number.
+    Where no logit moves by more than m, p_i lies between exp(-2 m) and exp(2 m) times what it was; from m = 300 on that says
+    nothing. float32's own p errs by a share that grows with the logits' distance, to 104, beyond which it is 0, and with
+    their number.
     """
     count, most = value.shape[dim], t.amax(dim, keepdim=True)
-    share, growth = (count + 128) * 2.0**-22, torch.exp(2 * most) * (1 + 2.0**-40)
+    share, growth = (count + 128) * 2.0**-22, torch.exp(2 * most.clamp(max=300.0)) * (1 + 2.0**-40)
     p = torch.softmax(value.float(), dim).nan_to_num_(0.0).double()
     low = p * ((1 - share) / growth)
     high = p.mul_((1 + share) * growth).add_(growth * 2.0**-120).clamp_(max=1.0)

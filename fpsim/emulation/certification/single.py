@@ -20,12 +20,12 @@ _UNIT, _LEAST, _ROOM = 2.0**-23, 2.0**-126, 48  # thousands of products of numbe
 
 def product_above(sums: Products, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """A bound of multiply(a, b) from above, for a, b >= 0 in float64."""
-    (left, first), (right, second) = fitted(a), fitted(b)
+    (left, first), (right, second) = _fitted(a), _fitted(b)
     found = multiplied(sums, left, right).double().mul_(1 + (sums.terms + 16) * _UNIT).add_(sums.terms * 2.0**-148)
     return found if first == second == 1 else found.mul_(first).mul_(second)
 
 
-def fitted(t: torch.Tensor) -> tuple[torch.Tensor, float]:
+def _fitted(t: torch.Tensor) -> tuple[torch.Tensor, float]:
     """In float32 with no number too small, and the power of two that large ones were divided by."""
     largest = float(t.max()) if t.numel() else 0.0
     scale = 2.0 ** max(0, math.frexp(largest)[1] - _ROOM) if largest < math.inf else 1.0
