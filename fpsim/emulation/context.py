@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim import _checks
 from fpsim.emulation import switches
+from fpsim.emulation.halves import Halves
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mapping import ModuleFormats
 from fpsim.emulation.mixed import MixedMachine, MixedMode
@@ -99,6 +100,7 @@ class Emulation:
         local = self._local
         if local.machine is None:
             local.machine = _KINDS[type(self.policy)][0](self.policy, self)
+            local.machine.halves = Halves(local.machine)
             self._machines.append(local.machine)
         return local.machine
 
@@ -292,9 +294,10 @@ def emulate(
     `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
     with a different policy.
     """
-    from fpsim.emulation.hooks import Guard, guard_outputs
+    from fpsim.emulation.hooks import Guard, guard_outputs, install_optimizer_hooks
     from fpsim.emulation.policy import make_policy
 
+    install_optimizer_hooks()
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
     emulation = Emulation(policy, policy.mapping.resolve() if isinstance(policy, MixedPolicy) else None)
     emulation.guard_outputs = functools.partial(guard_outputs, guard=Guard(emulation, keep=True))

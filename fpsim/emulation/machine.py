@@ -63,6 +63,7 @@ class Machine:
         self.nodes: list[tuple[int, str]] = []  # from which autograd node on nodes were made by which module
         self.first_node = 0
         self.optimizer: Any = None
+        self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps
 
     policy: Policy
     fmt: Format
@@ -216,6 +217,13 @@ class Machine:
         """An operand as the float32 tensor that type promotion makes of it: integers are rounded to the format."""
         tensor = self.operand(tensor)
         return tensor if tensor.dtype is _FLOAT32 else self._narrow(tensor.to(_FLOAT64, copy=True))
+
+    def turn(self, op: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Choose what the operation reads and what its results are rounded to: here always the same."""
+
+    def narrowed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Floating-point numbers of another dtype as values of the format, rounded, in a fresh float32 tensor."""
+        return self._narrow(tensor.to(_FLOAT64, copy=True))
 
     def is_step_count(self, tensor: torch.Tensor) -> bool:
         """Whether this is `state["step"]` of the optimizer that is stepping: a count, which never rounds."""

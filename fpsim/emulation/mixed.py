@@ -326,18 +326,22 @@ class MixedMode(EmulationMode):
             return self._without_rule(func, args, kwargs)
         if types and not PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
+        if self.machine.optimizer is not None:
+            result = self.in_halves(func, types, args, kwargs)
+            if result is not NotImplemented:
+                return result
         self.machine.op = func
         try:
             if _modes_left() == 0:
-                return self._compute(entry, args, kwargs)
+                return self.compute(func, args, kwargs)
             with _without_dispatch():
-                return self._compute(entry, args, kwargs)
+                return self.compute(func, args, kwargs)
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs)
             raise
 
-    def _compute(self, entry: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        machine = self.machine
+    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        machine, entry = self.machine, TABLE[func]
         if entry.family == "foreach":  # each element may have formats of its own
             results: list[torch.Tensor] = []
             for arguments, named in each_element(args, kwargs):
