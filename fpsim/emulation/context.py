@@ -84,6 +84,7 @@ class Emulation:
         self.formats = formats  # by module path, where there are several
         self.training_step = 0
         self.names: dict[int, str] = {}
+        self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self._local = _Local()
         self._machines: list[Machine] = []
@@ -136,6 +137,7 @@ class Emulation:
             _uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer = "", [], None
+            machine.results.guard(self.guard)
             machine.forget_marks()  # outside, anyone may write other numbers there
 
     # The place in the model
@@ -288,7 +290,7 @@ def emulate(
 ) -> Iterator[Emulation]:
     """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
 
-    A backward pass from a module's output belongs inside as well; outside it raises `OutsideContext`.
+    A backward pass through what is computed inside belongs inside as well; outside it raises `OutsideContext`.
 
     Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
     `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
@@ -300,6 +302,7 @@ def emulate(
     install_optimizer_hooks()
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
     emulation = Emulation(policy, policy.mapping.resolve() if isinstance(policy, MixedPolicy) else None)
-    emulation.guard_outputs = functools.partial(guard_outputs, guard=Guard(emulation, keep=True))
+    emulation.guard = Guard(emulation, keep=True)
+    emulation.guard_outputs = functools.partial(guard_outputs, guard=emulation.guard)
     with emulation:
         yield emulation

@@ -59,7 +59,7 @@ class Halves:
         if wanted in HALVES:
             self.machine.turn(func, args, kwargs)
             args, kwargs = self._map(self.machine.operand, _FLOAT32, args, kwargs)
-            return self._native().__torch_dispatch__(func, types, args, kwargs)
+            return self._native().dispatch(func, types, args, kwargs)
         if wanted is not _FLOAT32:  # float64 means itself, and integers do
             with _without_dispatch():
                 return func(*args, **kwargs)

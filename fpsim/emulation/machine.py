@@ -19,6 +19,7 @@ from fpsim.emulation.errors import MetaTensor, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.finishing import Finish, Values
 from fpsim.emulation.limits import hash_of, in_fp32
 from fpsim.emulation.policy import Policy
+from fpsim.emulation.results import Results
 from fpsim.emulation.table import PRIMITIVE, RULES
 from fpsim.emulation.tables import Function, Tables
 from fpsim.formats import Format
@@ -63,6 +64,7 @@ class Machine:
         self.nodes: list[tuple[int, str]] = []  # from which autograd node on nodes were made by which module
         self.first_node = 0
         self.optimizer: Any = None
+        self.results = Results()
         self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps
 
     policy: Policy

@@ -333,12 +333,15 @@ class MixedMode(EmulationMode):
         self.machine.op = func
         try:
             if _modes_left() == 0:
-                return self.compute(func, args, kwargs)
-            with _without_dispatch():
-                return self.compute(func, args, kwargs)
+                result = self.compute(func, args, kwargs)
+            else:
+                with _without_dispatch():
+                    result = self.compute(func, args, kwargs)
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs)
             raise
+        self.machine.results.note(result)
+        return result
 
     def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         machine, entry = self.machine, TABLE[func]

@@ -55,14 +55,17 @@ class EmulationMode(TorchDispatchMode):
         machine.op = func
         try:
             if _modes_left() == 0:  # nothing below to hide from
-                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
-            with _without_dispatch():
-                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+                result = rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+            else:
+                with _without_dispatch():
+                    result = rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
         except MetaTensor:
             return func(*args, **kwargs or {})  # shapes only
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs or {})
             raise
+        machine.results.note(result)
+        return result
 
     def in_halves(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """An operation on 16-bit tensors within an optimizer's step; NotImplemented for others."""
