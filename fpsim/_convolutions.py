@@ -45,6 +45,7 @@ class Arithmetic:
     key: int = 0
     counters: Any = None
     result_format: Format | None = None
+    factors: tuple[Format, Format] | None = None  # of the matrices, where they differ: what is gathered is the right one
 
     def product(
         self,
@@ -68,6 +69,7 @@ class Arithmetic:
             first_element=elements[0],
             row_elements=elements[1],
             result_format=self.result_format,
+            factors=self.factors,
         )
 
 

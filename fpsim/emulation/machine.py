@@ -227,6 +227,10 @@ class Machine:
         """Floating-point numbers of another dtype as values of the format, rounded, in a fresh float32 tensor."""
         return self._narrow(tensor.to(_FLOAT64, copy=True))
 
+    def factors(self, left: torch.Tensor, right: torch.Tensor) -> tuple[Format, Format] | None:
+        """The formats of two operands that a unit multiplies, where they may differ."""
+        return None
+
     def is_step_count(self, tensor: torch.Tensor) -> bool:
         """Whether this is `state["step"]` of the optimizer that is stepping: a count, which never rounds."""
         if self.optimizer is None or tensor.dim() != 0:

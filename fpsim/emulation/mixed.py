@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
+from fpsim.accumulation.units import Formats
 from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import Machine
@@ -221,6 +222,21 @@ class MixedMachine(Machine):
     def held(self, tensor: torch.Tensor) -> torch.Tensor:
         mark = self._known(tensor)
         return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
+
+    def factors(self, left: torch.Tensor, right: torch.Tensor) -> tuple[Format, Format] | None:
+        if self._uniform or self.policy.accumulator.kind != "unit":
+            return None
+        marks = [self._known(tensor) for tensor in (left, right)]
+        first, second = (mark.fmt if mark is not None else None for mark in marks)
+        if first is None or second is None:
+            return None
+        own, both = self._takes((first, second)), self._takes(self.operand_format)
+        return (first, second) if own and (first != second or not both) else None
+
+    def _takes(self, operands: Formats) -> bool:
+        accumulator = self.policy.accumulator
+        assert accumulator.unit is not None
+        return any(row.takes(operands) and accumulator.format.name in row.outputs for row in accumulator.unit.instructions)
 
     # Results
 
