@@ -220,7 +220,7 @@ def _columns_into(
     images, channels = out.shape[:2]
     addend = None if bias is None else bias[rows, None]
     positions = prod(out.shape[2:])
-    room = max(_POSITIONS_BYTES, factors.nbytes // 2)  # every tile packs the factors again
+    room = min(max(_POSITIONS_BYTES, factors.nbytes // 2), _TAPS_BYTES)  # every tile packs the factors again
     at_once = _whole_panels(max(1, room // max(1, taps.count * out.itemsize)))
     together = max(1, min(images, at_once // max(1, positions)))
     if how.rounding is Rounding.STOCHASTIC or positions >= at_once:
