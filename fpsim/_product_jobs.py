@@ -78,6 +78,12 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
         from fpsim._kernels.packing import pack_lines
 
         pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
+    elif b.dtype == dtype and b.strides[1] == b.itemsize and b.strides[0] >= 0 and b.strides[0] % b.itemsize == 0 and b.size:
+        from fpsim._kernels.packing import pack_lines_across
+
+        stride = b.strides[0] // b.itemsize
+        line = line_of(b, (leaves - 1) * stride + b.shape[1])
+        pack_lines_across(line, stride, b.shape[1], leaves, packed, width)
     else:
         _kernels().pack_columns(b, packed, width)
     found.append(Panels(packed, leaves * width, width, start, b.shape[1]))
