@@ -18,6 +18,18 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("rows, leaves", [(1, 1), (3, 31), (4, 5), (18, 33), (64, 700)])
+def test_groups_hold_the_rows(rows, leaves, dtype, layout):
+    matrix = LAYOUTS[layout](np.random.default_rng(rows).normal(size=(rows, leaves)).astype(dtype))
+    for size in (1, 2, 4):
+        for packed_as in ("f4", "f8"):
+            packed = _product_jobs.pack_rows(matrix, np.dtype(packed_as), size).reshape(-1, leaves, size)
+            lines = packed.transpose(0, 2, 1).reshape(-1, leaves)
+            assert np.array_equal(lines[:rows], matrix.astype(packed_as)) and not lines[rows:].any()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("leaves, columns", [(1, 1), (3, 31), (5, 32), (17, 33), (40, 64), (64, 130), (700, 47)])
 def test_panels_hold_the_columns(leaves, columns, dtype, layout):
     matrix = LAYOUTS[layout](np.random.default_rng(columns).normal(size=(leaves, columns)).astype(dtype))

@@ -45,3 +45,26 @@ def pack_lines_across(line: Any, stride: int, columns: int, leaves: int, out: An
                 copy_lanes(line, start + j, out, base + j, 0, used - j, width - j)
             start += stride
             base += width
+
+
+@kernel
+def pack_four_lines(line: Any, stride: int, rows: int, leaves: int, out: Any) -> None:
+    """`products.pack_rows` in groups of four for the matrix whose element (i, k) is line[i * stride + k]."""
+    prefer_wide_vectors()
+    for first in range(0, rows, 4):
+        group = out[first * leaves : (first + 4) * leaves]
+        start = first * stride
+        if first + 4 <= rows:
+            one = line[start : start + leaves]
+            two = line[start + stride : start + stride + leaves]
+            three = line[start + 2 * stride : start + 2 * stride + leaves]
+            four = line[start + 3 * stride : start + 3 * stride + leaves]
+            for k in range(leaves):
+                group[4 * k] = one[k]
+                group[4 * k + 1] = two[k]
+                group[4 * k + 2] = three[k]
+                group[4 * k + 3] = four[k]
+        else:
+            for row in range(4):
+                for k in range(leaves):
+                    group[4 * k + row] = line[start + row * stride + k] if first + row < rows else 0
