@@ -174,6 +174,18 @@ def test_muon_in_bf16_is_muon_of_a_bfloat16_model():
     assert all(torch.equal(a, b.float()) for a, b in zip(*(sim.parameters() for sim in sims), strict=True))
 
 
+@pytest.mark.filterwarnings("error")
+def test_muon_draws_from_the_machines_stream():
+    """The same seed gives the same bits, another gives others; draws of the 16-bit part are not those of the rest again."""
+
+    def trained(seed):
+        sim = fpsim.run(model(), "fp16", rounding="stochastic", seed=seed)
+        train(sim, sim, torch.optim.Muon([sim[0].weight, sim[2].weight], lr=0.1))
+        return torch.cat([parameter.detach().flatten() for parameter in sim.parameters()])
+
+    assert torch.equal(trained(0), trained(0)) and not torch.equal(trained(0), trained(1))
+
+
 class HalfState(torch.optim.Optimizer):
     """Keeps float16 momentum, in lists, and mixes dtypes in every way."""
 
