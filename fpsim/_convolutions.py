@@ -30,6 +30,7 @@ from fpsim.rounding import Rounding
 _POSITIONS_BYTES = 4 << 20
 _TAPS_BYTES = 12 << 20
 _COLUMNS = 64  # tiles are whole multiples of this many columns where they can be
+_ROWS = 16  # threads that share the rows of a product take multiples of this many
 _WIDE = 4  # times as many columns as rows: then threads share the tiles, else the rows of each
 _GATHERED = 4  # what gathering an element costs, in multiply-adds
 
@@ -44,6 +45,7 @@ class Arithmetic:
     key: int = 0
     counters: Any = None
     result_format: Format | None = None
+    factors: tuple[Format, Format] | None = None  # of the matrices, where they differ: what is gathered is the right one
 
     def product(
         self,
@@ -67,6 +69,7 @@ class Arithmetic:
             first_element=elements[0],
             row_elements=elements[1],
             result_format=self.result_format,
+            factors=self.factors,
         )
 
 
@@ -217,7 +220,8 @@ def _columns_into(
     images, channels = out.shape[:2]
     addend = None if bias is None else bias[rows, None]
     positions = prod(out.shape[2:])
-    at_once = _whole_panels(max(1, _POSITIONS_BYTES // max(1, taps.count * out.itemsize)))
+    room = min(max(_POSITIONS_BYTES, factors.nbytes // 2), _TAPS_BYTES)  # every tile packs the factors again
+    at_once = _whole_panels(max(1, room // max(1, taps.count * out.itemsize)))
     together = max(1, min(images, at_once // max(1, positions)))
     if how.rounding is Rounding.STOCHASTIC or positions >= at_once:
         together = 1  # within one image the numbers of elements are affine in row and column
@@ -234,8 +238,15 @@ def _columns_into(
             right = taps.gather(slice(0, taps.count), columns, buffer)
             result = np.empty((len(factors), right.shape[1]), dtype=out.dtype)
             start = columns.start - group.start * positions
-            elements = ((group.start * channels + rows.start) * positions + start, positions)
-            how.product(factors, right, result, elements, addend)
+            first_element = (group.start * channels + rows.start) * positions + start
+
+            def product(
+                i: int, j: int, right: np.ndarray = right, result: np.ndarray = result, first_element: int = first_element
+            ) -> None:
+                added = None if addend is None else addend[i:j]
+                how.product(factors[i:j], right, result[i:j], (first_element + i * positions, positions), added)
+
+            threads.run(product, threads.parts(len(factors), len(factors) * right.size, _ROWS))
             if together == 1:
                 place = out[group.start, rows].reshape(len(factors), positions)
                 place[:, start : start + right.shape[1]] = result

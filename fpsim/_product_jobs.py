@@ -56,6 +56,11 @@ def line_of(x: np.ndarray, count: int) -> np.ndarray:
     return x.reshape(-1) if x.flags.c_contiguous else np.lib.stride_tricks.as_strided(x, (count,), (x.itemsize,))
 
 
+def _is_of_lines(x: np.ndarray) -> bool:
+    """Whether the elements of each row lie side by side, and rows follow each other in whole elements."""
+    return x.strides[1] == x.itemsize and x.strides[0] >= 0 and x.strides[0] % x.itemsize == 0
+
+
 def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[Panels]:
     """Panels of `width` columns: read in place where few rows would not repay a copy, or all of it is near anyway."""
     leaves, columns = b.shape
@@ -78,6 +83,12 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
         from fpsim._kernels.packing import pack_lines
 
         pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
+    elif b.dtype == dtype and b.size and _is_of_lines(b):
+        from fpsim._kernels.packing import pack_lines_across
+
+        stride = b.strides[0] // b.itemsize
+        line = line_of(b, (leaves - 1) * stride + b.shape[1])
+        pack_lines_across(line, stride, b.shape[1], leaves, packed, width)
     else:
         _kernels().pack_columns(b, packed, width)
     found.append(Panels(packed, leaves * width, width, start, b.shape[1]))
@@ -90,7 +101,13 @@ def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
         return a.reshape(-1) if a.size else np.zeros(1, dtype)
     groups = -(-count // rows)
     packed = np.empty(max(1, groups * rows * leaves), dtype=dtype)
-    _kernels().pack_rows(a, packed, rows, 0, groups)
+    if rows == 4 and a.size and a.dtype == dtype and _is_of_lines(a):
+        from fpsim._kernels.packing import pack_four_lines
+
+        stride = a.strides[0] // a.itemsize
+        pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)
+    else:
+        _kernels().pack_rows(a, packed, rows, 0, groups)
     return packed
 
 

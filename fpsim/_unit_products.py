@@ -18,7 +18,7 @@ from fpsim import threads
 from fpsim._product_plans import constants
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential, split_edges
-from fpsim.accumulation.units import Instruction, Output
+from fpsim.accumulation.units import Formats, Instruction, Output, formats_of_both
 from fpsim.formats import FP16, FP32, Format
 from fpsim.rounding import Rounding, round_into
 
@@ -36,9 +36,10 @@ class UnconfirmedUnit(UserWarning):
 
 
 def unit_product(
-    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, addend: np.ndarray | None = None
+    a: np.ndarray, b: np.ndarray, fmt: Formats, accumulator: Accumulator, addend: np.ndarray | None = None
 ) -> np.ndarray:
-    """addend + a @ b as the unit's instruction for operands of `fmt` gives it, in the accumulator's format.
+    """addend + a @ b as the unit's instruction for operands of `fmt` (one format, or one for each) gives it, in the
+    accumulator's format.
 
     The addend holds values of that format and broadcasts; left out, +0. Where the terms are split, each part starts from +0
     and the parts, then the addend, are added to nearest even in that format. A product of zero and infinity, infinities of both
@@ -48,8 +49,12 @@ def unit_product(
     name = accumulator.format.name
     row = accumulator.unit.instruction(fmt, name)
     unit, output = accumulator.unit.name, row.outputs[name]
-    what = f"{', '.join(row.operands)} operands and {name} output"
-    warn_once(unit, what, output.verified, f"unit {unit} with {what} is unconfirmed: {output.source}")
+    what, verified, source = f"{', '.join(row.operands)} operands and {name} output", output.verified, output.source
+    left, right = formats_of_both(fmt)
+    if left != right:
+        what, verified = f"{left.name} by {right.name} and {name} output", False
+        source = f"it is computed as that of operands of one format, of which the row says: {source}"
+    warn_once(unit, what, verified, f"unit {unit} with {what} is unconfirmed: {source}")
     if accumulator.order.name == "split":
         return _split_product(a, b, fmt, accumulator, addend)
     shape = (a.shape[0], b.shape[1])
@@ -67,7 +72,7 @@ def unit_product(
 
 
 def _split_product(
-    a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulator, addend: np.ndarray | None
+    a: np.ndarray, b: np.ndarray, fmt: Formats, accumulator: Accumulator, addend: np.ndarray | None
 ) -> np.ndarray:
     """The parts of split(k), each a product of the unit, added one after the other."""
     whole = replace(accumulator, order=sequential)
@@ -91,7 +96,7 @@ def warn_once(unit: str, row: str, verified: bool, message: str) -> None:
 
 
 def _around_specials(
-    a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, start: np.ndarray
+    a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray
 ) -> np.ndarray:
     """The finite terms through the unit; then what is not finite is added to that as IEEE 754 adds it."""
     product = _block if row.model == "block" else _emulated
@@ -104,7 +109,7 @@ def _around_specials(
         return np.where(np.isfinite(special), result, special + result)
 
 
-def _block(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
+def _block(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
     """Chained blocks, each rounded to the output format."""
     job = _Blocks(a, b, fmt, row.block, row.fraction, row.block)
     return job.run(0, job.leaves, output.format, Rounding(output.rounding), start)
@@ -118,7 +123,7 @@ def block_product(
     return job.run(0, job.leaves, FP32, Rounding.TOWARD_ZERO, start)
 
 
-def _emulated(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
+def _emulated(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
     """For every 32 terms: a chain of two blocks of 16 from +0 in the output format, then one rounded addition."""
     a, b = _padded(a, b, row.block)
     places = np.arange(a.shape[1]).reshape(-1, row.block)
@@ -150,25 +155,27 @@ class _Blocks:
     """
 
     def __init__(
-        self, a: np.ndarray, b: np.ndarray, fmt: Format, block: int, fraction: int, multiple: int,
+        self, a: np.ndarray, b: np.ndarray, fmt: Formats, block: int, fraction: int, multiple: int,
         powers: tuple[np.ndarray, np.ndarray] | None = None,
     ):  # fmt: skip
         """`powers`: of a and of b, where they are not those of values of `fmt`; the carrier is float64 then."""
         from fpsim._kernels import blocks as kernels
 
+        formats = formats_of_both(fmt)
         self.turned = b.shape[1] < 32 and a.shape[0] > b.shape[1]
+        formats = formats[::-1] if self.turned else formats
         a, b = _padded(*((b.T, a.T) if self.turned else (a, b)), multiple)
         self.block, self.fraction, self.leaves = block, fraction, a.shape[1]
-        self.element = "f4" if powers is None and _fits_single(a, b, fmt, block, fraction) else "f8"
+        self.element = "f4" if powers is None and _fits_single(a, b, formats, block, fraction) else "f8"
         self.packed = _Packed(a, b, self.element)
         if powers is not None:
             given = _Packed(*_padded(*((powers[1].T, powers[0].T) if self.turned else powers), multiple), self.element)
             self.powers = [given.a, given.b]
             return
         self.powers = []
-        for values in (self.packed.a, self.packed.b):
+        for values, own in zip((self.packed.a, self.packed.b), formats, strict=True):
             found = np.empty_like(values)
-            kernels.powers(values, _EXPONENT[self.element], values.dtype.type(2.0**fmt.emin), found)
+            kernels.powers(values, _EXPONENT[self.element], values.dtype.type(2.0**own.emin), found)
             self.powers.append(found)
 
     def run(self, begin: int, end: int, target: Format, rounding: Rounding, start: np.ndarray | None = None) -> np.ndarray:
@@ -229,7 +236,7 @@ class _Packed:
         return threads.parts(self.groups, 4 * self.rows * self.leaves * self.columns)
 
 
-def _fits_single(a: np.ndarray, b: np.ndarray, fmt: Format, block: int, fraction: int) -> bool:
+def _fits_single(a: np.ndarray, b: np.ndarray, formats: tuple[Format, Format], block: int, fraction: int) -> bool:
     """Whether float32 holds every product, its power and its scale, and an int32 the sum of a block.
 
     A term is below 4 * 2^fraction. The least power that has a scale in float32 is 2^(fraction - 126); products of the
@@ -237,7 +244,7 @@ def _fits_single(a: np.ndarray, b: np.ndarray, fmt: Format, block: int, fraction
     """
     if block << (fraction + 2) > 2**31:
         return False
-    low, high = 2 * fmt.emin, 2 * fmt.emax
+    low, high = sum(fmt.emin for fmt in formats), sum(fmt.emax for fmt in formats)
     if low < fraction - 126 or high > 124:
         from fpsim._kernels.products import extent
 

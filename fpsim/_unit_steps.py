@@ -13,7 +13,7 @@ import numpy as np
 from fpsim._product_plans import careful_scheme, constants
 from fpsim._product_runs import Draws, exact_product
 from fpsim._unit_products import chain_product, without_subnormals
-from fpsim.accumulation.units import Instruction
+from fpsim.accumulation.units import Formats, Instruction, formats_of_both
 from fpsim.formats import FP32, Format
 from fpsim.rounding import Rounding, round_into
 
@@ -51,7 +51,7 @@ def _products(a: np.ndarray, b: np.ndarray, together: int) -> Iterator[list[np.n
         yield found + [nothing] * (together - len(found))
 
 
-def halves(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: np.ndarray) -> np.ndarray:
+def halves(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """Chains over even and over odd k of each block, both from +0; their sum, then the addend's, each rounded."""
     target = _FLUSHED if row.flush else FP32
     total = without_subnormals(start) if row.flush else start
@@ -63,7 +63,7 @@ def halves(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: n
     return total
 
 
-def odd_pairs(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: np.ndarray) -> np.ndarray:
+def odd_pairs(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """Both products rounded, their sum rounded, then added and rounded, all to odd; flushed as judged before rounding."""
     target, nothing = _FLUSHED_BEFORE, np.zeros(start.shape)
     total = without_subnormals(start)
@@ -73,7 +73,7 @@ def odd_pairs(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start
     return total
 
 
-def fused_pairs(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: np.ndarray) -> np.ndarray:
+def fused_pairs(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """The exact sum of two products rounded once, then added and rounded, to nearest even with subnormals kept."""
     total = start
     for left, right in _products(a, b, 2):
@@ -81,9 +81,9 @@ def fused_pairs(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, sta
     return total
 
 
-def quads(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: np.ndarray) -> np.ndarray:
+def quads(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """Products and sums rounded to fp32 and flushed, (p0 + p1) + (p2 + p3), then the addend; subnormal inputs count as +0."""
-    a, b = (np.where(np.abs(x) < fmt.min_normal, 0, x) for x in (a, b))
+    a, b = (np.where(np.abs(x) < own.min_normal, 0, x) for x, own in zip((a, b), formats_of_both(fmt), strict=True))
     total = np.where(np.abs(start) < FP32.min_normal, 0, start)
     nothing = np.zeros(start.shape)
     for group in _products(a, b, row.block):
@@ -93,22 +93,23 @@ def quads(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: np
     return total
 
 
-def exact(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: np.ndarray) -> np.ndarray:
+def exact(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """The exact sum of each block and the addend, rounded once."""
     total = start
     for first in range(0, a.shape[1], row.block):
         left, right = a[:, first : first + row.block], b[first : first + row.block]
-        total = exact_product(left, right, fmt, FP32, _NEAREST, [total], Draws())
+        total = exact_product(left, right, formats_of_both(fmt)[0], FP32, _NEAREST, [total], Draws())
     return total
 
 
-def floored(a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, start: np.ndarray) -> np.ndarray:
+def floored(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """Products truncated `fraction` bits below the largest, their sum and the addend floored below the larger of both.
 
     Every number here is an integer of at most 40 bits times a power of two, so that float64 is exact. A product of 2^128
     and above is infinite.
     """
-    left, right = (powers(np.asarray(x, np.float64), fmt.emin) for x in (a, b))
+    given = zip((a, b), formats_of_both(fmt), strict=True)
+    left, right = (powers(np.asarray(x, np.float64), own.emin) for x, own in given)
     halves = row.model == "floored halves"
     total = start
     groups = zip(_products(a, b, row.block), _products(left, right, row.block), strict=True)
@@ -159,7 +160,7 @@ def _with_addend(dot: np.ndarray, top: np.ndarray, addend: np.ndarray, drops: bo
     return total
 
 
-MODELS: dict[str, Callable[[np.ndarray, np.ndarray, Format, Instruction, np.ndarray], np.ndarray]] = {
+MODELS: dict[str, Callable[[np.ndarray, np.ndarray, Formats, Instruction, np.ndarray], np.ndarray]] = {
     "halves": halves,
     "odd pairs": odd_pairs,
     "fused pairs": fused_pairs,

@@ -171,10 +171,12 @@ def matmul_into(
     first_element: int = 0,
     row_elements: int | None = None,
     result_format: Format | None = None,
+    factors: tuple[Format, Format] | None = None,
 ) -> None:
     """out = a @ b, rounded to `fmt`: 2-D float32 or float64 arrays of values of `fmt`, any strides.
 
-    With `result_format` that is what out is rounded to, once, and `fmt` that of the operands alone.
+    With `result_format` that is what out is rounded to, once, and `fmt` that of the operands alone: of both, where
+    `factors` says that they are values of two formats, which a unit has to know.
 
     `addend` (of out's shape) and `bias` (one for each column) are added to the accumulator after the sum, in its format,
     in that order; the result is then rounded to `fmt`. `first_element` numbers out[0, 0] for stochastic draws, and
@@ -198,7 +200,7 @@ def matmul_into(
         return
     if accumulator.kind == "unit":
         start, addend, bias = (addend, None, bias) if addend is not None else (bias, None, None)
-        result, held = unit_product(a, b, fmt, accumulator, start), accumulator.format
+        result, held = unit_product(a, b, factors or fmt, accumulator, start), accumulator.format
     else:
         result, held = _accumulate(a, b, fmt, accumulator, rounding, draws, counted)
     node = _EPILOGUE

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 import fpsim
 from fpsim import _convolutions, threads
+from fpsim._geometry import Geometry
 from fpsim.accumulation import get_accumulator
 from fpsim.convolution import conv, conv_input_gradient, conv_weight_gradient
 from fpsim.formats import get_format
@@ -166,6 +167,34 @@ def test_error_bounds_are_those_of_the_whole_product(monkeypatch):
     assert np.array_equal(bound.numpy().reshape(2, 5, -1), want)
     with pytest.raises(ValueError, match="probability"):
         conv(x, weight, padding=1, error_bound=2.0, **how)
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.integers(0, 60), st.sampled_from([np.float32, np.float64]), st.data())
+def test_patches_are_what_each_tap_reads(geometry, longer, dtype, data):
+    x_shape, weight_shape, steps = geometry
+    x_shape = (*x_shape[:-1], x_shape[-1] + longer)  # lines of several vectors
+    geometry = Geometry.of(x_shape, weight_shape, **steps)
+    backward = data.draw(st.booleans())  # of a gradient: positions are those of the input, taps go the other way
+    size, grid = (geometry.grid, geometry.size) if backward else (geometry.size, geometry.grid)
+    axes = geometry.backward_axes if backward else geometry.forward_axes
+    source = np.random.default_rng(longer).normal(size=(*x_shape[:2], *size)).astype(dtype)
+    if data.draw(st.booleans()):  # channels last
+        source = np.ascontiguousarray(source.transpose(0, 2, 3, 4, 1)).transpose(0, 4, 1, 2, 3)
+    taps = _convolutions._Taps(source, geometry.kernel, grid, axes)
+    some = [data.draw(st.integers(0, size - 1)) for size in (taps.count, taps.positions)]
+    rows, columns = slice(some[0], taps.count), slice(some[1], data.draw(st.integers(some[1] + 1, taps.positions)))
+    buffer = np.full((taps.count + 1) * taps.positions, np.nan, dtype)
+    piece = taps.gather(rows, columns, buffer)
+    wanted = np.zeros_like(piece)
+    for i, j in np.ndindex(*piece.shape):
+        channel, *tap = np.unravel_index(rows.start + i, (source.shape[1], *geometry.kernel))
+        image, *position = np.unravel_index(columns.start + j, (source.shape[0], *grid))
+        scaled = [int(position[k] * axes[k, 0] + axes[k, 1] + tap[k] * axes[k, 2]) for k in range(3)]
+        place = [scaled[k] // int(axes[k, 3]) for k in range(3)]
+        if all(scaled[k] % axes[k, 3] == 0 and 0 <= place[k] < source.shape[2 + k] for k in range(3)):
+            wanted[i, j] = source[(image, channel, *place)]
+    assert np.array_equal(piece, wanted) and np.isnan(buffer[piece.size :]).all()
 
 
 @settings(max_examples=60, deadline=None)

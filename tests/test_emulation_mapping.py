@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 import fpsim
 from fpsim.emulation import context
 from fpsim.emulation.mapping import ROLES, parse_mapping
+from fpsim.formats import get_format
+from tests.test_hardware import model
 
 F8 = {"*": "e4m3fn", "gradient": "e5m2", "weight": "fp32", "optimizer": "fp32"}
 
@@ -359,16 +362,63 @@ def test_errors_of_names_and_of_what_is_shared():
         fpsim.run(nn.Sequential(twice, twice), {"*": "fp16", "1": "fp32"})
 
 
-def test_a_unit_multiplies_operands_of_one_format():
+def test_a_unit_multiplies_what_one_of_its_instructions_takes():
     x = torch.ones(2, 4)
     sim = fpsim.run(nn.Linear(4, 4), {"*": "fp32", "activation": "e4m3fn"}, accumulate="h100")
     with sim:
         assert sim(x).shape == (2, 4)
-    mixed = fpsim.run(nn.Linear(4, 4), {"*": "e4m3fn", "gradient": "e5m2"}, accumulate="h100")
-    with mixed, pytest.raises(ValueError, match="float8_e4m3fn and float8_e5m2"):
-        mixed(x).sum().backward()
+    for gradient, taken in (("bf16", True), ("fp16", True), ("tf32", True), ("e3m2fn", True), ("e8m5", False)):
+        mixed = fpsim.run(nn.Linear(4, 4), {"*": "e4m3fn", "gradient": gradient}, accumulate="h100")
+        with mixed:
+            loss = mixed(x).square().sum()
+            if taken:  # both are values of the wider format
+                loss.backward()
+                continue
+            with pytest.raises(ValueError, match="unit h100 has no instruction for"):
+                loss.backward()
     with pytest.raises(ValueError, match="h100"):
         fpsim.run(nn.Linear(4, 4), {"*": "fp32"}, accumulate="h100")
+
+
+@pytest.mark.filterwarnings("ignore::fpsim.hardware.UnconfirmedUnit")
+@pytest.mark.parametrize("unit", ["ada", "h100", "h100:fp16", "h100_mma", "b200", "mi300"])
+def test_units_multiply_gradients_of_one_fp8_format_by_activations_of_the_other(unit):
+    """Every product of the backward pass against the unit's definition in rationals; small values are subnormal in one."""
+    suffix = "uz" if unit == "mi300" else ""
+    e4m3, e5m2 = get_format(f"e4m3fn{suffix}"), get_format("e5m2fnuz" if suffix else "e5m2")
+    name, _, output = unit.partition(":")
+    torch.manual_seed(0)
+    layer, convolution, other = nn.Linear(33, 3, bias=False), nn.Conv2d(2, 3, 2, bias=False), torch.randn(2, 3, 33, 4)
+    scale = 2.0 ** torch.randint(-8, 0, (5, 33))
+    x, image = (torch.randn(5, 33) * scale).requires_grad_(), (torch.randn(2, 2, 4, 4) * 2.0**-6).requires_grad_()
+    batch = torch.randn(2, 5, 33).mul(2.0**-7).requires_grad_()
+    gradients = [torch.randn(5, 3) * 2.0**-9, torch.randn(2, 3, 3, 3) * 2.0**-7, torch.randn(2, 5, 4)]
+    with fpsim.emulate({"*": e4m3, "gradient": e5m2}, unit):
+        ends = [layer(x), convolution(image), batch @ other[:, 0]]
+        torch.autograd.backward(ends, gradients)
+    to_e4m3, to_e5m2 = (lambda t, f=f: fpsim.round(t.detach(), f) for f in (e4m3, e5m2))
+
+    def wanted(a, b, fmt):
+        result = torch.zeros(a.shape[0], b.shape[1])
+        for i, j in np.ndindex(*result.shape):
+            left, right = ([Fraction(v) for v in item.tolist()] for item in (a[i], b[:, j]))
+            result[i, j] = float(model(name, fmt, output or "fp32", left, right, Fraction(0)))
+        return to_e5m2(result)
+
+    g, a, w = to_e5m2(gradients[0]), to_e4m3(x), to_e4m3(layer.weight)
+    assert torch.equal(x.grad, wanted(g, w, (e5m2, e4m3)))
+    assert torch.equal(layer.weight.grad, wanted(g.T, a, (e5m2, e4m3)))
+    for k in range(2):
+        assert torch.equal(batch.grad[k], wanted(to_e5m2(gradients[2])[k], to_e4m3(other)[k, 0].T, (e5m2, e4m3)))
+    g, a, w = to_e5m2(gradients[1]), to_e4m3(image), to_e4m3(convolution.weight)
+    patches = nn.functional.unfold(a, 2).transpose(0, 1).flatten(1)  # (c kh kw, n oh ow)
+    of_weight = wanted(g.transpose(0, 1).flatten(1), patches.T, (e5m2, e4m3))
+    assert torch.equal(convolution.weight.grad.flatten(1), of_weight)
+    padded = nn.functional.pad(g, (1, 1, 1, 1))
+    turned = nn.functional.unfold(padded, 2).reshape(2, 3, 4, 16).flip(2).reshape(2, 12, 16)  # (o kh kw) of each position
+    for n in range(2):
+        of_image = wanted(w.transpose(0, 1).flatten(1), turned[n], (e4m3, e5m2))
+        assert torch.equal(image.grad[n].flatten(1), of_image)
 
 
 def test_a_graph_may_be_used_after_a_step_but_not_forever(monkeypatch):

@@ -198,3 +198,36 @@ def test_lost_updates_of_a_script_are_counted():
     from fpsim._kernels import counting
 
     assert (total[counting.UPDATES], total[counting.LOST]) == (4, 4)
+
+
+def slope_of_rsqrt(x, g, **machine):
+    x = x.clone().requires_grad_()
+    with fpsim.emulate(**machine):
+        x.rsqrt().backward(g)
+    return x.grad
+
+
+def test_the_gradient_of_rsqrt_is_one_kernel():
+    """(-g / 2) * r^3 of every positive float16, rounded once: r^3 overflows above r = 40.3, the product need not."""
+    bits = np.arange(0x7C01, dtype=np.uint16).view(np.float16)
+    x = torch.from_numpy(bits.astype(np.float32))
+    g = values(len(x), seed=3, scale=0.05)
+    g[::7] = fpsim.round(g[::7] * 2.0**-20, "fp16")
+    halved = (-g.numpy() / 2).astype(np.float16).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        roots = (1 / np.sqrt(bits.astype(np.float64))).astype(np.float16).astype(np.float64)
+        wanted = (halved * roots**3).astype(np.float16)  # the cube of 11 bits times 11 bits: 44 bits, exact
+    found = slope_of_rsqrt(x, g, fmt="fp16")
+    assert np.array_equal(found.numpy(), wanted.astype(np.float32), equal_nan=True)
+    cubes_overflow = roots**3 >= 65520
+    assert np.isfinite(wanted[cubes_overflow]).sum() > 1000
+    assert torch.equal(slope_of_rsqrt(x, g, fmt={"*": "fp16"}).nan_to_num(), found.nan_to_num())
+    native = slope_of_rsqrt(x.half(), g.half(), fmt="native")
+    assert native.dtype is HALF and torch.equal(native.float().nan_to_num(), found.nan_to_num())
+    steps = slope_of_rsqrt(x, g, fmt="fp16", granularity="primitive")
+    assert not np.isfinite(steps.numpy()[cubes_overflow]).any()
+    x = torch.tensor([4.0, 0.25], requires_grad=True)
+    with fpsim.emulate("fp16"):
+        slope, = torch.autograd.grad(x.rsqrt().sum(), x, create_graph=True)
+        slope.sum().backward()
+    assert slope.tolist() == [-1 / 16, -4.0] and x.grad.tolist() == [3 / 128, 24.0]

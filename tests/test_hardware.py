@@ -227,6 +227,56 @@ def test_against_rationals(unit, name, output, spread):
         assert np.array_equal(result[i, j], want, equal_nan=True), (i, j, float(result[i, j]).hex(), want.hex())
 
 
+PAIRS = [
+    (unit.name, first, second, output)
+    for unit in UNITS.values()
+    for row in unit.instructions
+    if row.mixes
+    for first in row.operands
+    for second in row.operands
+    if first != second
+    for output in row.outputs
+]
+
+
+@pytest.mark.parametrize("unit, first, second, output", PAIRS, ids=lambda value: value)
+def test_two_formats_against_rationals(unit, first, second, output):
+    """What is subnormal in one format is normal in the other: an operand's power is that of its own."""
+    fmt, generator = (get_format(first), get_format(second)), np.random.default_rng([len(unit), len(first)])
+    for shape in ((3, 5), (40, 3)):  # the second is computed transposed
+        a, b = values(fmt[0], (shape[0], 45), generator, 9), values(fmt[1], (45, shape[1]), generator, 9)
+        c = values(accumulator(unit, output).format, shape, generator, 2)
+        result = product(a, b, unit=f"{unit}:{output}", fmt=fmt, addend=c)
+        for i, j in [*np.ndindex(3, 3), (shape[0] - 1, shape[1] - 1)]:
+            left, right = ([Fraction(float(v)) for v in x] for x in (a[i], b[:, j]))
+            want = expected(unit, fmt, output, left, right, Fraction(float(c[i, j])))
+            assert np.array_equal(result[i, j], want, equal_nan=True), (i, j)
+
+
+def test_two_formats_where_they_matter():
+    """2^-7 is subnormal in e4m3fn: as an operand of that format it is aligned by 2^-6, and more is truncated."""
+    a, b = np.array([[2.0**-7, 1.5 * 2.0**-6]], np.float32), np.array([[1.0], [1.25 * 2.0**-12]], np.float32)
+    first = product(a, b, unit="ada", fmt=("e4m3fn", "e5m2"))
+    second = product(a, b, unit="ada", fmt=("e5m2", "e5m2"))
+    assert first == float(oracle.blocks(*pair_of(a, b), Fraction(0), (get_format("e4m3fn"), get_format("e5m2")), 16, 13, E8M13,
+                                        Rounding.TOWARD_ZERO))  # fmt: skip
+    assert first != second
+
+
+def pair_of(a, b):
+    return [[Fraction(float(v)) for v in x.reshape(-1)] for x in (a, b)]
+
+
+def test_two_formats_that_no_instruction_takes():
+    one = np.ones((1, 1), np.float32)
+    for unit, *fmt in (("h100", "fp16", "bf16"), ("mi300", "fp16", "bf16"), ("a100", "fp16", "tf32"), ("h100", "fp16", "e5m2")):
+        with pytest.raises(ValueError, match=f"no instruction for {get_format(fmt[0]).name} and {get_format(fmt[1]).name}"):
+            product(one, one, unit=unit, fmt=tuple(fmt))
+    _unit_products._warned.clear()
+    with pytest.warns(UnconfirmedUnit, match="float8_e4m3fn by float8_e5m2 and fp32 output is unconfirmed"):
+        product(one, one, unit="ada", fmt=("e4m3fn", "e5m2"))
+
+
 @pytest.mark.parametrize(
     "unit", ["a100", "h100", "avx512_bf16", "amx_bf16", "arm_bf16", "arm_ebf16", "mi100", "mi250", "mi300"]
 )

@@ -19,6 +19,11 @@ def power(value, emin):
     return Fraction(2) ** max(exponent, emin)
 
 
+def emins(fmt):
+    """Those of a and of b: `fmt` is one format or a pair."""
+    return [one.emin for one in (fmt if isinstance(fmt, tuple) else (fmt, fmt))]
+
+
 def truncated(value, quantum):
     count = abs(value) // quantum
     return count * quantum if value > 0 else -count * quantum
@@ -26,7 +31,8 @@ def truncated(value, quantum):
 
 def block(pairs, c, fmt, fraction, out, mode):
     """The addend and one block: align to the largest exponent, truncate, add, round once."""
-    terms = [(a * b, power(a, fmt.emin) * power(b, fmt.emin)) for a, b in pairs if a and b]
+    first, second = emins(fmt)
+    terms = [(a * b, power(a, first) * power(b, second)) for a, b in pairs if a and b]
     terms += [(c, power(c, out.emin))] if c else []
     if not terms:
         return Fraction(0)
@@ -172,7 +178,8 @@ def cdna3(a, b, c, fmt, size, halves=False):
 
 
 def truncated_sum(pairs, fmt):
-    terms = [(x * y, power(x, fmt.emin) * power(y, fmt.emin)) for x, y in pairs if x and y]
+    first, second = emins(fmt)
+    terms = [(x * y, power(x, first) * power(y, second)) for x, y in pairs if x and y]
     top = max((own for _, own in terms), default=Fraction(2) ** -999)
     return sum((truncated(value, top / 2**24) for value, _ in terms), Fraction(0)), top
 

@@ -1,10 +1,11 @@
-"""Packing operands whose columns lie along memory: transposed tile by tile in registers."""
+"""Packing operands by vectors: columns that lie along memory are transposed in registers, tile by tile; rows are copied."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fpsim._kernels.compiler import kernel, prefer_wide_vectors
+from fpsim._kernels.copies import LANES, copy_lanes
 from fpsim._kernels.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
 
@@ -31,3 +32,39 @@ def pack_lines(line: Any, stride: int, columns: int, leaves: int, out: Any, widt
             given = panel * width + j < columns
             for k in range(whole if j < full else 0, leaves):
                 out[base + k * width + j] = line[start + k] if given else 0
+
+
+@kernel
+def pack_lines_across(line: Any, stride: int, columns: int, leaves: int, out: Any, width: int) -> None:
+    """`products.pack_columns` for the matrix whose element (k, j) is line[k * stride + j]."""
+    for panel in range((columns + width - 1) // width):
+        start, base = panel * width, panel * leaves * width
+        used = min(width, columns - start)
+        for _ in range(leaves):
+            for j in range(0, width, LANES):
+                copy_lanes(line, start + j, out, base + j, 0, used - j, width - j)
+            start += stride
+            base += width
+
+
+@kernel
+def pack_four_lines(line: Any, stride: int, rows: int, leaves: int, out: Any) -> None:
+    """`products.pack_rows` in groups of four for the matrix whose element (i, k) is line[i * stride + k]."""
+    prefer_wide_vectors()
+    for first in range(0, rows, 4):
+        group = out[first * leaves : (first + 4) * leaves]
+        start = first * stride
+        if first + 4 <= rows:
+            one = line[start : start + leaves]
+            two = line[start + stride : start + stride + leaves]
+            three = line[start + 2 * stride : start + 2 * stride + leaves]
+            four = line[start + 3 * stride : start + 3 * stride + leaves]
+            for k in range(leaves):
+                group[4 * k] = one[k]
+                group[4 * k + 1] = two[k]
+                group[4 * k + 2] = three[k]
+                group[4 * k + 3] = four[k]
+        else:
+            for row in range(4):
+                for k in range(leaves):
+                    group[4 * k + row] = line[start + row * stride + k] if first + row < rows else 0

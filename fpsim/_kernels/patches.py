@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fpsim._kernels.compiler import inlined, kernel
+from fpsim._kernels.copies import LANES, copy_lanes
 
 
 @inlined
@@ -51,49 +52,47 @@ def gather_taps(
     w_step, w_offset, w_tap, w_divisor = axes[2, 0], axes[2, 1], axes[2, 2], axes[2, 3]
     d_grid, h_grid, w_grid = grid[0], grid[1], grid[2]
     count = out.shape[1]
+    side_by_side = w_step == 1 and w_divisor == 1 and w_stride == 1
+    first_w = first_position % w_grid
+    first_h = first_position // w_grid % h_grid
+    first_d = first_position // (w_grid * h_grid) % d_grid
+    first_image = first_position // (w_grid * h_grid * d_grid)
     for t in range(out.shape[0]):
         tap = first_tap + t
         kw = tap % taps[2]
         kh = tap // taps[2] % taps[1]
         kd = tap // (taps[2] * taps[1]) % taps[0]
         channel = tap // (taps[2] * taps[1] * taps[0])
-        w = first_position % w_grid
-        h = first_position // w_grid % h_grid
-        d = first_position // (w_grid * h_grid) % d_grid
-        image = first_position // (w_grid * h_grid * d_grid)
+        w, h, d, image = first_w, first_h, first_d, first_image
+        # Along the last axis positions low <= w < high read something, every w_divisor-th of them, w = low first.
+        start = w_offset + kw * w_tap
+        low = min(_first_reading(start, w_step, w_divisor), w_grid)
+        index = (start + low * w_step) // w_divisor
+        high = low
+        if index < w_size:
+            high = min(w_grid, low + (w_size - 1 - index) // w_step * w_divisor + 1)
         row = out[t]
         filled = 0
         depth = _source_index(d, kd, d_size, d_step, d_offset, d_tap, d_divisor)
         while filled < count:
             run = min(w_grid - w, count - filled)
-            target = row[filled : filled + run]
             height = _source_index(h, kh, h_size, h_step, h_offset, h_tap, h_divisor)
-            first = last = run
-            start = w * w_step + w_offset + kw * w_tap
-            if depth >= 0 and height >= 0:
-                first = min(_first_reading(start, w_step, w_divisor), run)
-            index = (start + first * w_step) // w_divisor if w_divisor != 1 else start + first * w_step
-            if first < run:  # the last one reads at most element w_size - 1
-                reads = (w_size - 1 - index) // w_step if w_step != 1 else w_size - 1 - index
-                last = max(first, min(run, first + reads * w_divisor + 1))
-            for j in range(first):
-                target[j] = 0
-            if first < last:
-                line = source[image * image_stride + channel * channel_stride + depth * d_stride + height * h_stride :]
-                if w_step == 1 and w_divisor == 1 and w_stride == 1:
-                    inside = line[index : index + last - first]
-                    copied = target[first:last]
-                    for j in range(inside.size):
-                        copied[j] = inside[j]
-                else:
-                    for j in range(first, last):
-                        target[j] = 0
-                    place = index * w_stride
-                    for j in range(first, last, w_divisor):
-                        target[j] = line[place]
-                        place += w_step * w_stride
-            for j in range(last, run):
-                target[j] = 0
+            first, last = low - w, high - w  # of this run
+            if depth < 0 or height < 0:
+                first = last = 0
+            line = image * image_stride + channel * channel_stride + depth * d_stride + height * h_stride
+            if side_by_side:
+                line += start + w
+                for j in range(0, run, LANES):
+                    copy_lanes(source, line + j, row, filled + j, first - j, last - j, run - j)
+            else:
+                for j in range(run):
+                    row[filled + j] = 0
+                passed = (max(0, -first) + w_divisor - 1) // w_divisor  # of those that read
+                place = line + (index + passed * w_step) * w_stride
+                for j in range(first + passed * w_divisor, min(last, run), w_divisor):
+                    row[filled + j] = source[place]
+                    place += w_step * w_stride
             filled += run
             w = 0
             h += 1

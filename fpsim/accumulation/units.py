@@ -37,6 +37,15 @@ _TOWARD_ZERO = "toward-zero"
 _NEAREST = "nearest-even"
 
 
+#: What a and b are values of: one format, or one each.
+Formats = Format | tuple[Format, Format]
+
+
+def formats_of_both(fmt: Formats) -> tuple[Format, Format]:
+    """The formats of a and of b."""
+    return fmt if isinstance(fmt, tuple) else (fmt, fmt)
+
+
 @dataclass(frozen=True)
 class Output:
     """What a block's sum is rounded to, and how sure the row is of that.
@@ -54,7 +63,8 @@ class Output:
 class Instruction:
     """One row: the formats of a and b, the model and its numbers, and each output format that can be asked for.
 
-    operands   names of formats; both operands have the same one
+    operands   names of formats
+    mixes      whether a and b may be of different ones; else both have the same
     block      terms that are added at once; 1 for chains
     fraction   bits kept below the largest exponent, where a model aligns
     outputs    by name; "fp32" is what a unit gives when none is named
@@ -69,15 +79,17 @@ class Instruction:
     outputs: dict[str, Output]
     swapped: bool = False
     flush: bool = False
+    mixes: bool = False
 
     @cached_property
     def formats(self) -> tuple[Format, ...]:
         """The operand formats."""
         return tuple(get_format(name) for name in self.operands)
 
-    def takes(self, fmt: Format) -> bool:
-        """Whether a and b may be values of the format; its name does not matter."""
-        return any(fmt.replace(name=own.name) == own for own in self.formats)
+    def takes(self, fmt: Formats) -> bool:
+        """Whether a and b may be values of the format, or of the two; their names do not matter."""
+        found = [own.name for one in formats_of_both(fmt) for own in self.formats if one.replace(name=own.name) == own]
+        return len(found) == 2 and (self.mixes or found[0] == found[1])
 
 
 @dataclass(frozen=True)
@@ -123,8 +135,8 @@ class Unit:
         """Every output format that some instruction has, fp32 first."""
         return tuple(dict.fromkeys(name for row in self.instructions for name in row.outputs))
 
-    def instruction(self, fmt: Format, output: str) -> Instruction:
-        """The row for operands of `fmt`.
+    def instruction(self, fmt: Formats, output: str) -> Instruction:
+        """The row for operands of `fmt`, or a and b of the two formats.
 
         Raises ValueError listing what the unit takes.
         """
@@ -132,8 +144,9 @@ class Unit:
             if row.takes(fmt) and output in row.outputs:
                 return row
         choices = "; ".join(f"{', '.join(row.operands)} (output {' or '.join(row.outputs)})" for row in self.instructions)
+        given = fmt.name if isinstance(fmt, Format) else " and ".join(one.name for one in fmt)
         raise ValueError(
-            f"accumulate: unit {self.name} has no instruction for {fmt.name} operands with {output} output; it takes {choices}"
+            f"accumulate: unit {self.name} has no instruction for {given} operands with {output} output; it takes {choices}"
         )
 
     def __repr__(self) -> str:
@@ -153,11 +166,11 @@ _FNUZ = "e4m3fnuz e5m2fnuz"
 
 def _row(
     operands: str, model: Model, block: int, fraction: int, *outputs: tuple[str, Format, str, str], swapped: bool = False,
-    flush: bool = False,
+    flush: bool = False, mixes: bool = False,
 ) -> Instruction:  # fmt: skip
     """A row whose outputs are (name, format, rounding, source)."""
     found = {name: Output(fmt, rounding, source.startswith(_SURE), source) for name, fmt, rounding, source in outputs}
-    return Instruction(tuple(operands.split()), model, block, fraction, found, swapped, flush)
+    return Instruction(tuple(operands.split()), model, block, fraction, found, swapped, flush, mixes)
 
 
 def _single(source: str, fmt: Format = FP32, rounding: str = _TOWARD_ZERO) -> tuple[str, Format, str, str]:
@@ -168,9 +181,11 @@ def _half(source: str) -> tuple[str, Format, str, str]:
     return ("fp16", FP16, _NEAREST, source)
 
 
-def _nearest(operands: str, model: Model, block: int, fraction: int, source: str, flush: bool = False) -> Instruction:
+def _nearest(
+    operands: str, model: Model, block: int, fraction: int, source: str, flush: bool = False, mixes: bool = False
+) -> Instruction:
     """A row with an fp32 output to nearest even."""
-    return _row(operands, model, block, fraction, _single(source, rounding=_NEAREST), flush=flush)
+    return _row(operands, model, block, fraction, _single(source, rounding=_NEAREST), flush=flush, mixes=mixes)
 
 
 _AMPERE = (
@@ -178,7 +193,7 @@ _AMPERE = (
     _row("bf16", "block", 8, 24, _single(_RECORDED)),
     _row("tf32", "block", 4, 24, _single(_RECORDED)),
 )
-_ADA_FP8 = _row(_FP8, "block", 16, 13, _single(_RECORDED, _E8M13), _half(_RECORDED))
+_ADA_FP8 = _row(_FP8, "block", 16, 13, _single(_RECORDED, _E8M13), _half(_RECORDED), mixes=True)
 
 
 def _hopper(source: str) -> tuple[Instruction, ...]:
@@ -190,14 +205,14 @@ def _hopper(source: str) -> tuple[Instruction, ...]:
 
 
 def _emulated(single: str, half: str) -> Instruction:
-    return _row(_FP8, "emulated", 32, 25, _single(single, rounding=_NEAREST), _half(half))
+    return _row(_FP8, "emulated", 32, 25, _single(single, rounding=_NEAREST), _half(half), mixes=True)
 
 
 _HOPPER_FP8 = _row(
-    _FP8, "block", 32, 13, _single(f"{_RECORDED}; with a zero addend only", _E8M13), _half(_PUBLISHED)
+    _FP8, "block", 32, 13, _single(f"{_RECORDED}; with a zero addend only", _E8M13), _half(_PUBLISHED), mixes=True
 )  # fmt: skip
 _FP8_FP6_FP4 = tuple(f"{_FP8} e3m2fn e2m3fn e2m1fn".split())
-_BLACKWELL_FP8 = _row(" ".join(_FP8_FP6_FP4), "block", 32, 25, _single(_PUBLISHED), _half(_PUBLISHED))
+_BLACKWELL_FP8 = _row(" ".join(_FP8_FP6_FP4), "block", 32, 25, _single(_PUBLISHED), _half(_PUBLISHED), mixes=True)
 
 _SCALED = (
     ScaledInstruction("mxf8f6f4", _FP8_FP6_FP4, "e8m0fnu", 32, "scaled block", 32, 0, 25, False, _PUBLISHED),
@@ -239,7 +254,7 @@ _ROWS = (
         (
             _nearest("fp16 bf16", "floored", 8, 24, _PUBLISHED),
             _nearest("tf32", "floored", 4, 24, _PUBLISHED),
-            _nearest(_FNUZ, "floored halves", 16, 24, _PUBLISHED),
+            _nearest(_FNUZ, "floored halves", 16, 24, _PUBLISHED, mixes=True),
         ),
         ("mi300a", "mi300x", "mi325x", "cdna3"),
     ),

@@ -15,6 +15,7 @@ from fpsim.emulation import (  # isort: skip
     distributed,  # noqa: F401
     elementwise,  # noqa: F401
     exact,  # noqa: F401
+    gradients,  # noqa: F401
     group_normalization,  # noqa: F401
     linear_algebra,  # noqa: F401
     losses,  # noqa: F401

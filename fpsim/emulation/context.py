@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim import _checks
 from fpsim.emulation import switches
+from fpsim.emulation.halves import Halves
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mapping import ModuleFormats
 from fpsim.emulation.mixed import MixedMachine, MixedMode
@@ -83,6 +84,7 @@ class Emulation:
         self.formats = formats  # by module path, where there are several
         self.training_step = 0
         self.names: dict[int, str] = {}
+        self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self._local = _Local()
         self._machines: list[Machine] = []
@@ -99,6 +101,7 @@ class Emulation:
         local = self._local
         if local.machine is None:
             local.machine = _KINDS[type(self.policy)][0](self.policy, self)
+            local.machine.halves = Halves(local.machine)
             self._machines.append(local.machine)
         return local.machine
 
@@ -134,6 +137,7 @@ class Emulation:
             _uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer = "", [], None
+            machine.results.guard(self.guard)
             machine.forget_marks()  # outside, anyone may write other numbers there
 
     # The place in the model
@@ -286,17 +290,19 @@ def emulate(
 ) -> Iterator[Emulation]:
     """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
 
-    A backward pass from a module's output belongs inside as well; outside it raises `OutsideContext`.
+    A backward pass through what is computed inside belongs inside as well; outside it raises `OutsideContext`.
 
     Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
     `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
     with a different policy.
     """
-    from fpsim.emulation.hooks import Guard, guard_outputs
+    from fpsim.emulation.hooks import Guard, guard_outputs, install_optimizer_hooks
     from fpsim.emulation.policy import make_policy
 
+    install_optimizer_hooks()
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
     emulation = Emulation(policy, policy.mapping.resolve() if isinstance(policy, MixedPolicy) else None)
-    emulation.guard_outputs = functools.partial(guard_outputs, guard=Guard(emulation, keep=True))
+    emulation.guard = Guard(emulation, keep=True)
+    emulation.guard_outputs = functools.partial(guard_outputs, guard=emulation.guard)
     with emulation:
         yield emulation

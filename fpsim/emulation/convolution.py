@@ -39,7 +39,8 @@ def _compute(
     watch = Watch(machine)
     policy = machine.policy
     key = machine.key() if machine.stochastic else 0
-    how = Arithmetic(machine.operand_format, policy.accumulator, policy.rounding, key, watch, policy.fmt)
+    factors = machine.factors(left, right) if into is weight_gradient_into else machine.factors(right, left)
+    how = Arithmetic(machine.operand_format, policy.accumulator, policy.rounding, key, watch, policy.fmt, factors)
     first, second = (item.detach().numpy() for item in (left, right))
     out = np.empty(shape, np.float32)
     geometry, *bias = rest

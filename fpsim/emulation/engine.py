@@ -16,6 +16,8 @@ from fpsim.formats import Format
 from fpsim.products import matmul_into
 from fpsim.rounding import round_into
 
+Factors = tuple[Format, Format] | None
+
 
 class Watch:
     """Counts what the last rounding of a product or sum does, in the row given or the machine's."""
@@ -45,18 +47,21 @@ class Watch:
 
 
 def product(
-    machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0
-) -> np.ndarray:
+    machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0,
+    factors: Factors = None,
+) -> np.ndarray:  # fmt: skip
     """a @ b (2-D, values of the format) through the accumulator, then rnd(rnd(alpha * acc) + rnd(beta * addend)) there.
 
     Factors of 1 are skipped. `addend` broadcasts to the result. One rounding to the format at the end; float32 out.
+    `factors` is what `machine.factors` says of a and b.
     """
     policy, read = machine.policy, machine.operand_format
     key = machine.key() if machine.stochastic else 0
+    formats: dict[str, Any] = {"result_format": policy.fmt, "factors": factors}
     out = np.empty((a.shape[0], b.shape[1]), np.float32)
     if alpha == 1 and (addend is None or beta == 1):
         watch = Watch(machine)
-        matmul_into(a, b, out, read, policy.accumulator, policy.rounding, key, addend, watch, result_format=policy.fmt)
+        matmul_into(a, b, out, read, policy.accumulator, policy.rounding, key, addend, watch, **formats)
         watch.finish(out, a, b, *(() if addend is None else (addend,)))
         return out
     # Without factors the engine's own epilogue does; with them its value before the last rounding is what they scale.
@@ -65,19 +70,20 @@ def product(
     def keep(accumulated: np.ndarray) -> None:
         kept.append(accumulated.astype(np.float64))  # a copy: the engine rounds it in place next
 
-    matmul_into(a, b, out, read, policy.accumulator, policy.rounding, key, None, keep, result_format=policy.fmt)
+    matmul_into(a, b, out, read, policy.accumulator, policy.rounding, key, None, keep, **formats)
     total = kept[0] if kept else out.astype(np.float64)
     return _epilogue(machine, total, policy.accumulator.promoted or policy.accumulator.format, addend, alpha, beta)
 
 
 def products(
-    machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0
-) -> np.ndarray:
+    machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0,
+    factors: Factors = None,
+) -> np.ndarray:  # fmt: skip
     """`product` of each pair of matrices of two batches, (n, i, k) and (n, k, j); the pairs are split among threads."""
     out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32)
     if alpha != 1 or (addend is not None and beta != 1):
         for index, (left, right) in enumerate(zip(a, b, strict=True)):
-            out[index] = product(machine, left, right, None if addend is None else addend[index], alpha, beta)
+            out[index] = product(machine, left, right, None if addend is None else addend[index], alpha, beta, factors)
         return out
     policy, read = machine.policy, machine.operand_format
     found = None if addend is not None else batched_tree_products(a, b, read, policy.accumulator, policy.rounding)
@@ -92,7 +98,7 @@ def products(
             watch = Watch(machine, rows[i])
             term = None if addend is None else addend[i]
             how = (read, policy.accumulator, policy.rounding, keys[i], term, watch)
-            matmul_into(a[i], b[i], out[i], *how, result_format=policy.fmt)
+            matmul_into(a[i], b[i], out[i], *how, result_format=policy.fmt, factors=factors)
             watch.finish(out[i], a[i], b[i], *(() if term is None else (term,)))
 
     threads.run(some, threads.parts(len(a), out.size * a.shape[2]))

@@ -45,7 +45,8 @@ class Finish:
         self._of: dict[int, tuple[np.ndarray | None, np.ndarray]] = {}
         for dtype in map(np.dtype, (np.float32, np.float64)):
             if self.stochastic:  # no threshold tells: what exceeds max_finite is counted
-                limit = np.nextafter(dtype.type(fmt.max_finite), dtype.type(np.inf))
+                with np.errstate(over="ignore"):  # float32's own next is infinity
+                    limit = np.nextafter(dtype.type(fmt.max_finite), dtype.type(np.inf))
                 limits = np.array([limit, -limit, 0, 0], dtype)
             else:
                 limits = counting_limits(fmt, rounding, dtype)

@@ -16,7 +16,7 @@ from fpsim.emulation.errors import OutsideContext
 
 
 class Guard:
-    """A tensor hook that raises when a gradient arrives outside the emulation's context.
+    """A hook of tensors and autograd nodes that raises when a gradient arrives outside the emulation's context.
 
     It does not keep the emulation alive, unless told to.
     """
@@ -25,13 +25,13 @@ class Guard:
         self.emulation = weakref.ref(emulation)
         self._kept = emulation if keep else None
 
-    def __call__(self, gradient: torch.Tensor) -> None:
+    def __call__(self, gradients: Any) -> None:
         emulation = self.emulation()
         inside = current()
         if emulation is not None and not emulation.active and (inside is None or inside.policy != emulation.policy):
             raise OutsideContext(
-                "backward() through an emulated model outside its context would compute in float32; call it inside `with sim:` "
-                "or the block of `emulate`"
+                "backward() through what was emulated, outside its context, would compute in float32; call it inside "
+                "`with sim:` or the block of `fpsim.emulate`"
             )
 
 

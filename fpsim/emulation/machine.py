@@ -19,6 +19,7 @@ from fpsim.emulation.errors import MetaTensor, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.finishing import Finish, Values
 from fpsim.emulation.limits import hash_of, in_fp32
 from fpsim.emulation.policy import Policy
+from fpsim.emulation.results import Results
 from fpsim.emulation.table import PRIMITIVE, RULES
 from fpsim.emulation.tables import Function, Tables
 from fpsim.formats import Format
@@ -63,6 +64,8 @@ class Machine:
         self.nodes: list[tuple[int, str]] = []  # from which autograd node on nodes were made by which module
         self.first_node = 0
         self.optimizer: Any = None
+        self.results = Results()
+        self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps
 
     policy: Policy
     fmt: Format
@@ -216,6 +219,17 @@ class Machine:
         """An operand as the float32 tensor that type promotion makes of it: integers are rounded to the format."""
         tensor = self.operand(tensor)
         return tensor if tensor.dtype is _FLOAT32 else self._narrow(tensor.to(_FLOAT64, copy=True))
+
+    def turn(self, op: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Choose what the operation reads and what its results are rounded to: here always the same."""
+
+    def narrowed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Floating-point numbers of another dtype as values of the format, rounded, in a fresh float32 tensor."""
+        return self._narrow(tensor.to(_FLOAT64, copy=True))
+
+    def factors(self, left: torch.Tensor, right: torch.Tensor) -> tuple[Format, Format] | None:
+        """The formats of two operands that a unit multiplies, where they may differ."""
+        return None
 
     def is_step_count(self, tensor: torch.Tensor) -> bool:
         """Whether this is `state["step"]` of the optimizer that is stepping: a count, which never rounds."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim.emulation.engine import product, products
+from fpsim.emulation.engine import Factors, product, products
 from fpsim.emulation.table import RULES, Rule, register_functional
 
 _FLOAT32 = torch.float32
@@ -48,6 +48,12 @@ def _array(machine: Any, tensor: torch.Tensor) -> np.ndarray:
     return machine.operand(tensor).detach().numpy()
 
 
+def _factors(machine: Any, a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, np.ndarray, Factors]:
+    """Two operands as arrays, and what the machine says of their formats."""
+    a, b = machine.operand(a), machine.operand(b)
+    return a.detach().numpy(), b.detach().numpy(), machine.factors(a, b)
+
+
 def _result(machine: Any, values: np.ndarray) -> torch.Tensor:
     return machine.exact(torch.from_numpy(values))
 
@@ -68,7 +74,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         if is_native(machine):
             return native(machine, op, a, b)
         _shapes(machine, a, b, 2)
-        return _result(machine, product(machine, _array(machine, a), _array(machine, b)))
+        left, right, formats = _factors(machine, a, b)
+        return _result(machine, product(machine, left, right, factors=formats))
 
     def addmm(
         machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
@@ -79,7 +86,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
             return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         _shapes(machine, a, b, 2)
         addend = None if beta == 0 else _array(machine, c)
-        return _result(machine, product(machine, _array(machine, a), _array(machine, b), addend, alpha, beta))
+        left, right, formats = _factors(machine, a, b)
+        return _result(machine, product(machine, left, right, addend, alpha, beta, formats))
 
     def bmm(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if not _emulated(machine, a, b):
@@ -87,7 +95,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         if is_native(machine):
             return native(machine, op, a, b)
         _shapes(machine, a, b, 3)
-        return _result(machine, products(machine, _array(machine, a), _array(machine, b)))
+        left, right, formats = _factors(machine, a, b)
+        return _result(machine, products(machine, left, right, factors=formats))
 
     def baddbmm(
         machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
@@ -99,7 +108,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         _shapes(machine, a, b, 3)
         shape = (a.shape[0], a.shape[1], b.shape[2])
         addend = None if beta == 0 else np.broadcast_to(_array(machine, c), shape)
-        return _result(machine, products(machine, _array(machine, a), _array(machine, b), addend, alpha, beta))
+        left, right, formats = _factors(machine, a, b)
+        return _result(machine, products(machine, left, right, addend, alpha, beta, formats))
 
     def mv(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if not _emulated(machine, a, b):
@@ -113,7 +123,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
             return native(machine, op, a, b)
         if a.dim() != 1 or a.shape != b.shape:
             raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no dot product"))
-        return _result(machine, product(machine, _array(machine, a)[None], _array(machine, b)[:, None])).reshape(())
+        row, column, formats = _factors(machine, a, b)
+        return _result(machine, product(machine, row[None], column[:, None], factors=formats)).reshape(())
 
     def addmv(
         machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
@@ -124,9 +135,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
             return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         column = c.expand(a.shape[0]).unsqueeze(1)
         addend = None if beta == 0 else _array(machine, column)
-        return _result(
-            machine, product(machine, _array(machine, a), _array(machine, b)[:, None], addend, alpha, beta)[:, 0].copy()
-        )
+        rows, values, formats = _factors(machine, a, b)
+        return _result(machine, product(machine, rows, values[:, None], addend, alpha, beta, formats)[:, 0].copy())
 
     rules: dict[str, Rule] = {
         "mm": mm,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
+from fpsim.accumulation.units import Formats
 from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import Machine
@@ -222,6 +223,21 @@ class MixedMachine(Machine):
         mark = self._known(tensor)
         return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
 
+    def factors(self, left: torch.Tensor, right: torch.Tensor) -> tuple[Format, Format] | None:
+        if self._uniform or self.policy.accumulator.kind != "unit":
+            return None
+        marks = [self._known(tensor) for tensor in (left, right)]
+        first, second = (mark.fmt if mark is not None else None for mark in marks)
+        if first is None or second is None:
+            return None
+        own, both = self._takes((first, second)), self._takes(self.operand_format)
+        return (first, second) if own and (first != second or not both) else None
+
+    def _takes(self, operands: Formats) -> bool:
+        accumulator = self.policy.accumulator
+        assert accumulator.unit is not None
+        return any(row.takes(operands) and accumulator.format.name in row.outputs for row in accumulator.unit.instructions)
+
     # Results
 
     def exact(self, result: torch.Tensor) -> torch.Tensor:
@@ -326,18 +342,25 @@ class MixedMode(EmulationMode):
             return self._without_rule(func, args, kwargs)
         if types and not PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
+        if self.machine.optimizer is not None:
+            result = self.in_halves(func, types, args, kwargs)
+            if result is not NotImplemented:
+                return result
         self.machine.op = func
         try:
             if _modes_left() == 0:
-                return self._compute(entry, args, kwargs)
-            with _without_dispatch():
-                return self._compute(entry, args, kwargs)
+                result = self.compute(func, args, kwargs)
+            else:
+                with _without_dispatch():
+                    result = self.compute(func, args, kwargs)
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs)
             raise
+        self.machine.results.note(result)
+        return result
 
-    def _compute(self, entry: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        machine = self.machine
+    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        machine, entry = self.machine, TABLE[func]
         if entry.family == "foreach":  # each element may have formats of its own
             results: list[torch.Tensor] = []
             for arguments, named in each_element(args, kwargs):

@@ -48,17 +48,38 @@ class EmulationMode(TorchDispatchMode):
         if types and not PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         machine = self.machine
+        if machine.optimizer is not None:
+            result = self.in_halves(func, types, args, kwargs or {})
+            if result is not NotImplemented:
+                return result
         machine.op = func
         try:
             if _modes_left() == 0:  # nothing below to hide from
-                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
-            with _without_dispatch():
-                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+                result = rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+            else:
+                with _without_dispatch():
+                    result = rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
         except MetaTensor:
             return func(*args, **kwargs or {})  # shapes only
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs or {})
             raise
+        machine.results.note(result)
+        return result
+
+    def in_halves(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """An operation on 16-bit tensors within an optimizer's step; NotImplemented for others."""
+        if self.machine.halves is None:
+            return NotImplemented
+        try:
+            return self.machine.halves.compute(self, func, types, args, kwargs)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs)
+            raise
+
+    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation by its rule; called with dispatch disabled."""
+        return self.machine.rules[func](self.machine, *args, **kwargs)
 
     def _explain(self, error: UnsupportedOp, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         values = [_describe(value) for value in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]

@@ -170,7 +170,12 @@ class NativeMode(EmulationMode):
         machine.stepping = EmulationMode(machine)  # steps see carriers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        result = self.dispatch(func, types, args, kwargs or {})
+        self.machine.results.note(result)
+        return result
+
+    def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation's result, whatever the dtypes of its tensors."""
         tensors = _collect((*args, *kwargs.values()), [])
         kinds = {tensor.dtype for tensor in tensors}
         rule_exists = func in RULES

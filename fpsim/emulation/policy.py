@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,8 @@ class Policy:
     rounding: Rounding
     seed: int | None
     granularity: str
+    #: What was asked for, where the format is too wide to accumulate in it.
+    asked: Accumulator | None = field(default=None, kw_only=True, compare=False)
 
     @property
     def carried_by_float32(self) -> bool:
@@ -89,7 +91,8 @@ def _make_native(accumulate: Any, rounding: Any, seed: Any, granularity: Any) ->
     if isinstance(policies["float16"], str) and isinstance(policies["bfloat16"], str):
         raise ValueError(policies["float16"])
     mode, single = get_rounding(rounding), get_format("fp32")
-    return NativePolicy(single, get_accumulator(accumulate), mode, seed, granularity, **policies)
+    halves = policies["float16"], policies["bfloat16"], policies["float32"]
+    return NativePolicy(single, get_accumulator(accumulate), mode, seed, granularity, *halves)
 
 
 @dataclass(frozen=True)
@@ -197,4 +200,5 @@ def _checked(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity: A
         raise ValueError(f"fmt={target.name!r} cannot be rounded to odd: a significand of one bit is never even")
     if granularity not in GRANULARITIES:
         raise ValueError(f"granularity={granularity!r}: known are {', '.join(GRANULARITIES)}")
-    return Policy(target, _for_operands(get_accumulator(accumulate), target), mode, seed, granularity)
+    asked = get_accumulator(accumulate)
+    return Policy(target, _for_operands(asked, target), mode, seed, granularity, asked=asked)

@@ -45,6 +45,7 @@ class Simulation(nn.Module):
         emulation = Emulation(self.policy)
         object.__setattr__(self, "_emulation", emulation)
         object.__setattr__(self, "_guard", Guard(emulation))
+        emulation.guard = self._guard
         install_optimizer_hooks()
         self._take_hold()
 

@@ -19,6 +19,7 @@ def product(a: Any, b: Any, *, unit: str, fmt: Any, addend: Any = None) -> np.nd
     Parameters
     ----------
     a, b : (m, k) and (k, n) arrays or tensors on the CPU of values of `fmt`.
+    fmt : a format, or a pair of them, of a and of b, where one of the unit's instructions takes both.
     unit : a unit as `accumulate` takes it, such as "h100" or "h100:fp16".
     addend : what the sum starts from, values of the output format that broadcast to (m, n); left out, +0.
 
@@ -33,9 +34,10 @@ def product(a: Any, b: Any, *, unit: str, fmt: Any, addend: Any = None) -> np.nd
     if accumulator.unit is None:
         raise ValueError(f"unit = {unit!r} names no hardware unit; fpsim.hardware.UNITS lists them")
     refuse_flush_to_zero()
-    target = get_format(fmt)
-    accumulator.require_operands(target)
-    (left, _), (right, _) = operand(a, target, "a"), operand(b, target, "b")
+    first, second = map(get_format, fmt if isinstance(fmt, tuple) else (fmt, fmt))
+    target = first if first == second else (first, second)
+    accumulator.unit.instruction(target, accumulator.format.name)
+    (left, _), (right, _) = operand(a, first, "a"), operand(b, second, "b")
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise ValueError(f"a and b must be (m, k) and (k, n), got {left.shape} and {right.shape}")
     start = None

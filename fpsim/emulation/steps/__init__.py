@@ -14,13 +14,16 @@ import torch
 from fpsim.emulation.steps import (
     activations,  # noqa: F401
     bags,  # noqa: F401
+    ctc,  # noqa: F401
     functions,  # noqa: F401
+    histograms,  # noqa: F401
     interpolation,  # noqa: F401
     linear_algebra,  # noqa: F401
     losses,  # noqa: F401
     normalization,  # noqa: F401
     optimizers,  # noqa: F401
     reductions,  # noqa: F401
+    sampling,  # noqa: F401
     segments,  # noqa: F401
     softmax,  # noqa: F401
     windows,  # noqa: F401

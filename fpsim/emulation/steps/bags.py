@@ -66,6 +66,15 @@ def _dense_backward(
     return base.index_add(0, chosen, terms)
 
 
+@steps("embedding_renorm")
+def embedding_renorm(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> Tensor:
+    """Rows whose norm is above max_norm, times max_norm / (norm + 1e-7): ATen's `embedding_renorm_cpu_`."""
+    places = indices.reshape(-1).unique()
+    rows = weight[places]
+    norms = rows.norm(norm_type, 1, keepdim=True)
+    return weight.index_copy(0, places, torch.where(norms > max_norm, rows * (max_norm / (norms + 1e-7)), rows))
+
+
 @steps("_embedding_bag_backward")
 def backward(
     gradient: Tensor, indices: Tensor, offsets: Tensor, offset2bag: Tensor, bag_size: Tensor, largest: Tensor,

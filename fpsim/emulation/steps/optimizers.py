@@ -72,3 +72,21 @@ def _adam(decoupled: bool) -> Any:
 
 steps("_fused_adam_")(_adam(False))
 steps("_fused_adamw_")(_adam(True))
+
+
+@steps("_fused_adagrad_")
+def adagrad(
+    params: list[Tensor], grads: list[Tensor], state_sums: list[Tensor], state_steps: list[Tensor], *, lr: Any,
+    lr_decay: float, weight_decay: float, eps: float, maximize: bool, grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:  # fmt: skip
+    if _found(found_inf):
+        return
+    for index, param in enumerate(params):
+        rate = float(lr) / (1.0 + (float(state_steps[index].item()) - 1.0) * lr_decay)
+        gradient = _gradient(grads[index], maximize, grad_scale)
+        if weight_decay:
+            gradient = gradient + weight_decay * param
+        total = state_sums[index]
+        total.copy_(total + gradient.square())
+        param.sub_(gradient / (total.sqrt() + eps) * rate)

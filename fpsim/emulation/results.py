@@ -1,0 +1,58 @@
+"""The tensors that operations of an emulation made: a backward pass that reaches one of them outside the emulation raises.
+
+Operations are seen below autograd, before their results have an autograd node. So results are remembered, weakly, and those
+that are still there when the context is left get a hook on their nodes: no other tensor leads into the graph.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_reference = weakref.ref
+_Tensor = torch.Tensor
+_KEPT = 1 << 12  # references, before those whose tensors are gone are dropped
+
+
+class Results:
+    """Results since the context was entered."""
+
+    __slots__ = ("_most", "_references")
+
+    def __init__(self) -> None:
+        self._references: list[Any] = []
+        self._most = _KEPT
+
+    def note(self, result: Any) -> None:
+        """Remember what an operation returned."""
+        if isinstance(result, _Tensor):
+            if result.requires_grad and not torch.is_grad_enabled():  # written to in place: its node is an older one
+                return
+            self._references.append(_reference(result))
+            if len(self._references) > self._most:
+                self._references = [item for item in self._references if item() is not None]
+                self._most = max(_KEPT, 2 * len(self._references))
+        elif isinstance(result, (list, tuple)):
+            for item in result:
+                self.note(item)
+
+    def guard(self, guard: Callable[[Any], None] | None) -> None:
+        """Let the guard know of gradients that arrive at what was remembered; forget it."""
+        references, self._references, self._most = self._references, [], _KEPT
+        if guard is None:
+            return
+        for node in {_node_of(reference()) for reference in references} - {None}:
+            node.register_prehook(guard)
+
+
+def _node_of(tensor: torch.Tensor | None) -> Any:
+    """The autograd node that made the tensor, if any."""
+    if tensor is None or not tensor.requires_grad:
+        return None
+    try:
+        return tensor.grad_fn
+    except RuntimeError:  # a view whose base was changed beside it: torch refuses its gradient
+        return None
