@@ -13,15 +13,25 @@ from typing import Any
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
 REGISTER_BITS = 512
 EXPONENT = {32: 0x7F800000, 64: 0x7FF0000000000000}
 SIGN = {32: 0x80000000, 64: 0x8000000000000000}
-_FEATURES = llvmlite.binding.get_host_cpu_features()
+
+
+def _features() -> dict[str, bool]:
+    """What Numba compiles for: the features that NUMBA_CPU_FEATURES names, or the machine's."""
+    if config.CPU_FEATURES is None:
+        return dict(llvmlite.binding.get_host_cpu_features())
+    return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
+
+
+_FEATURES = _features()
 _HAS_SIGN_MASKS = bool(_FEATURES.get("avx2") and not _FEATURES.get("avx512f"))
+HAS_MASK_REGISTERS = bool(_FEATURES.get("avx512f") and _FEATURES.get("avx512dq"))  # a bit for each lane
 HAS_FMA = bool(_FEATURES.get("fma")) or "aarch64" in llvmlite.binding.get_process_triple()
 
 
@@ -198,7 +208,12 @@ class Vector:
     def numbers(self) -> Vector:
         """-1 in the lanes of this mask, else 0: integers as wide as what was compared."""
         kind = ir.VectorType(ir.IntType(REGISTER_BITS // self.lanes), self.lanes)
-        return self._each(lambda mask: self.builder.sext(mask, kind))
+        if not HAS_MASK_REGISTERS:
+            return self._each(lambda mask: self.builder.sext(mask, kind))
+        # LLVM does not know this -1, so that adding it is one masked addition: it would make a register of a mask first.
+        signature = ir.FunctionType(kind, [kind])
+        less = self.builder.asm(signature, "", "=v,0", [ir.Constant(kind, [-1] * self.lanes)], False)
+        return self._each(lambda mask: self.builder.select(mask, less, ir.Constant(kind, None)))
 
     def unsigned_to_double(self) -> Vector:
         kind = ir.VectorType(ir.DoubleType(), self.lanes)
@@ -268,6 +283,26 @@ def larger(left: Vector, right: Vector) -> Vector:
 def smaller(left: Vector, right: Vector) -> Vector:
     """The smaller of two values that are not NaN."""
     return left.compare("<", right).select(left, right)
+
+
+def _range(code: int, left: Vector, right: Vector) -> Vector:
+    """VRANGE with an immediate; it takes the other operand for a quiet NaN."""
+    mask, word = ir.IntType(left.lanes), ir.IntType(32)
+    kinds = [left.type, left.type, word, left.type, mask, word]
+    name = f"llvm.x86.avx512.mask.range.p{'s' if left.width == 32 else 'd'}.512"
+    function = cgutils.get_or_insert_function(left.builder.module, ir.FunctionType(left.type, kinds), name)
+    every, mode = mask(-1), word(4)  # the current rounding, which changes nothing
+    return left._each(lambda x, y: left.builder.call(function, [x, y, word(code), x, every, mode]), right)
+
+
+def larger_magnitude(left: Vector, right: Vector) -> Vector:
+    """The larger of two magnitudes; that of the other where one is a NaN."""
+    return _range(0b1011, left, right)
+
+
+def larger_by_magnitude(left: Vector, right: Vector) -> Vector:
+    """That of two numbers whose magnitude is larger; either of two equal ones."""
+    return _range(0b0111, left, right)
 
 
 def in_pairs(operation: Callable[[Vector, Vector], Vector], vectors: list[Vector]) -> Vector:
