@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 import numba
 from llvmlite import ir
 from numba import types
+from numba.core import config
 from numba.extending import intrinsic
 
 from .storage import CACHE_FOLDER, StoredCode
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def _features() -> dict[str, bool]:
+    """What Numba compiles for: the features that NUMBA_CPU_FEATURES names, or the machine's."""
+    if config.CPU_FEATURES is None:
+        return dict(llvmlite.binding.get_host_cpu_features())
+    return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
+
+
+FEATURES = _features()
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:

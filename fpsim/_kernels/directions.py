@@ -16,11 +16,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fpsim._kernels.compiler import FEATURES
 from fpsim._kernels.tiles import SIGN, Vector
 
 DOWNWARD, UPWARD, INWARD = 9, 10, 11  # as AVX-512 encodes them, exceptions suppressed
 
-_EMBEDDED = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+_EMBEDDED = bool(FEATURES.get("avx512f"))
 _HAS_REGISTER = llvmlite.binding.get_process_triple().startswith("x86_64") and not _EMBEDDED
 HAS_DIRECTIONS = _EMBEDDED or _HAS_REGISTER
 

@@ -13,26 +13,18 @@ from typing import Any
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
+
+from fpsim._kernels.compiler import FEATURES
 
 REGISTER_BITS = 512
 EXPONENT = {32: 0x7F800000, 64: 0x7FF0000000000000}
 SIGN = {32: 0x80000000, 64: 0x8000000000000000}
-
-
-def _features() -> dict[str, bool]:
-    """What Numba compiles for: the features that NUMBA_CPU_FEATURES names, or the machine's."""
-    if config.CPU_FEATURES is None:
-        return dict(llvmlite.binding.get_host_cpu_features())
-    return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
-
-
-_FEATURES = _features()
-_HAS_SIGN_MASKS = bool(_FEATURES.get("avx2") and not _FEATURES.get("avx512f"))
-HAS_MASK_REGISTERS = bool(_FEATURES.get("avx512f") and _FEATURES.get("avx512dq"))  # a bit for each lane
-HAS_FMA = bool(_FEATURES.get("fma")) or "aarch64" in llvmlite.binding.get_process_triple()
+_HAS_SIGN_MASKS = bool(FEATURES.get("avx2") and not FEATURES.get("avx512f"))
+HAS_MASK_REGISTERS = bool(FEATURES.get("avx512f") and FEATURES.get("avx512dq"))  # a bit for each lane
+HAS_FMA = bool(FEATURES.get("fma")) or "aarch64" in llvmlite.binding.get_process_triple()
 
 
 class TileType(types.Type):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fpsim._kernels.compiler import FEATURES
 from fpsim._kernels.tiles import data_of, index, load_vector, vector_pointer
 
-TILE_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32  # a row of a tile is a register
+TILE_BYTES = 64 if FEATURES.get("avx512f") else 32  # a row of a tile is a register
 
 
 LINE_BYTES = 64  # of the cache
