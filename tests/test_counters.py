@@ -147,6 +147,20 @@ def test_counts_of_everything_equal_exact_rationals(fmt: str, accumulate: str, m
         check(get_format(fmt), get_accumulator(accumulate), Rounding(mode), a, b)
 
 
+@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "fp16:fma"])
+def test_sums_far_from_overflow_are_counted_exactly(accumulate: str) -> None:
+    """Terms of very different size, zeros of both signs, equal and opposite terms: what the quick kernel must tell apart."""
+    fmt, generator = get_format("fp16"), np.random.default_rng(7)
+    pair = []
+    for shape in ((5, 41), (41, 35)):
+        x = np.round(generator.standard_normal(shape) * 4) * 2.0 ** generator.integers(-9, 3, shape)
+        x[generator.random(shape) < 0.1] = -0.0
+        pair.append(fpsim.round(x, fmt))
+    pair[0][:, 1::8], pair[1][1::8] = -pair[0][:, 0:40:8], pair[1][0:40:8]
+    pair[0][:, 3::8], pair[1][3::8] = pair[0][:, 2:40:8], pair[1][2:40:8]
+    check(fmt, get_accumulator(accumulate), Rounding.NEAREST_EVEN, pair[0], pair[1])
+
+
 def test_counts_do_not_depend_on_threads_or_tiles_done_again() -> None:
     a, b = (fpsim.round(np.random.default_rng(i).standard_normal((256, 256)) * 60, "fp16") for i in range(2))
     found = []

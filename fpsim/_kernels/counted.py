@@ -13,7 +13,16 @@ import numpy as np
 from fpsim._kernels.compiler import as_bits, as_float, inlined, int_add, int_sub, kernel, prefer_wide_vectors
 from fpsim._kernels.products import OBSERVERS, Step
 from fpsim._kernels.sums_rounding import MAX_FINITE, Arithmetic
-from fpsim._kernels.tiles import Stored, Vector, if_some_unset, in_pairs, larger
+from fpsim._kernels.tiles import (
+    HAS_MASK_REGISTERS,
+    Stored,
+    Vector,
+    if_some_unset,
+    in_pairs,
+    larger,
+    larger_by_magnitude,
+    larger_magnitude,
+)
 
 UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST = range(4)  # vectors of tallies
 TALLIES = 4
@@ -65,14 +74,28 @@ class _CountingStep(Step):
     def keep(self, tallied: Stored, what: int) -> None:
         self.tallied = tallied
         self.everything = what == EVERYTHING
+        self.running: dict[int, Vector] = {}  # less than nothing by what is to be tallied
         self.sums: list[Vector] = []
 
     def tally(self, place: int, masks: Vector) -> None:
         """One more in the lanes of each mask."""
-        count = self.tallied[place].ints()
         for mask in masks.split():
-            count = count - mask.numbers()
-        self.tallied[place] = count.floats()
+            self._add(place, mask.numbers())
+
+    def _add(self, place: int, numbers: Vector) -> None:
+        self.running[place] = self.running[place] + numbers if place in self.running else numbers
+
+    def _flush(self) -> None:
+        """Tallies go back to where they lie."""
+        for place, counts in self.running.items():
+            self.tallied[place] = (self.tallied[place].ints() - counts).floats()
+        self.running = {}
+
+    def tracked(self, seen: Any) -> Any:
+        self._flush()
+        if self.sums:
+            self.tallied[LARGEST] = larger_magnitude(in_pairs(larger_magnitude, self.sums), self.tallied[LARGEST])
+        return super().tracked(seen)
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         product = self.arithmetic.leaf(left, right, draw)
@@ -83,14 +106,13 @@ class _CountingStep(Step):
     def chain(self, old: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:
         arithmetic = self.arithmetic
         new = arithmetic.chain(old, left, right, (draws[0], draws[1]))
-        same = new.compare("==", old)
-        self.sums.append(new)
+        self._largest(new)
         if arithmetic.exact_products:
             self._underflows(old, left, right, new)
         if not self.everything:
-            self.tally(UNCHANGED, same)
+            self.tally(UNCHANGED, new.compare("==", old))
             return new
-        given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+        same, given = new.compare("==", old), left.compare("!=", 0.0) & right.compare("!=", 0.0)
         if arithmetic.exact_products:
             self.tally(UNCHANGED, same & given)
             finite = left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY)
@@ -112,26 +134,31 @@ class _CountingStep(Step):
         """Tally the zeros that are rounded: only where some sum is zero is there anything to do."""
 
         def tally() -> None:
+            outside, self.running = self.running, {}  # of this branch alone
             self.tally(UNDERFLOWS, new.compare("==", 0.0) & _is_not_zero(left.again(), right.again(), old))
+            self._flush()
+            self.running = outside
 
         if_some_unset(new.compare("!=", 0.0), tally)
 
     def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         new = self.arithmetic.add(left, right, draw)
-        self.sums.append(new)
+        self._largest(new)
         if self.everything:
             given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
             self.tally(UNCHANGED, given & (new.compare("==", left) | new.compare("==", right)))
             self.tally(UNDERFLOWS, new.compare("==", 0.0) & (left + right).compare("!=", 0.0))
             self._overflows(new, left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY))
-            return new
-        # A sum is one of its terms where the other is zero too: two of both zero, one of one.
-        more = [
-            zero.numbers() - same.numbers()
-            for term in (left, right)
-            for same, zero in zip(new.compare("==", term).split(), term.compare("==", 0.0).split(), strict=True)
-        ]
-        self.tallied[UNCHANGED] = (self.tallied[UNCHANGED].ints() + in_pairs(operator.add, more)).floats()
+        elif HAS_MASK_REGISTERS:  # of two terms that are not zero, a finite sum is never the smaller one
+            given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+            self.tally(UNCHANGED, given & new.compare("==", larger_by_magnitude(left, right)))
+        else:  # a sum is one of its terms where the other is zero too: two of both zero, one of one
+            less = [
+                same.numbers() - zero.numbers()
+                for term in (left, right)
+                for same, zero in zip(new.compare("==", term).split(), term.compare("==", 0.0).split(), strict=True)
+            ]
+            self._add(UNCHANGED, in_pairs(operator.add, less))
         return new
 
     def _edges_of_leaf(self, left: Vector, right: Vector, leaf: Vector) -> None:
@@ -148,11 +175,12 @@ class _CountingStep(Step):
             self.tally(OVERFLOWS, mask)
         self.arithmetic.overflowed.clear()
 
-    def _merge(self) -> None:
-        super()._merge()
-        for total in (total for sums in self.sums for total in sums.split()):
+    def _largest(self, sums: Vector) -> None:
+        if HAS_MASK_REGISTERS:
+            self.sums += sums.split()
+            return
+        for total in sums.split():
             self.tallied[LARGEST] = larger(total.absolute(), self.tallied[LARGEST])  # which a NaN leaves as it is
-        self.sums.clear()
 
 
 OBSERVERS.update({SUMS: _CountingStep, EVERYTHING: _CountingStep})

@@ -22,6 +22,7 @@ REGISTER_BITS = 512
 EXPONENT = {32: 0x7F800000, 64: 0x7FF0000000000000}
 SIGN = {32: 0x80000000, 64: 0x8000000000000000}
 _HAS_SIGN_MASKS = "avx2" in FEATURES and "avx512f" not in FEATURES
+HAS_MASK_REGISTERS = FEATURES.issuperset(("avx512f", "avx512dq"))  # a bit for each lane
 
 
 class TileType(types.Type):
@@ -197,7 +198,12 @@ class Vector:
     def numbers(self) -> Vector:
         """-1 in the lanes of this mask, else 0: integers as wide as what was compared."""
         kind = ir.VectorType(ir.IntType(REGISTER_BITS // self.lanes), self.lanes)
-        return self._each(lambda mask: self.builder.sext(mask, kind))
+        if not HAS_MASK_REGISTERS:
+            return self._each(lambda mask: self.builder.sext(mask, kind))
+        # LLVM does not know this -1, so that adding it is one masked addition: it would make a register of a mask first.
+        signature = ir.FunctionType(kind, [kind])
+        less = self.builder.asm(signature, "", "=v,0", [ir.Constant(kind, [-1] * self.lanes)], False)
+        return self._each(lambda mask: self.builder.select(mask, less, ir.Constant(kind, None)))
 
     def unsigned_to_double(self) -> Vector:
         kind = ir.VectorType(ir.DoubleType(), self.lanes)
@@ -267,6 +273,26 @@ def larger(left: Vector, right: Vector) -> Vector:
 def smaller(left: Vector, right: Vector) -> Vector:
     """The smaller of two values that are not NaN."""
     return left.compare("<", right).select(left, right)
+
+
+def _range(code: int, left: Vector, right: Vector) -> Vector:
+    """VRANGE with an immediate; it takes the other operand for a quiet NaN."""
+    mask, word = ir.IntType(left.lanes), ir.IntType(32)
+    kinds = [left.type, left.type, word, left.type, mask, word]
+    name = f"llvm.x86.avx512.mask.range.p{'s' if left.width == 32 else 'd'}.512"
+    function = cgutils.get_or_insert_function(left.builder.module, ir.FunctionType(left.type, kinds), name)
+    every, mode = mask(-1), word(4)  # the current rounding, which changes nothing
+    return left._each(lambda x, y: left.builder.call(function, [x, y, word(code), x, every, mode]), right)
+
+
+def larger_magnitude(left: Vector, right: Vector) -> Vector:
+    """The larger of two magnitudes; that of the other where one is a NaN."""
+    return _range(0b1011, left, right)
+
+
+def larger_by_magnitude(left: Vector, right: Vector) -> Vector:
+    """That of two numbers whose magnitude is larger; either of two equal ones."""
+    return _range(0b0111, left, right)
 
 
 def in_pairs(operation: Callable[[Vector, Vector], Vector], vectors: list[Vector]) -> Vector:
