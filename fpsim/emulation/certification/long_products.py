@@ -7,6 +7,7 @@ so that one product with |b| serves both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -37,10 +38,11 @@ class _Parts:
         self.near: torch.Tensor | None = None
         self.rest = torch.zeros(1, dtype=torch.float64)
         self.above: torch.Tensor | None = None
+        self.scale = 1.0  # a power of two, times which the bounds above are meant
 
     def add_near(self, a: torch.Tensor, b: torch.Tensor, change: torch.Tensor) -> None:
         """`change` is the one of both that may be zero throughout."""
-        if not bool(change.any()):
+        if change.amax() == 0 == change.amin():
             return
         rest = near_rest(self.sums, a, b)
         if not float(rest.max()) < _LARGEST:
@@ -49,7 +51,8 @@ class _Parts:
         self.add_change(multiplied(self.sums, a.float(), b.float()))
 
     def add_change(self, found: torch.Tensor) -> None:
-        self.near = found.clone(memory_format=torch.contiguous_format) if self.near is None else self.near.add_(found)
+        """Of a tensor that is nobody else's."""
+        self.near = found if self.near is None else self.near.add_(found)
 
     def add_above(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """For a, b >= 0, which are overwritten."""
@@ -57,8 +60,14 @@ class _Parts:
             raise TooLarge
         self.add_bounds(multiplied(self.sums, a.clamp_(min=_LEAST), b.clamp_(min=_LEAST)))
 
+    def scale_to(self, largest: float) -> None:
+        """Make room for errors that float32 would not multiply."""
+        if _LARGEST <= largest < math.inf:
+            self.scale = 2.0 ** (math.frexp(largest)[1] - 40)
+
     def add_bounds(self, found: torch.Tensor) -> None:
-        self.above = found.clone(memory_format=torch.contiguous_format) if self.above is None else self.above.add_(found)
+        """Of numbers that are scaled already, in a tensor that is nobody else's."""
+        self.above = found if self.above is None else self.above.add_(found)
 
     def added_up(
         self, result: torch.Tensor, fmt: Format, store: Store, constant: float = 0.0,
@@ -69,8 +78,9 @@ class _Parts:
         float32's sum of n products errs by (n + 2) 2^-24 of its magnitudes, four bounds in float32 by 2^-21 more.
         """
         terms = self.sums.terms
-        constant += store.constant + (terms + 8) * 2.0**-146
-        weights = (1 + 2 * _UNIT, 1 + (terms + 32) * _UNIT, factor, 0.0, store.share, store.least, constant)
+        by_above = (1 + (terms + 32) * _UNIT) * self.scale
+        constant += store.constant + (terms + 8) * 2.0**-146 * max(1.0, self.scale)
+        weights = (1 + 2 * _UNIT, by_above, factor, 0.0, store.share, store.least, constant)
         return added_up(result, (self.near, self.above, own, None), self.rest, weights, fmt)
 
 
@@ -113,44 +123,45 @@ def _add_factors(parts: _Parts, singles: Sequence[torch.Tensor], growth: float) 
     (a, b), (left, right) = parts.sums.factors, singles
     error = None
     if not a.known:
-        error = _bound(a, left)
+        assert a.error is not None
+        if b.known:
+            parts.scale_to(float(a.error.max()))
+        error = _bound(a, parts.scale)
     elif a.value is not a.reference:
-        change = _change(a, left)
+        change = _change(a)
         if b.known:
             parts.add_near(change, b.reference, change)
         else:
             error = change.abs_()
     if growth:
-        error = (torch.zeros_like(left) if error is None else error).add_(left.abs(), alpha=growth)
+        error = (torch.zeros_like(left) if error is None else error).add_(left.abs(), alpha=growth / parts.scale)
     if error is not None:
-        size = b.reference_magnitude.float()
+        size = b.reference.float().abs_() if b.radius is None else b.reference_magnitude.float()
         parts.add_above(error, torch.maximum(size, right.abs()) if growth and b.value is not b.reference else size)
     if not b.known:
-        parts.add_above(left.abs(), _bound(b, right))
+        parts.add_above(left.abs(), _bound(b, 1.0))
     elif b.value is not b.reference:
-        change = _change(b, right)
+        change = _change(b)
         parts.add_near(left, change, change)
 
 
-def _change(operand: Operand, single: torch.Tensor) -> torch.Tensor:
+def _change(operand: Operand) -> torch.Tensor:
     """emulated - exact of known numbers, but for the rounding to float32."""
-    return torch.sub(single, operand.reference).float()
+    return torch.sub(operand.value, operand.reference).float()
 
 
-def _bound(operand: Operand, single: torch.Tensor) -> torch.Tensor:
-    """A bound on |emulated - exact|, but for the rounding to float32."""
-    if operand.known:
-        return _change(operand, single).abs_()
+def _bound(operand: Operand, scale: float) -> torch.Tensor:
+    """A bound on |emulated - exact| that is not known, over a power of two, but for the rounding to float32."""
     assert operand.error is not None
-    return operand.error.float()
+    return (operand.error if scale == 1 else operand.error / scale).float()
 
 
 def _add_addend(parts: _Parts, addend: Operand, single: torch.Tensor, growth: float, shape: torch.Size) -> None:
     spread = parts.sums.spread_addend
     if addend.known and addend.value is not addend.reference:
-        change = _change(addend, single)
+        change = _change(addend)
         parts.rest = parts.rest + _UNIT * float(change.abs().max())
-        parts.add_change(spread(change).expand(shape))
+        parts.add_change(spread(change).expand(shape).contiguous())
     if not addend.known or growth:
-        bound = torch.zeros_like(single) if addend.known else _bound(addend, single)
-        parts.add_bounds(spread(bound.add_(single.abs(), alpha=growth)).expand(shape))
+        bound = torch.zeros_like(single) if addend.known else _bound(addend, parts.scale)
+        parts.add_bounds(spread(bound.add_(single.abs(), alpha=growth / parts.scale)).expand(shape).contiguous())

@@ -269,6 +269,14 @@ register(_aten.native_group_norm.default, "normalization", _row_slopes(_group, _
 
 def _affine(call: Call, which: str) -> tuple[torch.Tensor, torch.Tensor]:
     """a and c of one side ("value" or "reference"), shaped to broadcast."""
+    return call.once(_both_affine)[which]
+
+
+def _both_affine(call: Call) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    return {which: _one_affine(call, which) for which in ("value", "reference")}
+
+
+def _one_affine(call: Call, which: str) -> tuple[torch.Tensor, torch.Tensor]:
     x, weight, bias, mean, variance = call.args[:5]
     eps = call.args[-1]
     if mean is None or variance is None or call.args[5] is True:

@@ -131,11 +131,23 @@ def _convolution(call: Call) -> Products:
         rows = b.reshape(groups, b.shape[0] // groups, -1)
         return rows.expand(a.shape[0], *rows.shape), columns.reshape(a.shape[0], groups, -1, columns.shape[-1])
 
+    def directly(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """By oneDNN, which emulation switches off for models: its direct algorithm."""
+        stride, padding, dilation = geometry[:3]
+        return _aten.mkldnn_convolution.default(a.contiguous(), b.contiguous(), None, padding, stride, dilation, groups)
+
     plain = not transposed and weight.value.dim() == 4 and x.value.dim() == 4
     return Products(
         multiply, (x, weight), terms, bias[0] if bias else None, along_channels, matrices=pair if plain else None,
         norm=convolution_norm if groups == 1 else None, reach=_images_reach if plain else None,
+        single=directly if plain and _has_direct_convolutions() else None,
     )  # fmt: skip
+
+
+def _has_direct_convolutions() -> bool:
+    """Whether oneDNN is there and multiplies float32 as it is."""
+    convolutions = getattr(torch.backends.mkldnn, "conv", None)  # torch before 2.9 knows no other precision
+    return torch.backends.mkldnn.is_available() and getattr(convolutions, "fp32_precision", "none") in ("none", "ieee")
 
 
 _register(_aten.convolution.default, "convolution", _convolution)

@@ -105,6 +105,7 @@ class Products:
     norm        b -> an upper bound of the spectral norm of a -> multiply(a, b), where there is a good one
     reach       (a, b) -> above the largest |a| and the sum of the |b| of every result, broadcasting to its shape, or None
     divisor     what the sum is divided by afterwards: the number of terms of a mean
+    single      as `multiply`, quicker, for float32 tensors; sums in any order, but of products as they are
     """
 
     multiply: _Multiply
@@ -116,6 +117,7 @@ class Products:
     matrices: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     norm: Callable[[torch.Tensor], float] | None = None
     reach: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    single: _Multiply | None = None
 
     def magnitudes(self, above: Callable[[Products, torch.Tensor, torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
         """Above the sum of the magnitudes of all terms, the addend's included; `above(self, a, b)` bounds their product."""

@@ -7,7 +7,7 @@ the operation's missing rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,35 +73,31 @@ class Trace:
 
 def map_tensors(function: Callable[[Any], Any], value: Any, kind: type = torch.Tensor) -> Any:
     """The function applied to every tensor (or other kind) inside lists, tuples and dictionaries."""
-
-    def mapped(value: Any) -> Any:
-        if isinstance(value, kind):
-            return function(value)
-        if isinstance(value, (list, tuple)):
-            return type(value)([mapped(item) if isinstance(item, nested) else item for item in value])
-        if isinstance(value, dict):
-            return {key: mapped(item) if isinstance(item, nested) else item for key, item in value.items()}
-        return value
-
+    if isinstance(value, kind):
+        return function(value)
     nested = (kind, list, tuple, dict)
-    return mapped(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([map_tensors(function, item, kind) if isinstance(item, nested) else item for item in value])
+    if isinstance(value, dict):
+        return {key: map_tensors(function, item, kind) if isinstance(item, nested) else item for key, item in value.items()}
+    return value
 
 
 def tensors_in(value: Any, kind: type = torch.Tensor) -> list[Any]:
     """Every tensor (or other kind) inside lists, tuples and dictionaries, in order."""
     found: list[Any] = []
-
-    def look(values: Any) -> None:
-        for item in values:
-            if isinstance(item, kind):
-                found.append(item)
-            elif isinstance(item, (list, tuple)):
-                look(item)
-            elif isinstance(item, dict):
-                look(item.values())
-
-    look((value,))
+    _collect(found, (value,), kind)
     return found
+
+
+def _collect(found: list[Any], values: Iterable[Any], kind: type) -> None:
+    for item in values:
+        if isinstance(item, kind):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            _collect(found, item, kind)
+        elif isinstance(item, dict):
+            _collect(found, item.values(), kind)
 
 
 class _Recorder(TorchDispatchMode):
