@@ -68,6 +68,7 @@ def certify(
         raise TypeError("x must be a tensor whose first axis counts inputs, or a tuple of such tensors")
     if not all(len(item) for item in inputs):
         raise ValueError("x holds no inputs: its first axis has length 0")
+    _keep_memory()
     simulation = run(model, fmt, accumulate, rounding, seed)
     request = Request(radius, confidence, reference == "fp32")
     with _as_recorded():
@@ -79,6 +80,16 @@ def certify(
         functools.partial(_layers, found),
         confidence if method == "probabilistic" else None, radius,
     )  # fmt: skip
+
+
+@functools.cache
+def _keep_memory() -> None:
+    """Let the process keep up to 64 MB that are free, where glibc allocates: else up to a third of a pass is mapping anew,
+    page by page, what the operation before gave back.
+
+    glibc gives back what is free beyond twice the largest block below 32 MB that was mapped and freed; here is one.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def _check(model: Any, method: str, reference: str, radius: Any, confidence: float) -> None:

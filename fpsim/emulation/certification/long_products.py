@@ -51,7 +51,6 @@ class _Parts:
         self.add_change(multiplied(self.sums, a.float(), b.float()))
 
     def add_change(self, found: torch.Tensor) -> None:
-        """Of a tensor that is nobody else's."""
         self.near = found if self.near is None else self.near.add_(found)
 
     def add_above(self, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -66,7 +65,7 @@ class _Parts:
             self.scale = 2.0 ** (math.frexp(largest)[1] - 40)
 
     def add_bounds(self, found: torch.Tensor) -> None:
-        """Of numbers that are scaled already, in a tensor that is nobody else's."""
+        """Of numbers that are scaled already."""
         self.above = found if self.above is None else self.above.add_(found)
 
     def added_up(
@@ -161,7 +160,9 @@ def _add_addend(parts: _Parts, addend: Operand, single: torch.Tensor, growth: fl
     if addend.known and addend.value is not addend.reference:
         change = _change(addend)
         parts.rest = parts.rest + _UNIT * float(change.abs().max())
-        parts.add_change(spread(change).expand(shape).contiguous())
+        if not change.amax() == 0 == change.amin():
+            parts.add_change(spread(change) if parts.near is not None else spread(change).expand(shape).contiguous())
     if not addend.known or growth:
         bound = torch.zeros_like(single) if addend.known else _bound(addend, parts.scale)
-        parts.add_bounds(spread(bound.add_(single.abs(), alpha=growth / parts.scale)).expand(shape).contiguous())
+        found = spread(bound.add_(single.abs(), alpha=growth / parts.scale))
+        parts.add_bounds(found if parts.above is not None else found.expand(shape).contiguous())

@@ -146,8 +146,8 @@ def _convolution(call: Call) -> Products:
 
 def _has_direct_convolutions() -> bool:
     """Whether oneDNN is there and multiplies float32 as it is."""
-    convolutions = getattr(torch.backends.mkldnn, "conv", None)  # torch before 2.9 knows no other precision
-    return torch.backends.mkldnn.is_available() and getattr(convolutions, "fp32_precision", "none") in ("none", "ieee")
+    precision = torch.backends.mkldnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return torch.backends.mkldnn.is_available() and precision in ("none", "ieee")
 
 
 _register(_aten.convolution.default, "convolution", _convolution)
