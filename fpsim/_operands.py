@@ -40,17 +40,25 @@ def _membership(plain: bool) -> Any:
 
 def _are_values(array: np.ndarray, fmt: Format) -> bool:
     """Whether rounding changes nothing but NaNs and signs of zeros; memory that is dense is read as it lies."""
-    by_stride = array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
-    flat = np.ascontiguousarray(by_stride if by_stride.flags.c_contiguous else array).reshape(-1)
+    flat = (array if array.flags.c_contiguous else _as_it_lies(array)).reshape(-1)
     row = rounding_constants(fmt, Rounding.NEAREST_EVEN, flat.dtype) if fmt.has_zero else None
     if row is None:
         rounded = np.empty_like(flat)
         round_into(flat, rounded, fmt, Rounding.NEAREST_EVEN)
         return bool(((rounded == flat) | np.isnan(flat)).all())
     function, bits = _membership(fmt.flush is None and fmt.has_negative_zero), flat.view(row.dtype)
+    parts = threads.parts(flat.size, flat.size)
+    if len(parts) == 1:
+        return bool(function(bits, row))
     found: list[bool] = []
-    threads.run(lambda start, stop: found.append(function(bits[start:stop], row)), threads.parts(flat.size, flat.size))
+    threads.run(lambda start, stop: found.append(function(bits[start:stop], row)), parts)
     return all(found)
+
+
+def _as_it_lies(array: np.ndarray) -> np.ndarray:
+    """Its elements in the order of memory where that is dense, else in their own, contiguous."""
+    by_stride = array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))
+    return np.ascontiguousarray(by_stride if by_stride.flags.c_contiguous else array)
 
 
 def as_array_like(x: Any, values: np.ndarray) -> Any:

@@ -9,7 +9,7 @@ from fpsim._product_jobs import LANES, line_of
 from fpsim._product_plans import Scheme
 from fpsim.rounding import Rounding
 
-_VECTORS = {False: 4, True: 2}  # of a panel, by whether columns lie along memory: then each is a stream of its own
+_VECTORS = 4  # of a panel
 
 
 def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -> bool:
@@ -20,7 +20,7 @@ def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -
     along = a.strides[1] == size and size in b.strides
     regular = all(stride >= 0 and stride % size == 0 for stride in b.strides)
     fits = a.dtype == chosen.dtype == b.dtype and along and regular
-    whole = b.strides[1] != size or b.shape[1] >= _VECTORS[False] * LANES[chosen.element]
+    whole = b.strides[1] != size or b.shape[1] >= _VECTORS * LANES[chosen.element]
     return fits and rounding is not Rounding.STOCHASTIC and b.size > 0 and whole
 
 
@@ -28,11 +28,13 @@ def row_chain(
     a: np.ndarray, b: np.ndarray, chosen: Scheme, flags: int, rounding: Rounding
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """a @ b, a chain from +0 in ascending k, and the row and column ranges whose magnitudes reached the limit."""
+    from fpsim._kernels.processor import FEATURES
     from fpsim._kernels.rows import make_row_product
 
     leaves, columns = b.shape
     along_columns = b.strides[1] != b.itemsize
-    vectors = _VECTORS[along_columns]
+    # Each column that lies along memory is a stream of its own, and transposing wants registers.
+    vectors = _VECTORS if not along_columns or "avx512f" in FEATURES else 2
     width = vectors * LANES[chosen.element]
     far, near = (b.T, columns) if along_columns else (b, leaves)
     stride = far.strides[0] // b.itemsize
