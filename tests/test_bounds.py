@@ -275,6 +275,15 @@ def test_h_u_holds_to_its_condition(precision):
         assert max(search.grow() for _ in range(height)) <= 0
 
 
+@pytest.mark.parametrize("precision, height", [(4, 3), (5, 4), (6, 7), (7, 10)])
+def test_h_u_is_nearly_attained(precision, height):
+    """Half of it is exceeded by a tree of that height."""
+    search = Search(precision, height * 2.0**-precision / 2)
+    assert max(search.grow() for _ in range(height)) > 0
+    computed, exact, size, found = evaluate(search.worst(), precision)
+    assert found <= height and abs(computed - exact) > F(height, 2 * 2**precision) * size
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "precision, any_ties, lowest",

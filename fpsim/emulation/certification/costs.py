@@ -84,8 +84,10 @@ class Machine:
 
         Following every partial sum takes several times the work. None where that is due.
         """
-        policy = self.policy
-        if not self.quick or policy.accumulator.kind != "tree" or not self._accumulator_shows(policy.accumulator.format):
+        policy, accumulator = self.policy, self.policy.accumulator
+        if not self.quick or accumulator.kind != "tree":
+            return None
+        if not self._accumulator_shows(accumulator.promoted or accumulator.format):
             return None
         bound = self._bound(sums)
         small = rounding_bound(policy.fmt, policy.rounding).relative * _SLIGHT
