@@ -696,6 +696,13 @@ def test_arguments_are_checked(options, match):
         certify(nn.Linear(2, 2).eval(), torch.randn(1, 2), **options)
 
 
+def test_torch_itself_is_refused():
+    """Its softmax and norms err by more than one rounding, which no rule for an emulated machine allows for."""
+    for method in METHODS:
+        with pytest.raises(ValueError, match=r'is torch itself, .*: certify accumulate="fp32"'):
+            certify(seeded(0, nn.Linear(4, 2)), torch.zeros(1, 4), "fp32", "native", method=method)
+
+
 def test_no_inputs_are_refused():
     with pytest.raises(ValueError, match="x holds no inputs: its first axis has length 0"):
         certify(seeded(0, nn.Linear(4, 2)), torch.zeros(0, 4), "fp16")

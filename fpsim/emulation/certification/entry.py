@@ -59,7 +59,8 @@ def certify(
     Raises
     ------
     UnsupportedOp : an operation without a rule, naming it; a model that asks for numbers in Python.
-    ValueError : unknown names, a model in training mode, a radius with another method, a confidence outside (0, 1).
+    ValueError : unknown names, a model in training mode, a radius with another method, a confidence outside (0, 1), torch
+        itself (fmt="fp32", accumulate="native").
     TypeError : a model or an output that is of no use here.
     """
     _check(model, method, reference, radius, confidence)
@@ -70,6 +71,11 @@ def certify(
         raise ValueError("x holds no inputs: its first axis has length 0")
     _keep_memory()
     simulation = run(model, fmt, accumulate, rounding, seed)
+    if simulation.policy.is_identity:
+        raise ValueError(
+            'fmt="fp32" with accumulate="native" is torch itself, whose operations are not rounded once each: certify '
+            'accumulate="fp32", or compare another machine with any float32 run by reference="fp32"'
+        )
     request = Request(radius, confidence, reference == "fp32")
     with _as_recorded():
         found = _found(simulation, model, inputs, method, request)
