@@ -15,7 +15,7 @@ from torch import nn
 import fpsim
 from fpsim.emulation.certification import certify, costs, elementwise, forward, long_products, products, single, table
 from fpsim.emulation.certification.methods import METHODS
-from fpsim.emulation.certification.normalization import Rows, _softmax_moved
+from fpsim.emulation.certification.normalization import Rows, _probabilities, _softmax_moved
 from fpsim.emulation.certification.norms import convolution_norm, matrix_norm
 from fpsim.emulation.certification.segments import normal_between
 from fpsim.emulation.certification.slopes import Operand, Slope
@@ -510,6 +510,20 @@ def test_infinite_errors_stay_infinite_in_long_products():
     x[1] *= 60000.0
     bound = certify(model, x, "fp16", "fp16", method="running").bound
     assert bool(torch.isfinite(bound[0]).all() and torch.isinf(bound[1]).all())
+
+
+def test_softmax_of_wide_boxes():
+    """Where one logit is sure to within 3000 and another to within 1000, either may be all."""
+    low, high = torch.tensor([[-1000.0, -3000.0, -4.0]]).double(), torch.tensor([[1000.0, 3000.0, -2.0]]).double()
+    least, most = _probabilities(low, high, -1)
+    assert least.tolist() == [[0.0] * 3] and most.tolist() == [[1.0] * 3]
+    point = torch.tensor([[1.0, -2.0, 0.5]]).double()
+    least, most = _probabilities(point, point, -1)
+    assert bool((least <= torch.softmax(point, -1)).all() and (most >= torch.softmax(point, -1)).all())
+    assert float((most - least).max()) < 1e-10
+    masked = torch.tensor([[-torch.inf, 2.0, -torch.inf]]).double()
+    least, most = _probabilities(masked, masked, -1)
+    assert most[0, 0] == most[0, 2] == 2.0**-1000 and float(least[0, 1]) > 1 - 1e-10
 
 
 def test_errors_beyond_float32_stay_finite():

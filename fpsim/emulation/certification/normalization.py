@@ -19,13 +19,18 @@ _aten = torch.ops.aten
 
 
 def _probabilities(low: torch.Tensor, high: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The range of softmax over the box: every other logit at its other end."""
-    shift = torch.where(high.amax(dim, keepdim=True) == -torch.inf, 0.0, high.amax(dim, keepdim=True))
-    small, large = torch.exp(low - shift), torch.exp(high - shift)
-    least = small / (small + (large.sum(dim, keepdim=True) - large).clamp(min=0) + 2.0**-40 * large.sum(dim, keepdim=True))
-    others = (small.sum(dim, keepdim=True) - small - 2.0**-40 * small.sum(dim, keepdim=True)).clamp(min=0)
-    most = torch.where(large == 0, 0.0, large / (large + others))
-    slack = low.shape[dim] * 2.0**-44
+    """The range of softmax over the box: every other logit at its other end.
+
+    p_i = 1 / (1 + sum of exp(z_j - z_i)); lows and highs have shifts of their own, for they may be far from each other.
+    """
+    bottom, top = (end.amax(dim, keepdim=True) for end in (low, high))
+    bottom, top = (torch.where(shift == -torch.inf, 0.0, shift) for shift in (bottom, top))
+    small, large = torch.exp(low - bottom), torch.exp(high - top)
+    fewer, more = small.sum(dim, keepdim=True), large.sum(dim, keepdim=True)
+    least = 1 / (1 + torch.exp(top - low) * ((more - large).clamp(min=0) + 2.0**-40 * more))
+    most = 1 / (1 + torch.exp(bottom - high) * (fewer - small - 2.0**-40 * fewer).clamp(min=0))
+    most = torch.where(high == -torch.inf, 0.0, most)
+    slack = (low.shape[dim] + 4) * 2.0**-42  # exp of up to 745 in magnitude errs by 2^-43
     return (least * (1 - slack)).nan_to_num(0.0), (most * (1 + slack) + 2.0**-1000).clamp(max=1.0).nan_to_num(1.0)
 
 
