@@ -206,12 +206,43 @@ def test_every_family_of_operations(name):
         assert torch.isfinite(certificate.bound).all(), (name, method)
 
 
+NEAREST = [machine for machine in MACHINES if machine[2] in ("nearest-even", "nearest-away", "stochastic")]
+ANY_FAMILY = {
+    "name": st.sampled_from(sorted(FAMILIES)), "machine": st.sampled_from(NEAREST), "method": st.sampled_from(sorted(METHODS)),
+    "seed": st.integers(0, 999), "weights": st.sampled_from([0.01, 1.0, 10.0]), "size": st.sampled_from([1e-3, 1.0, 100.0]),
+}  # fmt: skip
+
+
+def no_family_is_violated(name, machine, method, seed, weights, size):
+    """Weights and inputs small and large: flat norms, sure and unsure softmax, overflow."""
+    model = seeded(seed, *copy.deepcopy(FAMILIES[name]))
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.mul_(weights)
+    x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed)) * size
+    check(model, x, machine, method, confidence=1 - 1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(**ANY_FAMILY)
+def test_no_family_is_violated_on_any_machine(**drawn):
+    no_family_is_violated(**drawn)
+
+
+@pytest.mark.exhaustive
+@settings(max_examples=800, deadline=None)
+@given(**ANY_FAMILY)
+def test_no_family_is_violated_on_any_machine_in_many_examples(**drawn):
+    no_family_is_violated(**drawn)
+
+
 @settings(max_examples=12, deadline=None)
 @given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(["running", "a-priori", "mean-value"]))
 def test_no_certificate_is_violated_with_bounds_in_float32(network, machine, method):
     """Which products of fewer terms are spared: here none is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "SINGLE_FROM", 0)
+        patch.setattr(long_products, "_FROM", 0)
         no_certificate_is_violated(network, machine, method)
 
 
