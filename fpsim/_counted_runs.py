@@ -37,16 +37,13 @@ class _CountingJob(Job):
         return (np.empty(count * self.groups * TALLIES * (64 // self.dtype.itemsize), dtype=self.dtype),)
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
-        from fpsim._kernels.counted import LARGEST, TALLIES
+        from fpsim._kernels.counted import TALLIES, sum_tallies
 
-        tiles = tallied[0].reshape(*passed.shape, TALLIES, -1)
-        kept = passed == 0
-        if not kept.all():
-            tiles = tiles[kept][None]
-        sums = tiles.view(f"i{tiles.itemsize}").sum(axis=(0, 1, 3), dtype=np.int64)
-        for place in range(len(self.counts)):
-            self.counts[place] += int(sums[place])
-        largest = float(tiles[..., LARGEST, :].max(initial=0.0))
+        tiles = tallied[0].reshape(passed.size, TALLIES, -1)
+        sums = np.zeros(len(self.counts), dtype=np.int64)
+        largest = float(sum_tallies(tiles, tiles.view(f"u{tiles.itemsize}"), passed.reshape(-1), sums))
+        for place, count in enumerate(sums.tolist()):
+            self.counts[place] += count
         for job in (self, self.parent):
             if job is not None:
                 job.largest = max(job.largest, largest)
@@ -140,9 +137,8 @@ def _leave_out_zero_leaves(job: _CountingJob, a: np.ndarray, b: np.ndarray, leas
     from fpsim._kernels.products import CHAIN, PUSH_LEAF
 
     zeros, underflows = (np.zeros(job.leaves, dtype=np.int64) for _ in range(2))
-    by_terms = np.concatenate([np.abs(a[i : i + 16].T) for i in range(0, len(a), 16)], axis=1)  # lines of the cache at once
-    bits = [x.view(f"u{x.itemsize}") for x in (by_terms, np.abs(b, order="C"))]
-    count_zero_leaves(b, *bits, least, zeros, underflows)
+    bits = [np.ascontiguousarray(x).view(f"u{x.itemsize}") for x in (a, b)]
+    count_zero_leaves(np.empty(1, b.dtype), *bits, least, zeros, underflows)
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
     in_chains, pushed = np.zeros(job.leaves, dtype=bool), np.zeros(job.leaves, dtype=bool)
     for _, leaf, count, stride, _ in lines[lines[:, 0] == CHAIN].tolist():

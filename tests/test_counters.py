@@ -161,6 +161,20 @@ def test_sums_far_from_overflow_are_counted_exactly(accumulate: str) -> None:
     check(fmt, get_accumulator(accumulate), Rounding.NEAREST_EVEN, pair[0], pair[1])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "bf16"])
+def test_tiny_times_huge_underflows_where_the_product_does(accumulate: str, dtype: type) -> None:
+    """A factor of 2^-126 takes others of more than 2^100 below half of fp16's smallest number."""
+    fmt, generator = get_format("bf16"), np.random.default_rng(11)
+    for low in (-126, 85):
+        pair = [
+            np.ldexp(generator.integers(128, 256, shape) / 128.0, exponents + generator.integers(0, 17, shape))
+            for shape, exponents in (((5, 23), low), ((23, 37), -41 - low))
+        ]
+        pair[0][generator.random((5, 23)) < 0.1] = 0.0
+        check(fmt, get_accumulator(accumulate), Rounding.NEAREST_EVEN, *(x.astype(dtype) for x in pair))
+
+
 def test_counts_do_not_depend_on_threads_or_tiles_done_again() -> None:
     a, b = (fpsim.round(np.random.default_rng(i).standard_normal((256, 256)) * 60, "fp16") for i in range(2))
     found = []

@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._kernels.compiler import as_bits, as_float, inlined, int_add, int_sub, kernel, prefer_wide_vectors
+from fpsim._kernels.compiler import (
+    as_bits,
+    as_float,
+    inlined,
+    int_add,
+    int_and,
+    int_or,
+    int_sub,
+    kernel,
+    prefer_wide_vectors,
+    shift_right,
+)
 from fpsim._kernels.products import OBSERVERS, Step
 from fpsim._kernels.sums_rounding import MAX_FINITE, Arithmetic
 from fpsim._kernels.tiles import (
@@ -74,21 +85,27 @@ class _CountingStep(Step):
     def keep(self, tallied: Stored, what: int) -> None:
         self.tallied = tallied
         self.everything = what == EVERYTHING
-        self.running: dict[int, Vector] = {}  # less than nothing by what is to be tallied
+        self.running: dict[int, Any] = {}  # what is to be tallied: numbers, or vectors less than nothing by as much
         self.sums: list[Vector] = []
 
     def tally(self, place: int, masks: Vector) -> None:
-        """One more in the lanes of each mask."""
+        """One more for each lane that is set: in that lane, or in the first number where masks are numbers."""
         for mask in masks.split():
-            self._add(place, mask.numbers())
+            self._add(place, mask.population() if HAS_MASK_REGISTERS else mask.numbers())
 
-    def _add(self, place: int, numbers: Vector) -> None:
-        self.running[place] = self.running[place] + numbers if place in self.running else numbers
+    def _add(self, place: int, counts: Any) -> None:
+        if place in self.running:
+            before = self.running[place]
+            counts = self.builder.add(before, counts) if HAS_MASK_REGISTERS else before + counts
+        self.running[place] = counts
 
     def _flush(self) -> None:
         """Tallies go back to where they lie."""
         for place, counts in self.running.items():
-            self.tallied[place] = (self.tallied[place].ints() - counts).floats()
+            if HAS_MASK_REGISTERS:
+                self.tallied.increase(place, counts)
+            else:
+                self.tallied[place] = (self.tallied[place].ints() - counts).floats()
         self.running = {}
 
     def tracked(self, seen: Any) -> Any:
@@ -102,6 +119,16 @@ class _CountingStep(Step):
         if self.everything and not self.arithmetic.exact_products:
             self._edges_of_leaf(left, right, product)
         return product
+
+    @property
+    def is_staged(self) -> bool:
+        return super().is_staged and not self.everything
+
+    def grow(self, total: Vector, leaf: Vector, draw: Vector | None) -> Vector:
+        new = super().grow(total, leaf, draw)
+        self._largest(new)
+        self.tally(UNCHANGED, new.compare("==", total))
+        return new
 
     def chain(self, old: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:
         arithmetic = self.arithmetic
@@ -187,55 +214,83 @@ OBSERVERS.update({SUMS: _CountingStep, EVERYTHING: _CountingStep})
 
 
 @kernel
-def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, underflows: Any) -> None:
-    """For each k, how many products of a[k, :] and b[k, :] are zero when those of at most `least` become zero.
+def sum_tallies(tallied: Any, counts: Any, passed: Any, sums: Any) -> float:
+    """Add the tallies of the tiles that did not pass the limit to `sums`, by kind; the largest of their magnitudes.
 
-    a and b are the bits of finite magnitudes, as unsigned integers; `values` is any array of their type. `underflows` are
+    `tallied` are the tiles' vectors (tile, kind, lane), `counts` the same as unsigned integers, `passed` a number a tile.
+    """
+    prefer_wide_vectors()
+    lanes = tallied.shape[2]
+    largest = np.zeros(lanes, tallied.dtype)
+    totals = np.zeros((LARGEST, lanes), np.uint64)
+    for tile in range(tallied.shape[0]):
+        if passed[tile]:
+            continue
+        for kind in range(LARGEST):
+            for lane in range(lanes):
+                totals[kind, lane] += counts[tile, kind, lane]
+        for lane in range(lanes):
+            largest[lane] = max(largest[lane], tallied[tile, LARGEST, lane])
+    for kind in range(LARGEST):
+        sums[kind] += np.int64(totals[kind].sum())
+    return np.float64(largest.max())
+
+
+@kernel
+def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, underflows: Any) -> None:
+    """For each k, how many products of a[:, k] and b[k, :] are zero when those of at most `least` become zero.
+
+    a and b are the bits of finite numbers, as unsigned integers; `values` is any array of their float type. `underflows` are
     those of nonzero factors. Every product of two factors is exact in float64, where it compares with `least`.
     """
     prefer_wide_vectors()
-    rows, columns = a.shape[1], b.shape[1]
-    some = np.empty(columns, b.dtype)
-    for k in range(a.shape[0]):
-        given_a, given_b = a[k], b[k]
-        nonzero_a, least_a = _nonzero_and_least(given_a)
-        nonzero_b, least_b = _nonzero_and_least(given_b)
-        tiny = 0
-        if nonzero_a and nonzero_b and np.float64(as_float(least_a)) * np.float64(as_float(least_b)) <= least:
-            count = 0
-            for j in range(given_b.size):
-                if given_b[j] != 0 and np.float64(as_float(given_b[j])) * np.float64(as_float(least_a)) <= least:
-                    some[count] = given_b[j]
-                    count += 1
-            few = some[:count]
-            for i in range(given_a.size):
-                factor = np.float64(as_float(given_a[i]))
-                if factor != 0 and factor * np.float64(as_float(least_b)) <= least:
-                    tiny += _at_most(values, few, factor, least)
-        underflows[k] = tiny
-        zeros[k] = rows * columns - np.int64(nonzero_a) * np.int64(nonzero_b) + tiny
+    rows, leaves = a.shape
+    columns = b.shape[1]
+    one = a.dtype.type(1)
+    none = int_sub(one, one)
+    most = int_sub(none, one)
+    magnitude = shift_right(most, one)
+    nonzero, least_a, limits = np.zeros(leaves, a.dtype), np.full(leaves, most), np.zeros(leaves, a.dtype)
+    for i in range(rows):
+        row = a[i]
+        for k in range(leaves):
+            less = int_sub(int_and(row[k], magnitude), one)  # zero becomes the largest number
+            nonzero[k] = int_add(nonzero[k], a.dtype.type(less != most))
+            least_a[k] = min(least_a[k], less)
+    for k in range(leaves):
+        row = b[k]
+        found, least_b = none, most
+        for j in range(columns):
+            less = int_sub(int_and(row[j], magnitude), one)
+            found = int_add(found, a.dtype.type(less != most))
+            least_b = min(least_b, less)
+        zeros[k] = rows * columns - np.int64(nonzero[k]) * np.int64(found)
+        if nonzero[k] and found:
+            factor = np.float64(as_float(int_add(least_b, one)))
+            if np.float64(as_float(int_add(least_a[k], one))) * factor <= least:
+                limits[k] = a.dtype.type(_largest_factor(values, factor, least))
+    for i in range(rows):
+        row = a[i]
+        some = none
+        for k in range(leaves):
+            some = int_or(some, a.dtype.type(int_sub(int_and(row[k], magnitude), one) < limits[k]))
+        if some != none:
+            for k in range(leaves):
+                bits = int_and(row[k], magnitude)
+                if int_sub(bits, one) < limits[k]:
+                    limit = a.dtype.type(_largest_factor(values, np.float64(as_float(bits)), least))
+                    tiny = none
+                    other = b[k]
+                    for j in range(columns):
+                        tiny = int_add(tiny, a.dtype.type(int_sub(int_and(other[j], magnitude), one) < limit))
+                    underflows[k] += np.int64(tiny)
+                    zeros[k] += np.int64(tiny)
 
 
 @inlined
-def _nonzero_and_least(bits: Any) -> Any:
-    """How many are not zero, and the least of those."""
-    one = bits.dtype.type(1)
-    zeros, least = int_sub(one, one), int_sub(int_sub(one, one), one)
-    for i in range(bits.size):
-        less = int_sub(bits[i], one)  # zero becomes the largest number
-        zeros = int_add(zeros, bits.dtype.type(bits[i] == 0))
-        least = min(least, less)
-    return bits.size - zeros, int_add(least, one)
-
-
-@inlined
-def _at_most(values: Any, bits: Any, factor: float, least: float) -> Any:
-    """How many of the magnitudes have a product with the factor of at most `least`."""
-    one = bits.dtype.type(1)
-    limit = bits.dtype.type(as_bits(values.dtype.type(min(least / factor, 1e30))))
+def _largest_factor(values: Any, factor: float, least: float) -> Any:
+    """The bits of the largest magnitude whose product with the factor, which is not zero, is at most `least`."""
+    limit = as_bits(values.dtype.type(least / factor))
     if np.float64(as_float(limit)) * factor > least:
-        limit = int_sub(limit, one)  # the quotient had been rounded upward
-    found = int_sub(one, one)
-    for j in range(bits.size):
-        found = int_add(found, bits.dtype.type(bits[j] <= limit))
-    return np.int64(found)
+        limit -= 1  # the quotient was rounded upward, perhaps to infinity
+    return limit

@@ -18,7 +18,12 @@ from numba.extending import intrinsic
 from fpsim._kernels.compiler import as_bits, as_float, int_and, int_sub, int_xor, kernel
 from fpsim._kernels.random import element_hash
 from fpsim._kernels.sums_rounding import (
+    BY_BITS,
+    CAREFUL,
+    EXACT_PRODUCTS,
+    EXACT_SUMS,
     LENGTH,
+    NATIVE,
     STOCHASTIC,
     TRACK,
     TRACK_SUMS,
@@ -28,6 +33,7 @@ from fpsim._kernels.sums_rounding import (
     turn_back,
 )
 from fpsim._kernels.tiles import (
+    HAS_MASK_REGISTERS,
     Stored,
     TileType,
     Vector,
@@ -51,7 +57,6 @@ from fpsim._kernels.tiles import (
 PUSH_ZERO, PUSH_LEAF, ADD, CHAIN = range(4)
 NOTHING = -1  # of what a kernel may observe
 BY_ELEMENT = -1  # a tally for each element of a tile, in the place of a number of vectors
-AT_ONCE = 2  # vectors of a tile whose operations alternate
 LEAF_STEPS = 0x80000000  # the rounding of leaf k draws as step 2^31 + k, that of node i as step i
 
 _MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
@@ -99,8 +104,21 @@ class Step:
     def keep(self, tallied: Stored, what: int) -> None:
         """Where tallies lie, and what is tallied."""
 
+    @property
+    def is_staged(self) -> bool:
+        """Whether all leaves of a chain's step come before its additions: there are registers for them, and none is exact.
+
+        What waits for its operands then holds up less of what does not.
+        """
+        simple = not self.arithmetic.flags & (CAREFUL | EXACT_PRODUCTS | NATIVE | BY_BITS | EXACT_SUMS)
+        return HAS_MASK_REGISTERS and simple and self.tile.lanes == 16
+
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         return self.arithmetic.leaf(left, right, draw)
+
+    def grow(self, total: Vector, leaf: Vector, draw: Vector | None) -> Vector:
+        """total + leaf, as a step of a chain."""
+        return self.arithmetic.add(total, leaf, draw)
 
     def add(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
         return self.arithmetic.add(left, right, draw)
@@ -150,12 +168,22 @@ class Step:
     ) -> list[Vector]:
         """`apply` on corresponding vectors of a tile, a few at a time; what is to be loaded is loaded when its turn comes."""
         results: list[Vector] = []
-        for start in range(0, self.tile.count, AT_ONCE):
-            taken = ([x for x in column[start : start + AT_ONCE] if x is not None] for column in columns)
+        at_once = 4 if self.is_staged else 2
+        for start in range(0, self.tile.count, at_once):
+            taken = ([x for x in column[start : start + at_once] if x is not None] for column in columns)
             parts = [[x if isinstance(x, Vector) else x() for x in part] for part in taken]
             results += apply(*(together(part) if part else None for part in parts)).split()
             self._merge()
         return results
+
+    def chains(
+        self, totals: list[Vector], pairs: list[tuple[Vector, Vector]], leaf_draws: list[Vector | None],
+        draws: list[Vector | None],
+    ) -> list[Vector]:  # fmt: skip
+        """A step of the chain of each vector."""
+        if self.is_staged:
+            return self.each(self.grow, totals, self.each(self.leaf, *zip(*pairs, strict=True), leaf_draws), draws)
+        return self.each(self.chain, totals, *zip(*pairs, strict=True), leaf_draws, draws)
 
 
 OBSERVERS: dict[int, type[Step]] = {NOTHING: Step}  # by what they observe; `counted` and `watched` add theirs
@@ -239,7 +267,7 @@ def chain_tile(
         where = (hashes, arguments[7], first, step_stride)
         leaf_draws, draws = work.draws(where, leaf_number), work.draws(where, number)
         totals = vectors_of(builder, arguments[0], total.count)
-        vectors = work.each(work.chain, totals, *zip(*pairs, strict=True), leaf_draws, draws)
+        vectors = work.chains(totals, pairs, leaf_draws, draws)
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 

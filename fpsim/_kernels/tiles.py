@@ -198,12 +198,12 @@ class Vector:
     def numbers(self) -> Vector:
         """-1 in the lanes of this mask, else 0: integers as wide as what was compared."""
         kind = ir.VectorType(ir.IntType(REGISTER_BITS // self.lanes), self.lanes)
-        if not HAS_MASK_REGISTERS:
-            return self._each(lambda mask: self.builder.sext(mask, kind))
-        # LLVM does not know this -1, so that adding it is one masked addition: it would make a register of a mask first.
-        signature = ir.FunctionType(kind, [kind])
-        less = self.builder.asm(signature, "", "=v,0", [ir.Constant(kind, [-1] * self.lanes)], False)
-        return self._each(lambda mask: self.builder.select(mask, less, ir.Constant(kind, None)))
+        return self._each(lambda mask: self.builder.sext(mask, kind))
+
+    def population(self) -> Any:
+        """How many lanes of this mask are set: an integer of 64 bits."""
+        bits = self.builder.bitcast(self.value, ir.IntType(self.lanes))
+        return self.builder.ctpop(self.builder.zext(bits, ir.IntType(64)))
 
     def unsigned_to_double(self) -> Vector:
         kind = ir.VectorType(ir.DoubleType(), self.lanes)
@@ -387,6 +387,14 @@ class Stored:
     def __setitem__(self, position: int, vector: Vector) -> None:
         pointer = vector_pointer(self._builder, self._data, self._places[position], self._lanes)
         self._builder.store(vector.value, pointer).align = 4
+
+    def increase(self, position: int, count: Any) -> None:
+        """Add an integer of 64 bits to the one that is kept in a vector's place."""
+        pointer = self._builder.gep(self._data, [self._places[position]])
+        pointer = self._builder.bitcast(pointer, ir.IntType(64).as_pointer())
+        before = self._builder.load(pointer)
+        before.align = 4
+        self._builder.store(self._builder.add(before, count), pointer).align = 4
 
 
 @intrinsic
