@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest
-from fpsim._product_plans import Scheme, careful_scheme, is_like, program
-from fpsim._product_runs import choose_flags, plan, promoted_programs
+from fpsim._product_plans import Plan, Scheme, careful_scheme, is_like, plan, program
+from fpsim._product_runs import choose_flags, promoted_programs
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import Tree
 from fpsim.counters import Counters
@@ -86,13 +88,14 @@ def _products(
         swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
         parts = _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, counters)
         return [part.T for part in parts]
-    chosen, bound = _plan(operand, target, rounding, tree, exact_products)
+    known = _plan(operand, target, rounding, tree, exact_products)
+    chosen = known.scheme
     job = _CountingJob(chosen.element, (rows, columns, leaves), tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
     simple = rounding is Rounding.NEAREST_EVEN and not chosen.flags & CAREFUL and (tree.is_chains or not exact_products)
     if simple and not is_like(target, FP64) and _are_finite([left, *(panels.data for panels in right)]):
         job.what = SUMS
-    flags = choose_flags(chosen, bound * leaves, target, rounding, tree, left, right, rows)
+    flags = choose_flags(known, leaves, left, right, rows)
     careful = careful_scheme(target, rounding, exact_products)
     found = []
     for lines in programs:
@@ -112,16 +115,16 @@ def _products(
     return found
 
 
-def _plan(operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool) -> tuple[Scheme, float]:
-    """The scheme of a kernel that can count, and the bound of `plan`."""
+def _plan(operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool) -> Plan:
+    """The plan of a kernel that can count."""
     from fpsim._kernels.counted import MOST_LEAVES
     from fpsim._kernels.sums_rounding import NATIVE
 
-    chosen, bound = plan(tree, operand, target, rounding, exact_products)
-    hidden = chosen.flags & NATIVE and rounding is not Rounding.NEAREST_EVEN  # its overflows stay finite
-    if hidden or (chosen.element == "f4" and tree.leaves > MOST_LEAVES):
-        chosen = careful_scheme(target, rounding, exact_products)
-    return chosen, bound
+    known = plan(tree, operand, target, rounding, exact_products)
+    hidden = known.scheme.flags & NATIVE and rounding is not Rounding.NEAREST_EVEN  # its overflows stay finite
+    if hidden or (known.scheme.element == "f4" and tree.leaves > MOST_LEAVES):
+        return replace(known, scheme=careful_scheme(target, rounding, exact_products))
+    return known
 
 
 def _are_finite(arrays: list[np.ndarray]) -> bool:

@@ -27,13 +27,13 @@ def batched_tree_products(
     if not wide or operand.flush_inputs or rows <= _FEW or columns < 32 or not pairs:
         return None
     known = prepare(operand, accumulator, rounding, leaves)
-    chosen, bound = known.plan
+    chosen = known.plan.scheme
     if not known.tree.is_binary or not a.dtype == b.dtype == np.float32:
         return None
     job = Job(chosen.element, (rows, columns, leaves), known.tree.depth + 1, rounding, Draws())
     extent = Panels(_elements(b), 0, 0, 0, columns)
     # What one pair calls for serves all: flags say what is looked after, and never change what comes out.
-    flags = choose_flags(chosen, bound * leaves, accumulator.format, rounding, known.tree, _elements(a), [extent], rows)
+    flags = choose_flags(known.plan, leaves, _elements(a), [extent], rows)
     out, _, passed = run_pairs(job, a, b, known.programs[0], chosen, flags)
     again = np.flatnonzero(passed.reshape(pairs, -1).any(axis=1)) if passed.any() else ()
     return out, [int(pair) for pair in again]

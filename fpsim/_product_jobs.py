@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +15,10 @@ from fpsim.rounding import Rounding, round_into
 LANES = {"f4": 16, "f8": 8}
 _NEAR = 32 << 10  # bytes that stay in the nearest cache
 _NO_HASHES = np.zeros((1, 1), dtype=np.uint32)
+_NO_TALLIES = {element: (np.zeros(0, element),) for element in LANES}
 
 
-@dataclass(frozen=True)
-class Draws:
+class Draws(NamedTuple):
     """Where stochastic draws come from: a key, and the row-major number of element (i, j) of the result."""
 
     key: int = 0
@@ -28,8 +27,7 @@ class Draws:
     column_step: int = 1
 
 
-@dataclass(frozen=True)
-class Panels:
+class Panels(NamedTuple):
     """Columns of an operand as a kernel reads them: a flat array, its strides, and which columns it holds."""
 
     data: np.ndarray
@@ -49,6 +47,14 @@ def _kernels() -> Any:
     from fpsim._kernels import products
 
     return products
+
+
+@cache
+def _packing() -> Any:
+    """The module of copies, imported likewise."""
+    from fpsim._kernels import packing
+
+    return packing
 
 
 def line_of(x: np.ndarray, count: int) -> np.ndarray:
@@ -80,15 +86,11 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
     packed = np.empty(max(1, panels * leaves * width), dtype=dtype)
     stride, rest = divmod(b.strides[1], b.itemsize)
     if b.dtype == dtype and b.strides[0] == b.itemsize and stride >= leaves and not rest and b.size:
-        from fpsim._kernels.packing import pack_lines
-
-        pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
+        _packing().pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
     elif b.dtype == dtype and b.size and _is_of_lines(b):
-        from fpsim._kernels.packing import pack_lines_across
-
         stride = b.strides[0] // b.itemsize
         line = line_of(b, (leaves - 1) * stride + b.shape[1])
-        pack_lines_across(line, stride, b.shape[1], leaves, packed, width)
+        _packing().pack_lines_across(line, stride, b.shape[1], leaves, packed, width)
     else:
         _kernels().pack_columns(b, packed, width)
     found.append(Panels(packed, leaves * width, width, start, b.shape[1]))
@@ -102,10 +104,8 @@ def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
     groups = -(-count // rows)
     packed = np.empty(max(1, groups * rows * leaves), dtype=dtype)
     if rows == 4 and a.size and a.dtype == dtype and _is_of_lines(a):
-        from fpsim._kernels.packing import pack_four_lines
-
         stride = a.strides[0] // a.itemsize
-        pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)
+        _packing().pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)
     else:
         _kernels().pack_rows(a, packed, rows, 0, groups)
     return packed
@@ -146,7 +146,7 @@ class Job:
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         """Further arguments of the kernel: where it keeps tallies, if at all."""
-        return (out[:0, 0],) if self.kind == "tree" else ()
+        return _NO_TALLIES[self.element] if self.kind == "tree" else ()
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         """What becomes of them after a run; nothing here."""
@@ -175,17 +175,16 @@ class Job:
             count = -(-panels.columns // self.width)
             passed = np.zeros((count, self.groups), dtype=np.uint8)
             tallied = self._tallied(panels, out)
+            own, own_hashes = flat[panels.first_column :], flat_hashes[panels.first_column :]
 
             def task(
                 first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,
-                tallied: tuple[np.ndarray, ...] = tallied,
+                tallied: tuple[np.ndarray, ...] = tallied, own: np.ndarray = own, own_hashes: np.ndarray = own_hashes,
             ) -> None:  # fmt: skip
                 stack = np.empty(self.depth * size, dtype=self.dtype)
                 function(
-                    left, panels.data, flat[panels.first_column :], self.leaves, count, panels.panel_stride,
-                    panels.leaf_stride, first, last, padded, lines, stack, row,
-                    flat_hashes[panels.first_column :] if flat_hashes.size > 1 else flat_hashes, limit_value, passed,
-                    *tallied,
+                    left, panels.data, own, self.leaves, count, panels.panel_stride, panels.leaf_stride, first, last, padded,
+                    lines, stack, row, own_hashes, limit_value, passed, *tallied,
                 )  # fmt: skip
 
             work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width

@@ -212,6 +212,31 @@ def program(tree: Tree) -> np.ndarray:
     return table
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How products along a tree are computed: a scheme, and what decides which further flags operands call for."""
+
+    scheme: Scheme
+    growth: float  # no partial sum exceeds this times the sum of the leaves' magnitudes
+    target: Format
+    is_usual: bool  # the commonest case, for which there is a kernel for each set of flags
+    clamp: int  # the flag for products that may lie below the format's normal numbers
+    watch_sums: int  # that for sums that may reach the limit
+    watch: int  # that for leaves or sums that may
+
+
+@lru_cache(maxsize=256)
+def plan(tree: Tree, operand: Format, target: Format, rounding: Rounding, exact_products: bool) -> Plan:
+    from fpsim._kernels.sums_rounding import CLAMP, TRACK, TRACK_SUMS
+
+    chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
+    is_usual = chosen.element == "f4" and rounding is Rounding.NEAREST_EVEN and not chosen.flags
+    # A leaf is the difference of two sums of its chain: where those stay below the limit, it stays below twice that.
+    is_full = target.max_finite == 2.0**target.emax * (2 - 2.0 ** (1 - target.precision))
+    watch = TRACK_SUMS if tree.is_chains and is_full else TRACK
+    return Plan(chosen, growth(tree, target, rounding, tree.is_one_chain), target, is_usual, CLAMP, TRACK_SUMS, watch)
+
+
 def growth(tree: Tree, target: Format, rounding: Rounding, is_one_chain: bool) -> float:
     """A factor g: no partial sum exceeds g times the sum of the leaves' magnitudes (inf where none is known).
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from fpsim import threads
 from fpsim._node_runs import node_product
 from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest, pack_columns, pack_rows
-from fpsim._product_plans import Scheme, careful_scheme, growth, is_like, program, require_arithmetic, scheme
+from fpsim._product_plans import Plan, careful_scheme, is_like, plan, program, require_arithmetic, scheme
 from fpsim._row_runs import can_read, row_chain
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
@@ -25,39 +24,24 @@ _NO_LINES = np.zeros((1, 5), dtype=np.int64)
 _CHUNK = 2**18  # elements
 
 
-@lru_cache(maxsize=256)
-def plan(tree: Tree, operand: Format, target: Format, rounding: Rounding, exact_products: bool) -> tuple[Scheme, float]:
-    """The scheme, and how far a partial sum may exceed the mean of the leaves' magnitudes times their number."""
-    chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
-    return chosen, growth(tree, target, rounding, tree.is_one_chain)
-
-
-def choose_flags(
-    chosen: Scheme, bound: float, target: Format, rounding: Rounding, tree: Tree, left: np.ndarray, right: list[Panels],
-    rows: int,
-) -> int:  # fmt: skip
-    """The scheme's flags and those that the operands' magnitudes call for."""
-    if chosen.limit == inf:
-        return chosen.flags  # native or careful: nothing to watch
-    from fpsim._kernels.sums_rounding import CLAMP, TRACK, TRACK_SUMS
-
-    # A leaf is the difference of two sums of its chain: where those stay below the limit, it stays below twice that.
-    is_full = target.max_finite == 2.0**target.emax * (2 - 2.0 ** (1 - target.precision))
-    watched = TRACK_SUMS if tree.is_chains and is_full else TRACK
+def choose_flags(known: Plan, terms: float, left: np.ndarray, right: list[Panels], rows: int) -> int:
+    """The scheme's flags and those that the operands' magnitudes call for, in sums of so many terms."""
+    flags, limit = known.scheme.flags, known.scheme.limit
+    if limit == inf:
+        return flags  # native or careful: nothing to watch
     if rows <= 4:
-        return chosen.flags | CLAMP | watched  # looking through `right` would cost as much as it saves
+        return flags | known.clamp | known.watch  # looking through `right` would cost as much as it saves
     high, low = largest_and_smallest(left)
     extents = [largest_and_smallest(panels.data) for panels in right]
     highs, lows = high * max(e[0] for e in extents), low * min(e[1] for e in extents)
+    target = known.target
     # Each set of flags is a kernel to compile: the fullest choice is for the commonest case alone.
-    few = chosen.element == "f4" and rounding is Rounding.NEAREST_EVEN and not chosen.flags
-    flags = chosen.flags
-    if not lows >= target.min_normal:
-        flags |= CLAMP
+    if not (known.is_usual and lows >= target.min_normal):
+        flags |= known.clamp
     leaf = highs * (1 + 2 * target.unit_roundoff) + target.min_normal
-    if not bound * leaf < chosen.limit:
-        flags |= CLAMP | (TRACK_SUMS if few and leaf < chosen.limit else watched)
-    return flags if few else flags | CLAMP
+    if not known.growth * terms * leaf < limit:
+        flags |= known.clamp | (known.watch_sums if known.is_usual and leaf < limit else known.watch)
+    return flags
 
 
 @dataclass(frozen=True)
@@ -67,7 +51,7 @@ class _Prepared:
     asked: tuple[Any, ...]
     tree: Tree
     programs: list[np.ndarray]
-    plan: tuple[Scheme, float]
+    plan: Plan
 
 
 # By the identities of the objects, which the entries keep alive: hashing formats and trees takes longer than small products.
@@ -132,7 +116,7 @@ def promoted_product(
 
 def _products(
     a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
-    draws: Draws, programs: list[np.ndarray], known: tuple[Scheme, float] | None = None,
+    draws: Draws, programs: list[np.ndarray], known: Plan | None = None,
 ) -> Iterator[np.ndarray]:  # fmt: skip
     """One array for each program; `tree` bounds their partial sums and their stacks."""
     (rows, leaves), columns = a.shape, b.shape[1]
@@ -141,9 +125,10 @@ def _products(
         for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, known):
             yield part.T
         return
-    chosen, bound = known or plan(tree, operand, target, rounding, exact_products)
+    known = known or plan(tree, operand, target, rounding, exact_products)
+    chosen = known.scheme
     if rows == 1 and b.size > _CHUNK // 16 and tree.is_one_chain and can_read(a, b, rounding, chosen):
-        yield _row_product(a, b, target, rounding, tree, exact_products, draws, programs, chosen)
+        yield _row_product(a, b, target, rounding, tree, exact_products, draws, programs, known)
         return
     if rows <= 4 and columns > 128 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:
         # Packed a little at a time: fresh memory by the dozen megabytes costs more than the arithmetic.
@@ -159,7 +144,7 @@ def _products(
     shape = (rows, columns, leaves)
     job = Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
-    flags = choose_flags(chosen, bound * leaves, target, rounding, tree, left, right, rows)
+    flags = choose_flags(known, leaves, left, right, rows)
     for lines in programs:
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         if job.passed:
@@ -169,11 +154,11 @@ def _products(
 
 def _row_product(
     a: np.ndarray, b: np.ndarray, target: Format, rounding: Rounding, tree: Tree, exact_products: bool, draws: Draws,
-    programs: list[np.ndarray], chosen: Scheme,
+    programs: list[np.ndarray], known: Plan,
 ) -> np.ndarray:  # fmt: skip
     """One row along one chain, with the matrix read as it lies."""
-    flags = choose_flags(chosen, inf, target, rounding, tree, a, [], 1)
-    out, passed = row_chain(a, b, chosen, flags, rounding)
+    chosen = known.scheme
+    out, passed = row_chain(a, b, chosen, choose_flags(known, inf, a, [], 1), rounding)
     if passed:
         job = Job(chosen.element, (1, b.shape[1], b.shape[0]), tree.depth + 1, rounding, draws)
         job.passed = passed

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from fpsim import threads
@@ -9,7 +12,13 @@ from fpsim._product_jobs import LANES, line_of
 from fpsim._product_plans import Scheme
 from fpsim.rounding import Rounding
 
-_VECTORS = 4  # of a panel
+
+@cache
+def _kernels() -> Any:
+    """The module of kernels, imported when the first such product runs."""
+    from fpsim._kernels import rows
+
+    return rows
 
 
 def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -> bool:
@@ -20,7 +29,7 @@ def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -
     along = a.strides[1] == size and size in b.strides
     regular = all(stride >= 0 and stride % size == 0 for stride in b.strides)
     fits = a.dtype == chosen.dtype == b.dtype and along and regular
-    whole = b.strides[1] != size or b.shape[1] >= _VECTORS * LANES[chosen.element]
+    whole = b.strides[1] != size or b.shape[1] >= _kernels().VECTORS * LANES[chosen.element]
     return fits and rounding is not Rounding.STOCHASTIC and b.size > 0 and whole
 
 
@@ -28,25 +37,23 @@ def row_chain(
     a: np.ndarray, b: np.ndarray, chosen: Scheme, flags: int, rounding: Rounding
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """a @ b, a chain from +0 in ascending k, and the row and column ranges whose magnitudes reached the limit."""
-    from fpsim._kernels.processor import FEATURES
-    from fpsim._kernels.rows import make_row_product
-
+    kernels = _kernels()
     leaves, columns = b.shape
     along_columns = b.strides[1] != b.itemsize
-    # Each column that lies along memory is a stream of its own, and transposing wants registers.
-    vectors = _VECTORS if not along_columns or "avx512f" in FEATURES else 2
+    vectors = kernels.COLUMN_VECTORS if along_columns else kernels.VECTORS
     width = vectors * LANES[chosen.element]
     far, near = (b.T, columns) if along_columns else (b, leaves)
     stride = far.strides[0] // b.itemsize
     matrix = line_of(far, (near - 1) * stride + far.shape[1])
     panels = -(-columns // width)
     out, passed = np.empty(panels * width, dtype=b.dtype), np.zeros(panels, dtype=np.uint8)
-    function = make_row_product(chosen.element, vectors, rounding.code, flags, along_columns)
+    function = kernels.make_row_product(chosen.element, vectors, rounding.code, flags, along_columns)
     row = line_of(a, leaves)
+    lead = kernels.lead_of(matrix, stride, leaves) if along_columns else 0
     limit = b.dtype.type(chosen.limit)
 
     def task(first: int, last: int) -> None:
-        function(row, matrix, stride, leaves, columns, out, first, last, chosen.row, limit, passed)
+        function(row, matrix, stride, leaves, columns, out, first, last, chosen.row, limit, passed, lead)
 
     threads.run(task, threads.parts(panels, leaves * columns))
     if not along_columns:

@@ -379,6 +379,17 @@ def test_one_row_or_column_equals_that_of_many(accumulate: str, mode: str, scale
         assert same(fpsim.matmul(by_columns, a[:1].T, **how).T, wanted).all()
 
 
+@pytest.mark.parametrize(("leaves", "gap"), [(80, 0), (89, 7), (91, 0), (17, 15), (16, 0)])
+def test_columns_may_begin_anywhere_in_a_line_of_the_cache(leaves: int, gap: int) -> None:
+    generator, columns = np.random.default_rng(8), 1100
+    a = np.float32(np.float16(generator.standard_normal((3, leaves))))
+    for offset in range(16):
+        room = np.float32(np.float16(generator.standard_normal(offset + columns * (leaves + gap))))
+        by_columns = room[offset:].reshape(columns, leaves + gap)[:, :leaves]
+        wanted = fpsim.matmul(a, np.ascontiguousarray(by_columns.T), fmt="fp16", accumulate="fp16")[:1]
+        assert same(fpsim.matmul(a[:1], by_columns.T, fmt="fp16", accumulate="fp16"), wanted).all()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_chain_equals_the_torch_rank_one_loop_at_512(dtype: str) -> None:
     torch = pytest.importorskip("torch")
@@ -395,6 +406,7 @@ def test_chain_equals_the_torch_rank_one_loop_at_512(dtype: str) -> None:
 @pytest.mark.parametrize("mode", ["nearest-even", "nearest-away", "toward-zero", "up", "down", "odd"])
 @pytest.mark.exhaustive
 def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fpsim._product_plans as plans
     import fpsim._product_runs as runs
 
     a, b = (x.astype(np.float32) for x in half_operands(64, scale))
@@ -404,11 +416,12 @@ def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch
     def careful(operand: Format, target: Format, rounding: Rounding, exact: bool, chains: bool) -> Any:
         return runs.careful_scheme(target, rounding, exact)
 
-    monkeypatch.setattr(runs, "scheme", careful)
-    runs.plan.cache_clear()
+    for module in (runs, plans):
+        monkeypatch.setattr(module, "scheme", careful)
+    plans.plan.cache_clear()
     runs._prepared.clear()
     slow = [fpsim.matmul(a, b, fmt="fp16", accumulate=text, rounding=mode) for text in texts]
-    runs.plan.cache_clear()
+    plans.plan.cache_clear()
     runs._prepared.clear()
     for text, quick, sure in zip(texts, fast, slow, strict=True):
         assert same(quick, sure).all(), text

@@ -175,22 +175,26 @@ def stream_vector(typing_context: Any, out: Any, index: Any, buffer: Any, offset
     return types.none(out, types.intp, buffer, types.intp), generate
 
 
-@intrinsic
-def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of array[index], which may lie outside the array: a hint cannot fault."""
+@intrinsic(prefer_literal=True)
+def prefetch(typing_context: Any, array: Any, index: Any, cache: Any) -> Any:
+    """Ask for the cache line of array[index], which may lie outside the array: a hint cannot fault.
+
+    `cache`, a literal, is the nearest one that is to hold it: 1 or 2.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        data = context.make_array(array)(context, builder, arguments[0]).data
         address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
         name = "llvm.prefetch.p0i8"
         declared = builder.module.globals.get(name)
         if declared is None:
             declared = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), name)
-        builder.call(declared, [address, word(0), word(3), word(1)])  # to be read, into the nearest cache, data
+        locality = word(4 - cache.literal_value)
+        builder.call(declared, [address, word(0), locality, word(1)])  # to be read; data
         return context.get_dummy_value()
 
-    return types.none(array, types.intp), generate
+    return types.none(array, types.intp, cache), generate
 
 
 @intrinsic

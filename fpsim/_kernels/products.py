@@ -40,7 +40,7 @@ from fpsim._kernels.tiles import (
     data_of,
     in_pairs,
     index,
-    larger,
+    larger_power,
     load_scalar,
     load_tile,
     load_vector,
@@ -156,12 +156,12 @@ class Step:
         if not self.arithmetic.seen:
             return seen
         best = Vector(self.builder, self.builder.extract_value(seen, 0))
-        return self.builder.insert_value(seen, larger(best, self.arithmetic.seen[0]).value, 0)
+        return self.builder.insert_value(seen, larger_power(best, self.arithmetic.seen[0]).value, 0)
 
     def _merge(self) -> None:
         """What was met so far in one register: registers are few."""
         found = [vector for powers in self.arithmetic.seen for vector in powers.split()]
-        self.arithmetic.seen = [in_pairs(larger, found)] if found else []
+        self.arithmetic.seen = [in_pairs(larger_power, found)] if found else []
 
     def each(
         self, apply: Callable[..., Vector], *columns: Sequence[Vector | None] | Sequence[Callable[[], Vector]]
@@ -225,7 +225,7 @@ def _leaf_tile(
 
 
 @intrinsic(prefer_literal=True)
-def _add_tile(
+def add_tile(
     typing_context: Any, right: Any, seen: Any, stack: Any, left: Any, width: Any, constants: Any, hashes: Any,
     place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, what: Any,
 ) -> Any:  # fmt: skip
@@ -346,7 +346,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                             node += 1
                     elif operation == ADD:
                         height -= 1
-                        top, seen = _add_tile(
+                        top, seen = add_tile(
                             top, seen, stack, (height - 1) * size, width, constants, hashes, place, out_stride, node,
                             tallied, tally, mode, flags, what,
                         )  # fmt: skip
@@ -448,7 +448,7 @@ def make_add(mode: int, flags: int) -> Any:
         like = zero_tile(np.float64, 1, 1)
         for i in range(0, x.size, 8):
             right = load_tile(like, y, i, 0)
-            total, _ = _add_tile(right, like, x, i, 0, constants, hashes, i, 0, node, x, 0, mode, flags, NOTHING)
+            total, _ = add_tile(right, like, x, i, 0, constants, hashes, i, 0, node, x, 0, mode, flags, NOTHING)
             store_tile(total, x, i, 0)
         turn_back(previous, mode, flags)
 

@@ -71,7 +71,7 @@ def _store(buffer: Any, target: Any) -> None:
 def _stream(source: Any, out: Any, start: int, buffer: Any) -> None:
     for i in range(0, STREAMED_BLOCK, VECTOR_BYTES // out.itemsize):
         stream_vector(out, start + i, buffer, i)
-        prefetch(source, start + i + _AHEAD)
+        prefetch(source, start + i + _AHEAD, 1)
 
 
 @inlined

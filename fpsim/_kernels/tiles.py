@@ -270,6 +270,16 @@ def larger(left: Vector, right: Vector) -> Vector:
     return left.compare(">", right).select(left, right)
 
 
+def larger_power(left: Vector, right: Vector) -> Vector:
+    """The larger of two powers of two, zeros or infinities, none negative: as integers, which more of a processor's units
+    compare.
+    """
+    if left.width == 64 and not HAS_MASK_REGISTERS:
+        return larger(left, right)
+    bits, others = left.ints(), right.ints()
+    return bits.compare(">", others).select(bits, others).floats()
+
+
 def smaller(left: Vector, right: Vector) -> Vector:
     """The smaller of two values that are not NaN."""
     return left.compare("<", right).select(left, right)
