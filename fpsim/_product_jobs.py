@@ -14,7 +14,7 @@ from fpsim.rounding import Rounding, round_into
 
 LANES = {"f4": 16, "f8": 8}
 _NEAR = 32 << 10  # bytes that stay in the nearest cache
-_NO_HASHES = np.zeros((1, 1), dtype=np.uint32)
+_NO_HASHES = np.zeros(1, dtype=np.uint32)
 _NO_TALLIES = {element: (np.zeros(0, element),) for element in LANES}
 
 
@@ -117,6 +117,15 @@ def largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
     return float(high), float(low)
 
 
+def extents_of_products(left: np.ndarray, right: list[Panels]) -> tuple[float, float]:
+    """The product of both operands' largest magnitudes, and that of their smallest nonzero ones."""
+    high, low, highest, lowest = _kernels().extents(left, right[0].data)
+    for panels in right[1:]:
+        more, less = largest_and_smallest(panels.data)
+        highest, lowest = max(highest, more), min(lowest, less)
+    return high * highest, low * lowest
+
+
 class Job:
     """One product on one carrier."""
 
@@ -161,21 +170,25 @@ class Job:
         """The product; afterwards `passed` lists the tiles whose magnitudes reached the limit."""
         function = self._kernel(flags)
         self.passed = []
-        padded = sum(-(-panels.columns // self.width) * self.width for panels in right)
+        padded = 0
+        for panels in right:
+            padded += -(-panels.columns // self.width) * self.width
         out = np.empty((self.groups * self.tile_rows, padded), dtype=self.dtype)
-        hashes: np.ndarray = _NO_HASHES
-        if self.rounding is Rounding.STOCHASTIC:
-            hashes = np.empty(out.shape, dtype=np.uint32)
+        hashes, draws = _NO_HASHES, self.rounding is Rounding.STOCHASTIC
+        if draws:
+            table = np.empty(out.shape, dtype=np.uint32)
             key = np.uint64(self.draws.key)
-            _kernels().fill_hashes(hashes, key, self.draws.first, self.draws.row_step, self.draws.column_step)
+            _kernels().fill_hashes(table, key, self.draws.first, self.draws.row_step, self.draws.column_step)
+            hashes = table.reshape(-1)
         size = self.tile_rows * self.width
-        flat, flat_hashes = out.reshape(-1), hashes.reshape(-1)
+        flat = out.reshape(-1)
         limit_value = self.dtype.type(limit)
         for panels in right:
             count = -(-panels.columns // self.width)
             passed = np.zeros((count, self.groups), dtype=np.uint8)
             tallied = self._tallied(panels, out)
-            own, own_hashes = flat[panels.first_column :], flat_hashes[panels.first_column :]
+            own = flat[panels.first_column :]
+            own_hashes = hashes[panels.first_column :] if draws else hashes
 
             def task(
                 first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,

@@ -11,7 +11,16 @@ import numpy as np
 
 from fpsim import threads
 from fpsim._node_runs import node_product
-from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest, pack_columns, pack_rows
+from fpsim._product_jobs import (
+    Draws,
+    Job,
+    Panels,
+    add_rounded,
+    extents_of_products,
+    largest_and_smallest,
+    pack_columns,
+    pack_rows,
+)
 from fpsim._product_plans import Plan, careful_scheme, is_like, plan, program, require_arithmetic, scheme
 from fpsim._row_runs import can_read, row_chain
 from fpsim.accumulation.accumulator import Accumulator
@@ -31,9 +40,7 @@ def choose_flags(known: Plan, terms: float, left: np.ndarray, right: list[Panels
         return flags  # native or careful: nothing to watch
     if rows <= 4:
         return flags | known.clamp | known.watch  # looking through `right` would cost as much as it saves
-    high, low = largest_and_smallest(left)
-    extents = [largest_and_smallest(panels.data) for panels in right]
-    highs, lows = high * max(e[0] for e in extents), low * min(e[1] for e in extents)
+    highs, lows = extents_of_products(left, right)
     target = known.target
     # Each set of flags is a kernel to compile: the fullest choice is for the commonest case alone.
     if not (known.is_usual and lows >= target.min_normal):

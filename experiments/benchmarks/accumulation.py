@@ -7,6 +7,7 @@ one process; one thread unless said. `--quick` makes fewer runs and leaves out t
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def repeated(function: Callable[[], object], count: int) -> Callable[[], object]
 def shapes_table(runs: int) -> None:
     """Other shapes at their rate relative to the square product's, and a call's overhead.
 
-    What takes less than a millisecond is repeated, so that its operands lie in the same caches as the square product's do.
+    Each is repeated until it has half the square product's multiply-adds: what a first call finds in no cache weighs alike.
     """
     case = CASES[0]
     shapes = {
@@ -94,18 +95,16 @@ def shapes_table(runs: int) -> None:
         "4096 x 4096 x 1": (4096, 4096, 1),
         "1024 x 1024 x 1024": (1024, 1024, 1024),
     }
-    functions = {"square": product(case)} | {name: product(case, *shape) for name, shape in shapes.items()}
-    counts = {"64 x 64 x 64": 50, "1 x 1024 x 1024": 20, "1024 x 1024 x 1": 20}
-    functions |= {name: repeated(functions[name], count) for name, count in counts.items()}
+    counts = {name: max(1, SIZE**3 // 2 // math.prod(shape)) for name, shape in shapes.items()}
+    functions = {"square": product(case)}
+    functions |= {name: repeated(product(case, *shape), counts[name]) for name, shape in shapes.items()}
     times = timed(functions, runs, slow=1.0)
-    for name, count in counts.items():
-        times[name] = [seconds / count for seconds in times[name]]
     rate = SIZE**3 / statistics.median(times["square"])
     table = Table(title=f"{case.name}: other shapes, one thread (at least half the square product's rate)")
     for heading in ("shape", "G multiply-adds/s", "of the square product's rate"):
         table.add_column(heading, justify="left" if heading == "shape" else "right")
     for name, (rows, leaves, columns) in shapes.items():
-        own = rows * leaves * columns / statistics.median(times[name])
+        own = rows * leaves * columns * counts[name] / statistics.median(times[name])
         table.add_row(name, f"{own / 1e9:.2f}", f"{own / rate:.2f}")
     CONSOLE.print(table)
     small = product(case, 2, 2, 2)

@@ -437,6 +437,14 @@ def extent(values: Any) -> Any:
     return as_float(min(largest, infinity)), as_float(smallest)
 
 
+@kernel
+def extents(left: Any, right: Any) -> Any:
+    """`extent` of both."""
+    high, low = extent(left)
+    highest, lowest = extent(right)
+    return high, low, highest, lowest
+
+
 @lru_cache(maxsize=16)
 def make_add(mode: int, flags: int) -> Any:
     """The kernel `(x, y, row, hashes, node) -> None`: x = rounded(x + y), flat float64 arrays in whole vectors."""

@@ -23,7 +23,7 @@ VECTORS = 8  # of a panel: chains enough to hide how long each takes
 COLUMN_VECTORS = 8 if "avx512f" in FEATURES else 2  # of one of columns along memory: transposing wants registers
 
 _TERMS = 8  # read at a time where rows of the matrix lie along memory: few, so that memory is read in long runs
-_PANELS_AHEAD = 3  # how many panels further in the order of reading is asked for
+_PANELS_AHEAD = 6  # how many panels further in the order of reading is asked for
 _LINES = 8  # of each column that lies along memory are asked for in a row, while those before are added
 _TOGETHER = 2  # of them transposed before they are added, so that all stay in the nearest cache
 

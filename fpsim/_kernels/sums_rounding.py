@@ -14,7 +14,7 @@ from typing import Any
 from fpsim._kernels.compiler import inlined
 from fpsim._kernels.directions import DOWNWARD, HAS_DIRECTIONS, INWARD, UPWARD, operations, turned
 from fpsim._kernels.processor import HAS_FMA
-from fpsim._kernels.tiles import EXPONENT, SIGN, Vector, larger, larger_power, smaller, splat, together, unless_all
+from fpsim._kernels.tiles import EXPONENT, SIGN, Vector, larger_power, smaller, splat, together, unless_all
 
 NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD, STOCHASTIC = range(7)
 
