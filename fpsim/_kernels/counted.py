@@ -85,6 +85,7 @@ class _CountingStep(Step):
     def keep(self, tallied: Stored, what: int) -> None:
         self.tallied = tallied
         self.everything = what == EVERYTHING
+        self.stages = not self.everything
         self.running: dict[int, Any] = {}  # what is to be tallied: numbers, or vectors less than nothing by as much
         self.sums: list[Vector] = []
 
@@ -119,10 +120,6 @@ class _CountingStep(Step):
         if self.everything and not self.arithmetic.exact_products:
             self._edges_of_leaf(left, right, product)
         return product
-
-    @property
-    def is_staged(self) -> bool:
-        return super().is_staged and not self.everything
 
     def grow(self, total: Vector, leaf: Vector, draw: Vector | None) -> Vector:
         new = super().grow(total, leaf, draw)

@@ -24,9 +24,9 @@ def make_add_up(given: tuple[bool, ...]) -> Any:
 
         out[i, j] >= (|near|, above, own, inner, power)[i, j] . weights[:LEAST] + rest[i] + weights[CONSTANT]
 
-    with the power of two at or below |result|, or LEAST where that is larger,
-    where none but result and near is negative, and inf where a sum is NaN. The parts that are not `given` count as zeros,
-    whatever array is there. A NaN's bits are above infinity's.
+    with the power of two at or below |result|, or weights[LEAST] where that is larger, none but result and near negative,
+    and inf where a sum is NaN. The parts that are not `given` count as zeros, whatever array is there. A NaN's bits are above
+    infinity's.
     """
     with_near, with_above, with_own, with_inner = given
 

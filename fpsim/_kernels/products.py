@@ -94,6 +94,7 @@ class Step:
 
     arithmetic_type = Arithmetic
     tallies = 0  # vectors that are kept for a tile, or BY_ELEMENT
+    stages = False  # whether a step of a chain may be `leaf` and then `grow`
 
     def __init__(self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any):
         self.context, self.builder, self.tile = context, builder, tile
@@ -105,11 +106,8 @@ class Step:
         """Where tallies lie, and what is tallied."""
 
     @property
-    def is_staged(self) -> bool:
-        """Whether all leaves of a chain's step come before its additions: there are registers for them, and none is exact.
-
-        What waits for its operands then holds up less of what does not.
-        """
+    def has_room(self) -> bool:
+        """Whether registers are left for many vectors at once: there are 32, and no branch for the unlikely needs some."""
         simple = not self.arithmetic.flags & (CAREFUL | EXACT_PRODUCTS | NATIVE | BY_BITS | EXACT_SUMS)
         return HAS_MASK_REGISTERS and simple and self.tile.lanes == 16
 
@@ -168,7 +166,7 @@ class Step:
     ) -> list[Vector]:
         """`apply` on corresponding vectors of a tile, a few at a time; what is to be loaded is loaded when its turn comes."""
         results: list[Vector] = []
-        at_once = 4 if self.is_staged else 2
+        at_once = 4 if self.has_room else 2
         for start in range(0, self.tile.count, at_once):
             taken = ([x for x in column[start : start + at_once] if x is not None] for column in columns)
             parts = [[x if isinstance(x, Vector) else x() for x in part] for part in taken]
@@ -180,13 +178,19 @@ class Step:
         self, totals: list[Vector], pairs: list[tuple[Vector, Vector]], leaf_draws: list[Vector | None],
         draws: list[Vector | None],
     ) -> list[Vector]:  # fmt: skip
-        """A step of the chain of each vector."""
-        if self.is_staged:
+        """A step of the chain of each vector: where it can be, all leaves first, so that what waits holds up less."""
+        if self.stages and self.has_room:
             return self.each(self.grow, totals, self.each(self.leaf, *zip(*pairs, strict=True), leaf_draws), draws)
         return self.each(self.chain, totals, *zip(*pairs, strict=True), leaf_draws, draws)
 
 
-OBSERVERS: dict[int, type[Step]] = {NOTHING: Step}  # by what they observe; `counted` and `watched` add theirs
+class PlainStep(Step):
+    """The operations and nothing else."""
+
+    stages = True
+
+
+OBSERVERS: dict[int, type[Step]] = {NOTHING: PlainStep}  # by what they observe; `counted` and `watched` add theirs
 
 
 def _step(context: Any, builder: Any, tile: TileType, codes: tuple[Any, ...], constants: Any, tallied: Any, offset: Any,

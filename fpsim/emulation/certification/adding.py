@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from fpsim._kernels.error_sums import make_add_up
 from fpsim.formats import Format
 
+
+class Weights(NamedTuple):
+    """What the parts of a bound count, in the order of `error_sums`: with 0 a part counts nothing."""
+
+    near: float = 0.0
+    above: float = 0.0
+    own: float = 0.0
+    inner: float = 0.0
+    result: float = 0.0
+    least: float = 0.0
+    constant: float = 0.0
+
+
 Parts = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 def added_up(
-    result: torch.Tensor, parts: Parts, rest: torch.Tensor, weights: tuple[float, ...], fmt: Format
+    result: torch.Tensor, parts: Parts, rest: torch.Tensor, weights: Weights, fmt: Format
 ) -> torch.Tensor | None:
     """What `make_add_up`'s kernel gives for each element, in float64; None where the format's largest value is reached.
 

@@ -319,7 +319,7 @@ def _relu_slopes(call: Call) -> Sequence[Slope]:
 
     def forward(t: torch.Tensor) -> torch.Tensor:
         if operand.surrounded_by(t):
-            # Where the sum is the smaller one, t is at least as large as its own rounding error times 2^53.
+            # A sum between 0 and t errs by at most 2^-53 t, less than what is added to t; one below 0 is clamped.
             high = torch.add(operand.value, t, alpha=1 + 2.0**-48).clamp_(min=0.0)
             return torch.minimum(t, high, out=high)
         return torch.minimum(t, operand.high.clamp(min=0.0))

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from fpsim.emulation.certification.adding import added_up
+from fpsim.emulation.certification.adding import Weights, added_up
 from fpsim.emulation.certification.costs import Machine, Own
 from fpsim.emulation.certification.long_products import long_product_error
 from fpsim.emulation.certification.norms import slope_norm
@@ -179,7 +179,8 @@ class Running(Pass):
         if row.kind != "rounded" or self.links is not None or not self.machine.visible or not before.numel():
             return None
         parts = (None, None, before, row.cost(call, INSIDE))
-        weights = (0.0, 0.0, 1.0, 1.0, *self.machine.store(None))
+        store = self.machine.store(None)
+        weights = Weights(own=1.0, inner=1.0, result=store.share, least=store.least, constant=store.constant)
         return added_up(self.trace.values[number], parts, _NOTHING, weights, self.machine.policy.fmt)
 
     def _long_product(self, call: Call, sums: Products, number: int) -> Operand | None:

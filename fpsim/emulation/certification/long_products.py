@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fpsim.emulation.certification.adding import added_up
+from fpsim.emulation.certification.adding import Weights, added_up
 from fpsim.emulation.certification.costs import Machine, Store
 from fpsim.emulation.certification.followed import can_follow, follow, follow_tree
 from fpsim.emulation.certification.single import multiplied, near_rest
@@ -79,7 +79,9 @@ class _Parts:
         terms = self.sums.terms
         by_above = (1 + (terms + 32) * _UNIT) * self.scale
         constant += store.constant + (terms + 8) * 2.0**-146 * max(1.0, self.scale)
-        weights = (1 + 2 * _UNIT, by_above, factor, 0.0, store.share, store.least, constant)
+        weights = Weights(
+            near=1 + 2 * _UNIT, above=by_above, own=factor, result=store.share, least=store.least, constant=constant
+        )
         return added_up(result, (self.near, self.above, own, None), self.rest, weights, fmt)
 
 
