@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from fpsim import threads
+from fpsim._product_jobs import Draws
 from fpsim._product_plans import constants
+from fpsim._product_runs import tree_product
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential, split_edges
 from fpsim.accumulation.units import Formats, Instruction, Output, formats_of_both
@@ -65,7 +67,7 @@ def unit_product(
     if row.model in ("block", "emulated"):
         return _around_specials(a, b, fmt, row, row.outputs[name], start)
     if row.model == "chain":
-        return _chain(a, b, row, row.outputs[name].format, start)
+        return _chain(a, b, fmt, row, row.outputs[name].format, start)
     from fpsim import _unit_steps
 
     return _unit_steps.MODELS[row.model](a, b, fmt, row, start)
@@ -274,13 +276,23 @@ def _settings(element: str, fraction: int, emin: int) -> np.ndarray:
     return row
 
 
-def _chain(a: np.ndarray, b: np.ndarray, row: Instruction, target: Format, start: np.ndarray) -> np.ndarray:
+def _chain(
+    a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, target: Format, start: np.ndarray
+) -> np.ndarray:
     """One fused multiply-add a term, the later of each pair first where the instruction says so."""
     if row.swapped:
         a, b = _padded(a, b, 2)
         order = np.arange(a.shape[1]) ^ 1
         a, b = a[:, order], b[order]
+    if not row.flush and not start.view(np.int64).any():  # from +0: what the product kernels have fast paths for
+        operand = max(formats_of_both(fmt), key=lambda held: held.precision)
+        return tree_product(a, b, operand, _fused(target), _NEAREST, Draws())
     return chain_product(a, b, _FLUSHED if row.flush else target, start, row.flush)
+
+
+@lru_cache(maxsize=8)
+def _fused(target: Format) -> Accumulator:
+    return Accumulator(format=target, products="fma")
 
 
 def chain_product(a: np.ndarray, b: np.ndarray, target: Format, start: np.ndarray, flush: bool) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fpsim._kernels.products import BY_ELEMENT, OBSERVERS, Step
 from fpsim._kernels.sums_rounding import LOWEST, MAX_FINITE
-from fpsim._kernels.tiles import EXPONENT, Stored, Vector, larger, splat
+from fpsim._kernels.tiles import EXPONENT, Stored, Vector, larger_power, splat
 
 # What is kept: sums of ufp, or of its squares; for leaves that are exact or not (then they count too).
 MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES = range(2, 6)
@@ -29,7 +29,7 @@ class WatchingStep(Step):
     def _cost(self, result: Vector, may_underflow: bool) -> Vector:
         power = (result.ints() & EXPONENT[result.width]).floats()  # infinite for what is not finite
         if may_underflow and not self.arithmetic.native:
-            power = larger(power, self.arithmetic[LOWEST])
+            power = larger_power(power, self.arithmetic[LOWEST])
         if self.arithmetic.careful:
             infinite = splat(self.builder, power.type.element(float("inf")), power.lanes)
             power = result.absolute().compare("<", self.arithmetic[MAX_FINITE]).select(power, infinite)
