@@ -24,7 +24,7 @@ from fpsim.accumulation.units import Formats, Instruction, Output, formats_of_bo
 from fpsim.formats import FP16, FP32, Format
 from fpsim.rounding import Rounding, round_into
 
-_TILE = (4, 2)  # rows and vectors that a kernel holds in registers
+TILE = (4, 2)  # rows and vectors that a kernel holds in registers
 _LANES = {"f4": 16, "f8": 8}
 _EXPONENT = {"f4": np.int32(0x7F800000), "f8": np.int64(0x7FF0000000000000)}
 _NEAREST = Rounding.NEAREST_EVEN
@@ -68,9 +68,10 @@ def unit_product(
         return _around_specials(a, b, fmt, row, row.outputs[name], start)
     if row.model == "chain":
         return _chain(a, b, fmt, row, row.outputs[name].format, start)
-    from fpsim import _unit_steps
+    from fpsim import _step_runs, _unit_steps
 
-    return _unit_steps.MODELS[row.model](a, b, fmt, row, start)
+    found = _step_runs.step_product(a, b, fmt, row, start)
+    return _unit_steps.MODELS[row.model](a, b, fmt, row, start) if found is None else found
 
 
 def _split_product(
@@ -127,7 +128,7 @@ def block_product(
 
 def _emulated(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
     """For every 32 terms: a chain of two blocks of 16 from +0 in the output format, then one rounded addition."""
-    a, b = _padded(a, b, row.block)
+    a, b = padded(a, b, row.block)
     places = np.arange(a.shape[1]).reshape(-1, row.block)
     order = np.concatenate([places[:, places[0] % 4 < 2], places[:, places[0] % 4 >= 2]], axis=1).reshape(-1)
     job = _Blocks(a[:, order], b[order], fmt, row.block // 2, row.fraction, row.block)
@@ -142,7 +143,7 @@ def _emulated(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, outp
     return total
 
 
-def _padded(a: np.ndarray, b: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+def padded(a: np.ndarray, b: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Both operands with zeros up to a whole number of blocks."""
     missing = -a.shape[1] % block
     if missing == 0:
@@ -166,12 +167,12 @@ class _Blocks:
         formats = formats_of_both(fmt)
         self.turned = b.shape[1] < 32 and a.shape[0] > b.shape[1]
         formats = formats[::-1] if self.turned else formats
-        a, b = _padded(*((b.T, a.T) if self.turned else (a, b)), multiple)
+        a, b = padded(*((b.T, a.T) if self.turned else (a, b)), multiple)
         self.block, self.fraction, self.leaves = block, fraction, a.shape[1]
         self.element = "f4" if powers is None and _fits_single(a, b, formats, block, fraction) else "f8"
-        self.packed = _Packed(a, b, self.element)
+        self.packed = Packed(a, b, self.element)
         if powers is not None:
-            given = _Packed(*_padded(*((powers[1].T, powers[0].T) if self.turned else powers), multiple), self.element)
+            given = Packed(*padded(*((powers[1].T, powers[0].T) if self.turned else powers), multiple), self.element)
             self.powers = [given.a, given.b]
             return
         self.powers = []
@@ -195,7 +196,7 @@ class _Blocks:
             terms_and_addend = (self.block << (self.fraction + 2)) + (1 << (self.fraction + 1))
             small = self.element == "f4" and terms_and_addend <= 2**31 - 2**7  # the nearest float32 is an int32 too
             how = kernels.TOWARD_ZERO_INTEGERS if small else kernels.TOWARD_ZERO
-        function = kernels.make_block_product(self.element, *_TILE, how)
+        function = kernels.make_block_product(self.element, *TILE, how)
         settings = _settings(self.element, self.fraction, target.emin)
         kept = np.int32(-1 << (24 - target.precision))
         row = constants(FP16 if target == FP16 else FP32, _NEAREST, "f8")
@@ -211,14 +212,14 @@ class _Blocks:
         return result.T if self.turned else result
 
 
-class _Packed:
+class Packed:
     """Operands in the layout of the kernels."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, element: str):
         from fpsim._kernels.products import pack_columns, pack_rows
 
         (self.rows, self.leaves), self.columns = a.shape, b.shape[1]
-        rows, width = _TILE[0], _TILE[1] * _LANES[element]
+        rows, width = TILE[0], TILE[1] * _LANES[element]
         self.groups, self.panels = -(-self.rows // rows), -(-self.columns // width)
         self.a = np.empty(self.groups * rows * self.leaves, element)
         self.b = np.empty(self.panels * width * self.leaves, element)
@@ -281,7 +282,7 @@ def _chain(
 ) -> np.ndarray:
     """One fused multiply-add a term, the later of each pair first where the instruction says so."""
     if row.swapped:
-        a, b = _padded(a, b, 2)
+        a, b = padded(a, b, 2)
         order = np.arange(a.shape[1]) ^ 1
         a, b = a[:, order], b[order]
     if not row.flush and not start.view(np.int64).any():  # from +0: what the product kernels have fast paths for
@@ -310,9 +311,9 @@ def chain_product(a: np.ndarray, b: np.ndarray, target: Format, start: np.ndarra
     element = "f4" if scaled else "f8"
     lift = 2.0**_SCALE if scaled else 1.0
     with np.errstate(invalid="ignore"):
-        packed = _Packed(a * a.dtype.type(lift), b, element)
+        packed = Packed(a * a.dtype.type(lift), b, element)
         out = packed.started(start * lift)
-    function = kernels.make_chain(element, *_TILE)
+    function = kernels.make_chain(element, *TILE)
     row = constants(target, _NEAREST, "f8")
     least = out.dtype.type(FP32.min_normal * lift)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim import _unit_products
+from fpsim import _unit_products, _unit_steps
+from fpsim._step_runs import step_product
 from fpsim._unit_products import _around_specials, unit_product
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.formats import BF16, FP16, FP32, get_format
@@ -275,6 +276,46 @@ def test_two_formats_that_no_instruction_takes():
     _unit_products._warned.clear()
     with pytest.warns(UnconfirmedUnit, match="float8_e4m3fn by float8_e5m2 and fp32 output is unconfirmed"):
         product(one, one, unit="ada", fmt=("e4m3fn", "e5m2"))
+
+
+STEPS = [
+    (unit.name, row, name)
+    for unit in UNITS.values()
+    for row in unit.instructions
+    if row.model in _unit_steps.MODELS
+    for name in row.operands
+]
+
+
+@pytest.mark.parametrize("unit, row, name", STEPS, ids=lambda value: value if isinstance(value, str) else value.model)
+def test_kernels_of_steps_equal_the_plain_steps(unit, row, name):
+    """Wherever they serve, which they do: operands of one size and of very different ones, all signs, whole blocks or not."""
+    fmt, generator, served = get_format(name), np.random.default_rng(len(unit)), 0
+    for rows, leaves, columns in ((5, 45, 70), (40, 33, 3), (9, 64, 33)):
+        for spread in (0, 3, 8, 14, 40):
+            a, b = values(fmt, (rows, leaves), generator, spread), values(fmt, (leaves, columns), generator, spread)
+            b[1::2, 0] = -b[0 : 2 * (leaves // 2) : 2, 0]
+            a[0, 1::2] = a[0, 0 : 2 * (leaves // 2) : 2]
+            for start in (np.zeros((rows, columns)), values(FP32, (rows, columns), generator, spread).astype(np.float64)):
+                found = step_product(a, b, fmt, row, start)
+                if found is not None:
+                    wanted = _unit_steps.MODELS[row.model](a, b, fmt, row, start)
+                    assert np.array_equal(found.view(np.int64), wanted.view(np.int64)), (spread, rows)
+                    served += 1
+    assert served >= 12
+
+
+@pytest.mark.parametrize("unit, row, name", STEPS, ids=lambda value: value if isinstance(value, str) else value.model)
+def test_kernels_of_steps_leave_the_edges_to_the_plain_steps(unit, row, name):
+    fmt, one, nothing = get_format(name), np.ones((1, 4), np.float32), np.zeros((1, 1))
+    assert step_product(one, one.T, fmt, row, nothing).item() == 4.0
+    for x in (np.inf, np.nan):
+        assert step_product(one * np.float32(x), one.T, fmt, row, nothing) is None
+    for start in (np.inf, np.nan, -0.0, 2.0**-104, 2.0**126):
+        assert step_product(one, one.T, fmt, row, np.full((1, 1), start)) is None
+    if fmt.emax == 127:
+        assert step_product(one * np.float32(2.0**62), one.T * np.float32(2.0**62), fmt, row, nothing) is None
+        assert step_product(one * np.float32(2.0**-60), one.T * np.float32(2.0**-60), fmt, row, nothing) is None
 
 
 @pytest.mark.parametrize(
