@@ -40,9 +40,17 @@ CASES = (
     ("e4m3fn", "h100", None),
     ("e4m3fn", "h100_mma:fp16", None),
     ("e4m3fn", "b200", None),
+    ("fp16", "mi100", ("CDNA1", "f32_32x32x8f16")),
+    ("bf16", "mi250", ("CDNA2", "f32_32x32x8bf16_1k")),
+    ("fp16", "mi300", ("CDNA3", "f32_32x32x8_f16")),
+    ("bf16", "mi300", ("CDNA3", "f32_32x32x8_bf16")),
+    ("e4m3fnuz", "mi300", None),
     ("bf16", "avx512_bf16", None),
     ("fp16", "avx512_fp16", None),
     ("bf16", "amx_bf16", None),
+    ("fp16", "amx_fp16", None),
+    ("bf16", "arm_bf16", None),
+    ("bf16", "arm_ebf16", None),
 )
 
 
@@ -66,11 +74,12 @@ def native() -> Callable[[], object]:
 
 def peer(fmt: str, architecture: str, instruction: str) -> Callable[[], object]:
     """mmasim's model over a product of SMALL: its arithmetic takes any shape, and chains its blocks over k."""
+    from mmasim.amd import MFMA
     from mmasim.nv_ptx import MMA
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "tf32": torch.float32}[fmt]
     a, b = (torch.from_numpy(x).to(dtype) for x in operands(fmt, SMALL))
-    model = MMA(architecture, instruction)
+    model = (MFMA if architecture.startswith("CDNA") else MMA)(architecture, instruction)
     start = torch.zeros(SMALL, SMALL, dtype=model.c_type)
     return lambda: model(a, b, start)
 
