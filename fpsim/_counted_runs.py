@@ -19,6 +19,8 @@ from fpsim.rounding import Rounding, round_into
 class _CountingJob(Job):
     """A job whose kernel counts `what` (see `_kernels/counted.py`), leaving out the tiles that must be done again."""
 
+    may_skip = False
+
     def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, what: int):
         super().__init__(element, shape, depth, rounding, draws)
         self.what: int = what

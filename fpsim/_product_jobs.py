@@ -126,8 +126,16 @@ def extents_of_products(left: np.ndarray, right: list[Panels]) -> tuple[float, f
     return high * highest, low * lowest
 
 
+def without_nan(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The rows of a and the columns of b that have no NaN, as masks; None if all have none."""
+    rows, columns = ~np.isnan(a).any(axis=1), ~np.isnan(b).any(axis=0)
+    return None if rows.all() and columns.all() else (rows, columns)
+
+
 class Job:
     """One product on one carrier."""
+
+    may_skip = True  # whether results that are known may be left uncomputed
 
     def __init__(
         self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, kind: str = "tree"
@@ -211,13 +219,20 @@ class Job:
         return out[: self.rows, : self.columns]
 
     def redo(self, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray) -> None:
-        """Compute the tiles that passed the limit again, column range by column range, and write them to `out`."""
+        """Compute the tiles that passed the limit again, column range by column range, and write them to `out`.
+
+        Where draws are numbered from row to row, all rows of them; else none with a NaN, which need no sums.
+        """
+        draws_run_on = self.rounding is Rounding.STOCHASTIC
+        is_nan = np.isnan(a).any(axis=1) & (self.may_skip and not draws_run_on)
+        out[is_nan] = np.nan
         by_columns: dict[tuple[int, int], list[int]] = {}
         for row, column, height, width in self.passed:
             by_columns.setdefault((column, width), []).extend(range(row, min(row + height, self.rows)))
         for (column, width), rows in by_columns.items():
-            if self.rounding is Rounding.STOCHASTIC:
-                rows = list(range(self.rows))  # the numbers of the elements must run on from row to row
+            rows = list(range(self.rows)) if draws_run_on else [row for row in rows if not is_nan[row]]
+            if not rows:
+                continue
             columns = b[:, column : column + width]
             key, first = self.draws.key, self.draws.first + column * self.draws.column_step
             draws = Draws(key, first, self.draws.row_step, self.draws.column_step)

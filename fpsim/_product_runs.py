@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -20,6 +20,7 @@ from fpsim._product_jobs import (
     largest_and_smallest,
     pack_columns,
     pack_rows,
+    without_nan,
 )
 from fpsim._product_plans import Plan, careful_scheme, is_like, plan, program, require_arithmetic, scheme
 from fpsim._row_runs import can_read, row_chain
@@ -134,7 +135,8 @@ def _products(
         return
     known = known or plan(tree, operand, target, rounding, exact_products)
     chosen = known.scheme
-    if rows == 1 and b.size > _CHUNK // 16 and tree.is_one_chain and can_read(a, b, rounding, chosen):
+    one_chain = tree.is_one_chain and len(programs) == 1
+    if rows == 1 and b.size > _CHUNK // 16 and one_chain and can_read(a, b, rounding, chosen):
         yield _row_product(a, b, target, rounding, tree, exact_products, draws, programs, known)
         return
     if rows <= 4 and columns > 128 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:
@@ -152,11 +154,28 @@ def _products(
     job = Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
     flags = choose_flags(known, leaves, left, right, rows)
+    watched = flags & (known.watch | known.watch_sums) and rows > 4
+    apart = without_nan(a, b) if watched and rounding is not Rounding.STOCHASTIC else None
+    if apart is not None:
+        given, others = apart
+        parts = _products(a[given], b[:, others], operand, target, rounding, tree, exact_products, draws, programs, known)
+        for _ in programs:
+            yield _among_nan(apart, chosen.dtype, lambda: next(parts))
+        return
     for lines in programs:
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         if job.passed:
             job.redo(a, b, lines, careful_scheme(target, rounding, exact_products), out)
         yield out
+
+
+def _among_nan(apart: tuple[np.ndarray, np.ndarray], dtype: np.dtype, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """A product of which `without_nan` says where it is not NaN, and `compute` what it is there."""
+    rows, columns = apart
+    whole = np.full((rows.size, columns.size), np.nan, dtype=dtype)
+    if rows.any() and columns.any():
+        whole[np.ix_(rows, columns)] = compute()
+    return whole
 
 
 def _row_product(
@@ -186,7 +205,7 @@ def compensated_product(
     chosen = scheme(operand, target, rounding, False, False)
     job = Job(chosen.element, (rows, columns, leaves), 1, rounding, draws, kind)
     left, right = job.pack(a, b)
-    flags = chosen.flags
+    flags, highest = chosen.flags, 0.0
     if flags & NATIVE:
         flags = NATIVE  # a product that is exact needs no fused addition
     elif not flags & CAREFUL:
@@ -194,6 +213,10 @@ def compensated_product(
         highest = high * max(largest_and_smallest(panels.data)[0] for panels in right)
         leaf = highest * (1 + 2 * target.unit_roundoff) + target.min_normal
         flags |= CLAMP | (TRACK_SUMS if leaf < chosen.limit else TRACK)
+    apart = None if highest < inf or rounding is Rounding.STOCHASTIC else without_nan(a, b)
+    if apart is not None:
+        rest = (a[apart[0]], b[:, apart[1]], operand, target, rounding, kind, draws)
+        return _among_nan(apart, chosen.dtype, lambda: compensated_product(*rest))
     out = job.run(left, right, _NO_LINES, flags, chosen.row, chosen.limit)
     if job.passed:
         job.redo(a, b, _NO_LINES, careful_scheme(target, rounding, False), out)

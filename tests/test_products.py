@@ -363,7 +363,10 @@ def test_a_leaf_that_overflows_between_sums_that_do_not_is_seen(rows: int, befor
         assert same(fpsim.matmul(*operands, fmt="fp16", accumulate="fp16"), answer).all()
 
 
-@pytest.mark.parametrize(("accumulate", "mode"), [("fp16", "nearest-even"), ("fp16:fma", "odd"), ("fp32", "down")])
+@pytest.mark.parametrize(
+    ("accumulate", "mode"),
+    [("fp16", "nearest-even"), ("fp16:fma", "odd"), ("fp32", "down"), ("fp16:blocked(64)->fp32", "nearest-even")],
+)
 @pytest.mark.parametrize("scale", [1.0, 2.0**-10, 90.0], ids=["ordinary", "underflow", "overflow"])
 def test_one_row_or_column_equals_that_of_many(accumulate: str, mode: str, scale: float) -> None:
     generator = np.random.default_rng(6)
@@ -377,6 +380,26 @@ def test_one_row_or_column_equals_that_of_many(accumulate: str, mode: str, scale
         for right in (b, by_columns.T, wide):
             assert same(fpsim.matmul(a[:1], right, **how), wanted).all()
         assert same(fpsim.matmul(by_columns, a[:1].T, **how).T, wanted).all()
+
+
+@pytest.mark.parametrize("mode", ["nearest-even", "odd", "stochastic"])
+@pytest.mark.parametrize(
+    "accumulate", ["fp16", "fp16:pairwise", "fp16:fma", "fp16:kahan", "fp16:blocked(8)->fp32", "e4m3fn", "tf32"]
+)
+@pytest.mark.parametrize("shape", [(9, 40, 70), (2, 40, 70), (70, 40, 9), (1, 300, 200)])
+def test_nan_takes_its_row_or_column_and_nothing_else(accumulate: str, mode: str, shape: tuple[int, int, int]) -> None:
+    rows, leaves, columns = shape
+    generator = np.random.default_rng(rows)
+    a, b = (np.float32(np.float16(generator.standard_normal(x))) for x in ((rows, leaves), (leaves, columns)))
+    a[-1, 3], b[5, 4] = np.inf, -np.inf
+    how = {"fmt": "fp16", "accumulate": accumulate, "rounding": mode, "seed": 3 if mode == "stochastic" else None}
+    for in_rows, in_columns in (([0], []), ([], [2, 6]), ([0], [columns - 1]), (range(rows), []), ([], range(columns))):
+        left, right, wanted = a.copy(), b.copy(), fpsim.matmul(a, b, **how)
+        for i in in_rows:
+            left[i, (7 * i) % leaves] = wanted[i] = np.nan
+        for j in in_columns:
+            right[(5 * j) % leaves, j] = wanted[:, j] = np.nan
+        assert same(fpsim.matmul(left, right, **how), wanted).all()
 
 
 @pytest.mark.parametrize(("leaves", "gap"), [(80, 0), (89, 7), (91, 0), (17, 15), (16, 0)])
