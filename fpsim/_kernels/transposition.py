@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fpsim._kernels.processor import FEATURES
-from fpsim._kernels.tiles import Vector, data_of, index, load_vector, vector_pointer
+from fpsim._kernels.tiles import data_of, index, load_vector, vector_pointer
 
 TILE_BYTES = 64 if "avx512f" in FEATURES else 32  # a row of a tile is a register
 
@@ -47,7 +47,7 @@ def _lanes_transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def transposed(builder: Any, rows: list[Any]) -> list[Any]:
+def _columns(builder: Any, rows: list[Any]) -> list[Any]:
     """The columns of a square of registers of TILE_BYTES."""
     lanes = TILE_BYTES // _LANE_BYTES
     width = len(rows) // lanes
@@ -68,23 +68,14 @@ def transpose_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         side = TILE_BYTES * 8 // signature.args[0].dtype.bitwidth
-        data = data_of(context, builder, source, arguments[0])
-        rows = tile_rows(builder, data, arguments[1], arguments[2], side)
-        target = data_of(context, builder, out, arguments[3])
-        store_rows(builder, transposed(builder, [row.value for row in rows]), target, arguments[4], arguments[5])
+        data, target = (data_of(context, builder, array, arguments[i]) for i, array in ((0, source), (3, out)))
+
+        def places(start: Any, stride: Any) -> list[Any]:
+            return [builder.add(start, builder.mul(stride, index(row))) for row in range(side)]
+
+        rows = [load_vector(builder, data, place, side).value for place in places(arguments[1], arguments[2])]
+        for row, place in zip(_columns(builder, rows), places(arguments[4], arguments[5]), strict=True):
+            builder.store(row, vector_pointer(builder, target, place, side)).align = 4
         return context.get_dummy_value()
 
     return types.void(source, offset, row_stride, out, out_offset, out_stride), generate
-
-
-def _places(builder: Any, start: Any, stride: Any, count: int) -> list[Any]:
-    return [builder.add(start, builder.mul(stride, index(row))) for row in range(count)]
-
-
-def tile_rows(builder: Any, data: Any, start: Any, stride: Any, side: int) -> list[Vector]:
-    return [load_vector(builder, data, place, side) for place in _places(builder, start, stride, side)]
-
-
-def store_rows(builder: Any, rows: list[Any], data: Any, start: Any, stride: Any) -> None:
-    for row, place in zip(rows, _places(builder, start, stride, len(rows)), strict=True):
-        builder.store(row, vector_pointer(builder, data, place, len(rows))).align = 4
