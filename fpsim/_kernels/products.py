@@ -229,7 +229,7 @@ def _leaf_tile(
 
 
 @intrinsic(prefer_literal=True)
-def add_tile(
+def _add_tile(
     typing_context: Any, right: Any, seen: Any, stack: Any, left: Any, width: Any, constants: Any, hashes: Any,
     place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, what: Any,
 ) -> Any:  # fmt: skip
@@ -350,7 +350,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                             node += 1
                     elif operation == ADD:
                         height -= 1
-                        top, seen = add_tile(
+                        top, seen = _add_tile(
                             top, seen, stack, (height - 1) * size, width, constants, hashes, place, out_stride, node,
                             tallied, tally, mode, flags, what,
                         )  # fmt: skip
@@ -460,7 +460,7 @@ def make_add(mode: int, flags: int) -> Any:
         like = zero_tile(np.float64, 1, 1)
         for i in range(0, x.size, 8):
             right = load_tile(like, y, i, 0)
-            total, _ = add_tile(right, like, x, i, 0, constants, hashes, i, 0, node, x, 0, mode, flags, NOTHING)
+            total, _ = _add_tile(right, like, x, i, 0, constants, hashes, i, 0, node, x, 0, mode, flags, NOTHING)
             store_tile(total, x, i, 0)
         turn_back(previous, mode, flags)
 
