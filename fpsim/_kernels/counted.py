@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fpsim._kernels.compiler import (
+    VECTOR_BYTES,
     as_bits,
     as_float,
     inlined,
@@ -246,7 +247,7 @@ def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, und
     one = a.dtype.type(1)
     none = int_sub(one, one)
     most = int_sub(none, one)
-    magnitude = shift_right(most, one)
+    magnitude, sign = shift_right(most, one), a.dtype.type(8 * a.itemsize - 1)
     nonzero, least_a, limits = np.zeros(leaves, a.dtype), np.full(leaves, most), np.zeros(leaves, a.dtype)
     for i in range(rows):
         row = a[i]
@@ -266,22 +267,31 @@ def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, und
             factor = np.float64(as_float(int_add(least_b, one)))
             if np.float64(as_float(int_add(least_a[k], one))) * factor <= least:
                 limits[k] = a.dtype.type(_largest_factor(values, factor, least))
+    per_line = VECTOR_BYTES // a.itemsize
+    stride = (columns + per_line - 1) // per_line * per_line
+    room, has_line = np.empty(leaves * stride + per_line, b.dtype), np.zeros(leaves, np.bool_)
+    first = -room.ctypes.data % VECTOR_BYTES // a.itemsize  # whole lines of the cache are read in half the time
     for i in range(rows):
         row = a[i]
         some = none
         for k in range(leaves):
             some = int_or(some, a.dtype.type(int_sub(int_and(row[k], magnitude), one) < limits[k]))
-        if some != none:
-            for k in range(leaves):
-                bits = int_and(row[k], magnitude)
-                if int_sub(bits, one) < limits[k]:
-                    limit = a.dtype.type(_largest_factor(values, np.float64(as_float(bits)), least))
-                    tiny = none
-                    other = b[k]
-                    for j in range(columns):
-                        tiny = int_add(tiny, a.dtype.type(int_sub(int_and(other[j], magnitude), one) < limit))
-                    underflows[k] += np.int64(tiny)
-                    zeros[k] += np.int64(tiny)
+        if some == none:
+            continue
+        for k in range(leaves):
+            bits = int_and(row[k], magnitude)
+            if int_sub(bits, one) < limits[k]:
+                line = room[first + k * stride : first + k * stride + columns]
+                if not has_line[k]:
+                    has_line[k] = True
+                    for j in range(columns):  # zero becomes the largest number again, but without a sign
+                        line[j] = int_and(int_sub(int_and(b[k, j], magnitude), one), magnitude)
+                limit = a.dtype.type(_largest_factor(values, np.float64(as_float(bits)), least))
+                tiny = none
+                for j in range(columns):  # the sign of a difference: masks take longer to count
+                    tiny = int_add(tiny, shift_right(int_sub(line[j], limit), sign))
+                underflows[k] += np.int64(tiny)
+                zeros[k] += np.int64(tiny)
 
 
 @inlined
