@@ -83,20 +83,22 @@ def _products(
 ) -> list[np.ndarray]:  # fmt: skip
     """As `_product_runs._products`, counted."""
     from fpsim._kernels.counted import EVERYTHING, OVERFLOWS, SUMS, UNCHANGED, UNDERFLOWS
-    from fpsim._kernels.sums_rounding import CAREFUL
+    from fpsim._kernels.sums_rounding import CAREFUL, NATIVE
 
     (rows, leaves), columns = a.shape, b.shape[1]
     if columns < 32 and rows > columns:
         swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
         parts = _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, counters)
         return [part.T for part in parts]
-    known = _plan(operand, target, rounding, tree, exact_products)
+    known = _plan(a, b, operand, target, rounding, tree, exact_products)
     chosen = known.scheme
     job = _CountingJob(chosen.element, (rows, columns, leaves), tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
-    simple = rounding is Rounding.NEAREST_EVEN and not chosen.flags & CAREFUL and (tree.is_chains or not exact_products)
+    simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL and (tree.is_chains or not exact_products)
     if simple and not is_like(target, FP64) and _are_finite([left, *(panels.data for panels in right)]):
         job.what = SUMS
+    # Where nothing is watched, an overflow shows in what it gives.
+    most = target.max_finite if chosen.flags & NATIVE else np.inf
     flags = choose_flags(known, leaves, left, right, rows)
     careful = careful_scheme(target, rounding, exact_products)
     found = []
@@ -104,8 +106,8 @@ def _products(
         job.counts, job.largest = [0, 0, 0], 0.0
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         counted = job
-        if job.what == SUMS and not job.passed and np.isfinite(job.largest):
-            _leave_out_zero_leaves(job, a, b, 0.0 if exact_products else target.min_subnormal / 2, lines)
+        if job.what == SUMS and not job.passed and job.largest < most:
+            _leave_out_zero_leaves(job, a, b, (0.0, 0.0) if exact_products else _vanishing(target, rounding), lines)
         elif job.passed or job.what == SUMS:
             counted, out = _again(job, a, b, lines, careful, out)
         counters.swamped += counted.counts[UNCHANGED]
@@ -117,33 +119,58 @@ def _products(
     return found
 
 
-def _plan(operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool) -> Plan:
+def _plan(
+    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool
+) -> Plan:
     """The plan of a kernel that can count."""
     from fpsim._kernels.counted import MOST_LEAVES
     from fpsim._kernels.sums_rounding import NATIVE
 
     known = plan(tree, operand, target, rounding, exact_products)
-    hidden = known.scheme.flags & NATIVE and rounding is not Rounding.NEAREST_EVEN  # its overflows stay finite
-    if hidden or (known.scheme.element == "f4" and tree.leaves > MOST_LEAVES):
+    hides = bool(known.scheme.flags & NATIVE) and rounding is not Rounding.NEAREST_EVEN  # a leaf's overflow, being finite
+    if hides and tree.is_chains:
+        highs = [largest_and_smallest(np.ascontiguousarray(x).reshape(-1))[0] for x in (a, b)]
+        hides = not highs[0] * highs[1] < target.max_finite
+    if hides or (known.scheme.element == "f4" and tree.leaves > MOST_LEAVES):
         return replace(known, scheme=careful_scheme(target, rounding, exact_products))
     return known
+
+
+def _vanishing(target: Format, rounding: Rounding) -> tuple[float, float]:
+    """Up to which magnitude a positive product becomes zero, and a negative one."""
+    quantum = target.min_subnormal
+    below = float(np.nextafter(quantum, 0.0))
+    match rounding:
+        case Rounding.NEAREST_EVEN:
+            return quantum / 2, quantum / 2
+        case Rounding.NEAREST_AWAY:
+            return below / 2, below / 2
+        case Rounding.TOWARD_ZERO:
+            return below, below
+        case Rounding.UP:
+            return 0.0, below
+        case Rounding.DOWN:
+            return below, 0.0
+    return 0.0, 0.0  # to odd: the smallest number
 
 
 def _are_finite(arrays: list[np.ndarray]) -> bool:
     return all(largest_and_smallest(array)[0] < np.inf for array in arrays)
 
 
-def _leave_out_zero_leaves(job: _CountingJob, a: np.ndarray, b: np.ndarray, least: float, lines: np.ndarray) -> None:
+def _leave_out_zero_leaves(
+    job: _CountingJob, a: np.ndarray, b: np.ndarray, least: tuple[float, float], lines: np.ndarray
+) -> None:
     """Take the chain steps of zero leaves from those that left a sum as it was, and find how many of them underflowed.
 
-    Products of at most `least` become zero: to nearest even half the smallest subnormal number, 0 where they are exact.
+    Products of at most `least` become zero: positive and negative ones; 0 where they are exact.
     """
     from fpsim._kernels.counted import UNCHANGED, UNDERFLOWS, count_zero_leaves
     from fpsim._kernels.products import CHAIN, PUSH_LEAF
 
     zeros, underflows = (np.zeros(job.leaves, dtype=np.int64) for _ in range(2))
     bits = [np.ascontiguousarray(x).view(f"u{x.itemsize}") for x in (a, b)]
-    count_zero_leaves(np.empty(1, b.dtype), *bits, least, zeros, underflows)
+    count_zero_leaves(np.empty(1, b.dtype), *bits, *least, zeros, underflows)
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
     in_chains, pushed = np.zeros(job.leaves, dtype=bool), np.zeros(job.leaves, dtype=bool)
     for _, leaf, count, stride, _ in lines[lines[:, 0] == CHAIN].tolist():

@@ -147,8 +147,9 @@ def test_counts_of_everything_equal_exact_rationals(fmt: str, accumulate: str, m
         check(get_format(fmt), get_accumulator(accumulate), Rounding(mode), a, b)
 
 
-@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "fp16:fma"])
-def test_sums_far_from_overflow_are_counted_exactly(accumulate: str) -> None:
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "fp16:fma", "fp32", "e4m3"])
+def test_sums_far_from_overflow_are_counted_exactly(accumulate: str, mode: str) -> None:
     """Terms of very different size, zeros of both signs, equal and opposite terms: what the quick kernel must tell apart."""
     fmt, generator = get_format("fp16"), np.random.default_rng(7)
     pair = []
@@ -158,12 +159,13 @@ def test_sums_far_from_overflow_are_counted_exactly(accumulate: str) -> None:
         pair.append(fpsim.round(x, fmt))
     pair[0][:, 1::8], pair[1][1::8] = -pair[0][:, 0:40:8], pair[1][0:40:8]
     pair[0][:, 3::8], pair[1][3::8] = pair[0][:, 2:40:8], pair[1][2:40:8]
-    check(fmt, get_accumulator(accumulate), Rounding.NEAREST_EVEN, pair[0], pair[1])
+    check(fmt, get_accumulator(accumulate), Rounding(mode), pair[0], pair[1])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "bf16"])
-def test_tiny_times_huge_underflows_where_the_product_does(accumulate: str, dtype: type) -> None:
+def test_tiny_times_huge_underflows_where_the_product_does(accumulate: str, mode: str, dtype: type) -> None:
     """A factor of 2^-126 takes others of more than 2^100 below half of fp16's smallest number."""
     fmt, generator = get_format("bf16"), np.random.default_rng(11)
     for low in (-126, 85):
@@ -172,7 +174,9 @@ def test_tiny_times_huge_underflows_where_the_product_does(accumulate: str, dtyp
             for shape, exponents in (((5, 23), low), ((23, 37), -41 - low))
         ]
         pair[0][generator.random((5, 23)) < 0.1] = 0.0
-        check(fmt, get_accumulator(accumulate), Rounding.NEAREST_EVEN, *(x.astype(dtype) for x in pair))
+        for x in pair:
+            x *= generator.choice([-1.0, 1.0], x.shape)
+        check(fmt, get_accumulator(accumulate), Rounding(mode), *(x.astype(dtype) for x in pair))
 
 
 def test_counts_do_not_depend_on_threads_or_tiles_done_again() -> None:

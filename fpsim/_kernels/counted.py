@@ -235,11 +235,12 @@ def sum_tallies(tallied: Any, counts: Any, passed: Any, sums: Any) -> float:
 
 
 @kernel
-def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, underflows: Any) -> None:
-    """For each k, how many products of a[:, k] and b[k, :] are zero when those of at most `least` become zero.
+def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: float, zeros: Any, underflows: Any) -> None:
+    """For each k, how many products of a[:, k] and b[k, :] are zero when those up to a magnitude become zero.
 
-    a and b are the bits of finite numbers, as unsigned integers; `values` is any array of their float type. `underflows` are
-    those of nonzero factors. Every product of two factors is exact in float64, where it compares with `least`.
+    The magnitude is that for positive or for negative products. a and b are the bits of finite numbers, as unsigned integers;
+    `values` is any array of their float type. `underflows` are those of nonzero factors. Every product of two factors is exact
+    in float64, where it is compared.
     """
     prefer_wide_vectors()
     rows, leaves = a.shape
@@ -248,6 +249,7 @@ def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, und
     none = int_sub(one, one)
     most = int_sub(none, one)
     magnitude, sign = shift_right(most, one), a.dtype.type(8 * a.itemsize - 1)
+    most_lost, parts = max(positive, negative), 1 if positive == negative else 2
     nonzero, least_a, limits = np.zeros(leaves, a.dtype), np.full(leaves, most), np.zeros(leaves, a.dtype)
     for i in range(rows):
         row = a[i]
@@ -265,11 +267,12 @@ def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, und
         zeros[k] = rows * columns - np.int64(nonzero[k]) * np.int64(found)
         if nonzero[k] and found:
             factor = np.float64(as_float(int_add(least_b, one)))
-            if np.float64(as_float(int_add(least_a[k], one))) * factor <= least:
-                limits[k] = a.dtype.type(_largest_factor(values, factor, least))
+            if np.float64(as_float(int_add(least_a[k], one))) * factor <= most_lost:
+                limits[k] = a.dtype.type(_largest_factor(values, factor, most_lost))
     per_line = VECTOR_BYTES // a.itemsize
     stride = (columns + per_line - 1) // per_line * per_line
-    room, has_line = np.empty(leaves * stride + per_line, b.dtype), np.zeros(leaves, np.bool_)
+    # Lines of what is compared with a limit, for every k that is looked at: of all of b's row, or of each sign by itself.
+    room, has_lines = np.empty(leaves * parts * stride + per_line, b.dtype), np.zeros(leaves, np.bool_)
     first = -room.ctypes.data % VECTOR_BYTES // a.itemsize  # whole lines of the cache are read in half the time
     for i in range(rows):
         row = a[i]
@@ -280,12 +283,20 @@ def count_zero_leaves(values: Any, a: Any, b: Any, least: float, zeros: Any, und
             continue
         for k in range(leaves):
             bits = int_and(row[k], magnitude)
-            if int_sub(bits, one) < limits[k]:
-                line = room[first + k * stride : first + k * stride + columns]
-                if not has_line[k]:
-                    has_line[k] = True
-                    for j in range(columns):  # zero becomes the largest number again, but without a sign
-                        line[j] = int_and(int_sub(int_and(b[k, j], magnitude), one), magnitude)
+            if not int_sub(bits, one) < limits[k]:
+                continue
+            if not has_lines[k]:
+                has_lines[k] = True
+                for part in range(parts):
+                    line = room[first + (k * parts + part) * stride : first + (k * parts + part) * stride + columns]
+                    for j in range(columns):  # zero, and the other sign, become the largest number without a sign
+                        less = int_and(int_sub(int_and(b[k, j], magnitude), one), magnitude)
+                        line[j] = less if parts == 1 or shift_right(b[k, j], sign) == part else magnitude
+            for part in range(parts):
+                least = positive if parts == 1 or shift_right(row[k], sign) == part else negative
+                if least == 0:
+                    continue
+                line = room[first + (k * parts + part) * stride : first + (k * parts + part) * stride + columns]
                 limit = a.dtype.type(_largest_factor(values, np.float64(as_float(bits)), least))
                 tiny = none
                 for j in range(columns):  # the sign of a difference: masks take longer to count
