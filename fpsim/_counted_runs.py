@@ -101,13 +101,15 @@ def _products(
     most = target.max_finite if chosen.flags & NATIVE else np.inf
     flags = choose_flags(known, leaves, left, right, rows)
     careful = careful_scheme(target, rounding, exact_products)
-    found = []
+    found, vanished = [], None
     for lines in programs:
         job.counts, job.largest = [0, 0, 0], 0.0
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         counted = job
         if job.what == SUMS and not job.passed and job.largest < most:
-            _leave_out_zero_leaves(job, a, b, (0.0, 0.0) if exact_products else _vanishing(target, rounding), lines)
+            if vanished is None:
+                vanished = _zero_leaves(a, b, (0.0, 0.0) if exact_products else _vanishing(target, rounding))
+            _leave_out_zero_leaves(job, *vanished, lines)
         elif job.passed or job.what == SUMS:
             counted, out = _again(job, a, b, lines, careful, out)
         counters.swamped += counted.counts[UNCHANGED]
@@ -158,19 +160,23 @@ def _are_finite(arrays: list[np.ndarray]) -> bool:
     return all(largest_and_smallest(array)[0] < np.inf for array in arrays)
 
 
-def _leave_out_zero_leaves(
-    job: _CountingJob, a: np.ndarray, b: np.ndarray, least: tuple[float, float], lines: np.ndarray
-) -> None:
-    """Take the chain steps of zero leaves from those that left a sum as it was, and find how many of them underflowed.
-
-    Products of at most `least` become zero: positive and negative ones; 0 where they are exact.
+def _zero_leaves(a: np.ndarray, b: np.ndarray, least: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """For each term, how many products are zero where positive and negative ones up to `least` become zero, and how many of
+    those have no zero factor.
     """
-    from fpsim._kernels.counted import UNCHANGED, UNDERFLOWS, count_zero_leaves
-    from fpsim._kernels.products import CHAIN, PUSH_LEAF
+    from fpsim._kernels.counted import count_zero_leaves
 
-    zeros, underflows = (np.zeros(job.leaves, dtype=np.int64) for _ in range(2))
+    zeros, underflows = (np.zeros(a.shape[1], dtype=np.int64) for _ in range(2))
     bits = [np.ascontiguousarray(x).view(f"u{x.itemsize}") for x in (a, b)]
     count_zero_leaves(np.empty(1, b.dtype), *bits, *least, zeros, underflows)
+    return zeros, underflows
+
+
+def _leave_out_zero_leaves(job: _CountingJob, zeros: np.ndarray, underflows: np.ndarray, lines: np.ndarray) -> None:
+    """Take the chain steps of zero leaves from those that left a sum as it was, and count those that underflowed."""
+    from fpsim._kernels.counted import UNCHANGED, UNDERFLOWS
+    from fpsim._kernels.products import CHAIN, PUSH_LEAF
+
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
     in_chains, pushed = np.zeros(job.leaves, dtype=bool), np.zeros(job.leaves, dtype=bool)
     for _, leaf, count, stride, _ in lines[lines[:, 0] == CHAIN].tolist():
@@ -206,16 +212,19 @@ def counted_add(
     addend_only: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """`add_rounded`, counted; with `addend_only` only y can be swamped."""
+    from fpsim._kernels.counted import count_sums
+
     result = add_rounded(x, y, target, rounding, draws, node)
-    lost = (x != 0) & (y != 0) & ((result == x) | (result == y)) if not addend_only else (y != 0) & (result == x)
+    counts = np.zeros(3, dtype=np.int64)
+    flat = (np.ascontiguousarray(values).reshape(-1) for values in np.broadcast_arrays(x, y, result))
+    largest = count_sums(*flat, addend_only, target.max_finite, counts)
+    lost, underflows, reaching = counts.tolist()
     counters.additions += result.size
-    counters.swamped += int(np.count_nonzero(lost))
-    counters.largest = max(counters.largest, largest_of(result))
-    with np.errstate(all="ignore"):
-        exact = np.add(x, y, dtype=np.float64)
-    counters.underflows += int(np.count_nonzero((result == 0) & (exact != 0)))
-    finite = np.isfinite(x) & np.isfinite(y)
-    if np.any(finite & (np.abs(exact) >= target.max_finite)):
+    counters.swamped += lost
+    counters.underflows += underflows
+    counters.largest = max(counters.largest, float(largest))
+    if reaching:
+        finite = np.isfinite(x) & np.isfinite(y)
         beyond = add_rounded(x, y, _beyond(target), rounding, draws, node)
         counters.overflows += int(np.count_nonzero(finite & (np.abs(beyond) > target.max_finite)))
     return result
@@ -231,10 +240,6 @@ def counted_rounding(x: np.ndarray, result: np.ndarray, fmt: Format, rounding: R
         wider = np.empty_like(beyond)
         round_into(beyond, wider, _beyond(fmt), rounding, key, first)
         counters.overflows += int(np.count_nonzero(finite & (np.abs(wider) > fmt.max_finite)))
-
-
-def largest_of(x: np.ndarray) -> float:
-    return float(np.fmax.reduce(np.abs(x), axis=None, initial=0.0))
 
 
 def _beyond(fmt: Format) -> Format:

@@ -34,6 +34,7 @@ from fpsim._kernels.tiles import (
     larger,
     larger_by_magnitude,
     larger_magnitude,
+    smaller_magnitude,
 )
 
 UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST = range(4)  # vectors of tallies
@@ -175,7 +176,7 @@ class _CountingStep(Step):
             self.tally(UNDERFLOWS, new.compare("==", 0.0) & (left + right).compare("!=", 0.0))
             self._overflows(new, left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY))
         elif HAS_MASK_REGISTERS:  # of two terms that are not zero, a finite sum is never the smaller one
-            given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+            given = smaller_magnitude(left, right).compare("!=", 0.0)
             self.tally(UNCHANGED, given & new.compare("==", larger_by_magnitude(left, right)))
         else:  # a sum is one of its terms where the other is zero too: two of both zero, one of one
             less = [
@@ -232,6 +233,29 @@ def sum_tallies(tallied: Any, counts: Any, passed: Any, sums: Any) -> float:
     for kind in range(LARGEST):
         sums[kind] += np.int64(totals[kind].sum())
     return np.float64(largest.max())
+
+
+@kernel
+def count_sums(x: Any, y: Any, result: Any, addend_only: bool, most: float, counts: Any) -> float:
+    """Add to `counts`, of rounded sums x + y: how many are one of two nonzero terms (with `addend_only`: are x, y being
+    nonzero), how many are zero and exactly are not, and how many of finite terms reach `most` in magnitude; the largest
+    magnitude of a sum, NaN aside. Flat arrays.
+    """
+    prefer_wide_vectors()
+    lost = underflows = reaching = np.int64(0)
+    none = largest = as_bits(0.0)
+    for i in range(result.size):
+        left, right, total = np.float64(x[i]), np.float64(y[i]), np.float64(result[i])
+        exact = left + right
+        both = (right != 0) & ((left != 0) | addend_only)
+        lost += np.int64(both & ((total == left) | ((total == right) & (not addend_only))))
+        underflows += np.int64((total == 0) & (exact != 0))
+        reaching += np.int64((abs(left) < np.inf) & (abs(right) < np.inf) & (abs(exact) >= most))
+        largest = max(largest, as_bits(abs(total)) if total == total else none)
+    counts[0] += lost
+    counts[1] += underflows
+    counts[2] += reaching
+    return as_float(largest)
 
 
 @kernel

@@ -300,6 +300,11 @@ def larger_magnitude(left: Vector, right: Vector) -> Vector:
     return _range(0b1011, left, right)
 
 
+def smaller_magnitude(left: Vector, right: Vector) -> Vector:
+    """The smaller of two magnitudes; that of the other where one is a NaN."""
+    return _range(0b1010, left, right)
+
+
 def larger_by_magnitude(left: Vector, right: Vector) -> Vector:
     """That of two numbers whose magnitude is larger; either of two equal ones."""
     return _range(0b0111, left, right)
