@@ -298,6 +298,7 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
     # Lines of what is compared with a limit, for every k that is looked at: of all of b's row, or of each sign by itself.
     room, has_lines = np.empty(leaves * parts * stride + per_line, b.dtype), np.zeros(leaves, np.bool_)
     first = -room.ctypes.data % VECTOR_BYTES // a.itemsize  # whole lines of the cache are read in half the time
+    small = np.empty(leaves + 1, np.int64)  # terms whose factor may be too small
     for i in range(rows):
         row = a[i]
         some = none
@@ -305,10 +306,13 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
             some = int_or(some, a.dtype.type(int_sub(int_and(row[k], magnitude), one) < limits[k]))
         if some == none:
             continue
-        for k in range(leaves):
+        count = np.int64(0)
+        for k in range(leaves):  # without a branch, which nobody could predict
+            small[count] = k
+            count += np.int64(int_sub(int_and(row[k], magnitude), one) < limits[k])
+        for place in range(count):
+            k = small[place]
             bits = int_and(row[k], magnitude)
-            if not int_sub(bits, one) < limits[k]:
-                continue
             if not has_lines[k]:
                 has_lines[k] = True
                 for part in range(parts):
@@ -333,6 +337,4 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
 def _largest_factor(values: Any, factor: float, least: float) -> Any:
     """The bits of the largest magnitude whose product with the factor, which is not zero, is at most `least`."""
     limit = as_bits(values.dtype.type(least / factor))
-    if np.float64(as_float(limit)) * factor > least:
-        limit -= 1  # the quotient was rounded upward, perhaps to infinity
-    return limit
+    return limit - np.int64(np.float64(as_float(limit)) * factor > least)  # the quotient may round upward, to infinity even
