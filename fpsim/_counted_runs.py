@@ -164,7 +164,7 @@ def _zero_leaves(a: np.ndarray, b: np.ndarray, least: tuple[float, float]) -> tu
     """For each term, how many products are zero where positive and negative ones up to `least` become zero, and how many of
     those have no zero factor.
     """
-    from fpsim._kernels.counted import count_zero_leaves
+    from fpsim._kernels.zero_leaves import count_zero_leaves
 
     zeros, underflows = (np.zeros(a.shape[1], dtype=np.int64) for _ in range(2))
     bits = [np.ascontiguousarray(x).view(f"u{x.itemsize}") for x in (a, b)]
