@@ -11,46 +11,39 @@ from fpsim._unit_products import TILE, Packed, padded
 from fpsim.accumulation.units import Formats, Instruction, formats_of_both
 from fpsim.formats import FP32
 
-_EXPONENT = np.int64(0x7FF0000000000000)
-
 
 def step_product(
     a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray
 ) -> np.ndarray | None:
     """start + a @ b, the same as by `_unit_steps.MODELS`; None where a kernel does not serve."""
     from fpsim._kernels import unit_steps as kernels
-    from fpsim._kernels.blocks import powers
 
     if row.flush:
         a, b = (np.where(np.abs(x) < own.min_normal, 0, x) for x, own in zip((a, b), formats_of_both(fmt), strict=True))
-    element, with_powers, most, _ = kernels.MODELS[row.model]
-    if not _is_tame(a, b, fmt, start, most):
+    model = kernels.MODELS[row.model]
+    if not _is_tame(a, b, fmt, start, model.binades):
         return None
     if b.shape[1] < 32 and a.shape[0] > b.shape[1]:
         turned = formats_of_both(fmt)[::-1]
         found = step_product(b.T, a.T, turned, row, start.T)
         return None if found is None else found.T
-    packed = Packed(*padded(a, b, row.block), element)
-    values, tops = (packed.a, packed.b), [packed.a, packed.b]
-    if with_powers:
-        for place, own in enumerate(formats_of_both(fmt)):
-            tops[place] = np.empty_like(values[place])
-            powers(values[place], _EXPONENT, 2.0**own.emin, tops[place])
+    packed = Packed(*padded(a, b, row.block), model.element)
+    powers = packed.powers(formats_of_both(fmt)) if model.with_powers else [packed.a, packed.b]
     function = kernels.make_step_product(row.model, *TILE, row.block, row.fraction)
     out = packed.started(start)
 
     def task(first: int, last: int) -> None:
         function(
-            values[0], tops[0], values[1], tops[1], out.reshape(-1), packed.leaves, packed.panels, first, last, out.shape[1]
+            packed.a, powers[0], packed.b, powers[1], out.reshape(-1), packed.leaves, packed.panels, first, last, out.shape[1]
         )
 
     threads.run(task, packed.parts())
     return out[: packed.rows, : packed.columns].astype(np.float64)
 
 
-def _is_tame(a: np.ndarray, b: np.ndarray, fmt: Formats, start: np.ndarray, most: int) -> bool:
-    """Whether all is finite, no addend -0, and every term and sum a multiple of 2^-126 and of 2^-most times a power of two
-    that none reaches, 2^127 at most.
+def _is_tame(a: np.ndarray, b: np.ndarray, fmt: Formats, start: np.ndarray, binades: float) -> bool:
+    """Whether all is finite, no addend -0, and every term and sum a multiple of 2^-126, and of a power of two so many
+    binades below one that none reaches, 2^127 at most.
 
     Sums are rounded in each step, and grow by less than a factor of 2 in 2^20 of them.
     """
@@ -67,4 +60,4 @@ def _is_tame(a: np.ndarray, b: np.ndarray, fmt: Formats, start: np.ndarray, most
     if largest[2]:
         found.append((frexp(smallest[2])[1] - FP32.precision, frexp(largest[2])[1]))
     quantum, bound = min((x for x, _ in found), default=0), max((x for _, x in found), default=0) + 2
-    return quantum >= -126 and bound <= 127 and bound - quantum <= most
+    return quantum >= -126 and bound <= 127 and bound - quantum <= binades

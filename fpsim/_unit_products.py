@@ -162,8 +162,6 @@ class _Blocks:
         powers: tuple[np.ndarray, np.ndarray] | None = None,
     ):  # fmt: skip
         """`powers`: of a and of b, where they are not those of values of `fmt`; the carrier is float64 then."""
-        from fpsim._kernels import blocks as kernels
-
         formats = formats_of_both(fmt)
         self.turned = b.shape[1] < 32 and a.shape[0] > b.shape[1]
         formats = formats[::-1] if self.turned else formats
@@ -175,11 +173,7 @@ class _Blocks:
             given = Packed(*padded(*((powers[1].T, powers[0].T) if self.turned else powers), multiple), self.element)
             self.powers = [given.a, given.b]
             return
-        self.powers = []
-        for values, own in zip((self.packed.a, self.packed.b), formats, strict=True):
-            found = np.empty_like(values)
-            kernels.powers(values, _EXPONENT[self.element], values.dtype.type(2.0**own.emin), found)
-            self.powers.append(found)
+        self.powers = self.packed.powers(formats)
 
     def run(self, begin: int, end: int, target: Format, rounding: Rounding, start: np.ndarray | None = None) -> np.ndarray:
         """The chained blocks of a range of terms, each rounded toward zero to fp32's range or to nearest even.
@@ -218,6 +212,7 @@ class Packed:
     def __init__(self, a: np.ndarray, b: np.ndarray, element: str):
         from fpsim._kernels.products import pack_columns, pack_rows
 
+        self.element = element
         (self.rows, self.leaves), self.columns = a.shape, b.shape[1]
         rows, width = TILE[0], TILE[1] * _LANES[element]
         self.groups, self.panels = -(-self.rows // rows), -(-self.columns // width)
@@ -226,6 +221,15 @@ class Packed:
         self.out = np.empty((self.groups * rows, self.panels * width), element)
         pack_rows(a, self.a, rows, 0, self.groups)
         pack_columns(b, self.b, width)
+
+    def powers(self, formats: tuple[Format, Format]) -> list[np.ndarray]:
+        """2^exponent of every element of both, in the same layout (see `_kernels/blocks.py`)."""
+        from fpsim._kernels.blocks import powers
+
+        found = [np.empty_like(values) for values in (self.a, self.b)]
+        for values, own, out in zip((self.a, self.b), formats, found, strict=True):
+            powers(values, _EXPONENT[self.element], values.dtype.type(2.0**own.emin), out)
+        return found
 
     def started(self, start: np.ndarray | None) -> np.ndarray:
         """The matrix that holds the addends and then the sums, in whole tiles; the same one every time."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -50,7 +51,7 @@ def _chain(pairs: Pairs) -> Vector:
     return total
 
 
-def _halves(total: Vector, pairs: Pairs, powers: Pairs) -> Vector:
+def _halves(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
     return total + (_chain(pairs[::2]) + _chain(pairs[1::2]))
 
 
@@ -58,20 +59,20 @@ def _odd(left: Vector, right: Vector) -> Vector:
     return to_odd(left + right, sum_error(left, right))
 
 
-def _odd_pairs(total: Vector, pairs: Pairs, powers: Pairs) -> Vector:
+def _odd_pairs(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
     left, right = (left * right for left, right in pairs)
     return _odd(total, _odd(left, right))
 
 
-def _fused_pairs(total: Vector, pairs: Pairs, powers: Pairs) -> Vector:
+def _fused_pairs(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
     return total + _sum_of_two(*pairs)
 
 
-def _quads(total: Vector, pairs: Pairs, powers: Pairs) -> Vector:
+def _quads(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
     return total + (_sum_of_two(*pairs[:2]) + _sum_of_two(*pairs[2:]))
 
 
-def _exact(total: Vector, pairs: Pairs, powers: Pairs) -> Vector:
+def _exact(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
     """Rounded once, by way of float64 to odd: it has 2 bits more than float32 and one for the other half of an ulp."""
     terms = [left * right for left, right in pairs]
     errors = []
@@ -121,36 +122,40 @@ def _with_addend(dot: Vector, top: Vector, addend: Vector, drops: bool) -> Vecto
     return _floored(total, _shifted(power, _SUM_FLOOR - 1), power * 2.0 ** (1 - _SUM_FLOOR)).halved().doubled()
 
 
-def _make_floored(fraction: int) -> Callable[[Vector, Pairs, Pairs], Vector]:
-    def floored(total: Vector, pairs: Pairs, powers: Pairs) -> Vector:
-        return _with_addend(*_truncated_sum(pairs, powers, fraction), total, False)
-
-    return floored
+def _floored_sum(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
+    return _with_addend(*_truncated_sum(pairs, powers, fraction), total, False)
 
 
-def _make_floored_halves(fraction: int) -> Callable[[Vector, Pairs, Pairs], Vector]:
-    def floored_halves(total: Vector, pairs: Pairs, powers: Pairs) -> Vector:
-        halves = [_truncated_sum(pairs[i::2], powers[i::2], fraction) for i in (0, 1)]
-        top = larger_power(halves[0][1], halves[1][1])
-        scale, unit = _shifted(top, fraction), top * 2.0**-fraction
-        dot = _floored(halves[0][0], scale, unit) + _floored(halves[1][0], scale, unit)
-        return _with_addend(dot, top, total, True)
-
-    return floored_halves
+def _floored_halves(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
+    halves = [_truncated_sum(pairs[i::2], powers[i::2], fraction) for i in (0, 1)]
+    top = larger_power(halves[0][1], halves[1][1])
+    scale, unit = _shifted(top, fraction), top * 2.0**-fraction
+    dot = _floored(halves[0][0], scale, unit) + _floored(halves[1][0], scale, unit)
+    return _with_addend(dot, top, total, True)
 
 
-_ANY = 1000  # binades
+class Model(NamedTuple):
+    """A model's carrier and step.
 
-#: By name: the carrier, whether powers are needed, how many binades there may be from what every number is a multiple of to
-#: what none reaches, and what makes the function of a number of fraction bits.
-MODELS: dict[str, tuple[str, bool, int, Callable[[int], Callable[[Vector, Pairs, Pairs], Vector]]]] = {
-    "halves": ("f4", False, _ANY, lambda fraction: _halves),
-    "odd pairs": ("f4", False, _ANY, lambda fraction: _odd_pairs),
-    "fused pairs": ("f4", False, _ANY, lambda fraction: _fused_pairs),
-    "quads": ("f4", False, _ANY, lambda fraction: _quads),
-    "exact": ("f8", False, 100, lambda fraction: _exact),
-    "floored": ("f8", True, _ANY, _make_floored),
-    "floored halves": ("f8", True, _ANY, _make_floored_halves),
+    step         the sum after a block, from the sum before, its factors, their powers and the bits of a fraction
+    with_powers  whether it looks at the powers
+    binades      how many there may be from what every number is a multiple of to what none reaches
+    """
+
+    element: str
+    step: Callable[[Vector, Pairs, Pairs, int], Vector]
+    with_powers: bool = False
+    binades: float = inf
+
+
+MODELS = {
+    "halves": Model("f4", _halves),
+    "odd pairs": Model("f4", _odd_pairs),
+    "fused pairs": Model("f4", _fused_pairs),
+    "quads": Model("f4", _quads),
+    "exact": Model("f8", _exact, binades=100),
+    "floored": Model("f8", _floored_sum, with_powers=True),
+    "floored halves": Model("f8", _floored_halves, with_powers=True),
 }
 
 
@@ -161,9 +166,8 @@ def make_step_product(model: str, rows: int, vectors: int, block: int, fraction:
     Its arguments: a, b and their powers (flat, packed; the powers of models that need none are not read), out (flat; it holds
     the addends), the leaves, whole blocks, panels, the range of row groups and out's row stride.
     """
-    element, with_powers, _, make = MODELS[model]
-    kind, width = (np.float32, vectors * 16) if element == "f4" else (np.float64, vectors * 8)
-    step = make(fraction)
+    chosen = MODELS[model]
+    kind, width = (np.float32, vectors * 16) if chosen.element == "f4" else (np.float64, vectors * 8)
 
     @intrinsic
     def add_block(
@@ -185,9 +189,9 @@ def make_step_product(model: str, rows: int, vectors: int, block: int, fraction:
                 return [list(pairs) for pairs in zip(*columns, strict=True)]
 
             pairs = terms(arrays[0], arrays[2])
-            powers = terms(arrays[1], arrays[3]) if with_powers else pairs
+            powers = terms(arrays[1], arrays[3]) if chosen.with_powers else pairs
             totals = vectors_of(builder, arguments[0], total.count)
-            found = [step(*parts) for parts in zip(totals, pairs, powers, strict=True)]
+            found = [chosen.step(*parts, fraction) for parts in zip(totals, pairs, powers, strict=True)]
             return tile_of(builder, arguments[0].type, found)
 
         return total(total, a, a_powers, a_offset, b, b_powers, b_offset), generate

@@ -41,14 +41,14 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
     for i in range(rows):
         row = a[i]
         for k in range(leaves):
-            less = int_sub(int_and(row[k], magnitude), one)  # zero becomes the largest number
+            less = _lessened(row[k], magnitude, one)
             nonzero[k] = int_add(nonzero[k], a.dtype.type(less != most))
             least_a[k] = min(least_a[k], less)
     for k in range(leaves):
         row = b[k]
         found, least_b = none, most
         for j in range(columns):
-            less = int_sub(int_and(row[j], magnitude), one)
+            less = _lessened(row[j], magnitude, one)
             found = int_add(found, a.dtype.type(less != most))
             least_b = min(least_b, less)
         zeros[k] = rows * columns - np.int64(nonzero[k]) * np.int64(found)
@@ -61,39 +61,46 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
     # Lines of what is compared with a limit, for every k that is looked at: of all of b's row, or of each sign by itself.
     room, has_lines = np.empty(leaves * parts * stride + per_line, b.dtype), np.zeros(leaves, np.bool_)
     first = -room.ctypes.data % VECTOR_BYTES // a.itemsize  # whole lines of the cache are read in half the time
+    lines = room[first : first + leaves * parts * stride].reshape((leaves, parts, stride))
     small = np.empty(leaves + 1, np.int64)  # terms whose factor may be too small
     for i in range(rows):
         row = a[i]
         some = none
         for k in range(leaves):
-            some = int_or(some, a.dtype.type(int_sub(int_and(row[k], magnitude), one) < limits[k]))
+            some = int_or(some, a.dtype.type(_lessened(row[k], magnitude, one) < limits[k]))
         if some == none:
             continue
         count = np.int64(0)
         for k in range(leaves):  # without a branch, which nobody could predict
             small[count] = k
-            count += np.int64(int_sub(int_and(row[k], magnitude), one) < limits[k])
+            count += np.int64(_lessened(row[k], magnitude, one) < limits[k])
         for place in range(count):
             k = small[place]
             bits = int_and(row[k], magnitude)
             if not has_lines[k]:
                 has_lines[k] = True
                 for part in range(parts):
-                    line = room[first + (k * parts + part) * stride : first + (k * parts + part) * stride + columns]
+                    line = lines[k, part]
                     for j in range(columns):  # zero, and the other sign, become the largest number without a sign
-                        less = int_and(int_sub(int_and(b[k, j], magnitude), one), magnitude)
+                        less = int_and(_lessened(b[k, j], magnitude, one), magnitude)
                         line[j] = less if parts == 1 or shift_right(b[k, j], sign) == part else magnitude
             for part in range(parts):
                 least = positive if parts == 1 or shift_right(row[k], sign) == part else negative
                 if least == 0:
                     continue
-                line = room[first + (k * parts + part) * stride : first + (k * parts + part) * stride + columns]
+                line = lines[k, part]
                 limit = a.dtype.type(_largest_factor(values, np.float64(as_float(bits)), least))
                 tiny = none
                 for j in range(columns):  # the sign of a difference: masks take longer to count
                     tiny = int_add(tiny, shift_right(int_sub(line[j], limit), sign))
                 underflows[k] += np.int64(tiny)
                 zeros[k] += np.int64(tiny)
+
+
+@inlined
+def _lessened(bits: Any, magnitude: Any, one: Any) -> Any:
+    """A magnitude's bits less one: of zero, the largest number."""
+    return int_sub(int_and(bits, magnitude), one)
 
 
 @inlined
