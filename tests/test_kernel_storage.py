@@ -81,3 +81,34 @@ def test_a_full_disk_is_said_and_the_kernel_runs(start, tmp_path):
     assert output.split() == ["1", "101", "0"]
     assert "RuntimeWarning: fpsim could not keep a compiled kernel: [Errno 28] No space left on device" in errors
     assert not [path for path in (tmp_path / "cache").rglob("variants*") if path.is_file()]
+
+
+EVERY_KIND = """
+import warnings
+import numpy as np
+import fpsim
+
+warnings.simplefilter("ignore")
+x = np.ones((8, 40), np.float32)
+y = np.ones((40, 40), np.float32)
+for text in ("fp16", "fp16:fma", "fp16:kahan", "exact", "h100", "mi100", "mi300", "mi250", "amx_fp16", "avx512_fp16"):
+    fpsim.matmul(x, y, fmt="fp16", accumulate=text)
+for text in ("arm_bf16", "arm_ebf16", "avx512_bf16"):
+    fpsim.matmul(x, y, fmt="bf16", accumulate=text)
+for mode in ("down", "odd", "stochastic"):
+    fpsim.matmul(x, y, fmt="fp16", accumulate="fp16", rounding=mode, seed=1 if mode == "stochastic" else None)
+fpsim.matmul(x, y, fmt="fp16", accumulate="fp16", counters=fpsim.Counters())
+fpsim.matmul(x, y, fmt="fp16", accumulate="fp16", error_bound=True)
+fpsim.sum(y, fmt="fp16", axis=0)
+"""
+
+
+def test_a_second_process_stores_no_kernel_again(tmp_path):
+    """A kernel that is made with an object of this process alone is never found again: it would be stored each time."""
+    env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    found = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", EVERY_KIND], env=env, check=True, timeout=300)
+        found.append(sorted(path.name for path in tmp_path.rglob("*.kernel")))
+    assert found[0] == found[1]
+    assert len(found[0]) >= 20

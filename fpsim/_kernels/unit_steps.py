@@ -24,6 +24,7 @@ from fpsim._kernels.tiles import (
     Vector,
     data_of,
     in_pairs,
+    index,
     larger_power,
     load_tile,
     store_tile,
@@ -159,6 +160,41 @@ MODELS = {
 }
 
 
+_NUMBERED = tuple(MODELS.values())  # what a kernel takes as a literal
+
+
+@intrinsic(prefer_literal=True)
+def _add_block(
+    typing_context: Any, total: Any, a: Any, a_powers: Any, a_offset: Any, b: Any, b_powers: Any, b_offset: Any, model: Any,
+    block: Any, fraction: Any,
+) -> Any:  # fmt: skip
+    """A tile of sums after one block."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        chosen = _NUMBERED[model.literal_value]
+        left, left_powers, right, right_powers = (
+            data_of(context, builder, signature.args[i], arguments[i]) for i in (1, 2, 4, 5)
+        )
+
+        def terms(factors: Any, others: Any) -> list[Pairs]:
+            """The block's factors for each vector of the tile."""
+            columns = []
+            for k in range(block.literal_value):
+                a_start = builder.add(arguments[3], index(k * total.rows))
+                b_start = builder.add(arguments[6], index(k * total.vectors * total.lanes))
+                columns.append(operand_pairs(builder, total, factors, a_start, others, b_start))
+            return [list(pairs) for pairs in zip(*columns, strict=True)]
+
+        pairs = terms(left, right)
+        powers = terms(left_powers, right_powers) if chosen.with_powers else pairs
+        totals = vectors_of(builder, arguments[0], total.count)
+        found = [chosen.step(*parts, fraction.literal_value) for parts in zip(totals, pairs, powers, strict=True)]
+        return tile_of(builder, arguments[0].type, found)
+
+    given = (total, a, a_powers, a_offset, b, b_powers, b_offset, model, block, fraction)
+    return total(*given), generate
+
+
 @lru_cache(maxsize=16)
 def make_step_product(model: str, rows: int, vectors: int, block: int, fraction: int) -> Any:
     """The kernel for one model, tile, block and number of fraction bits.
@@ -166,35 +202,8 @@ def make_step_product(model: str, rows: int, vectors: int, block: int, fraction:
     Its arguments: a, b and their powers (flat, packed; the powers of models that need none are not read), out (flat; it holds
     the addends), the leaves, whole blocks, panels, the range of row groups and out's row stride.
     """
-    chosen = MODELS[model]
-    kind, width = (np.float32, vectors * 16) if chosen.element == "f4" else (np.float64, vectors * 8)
-
-    @intrinsic
-    def add_block(
-        typing_context: Any, total: Any, a: Any, a_powers: Any, a_offset: Any, b: Any, b_powers: Any, b_offset: Any
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _, _, _, a_start, _, _, b_start = arguments
-            arrays = [data_of(context, builder, signature.args[i], arguments[i]) for i in (1, 2, 4, 5)]
-
-            def terms(left: Any, right: Any) -> list[Pairs]:
-                """The block's factors for each vector of the tile."""
-                columns = []
-                for k in range(block):
-                    starts = (
-                        builder.add(start, ir.Constant(start.type, k * count))
-                        for start, count in ((a_start, rows), (b_start, width))
-                    )
-                    columns.append(operand_pairs(builder, total, left, next(starts), right, next(starts)))
-                return [list(pairs) for pairs in zip(*columns, strict=True)]
-
-            pairs = terms(arrays[0], arrays[2])
-            powers = terms(arrays[1], arrays[3]) if chosen.with_powers else pairs
-            totals = vectors_of(builder, arguments[0], total.count)
-            found = [chosen.step(*parts, fraction) for parts in zip(totals, pairs, powers, strict=True)]
-            return tile_of(builder, arguments[0].type, found)
-
-        return total(total, a, a_powers, a_offset, b, b_powers, b_offset), generate
+    number, element = list(MODELS).index(model), MODELS[model].element
+    kind, width = (np.float32, vectors * 16) if element == "f4" else (np.float64, vectors * 8)
 
     @kernel
     def step_product(
@@ -206,7 +215,9 @@ def make_step_product(model: str, rows: int, vectors: int, block: int, fraction:
                 place = group * rows * out_stride + panel * width
                 total = load_tile(zero_tile(kind, rows, vectors), out, place, out_stride)
                 for k in range(0, leaves, block):
-                    total = add_block(total, a, a_powers, a_start + k * rows, b, b_powers, b_start + k * width)
+                    total = _add_block(
+                        total, a, a_powers, a_start + k * rows, b, b_powers, b_start + k * width, number, block, fraction
+                    )
                 store_tile(total, out, place, out_stride)
 
     return step_product
