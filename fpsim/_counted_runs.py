@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from fpsim._product_jobs import Draws, Job, Panels, add_rounded, largest_and_smallest
+from fpsim._counting_jobs import CountingJob, RareJob
+from fpsim._product_jobs import Draws, add_rounded, extents_of_products, largest_and_smallest
 from fpsim._product_plans import Plan, Scheme, careful_scheme, is_like, plan, program
 from fpsim._product_runs import choose_flags, promoted_programs
 from fpsim.accumulation.orders import sequential
@@ -16,50 +18,13 @@ from fpsim.formats import FP32, FP64, Format
 from fpsim.rounding import Rounding, round_into
 
 
-class _CountingJob(Job):
-    """A job whose kernel counts `what` (see `_kernels/counted.py`), leaving out the tiles that must be done again."""
-
-    may_skip = False
-
-    def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, what: int):
-        super().__init__(element, shape, depth, rounding, draws)
-        self.what: int = what
-        self.counts = [0, 0, 0]
-        self.largest = 0.0
-        self.parent: _CountingJob | None = None
-
-    def _part(self, shape: tuple[int, int, int], draws: Draws) -> Job:
-        part = _CountingJob("f8", shape, self.depth, self.rounding, draws, self.what)
-        part.counts = self.counts
-        part.parent = self
-        return part
-
-    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
-        from fpsim._kernels.counted import TALLIES
-
-        count = -(-panels.columns // self.width)
-        return (np.empty(count * self.groups * TALLIES * (64 // self.dtype.itemsize), dtype=self.dtype),)
-
-    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
-        from fpsim._kernels.counted import TALLIES, sum_tallies
-
-        tiles = tallied[0].reshape(passed.size, TALLIES, -1)
-        sums = np.zeros(len(self.counts), dtype=np.int64)
-        largest = float(sum_tallies(tiles, tiles.view(f"u{tiles.itemsize}"), passed.reshape(-1), sums))
-        for place, count in enumerate(sums.tolist()):
-            self.counts[place] += count
-        for job in (self, self.parent):
-            if job is not None:
-                job.largest = max(job.largest, largest)
-
-
 def counted_tree_product(
     a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
     draws: Draws, counters: Counters,
 ) -> np.ndarray:  # fmt: skip
     """`tree_product`, counted."""
     programs = [program(tree)]
-    return _products(a, b, operand, target, rounding, tree, exact_products, draws, programs, counters)[0]
+    return next(_products(a, b, operand, target, rounding, tree, exact_products, draws, programs, counters))
 
 
 def counted_promoted_product(
@@ -80,45 +45,50 @@ def counted_promoted_product(
 def _products(
     a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
     draws: Draws, programs: list[np.ndarray], counters: Counters,
-) -> list[np.ndarray]:  # fmt: skip
-    """As `_product_runs._products`, counted."""
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """As `_product_runs._products`, counted: what a product does is added to the counters before it is yielded."""
     from fpsim._kernels.counted import EVERYTHING, OVERFLOWS, SUMS, UNCHANGED, UNDERFLOWS
     from fpsim._kernels.sums_rounding import CAREFUL, NATIVE
 
     (rows, leaves), columns = a.shape, b.shape[1]
     if columns < 32 and rows > columns:
         swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
-        parts = _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, counters)
-        return [part.T for part in parts]
+        for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, counters):
+            yield part.T
+        return
     known = _plan(a, b, operand, target, rounding, tree, exact_products)
-    chosen = known.scheme
-    job = _CountingJob(chosen.element, (rows, columns, leaves), tree.depth + 1, rounding, draws, EVERYTHING)
+    chosen, shape = known.scheme, (rows, columns, leaves)
+    job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
     simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL and (tree.is_chains or not exact_products)
-    if simple and not is_like(target, FP64) and _are_finite([left, *(panels.data for panels in right)]):
-        job.what = SUMS
+    smallest = 0.0  # product of two factors that are not zero
+    if simple and not is_like(target, FP64):
+        largest, smallest = extents_of_products(left, right)
+        job.what = SUMS if largest < np.inf else EVERYTHING
+    if job.what == SUMS and chosen.flags & NATIVE and tree.is_chains and leaves and (not exact_products or smallest > 2.0**-100):
+        job = RareJob(shape, tree.depth + 1, rounding, draws)  # exact products are multiples of 2^-149: no sum underflows
     # Where nothing is watched, an overflow shows in what it gives.
     most = target.max_finite if chosen.flags & NATIVE else np.inf
     flags = choose_flags(known, leaves, left, right, rows)
     careful = careful_scheme(target, rounding, exact_products)
-    found, vanished = [], None
+    vanishing = (0.0, 0.0) if exact_products else _vanishing(target, rounding)
+    vanished = None
     for lines in programs:
         job.counts, job.largest = [0, 0, 0], 0.0
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
         counted = job
-        if job.what == SUMS and not job.passed and job.largest < most:
-            if vanished is None:
-                vanished = _zero_leaves(a, b, (0.0, 0.0) if exact_products else _vanishing(target, rounding))
-            _leave_out_zero_leaves(job, *vanished, lines)
-        elif job.passed or job.what == SUMS:
+        if job.passed or (job.what != EVERYTHING and not job.largest < most):
             counted, out = _again(job, a, b, lines, careful, out)
+        elif job.what == SUMS or (job.what != EVERYTHING and smallest <= max(vanishing)):
+            if vanished is None:
+                vanished = _zero_leaves(a, b, vanishing)
+            _leave_out_zero_leaves(job, *vanished, lines)
         counters.swamped += counted.counts[UNCHANGED]
         counters.underflows += counted.counts[UNDERFLOWS]
         counters.overflows += counted.counts[OVERFLOWS]
         counters.largest = max(counters.largest, counted.largest)
         counters.additions += rows * columns * _additions(lines)
-        found.append(out)
-    return found
+        yield out
 
 
 def _plan(
@@ -156,10 +126,6 @@ def _vanishing(target: Format, rounding: Rounding) -> tuple[float, float]:
     return 0.0, 0.0  # to odd: the smallest number
 
 
-def _are_finite(arrays: list[np.ndarray]) -> bool:
-    return all(largest_and_smallest(array)[0] < np.inf for array in arrays)
-
-
 def _zero_leaves(a: np.ndarray, b: np.ndarray, least: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """For each term, how many products are zero where positive and negative ones up to `least` become zero, and how many of
     those have no zero factor.
@@ -172,9 +138,9 @@ def _zero_leaves(a: np.ndarray, b: np.ndarray, least: tuple[float, float]) -> tu
     return zeros, underflows
 
 
-def _leave_out_zero_leaves(job: _CountingJob, zeros: np.ndarray, underflows: np.ndarray, lines: np.ndarray) -> None:
-    """Take the chain steps of zero leaves from those that left a sum as it was, and count those that underflowed."""
-    from fpsim._kernels.counted import UNCHANGED, UNDERFLOWS
+def _leave_out_zero_leaves(job: CountingJob, zeros: np.ndarray, underflows: np.ndarray, lines: np.ndarray) -> None:
+    """Count the leaves that underflowed, and take the chain steps of zero leaves from those that left a sum as it was."""
+    from fpsim._kernels.counted import SUMS, UNCHANGED, UNDERFLOWS
     from fpsim._kernels.products import CHAIN, PUSH_LEAF
 
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
@@ -184,19 +150,20 @@ def _leave_out_zero_leaves(job: _CountingJob, zeros: np.ndarray, underflows: np.
         in_chains[leaf : None if stop < 0 else stop : stride] = True
     pushed[lines[lines[:, 0] == PUSH_LEAF, 1]] = True
     job.counts[UNDERFLOWS] += int(underflows[in_chains | pushed].sum())
-    job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + padding * int(in_chains.sum())
+    if job.what == SUMS:
+        job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + padding * int(in_chains.sum())
 
 
 def _again(
-    job: _CountingJob, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray
-) -> tuple[_CountingJob, np.ndarray]:
+    job: CountingJob, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray
+) -> tuple[CountingJob, np.ndarray]:
     """The tiles that overflowed counted once more, with care; all of them where tallies or draws run through tiles."""
     from fpsim._kernels.counted import EVERYTHING
 
     if job.what == EVERYTHING and job.rounding is not Rounding.STOCHASTIC:
         job.redo(a, b, lines, careful, out)
         return job, out
-    whole = _CountingJob("f8", (job.rows, job.columns, job.leaves), job.depth, job.rounding, job.draws, EVERYTHING)
+    whole = CountingJob("f8", (job.rows, job.columns, job.leaves), job.depth, job.rounding, job.draws, EVERYTHING)
     result = whole.run(*whole.pack(a, b), lines, careful.flags, careful.row, careful.limit)
     return whole, result
 
@@ -233,13 +200,17 @@ def counted_add(
 def counted_rounding(x: np.ndarray, result: np.ndarray, fmt: Format, rounding: Rounding, key: int, first: int,
                      counters: Counters) -> None:  # fmt: skip
     """Count what rounding x to `fmt` did, given the result."""
-    counters.underflows += int(np.count_nonzero((result == 0) & (x != 0)))
-    finite = np.isfinite(x)
-    if np.any(finite & (np.abs(x) >= fmt.max_finite)):
+    from fpsim._kernels.counted import count_roundings
+
+    counts = np.zeros(2, dtype=np.int64)
+    count_roundings(*(np.ascontiguousarray(values).reshape(-1) for values in (x, result)), fmt.max_finite, counts)
+    underflows, reaching = counts.tolist()
+    counters.underflows += underflows
+    if reaching:
         beyond = np.ascontiguousarray(x, dtype=np.float64)
         wider = np.empty_like(beyond)
         round_into(beyond, wider, _beyond(fmt), rounding, key, first)
-        counters.overflows += int(np.count_nonzero(finite & (np.abs(wider) > fmt.max_finite)))
+        counters.overflows += int(np.count_nonzero(np.isfinite(x) & (np.abs(wider) > fmt.max_finite)))
 
 
 def _beyond(fmt: Format) -> Format:

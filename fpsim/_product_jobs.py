@@ -148,6 +148,7 @@ class Job:
         self.tile_rows, self.vectors = _tile(element, self.rows)
         self.width = self.vectors * LANES[element]
         self.groups = -(-self.rows // self.tile_rows)
+        self.room = 0  # numbers at the end of a kernel's stack that stay from tile to tile
         self.passed: list[tuple[int, int, int, int]] = []  # row and column ranges
 
     def pack(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[Panels]]:
@@ -202,7 +203,7 @@ class Job:
                 first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,
                 tallied: tuple[np.ndarray, ...] = tallied, own: np.ndarray = own, own_hashes: np.ndarray = own_hashes,
             ) -> None:  # fmt: skip
-                stack = np.empty(self.depth * size, dtype=self.dtype)
+                stack = np.zeros(self.depth * size + self.room, dtype=self.dtype)
                 function(
                     left, panels.data, own, self.leaves, count, panels.panel_stride, panels.leaf_stride, first, last, padded,
                     lines, stack, row, own_hashes, limit_value, passed, *tallied,

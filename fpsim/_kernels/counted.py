@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._kernels.compiler import as_bits, as_float, kernel, prefer_wide_vectors
+from fpsim._kernels.compiler import as_bits, as_float, int_add, kernel, prefer_wide_vectors
 from fpsim._kernels.products import OBSERVERS, Step
 from fpsim._kernels.sums_rounding import MAX_FINITE, Arithmetic
 from fpsim._kernels.tiles import (
@@ -34,6 +34,7 @@ MOST_LEAVES = 2**24  # counts are as wide as the carrier: a tile's vectors count
 SUMS, EVERYTHING = range(2)
 
 _INFINITY = float("inf")
+_COUNTED_AT_ONCE = 2**16  # numbers, by counts of 32 bits
 
 
 class _Counting(Arithmetic):
@@ -65,7 +66,7 @@ def _is_not_zero(left: Vector, right: Vector, term: Vector) -> Vector:
     return masks[0].beside(masks[1])
 
 
-class _CountingStep(Step):
+class CountingStep(Step):
     """The operations of a tile, and their tallies."""
 
     arithmetic_type = _Counting
@@ -197,7 +198,7 @@ class _CountingStep(Step):
             self.tallied[LARGEST] = larger(total.absolute(), self.tallied[LARGEST])  # which a NaN leaves as it is
 
 
-OBSERVERS.update({SUMS: _CountingStep, EVERYTHING: _CountingStep})
+OBSERVERS.update({SUMS: CountingStep, EVERYTHING: CountingStep})
 
 
 @kernel
@@ -226,21 +227,38 @@ def sum_tallies(tallied: Any, counts: Any, passed: Any, sums: Any) -> float:
 @kernel
 def count_sums(x: Any, y: Any, result: Any, addend_only: bool, most: float, counts: Any) -> float:
     """Add to `counts`, of rounded sums x + y: how many are one of two nonzero terms (with `addend_only`: are x, y being
-    nonzero), how many are zero and exactly are not, and how many of finite terms reach `most` in magnitude; the largest
+    nonzero), how many are zero and exactly are not, and how many of finite terms may exceed `most` in magnitude; the largest
     magnitude of a sum, NaN aside. Flat arrays.
     """
     prefer_wide_vectors()
-    lost = underflows = reaching = np.int64(0)
-    none = largest = as_bits(0.0)
-    for i in range(result.size):
-        left, right, total = np.float64(x[i]), np.float64(y[i]), np.float64(result[i])
-        exact = left + right
-        both = (right != 0) & ((left != 0) | addend_only)
-        lost += np.int64(both & ((total == left) | ((total == right) & (not addend_only))))
-        underflows += np.int64((total == 0) & (exact != 0))
-        reaching += np.int64((abs(left) < np.inf) & (abs(right) < np.inf) & (abs(exact) >= most))
-        largest = max(largest, as_bits(abs(total)) if total == total else none)
-    counts[0] += lost
-    counts[1] += underflows
-    counts[2] += reaching
-    return as_float(largest)
+    none = as_bits(result.dtype.type(0))
+    highest, limit = none, result.dtype.type(most)
+    for start in range(0, result.size, _COUNTED_AT_ONCE):
+        stop = min(start + _COUNTED_AT_ONCE, result.size)
+        left, right, total = x[start:stop], y[start:stop], result[start:stop]
+        lost = underflows = reaching = np.uint32(0)
+        for i in range(total.size):
+            both = (right[i] != 0) & ((left[i] != 0) | addend_only)
+            lost = int_add(lost, np.uint32(both & ((total[i] == left[i]) | ((total[i] == right[i]) & (not addend_only)))))
+            underflows = int_add(underflows, np.uint32((total[i] == 0) & (left[i] != -right[i])))
+            finite = (abs(left[i]) < np.inf) & (abs(right[i]) < np.inf)
+            reaching = int_add(reaching, np.uint32(finite & (not abs(total[i]) < limit)))
+            highest = max(highest, as_bits(abs(total[i])) if total[i] == total[i] else none)
+        counts[0] += np.int64(lost)
+        counts[1] += np.int64(underflows)
+        counts[2] += np.int64(reaching)
+    return np.float64(as_float(highest))
+
+
+@kernel
+def count_roundings(x: Any, result: Any, most: float, counts: Any) -> None:
+    """Add to `counts`, of numbers x and their roundings: how many nonzero ones became zero, and how many finite ones are at
+    least `most` in magnitude. Flat arrays.
+    """
+    prefer_wide_vectors()
+    underflows = reaching = np.int64(0)
+    for i in range(x.size):
+        underflows += np.int64((result[i] == 0) & (x[i] != 0))
+        reaching += np.int64((abs(x[i]) < np.inf) & (abs(x[i]) >= most))
+    counts[0] += underflows
+    counts[1] += reaching

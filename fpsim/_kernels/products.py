@@ -41,6 +41,7 @@ from fpsim._kernels.tiles import (
     in_pairs,
     index,
     larger_power,
+    largest_of_lanes,
     load_scalar,
     load_tile,
     load_vector,
@@ -95,6 +96,7 @@ class Step:
     arithmetic_type = Arithmetic
     tallies = 0  # vectors that are kept for a tile, or BY_ELEMENT
     stages = False  # whether a step of a chain may be `leaf` and then `grow`
+    make_chain: Callable[..., Any] | None = None  # given make_product's shape, mode and flags: what runs chains instead
 
     def __init__(self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any):
         self.context, self.builder, self.tile = context, builder, tile
@@ -284,12 +286,7 @@ def largest_lane(typing_context: Any, seen: Any) -> Any:
     """The largest lane of a tile of one vector."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector = builder.extract_value(arguments[0], 0)
-        best = builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
-        for lane in range(1, seen.lanes):
-            value = builder.extract_element(vector, ir.Constant(ir.IntType(32), lane))
-            best = builder.select(builder.fcmp_ordered(">", value, best), value, best)
-        return best
+        return largest_of_lanes(Vector(builder, builder.extract_value(arguments[0], 0)))
 
     return seen.element(seen), generate
 
@@ -309,13 +306,17 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
     track = flags & (TRACK | TRACK_SUMS)
     kept = OBSERVERS[what].tallies
     by_element = kept == BY_ELEMENT
+    make_chain = OBSERVERS[what].make_chain
+    has_own_chain = make_chain is not None
+    run_chain = make_chain(element, rows, vectors, mode, flags) if make_chain else None
     kept_rows, kept_vectors = (rows, vectors) if by_element else (1, kept)
 
     @kernel
     def product(
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
-        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any, tallied: Any,
+        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any, *observed: Any,
     ) -> None:  # fmt: skip
+        tallied = observed[0]
         previous = turn(mode, flags)
         constants = constants_of(row)
         for panel in range(panels):
@@ -329,6 +330,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                 top = zero_tile(kind, rows, vectors)
                 seen = zero_tile(kind, 1, 1)
                 height = 0
+                blocks = 0
                 for line in range(program.shape[0]):
                     operation = program[line, 0]
                     leaf = program[line, 1]
@@ -339,6 +341,13 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                         a_offset = a_start + leaf * rows
                         b_offset = b_start + leaf * leaf_stride
                         leaf_step = leaf + LEAF_STEPS
+                        if has_own_chain:
+                            top, seen = run_chain(
+                                top, seen, a, a_offset, stride * rows, b, b_offset, stride * leaf_stride, count, constants,
+                                hashes, stack, observed, tally, group, panel, blocks,
+                            )  # fmt: skip
+                            blocks += (count + lanes - 1) // lanes
+                            continue
                         for _ in range(count):
                             top, seen = chain_tile(
                                 top, seen, a, a_offset, b, b_offset, constants, hashes, place, out_stride, leaf_step,

@@ -216,7 +216,7 @@ def together(vectors: Sequence[Vector]) -> Vector:
     return Vector(vectors[0].builder, *values, reload=lambda: together([vector.again() for vector in vectors]))
 
 
-def _any_unset(masks: Vector) -> Any:
+def any_unset(masks: Vector) -> Any:
     """Whether some lane of some mask is not set."""
     builder = masks.builder
     first, *others = masks.values
@@ -244,14 +244,14 @@ def _any_unset(masks: Vector) -> Any:
 
 def if_some_unset(fine: Vector, do: Callable[[], None]) -> None:
     """What `do` builds, in a branch held unlikely, where some lane of some mask is not set."""
-    with fine.builder.if_then(_any_unset(fine), likely=False):
+    with fine.builder.if_then(any_unset(fine), likely=False):
         do()
 
 
 def unless_all(fine: Vector, values: Vector, otherwise: Callable[[], Vector]) -> Vector:
     """`values` if every lane of every mask in `fine` is set, else what `otherwise` computes, in a branch held unlikely."""
     builder = fine.builder
-    some = _any_unset(fine)
+    some = any_unset(fine)
     usual = builder.block
     with builder.if_then(some, likely=False):
         careful = otherwise()
@@ -315,6 +315,14 @@ def in_pairs(operation: Callable[[Vector, Vector], Vector], vectors: list[Vector
     while len(vectors) > 1:
         vectors = [operation(*vectors[i : i + 2]) if i + 1 < len(vectors) else vectors[i] for i in range(0, len(vectors), 2)]
     return vectors[0]
+
+
+def largest_of_lanes(vector: Vector) -> Any:
+    """The largest of a vector's numbers, none of them NaN, as a scalar."""
+    while vector.lanes > 1:
+        half = vector.lanes // 2
+        vector = larger(vector.part(0, half), vector.part(half, half))
+    return vector.builder.extract_element(vector.value, ir.Constant(ir.IntType(32), 0))
 
 
 def index(value: int) -> ir.Constant:

@@ -1,0 +1,119 @@
+"""Products on one carrier whose kernels count: everything, sums alone, or what is rare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpsim._product_jobs import Draws, Job, Panels
+from fpsim._product_plans import Scheme
+from fpsim.rounding import Rounding
+
+
+class CountingJob(Job):
+    """A job whose kernel counts `what` (see `_kernels/counted.py`), leaving out the tiles that must be done again."""
+
+    may_skip = False
+
+    def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, what: int):
+        super().__init__(element, shape, depth, rounding, draws)
+        self.what: int = what
+        self.counts = [0, 0, 0]
+        self.largest = 0.0
+        self.parent: CountingJob | None = None
+        self._tallies: dict[int, np.ndarray] = {}  # by their number
+
+    def _part(self, shape: tuple[int, int, int], draws: Draws) -> Job:
+        part = CountingJob("f8", shape, self.depth, self.rounding, draws, self.what)
+        part.counts = self.counts
+        part.parent = self
+        return part
+
+    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
+        from fpsim._kernels.counted import TALLIES
+
+        count = -(-panels.columns // self.width) * self.groups * TALLIES * (64 // self.dtype.itemsize)
+        if count not in self._tallies:  # else those of the program before: fresh memory takes as long as counting does
+            self._tallies[count] = np.empty(count, dtype=self.dtype)
+        return (self._tallies[count],)
+
+    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+        from fpsim._kernels.counted import TALLIES, sum_tallies
+
+        tiles = tallied[0].reshape(passed.size, TALLIES, -1)
+        sums = np.zeros(len(self.counts), dtype=np.int64)
+        largest = float(sum_tallies(tiles, tiles.view(f"u{tiles.itemsize}"), passed.reshape(-1), sums))
+        for place, count in enumerate(sums.tolist()):
+            self.counts[place] += count
+        for job in (self, self.parent):
+            if job is not None:
+                job.largest = max(job.largest, largest)
+
+
+class RareJob(CountingJob):
+    """A job of float32 sums that looks at them only where one may be swamped or the largest (see `_kernels/rare.py`)."""
+
+    def __init__(self, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws):
+        from fpsim._kernels.block_bounds import LANES
+        from fpsim._kernels.rare import RARE
+
+        super().__init__("f4", shape, depth, rounding, draws, RARE)
+        self.room = LANES
+
+    def run(
+        self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
+    ) -> np.ndarray:
+        self._blocks, order = _blocks(lines)
+        self._order = None if order is None else order
+        self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
+        return super().run(left, right, lines, flags, row, limit)
+
+    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
+        from fpsim._kernels.block_bounds import bounds_of_tiles, swamped_share
+
+        count = -(-panels.columns // self.width)
+        least, by_place, norms = self._extents(panels.data, count, panels.panel_stride, panels.leaf_stride, self.width)
+        least_left, left_by_place, left_norms = self._left
+        bounds = [np.empty((count, self.groups, norms.shape[1]), np.float32) for _ in range(2)]
+        bounds_of_tiles(left_by_place, by_place, left_norms, norms, swamped_share(self.rounding.code), *bounds)
+        return *super()._tallied(panels, out), least_left.reshape(-1), least.reshape(-1), *bounds
+
+    def _extents(self, packed: np.ndarray, panels: int, panel_stride: int, leaf_stride: int, width: int) -> list[np.ndarray]:
+        """What `extents_of_panels` finds in a packed operand."""
+        from fpsim._kernels.block_bounds import LANES, extents_of_fours, extents_of_panels
+
+        blocks = self._blocks
+        if self._order is not None:  # one after the other
+            strides = [x * packed.itemsize for x in (panel_stride, leaf_stride, 1)]
+            whole = np.lib.stride_tricks.as_strided(packed, (panels, self.leaves, width), strides)
+            packed = whole[:, self._order].reshape(-1)
+            panel_stride, leaf_stride = self._order.size * width, width
+        count = len(blocks)
+        found = [np.empty(shape, np.float32) for shape in ((panels, count, LANES), (panels, LANES, count), (panels, count))]
+        if width == 4:
+            extents_of_fours(packed, panel_stride // width, blocks, *found)
+        else:
+            extents_of_panels(packed, panel_stride, leaf_stride, width, blocks, *found)
+        return found
+
+
+def _blocks(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The blocks of LANES terms, or what is left of them, that a program's chains consist of: (first term, number of terms).
+
+    Where some chain leaves out terms, they count the terms in the order that comes with them.
+    """
+    from fpsim._kernels.block_bounds import LANES
+    from fpsim._kernels.products import CHAIN
+
+    chains = lines[lines[:, 0] == CHAIN]
+    starts, counts, strides = chains[:, 1], chains[:, 2], chains[:, 3]
+    order = None
+    if not ((strides == 1) | (counts == 1)).all():
+        order = np.concatenate([start + stride * np.arange(count) for start, count, stride in chains[:, 1:4].tolist()])
+        starts = np.cumsum(counts) - counts
+    blocks = [
+        np.stack([first := np.arange(start, start + count, LANES), np.minimum(LANES, start + count - first)], axis=1)
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
+    ]
+    return np.concatenate(blocks), order
