@@ -138,6 +138,18 @@ def fused_multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def lowest_bit(typing_context: Any, bits: Any) -> Any:
+    """The place of the lowest bit set in an integer that is not zero."""
+    if not isinstance(bits, types.Integer):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return bits(bits), generate
+
+
+@intrinsic
 def prefer_wide_vectors(typing_context: Any) -> Any:
     """Let LLVM use 512-bit vectors in the function that calls this; by itself it keeps to 256 where there are both."""
 

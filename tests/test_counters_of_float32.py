@@ -1,0 +1,103 @@
+"""Counters of long float32 sums against loops of NumPy's float32: they look at few additions, and must miss none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fpsim
+from fpsim import threads
+from fpsim._counting_jobs import RareJob
+
+
+def numpy_counts(a: np.ndarray, b: np.ndarray, size: int | None = None) -> fpsim.Counters:
+    """One chain from +0, or one for each `size` terms and a chain of their sums: IEEE's in float32, products rounded before."""
+    counters, total = fpsim.Counters(), np.zeros((a.shape[0], b.shape[1]), np.float32)
+    for start in range(0, a.shape[1], size or a.shape[1]):
+        block = np.zeros((a.shape[0], b.shape[1]), np.float32)
+        for k in range(start, min(start + (size or a.shape[1]), a.shape[1])):
+            leaf = a[:, k : k + 1] * b[k]
+            new = block + leaf
+            given_factors = (a[:, k : k + 1] != 0) & (b[k] != 0)
+            counters.underflows += int(np.count_nonzero(given_factors & (leaf == 0)))
+            counters.swamped += int(np.count_nonzero((leaf != 0) & (new == block)))
+            counters.largest = max(counters.largest, float(np.abs(new).max()))
+            counters.additions += new.size
+            block = new
+        if size is None:
+            break
+        new = total + block
+        counters.swamped += int(np.count_nonzero((total != 0) & (block != 0) & ((new == total) | (new == block))))
+        counters.largest = max(counters.largest, float(np.abs(new).max()))
+        counters.additions += new.size
+        total = new
+    return counters
+
+
+@st.composite
+def products(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of one size or of very different ones, far from overflow, some of them zero, some all of one sign."""
+    rows, leaves, columns = draw(st.integers(1, 40)), draw(st.integers(1, 300)), draw(st.integers(1, 70))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    spread, scale, zeros = draw(st.sampled_from([0, 2, 8])), draw(st.sampled_from([0, -30, -66, -70])), draw(st.booleans())
+    pair = []
+    for shape in ((rows, leaves), (leaves, columns)):
+        x = generator.standard_normal(shape) * 2.0 ** (generator.normal(scale=spread, size=shape).clip(-40, 40) + scale)
+        if zeros:
+            x[generator.random(shape) < 0.4] = 0
+        if draw(st.booleans()):
+            x = np.abs(x)
+        pair.append(x.astype(np.float32))
+    return pair[0], pair[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(products(), st.sampled_from([None, 7, 16, 20]))
+def test_counts_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray], size: int | None) -> None:
+    counters = fpsim.Counters()
+    fpsim.matmul(*pair, fmt="fp32", accumulate=f"fp32:blocked({size})" if size else "fp32", counters=counters)
+    assert counters == numpy_counts(*pair, size)
+
+
+@settings(max_examples=20, deadline=None)
+@given(products())
+def test_counts_of_exact_products_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """Products of bf16 numbers are exact in float32, so that a fused sum is NumPy's, unless they are too small."""
+    a, b = (fpsim.round(x, "bf16") for x in pair)
+    counters, wanted = fpsim.Counters(), numpy_counts(a, b)
+    products_of_least = [np.abs(x[x != 0]).min(initial=1.0) for x in (a, b)]
+    if float(products_of_least[0]) * float(products_of_least[1]) < 2.0**-126:
+        return
+    fpsim.matmul(a, b, fmt="bf16", accumulate="fp32", counters=counters)
+    assert (counters.swamped, counters.largest) == (wanted.swamped, wanted.largest)
+
+
+def test_a_large_product_takes_this_way_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(5)
+    a, b = (generator.standard_normal((300, 300)).astype(np.float32) for _ in range(2))
+    jobs, run = [], RareJob.run
+    monkeypatch.setattr(RareJob, "run", lambda self, *given: jobs.append(self) or run(self, *given))
+    wanted = numpy_counts(a, b)
+    assert wanted.swamped > 0
+    try:
+        for count in (1, 2, 4):
+            threads.set_num_threads(count)
+            counters = fpsim.Counters()
+            fpsim.matmul(a, b, fmt="fp32", accumulate="fp32", counters=counters)
+            assert counters == wanted
+    finally:
+        threads.set_num_threads(None)
+    assert len(jobs) == 3
+
+
+def test_an_overflow_is_seen_and_counted() -> None:
+    """39 * 2^122 + 2^126 is 55 * 2^122, and 39 * 2^122 + 2^127 more than 2^128."""
+    a = np.ones((5, 40), np.float32)
+    a[3, 39] = 2.0
+    b = np.full((40, 33), 2.0**122, np.float32)
+    b[39] = 2.0**126
+    counters = fpsim.Counters()
+    fpsim.matmul(a, b, fmt="fp32", accumulate="fp32", counters=counters)
+    assert counters == fpsim.Counters(additions=5 * 40 * 33, overflows=33, largest=np.inf)
