@@ -12,12 +12,12 @@ from fpsim import threads
 from fpsim._counting_jobs import RareJob
 
 
-def numpy_counts(a: np.ndarray, b: np.ndarray, size: int | None = None) -> fpsim.Counters:
-    """One chain from +0, or one for each `size` terms and a chain of their sums: IEEE's in float32, products rounded before."""
+def numpy_counts(a: np.ndarray, b: np.ndarray, parts: list[range] | None = None) -> fpsim.Counters:
+    """One chain from +0, or one for each part and a chain of their sums: IEEE's in float32, products rounded before."""
     counters, total = fpsim.Counters(), np.zeros((a.shape[0], b.shape[1]), np.float32)
-    for start in range(0, a.shape[1], size or a.shape[1]):
+    for part in parts or [range(a.shape[1])]:
         block = np.zeros((a.shape[0], b.shape[1]), np.float32)
-        for k in range(start, min(start + (size or a.shape[1]), a.shape[1])):
+        for k in part:
             leaf = a[:, k : k + 1] * b[k]
             new = block + leaf
             given_factors = (a[:, k : k + 1] != 0) & (b[k] != 0)
@@ -26,7 +26,7 @@ def numpy_counts(a: np.ndarray, b: np.ndarray, size: int | None = None) -> fpsim
             counters.largest = max(counters.largest, float(np.abs(new).max()))
             counters.additions += new.size
             block = new
-        if size is None:
+        if parts is None:
             break
         new = total + block
         counters.swamped += int(np.count_nonzero((total != 0) & (block != 0) & ((new == total) | (new == block))))
@@ -53,12 +53,25 @@ def products(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return pair[0], pair[1]
 
 
+def blocks(leaves: int, size: int) -> list[range]:
+    return [range(start, min(start + size, leaves)) for start in range(0, leaves, size)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(products(), st.sampled_from([None, 7, 16, 20]))
 def test_counts_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray], size: int | None) -> None:
     counters = fpsim.Counters()
     fpsim.matmul(*pair, fmt="fp32", accumulate=f"fp32:blocked({size})" if size else "fp32", counters=counters)
-    assert counters == numpy_counts(*pair, size)
+    assert counters == numpy_counts(*pair, blocks(pair[0].shape[1], size) if size else None)
+
+
+@settings(max_examples=20, deadline=None)
+@given(products())
+def test_counts_of_strided_sums_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    leaves, counters = pair[0].shape[1], fpsim.Counters()
+    fpsim.matmul(*pair, fmt="fp32", accumulate="fp32:lanes(2)", counters=counters)
+    wanted = numpy_counts(*pair, [range(first, leaves, 2) for first in range(min(2, leaves))])
+    assert (counters.swamped, counters.underflows, counters.largest) == (wanted.swamped, wanted.underflows, wanted.largest)
 
 
 @settings(max_examples=20, deadline=None)
