@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fpsim._counting_jobs import CountingJob, RareJob
-from fpsim._product_jobs import Draws, add_rounded, extents_of_products, largest_and_smallest
+from fpsim._product_jobs import Draws, add_rounded, extents_of_products
 from fpsim._product_plans import Plan, Scheme, careful_scheme, is_like, plan, program
 from fpsim._product_runs import choose_flags, promoted_programs
 from fpsim.accumulation.orders import sequential
@@ -56,20 +56,19 @@ def _products(
         for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, counters):
             yield part.T
         return
-    known = _plan(a, b, operand, target, rounding, tree, exact_products)
+    largest, smallest = extents_of_products(a.ravel(order="K"), b.ravel(order="K"))
+    known = _plan(largest, operand, target, rounding, tree, exact_products)
     chosen, shape = known.scheme, (rows, columns, leaves)
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
     simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL and (tree.is_chains or not exact_products)
-    smallest = 0.0  # product of two factors that are not zero
-    if simple and not is_like(target, FP64):
-        largest, smallest = extents_of_products(left, right)
-        job.what = SUMS if largest < np.inf else EVERYTHING
+    if simple and largest < np.inf and not is_like(target, FP64):
+        job.what = SUMS
     if job.what == SUMS and chosen.flags & NATIVE and tree.is_chains and leaves and (not exact_products or smallest > 2.0**-100):
         job = RareJob(shape, tree.depth + 1, rounding, draws)  # exact products are multiples of 2^-149: no sum underflows
     # Where nothing is watched, an overflow shows in what it gives.
     most = target.max_finite if chosen.flags & NATIVE else np.inf
-    flags = choose_flags(known, leaves, left, right, rows)
+    flags = choose_flags(known, leaves, rows, lambda: (largest, smallest))
     careful = careful_scheme(target, rounding, exact_products)
     vanishing = (0.0, 0.0) if exact_products else _vanishing(target, rounding)
     vanished = None
@@ -92,18 +91,16 @@ def _products(
 
 
 def _plan(
-    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool
+    largest: float, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool
 ) -> Plan:
-    """The plan of a kernel that can count."""
+    """The plan of a kernel that can count products up to a magnitude."""
     from fpsim._kernels.counted import MOST_LEAVES
     from fpsim._kernels.sums_rounding import NATIVE
 
     known = plan(tree, operand, target, rounding, exact_products)
     hides = bool(known.scheme.flags & NATIVE) and rounding is not Rounding.NEAREST_EVEN  # a leaf's overflow, being finite
-    if hides and tree.is_chains:
-        highs = [largest_and_smallest(np.ascontiguousarray(x).reshape(-1))[0] for x in (a, b)]
-        hides = not highs[0] * highs[1] < target.max_finite
-    if hides or (known.scheme.element == "f4" and tree.leaves > MOST_LEAVES):
+    is_hidden = hides and not (tree.is_chains and largest < target.max_finite)
+    if is_hidden or (known.scheme.element == "f4" and tree.leaves > MOST_LEAVES):
         return replace(known, scheme=careful_scheme(target, rounding, exact_products))
     return known
 

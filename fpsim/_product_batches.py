@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fpsim import threads
-from fpsim._product_jobs import Draws, Job, Panels
+from fpsim._product_jobs import Draws, Job, extents_of_products
 from fpsim._product_plans import Scheme
 from fpsim._product_runs import choose_flags, prepare
 from fpsim.accumulation.accumulator import Accumulator
@@ -31,9 +31,8 @@ def batched_tree_products(
     if not known.tree.is_binary or not a.dtype == b.dtype == np.float32:
         return None
     job = Job(chosen.element, (rows, columns, leaves), known.tree.depth + 1, rounding, Draws())
-    extent = Panels(_elements(b), 0, 0, 0, columns)
     # What one pair calls for serves all: flags say what is looked after, and never change what comes out.
-    flags = choose_flags(known.plan, leaves, _elements(a), [extent], rows)
+    flags = choose_flags(known.plan, leaves, rows, lambda: extents_of_products(_elements(a), _elements(b)))
     out, _, passed = run_pairs(job, a, b, known.programs[0], chosen, flags)
     again = np.flatnonzero(passed.reshape(pairs, -1).any(axis=1)) if passed.any() else ()
     return out, [int(pair) for pair in again]

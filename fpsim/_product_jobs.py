@@ -117,13 +117,13 @@ def largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
     return float(high), float(low)
 
 
-def extents_of_products(left: np.ndarray, right: list[Panels]) -> tuple[float, float]:
-    """The product of both operands' largest magnitudes, and that of their smallest nonzero ones."""
-    high, low, highest, lowest = _kernels().extents(left, right[0].data)
-    for panels in right[1:]:
-        more, less = largest_and_smallest(panels.data)
+def extents_of_products(left: np.ndarray, *right: np.ndarray) -> tuple[float, float]:
+    """The product of both operands' largest magnitudes, and that of their smallest nonzero ones; all flat."""
+    high, low, highest, lowest = _kernels().extents(left, right[0])
+    for part in right[1:]:
+        more, less = largest_and_smallest(part)
         highest, lowest = max(highest, more), min(lowest, less)
-    return high * highest, low * lowest
+    return float(high) * float(highest), float(low) * float(lowest)
 
 
 def without_nan(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -34,14 +34,14 @@ _NO_LINES = np.zeros((1, 5), dtype=np.int64)
 _CHUNK = 2**18  # elements
 
 
-def choose_flags(known: Plan, terms: float, left: np.ndarray, right: list[Panels], rows: int) -> int:
-    """The scheme's flags and those that the operands' magnitudes call for, in sums of so many terms."""
+def choose_flags(known: Plan, terms: float, rows: int, extents: Callable[[], tuple[float, float]]) -> int:
+    """The scheme's flags and those that `extents_of_products` of the operands call for, in sums of so many terms."""
     flags, limit = known.scheme.flags, known.scheme.limit
     if limit == inf:
         return flags  # native or careful: nothing to watch
     if rows <= 4:
-        return flags | known.clamp | known.watch  # looking through `right` would cost as much as it saves
-    highs, lows = extents_of_products(left, right)
+        return flags | known.clamp | known.watch  # looking through the matrix would cost as much as it saves
+    highs, lows = extents()
     target = known.target
     # Each set of flags is a kernel to compile: the fullest choice is for the commonest case alone.
     if not (known.is_usual and lows >= target.min_normal):
@@ -153,7 +153,7 @@ def _products(
     shape = (rows, columns, leaves)
     job = Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
-    flags = choose_flags(known, leaves, left, right, rows)
+    flags = choose_flags(known, leaves, rows, lambda: extents_of_products(left, *(panels.data for panels in right)))
     watched = flags & (known.watch | known.watch_sums) and rows > 4
     apart = without_nan(a, b) if watched and rounding is not Rounding.STOCHASTIC else None
     if apart is not None:
@@ -184,7 +184,8 @@ def _row_product(
 ) -> np.ndarray:  # fmt: skip
     """One row along one chain, with the matrix read as it lies."""
     chosen = known.scheme
-    out, passed = row_chain(a, b, chosen, choose_flags(known, inf, a, [], 1), rounding)
+    flags = choose_flags(known, inf, 1, lambda: (inf, 0.0))
+    out, passed = row_chain(a, b, chosen, flags, rounding)
     if passed:
         job = Job(chosen.element, (1, b.shape[1], b.shape[0]), tree.depth + 1, rounding, draws)
         job.passed = passed
