@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from fpsim._product_jobs import Draws, Job, Panels
-from fpsim._product_plans import Scheme
+from fpsim._product_jobs import Draws, Job, Panels, empty_lines
 from fpsim.rounding import Rounding
 
 
@@ -35,7 +32,7 @@ class CountingJob(Job):
 
         count = -(-panels.columns // self.width) * self.groups * TALLIES * (64 // self.dtype.itemsize)
         if count not in self._tallies:  # else those of the program before: fresh memory takes as long as counting does
-            self._tallies[count] = np.empty(count, dtype=self.dtype)
+            self._tallies[count] = empty_lines(count, self.dtype)
         return (self._tallies[count],)
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
@@ -64,8 +61,7 @@ class RareJob(CountingJob):
     def run(
         self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
     ) -> np.ndarray:
-        self._blocks, order = _blocks(lines)
-        self._order = None if order is None else order
+        self._blocks, self._order = _blocks(lines)
         self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
         return super().run(left, right, lines, flags, row, limit)
 
@@ -75,7 +71,7 @@ class RareJob(CountingJob):
         count = -(-panels.columns // self.width)
         least, by_place, norms = self._extents(panels.data, count, panels.panel_stride, panels.leaf_stride, self.width)
         least_left, left_by_place, left_norms = self._left
-        bounds = [np.empty((count, self.groups, norms.shape[1]), np.float32) for _ in range(2)]
+        bounds = [empty_lines((count, self.groups, norms.shape[1]), self.dtype) for _ in range(2)]
         bounds_of_tiles(left_by_place, by_place, left_norms, norms, swamped_share(self.rounding.code), *bounds)
         return *super()._tallied(panels, out), least_left.reshape(-1), least.reshape(-1), *bounds
 
@@ -90,7 +86,8 @@ class RareJob(CountingJob):
             packed = whole[:, self._order].reshape(-1)
             panel_stride, leaf_stride = self._order.size * width, width
         count = len(blocks)
-        found = [np.empty(shape, np.float32) for shape in ((panels, count, LANES), (panels, LANES, count), (panels, count))]
+        shapes = ((panels, count, LANES), (panels, LANES, count), (panels, count))
+        found = [empty_lines(shape, self.dtype) for shape in shapes]
         if width == 4:
             extents_of_fours(packed, panel_stride // width, blocks, *found)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from fpsim.formats import FP32, FP64, Format
 from fpsim.rounding import Rounding, round_into
 
 LANES = {"f4": 16, "f8": 8}
+_LINE = 64  # bytes of a line of the cache
 _NEAR = 32 << 10  # bytes that stay in the nearest cache
 _NO_HASHES = np.zeros(1, dtype=np.uint32)
 _NO_TALLIES = {element: (np.zeros(0, element),) for element in LANES}
@@ -57,6 +59,14 @@ def _packing() -> Any:
     return packing
 
 
+def empty_lines(shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`np.empty` from the beginning of a line of the cache: a vector that lies in two lines is read twice."""
+    size = prod(shape) if isinstance(shape, tuple) else shape
+    room = np.empty(size * dtype.itemsize + _LINE, dtype=np.uint8)
+    first = -room.ctypes.data % _LINE
+    return room[first : first + size * dtype.itemsize].view(dtype).reshape(shape)
+
+
 def line_of(x: np.ndarray, count: int) -> np.ndarray:
     """The memory of x from its first element on, `count` elements that lie side by side."""
     return x.reshape(-1) if x.flags.c_contiguous else np.lib.stride_tricks.as_strided(x, (count,), (x.itemsize,))
@@ -83,7 +93,7 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
             b = b[:, whole:]
     start = columns - b.shape[1]
     panels = -(-b.shape[1] // width)
-    packed = np.empty(max(1, panels * leaves * width), dtype=dtype)
+    packed = empty_lines(max(1, panels * leaves * width), dtype)
     stride, rest = divmod(b.strides[1], b.itemsize)
     if b.dtype == dtype and b.strides[0] == b.itemsize and stride >= leaves and not rest and b.size:
         _packing().pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
@@ -102,7 +112,7 @@ def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
     if rows == 1 and a.dtype == dtype and a.flags.c_contiguous:
         return a.reshape(-1) if a.size else np.zeros(1, dtype)
     groups = -(-count // rows)
-    packed = np.empty(max(1, groups * rows * leaves), dtype=dtype)
+    packed = empty_lines(max(1, groups * rows * leaves), dtype)
     if rows == 4 and a.size and a.dtype == dtype and _is_of_lines(a):
         stride = a.strides[0] // a.itemsize
         _packing().pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)

@@ -14,7 +14,6 @@ from fpsim._node_runs import node_product
 from fpsim._product_jobs import (
     Draws,
     Job,
-    Panels,
     add_rounded,
     extents_of_products,
     largest_and_smallest,
