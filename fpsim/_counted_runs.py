@@ -61,11 +61,14 @@ def _products(
     chosen, shape = known.scheme, (rows, columns, leaves)
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
-    simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL and (tree.is_chains or not exact_products)
+    simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL
     if simple and largest < np.inf and not is_like(target, FP64):
-        job.what = SUMS
-    if job.what == SUMS and chosen.flags & NATIVE and tree.is_chains and leaves and (not exact_products or smallest > 2.0**-100):
-        job = RareJob(shape, tree.depth + 1, rounding, draws)  # exact products are multiples of 2^-149: no sum underflows
+        # Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows.
+        underflows_only_in_leaves = not exact_products or (chosen.flags & NATIVE and smallest > 2.0**-100)
+        if underflows_only_in_leaves and chosen.flags & NATIVE and tree.is_chains and leaves:
+            job = RareJob(shape, tree.depth + 1, rounding, draws)
+        elif underflows_only_in_leaves or tree.is_chains:
+            job.what = SUMS
     # Where nothing is watched, an overflow shows in what it gives.
     most = target.max_finite if chosen.flags & NATIVE else np.inf
     flags = choose_flags(known, leaves, rows, lambda: (largest, smallest))

@@ -36,9 +36,13 @@ class CountingJob(Job):
         return (self._tallies[count],)
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+        self._add(tallied[0], passed)
+
+    def _add(self, tallies: np.ndarray, passed: np.ndarray) -> None:
+        """Add tallies of tiles, or of several, to the counts, unless they passed the limit."""
         from fpsim._kernels.counted import TALLIES, sum_tallies
 
-        tiles = tallied[0].reshape(passed.size, TALLIES, -1)
+        tiles = tallies.reshape(passed.size, TALLIES, -1)
         sums = np.zeros(len(self.counts), dtype=np.int64)
         largest = float(sum_tallies(tiles, tiles.view(f"u{tiles.itemsize}"), passed.reshape(-1), sums))
         for place, count in enumerate(sums.tolist()):
@@ -53,10 +57,11 @@ class RareJob(CountingJob):
 
     def __init__(self, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws):
         from fpsim._kernels.block_bounds import LANES
+        from fpsim._kernels.counted import TALLIES
         from fpsim._kernels.rare import RARE
 
         super().__init__("f4", shape, depth, rounding, draws, RARE)
-        self.room = LANES
+        self.room = TALLIES * LANES
 
     def run(
         self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
@@ -73,7 +78,11 @@ class RareJob(CountingJob):
         least_left, left_by_place, left_norms = self._left
         bounds = [empty_lines((count, self.groups, norms.shape[1]), self.dtype) for _ in range(2)]
         bounds_of_tiles(left_by_place, by_place, left_norms, norms, swamped_share(self.rounding.code), *bounds)
-        return *super()._tallied(panels, out), least_left.reshape(-1), least.reshape(-1), *bounds
+        return least_left.reshape(-1), least.reshape(-1), *bounds
+
+    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+        rooms, self.rooms = self.rooms, []
+        self._add(np.concatenate(rooms), np.zeros(len(rooms), dtype=np.uint8))
 
     def _extents(self, packed: np.ndarray, panels: int, panel_stride: int, leaf_stride: int, width: int) -> list[np.ndarray]:
         """What `extents_of_panels` finds in a packed operand."""
@@ -113,4 +122,4 @@ def _blocks(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         np.stack([first := np.arange(start, start + count, LANES), np.minimum(LANES, start + count - first)], axis=1)
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
     ]
-    return np.concatenate(blocks), order
+    return np.concatenate([np.empty((0, 2), np.int64), *blocks]), order

@@ -158,7 +158,8 @@ class Job:
         self.tile_rows, self.vectors = _tile(element, self.rows)
         self.width = self.vectors * LANES[element]
         self.groups = -(-self.rows // self.tile_rows)
-        self.room = 0  # numbers at the end of a kernel's stack that stay from tile to tile
+        self.room = 0  # numbers at the end of a kernel's stack that it keeps from tile to tile
+        self.rooms: list[np.ndarray] = []
         self.passed: list[tuple[int, int, int, int]] = []  # row and column ranges
 
     def pack(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[Panels]]:
@@ -218,6 +219,8 @@ class Job:
                     left, panels.data, own, self.leaves, count, panels.panel_stride, panels.leaf_stride, first, last, padded,
                     lines, stack, row, own_hashes, limit_value, passed, *tallied,
                 )  # fmt: skip
+                if self.room:
+                    self.rooms.append(stack[-self.room :])
 
             work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width
             threads.run(task, threads.parts(self.groups, work))

@@ -96,7 +96,7 @@ class Step:
     arithmetic_type = Arithmetic
     tallies = 0  # vectors that are kept for a tile, or BY_ELEMENT
     stages = False  # whether a step of a chain may be `leaf` and then `grow`
-    make_chain: Callable[..., Any] | None = None  # given make_product's shape, mode and flags: what runs chains instead
+    make_chain: Callable[..., Any] | None = None  # of a mode and flags, of what runs chains instead
 
     def __init__(self, context: Any, builder: Any, tile: TileType, mode: int, flags: int, constants: Any):
         self.context, self.builder, self.tile = context, builder, tile
@@ -298,7 +298,8 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
     Its arguments: a, b, out (flat), leaves, panels, b's strides from panel to panel and from k to k, the range of row
     groups, out's row stride, the program, a stack of tiles, the row of constants, hashes laid out as out (stochastic),
     the limit on magnitudes, an array (panel, group) that receives 1 where the limit was passed, and a flat array for
-    tallies: vectors of each tile in the order of `passed`, or a number for each element, laid out as out.
+    tallies: vectors of each tile in the order of `passed`, or a number for each element, laid out as out. Where chains are
+    run apart, what that takes comes instead, and the tallies of all tiles are the last vectors of `stack`, zeros before.
     """
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
     width = vectors * lanes
@@ -308,7 +309,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
     by_element = kept == BY_ELEMENT
     make_chain = OBSERVERS[what].make_chain
     has_own_chain = make_chain is not None
-    run_chain = make_chain(element, rows, vectors, mode, flags) if make_chain else None
+    run_chain: Any = make_chain(mode, flags) if make_chain else None
     kept_rows, kept_vectors = (rows, vectors) if by_element else (1, kept)
 
     @kernel
@@ -316,7 +317,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
         out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any, *observed: Any,
     ) -> None:  # fmt: skip
-        tallied = observed[0]
+        tallied = stack if has_own_chain else observed[0]
         previous = turn(mode, flags)
         constants = constants_of(row)
         for panel in range(panels):
@@ -325,7 +326,9 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                 b_start = panel * panel_stride
                 place = group * rows * out_stride + panel * width
                 tally = place if by_element else (panel * passed.shape[1] + group) * kept * lanes
-                if kept:
+                if has_own_chain:  # from tile to tile
+                    tally = stack.size - kept * lanes
+                elif kept:
                     store_tile(zero_tile(kind, kept_rows, kept_vectors), tallied, tally, out_stride)
                 top = zero_tile(kind, rows, vectors)
                 seen = zero_tile(kind, 1, 1)
@@ -344,7 +347,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                         if has_own_chain:
                             top, seen = run_chain(
                                 top, seen, a, a_offset, stride * rows, b, b_offset, stride * leaf_stride, count, constants,
-                                hashes, stack, observed, tally, group, panel, blocks,
+                                hashes, observed, tallied, tally, group, panel, blocks,
                             )  # fmt: skip
                             blocks += (count + lanes - 1) // lanes
                             continue

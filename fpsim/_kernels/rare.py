@@ -40,7 +40,7 @@ class _RareStep(CountingStep):
     """What lies outside chains is counted as everywhere."""
 
     @staticmethod
-    def make_chain(element: str, rows: int, vectors: int, mode: int, flags: int) -> Any:
+    def make_chain(mode: int, flags: int) -> Any:
         return _make_chain(mode, flags)
 
 
@@ -100,17 +100,6 @@ def _is_below(typing_context: Any, tile: Any, limit: Any) -> Any:
 
 
 @intrinsic
-def _larger(typing_context: Any, tile: Any, other: Any) -> Any:
-    """The larger magnitudes of two tiles of one vector."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first, second = (Vector(builder, builder.extract_value(argument, 0)) for argument in arguments)
-        return builder.insert_value(arguments[0], larger_magnitude(first, second).value, 0)
-
-    return tile(tile, other), generate
-
-
-@intrinsic
 def _at_most(typing_context: Any, left: Any, left_offset: Any, right: Any, right_offset: Any, limit: Any) -> Any:
     """A bit for each lane: whether the product of two arrays' elements there is at most the limit."""
 
@@ -129,21 +118,20 @@ def _at_most(typing_context: Any, left: Any, left_offset: Any, right: Any, right
 def _make_chain(mode: int, flags: int) -> Any:
     """What runs a chain of a tile: (top, seen) after `count` more terms.
 
-    `observed` are the tallies, and of the blocks of LANES terms that a program's chains consist of: the smallest magnitudes
-    of each term's factors, flat (group, block, term) and (panel, block, term), and `block_bounds.make_bounds`'s arrays.
-    `done` is the number of the chain's first block. The last vector of `stack` keeps the largest magnitudes from tile to tile.
+    `observed` are, of the blocks of LANES terms that a program's chains consist of, the smallest magnitudes of each term's
+    factors, flat (group, block, term) and (panel, block, term), and what `block_bounds.bounds_of_tiles` makes. `done` is the
+    number of the chain's first block.
     """
     share, less = swamped_share(mode), np.float32(1 - SLACK)
 
     @inlined
     def chain(
         top: Any, seen: Any, a: Any, a_offset: int, a_step: int, b: Any, b_offset: int, b_step: int, count: int,
-        constants: Any, hashes: Any, stack: Any, observed: Any, tally: int, group: int, panel: int, done: int,
+        constants: Any, hashes: Any, observed: Any, tallied: Any, tally: int, group: int, panel: int, done: int,
     ) -> Any:  # fmt: skip
-        tallied, least_a, least_b, ceilings, growths = observed
-        kept = stack.size - LANES
-        blocks = growths.shape[2]
-        known = largest_lane(load_tile(seen, stack, kept, 0)) * less
+        least_a, least_b, ceilings, growths = observed
+        blocks, largest = growths.shape[2], tally + LARGEST * LANES
+        known = largest_lane(load_tile(seen, tallied, largest, 0)) * less
         for low in range(0, count, LANES):
             terms = min(LANES, count - low)
             growth = growths[panel, group, done]
@@ -158,13 +146,13 @@ def _make_chain(mode: int, flags: int) -> Any:
             else:
                 bound = _largest_sum(top) + growth
                 if not bound < known:
-                    best, ahead = load_tile(seen, stack, kept, 0), top
+                    best, ahead = load_tile(seen, tallied, largest, 0), top
                     for k in range(terms):
                         ahead, best = chain_tile(
                             ahead, best, a, a_offset + k * a_step, b, b_offset + k * b_step, constants, hashes, 0, 0, 0, 0,
                             tallied, tally, mode, flags, SEEKING,
                         )  # fmt: skip
-                    store_tile(best, stack, kept, 0)
+                    store_tile(best, tallied, largest, 0)
                     known = largest_lane(best) * less
                 place_a, place_b = (group * blocks + done) * LANES, (panel * blocks + done) * LANES
                 small = _at_most(least_a, place_a, least_b, place_b, bound * share + LEAST)
@@ -182,8 +170,6 @@ def _make_chain(mode: int, flags: int) -> Any:
                     a_offset += a_step
                     b_offset += b_step
             done += 1
-        best, place = load_tile(seen, stack, kept, 0), tally + LARGEST * LANES
-        store_tile(_larger(best, load_tile(seen, tallied, place, 0)), tallied, place, 0)
         return top, seen
 
     return chain

@@ -109,8 +109,7 @@ def _count_by_value(
         for negated, least in enumerate((positive, negative)):
             if least > 0:
                 beyond = np.int64(_largest_factor(values, factor, least)) - np.int64(smallest)
-                if beyond >= 0:
-                    enough[negated, n] = min(count, (beyond >> np.int64(shift)) + 1)
+                enough[negated, n] = 0 if beyond < 0 else min(count, int(beyond >> np.int64(shift)) + 1)
     factors = np.zeros((leaves, 2, count), np.uint32)
     row = np.zeros(limits.size, a.dtype)
     per_line = VECTOR_BYTES // a.itemsize
