@@ -66,7 +66,7 @@ class RareJob(CountingJob):
     def run(
         self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
     ) -> np.ndarray:
-        self._blocks, self._order = _blocks(lines)
+        self._blocks = _blocks(lines)
         self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
         return super().run(left, right, lines, flags, row, limit)
 
@@ -89,37 +89,23 @@ class RareJob(CountingJob):
         from fpsim._kernels.block_bounds import LANES, extents_of_fours, extents_of_panels
 
         blocks = self._blocks
-        if self._order is not None:  # one after the other
-            strides = [x * packed.itemsize for x in (panel_stride, leaf_stride, 1)]
-            whole = np.lib.stride_tricks.as_strided(packed, (panels, self.leaves, width), strides)
-            packed = whole[:, self._order].reshape(-1)
-            panel_stride, leaf_stride = self._order.size * width, width
         count = len(blocks)
         shapes = ((panels, count, LANES), (panels, LANES, count), (panels, count))
         found = [empty_lines(shape, self.dtype) for shape in shapes]
-        if width == 4:
-            extents_of_fours(packed, panel_stride // width, blocks, *found)
+        if width == leaf_stride == 4 and (blocks[:, 2] == 1).all():
+            extents_of_fours(packed, self.leaves, blocks, *found)
         else:
             extents_of_panels(packed, panel_stride, leaf_stride, width, blocks, *found)
         return found
 
 
-def _blocks(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The blocks of LANES terms, or what is left of them, that a program's chains consist of: (first term, number of terms).
-
-    Where some chain leaves out terms, they count the terms in the order that comes with them.
-    """
+def _blocks(lines: np.ndarray) -> np.ndarray:
+    """The blocks of LANES terms, or what is left of them, of a program's chains: (first term, number of terms, stride)."""
     from fpsim._kernels.block_bounds import LANES
     from fpsim._kernels.products import CHAIN
 
-    chains = lines[lines[:, 0] == CHAIN]
-    starts, counts, strides = chains[:, 1], chains[:, 2], chains[:, 3]
-    order = None
-    if not ((strides == 1) | (counts == 1)).all():
-        order = np.concatenate([start + stride * np.arange(count) for start, count, stride in chains[:, 1:4].tolist()])
-        starts = np.cumsum(counts) - counts
-    blocks = [
-        np.stack([first := np.arange(start, start + count, LANES), np.minimum(LANES, start + count - first)], axis=1)
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
-    ]
-    return np.concatenate([np.empty((0, 2), np.int64), *blocks]), order
+    first, count, stride = lines[lines[:, 0] == CHAIN, 1:4].T
+    blocks = -(-count // LANES)
+    chain = np.repeat(np.arange(count.size), blocks)
+    done = (np.arange(chain.size) - (np.cumsum(blocks) - blocks)[chain]) * LANES
+    return np.stack([first[chain] + stride[chain] * done, np.minimum(LANES, count[chain] - done), stride[chain]], axis=1)

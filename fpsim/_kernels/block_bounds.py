@@ -38,7 +38,7 @@ def extents_of_panels(
 ) -> None:
     """Of an operand packed in panels or groups of `width` columns or rows: the smallest nonzero magnitude in each term
     (infinity if there is none), (panel, block, term) and (panel, term, block), and the largest Euclidean norm that one column
-    or row has in each block, (panel, block). A block is (first term, number of terms); infinity fills it up.
+    or row has in each block, (panel, block). A block is (first term, number of terms, stride); infinity fills it up.
     """
     prefer_wide_vectors()
     squares = np.empty(width, np.float32)
@@ -48,7 +48,7 @@ def extents_of_panels(
             own = least[panel, block]
             own[:] = np.inf
             for k in range(blocks[block, 1]):
-                start = panel * panel_stride + (blocks[block, 0] + k) * leaf_stride
+                start = panel * panel_stride + (blocks[block, 0] + k * blocks[block, 2]) * leaf_stride
                 numbers = packed[start : start + width]
                 smallest = _INFINITY
                 for i in range(width):
@@ -62,7 +62,7 @@ def extents_of_panels(
 
 @kernel(fastmath={"reassoc", "contract"})
 def extents_of_fours(packed: Any, leaves: int, blocks: Any, least: Any, by_place: Any, norms: Any) -> None:
-    """`extents_of_panels` of rows in groups of four, by vectors along the terms."""
+    """`extents_of_panels` of rows in groups of four, by vectors along the terms: for blocks of stride 1."""
     prefer_wide_vectors()
     for group in range(norms.shape[0]):
         for block in range(blocks.shape[0]):
