@@ -214,7 +214,8 @@ class Job:
                 first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,
                 tallied: tuple[np.ndarray, ...] = tallied, own: np.ndarray = own, own_hashes: np.ndarray = own_hashes,
             ) -> None:  # fmt: skip
-                stack = np.zeros(self.depth * size + self.room, dtype=self.dtype)
+                stack = empty_lines(self.depth * size + self.room, self.dtype)
+                stack[stack.size - self.room :] = 0
                 function(
                     left, panels.data, own, self.leaves, count, panels.panel_stride, panels.leaf_stride, first, last, padded,
                     lines, stack, row, own_hashes, limit_value, passed, *tallied,
