@@ -62,10 +62,12 @@ def _products(
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
     simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL
-    if simple and largest < np.inf and not is_like(target, FP64):
+    if is_like(target, FP64):  # which the careful kernel does not serve: nothing may overflow, and every product is exact
+        simple = simple and 2 * operand.precision <= 53 and largest * (leaves + 1) < 2.0**1000
+    if simple and largest < np.inf:
         # Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows.
         underflows_only_in_leaves = not exact_products or (chosen.flags & NATIVE and smallest > 2.0**-100)
-        if underflows_only_in_leaves and chosen.flags & NATIVE and tree.is_chains and leaves:
+        if underflows_only_in_leaves and chosen.flags & NATIVE and chosen.element == "f4" and tree.is_chains and leaves:
             job = RareJob(shape, tree.depth + 1, rounding, draws)
         elif underflows_only_in_leaves or tree.is_chains:
             job.what = SUMS
