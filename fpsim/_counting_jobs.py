@@ -7,6 +7,8 @@ import numpy as np
 from fpsim._product_jobs import Draws, Job, Panels, empty_lines
 from fpsim.rounding import Rounding
 
+_BOUNDS = 2**21  # of blocks of tiles, at a time: they are as many as a hundredth of all multiply-adds
+
 
 class CountingJob(Job):
     """A job whose kernel counts `what` (see `_kernels/counted.py`), leaving out the tiles that must be done again."""
@@ -68,7 +70,9 @@ class RareJob(CountingJob):
     ) -> np.ndarray:
         self._blocks = _blocks(lines)
         self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
-        return super().run(left, right, lines, flags, row, limit)
+        at_once = max(1, _BOUNDS // max(1, self.groups * len(self._blocks)))
+        some = [part for panels in right for part in _split(panels, at_once, self.width)]
+        return super().run(left, some, lines, flags, row, limit)
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         from fpsim._kernels.block_bounds import bounds_of_tiles, swamped_share
@@ -97,6 +101,17 @@ class RareJob(CountingJob):
         else:
             extents_of_panels(packed, panel_stride, leaf_stride, width, blocks, *found)
         return found
+
+
+def _split(panels: Panels, at_once: int, width: int) -> list[Panels]:
+    """The same panels, so many at a time."""
+    return [
+        Panels(
+            panels.data[first // width * panels.panel_stride :], panels.panel_stride, panels.leaf_stride,
+            panels.first_column + first, min(at_once * width, panels.columns - first),
+        )
+        for first in range(0, panels.columns, at_once * width)
+    ]  # fmt: skip
 
 
 def _blocks(lines: np.ndarray) -> np.ndarray:

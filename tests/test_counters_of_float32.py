@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fpsim
-from fpsim import threads
+from fpsim import _counting_jobs, threads
 from fpsim._counting_jobs import RareJob
 
 
@@ -102,6 +102,16 @@ def test_a_large_product_takes_this_way_whatever_the_threads(monkeypatch: pytest
     finally:
         threads.set_num_threads(None)
     assert len(jobs) == 3
+
+
+def test_a_part_of_the_columns_at_a_time_counts_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(6)
+    a, b = generator.standard_normal((70, 90)).astype(np.float32), generator.standard_normal((90, 200)).astype(np.float32)
+    monkeypatch.setattr(_counting_jobs, "_BOUNDS", 1)
+    counters = fpsim.Counters()
+    product = fpsim.matmul(a, b, fmt="fp32", accumulate="fp32", counters=counters)
+    assert counters == numpy_counts(a, b)
+    assert np.array_equal(product, fpsim.matmul(a, b, fmt="fp32", accumulate="fp32"))
 
 
 def test_an_overflow_is_seen_and_counted() -> None:
