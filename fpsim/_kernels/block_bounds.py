@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._kernels.compiler import as_bits, as_float, inlined, int_and, int_sub, kernel, prefer_wide_vectors
+from fpsim._kernels.compiler import as_bits, as_float, inlined, int_add, int_and, int_sub, kernel, prefer_wide_vectors
 from fpsim._kernels.sums_rounding import NEAREST_EVEN
 
 LANES = 16  # terms of a block
@@ -14,14 +14,14 @@ SLACK = 2.0**-12  # more than what the roundings of a block's sums, and of the b
 
 LEAST = np.float32(2.0**-149)
 
-_SIGN, _INFINITY = np.int32(-(2**31)), np.int32(0x7F800000)
+_SIGN, _INFINITY, _FRACTION = np.int32(-(2**31)), np.int32(0x7F800000), np.int32(0x7FFFFF)
 _TINY = np.float32(2.0**-137)  # more than what a block's products and sums lose below the smallest number
 _TINY_SQUARES = np.float32(2.0**-144)  # the same of squares
 
 
 def swamped_share(mode: int) -> np.float32:
-    """No sum swamps more than this share of its magnitude, plus LEAST: half an ulp, or one where rounding is directed."""
-    return np.float32(2.0 ** (-24 if mode == NEAREST_EVEN else -23) * (1 + SLACK))
+    """No sum swamps more than this share of the power of two below it, or LEAST: half an ulp, or one where rounding is directed."""
+    return np.float32(2.0 ** (-24 if mode == NEAREST_EVEN else -23))
 
 
 @inlined
@@ -94,7 +94,7 @@ def bounds_of_tiles(
     Given are arrays (group or panel, term, block) of smallest magnitudes and (group or panel, block) of norms.
     """
     prefer_wide_vectors()
-    less, more = np.float32((1 - SLACK) / share), np.float32(1 + SLACK)
+    scale, less, more = np.float32((1 - SLACK) / share), np.float32(1 - SLACK), np.float32(1 + SLACK)
     for panel in range(small_b.shape[0]):
         other, others = small_b[panel], norms_b[panel]
         for group in range(small_a.shape[0]):
@@ -107,4 +107,6 @@ def bounds_of_tiles(
                     best = product if product < best else best
                 grows = norms[block] * others[block] * more + _TINY
                 growth[block] = grows
-                ceiling[block] = (best - LEAST) * less - grows if grows < np.inf else np.float32(-1)
+                # What a sum swamps grows at powers of two alone: the next one after this leaf is the first that may swamp it.
+                bits = int_and(int_add(as_bits((best - LEAST) * scale), _FRACTION), _INFINITY)
+                ceiling[block] = as_float(bits) * less - grows if grows < np.inf else np.float32(-1)

@@ -15,10 +15,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from fpsim._kernels.block_bounds import LANES, LEAST, SLACK, swamped_share
-from fpsim._kernels.compiler import inlined
+from fpsim._kernels.compiler import as_bits, as_float, inlined, int_and
 from fpsim._kernels.counted import LARGEST, UNCHANGED, CountingStep
 from fpsim._kernels.products import NOTHING, OBSERVERS, chain_tile, largest_lane
 from fpsim._kernels.tiles import (
+    EXPONENT,
     Stored,
     Vector,
     any_unset,
@@ -122,7 +123,8 @@ def _make_chain(mode: int, flags: int) -> Any:
     factors, flat (group, block, term) and (panel, block, term), and what `block_bounds.bounds_of_tiles` makes. `done` is the
     number of the chain's first block.
     """
-    share, less = swamped_share(mode), np.float32(1 - SLACK)
+    share, exponent = swamped_share(mode), np.int32(EXPONENT[32])
+    less, more = np.float32(1 - SLACK), np.float32(1 + SLACK)
 
     @inlined
     def chain(
@@ -155,7 +157,8 @@ def _make_chain(mode: int, flags: int) -> Any:
                     store_tile(best, tallied, largest, 0)
                     known = largest_lane(best) * less
                 place_a, place_b = (group * blocks + done) * LANES, (panel * blocks + done) * LANES
-                small = _at_most(least_a, place_a, least_b, place_b, bound * share + LEAST)
+                power = as_float(int_and(as_bits(bound * more), exponent))
+                small = _at_most(least_a, place_a, least_b, place_b, power * share * more + LEAST)
                 for k in range(terms):
                     if (small >> k) & 1:
                         top, seen = chain_tile(
