@@ -56,7 +56,7 @@ def _products(
         for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, counters):
             yield part.T
         return
-    largest, smallest = extents_of_products(a.ravel(order="K"), b.ravel(order="K"))
+    largest, smallest = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
     known = _plan(largest, operand, target, rounding, tree, exact_products)
     chosen, shape = known.scheme, (rows, columns, leaves)
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, EVERYTHING)

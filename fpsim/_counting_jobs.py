@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
-from fpsim._product_jobs import Draws, Job, Panels, empty_lines
+from fpsim._product_jobs import Draws, Job, Panels, aligned
 from fpsim.rounding import Rounding
 
-_BOUNDS = 2**21  # of blocks of tiles, at a time: they are as many as a hundredth of all multiply-adds
+_BOUNDS = 2**21  # of blocks of tiles, at a time: there is one for each 2048 multiply-adds
 
 
 class CountingJob(Job):
@@ -34,7 +36,7 @@ class CountingJob(Job):
 
         count = -(-panels.columns // self.width) * self.groups * TALLIES * (64 // self.dtype.itemsize)
         if count not in self._tallies:  # else those of the program before: fresh memory takes as long as counting does
-            self._tallies[count] = empty_lines(count, self.dtype)
+            self._tallies[count] = aligned(count, self.dtype)
         return (self._tallies[count],)
 
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
@@ -63,7 +65,7 @@ class RareJob(CountingJob):
         from fpsim._kernels.rare import RARE
 
         super().__init__("f4", shape, depth, rounding, draws, RARE)
-        self.room = TALLIES * LANES
+        self.room, self.rooms = TALLIES * LANES, []
 
     def run(
         self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
@@ -80,7 +82,8 @@ class RareJob(CountingJob):
         count = -(-panels.columns // self.width)
         least, by_place, norms = self._extents(panels.data, count, panels.panel_stride, panels.leaf_stride, self.width)
         least_left, left_by_place, left_norms = self._left
-        bounds = [empty_lines((count, self.groups, norms.shape[1]), self.dtype) for _ in range(2)]
+        shape = (count, self.groups, norms.shape[1])
+        bounds = [aligned(prod(shape), self.dtype).reshape(shape) for _ in range(2)]
         bounds_of_tiles(left_by_place, by_place, left_norms, norms, swamped_share(self.rounding.code), *bounds)
         return least_left.reshape(-1), least.reshape(-1), *bounds
 
@@ -95,7 +98,7 @@ class RareJob(CountingJob):
         blocks = self._blocks
         count = len(blocks)
         shapes = ((panels, count, LANES), (panels, LANES, count), (panels, count))
-        found = [empty_lines(shape, self.dtype) for shape in shapes]
+        found = [aligned(prod(shape), self.dtype).reshape(shape) for shape in shapes]
         if width == leaf_stride == 4 and (blocks[:, 2] == 1).all():
             extents_of_fours(packed, self.leaves, blocks, *found)
         else:

@@ -32,7 +32,7 @@ def batched_tree_products(
         return None
     job = Job(chosen.element, (rows, columns, leaves), known.tree.depth + 1, rounding, Draws())
     # What one pair calls for serves all: flags say what is looked after, and never change what comes out.
-    flags = choose_flags(known.plan, leaves, rows, lambda: extents_of_products(_elements(a), _elements(b)))
+    flags = choose_flags(known.plan, leaves, rows, lambda: extents_of_products(_elements(a), [_elements(b)]))
     out, _, passed = run_pairs(job, a, b, known.programs[0], chosen, flags)
     again = np.flatnonzero(passed.reshape(pairs, -1).any(axis=1)) if passed.any() else ()
     return out, [int(pair) for pair in again]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from fpsim.rounding import Rounding, round_into
 
 LANES = {"f4": 16, "f8": 8}
 _LINE = 64  # bytes of a line of the cache
+_LARGE = 2**17  # numbers
+_own = threading.local()
 _NEAR = 32 << 10  # bytes that stay in the nearest cache
 _NO_HASHES = np.zeros(1, dtype=np.uint32)
 _NO_TALLIES = {element: (np.zeros(0, element),) for element in LANES}
@@ -59,12 +61,25 @@ def _packing() -> Any:
     return packing
 
 
-def empty_lines(shape: int | tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """`np.empty` from the beginning of a line of the cache: a vector that lies in two lines is read twice."""
-    size = prod(shape) if isinstance(shape, tuple) else shape
+def aligned(size: int, dtype: np.dtype) -> np.ndarray:
+    """Room from the beginning of a line of the cache: a vector that lies in two lines is read twice."""
     room = np.empty(size * dtype.itemsize + _LINE, dtype=np.uint8)
     first = -room.ctypes.data % _LINE
-    return room[first : first + size * dtype.itemsize].view(dtype).reshape(shape)
+    return room[first : first + size * dtype.itemsize].view(dtype)
+
+
+def _packing_room(size: int, dtype: np.dtype) -> np.ndarray:
+    """Room for a packed operand; where it is small, looking for a line of the cache would take longer than it saves."""
+    return np.empty(size, dtype) if size < _LARGE else aligned(size, dtype)
+
+
+def _stack(size: int, dtype: np.dtype) -> np.ndarray:
+    """A thread's own room for a kernel's stack, the same for every call."""
+    room: np.ndarray | None = getattr(_own, dtype.char, None)
+    if room is None or room.size < size:
+        room = aligned(size, dtype)
+        setattr(_own, dtype.char, room)
+    return room[:size]
 
 
 def line_of(x: np.ndarray, count: int) -> np.ndarray:
@@ -93,7 +108,7 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
             b = b[:, whole:]
     start = columns - b.shape[1]
     panels = -(-b.shape[1] // width)
-    packed = empty_lines(max(1, panels * leaves * width), dtype)
+    packed = _packing_room(max(1, panels * leaves * width), dtype)
     stride, rest = divmod(b.strides[1], b.itemsize)
     if b.dtype == dtype and b.strides[0] == b.itemsize and stride >= leaves and not rest and b.size:
         _packing().pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
@@ -112,7 +127,7 @@ def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
     if rows == 1 and a.dtype == dtype and a.flags.c_contiguous:
         return a.reshape(-1) if a.size else np.zeros(1, dtype)
     groups = -(-count // rows)
-    packed = empty_lines(max(1, groups * rows * leaves), dtype)
+    packed = _packing_room(max(1, groups * rows * leaves), dtype)
     if rows == 4 and a.size and a.dtype == dtype and _is_of_lines(a):
         stride = a.strides[0] // a.itemsize
         _packing().pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)
@@ -127,13 +142,13 @@ def largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
     return float(high), float(low)
 
 
-def extents_of_products(left: np.ndarray, *right: np.ndarray) -> tuple[float, float]:
+def extents_of_products(left: np.ndarray, right: list[np.ndarray]) -> tuple[float, float]:
     """The product of both operands' largest magnitudes, and that of their smallest nonzero ones; all flat."""
     high, low, highest, lowest = _kernels().extents(left, right[0])
     for part in right[1:]:
         more, less = largest_and_smallest(part)
         highest, lowest = max(highest, more), min(lowest, less)
-    return float(high) * float(highest), float(low) * float(lowest)
+    return high * highest, low * lowest
 
 
 def without_nan(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -146,6 +161,8 @@ class Job:
     """One product on one carrier."""
 
     may_skip = True  # whether results that are known may be left uncomputed
+    room = 0  # numbers at the end of a kernel's stack that it keeps from tile to tile
+    rooms: list[np.ndarray]  # what was kept there
 
     def __init__(
         self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, kind: str = "tree"
@@ -158,8 +175,6 @@ class Job:
         self.tile_rows, self.vectors = _tile(element, self.rows)
         self.width = self.vectors * LANES[element]
         self.groups = -(-self.rows // self.tile_rows)
-        self.room = 0  # numbers at the end of a kernel's stack that it keeps from tile to tile
-        self.rooms: list[np.ndarray] = []
         self.passed: list[tuple[int, int, int, int]] = []  # row and column ranges
 
     def pack(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[Panels]]:
@@ -214,14 +229,15 @@ class Job:
                 first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,
                 tallied: tuple[np.ndarray, ...] = tallied, own: np.ndarray = own, own_hashes: np.ndarray = own_hashes,
             ) -> None:  # fmt: skip
-                stack = empty_lines(self.depth * size + self.room, self.dtype)
-                stack[stack.size - self.room :] = 0
+                stack = _stack(self.depth * size + self.room, self.dtype)
+                if self.room:
+                    stack[-self.room :] = 0
                 function(
                     left, panels.data, own, self.leaves, count, panels.panel_stride, panels.leaf_stride, first, last, padded,
                     lines, stack, row, own_hashes, limit_value, passed, *tallied,
                 )  # fmt: skip
                 if self.room:
-                    self.rooms.append(stack[-self.room :])
+                    self.rooms.append(stack[-self.room :].copy())
 
             work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width
             threads.run(task, threads.parts(self.groups, work))

@@ -152,7 +152,7 @@ def _products(
     shape = (rows, columns, leaves)
     job = Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
-    flags = choose_flags(known, leaves, rows, lambda: extents_of_products(left, *(panels.data for panels in right)))
+    flags = choose_flags(known, leaves, rows, lambda: extents_of_products(left, [panels.data for panels in right]))
     watched = flags & (known.watch | known.watch_sums) and rows > 4
     apart = without_nan(a, b) if watched and rounding is not Rounding.STOCHASTIC else None
     if apart is not None:

@@ -20,7 +20,10 @@ _TINY_SQUARES = np.float32(2.0**-144)  # the same of squares
 
 
 def swamped_share(mode: int) -> np.float32:
-    """No sum swamps more than this share of the power of two below it, or LEAST: half an ulp, or one where rounding is directed."""
+    """No sum swamps more than this share of the power of two below it, or LEAST.
+
+    It is half an ulp, or one where rounding is directed.
+    """
     return np.float32(2.0 ** (-24 if mode == NEAREST_EVEN else -23))
 
 
