@@ -26,7 +26,7 @@ from fpsim._row_runs import can_read, row_chain
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import Tree
-from fpsim.formats import FP32, Format
+from fpsim.formats import FP16, FP32, Format
 from fpsim.rounding import Rounding
 
 _NO_LINES = np.zeros((1, 5), dtype=np.int64)
@@ -153,19 +153,36 @@ def _products(
     job = Job(chosen.element, shape, tree.depth + 1, rounding, draws)
     left, right = job.pack(a, b)
     flags = choose_flags(known, leaves, rows, lambda: extents_of_products(left, [panels.data for panels in right]))
-    watched = flags & (known.watch | known.watch_sums) and rows > 4
-    apart = without_nan(a, b) if watched and rounding is not Rounding.STOCHASTIC else None
+    watched = flags & (known.watch | known.watch_sums) and rows > 4 and rounding is not Rounding.STOCHASTIC
+    special = bool(watched) and not (np.isfinite(a).all() and np.isfinite(b).all())
+    apart = without_nan(a, b) if special else None
     if apart is not None:
         given, others = apart
         parts = _products(a[given], b[:, others], operand, target, rounding, tree, exact_products, draws, programs, known)
         for _ in programs:
             yield _among_nan(apart, chosen.dtype, lambda: next(parts))
         return
+    decided = None
+    if special and len(programs) == 1 and target.has_infinity and not target.saturate:
+        # Whatever the order, infinite products decide the sums that have any, unless something else overflows before.
+        infinite = np.isinf(a), np.isinf(b)
+        decided = _sums_of_signs(a, b, *infinite)
+        left, right = job.pack(*(np.where(where, 0, x) for x, where in zip((a, b), infinite, strict=True)))
+        flags = choose_flags(known, leaves, rows, lambda: extents_of_products(left, [panels.data for panels in right]))
     for lines in programs:
         out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
+        if decided is not None:
+            np.copyto(out, decided, where=~np.isfinite(decided))
         if job.passed:
             job.redo(a, b, lines, careful_scheme(target, rounding, exact_products), out)
         yield out
+
+
+def _sums_of_signs(a: np.ndarray, b: np.ndarray, *infinite: np.ndarray) -> np.ndarray:
+    """a @ b where a leaf is infinite or NaN, by IEEE 754-2019, section 6.1, and elsewhere something finite."""
+    signs = [np.where(where, x, np.sign(x)).astype(np.float32) for x, where in zip((a, b), infinite, strict=True)]
+    tree, nearest = sequential(a.shape[1]), Rounding.NEAREST_EVEN
+    return next(_products(signs[0], signs[1], FP16, FP32, nearest, tree, False, Draws(), [program(tree)]))
 
 
 def _among_nan(apart: tuple[np.ndarray, np.ndarray], dtype: np.dtype, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -652,3 +652,27 @@ def test_16_bit_formats_run_in_float32_and_wide_ones_in_float64() -> None:
     even = Rounding.NEAREST_EVEN
     elements = {name: scheme(f := get_format(name), f, even, False, True).element for name in ("fp16", "bf16", "tf32", "e8m9")}
     assert elements == {"fp16": "f4", "bf16": "f4", "tf32": "f8", "e8m9": "f8"}
+
+
+@pytest.mark.parametrize("size", [1.0, 90.0])
+@pytest.mark.parametrize("order", ["", ":lanes(2)"])
+def test_infinities_give_what_numpys_float16_gives(size: float, order: str) -> None:
+    """Infinite leaves decide a sum, unless finite ones overflow before: with factors of about 90 many do."""
+    generator = np.random.default_rng(8)
+    a, b = (fpsim.round(generator.standard_normal(shape) * size, "fp16") for shape in ((70, 40), (40, 90)))
+    a[generator.random(a.shape) < 0.01] = np.inf
+    a[3, 5], a[4, 6] = np.nan, -np.inf
+    b[generator.random(b.shape) < 0.005] = -np.inf
+    b[7, ::9] = 0
+    parts = [range(first, 40, 2) for first in range(2)] if order else [range(40)]
+    sums = []
+    with np.errstate(all="ignore"):
+        for part in parts:
+            total = np.zeros((70, 90), np.float16)
+            for k in part:
+                total = total + a[:, k : k + 1].astype(np.float16) * b[k].astype(np.float16)
+            sums.append(total)
+        wanted = sums[0] if len(sums) == 1 else sums[0] + sums[1]
+    found = fpsim.matmul(a, b, fmt="fp16", accumulate=f"fp16{order}")
+    assert np.isposinf(found).any() and np.isneginf(found).any() and np.isnan(found).any() and np.isfinite(found).any()
+    assert np.array_equal(found, wanted.astype(np.float64), equal_nan=True)
