@@ -25,8 +25,8 @@ class CountingJob(Job):
         self.parent: CountingJob | None = None
         self._tallies: dict[int, np.ndarray] = {}  # by their number
 
-    def _part(self, shape: tuple[int, int, int], draws: Draws) -> Job:
-        part = CountingJob("f8", shape, self.depth, self.rounding, draws, self.what)
+    def _part(self, element: str, shape: tuple[int, int, int], draws: Draws) -> Job:
+        part = CountingJob(element, shape, self.depth, self.rounding, draws, self.what)
         part.counts = self.counts
         part.parent = self
         return part

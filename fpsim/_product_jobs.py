@@ -195,9 +195,9 @@ class Job:
     def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         """What becomes of them after a run; nothing here."""
 
-    def _part(self, shape: tuple[int, int, int], draws: Draws) -> Job:
+    def _part(self, element: str, shape: tuple[int, int, int], draws: Draws) -> Job:
         """The job that computes a part of this one again."""
-        return Job("f8", shape, self.depth, self.rounding, draws, self.kind)
+        return Job(element, shape, self.depth, self.rounding, draws, self.kind)
 
     def run(
         self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
@@ -249,7 +249,7 @@ class Job:
                 self.passed.append((group * self.tile_rows, column, self.tile_rows, self.width))
         return out[: self.rows, : self.columns]
 
-    def redo(self, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray) -> None:
+    def redo(self, a: np.ndarray, b: np.ndarray, lines: np.ndarray, how: Scheme, out: np.ndarray) -> None:
         """Compute the tiles that passed the limit again, column range by column range, and write them to `out`.
 
         Where draws are numbered from row to row, all rows of them; else none with a NaN, which need no sums.
@@ -268,9 +268,9 @@ class Job:
             key, first = self.draws.key, self.draws.first + column * self.draws.column_step
             draws = Draws(key, first, self.draws.row_step, self.draws.column_step)
             shape = (len(rows), columns.shape[1], self.leaves)
-            part = self._part(shape, draws)
+            part = self._part(how.element, shape, draws)
             packed = part.pack(a[rows], columns)
-            out[rows, column : column + width] = part.run(*packed, lines, careful.flags, careful.row, careful.limit)
+            out[rows, column : column + width] = part.run(*packed, lines, how.flags, how.row, how.limit)
 
 
 def _adds_in_single(target: Format) -> bool:

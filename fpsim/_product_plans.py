@@ -84,6 +84,7 @@ def constants(target: Format, rounding: Rounding, element: str) -> np.ndarray:
     row[names.ZERO] = -0.0 if target.has_negative_zero else 0.0
     row[names.TOP] = 2.0 ** (target.emax + 1) - target.max_finite
     row[names.MINUS] = -1.0
+    row[names.FIRST_INFINITE] = target.max_finite + 2.0 ** (target.emax - p)
     row.setflags(write=False)
     return row
 
@@ -173,6 +174,23 @@ def careful_scheme(target: Format, rounding: Rounding, exact_products: bool) -> 
     return Scheme("f8", flags, constants(target, rounding, "f8"), float("inf"))
 
 
+def _overflow_scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chosen: Scheme) -> Scheme:
+    """The kernel for what passes the limit of the chosen one: of the same carrier, if that holds every product and more."""
+    from fpsim._kernels.sums_rounding import CLAMP, OVERFLOWS
+
+    is_simple = chosen.element == "f4" and not chosen.flags and not exact_products and rounding is Rounding.NEAREST_EVEN
+    is_ieee = target.has_infinity and not target.saturate and is_full(target)
+    fits = max(2 * operand.emax + 2, target.emax + 2) + 26 - target.precision <= 127
+    if is_simple and is_ieee and fits:
+        return Scheme("f4", OVERFLOWS | CLAMP, chosen.row, float("inf"))
+    return careful_scheme(target, rounding, exact_products)
+
+
+def is_full(fmt: Format) -> bool:
+    """Whether the format's largest number has all bits of its significand set."""
+    return bool(fmt.max_finite == 2.0**fmt.emax * (2 - 2.0 ** (1 - fmt.precision)))
+
+
 @lru_cache(maxsize=128)
 def program(tree: Tree) -> np.ndarray:
     """A tree's steps as the kernel's program: runs of chain steps become one line.
@@ -217,6 +235,7 @@ class Plan:
     """How products along a tree are computed: a scheme, and what decides which further flags operands call for."""
 
     scheme: Scheme
+    overflow: Scheme  # for the parts that pass the limit
     growth: float  # no partial sum exceeds this times the sum of the leaves' magnitudes
     target: Format
     is_usual: bool  # the commonest case, for which there is a kernel for each set of flags
@@ -232,9 +251,9 @@ def plan(tree: Tree, operand: Format, target: Format, rounding: Rounding, exact_
     chosen = scheme(operand, target, rounding, exact_products, tree.is_chains)
     is_usual = chosen.element == "f4" and rounding is Rounding.NEAREST_EVEN and not chosen.flags
     # A leaf is the difference of two sums of its chain: where those stay below the limit, it stays below twice that.
-    is_full = target.max_finite == 2.0**target.emax * (2 - 2.0 ** (1 - target.precision))
-    watch = TRACK_SUMS if tree.is_chains and is_full else TRACK
-    return Plan(chosen, growth(tree, target, rounding, tree.is_one_chain), target, is_usual, CLAMP, TRACK_SUMS, watch)
+    watch = TRACK_SUMS if tree.is_chains and is_full(target) else TRACK
+    overflow = _overflow_scheme(operand, target, rounding, exact_products, chosen)
+    return Plan(chosen, overflow, growth(tree, target, rounding, tree.is_one_chain), target, is_usual, CLAMP, TRACK_SUMS, watch)
 
 
 def growth(tree: Tree, target: Format, rounding: Rounding, is_one_chain: bool) -> float:

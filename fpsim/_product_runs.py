@@ -136,7 +136,7 @@ def _products(
     chosen = known.scheme
     one_chain = tree.is_one_chain and len(programs) == 1
     if rows == 1 and b.size > _CHUNK // 16 and one_chain and can_read(a, b, rounding, chosen):
-        yield _row_product(a, b, target, rounding, tree, exact_products, draws, programs, known)
+        yield _row_product(a, b, rounding, tree, draws, programs, known)
         return
     if rows <= 4 and columns > 128 and b.size > _CHUNK and b.strides[1] != b.itemsize and len(programs) == 1:
         # Packed a little at a time: fresh memory by the dozen megabytes costs more than the arithmetic.
@@ -174,7 +174,7 @@ def _products(
         if decided is not None:
             np.copyto(out, decided, where=~np.isfinite(decided))
         if job.passed:
-            job.redo(a, b, lines, careful_scheme(target, rounding, exact_products), out)
+            job.redo(a, b, lines, known.overflow, out)
         yield out
 
 
@@ -195,9 +195,8 @@ def _among_nan(apart: tuple[np.ndarray, np.ndarray], dtype: np.dtype, compute: C
 
 
 def _row_product(
-    a: np.ndarray, b: np.ndarray, target: Format, rounding: Rounding, tree: Tree, exact_products: bool, draws: Draws,
-    programs: list[np.ndarray], known: Plan,
-) -> np.ndarray:  # fmt: skip
+    a: np.ndarray, b: np.ndarray, rounding: Rounding, tree: Tree, draws: Draws, programs: list[np.ndarray], known: Plan
+) -> np.ndarray:
     """One row along one chain, with the matrix read as it lies."""
     chosen = known.scheme
     flags = choose_flags(known, inf, 1, lambda: (inf, 0.0))
@@ -205,7 +204,7 @@ def _row_product(
     if passed:
         job = Job(chosen.element, (1, b.shape[1], b.shape[0]), tree.depth + 1, rounding, draws)
         job.passed = passed
-        job.redo(a, b, programs[0], careful_scheme(target, rounding, exact_products), out)
+        job.redo(a, b, programs[0], known.overflow, out)
     return out
 
 

@@ -30,7 +30,8 @@ FLUSH_BEFORE, FLUSH_AFTER = 8, 9  # magnitudes below become zero; 0 where subnor
 ZERO = 10  # -0, or +0 in a format without -0
 TOP = 11  # stochastic: the distance from max_finite to 2^(emax+1)
 MINUS = 12  # -1, which the compiler does not know
-LENGTH = 13
+FIRST_INFINITE = 13  # the smallest magnitude that nearest even makes infinite
+LENGTH = 14
 
 CAREFUL = 1  # overflow, infinities, NaN and flushing are handled; without it the caller watches the magnitudes
 EXACT_PRODUCTS = 2  # leaves are exact, so that every addition needs its residual
@@ -39,6 +40,7 @@ TRACK = 8  # keep the largest exponent seen
 TRACK_SUMS = 64  # the same for sums alone: products are known to stay below the limit
 EXACT_SUMS = 32  # sums of two values, and what stochastic rounding adds to them, are exact in the carrier
 BY_BITS = 128  # stochastic in float32: draws are added to the bits, and what that cannot decide is done in float64
+OVERFLOWS = 256  # to nearest even, what overflows becomes infinite, and infinities and NaN stay: nothing is to be watched
 NATIVE = 16  # the carrier is the format: nothing to round
 
 
@@ -60,7 +62,7 @@ turn, turn_back = turned(held_for)
 def constants_of(row: Any) -> Any:
     """A row of constants, loaded into registers."""
     return (
-        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11], row[12],
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11], row[12], row[13],
     )  # fmt: skip
 
 
@@ -281,6 +283,9 @@ class Arithmetic:
             result = self._climb(raw, residual, result, power, draw)
         if self.careful:
             return self._edges(x, result)
+        if self.flags & OVERFLOWS:
+            infinity = ((x.ints() & SIGN[x.width]) | EXPONENT[x.width]).floats()
+            result = x.absolute().compare(">=", self[FIRST_INFINITE]).select(infinity, result)
         return result.with_sign_of(x) if self.keeps_zero_sign else result
 
     def _power(self, x: Vector, clamp: bool, track: bool) -> Vector:
