@@ -97,7 +97,7 @@ def bounds_of_tiles(
     Given are arrays (group or panel, term, block) of smallest magnitudes and (group or panel, block) of norms.
     """
     prefer_wide_vectors()
-    none, scale = np.float32(0), np.float32((1 - SLACK) / share)
+    none, scale = np.int32(0), np.float32((1 - SLACK) / share)
     less, more = np.float32(1 - SLACK), np.float32(1 + SLACK)
     for panel in range(small_b.shape[0]):
         other, others = small_b[panel], norms_b[panel]
@@ -112,5 +112,5 @@ def bounds_of_tiles(
                 grows = norms[block] * others[block] * more + _TINY
                 growth[block] = grows
                 # What a sum swamps grows at powers of two alone: the next one after this leaf is the first that may swamp it.
-                bits = int_and(int_add(as_bits(max(best - LEAST, none) * scale), _FRACTION), _INFINITY)
+                bits = int_and(int_add(max(as_bits((best - LEAST) * scale), none), _FRACTION), _INFINITY)
                 ceiling[block] = as_float(bits) * less - grows if grows < np.inf else np.float32(-1)
