@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from numba.core import config
+
+from fpsim._kernels import storage
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = 40
@@ -112,3 +116,20 @@ def test_a_second_process_stores_no_kernel_again(tmp_path):
         found.append(sorted(path.name for path in tmp_path.rglob("*.kernel")))
     assert found[0] == found[1]
     assert len(found[0]) >= 20
+
+
+def double(x):
+    return 2 * x
+
+
+def test_threads_that_make_kernels_at_once_keep_them_in_the_folder():
+    """Numba takes the folder from a global, which each of them sets and sets back."""
+    previous, interval = config.CACHE_DIR, sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda _: storage.StoredCode(double), range(400)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert {Path(code._cache_path).parent for code in made} == {Path(storage.CACHE_FOLDER)}
+    assert config.CACHE_DIR == previous

@@ -12,6 +12,7 @@ import hashlib
 import os
 import pickle
 import tempfile
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -71,6 +72,17 @@ def _choose_folder() -> str | None:
 
 
 CACHE_FOLDER = _choose_folder()
+_turn = threading.Lock()  # of the threads that make kernels: Numba's folder is a global
+
+
+def _forget_turn() -> None:
+    """After a fork the lock may be held by a thread that the child has not."""
+    global _turn
+    _turn = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_turn)
 
 
 class _Files:
@@ -104,12 +116,13 @@ class StoredCode(FunctionCache):
     """A kernel's specializations on disk, by signature, processor, bytecode and the values that it closes over."""
 
     def __init__(self, function: Callable[..., Any]):
-        previous = config.CACHE_DIR
-        config.CACHE_DIR = CACHE_FOLDER  # read when this is made, and by the user's own kernels
-        try:
-            super().__init__(function)
-        finally:
-            config.CACHE_DIR = previous
+        with _turn:
+            previous = config.CACHE_DIR
+            config.CACHE_DIR = CACHE_FOLDER  # read when this is made, and by the user's own kernels
+            try:
+                super().__init__(function)
+            finally:
+                config.CACHE_DIR = previous
         self._cache_file = _Files(Path(self._cache_path), self._impl.filename_base)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
