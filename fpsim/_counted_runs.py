@@ -67,10 +67,11 @@ def _products(
     if simple and largest < np.inf:
         # Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows.
         underflows_only_in_leaves = not exact_products or (chosen.flags & NATIVE and smallest > 2.0**-100)
-        if underflows_only_in_leaves and chosen.flags & NATIVE and chosen.element == "f4" and tree.is_chains and leaves:
-            job = RareJob(shape, tree.depth + 1, rounding, draws)
-        elif underflows_only_in_leaves or tree.is_chains:
+        if underflows_only_in_leaves or tree.is_chains:
             job.what = SUMS
+        if underflows_only_in_leaves and chosen.flags & NATIVE and chosen.element == "f4" and tree.is_chains and leaves:
+            rare = RareJob(shape, tree.depth + 1, rounding, draws)
+            job = rare if rare.suits(left, right, programs[0]) else job
     # Where nothing is watched, an overflow shows in what it gives.
     most = target.max_finite if chosen.flags & NATIVE else np.inf
     flags = choose_flags(known, leaves, rows, lambda: (largest, smallest))

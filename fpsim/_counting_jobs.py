@@ -10,6 +10,7 @@ from fpsim._product_jobs import Draws, Job, Panels, aligned
 from fpsim.rounding import Rounding
 
 _BOUNDS = 2**21  # of blocks of tiles, at a time: there is one for each 2048 multiply-adds
+_FEW = 0.5  # of the blocks: where more of them are looked at, it is quicker to look at all
 
 
 class CountingJob(Job):
@@ -66,15 +67,27 @@ class RareJob(CountingJob):
 
         super().__init__("f4", shape, depth, rounding, draws, RARE)
         self.room, self.rooms = TALLIES * LANES, []
+        self._lines: np.ndarray | None = None
+
+    def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> bool:
+        """Whether few blocks of the first panel are such that sums as large as what a block adds may be swamped in them."""
+        self._look(left, lines)
+        *_, ceilings, growths = self._tallied(_split(right[0], 1, self.width)[0], left)
+        return bool((ceilings < growths).mean() <= _FEW)
 
     def run(
         self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
     ) -> np.ndarray:
-        self._blocks = _blocks(lines)
-        self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
+        self._look(left, lines)
         at_once = max(1, _BOUNDS // max(1, self.groups * len(self._blocks)))
         some = [part for panels in right for part in _split(panels, at_once, self.width)]
         return super().run(left, some, lines, flags, row, limit)
+
+    def _look(self, left: np.ndarray, lines: np.ndarray) -> None:
+        """Find the blocks of a program, and the extents of the left operand in them."""
+        if self._lines is not lines:
+            self._lines, self._blocks = lines, _blocks(lines)
+            self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         from fpsim._kernels.block_bounds import bounds_of_tiles, swamped_share

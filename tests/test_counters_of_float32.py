@@ -52,23 +52,33 @@ def products(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return pair[0], pair[1]
 
 
+def counted(pair: tuple[np.ndarray, np.ndarray], accumulate: str, few: float) -> fpsim.Counters:
+    """A product's counters, where blocks are looked at unless more than this share of them has to be."""
+    counters = fpsim.Counters()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_counting_jobs, "_FEW", few)
+        fpsim.matmul(*pair, fmt="fp32", accumulate=accumulate, counters=counters)
+    return counters
+
+
 def blocks(leaves: int, size: int) -> list[range]:
     return [range(start, min(start + size, leaves)) for start in range(0, leaves, size)]
 
 
+FEW = st.sampled_from([0.5, 1.0])
+
+
 @settings(max_examples=60, deadline=None)
-@given(products(), st.sampled_from([None, 7, 16, 20]))
-def test_counts_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray], size: int | None) -> None:
-    counters = fpsim.Counters()
-    fpsim.matmul(*pair, fmt="fp32", accumulate=f"fp32:blocked({size})" if size else "fp32", counters=counters)
+@given(products(), st.sampled_from([None, 7, 16, 20]), FEW)
+def test_counts_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray], size: int | None, few: float) -> None:
+    counters = counted(pair, f"fp32:blocked({size})" if size else "fp32", few)
     assert counters == numpy_counts(*pair, blocks(pair[0].shape[1], size) if size else None)
 
 
 @settings(max_examples=20, deadline=None)
-@given(products())
-def test_counts_of_strided_sums_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    leaves, counters = pair[0].shape[1], fpsim.Counters()
-    fpsim.matmul(*pair, fmt="fp32", accumulate="fp32:lanes(2)", counters=counters)
+@given(products(), FEW)
+def test_counts_of_strided_sums_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray], few: float) -> None:
+    leaves, counters = pair[0].shape[1], counted(pair, "fp32:lanes(2)", few)
     wanted = numpy_counts(*pair, [range(first, leaves, 2) for first in range(min(2, leaves))])
     assert (counters.swamped, counters.underflows, counters.largest) == (wanted.swamped, wanted.underflows, wanted.largest)
 
