@@ -72,7 +72,7 @@ class RareJob(CountingJob):
     def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> bool:
         """Whether few blocks of the first panel are such that sums as large as what a block adds may be swamped in them."""
         self._look(left, lines)
-        *_, ceilings, growths = self._tallied(_split(right[0], 1, self.width)[0], left)
+        *_, ceilings, growths = self._bounds(_split(right[0], 1, self.width)[0])
         return bool((ceilings < growths).mean() <= _FEW)
 
     def run(
@@ -90,6 +90,10 @@ class RareJob(CountingJob):
             self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self._bounds(panels)
+
+    def _bounds(self, panels: Panels) -> tuple[np.ndarray, ...]:
+        """What the kernel observes chains by (see `_kernels/rare.py`)."""
         from fpsim._kernels.block_bounds import bounds_of_tiles, swamped_share
 
         count = -(-panels.columns // self.width)

@@ -15,8 +15,8 @@ from fpsim.rounding import Rounding, round_into
 
 LANES = {"f4": 16, "f8": 8}
 _LINE = 64  # bytes of a line of the cache
-_LARGE = 2**17  # numbers
-_own = threading.local()
+_LARGE = 2**17  # numbers of an operand that is packed from the beginning of a line
+_own = threading.local()  # stacks
 _NEAR = 32 << 10  # bytes that stay in the nearest cache
 _NO_HASHES = np.zeros(1, dtype=np.uint32)
 _NO_TALLIES = {element: (np.zeros(0, element),) for element in LANES}

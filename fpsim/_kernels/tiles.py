@@ -296,7 +296,7 @@ def _range(code: int, left: Vector, right: Vector) -> Vector:
 
 
 def larger_magnitude(left: Vector, right: Vector) -> Vector:
-    """The larger of two magnitudes; that of the other where one is a NaN: where there are mask registers, else right's."""
+    """The larger of two magnitudes; that of the other where one is a NaN, or without mask registers right's."""
     return _range(0b1011, left, right) if HAS_MASK_REGISTERS else larger(left.absolute(), right.absolute())
 
 
