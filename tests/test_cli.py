@@ -1,5 +1,6 @@
 """The commands as a user meets them: output, exit codes, one-sentence errors."""
 
+import datetime
 import importlib
 import os
 import subprocess
@@ -293,3 +294,45 @@ def test_demo_depends_on_the_seed_alone():
         train(outcome, data, "fp16", "fp16", 1, seed, lambda loss: None)
         losses.append(outcome.losses)
     assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache with kernels of this version and of another."""
+    from fpsim._kernels import folders
+    from fpsim._kernels.storage import Files
+
+    root = tmp_path / "cache"
+    monkeypatch.setenv("FPSIM_CACHE_DIR", str(root))
+    for name, count in ((folders.source_digest(), 2), ("0123456789abcdef", 3)):
+        for number in range(count):
+            Files(root / name).save(f"{number}.kernel", bytes(1_000_000))
+    return root
+
+
+def test_cache_shows_each_version(cache):
+    from fpsim._kernels.folders import source_digest
+
+    code, output, errors = invoke("cache")
+    assert (code, errors) == (0, "")
+    lines = output.splitlines()
+    assert lines[0] == str(cache)
+    today = f"{datetime.date.today()}"
+    rows = {tuple(line.split()) for line in lines[3:]}
+    assert rows == {(source_digest(), "(this", "one)", "2", "2.0", "MB", today), ("0123456789abcdef", "3", "3.0", "MB", today)}
+
+
+@pytest.mark.parametrize(
+    "option, deleted, left", [("--clear", "5 kernels (5.0 MB)", 0), ("--clear-old", "3 kernels (3.0 MB)", 2)]
+)
+def test_cache_deletes(cache, option, deleted, left):
+    assert invoke("cache", option) == (0, f"deleted {deleted} from {cache}\n", "")
+    assert len(list(cache.rglob("*.kernel"))) == left
+
+
+def test_cache_says_why_a_folder_is_not_used(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    cache.chmod(0o777)
+    code, output, errors = invoke("cache")
+    assert (code, output.splitlines()[0]) == (0, str(tmp_path / "home" / "fpsim"))
+    assert errors == f"fpsim keeps no compiled kernels in {cache}: others can write to it (chmod go-w).\n"

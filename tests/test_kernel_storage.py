@@ -1,15 +1,19 @@
-"""Machine code is found again, and no process is ever given another kernel's."""
+"""Machine code is found again, and only what this user's fpsim stored for this very kernel is executed."""
 
+import hashlib
 import os
+import pickle
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+import warnings
 from pathlib import Path
 
 import pytest
-from numba.core import config
 
-from fpsim._kernels import storage
+from fpsim._kernels import folders
+from fpsim._kernels.storage import Files
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = 40
@@ -41,9 +45,9 @@ for step, number in enumerate(order):
 @pytest.fixture
 def start(tmp_path):
     script = tmp_path / "variants.py"
-    script.write_text(SCRIPT)
 
-    def start(name, other, order):
+    def start(name, other, order, before=""):
+        script.write_text(before + SCRIPT)
         env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(script), str(tmp_path), name, other, repr(list(order))]
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -64,72 +68,284 @@ def test_two_processes_compile_at_once_and_a_third_finds_all(start):
     assert lines(start("c", "c", range(VARIANTS))) == [(n, 100 + n, 1) for n in range(VARIANTS)]
 
 
-@pytest.mark.parametrize("damage", ["another kernel's", "cut short", "empty"])
-def test_a_wrong_file_is_not_run(start, tmp_path, damage):
+def replace_by(other):
+    def damage(path, two):
+        path.write_bytes(other(two))
+
+    return damage
+
+
+def rebuild_as_link(path, two):
+    path.unlink()
+    path.symlink_to(two)
+
+
+def rebuild_as_pipe(path, two):
+    path.unlink()
+    os.mkfifo(path)
+
+
+class Touch:
+    """Its pickle, when read, leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
+
+
+DAMAGE = {
+    "another kernel's": replace_by(lambda two: two.read_bytes()),
+    "cut short": replace_by(lambda two: two.read_bytes()[:40]),
+    "cut at the end": replace_by(lambda two: two.read_bytes()[:-1]),
+    "empty": replace_by(lambda two: b""),
+    "a page of zeros": replace_by(lambda two: two.read_bytes()[:4096] + bytes(4096) + two.read_bytes()[8192:]),
+    "a bit of the machine code": replace_by(lambda two: flipped(two.read_bytes(), 1000)),
+    "a foreign pickle": replace_by(lambda two: pickle.dumps(Touch(two.parent / "executed"))),
+    "writable by others": lambda path, two: path.chmod(0o666),
+    "a link": rebuild_as_link,
+    "a pipe": rebuild_as_pipe,
+    "a key cut short": lambda path, two: (path.parent / "key").write_bytes(b"short"),
+    "a key that others can read": lambda path, two: (path.parent / "key").chmod(0o644),
+}
+
+
+SEEN_BY_A_PROCESS = ("another kernel's", "a bit of the machine code", "a foreign pickle", "a key cut short")
+
+
+@pytest.mark.parametrize("damage", SEEN_BY_A_PROCESS)
+def test_a_file_that_cannot_be_trusted_is_not_run_but_replaced(start, tmp_path, damage):
     lines(start("a", "a", [1, 2]))
     one, two = (tmp_path / "cache").rglob("*.kernel")
-    if damage == "another kernel's":
-        one.write_bytes(two.read_bytes())
-    else:
-        one.write_bytes(two.read_bytes()[: 40 if damage == "cut short" else 0])
-    assert sorted(lines(start("b", "b", [1, 2]))) in ([(1, 101, 0), (2, 102, 1)], [(1, 101, 1), (2, 102, 0)])
+    DAMAGE[damage](one, two)
+    process = start("b", "b", [1, 2])
+    output, errors = process.communicate(timeout=300)
+    found = sorted(tuple(map(int, line.split())) for line in output.splitlines())
+    assert process.returncode == 0, errors
+    assert [value for _, value, _ in found] == [101, 102]
+    assert sum(hits for *_, hits in found) == (0 if "key" in damage else 1)
+    assert "RuntimeWarning: fpsim compiles a kernel anew" in errors
+    assert not (two.parent / "executed").exists()
     assert sorted(lines(start("c", "c", [1, 2]))) == [(1, 101, 1), (2, 102, 1)]
 
 
-def test_a_full_disk_is_said_and_the_kernel_runs(start, tmp_path):
-    script = tmp_path / "variants.py"
-    full = "import os\ndef full(*paths): raise OSError(28, 'No space left on device')\nos.replace = full\n"
-    script.write_text(full + SCRIPT)
-    process = start("a", "a", [1])
-    output, errors = process.communicate(timeout=300)
-    assert output.split() == ["1", "101", "0"]
-    assert "RuntimeWarning: fpsim could not keep a compiled kernel: [Errno 28] No space left on device" in errors
-    assert not [path for path in (tmp_path / "cache").rglob("variants*") if path.is_file()]
+@pytest.fixture
+def files(tmp_path):
+    files = Files(tmp_path / "root" / "0123456789abcdef")
+    files.save("one.kernel", b"some code")
+    assert files.load("one.kernel") == b"some code"
+    return files
 
 
-EVERY_KIND = """
-import warnings
-import numpy as np
-import fpsim
-
-warnings.simplefilter("ignore")
-x = np.ones((8, 40), np.float32)
-y = np.ones((40, 40), np.float32)
-for text in ("fp16", "fp16:fma", "fp16:kahan", "exact", "h100", "mi100", "mi300", "mi250", "amx_fp16", "avx512_fp16"):
-    fpsim.matmul(x, y, fmt="fp16", accumulate=text)
-for text in ("arm_bf16", "arm_ebf16", "avx512_bf16"):
-    fpsim.matmul(x, y, fmt="bf16", accumulate=text)
-for mode in ("down", "odd", "stochastic"):
-    fpsim.matmul(x, y, fmt="fp16", accumulate="fp16", rounding=mode, seed=1 if mode == "stochastic" else None)
-fpsim.matmul(x, y, fmt="fp16", accumulate="fp16", counters=fpsim.Counters())
-fpsim.matmul(x, y, fmt="fp16", accumulate="fp16", error_bound=True)
-fpsim.sum(y, fmt="fp16", axis=0)
-"""
+def path_of(files, name="one.kernel"):
+    return files._folder / name
 
 
-def test_a_second_process_stores_no_kernel_again(tmp_path):
-    """A kernel that is made with an object of this process alone is never found again: it would be stored each time."""
-    env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    found = []
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", EVERY_KIND], env=env, check=True, timeout=300)
-        found.append(sorted(path.name for path in tmp_path.rglob("*.kernel")))
-    assert found[0] == found[1]
-    assert len(found[0]) >= 20
+def is_refused(files, name="one.kernel"):
+    with pytest.warns(RuntimeWarning, match="cannot be trusted"):
+        return files.load(name) is None
 
 
-def double(x):
-    return 2 * x
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_seen_and_mended(files, damage):
+    data = bytes(range(256)) * 64
+    files.save("one.kernel", data)
+    files.save("two.kernel", data[::-1])
+    DAMAGE[damage](path_of(files), path_of(files, "two.kernel"))
+    assert is_refused(files)
+    files.save("one.kernel", data)
+    assert files.load("one.kernel") == data
+    assert not (files._folder / "executed").exists()
 
 
-def test_threads_that_make_kernels_at_once_keep_them_in_the_folder():
-    """Numba takes the folder from a global, which each of them sets and sets back."""
-    previous, interval = config.CACHE_DIR, sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+def test_no_bit_and_no_byte_can_change(files):
+    data = path_of(files).read_bytes()
+    for place in range(len(data)):
+        for wrong in (*(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :] for bit in range(8)), data[:place]):
+            path_of(files).write_bytes(wrong)
+            assert is_refused(files)
+    path_of(files).write_bytes(data + b"\0")
+    assert is_refused(files)
+
+
+def test_a_digest_that_anyone_can_make_does_not_pass(files):
+    code = b"other code"
+    for tag in (hashlib.sha256(code).digest(), hashlib.sha256(b"one.kernel\0" + code).digest(), bytes(32)):
+        path_of(files).write_bytes(tag + code)
+        assert is_refused(files)
+
+
+def test_a_file_of_another_name_or_another_folder_does_not_pass(files, tmp_path):
+    path_of(files, "two.kernel").write_bytes(path_of(files).read_bytes())
+    assert is_refused(files, "two.kernel")
+    other = Files(tmp_path / "other" / "0123456789abcdef")
+    other.save("one.kernel", b"other code")
+    path_of(files).write_bytes(path_of(other).read_bytes())
+    assert is_refused(files)
+
+
+def test_only_the_owner_can_read_what_is_stored(files):
+    assert path_of(files).parent.stat().st_mode & 0o777 == 0o700
+    for path in path_of(files).parent.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_another_users_file_is_refused(files, monkeypatch):
+    monkeypatch.setattr(folders, "user", lambda: os.getuid() + 1)
+    assert is_refused(files)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Where kernels are to be kept; where they are kept if that cannot be is `tmp_path / "home"`."""
+    for variable in ("NUMBA_CACHE_DIR", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FPSIM_CACHE_DIR", str(tmp_path / "root"))
+    return tmp_path / "root"
+
+
+def test_the_folder_is_made_for_the_owner_alone(root):
+    previous = os.umask(0)
     try:
-        with ThreadPoolExecutor(8) as pool:
-            made = list(pool.map(lambda _: storage.StoredCode(double), range(400)))
+        with warnings.catch_warnings(action="error"):
+            folder = folders.choose()
     finally:
-        sys.setswitchinterval(interval)
-    assert {Path(code._cache_path).parent for code in made} == {Path(storage.CACHE_FOLDER)}
-    assert config.CACHE_DIR == previous
+        os.umask(previous)
+    assert folder.parent == root
+    assert [place.stat().st_mode & 0o777 for place in (root, folder)] == [0o700, 0o700]
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+@pytest.mark.parametrize("which", ["root", "folder"])
+def test_a_folder_that_others_can_write_to_is_refused(root, mode, which):
+    folder = folders.choose()
+    {"root": root, "folder": folder}[which].chmod(mode)
+    name = {"root": "root", "folder": folder.name}[which]
+    with pytest.warns(RuntimeWarning, match=rf"keeps no compiled kernels in .*{name}: others can write to it"):
+        assert folders.choose().parents[1] == root.parent / "home"
+
+
+def test_another_users_folder_is_refused(root, monkeypatch):
+    folders.choose()
+    monkeypatch.setattr(folders, "user", lambda: 12345)
+    with pytest.warns(RuntimeWarning) as caught:
+        folder = folders.choose()
+    assert str(caught[0].message).startswith(f"fpsim keeps no compiled kernels in {root}")
+    assert "belongs to another user" in str(caught[0].message)
+    assert folder is None or folder.parents[1] != root.parent
+
+
+def test_a_link_in_the_place_of_the_folder_is_refused_and_one_around_it_followed(root, tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    root.symlink_to(tmp_path / "elsewhere")
+    folder = folders.choose()
+    assert folder.parent == root
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.warns(RuntimeWarning, match="it is a symbolic link"):
+        assert folders.choose().parents[1] == tmp_path / "home"
+
+
+def test_a_shared_folder_of_the_system_is_taken(root):
+    root.mkdir()
+    root.chmod(0o1777)
+    assert folders.choose().parent == root
+
+
+KILLED = {
+    "before its name is right": "os.replace = lambda *paths: os.kill(os.getpid(), 9)",
+    "before the key's is": "os.link = lambda *paths: os.kill(os.getpid(), 9)",
+    "half written": """
+from fpsim._kernels import storage
+def half(key, name, data):
+    size = 1000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which ends the process as a kill does
+    return bytes(32)
+storage._tag = half
+""",
+}
+
+
+@pytest.mark.parametrize("moment", KILLED)
+def test_a_process_that_is_killed_while_it_stores_harms_no_other(start, tmp_path, moment):
+    process = start("a", "a", [1], f"import os, resource, signal\n{KILLED[moment]}\n")
+    process.communicate(timeout=300)
+    assert process.returncode in (-signal.SIGKILL, -signal.SIGXFSZ)
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    left = [path for path in files if path.suffix != ".kernel" and path.name != "key"]
+    assert left
+    assert lines(start("b", "b", [1])) == [(1, 101, 0)]
+    assert lines(start("c", "c", [1])) == [(1, 101, 1)]
+    for path in left:
+        os.utime(path, (0, 0))
+    assert lines(start("d", "d", [2])) == [(2, 102, 0)]
+    assert not any(path.exists() for path in left)
+
+
+def test_a_full_disk_is_said_and_the_kernel_runs(start, tmp_path):
+    before = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    process = start("a", "a", [1], before)
+    output, errors = process.communicate(timeout=300)
+    assert output.split() == ["1", "101", "0"], errors
+    assert "RuntimeWarning: fpsim could not keep a compiled kernel: [Errno 27] File too large" in errors
+    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == ["key"]
+
+
+def age(folder, days):
+    for path in (folder, *folder.iterdir()):
+        os.utime(path, (time.time() - 86400 * days,) * 2)
+
+
+def version(root, name, size=10):
+    folder = root / (name * 16)
+    Files(folder).save("one.kernel", bytes(size))
+    return folder
+
+
+def test_folders_of_other_versions_go_when_they_are_unused(tmp_path):
+    old, recent = version(tmp_path, "a"), version(tmp_path, "b")
+    (tmp_path / "notes").write_text("a user's")
+    age(old, 40), age(recent, 20)
+    own = version(tmp_path, "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["notes", recent.name, own.name])
+
+
+def test_a_folder_in_use_counts_as_such(tmp_path):
+    folder = version(tmp_path, "a")
+    age(folder, 40)
+    folders.mark_used(folder)
+    folders.tidy(version(tmp_path, "b"))
+    assert folder.exists()
+
+
+def test_the_cache_stays_below_its_limit_and_its_own_version_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "LARGEST", 1000)
+    versions = []
+    for number, name in enumerate("abcd"):
+        versions.append(version(tmp_path, name, 300))
+        age(versions[-1], 10 - number)
+    own = version(tmp_path, "e", 300)
+    assert [entry.folder for entry in folders.stored(tmp_path)] == [own, versions[3]]
+    large = version(tmp_path, "f", 2000)
+    assert [entry.folder for entry in folders.stored(tmp_path)] == [large]
+
+
+def test_what_is_not_fpsims_is_left(tmp_path):
+    folder = version(tmp_path, "a")
+    (folder / "notes").write_text("a user's")
+    folders.remove(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes"]
+
+
+def test_a_folder_deleted_meanwhile_is_made_again(files):
+    folders.remove(files._folder)
+    assert files.load("one.kernel") is None
+    files.save("one.kernel", b"some code")
+    assert files.load("one.kernel") == b"some code"

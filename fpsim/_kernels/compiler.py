@@ -10,18 +10,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .storage import CACHE_FOLDER, StoredCode
+from fpsim._kernels.storage import StoredCode
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a function without the GIL, cached on disk where a folder can be written."""
+    """Compile a function without the GIL, cached on disk where a folder can be written.
+
+    TypeError for one that closes over what another process would not know for the same (see `identity`).
+    """
     if function is None:
         return lambda inner: kernel(inner, **options)
-    compiled = numba.njit(**{**_OPTIONS, **options})(function)
-    if CACHE_FOLDER is not None:
-        compiled._cache = StoredCode(function)
+    options = {**_OPTIONS, **options}
+    compiled = numba.njit(**options)(function)
+    compiled._cache = StoredCode(function, options)
     return compiled
 
 

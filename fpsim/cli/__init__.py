@@ -1,5 +1,5 @@
 """The command line: `fpsim demo`, `fpsim run`, `fpsim explain`, `fpsim formats`, `fpsim coverage`,
-`fpsim record`, `fpsim crosscheck`.
+`fpsim record`, `fpsim crosscheck`, `fpsim cache`.
 
 Exit codes: 0, or what a script run under emulation exits with; 2 for input that makes no sense, after one sentence on
 standard error; 130 after Ctrl-C.
@@ -8,6 +8,7 @@ standard error; 130 after Ctrl-C.
 import click
 
 from fpsim import __version__
+from fpsim.cli.cache import cache
 from fpsim.cli.coverage import coverage
 from fpsim.cli.crosscheck import crosscheck
 from fpsim.cli.demo import demo
@@ -25,5 +26,5 @@ def main() -> None:
     """Run floating-point programs in other arithmetic, bit for bit."""
 
 
-for _command in (demo, run, explain, formats, coverage, record, crosscheck):
+for _command in (demo, run, explain, formats, coverage, record, crosscheck, cache):
     main.add_command(_command)
