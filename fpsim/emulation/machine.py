@@ -5,7 +5,7 @@ One `Machine` belongs to one thread of one `Emulation`; rules get it as their fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,6 +66,7 @@ class Machine:
         self.optimizer: Any = None
         self.results = Results()
         self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps
+        self.reads: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # told what a tensor from outside is read as
 
     policy: Policy
     fmt: Format
@@ -128,8 +129,10 @@ class Machine:
         if tags.tag_on(tensor) is tags.EXEMPT:
             return tensor
         self.check(tensor)
-        fresh = tensor.detach().clone(memory_format=torch.preserve_format)
-        return self._round(fresh)
+        fresh = self._round(tensor.detach().clone(memory_format=torch.preserve_format))
+        if self.reads is not None:
+            self.reads(tensor, fresh)
+        return fresh
 
     def holds(self, value: Any) -> bool:
         """Whether this is a float32 tensor that is known to hold values of the format."""
@@ -144,7 +147,10 @@ class Machine:
             return self.constant(value)
         if isinstance(value, torch.Tensor) and value.dim() == 0 and value.dtype is _FLOAT32:
             if value.device.type == "cpu" and not self.made(value):
-                return self.exact(torch.tensor(self.constant(value.item())))
+                fresh = self.exact(torch.tensor(self.constant(value.item())))
+                if self.reads is not None:
+                    self.reads(value, fresh)
+                return fresh
         return self.operands(value)
 
     def made(self, tensor: torch.Tensor) -> bool:

@@ -15,6 +15,7 @@ from fpsim.emulation.certification.certificate import Certificate, Layer, settle
 from fpsim.emulation.certification.methods import METHODS, Found, NeedsOneSample, Request
 from fpsim.emulation.certification.trace import record
 from fpsim.emulation.simulation import Simulation, run
+from fpsim.rounding import Rounding
 
 REFERENCES = ("exact", "fp32")
 
@@ -53,8 +54,9 @@ def certify(
     Returns
     -------
     A `Certificate`. Where a product, partial sum or result overflowed or may have saturated the bound is inf, whatever came
-    after. "mean-value" and "probabilistic" run each input alone (which matters only to stochastic rounding and
-    accumulate="native"); so does "shadow" where something overflowed.
+    after. "mean-value" and "probabilistic" run each input alone (which matters only to accumulate="native"); so does "shadow"
+    where something overflowed. Under stochastic rounding nothing does: the bounds are of `run(..., seed)(x)`, the draws of
+    whose first pass are made here, and an overflow makes those of all inputs inf.
 
     Raises
     ------
@@ -76,9 +78,9 @@ def certify(
             'fmt="fp32" with accumulate="native" is torch itself, whose operations are not rounded once each: certify '
             'accumulate="fp32", or compare another machine with any float32 run by reference="fp32"'
         )
-    request = Request(radius, confidence, reference == "fp32")
-    with _as_recorded():
-        found = _found(simulation, model, inputs, method, request)
+    draws = simulation.policy.rounding is Rounding.STOCHASTIC
+    found = _found(simulation, model, inputs, method, Request(radius, confidence, reference == "fp32", draws))
+    with torch.no_grad():
         logits, bound = (torch.cat([getattr(part, name) for part in found]) for name in ("logits", "bound"))
         needed = torch.cat([part.bound if part.width is None else part.bound + part.width for part in found])
     return Certificate(
@@ -119,19 +121,21 @@ def _found(
     simulation: Simulation, model: nn.Module, inputs: tuple[torch.Tensor, ...], method: str, request: Request
 ) -> list[Found]:
     """What the method finds for the batch at once, or else for one input after the other."""
-    compute = METHODS[method]
     count = len(inputs[0])
     if any(len(item) != count for item in inputs):
         raise ValueError(f"x: the inputs' first axes differ ({', '.join(str(len(item)) for item in inputs)})")
-    if method in ("shadow", "running", "a-priori"):
+
+    def certified(some: tuple[torch.Tensor, ...]) -> Found:
+        trace = record(simulation, model, some, box=method == "a-priori")  # as `run` is called here, gradients and all
+        with _as_recorded():
+            return METHODS[method](trace, simulation.policy, request)
+
+    if request.whole or method in ("shadow", "running", "a-priori"):
         try:
-            return [compute(record(simulation, model, inputs), simulation.policy, request)]
+            return [certified(inputs)]
         except NeedsOneSample:
             pass
-    return [
-        compute(record(simulation, model, tuple(item[i : i + 1] for item in inputs)), simulation.policy, request)
-        for i in range(count)
-    ]
+    return [certified(tuple(item[i : i + 1] for item in inputs)) for i in range(count)]
 
 
 @contextlib.contextmanager

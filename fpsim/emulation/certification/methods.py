@@ -20,11 +20,13 @@ from fpsim.rounding import Rounding
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for beside the policy: the box's half width, the confidence, and whether an fp32 run is the reference."""
+    """What is asked for beside the policy: the box's half width, the confidence, whether an fp32 run is the reference, and
+    whether the trace must stay whole: the draws of an input run alone are others."""
 
     radius: float | torch.Tensor | None = None
     confidence: float = 0.999
     single: bool = False
+    whole: bool = False
 
 
 Details = tuple[dict[str, tuple[float, float, float]], dict[str, float]]
@@ -58,7 +60,7 @@ def _shadow(trace: Trace, policy: Policy, request: Request) -> Found:
     logits = trace.double(trace.output)
     bound = _distance(states[trace.output])
     if shadow.overflowed:
-        if len(logits) > 1:
+        if len(logits) > 1 and not request.whole:
             raise NeedsOneSample
         bound = torch.full_like(bound, math.inf)
     layers = _layers(trace, states)
@@ -85,7 +87,7 @@ def _probabilistic(trace: Trace, policy: Policy, request: Request) -> Found:
 
 def _backwards(trace: Trace, policy: Policy, request: Request, confidence: float | None) -> Found:
     logits = trace.double(trace.output)
-    if len(logits) != 1:
+    if len(logits) != 1 and not request.whole:
         raise NeedsOneSample
     library = walk(Library(trace))
     shadow = Shadow(trace, policy, library, squares=confidence is not None)
@@ -96,8 +98,8 @@ def _backwards(trace: Trace, policy: Policy, request: Request, confidence: float
     if confidence is None:
         per_path = found.bounds
     else:
-        # Azuma and Hoeffding for every logit, both signs: all hold at once with the confidence.
-        factor = math.sqrt(2 * math.log(2 * logits.numel() / (1 - confidence)))
+        # Azuma and Hoeffding for every logit of an input, both signs: all hold at once with the confidence.
+        factor = math.sqrt(2 * math.log(2 * logits[0].numel() / (1 - confidence)))
         total = upwards(sum(found.squares.values(), torch.zeros(())))
         root = torch.sqrt(total) * factor
         share = torch.where(total > 0, root / total, 0.0)

@@ -149,15 +149,16 @@ class Slope:
 
 
 def transpose(function: Map, shape: torch.Size) -> Map:
-    """The transpose of a linear map of tensors of that shape, for a batch of rows."""
+    """The transpose of a linear map of tensors of that shape, for a batch of rows.
+
+    Raises RuntimeError for a map that autograd carries nothing back through: its transpose would seem to be 0.
+    """
     point = torch.zeros(shape, dtype=torch.float64)
 
     def apply(rows: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
             leaf = point.clone().requires_grad_()
             result = function(leaf)
-        if not result.requires_grad:
-            return torch.zeros(rows.shape[0], *shape, dtype=torch.float64)
         return torch.autograd.grad(result, leaf, rows, is_grads_batched=True)[0]
 
     return apply

@@ -27,11 +27,11 @@ def one_at_a_time(call: Call) -> list[Slope]:
 
 COPIES = names(
     """
-    alias detach diagonal expand lift_fresh permute select slice split split_with_sizes squeeze t transpose unbind unfold
+    alias diagonal expand lift_fresh permute select slice split split_with_sizes squeeze t transpose unbind unfold
     unsqueeze view _reshape_alias _unsafe_view unsafe_split unsafe_split_with_sizes unsafe_chunk swapaxes swapdims clone flip
     roll rot90 repeat index_select gather index _unsafe_index pixel_shuffle pixel_unshuffle channel_shuffle im2col tril triu
     embedding cat stack expand_copy view_copy permute_copy select_copy slice_copy unsqueeze_copy squeeze_copy t_copy
-    transpose_copy alias_copy detach_copy reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+    transpose_copy alias_copy reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d upsample_nearest1d upsample_nearest2d chunk
     """
 )
@@ -39,6 +39,10 @@ for _name in COPIES:
     for _op in overloads(_name).values():
         if not is_out(_op) and not _op._schema.is_mutable:
             register(_op, "structure", one_at_a_time, kind="exact", cost=free, outputs=None)
+
+
+for _name in ("detach", "detach_copy"):  # as they are, autograd would carry nothing back through them
+    register(getattr(_aten, _name).default, "structure", lambda call: [linear(lambda t: t.clone())], kind="exact", cost=free)
 
 
 def _converted(call: Call) -> Sequence[Slope]:

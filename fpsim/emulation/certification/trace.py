@@ -17,10 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.exact import MAKERS
 from fpsim.emulation.simulation import Simulation
+from fpsim.emulation.table import TABLE
 
 _FLOAT32 = torch.float32
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _MAKERS = frozenset(f"aten::{name}" for name in MAKERS)
+_DETACH = torch.ops.aten.detach.default
 _UNINITIALIZED = frozenset(f"aten::{name}" for name in MAKERS if "empty" in name)
 
 
@@ -67,7 +69,8 @@ class Trace:
         return self.values[number].double()
 
     def add(self, value: torch.Tensor) -> int:
-        self.values.append(value)
+        with _without_dispatch():
+            self.values.append(value.detach())
         return len(self.values) - 1
 
 
@@ -103,8 +106,9 @@ def _collect(found: list[Any], values: Iterable[Any], kind: type) -> None:
 class _Recorder(TorchDispatchMode):
     """Sees every operation before the emulating mode below it, and writes down what went in and what came out.
 
-    Tensors are known by where they lie: views of one storage with the same shape and strides are one tensor. The trace keeps
-    every storage alive, so that no place is used twice.
+    The emulation runs as it does without a recorder, draw for draw: what an operation reads a tensor from outside as, the
+    machine tells (`Machine.reads`), each time that it does. Tensors are known by where they lie: views of one storage with the
+    same shape and strides are one tensor. The trace keeps every storage alive, so that no place is used twice.
     """
 
     def __init__(self, machine: Any, trace: Trace):
@@ -112,7 +116,8 @@ class _Recorder(TorchDispatchMode):
         self.machine, self.trace = machine, trace
         self._numbers: dict[Any, int] = {}
         self._in_storage: dict[int, list[int]] = {}
-        self._rounded: dict[Any, torch.Tensor] = {}
+        self._read: dict[Any, list[torch.Tensor]] = {}  # by the running operation
+        self._leaves: dict[Any, int] = {}  # of tensors from outside, where no draw tells one reading from the next
         self._outside: list[torch.Tensor] = []
 
     def remember(self, tensor: torch.Tensor, number: int | None = None) -> int:
@@ -125,19 +130,23 @@ class _Recorder(TorchDispatchMode):
         """A tensor of emulated values that the run starts from; `reference` holds the exact ones."""
         number = self.remember(tensor)
         if tensor.is_floating_point():
-            self.trace.references[number] = reference.detach().double()
+            with _without_dispatch():
+                self.trace.references[number] = reference.detach().double()
         else:
             self.trace.integers.append(number)
         return number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         target = self._target(func, args)
         if target is not None and _place(target) not in self._numbers:
             raise UnsupportedOp(f"{func}: certification follows no write to a tensor from outside the model")
-        args, kwargs = map_tensors(self._emulated, (args, kwargs or {}))
+        outside = [tensor for tensor in tensors_in((args, kwargs)) if self._is_outside(tensor)]
+        for tensor in outside:
+            self._refuse_stale(tensor)
         if target is not None:
             self._keep_old_values(target)
-        places = map_tensors(self._number, (args, kwargs))
+        self._read = {}
         result = func(*args, **kwargs)
         name = func._schema.name
         if name in _UNINITIALIZED:
@@ -145,9 +154,26 @@ class _Recorder(TorchDispatchMode):
         elif name in _MAKERS and not tensors_in((args, kwargs)):
             with _without_dispatch():
                 self.leaf(result, func(*args, **kwargs))
-        else:
+        elif func is _DETACH and not outside:  # autograd calls it too: the same tensor
+            pass
+        elif not (outside and func in TABLE and TABLE[func].family == "view"):  # what is seen through a view is outside too
+            valued = name not in _MAKERS
+            places = map_tensors(lambda tensor: self._number(tensor, func if valued else None), (args, kwargs))
             self._record(func, places, result, target)
+        else:
+            self._outside.extend(outside)
         return result
+
+    def reads(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        """What the machine reads a tensor from outside as."""
+        self._read.setdefault(_place(tensor), []).append(value)
+
+    def output(self, tensor: torch.Tensor) -> int | None:
+        """The number of what the run returns, as it came if nothing was computed of it; None for integers."""
+        if not self._is_outside(tensor):
+            return self._numbers.get(_place(tensor))
+        self._refuse_stale(tensor)
+        return self.leaf(tensor, tensor)
 
     def _record(self, func: Any, places: Any, result: Any, target: torch.Tensor | None) -> None:
         if target is not None:
@@ -156,13 +182,10 @@ class _Recorder(TorchDispatchMode):
         outputs = tuple(self.remember(item) if isinstance(item, torch.Tensor) and item.numel() else None for item in results)
         self.trace.steps.append(Step(func, places[0], places[1], outputs, self.machine.path))
 
-    def _emulated(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor itself if the run has seen it; in the place of a number from outside what the machine rounds it to."""
-        place = _place(tensor)
-        if place in self._numbers or not tensor.is_floating_point() or not tensor.numel():
-            return tensor
-        if place in self._rounded:
-            return self._rounded[place]
+    def _is_outside(self, tensor: torch.Tensor) -> bool:
+        return tensor.is_floating_point() and tensor.numel() > 0 and _place(tensor) not in self._numbers
+
+    def _refuse_stale(self, tensor: torch.Tensor) -> None:
         if _storage(tensor) in self._in_storage:
             raise UnsupportedOp(
                 f"{self.machine.path or 'no module'}: a tensor is read that was not written as a whole, or through another "
@@ -170,16 +193,26 @@ class _Recorder(TorchDispatchMode):
             )
         if tensor.dtype is not _FLOAT32:
             raise UnsupportedOp(f"a tensor of {tensor.dtype}: certification takes models and inputs in float32")
-        with _without_dispatch():
-            value = self.machine.operand(tensor)
-            self._rounded[place] = value
-            self._outside.append(tensor)  # kept, so that no other tensor takes its place
-            self.leaf(value, tensor)
-        return value
 
-    def _number(self, tensor: torch.Tensor) -> Any:
+    def _number(self, tensor: torch.Tensor, reader: Any) -> Any:
+        """The number of a tensor; one from outside gets that of what the operation `reader` (None: only its shape) read."""
         number = self._numbers.get(_place(tensor))
+        if number is None and self._is_outside(tensor):
+            number = self._outside_number(tensor, reader)
         return tensor if number is None else Ref(number)
+
+    def _outside_number(self, tensor: torch.Tensor, reader: Any) -> int:
+        place = _place(tensor)
+        if place in self._leaves:
+            return self._leaves[place]
+        found = self._read.get(place, [])
+        if not found and reader is not None:
+            raise UnsupportedOp(f"{reader}: certification cannot see what it reads a tensor from outside the model as")
+        self._outside.append(tensor)  # kept, so that no other tensor takes its place
+        number = self.leaf(found.pop(0) if len(found) > 1 else (*found, tensor)[0], tensor)
+        if not self.machine.stochastic:
+            self._leaves[place] = number
+        return number
 
     @staticmethod
     def _target(func: Any, args: Any) -> torch.Tensor | None:
@@ -221,8 +254,10 @@ def _place(tensor: torch.Tensor) -> Any:
     return _storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
-def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Trace:
+def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], box: bool = False) -> Trace:
     """The trace of simulation(*inputs), whose one output is a tensor (or has one in `.logits`, as in transformers).
+
+    What is recorded is that call, draw for draw. For a `box` around the inputs they are rounded before it, once.
 
     Raises
     ------
@@ -233,7 +268,7 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
     machine = simulation._emulation.machine
     recorder = _Recorder(machine, trace)
     originals = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with torch.no_grad(), simulation:
+    with simulation:
         with _without_dispatch():  # what is read here keeps the values that it has
             for name, tensor in (*simulation.model.named_parameters(), *simulation.model.named_buffers()):
                 if tensor.dtype is _FLOAT32:
@@ -242,17 +277,24 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
             for item in inputs:
                 if item.is_floating_point() and item.dtype is not _FLOAT32:
                     raise UnsupportedOp(f"an input of {item.dtype}: certification takes models and inputs in float32")
+                if item.is_floating_point() and machine.stochastic and not box:  # drawn anew wherever it is read
+                    given.append(item)
+                    continue
                 given.append(machine.operand(item.detach().clone()))
                 number = recorder.leaf(given[-1], item)
                 if item.dtype is _FLOAT32:
                     trace.inputs.append(number)
-        with recorder:
-            result = simulation.model(*given)
+        machine.reads = recorder.reads
+        try:
+            with recorder:
+                result = simulation.model(*given)
+        finally:
+            machine.reads = None
         result = getattr(result, "logits", result)
         if not isinstance(result, torch.Tensor):
             raise TypeError(f"the model's output must be a tensor of logits, got {type(result).__name__}")
-        place = recorder._number(recorder._emulated(result))
-        if not isinstance(place, Ref):
+        number = recorder.output(result)
+        if number is None:
             raise TypeError("the model's output holds no floating-point numbers that it computed")
-    trace.output = place.index
+    trace.output = number
     return trace
