@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim import _checks
-from fpsim.emulation import switches
+from fpsim.emulation import memory, switches
 from fpsim.emulation.halves import Halves
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mapping import ModuleFormats
@@ -89,6 +89,7 @@ class Emulation:
         self._local = _Local()
         self._machines: list[Machine] = []
         _everything.add(self)
+        memory.watch()
 
     @property
     def active(self) -> bool:

@@ -17,6 +17,7 @@ from fpsim._geometry import Geometry
 from fpsim.emulation.engine import Watch, reduction
 from fpsim.emulation.matmul import by_library, is_native, native
 from fpsim.emulation.table import register
+from fpsim.emulation.tags import array_of
 
 _aten = torch.ops.aten
 
@@ -41,7 +42,7 @@ def _compute(
     key = machine.key() if machine.stochastic else 0
     factors = machine.factors(left, right) if into is weight_gradient_into else machine.factors(right, left)
     how = Arithmetic(machine.operand_format, policy.accumulator, policy.rounding, key, watch, policy.fmt, factors)
-    first, second = (item.detach().numpy() for item in (left, right))
+    first, second = (array_of(item.detach()) for item in (left, right))
     out = np.empty(shape, np.float32)
     geometry, *bias = rest
     into(_five(first), _five(second), _five(out), geometry, how, *bias)
@@ -101,7 +102,7 @@ def convolution(
             groups,
         )
     x, weight = machine.floating(x), machine.floating(weight)
-    offsets = None if bias is None else machine.operand(bias).detach().numpy()
+    offsets = None if bias is None else array_of(machine.operand(bias).detach())
     dims = x.dim() - 2
     stride, padding, dilation, output_padding = (_full(item, dims) for item in (stride, padding, dilation, output_padding))
     if transposed:
@@ -142,5 +143,5 @@ def convolution_backward(
         gw = machine.exact(_compute(machine, weight_gradient_into, target, source, tuple(weight.shape), geometry))
     if output_mask[2]:
         axes = (0, *range(2, gradient.dim()))
-        gb = machine.exact(torch.from_numpy(np.ascontiguousarray(reduction(machine, gradient.detach().numpy(), axes))))
+        gb = machine.exact(torch.from_numpy(np.ascontiguousarray(reduction(machine, array_of(gradient.detach()), axes))))
     return gx, gw, gb

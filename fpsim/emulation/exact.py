@@ -156,8 +156,8 @@ def to_copy(machine: Any, source: torch.Tensor, *, dtype: Any = None, device: An
 @register(_aten.zero_.default, family="constant")
 def zero_(machine: Any, target: torch.Tensor) -> torch.Tensor:
     target.zero_()
-    if target.dtype is torch.float32 and tags.covers_storage(target):
-        machine.exact(target)
+    if target.dtype is torch.float32:
+        machine.claim(target)
     return target
 
 
@@ -201,7 +201,8 @@ def fill_scalar_(machine: Any, target: torch.Tensor, value: Any) -> torch.Tensor
         tags.unmark(target)
         return target.fill_(value)
     target.fill_(machine.constant(value))
-    return machine.exact(target) if tags.covers_storage(target) else target
+    machine.claim(target)
+    return target
 
 
 @register(_aten.fill_.Tensor, family="constant")

@@ -12,6 +12,7 @@ import torch
 
 from fpsim import threads
 from fpsim._kernels import counting, passes
+from fpsim.emulation import tags
 from fpsim.emulation.limits import counting_limits
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
@@ -78,7 +79,7 @@ class Finish:
         constants, limits = self._of[4]
         if size > counting.BLOCK or constants is None or self.stochastic:
             return False
-        self._few(tensor.data_ptr(), size, constants, limits, row)
+        self._few(tags.pointer_to(tensor), size, constants, limits, row)
         return True
 
     def compute(self, values: Values, out: np.ndarray, row: np.ndarray, key: int = 0, granule: int = 1, cost: int = 0) -> None:

@@ -12,6 +12,7 @@ from fpsim._kernels.sums64 import sum_rows
 from fpsim.emulation.finishing import by_rows
 from fpsim.emulation.normalization import batch_norm, batch_norm_backward, vector_of, wide_tensor
 from fpsim.emulation.table import register
+from fpsim.emulation.tags import array_of
 
 _aten = torch.ops.aten
 
@@ -25,7 +26,7 @@ def group_norm(
     machine.whole()
     x = machine.floating(x)
     width = channels // group * size
-    array = x.detach().contiguous().numpy().reshape(images * group, width)
+    array = array_of(x.detach().contiguous()).reshape(images * group, width)
     mean, inverse = np.empty((2, len(array)))
     scale, shift = (
         vector_of(machine, item, channels, default).reshape(group, -1).repeat(size, axis=1)
@@ -53,8 +54,8 @@ def group_norm_backward(
         )
     machine.whole()
     width = channels // group * size
-    array, g = (machine.operand(item).detach().contiguous().numpy().reshape(-1, width) for item in (x, gradient))
-    middle, inverse = (item.detach().contiguous().numpy().reshape(-1).astype(np.float64) for item in (mean, rstd))
+    array, g = (array_of(machine.operand(item).detach().contiguous()).reshape(-1, width) for item in (x, gradient))
+    middle, inverse = (array_of(item.detach().contiguous()).reshape(-1).astype(np.float64) for item in (mean, rstd))
     scale = vector_of(machine, weight, channels, 1.0)
     weights = scale.reshape(group, -1).repeat(size, axis=1)
 

@@ -26,6 +26,7 @@ from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_array, _pointer = tags.array_of, tags.pointer_to
 WORTH_A_PASS = 1 << 12  # elements: below, torch's own kernel and a rounding have less to set up
 _AS_THEY_ARE = frozenset(
     (
@@ -282,7 +283,7 @@ class Machine:
         marked. `cost` is that of an element, in multiply-adds.
         """
         result = torch.empty(shape, dtype=_FLOAT32)
-        flat = result.numpy().reshape(-1)
+        flat = _array(result).reshape(-1)
         self.finishing.compute(values, flat, self.row(), self._draws(), granule, cost)
         return self._mark(result)
 
@@ -293,28 +294,32 @@ class Machine:
 
         The result is fresh, or `into`, which may be one of the operands; fresh too where it is but a part of one.
         """
-        if into is not None and any(0 < abs(item.data_ptr() - into.data_ptr()) < 4 * item.numel() for item in tensors):
+        if into is not None and any(0 < abs(_pointer(item) - _pointer(into)) < 4 * item.numel() for item in tensors):
             into = None
         if not self.fast or not _serve_a_pass(tensors if into is None else (*tensors, into)):
             return None
         result = torch.empty(tensors[0].shape, dtype=_FLOAT32) if into is None else into
-        arrays = tuple(item.detach().numpy().reshape(-1) for item in (*tensors, result))
+        tags.judge(result)
+        arrays = tuple(_array(item.detach()).reshape(-1) for item in (*tensors, result))
         self.finishing.one_pass(operation, arrays[:-1], factor, arrays[-1], self.row())
-        return self._mark(result) if into is None or tags.covers_storage(into) else result
+        if into is None:
+            return self._mark(result)
+        self.claim(into)
+        return result
 
     def tanh_gradient(self, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor | None:
         """gradient * (1 - result^2), computed in float64, of large float32 operands of one shape; None if they are not that."""
         if not _serve_a_pass((gradient, result)):
             return None
         out = torch.empty(gradient.shape, dtype=_FLOAT32)
-        first, second, target = (item.detach().numpy().reshape(-1) for item in (gradient, result, out))
+        first, second, target = (_array(item.detach()).reshape(-1) for item in (gradient, result, out))
         self.finishing.tanh_gradient(first, second, target, self.row())
         return self._mark(out)
 
     def look_up(self, name: Any, function: Function, x: torch.Tensor) -> torch.Tensor | None:
         """A function of each value of a contiguous operand from a table, as `compute` would have it; None without one."""
         result = torch.empty(x.shape, dtype=_FLOAT32)
-        values, flat = x.detach().numpy().reshape(-1), result.numpy().reshape(-1)
+        values, flat = _array(x.detach()).reshape(-1), _array(result).reshape(-1)
         return self._mark(result) if self.tables.apply(name, function, values, flat, self.row()) else None
 
     def count_before(self, flat: np.ndarray, row: np.ndarray) -> None:
@@ -323,7 +328,7 @@ class Machine:
 
     def _round(self, result: torch.Tensor) -> torch.Tensor:
         if not (result.is_contiguous() and self.finishing.round_few(result, self.row())):
-            array = result.numpy()
+            array = _array(result)
             flat = self._flat(result, array)
             self.finishing.round(flat, flat, self.row(), self._draws())
             if not np.may_share_memory(flat, array):
@@ -332,11 +337,11 @@ class Machine:
 
     def _narrow(self, result: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(result, dtype=_FLOAT32)
-        target = out.numpy()
+        target = _array(out)
         if result.is_contiguous() or (not self.stochastic and tags.is_dense(result) and out.stride() == result.stride()):
-            wide, flat = self._flat(result, result.numpy()), self._flat(out, target)
+            wide, flat = self._flat(result, _array(result)), self._flat(out, target)
         else:
-            wide = np.ascontiguousarray(result.numpy()).reshape(-1)
+            wide = np.ascontiguousarray(_array(result)).reshape(-1)
             flat = np.empty(wide.size, np.float32)
         self.finishing.round(wide, flat, self.row(), self._draws())
         if not np.may_share_memory(flat, target):
@@ -346,7 +351,7 @@ class Machine:
     def _flat(self, tensor: torch.Tensor, array: np.ndarray) -> np.ndarray:
         """The elements in one line: as they lie in memory where their order is of no account, else row-major."""
         if not array.flags.c_contiguous and not self.stochastic and tags.is_dense(tensor):
-            return tensor.as_strided((tensor.numel(),), (1,)).numpy()
+            return _array(tensor.as_strided((tensor.numel(),), (1,)))
         return np.ascontiguousarray(array).reshape(-1)
 
     def _draws(self) -> int:
@@ -365,9 +370,13 @@ class Machine:
         if owner is not None and self.optimizer is not None and target.shape == result.shape:
             self._count_update(target, result)
         target.copy_(result)
-        if tags.tag_on(target) is not self.tag and tags.covers_storage(target):
-            tags.mark(target, self.tag)
+        self.claim(target)
         return target
+
+    def claim(self, target: torch.Tensor) -> None:
+        """Mark a tensor that was written to, if it is all of its storage and nobody else's."""
+        if tags.tag_on(target) is not self.tag and tags.covers_storage(target):
+            tags.claim(target, self.tag)
 
     def store(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """Round a fresh result into an existing tensor; returns the target."""
@@ -384,7 +393,8 @@ class Machine:
         update = self.update
         if update is None or update.shape != target.shape:
             return
-        flat = [np.ascontiguousarray(item.detach().numpy()).reshape(-1) for item in (target, result, update)]
+        tags.judge(target)
+        flat = [np.ascontiguousarray(_array(item.detach())).reshape(-1) for item in (target, result, update)]
         counting.count_lost(*flat, self.row())
         self.update = None
 

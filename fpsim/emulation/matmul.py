@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpsim.emulation import tags
 from fpsim.emulation.engine import Factors, product, products
 from fpsim.emulation.table import RULES, Rule, register_functional
 
@@ -45,13 +46,13 @@ def _emulated(machine: Any, *tensors: torch.Tensor) -> bool:
 
 
 def _array(machine: Any, tensor: torch.Tensor) -> np.ndarray:
-    return machine.operand(tensor).detach().numpy()
+    return tags.array_of(machine.operand(tensor).detach())
 
 
 def _factors(machine: Any, a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, np.ndarray, Factors]:
     """Two operands as arrays, and what the machine says of their formats."""
     a, b = machine.operand(a), machine.operand(b)
-    return a.detach().numpy(), b.detach().numpy(), machine.factors(a, b)
+    return tags.array_of(a.detach()), tags.array_of(b.detach()), machine.factors(a, b)
 
 
 def _result(machine: Any, values: np.ndarray) -> torch.Tensor:

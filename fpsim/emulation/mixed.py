@@ -47,6 +47,9 @@ class RoleTag(tags.Tag):
         super().__init__(fmt.name if fmt is not None else "several")
         self.fmt, self.role, self.formats, self.era = fmt, role, formats, era
 
+    def of_anything(self) -> RoleTag:
+        return self if self.fmt is None else RoleTag(None, self.role, self.formats, self.era)
+
 
 @dataclass(frozen=True)
 class _Turn:
@@ -216,7 +219,7 @@ class MixedMachine(Machine):
             assert self._turned is not None
             role = self._turned.role if self._turned.role != "weight" else "activation"
             mark = self.role_tag(None, role, self._turned.formats)
-            tags.mark(tensor, mark)
+            tags.claim(tensor, mark)
         return mark
 
     def held(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -264,7 +267,7 @@ class MixedMachine(Machine):
         before = self._known(target)
         super().write(target, result)
         if before is not None and before is not self.tag and not tags.covers_storage(target):
-            tags.mark(target, self.role_tag(None, before.role, before.formats))
+            tags.claim(target, self.role_tag(None, before.role, before.formats))
         return target
 
     def store(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from fpsim import threads
 from fpsim._kernels import normalization as kernels
 from fpsim.emulation.finishing import by_rows
 from fpsim.emulation.table import register
+from fpsim.emulation.tags import array_of
 
 _aten = torch.ops.aten
 _SUM_COST = 4  # of a term of a sum in float64, in multiply-adds
@@ -22,12 +23,12 @@ _SUM_COST = 4  # of a term of a sum in float64, in multiply-adds
 def vector_of(machine: Any, tensor: torch.Tensor | None, size: int, default: float) -> np.ndarray:
     if tensor is None:
         return np.full(size, default)
-    return machine.operand(tensor).detach().numpy().astype(np.float64)
+    return array_of(machine.operand(tensor).detach()).astype(np.float64)
 
 
 def _channels(tensor: torch.Tensor) -> np.ndarray:
     """The (n, c, s) array of a tensor (n, c, ...)."""
-    return tensor.detach().contiguous().numpy().reshape(tensor.shape[0], tensor.shape[1], -1)
+    return array_of(tensor.detach().contiguous()).reshape(tensor.shape[0], tensor.shape[1], -1)
 
 
 def _like(machine: Any, result: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
@@ -88,7 +89,7 @@ def batch_norm(
 
 def _move(machine: Any, running: torch.Tensor, batch: np.ndarray, momentum: float) -> None:
     """running = (1 - momentum) * running + momentum * batch, rounded once."""
-    old = machine.held(running).detach().numpy().astype(np.float64)
+    old = array_of(machine.held(running).detach()).astype(np.float64)
     machine.store(running, torch.from_numpy((1.0 - momentum) * old + momentum * batch))
 
 
@@ -116,7 +117,7 @@ def batch_norm_backward(
     x, gradient = machine.operand(x), machine.operand(gradient)
     array, channels = _channels(x), x.shape[1]
     if train:
-        mean, inverse = save_mean.numpy().astype(np.float64), save_invstd.numpy().astype(np.float64)
+        mean, inverse = array_of(save_mean).astype(np.float64), array_of(save_invstd).astype(np.float64)
     else:
         mean = vector_of(machine, running_mean, channels, 0.0)
         inverse = 1.0 / np.sqrt(vector_of(machine, running_var, channels, 1.0) + eps)
@@ -149,7 +150,7 @@ def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, e
     machine.whole()
     x = machine.floating(x)
     size = int(np.prod(shape))
-    array = x.detach().contiguous().numpy().reshape(-1, size)
+    array = array_of(x.detach().contiguous()).reshape(-1, size)
     scale, shift = (vector_of(machine, item, size, default).reshape(-1) for item, default in ((weight, 1.0), (bias, 0.0)))
     mean, inverse = np.empty((2, len(array)))
 
@@ -181,8 +182,8 @@ def layer_norm_backward(
         return _aten.native_layer_norm_backward.default(gradient, x, shape, mean, rstd, weight, bias, output_mask)
     machine.whole()
     size = int(np.prod(shape))
-    array, g = (machine.operand(item).detach().contiguous().numpy().reshape(-1, size) for item in (x, gradient))
-    middle, inverse = (item.detach().contiguous().numpy().reshape(-1).astype(np.float64) for item in (mean, rstd))
+    array, g = (array_of(machine.operand(item).detach().contiguous()).reshape(-1, size) for item in (x, gradient))
+    middle, inverse = (array_of(item.detach().contiguous()).reshape(-1).astype(np.float64) for item in (mean, rstd))
     gw, gb = np.zeros((2, size))
 
     def input_gradient(rows: slice, out: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from fpsim._kernels import sums64
 from fpsim.emulation.engine import reduction
 from fpsim.emulation.matmul import is_native, native
 from fpsim.emulation.table import register
+from fpsim.emulation.tags import array_of
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -29,7 +30,7 @@ def columns_of(x: torch.Tensor, axes: list[int]) -> np.ndarray:
     """(k, m): row-major over the reduced axes down, row-major over the kept axes across."""
     kept = [axis for axis in range(x.dim()) if axis not in axes]
     count = math.prod(x.shape[axis] for axis in axes)
-    return x.detach().permute([*axes, *kept]).numpy().reshape(count, -1) if x.numel() else np.zeros(
+    return array_of(x.detach().permute([*axes, *kept])).reshape(count, -1) if x.numel() else np.zeros(
         (count, math.prod(x.shape[axis] for axis in kept)), np.float32)  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def _reduce(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dty
     if is_native(machine):
         return native(machine, op, x) if dim is None and not keepdim else native(machine, op, x, dim, keepdim)
     axes = axes_of(dim, x.dim())
-    sums = reduction(machine, x.detach().numpy(), tuple(axes), mean)
+    sums = reduction(machine, array_of(x.detach()), tuple(axes), mean)
     return machine.exact(torch.from_numpy(np.ascontiguousarray(sums)).reshape(shape_of(x, axes, keepdim)))
 
 

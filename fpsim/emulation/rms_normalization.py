@@ -14,6 +14,7 @@ import torch
 from fpsim._kernels import sums64
 from fpsim.emulation.normalization import vector_of, wide_tensor
 from fpsim.emulation.table import register
+from fpsim.emulation.tags import array_of
 
 _aten = torch.ops.aten
 _plain = torch.rms_norm
@@ -65,7 +66,7 @@ def rms_norm(
 
 
 def _rows(machine: Any, tensor: torch.Tensor, size: int) -> np.ndarray:
-    return machine.floating(tensor).detach().contiguous().numpy().reshape(-1, size)
+    return array_of(machine.floating(tensor).detach().contiguous()).reshape(-1, size)
 
 
 @register(_aten._fused_rms_norm.default, family="normalization")
@@ -90,7 +91,7 @@ def fused_rms_norm_backward(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     size = int(np.prod(shape))
     array, g = _rows(machine, x, size), _rows(machine, gradient, size)
-    inverse = rstd.detach().contiguous().numpy().reshape(-1, 1).astype(np.float64)
+    inverse = array_of(rstd.detach().contiguous()).reshape(-1, 1).astype(np.float64)
     slope, gw = np.empty(len(array)), np.empty(size)
     with np.errstate(all="ignore"):
         normal = array * inverse

@@ -73,6 +73,7 @@ class Simulation(nn.Module):
             if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
                 continue
             data = tensor.detach()
+            tags.judge(data)
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
             if data.is_contiguous():
                 array = data.numpy()
@@ -82,7 +83,7 @@ class Simulation(nn.Module):
                 round_into(array, array, fmt, self.policy.rounding, key)
                 data.copy_(torch.from_numpy(array))
             if tags.covers_storage(data):
-                tags.mark(data, tag)
+                tags.claim(data, tag)
 
     def __enter__(self) -> Simulation:
         if not self._emulation.active:

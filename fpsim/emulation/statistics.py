@@ -12,6 +12,7 @@ from fpsim._sums import prefix_axis
 from fpsim.emulation.exact import exact_rule
 from fpsim.emulation.reductions import axes_of, columns_of, shape_of
 from fpsim.emulation.table import Rule, register, register_functional
+from fpsim.emulation.tags import array_of
 
 _aten = torch.ops.aten
 _FLOAT32 = torch.float32
@@ -85,7 +86,7 @@ def _cumsum_rule(op: torch._ops.OpOverload) -> Rule | None:
             return machine.exact(x.clone())
         policy = machine.policy
         key = machine.key() if machine.stochastic else 0
-        values = x.detach().contiguous().numpy()
+        values = array_of(x.detach().contiguous())
         out = prefix_axis(
             values, dim % x.dim(), machine.operand_format, policy.accumulator, policy.rounding, key, policy.fmt
         )

@@ -1,6 +1,7 @@
 """Marks on tensor storages: which hold values of a format, and whose they are.
 
-An attribute of `untyped_storage()` survives views and `detach`, is shared by aliases, and vanishes with the memory.
+An attribute of `untyped_storage()` survives views and `detach`, is shared by aliases, and vanishes with the memory. Storages
+that others can write (`memory.py`) are marked no more: what is in them is rounded whenever it is read.
 """
 
 from __future__ import annotations
@@ -18,15 +19,55 @@ class Tag:
     def __init__(self, name: str):
         self.name = name
 
+    def of_anything(self) -> Tag | None:
+        """What is left to say of a storage that may hold any numbers."""
+        return None
+
+
+#: A tensor's memory as an array, as torch has it: `Tensor.numpy` itself tells who else can write there.
+array_of = torch._C.TensorBase.numpy
+pointer_to = torch._C.TensorBase.data_ptr
 
 #: On a storage that is read as it is and never rounded: an optimizer's step count.
 EXEMPT = Tag("exempt")
 
 
 def mark(tensor: torch.Tensor, tag: Tag) -> torch.Tensor:
-    """Say that the tensor's whole storage holds values of the tag's format; returns the tensor."""
+    """Say that the tensor's whole storage, which nobody else has, holds values of the tag's format; returns the tensor."""
     tensor.untyped_storage()._fpsim = tag  # type: ignore[attr-defined]
     return tensor
+
+
+def claim(tensor: torch.Tensor, tag: Tag) -> None:
+    """`mark` a storage that the emulation did not make, unless others can write it."""
+    judge(tensor)
+    storage: Any = tensor.untyped_storage()
+    storage._fpsim = tag.of_anything() if storage._fpsim_shared else tag
+
+
+def judge(tensor: torch.Tensor) -> None:
+    """Find out, before anything here makes an array of the tensor, whether its storage can be written by others."""
+    storage: Any = tensor.untyped_storage()
+    if not hasattr(storage, "_fpsim_shared"):
+        seen = hasattr(storage, "_fpsim")  # marked before: since then every alias was seen
+        storage._fpsim_shared = not seen and (not storage.resizable() or storage.is_shared())
+
+
+def share(memory: Any) -> None:
+    """Others can write a tensor or storage from now on."""
+    try:
+        storage = _storage_of(memory)
+    except NotImplementedError:  # no storage: a sparse tensor, a wrapper
+        return
+    storage._fpsim_shared = True
+    if getattr(storage, "_fpsim", None) is not EXEMPT:
+        unmark(storage)
+
+
+def _storage_of(memory: Any) -> Any:
+    if isinstance(memory, torch.UntypedStorage):
+        return memory
+    return memory.untyped_storage() if isinstance(memory, torch.Tensor) else memory._untyped_storage
 
 
 def tag_on(tensor: torch.Tensor) -> Tag | None:
@@ -37,11 +78,12 @@ def tag_on(tensor: torch.Tensor) -> Tag | None:
         return None
 
 
-def unmark(tensor: torch.Tensor) -> None:
-    """Forget what the tensor's storage holds."""
-    storage = tensor.untyped_storage()
-    if getattr(storage, "_fpsim", None) is not None:
-        storage._fpsim = None  # type: ignore[attr-defined]
+def unmark(memory: Any) -> None:
+    """Forget what a tensor's storage (or a storage) holds."""
+    storage = _storage_of(memory)
+    tag = getattr(storage, "_fpsim", None)
+    if tag is not None:
+        storage._fpsim = tag.of_anything()
 
 
 def is_dense(tensor: torch.Tensor) -> bool:

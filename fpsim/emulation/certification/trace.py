@@ -293,8 +293,8 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
         result = getattr(result, "logits", result)
         if not isinstance(result, torch.Tensor):
             raise TypeError(f"the model's output must be a tensor of logits, got {type(result).__name__}")
-        number = recorder.output(result)
-        if number is None:
+        output = recorder.output(result)
+        if output is None:
             raise TypeError("the model's output holds no floating-point numbers that it computed")
-    trace.output = number
+    trace.output = output
     return trace
