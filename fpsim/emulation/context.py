@@ -28,6 +28,7 @@ from fpsim.emulation.mixed import MixedMachine, MixedMode
 from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.native import NativeMachine, NativeMode
 from fpsim.emulation.policy import MixedPolicy, NativePolicy, Policy
+from fpsim.emulation.results import Time
 
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
 
@@ -45,6 +46,7 @@ rules_of_the_identity = False
 
 _number = operator.itemgetter(0)
 _KEPT_NODES = 200_000
+_FEW_NODES = 64
 _ACCUMULATION = 2**62  # nodes that store a gradient have the largest number there is
 
 
@@ -138,7 +140,8 @@ class Emulation:
             _uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer = "", [], None
-            machine.results.guard(self.guard)
+            machine.time.leads_into = machine.results.guard(self.guard)
+            self._forget_nodes()
             machine.forget_marks()  # outside, anyone may write other numbers there
 
     # The place in the model
@@ -160,11 +163,21 @@ class Emulation:
     def _note(self, path: str) -> None:
         """Remember that autograd nodes made from now on belong to this path."""
         if torch.is_grad_enabled():
-            nodes = self.machine.nodes
+            machine, nodes, number = self.machine, self.machine.nodes, _sequence()
+            if nodes and nodes[-1][0] == number:  # no node was made since
+                nodes.pop()
             if len(nodes) > _KEPT_NODES:
                 del nodes[: _KEPT_NODES // 2]
-                self.machine.first_node = nodes[0][0]
-            nodes.append((_sequence(), path))
+                machine.first_node = nodes[0][0]
+            nodes.append((number, path, machine.time))
+
+    def _forget_nodes(self) -> None:
+        """Forget which modules made the nodes of graphs that are gone; called whenever the context is left."""
+        machine = self.machine
+        machine.time = Time()
+        if len(machine.nodes) > machine.many_nodes:
+            machine.nodes = [item for item in machine.nodes if not item[2].is_over]
+            machine.many_nodes = _FEW_NODES + 2 * len(machine.nodes)  # so that looking costs little beside making
 
     def backward_path(self, strict: bool = False) -> str:
         """The module whose forward pass made the autograd node that is running.

@@ -19,7 +19,7 @@ from fpsim.emulation.errors import MetaTensor, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.finishing import Finish, Values
 from fpsim.emulation.limits import hash_of, in_fp32
 from fpsim.emulation.policy import Policy
-from fpsim.emulation.results import Results
+from fpsim.emulation.results import Results, Time
 from fpsim.emulation.table import PRIMITIVE, RULES
 from fpsim.emulation.tables import Function, Tables
 from fpsim.formats import Format
@@ -62,8 +62,10 @@ class Machine:
         self.path = ""
         self.calls = 0
         self.places: list[tuple[str, int]] = []
-        self.nodes: list[tuple[int, str]] = []  # from which autograd node on nodes were made by which module
+        self.nodes: list[tuple[int, str, Time]] = []  # from which autograd node on nodes were made by which module, and when
         self.first_node = 0
+        self.many_nodes = 0  # above which those of graphs that are gone are forgotten
+        self.time = Time()
         self.optimizer: Any = None
         self.results = Results()
         self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps

@@ -39,13 +39,43 @@ class Results:
             for item in result:
                 self.note(item)
 
-    def guard(self, guard: Callable[[Any], None] | None) -> None:
-        """Let the guard know of gradients that arrive at what was remembered; forget it."""
+    def guard(self, guard: Callable[[Any], None] | None) -> Callable[[], Any]:
+        """Let the guard know of gradients that arrive at what was remembered; forget it.
+
+        Returns a function of no arguments whose value is None once nothing leads into the graphs of this time any more.
+        """
         references, self._references, self._most = self._references, [], _KEPT
-        if guard is None:
-            return
+        hook = _Hook(guard)
         for node in {_node_of(reference()) for reference in references} - {None}:
-            node.register_prehook(guard)
+            node.register_prehook(hook)
+        return _reference(hook)
+
+
+class Time:
+    """One time in the context, from entering to leaving it."""
+
+    __slots__ = ("leads_into",)
+
+    def __init__(self) -> None:
+        self.leads_into: Callable[[], Any] = Time  # not over yet
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was left, and nothing leads into its graphs any more."""
+        return self.leads_into() is None
+
+
+class _Hook:
+    """What stands on the nodes of one time in the context, and lives as long as they do."""
+
+    __slots__ = ("__weakref__", "_guard")
+
+    def __init__(self, guard: Callable[[Any], None] | None):
+        self._guard = guard
+
+    def __call__(self, gradients: Any) -> None:
+        if self._guard is not None:
+            self._guard(gradients)
 
 
 def _node_of(tensor: torch.Tensor | None) -> Any:
