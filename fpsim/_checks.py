@@ -35,6 +35,35 @@ def is_tensor(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def require_plain(x: Any, name: str) -> None:
+    """Refuse arrays and tensors that are more than their elements: what they mean beside those would be lost.
+
+    Raises
+    ------
+    TypeError : a masked array, a matrix or another subclass of `np.ndarray`; a nested, sparse, wrapped or fake tensor, or one
+        on another device.
+    """
+    if is_tensor(x):
+        _require_plain_tensor(x, name)
+    elif isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and nothing here reads masks; pass {name}.filled(number), or {name}.data")
+    elif isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
+        raise TypeError(f"{name} is a {type(x).__module__}.{type(x).__name__}, not a plain array; pass np.asarray({name})")
+
+
+def _require_plain_tensor(x: Any, name: str) -> None:
+    import torch
+
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise TypeError(f"{name} is a tensor inside torch.func.grad, vmap or the like, which has no elements of its own there")
+    if x.is_nested:
+        raise TypeError(f"{name} is a nested tensor; pass its parts, {name}.unbind(), one by one")
+    if x.device.type != "cpu" or x.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor on the CPU, got {x.layout} on {x.device}")
+    if type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise TypeError(f"{name} is a {type(x).__name__}, which holds no elements itself; pass a plain tensor")
+
+
 def holds(dtype: np.dtype, fmt: Format) -> bool:
     """Whether every value of the format is one of the float dtype."""
     info = np.finfo(dtype)
@@ -51,6 +80,7 @@ def as_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np
 
     The array shares x's memory where x is itself a float32 or float64 array or tensor.
     """
+    require_plain(x, name)
     if is_tensor(x):
         return _tensor_carrier(x, fmt, name)
     if isinstance(x, bool | np.bool_ | complex):
@@ -65,8 +95,10 @@ def as_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np
     if not isinstance(x, np.ndarray | np.generic):
         raise TypeError(f"{name} must be a number, a NumPy array or a torch tensor, got {type(x).__name__}")
     array = np.asarray(x)
-    if array.dtype.type not in _ARRAY_DTYPES or not array.dtype.isnative:
+    if array.dtype.type not in _ARRAY_DTYPES:
         raise TypeError(f"{name} must be float16, float32 or float64, got {array.dtype}")
+    if not array.dtype.isnative:
+        raise TypeError(f"{name} is {array.dtype}, of another byte order; pass {name}.astype(np.{array.dtype.name})")
     _require_holds(array.dtype, fmt, name)
     dtype = array.dtype
     is_scalar = isinstance(x, np.generic)
@@ -89,8 +121,6 @@ def _require_holds(dtype: np.dtype, fmt: Format, name: str) -> None:
 def _tensor_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     import torch
 
-    if x.device.type != "cpu" or x.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense tensor on the CPU, got {x.layout} on {x.device}")
     if x.dtype is torch.bfloat16:
         from fpsim.formats import BF16
 
@@ -108,7 +138,7 @@ def _tensor_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callabl
     else:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
     dtype = x.dtype
-    detached = x.detach()
+    detached = x.detach().resolve_neg()
     narrow = dtype in (torch.float16, torch.bfloat16)
     array = (detached.float() if narrow else detached).numpy()
     return array, lambda result: torch.from_numpy(result).to(dtype)
@@ -118,6 +148,7 @@ def out_array(out: Any, x: Any) -> Any:
     """`out` as something that a NumPy result can be assigned to, after checking that it matches x."""
     if is_tensor(x) != is_tensor(out) or not (is_tensor(out) or isinstance(out, np.ndarray)):
         raise TypeError(f"out must be of x's type, {type(x).__name__}, got {type(out).__name__}")
+    require_plain(out, "out")
     if tuple(out.shape) != tuple(np.shape(x)) or out.dtype != x.dtype:
         raise ValueError(
             f"out must have x's shape and dtype, {tuple(np.shape(x))} {x.dtype}, got {tuple(out.shape)} {out.dtype}"
@@ -126,6 +157,8 @@ def out_array(out: Any, x: Any) -> Any:
         if not out.flags.writeable:
             raise ValueError("out is read-only")
         return out
+    if out.is_neg() or any(stride == 0 and size > 1 for stride, size in zip(out.stride(), out.shape, strict=True)):
+        raise ValueError("out must have memory of its own for each element: it is an expanded or a negative view")
     if out.dtype.itemsize == 2:
         return _TensorDestination(out)
     return out.detach().numpy()

@@ -167,7 +167,12 @@ def _like(result: np.ndarray, x: Any) -> Any:
 
 def _codes(bits: Any, fmt: Format) -> np.ndarray:
     """The codes as an array of integers, checked."""
-    array = bits.detach().numpy() if _checks.is_tensor(bits) and bits.device.type == "cpu" else bits
+    _checks.require_plain(bits, "bits")
+    array = bits
+    if _checks.is_tensor(bits):
+        if bits.is_floating_point() or bits.is_complex() or bits.is_quantized:
+            raise TypeError(f"bits must be integers of at most 64 bits, got {bits.dtype}")
+        array = bits.detach().resolve_neg().numpy()
     if isinstance(array, bool) or not isinstance(array, int | np.integer | np.ndarray):
         raise TypeError(f"bits must be an int, a NumPy array or a CPU tensor of integers, got {type(bits).__name__}")
     try:

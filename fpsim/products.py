@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._checks import holds, refuse_flush_to_zero
+from fpsim._checks import holds, is_tensor, refuse_flush_to_zero, require_plain
 from fpsim._counted_runs import counted_add, counted_promoted_product, counted_rounding, counted_tree_product
 from fpsim._operands import as_array_like, operand, settings
 from fpsim._product_jobs import Draws, add_rounded
@@ -111,6 +111,9 @@ def dot(
     ValueError : an argument that is no vector, or two lengths; and what `matmul` raises.
     """
     for name, value in (("a", a), ("b", b)):
+        require_plain(value, name)
+        if not isinstance(value, np.ndarray) and not is_tensor(value):
+            raise TypeError(f"{name} must be a vector, a NumPy array or a torch tensor, got {type(value).__name__}")
         if np.ndim(value) != 1:
             raise ValueError(f"{name} must be a vector, got {np.ndim(value)} dimensions; matmul takes matrices")
     if len(a) != len(b):
