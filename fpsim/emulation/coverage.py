@@ -32,9 +32,45 @@ MEANINGS = {
     "foreach": "the elementwise rule for each tensor",
     "optimizer": "float64 inside, each stored tensor rounded once",
     "collective": "what the ranks have, summed in their order as `accumulate` says; or moved as it is",
-    "decomposed": "arrives as other operations",
-    "unsupported": "raises `UnsupportedOp`",
+    "decomposed": "arrives as other operations, which have rules",
+    "unsupported": "raises `UnsupportedOp`, or arrives as what does",
 }
+
+
+#: What composite operations arrive as, on some input or on every one, that has had no rule: with one they are decomposed.
+_ARRIVES_AS = {
+    "_pack_padded_sequence": "_pack_padded_sequence_backward",
+    "_weight_norm_interface": "_weight_norm",
+    "_weight_norm_interface_backward": "_weight_norm_differentiable_backward",
+    "fake_quantize_per_tensor_affine_cachemask": """
+        fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask_backward
+    """,
+    "fake_quantize_per_channel_affine_cachemask": """
+        fake_quantize_per_channel_affine fake_quantize_per_channel_affine_cachemask_backward
+    """,
+    "_fused_moving_avg_obs_fq_helper": "fused_moving_avg_obs_fake_quant",
+    "_fft_r2c": "fft_fft fft_ifft fft_ihfft fft_ihfft2 fft_ihfftn fft_rfft fft_rfft2 fft_rfftn stft",
+    "_fft_c2c": "fft_fft2 fft_fftn fft_ifft2 fft_ifftn",
+    "_fft_c2r": "fft_hfft fft_hfft2 fft_hfftn fft_irfft fft_irfft2 fft_irfftn istft",
+    "linalg_eig": "linalg_eigvals",
+    "view_as_complex": "chalf",
+    "view_as_real": "imag",
+    "_pin_memory": "pin_memory",
+    "slow_conv3d_forward": "slow_conv3d",
+    "_slow_conv2d_forward": "thnn_conv2d",
+}
+_ARRIVALS = {name: arrival for arrival, listed in _ARRIVES_AS.items() for name in listed.split()}
+
+#: In the names of operations on tensors, or that make tensors, of which emulation has none.
+_FOREIGN = ("sparse", "fbgemm", "quantized", "_qparams", "mkldnn", "nested_", "coalesce", "rowwise_prune", "linear_prepack")
+
+
+def _has_rules(packet: str) -> bool:
+    """Whether what a composite operation arrives as has rules."""
+    if any(word in packet for word in _FOREIGN) or packet in ("smm", "sspaddmm", "to_dense_backward"):
+        return False
+    arrival = _ARRIVALS.get(packet)
+    return arrival is None or any(op in TABLE for op in _overloads(arrival))
 
 
 def _packets() -> list[str]:
@@ -66,7 +102,7 @@ def family_of(packet: str) -> str | None:
     families = Counter(TABLE[op].family for op in overloads if op in TABLE)
     if families:
         return families.most_common(1)[0][0]
-    return "decomposed" if any(map(_is_decomposed, overloads)) else "unsupported"
+    return "decomposed" if _has_rules(packet) and any(map(_is_decomposed, overloads)) else "unsupported"
 
 
 def _is_decomposed(op: torch._ops.OpOverload) -> bool:

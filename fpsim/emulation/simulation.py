@@ -206,7 +206,8 @@ def run(
     Raises
     ------
     TypeError : not a module.
-    UnsupportedTensor : parameters in float16, bfloat16 or complex numbers, or on another device.
+    UnsupportedTensor : parameters in float16, bfloat16 or complex numbers, or on another device; never where fmt="fp32" with
+        accumulate="native" is torch itself.
     ValueError : unknown names, float64 parameters, a model that cannot be copied (use inplace=True).
     RuntimeError : under `torch.inference_mode`, where parameters could never be trained.
 
@@ -262,6 +263,8 @@ def _check_tensors(named: Iterable[_Named], policy: Policy) -> None:
     for name, tensor in named:
         if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
+        if policy.is_identity:  # torch itself, which takes whatever it takes
+            continue
         if tensor.device.type != "cpu":
             raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
         if tensor.dtype.is_complex:
