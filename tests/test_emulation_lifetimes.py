@@ -112,11 +112,11 @@ def copied(fmt):
 @pytest.mark.parametrize("fmt", ["fp16", SEVERAL, "native"], ids=["one format", "several", "native"])
 @pytest.mark.parametrize("make", [entered, forward, recurrent, inferred, backward, step, dropped, block, copied])
 def test_nothing_is_left_behind(make, fmt):
-    run = make(fmt)
     counts = []
     gc.collect()
     gc.freeze()  # of what was there before nothing is counted
     try:
+        run = make(fmt)
         for times in (60, 150):
             for _ in range(times):
                 run()
