@@ -260,9 +260,10 @@ def growth(tree: Tree, target: Format, rounding: Rounding, is_one_chain: bool) -
     """A factor g: no partial sum exceeds g times the sum of the leaves' magnitudes (inf where none is known).
 
     A nearest rounding moves a + b by no more than |b|, a being a value of the format; any rounding grows a sum by at most
-    1 + 2u.
+    1 + 2u. Limits lie a binade below overflow, which is more than what the roundings here lose.
     """
-    relative = (1.0 + 2.0 * target.unit_roundoff) ** min(_height(tree), 10**6)
+    with np.errstate(over="ignore"):
+        relative = float(np.exp(_height(tree) * np.log1p(2.0 * target.unit_roundoff)))
     return min(2.0, relative) if is_one_chain and rounding in _NEAREST else relative
 
 
