@@ -6,9 +6,12 @@ value for each row and block of `scaled` terms; the result holds fp32 values.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from fpsim._unit_products import block_product
+from fpsim._unit_specials import among_specials, decided, finite_part
 from fpsim._unit_steps import powers
 from fpsim.accumulation.units import ScaledInstruction
 from fpsim.formats import FP32, Format
@@ -21,21 +24,33 @@ def scaled_product_into_fp32(
     a: np.ndarray, b: np.ndarray, a_scale: np.ndarray, b_scale: np.ndarray, formats: tuple[Format, Format],
     row: ScaledInstruction, start: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """start + the scaled product; a and a_scale (m, k), b and b_scale (k, n), scales repeated for each of their terms.
-
-    What is not finite is added to the finite terms' result as IEEE 754 adds it.
-    """
+    """start + the scaled product; a and a_scale (m, k), b and b_scale (k, n), scales repeated for each of their terms."""
     function = _terms_with_scales if row.model == "scaled block" else _groups
     wide = (a * a_scale, b * b_scale)
     finite = [np.isfinite(x) for x in wide]
     if finite[0].all() and finite[1].all() and np.isfinite(start).all():
         return function(a, b, a_scale, b_scale, formats, row, start)
-    kept = [np.where(good, x, 0) for good, x in zip((finite[0], finite[1]), (a, b), strict=True)]
+    kept = [np.where(good, x, 0) for good, x in zip(finite, (a, b), strict=True)]
     scales = [np.where(good, x, 1) for good, x in zip(finite, (a_scale, b_scale), strict=True)]
-    result = function(kept[0], kept[1], scales[0], scales[1], formats, row, np.where(np.isfinite(start), start, 0))
-    with np.errstate(all="ignore"):
-        special = wide[0] @ wide[1] + start
-        return np.where(np.isfinite(special), result, special + result)
+
+    def terms(rows: np.ndarray | slice, columns: np.ndarray | slice, part: slice, addend: np.ndarray) -> np.ndarray:
+        left, right = (x[rows][:, part] for x in (kept[0], scales[0])), (x[part][:, columns] for x in (kept[1], scales[1]))
+        (a, a_scale), (b, b_scale) = left, right
+        return function(a, b, a_scale, b_scale, formats, row, addend)
+
+    def special(rows: np.ndarray | slice, columns: np.ndarray | slice, part: slice, addend: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return wide[0][rows][:, part] @ wide[1][part][:, columns] + addend
+
+    def by_blocks(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        total = start[np.ix_(rows, columns)]
+        for first in range(0, a.shape[1], row.block):
+            where = (rows, columns, slice(first, first + row.block))
+            total = decided(special(*where, total), partial(terms, *where), total)
+        return total
+
+    everything = (slice(None),) * 3
+    return among_specials(special(*everything, start), terms(*everything, finite_part(start)), by_blocks)
 
 
 def _terms_with_scales(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ from fpsim import threads
 from fpsim._product_jobs import Draws
 from fpsim._product_plans import constants
 from fpsim._product_runs import tree_product
+from fpsim._unit_specials import among_specials, decided, finite_part
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential, split_edges
 from fpsim.accumulation.units import Formats, Instruction, Output, formats_of_both
@@ -101,21 +102,47 @@ def warn_once(unit: str, row: str, verified: bool, message: str) -> None:
 def _around_specials(
     a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray
 ) -> np.ndarray:
-    """The finite terms through the unit; then what is not finite is added to that as IEEE 754 adds it."""
-    product = _block if row.model == "block" else _emulated
+    """The unit's product of any operands and addend; the fast way for the finite ones."""
+    product, by_blocks = (_block, _block_by_block) if row.model == "block" else (_emulated, _emulated_by_blocks)
     if all(np.isfinite(x).all() for x in (a, b, start)):
         return product(a, b, fmt, row, output, start)
-    finite = [np.where(np.isfinite(x), x, 0) for x in (a, b, start)]
-    result = product(finite[0], finite[1], fmt, row, output, finite[2])
+    result = product(finite_part(a), finite_part(b), fmt, row, output, finite_part(start))
+
+    def again(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return by_blocks(a[rows], b[:, columns], fmt, row, output, start[np.ix_(rows, columns)])
+
+    return among_specials(_in_ieee(a, b, start), result, again)
+
+
+def _in_ieee(a: np.ndarray, b: np.ndarray, addend: np.ndarray) -> np.ndarray:
+    """addend + a @ b in float64, from whose limits finite products are far."""
     with np.errstate(all="ignore"):
-        special = a.astype(np.float64) @ b.astype(np.float64) + start  # finite products are far from float64's limits
-        return np.where(np.isfinite(special), result, special + result)
+        return a.astype(np.float64) @ b.astype(np.float64) + addend
 
 
 def _block(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
     """Chained blocks, each rounded to the output format."""
     job = _Blocks(a, b, fmt, row.block, row.fraction, row.block)
     return job.run(0, job.leaves, output.format, Rounding(output.rounding), start)
+
+
+def _block_by_block(
+    a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray
+) -> np.ndarray:
+    """The same of any operands and addend."""
+    return _any_blocks(a, b, fmt, row.block, row.fraction, output.format, Rounding(output.rounding), start)
+
+
+def _any_blocks(
+    a: np.ndarray, b: np.ndarray, fmt: Formats, block: int, fraction: int, target: Format, rounding: Rounding, total: np.ndarray
+) -> np.ndarray:
+    """Chained blocks of any operands from any addend, one after the other."""
+    for first in range(0, a.shape[1], block):
+        left, right = a[:, first : first + block], b[first : first + block]
+        job = _Blocks(finite_part(left), finite_part(right), fmt, block, fraction, block)
+        finite = partial(job.run, 0, job.leaves, target, rounding)
+        total = decided(_in_ieee(left, right, total), finite, total)
+    return total
 
 
 def block_product(
@@ -128,19 +155,46 @@ def block_product(
 
 def _emulated(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
     """For every 32 terms: a chain of two blocks of 16 from +0 in the output format, then one rounded addition."""
-    a, b = padded(a, b, row.block)
-    places = np.arange(a.shape[1]).reshape(-1, row.block)
-    order = np.concatenate([places[:, places[0] % 4 < 2], places[:, places[0] % 4 >= 2]], axis=1).reshape(-1)
-    job = _Blocks(a[:, order], b[order], fmt, row.block // 2, row.fraction, row.block)
+    job = _Blocks(*_halves_first(a, b, row.block), fmt, row.block // 2, row.fraction, row.block)
     total = start.astype(np.float32)
-    inner = Rounding.TOWARD_ZERO if output.format == FP32 else _NEAREST
     for first in range(0, job.leaves, row.block):
-        part = job.run(first, first + row.block, output.format, inner)
-        with np.errstate(invalid="ignore"):
-            np.add(part, total, out=total, dtype=np.float32, casting="same_kind")
-        if output.format != FP32:
-            round_into(total, total, output.format, _NEAREST)  # twice, and right: float32 has 2p + 2 bits for fp16
+        part = job.run(first, first + row.block, output.format, _inner(output))
+        _add_part(part, total, output)
     return total
+
+
+def _emulated_by_blocks(
+    a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray
+) -> np.ndarray:
+    """The same of any operands and addend; the addition is IEEE 754's, to which an overflow is as infinite as a term."""
+    a, b = _halves_first(a, b, row.block)
+    total, nothing = start.astype(np.float32), np.zeros(start.shape)
+    for first in range(0, a.shape[1], row.block):
+        part = (a[:, first : first + row.block], b[first : first + row.block])
+        chain = _any_blocks(*part, fmt, row.block // 2, row.fraction, output.format, _inner(output), nothing)
+        _add_part(chain.astype(np.float32), total, output)
+    return total
+
+
+def _halves_first(a: np.ndarray, b: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole blocks of terms, in each those with k mod 4 < 2 before the others."""
+    a, b = padded(a, b, block)
+    places = np.arange(a.shape[1]).reshape(-1, block)
+    order = np.concatenate([places[:, places[0] % 4 < 2], places[:, places[0] % 4 >= 2]], axis=1).reshape(-1)
+    return a[:, order], b[order]
+
+
+def _inner(output: Output) -> Rounding:
+    """How the blocks of an emulated instruction round."""
+    return Rounding.TOWARD_ZERO if output.format == FP32 else _NEAREST
+
+
+def _add_part(part: np.ndarray, total: np.ndarray, output: Output) -> None:
+    """total += part, rounded to nearest even in the output format."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.add(part, total, out=total, dtype=np.float32, casting="same_kind")
+    if output.format != FP32:
+        round_into(total, total, output.format, _NEAREST)  # twice, and right: float32 has 2p + 2 bits for fp16
 
 
 def padded(a: np.ndarray, b: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,12 +7,14 @@ the sums in float64. NaN and infinities follow IEEE 754 at every step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
 from fpsim._product_plans import careful_scheme, constants
 from fpsim._product_runs import Draws, exact_product
 from fpsim._unit_products import chain_product, without_subnormals
+from fpsim._unit_specials import decided
 from fpsim.accumulation.units import Formats, Instruction, formats_of_both
 from fpsim.formats import FP32, Format
 from fpsim.rounding import Rounding, round_into
@@ -106,7 +108,7 @@ def floored(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start:
     """Products truncated `fraction` bits below the largest, their sum and the addend floored below the larger of both.
 
     Every number here is an integer of at most 40 bits times a power of two, so that float64 is exact. A product of 2^128
-    and above is infinite.
+    and above is infinite, but for a block with an infinite operand or addend, which decides.
     """
     given = zip((a, b), formats_of_both(fmt), strict=True)
     left, right = (powers(np.asarray(x, np.float64), own.emin) for x, own in given)
@@ -115,13 +117,14 @@ def floored(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start:
     groups = zip(_products(a, b, row.block), _products(left, right, row.block), strict=True)
     with np.errstate(invalid="ignore", over="ignore"):
         for products, tops in groups:
+            special = sum(products, total)  # float64 holds every finite product, and their sum: no overflow here
             if halves:
                 even, odd = (_truncated_sum(products[i::2], tops[i::2], row.fraction) for i in (0, 1))
                 top = np.maximum(even[1], odd[1])
                 dot = sum(_floored(value, top, 2.0**row.fraction) for value, _ in (even, odd))
             else:
                 dot, top = _truncated_sum(products, tops, row.fraction)
-            total = _with_addend(np.asarray(dot), top, total, halves)
+            total = decided(special, partial(_with_addend, np.asarray(dot), top, drops=halves), total)
     return total
 
 

@@ -171,11 +171,8 @@ def test_wrong_variants_differ_from_recorded_results(file, block, fraction, floo
 
 
 def expected(unit, fmt, output, a, b, c):
-    """One element by its definition; a, b, c are rationals."""
-    try:
-        return float(model(unit, fmt, output, a, b, c))
-    except oracle.Overflowed as overflow:
-        return overflow.args[0]
+    """One element by its definition; a, b, c are rationals, or floats that are not finite."""
+    return float(model(unit, fmt, output, a, b, c))
 
 
 def model(unit, fmt, output, a, b, c):
@@ -422,6 +419,56 @@ def test_specials(unit, name, output):
         assert np.isnan(of([1, np.inf], [1, 0]))
         assert np.isnan(of([np.inf, np.inf], [1, -1]))
         assert np.isnan(of([np.inf, 1], [1, 1], -np.inf))
+
+
+def endless(fmt, shape, generator, often):
+    """Values of either sign over the upper half of a format's range, some zeros, and here and there what is not finite."""
+    exponents = generator.integers(fmt.emax // 2, fmt.emax + 1, shape)
+    x = np.copysign(2.0 ** np.minimum(exponents, fmt.emax), generator.standard_normal(shape))
+    x *= 1 + generator.integers(0, 2, shape) / 2
+    x[generator.random(shape) < 0.2] = 0
+    x = np.clip(x, -fmt.max_finite, fmt.max_finite)
+    if fmt.has_infinity:
+        where = generator.random(shape) < often
+        x[where] = np.copysign(np.inf, x[where])
+    if fmt.has_nan:
+        x[generator.random(shape) < often / 30] = np.nan
+    return fpsim.round(x, fmt).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (40, 3)], ids=str)
+@pytest.mark.parametrize("unit, name, output", CHOICES, ids=lambda value: value)
+def test_infinite_terms_against_the_rules(unit, name, output, shape):
+    """Infinite and NaN operands and addends among finite terms that overflow before, in and after their block."""
+    fmt, target = get_format(name), accumulator(unit, output).format
+    generator = np.random.default_rng([len(unit), len(name), len(output), shape[0]])
+    leaves = 69
+    a, b = endless(fmt, (shape[0], leaves), generator, 0.02), endless(fmt, (leaves, shape[1]), generator, 0.02)
+    b[1::2, 0] = -b[0 : 2 * (leaves // 2) : 2, 0]
+    a[0, 1::2] = a[0, 0 : 2 * (leaves // 2) : 2]
+    c = endless(target, shape, generator, 0.3)
+    result = product(a, b, unit=f"{unit}:{output}", fmt=fmt, addend=c)
+    wide = [[[oracle.number(float(value)) for value in line] for line in x] for x in (a, b.T, c)]
+    for i, j in [place for place in np.ndindex(*shape) if max(place) < 6]:
+        want = expected(unit, fmt, output, wide[0][i], wide[1][j], wide[2][i][j])
+        assert np.array_equal(result[i, j], np.float32(want), equal_nan=True), (i, j, float(result[i, j]), want)
+
+
+@pytest.mark.parametrize("unit", ["v100", "a100", "h100", "v100:fp16", "a100:fp16", "h100:fp16", "mi100", "mi300"])
+def test_an_infinite_term_decides(unit):
+    """Whatever the finite terms of its block come to, in its block or later; but not what overflowed before."""
+    big, row = np.float32(65504), np.zeros((1, 64), np.float32)
+    one = np.ones((64, 1), np.float32) * big
+    assert product(np.array([[np.inf, -60000]], np.float32), np.array([[1], [2]], np.float32), unit=unit, fmt="fp16") == np.inf
+    low = row.copy()
+    low[0, 1:16] = -big
+    assert product(low, one, unit=unit, fmt="fp16", addend=np.full((1, 1), np.inf, np.float32)) == np.inf
+    low[0, 0] = np.inf
+    assert product(low, one, unit=unit, fmt="fp16") == np.inf
+    assert product(np.roll(low, 17), one, unit=unit, fmt="fp16") == np.inf
+    late = row.copy()
+    late[0, :16], late[0, 40] = -big, np.inf
+    assert np.isnan(product(late, one, unit=unit, fmt="fp16")) == unit.endswith(":fp16")  # -inf before it
 
 
 def test_overflow():

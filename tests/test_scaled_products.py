@@ -40,14 +40,13 @@ def scales(row, shape, generator, spread):
 
 
 def expected(row, formats, a, b, a_scale, b_scale, c):
-    exact = [[Fraction(float(v)) for v in x] for x in (a, b, np.repeat(a_scale, row.scaled), np.repeat(b_scale, row.scaled))]
-    c = Fraction(float(c))
-    try:
-        if row.model == "scaled block":
-            return float(oracle.scaled_block(*exact, c, formats, row.block, row.fraction))
-        return float(oracle.scaled_groups(*exact, c, get_format(row.scale).emin, row.block, row.group, row.fraction))
-    except oracle.Overflowed as overflow:
-        return overflow.args[0]
+    exact = [
+        [oracle.number(float(v)) for v in x] for x in (a, b, np.repeat(a_scale, row.scaled), np.repeat(b_scale, row.scaled))
+    ]
+    c = oracle.number(float(c))
+    if row.model == "scaled block":
+        return float(oracle.scaled_block(*exact, c, formats, row.block, row.fraction))
+    return float(oracle.scaled_groups(*exact, c, get_format(row.scale).emin, row.block, row.group, row.fraction))
 
 
 @pytest.mark.parametrize("spread", [1, 6, 60])
@@ -66,6 +65,30 @@ def test_against_rationals(kind, fmt, spread):
     for i, j in np.ndindex(4, 5):
         want = expected(row, formats, a[i], b[:, j], left[i], right[:, j], c[i, j])
         assert got[i, j] == want, (i, j, float(got[i, j]).hex(), want.hex())
+
+
+@pytest.mark.parametrize("kind, fmt", CASES, ids=str)
+def test_infinite_terms_against_the_rules(kind, fmt):
+    """Infinite operands and addends and NaN scales among finite terms that overflow before, in and after their block."""
+    row, formats = ROWS[kind], formats_of(fmt)
+    generator = np.random.default_rng([len(kind), len(str(fmt))])
+    terms, shape = 32 * 6, (5, 6)
+    blocks = terms // row.scaled
+    a, b = values(formats[0], (shape[0], terms), generator), values(formats[1], (terms, shape[1]), generator)
+    for x, own in ((a, formats[0]), (b, formats[1])):
+        if own.has_infinity:
+            where = generator.random(x.shape) < 0.01
+            x[where] = np.copysign(np.inf, x[where])
+    left, right = scales(row, (shape[0], blocks), generator, 60), scales(row, (blocks, shape[1]), generator, 60)
+    if row.scale == "e8m0fnu":
+        left[generator.random(left.shape) < 0.3] = right[generator.random(right.shape) < 0.3] = 2.0**66
+    left[generator.random(left.shape) < 0.02] = np.nan
+    c = np.copysign(np.float32(np.inf), generator.standard_normal(shape).astype(np.float32))
+    c[generator.random(shape) < 0.5] = 1.5
+    got = scaled_product(a, b, left, right, kind=kind, fmt=fmt, addend=c)
+    for i, j in np.ndindex(*shape):
+        want = expected(row, formats, a[i], b[:, j], left[i], right[:, j], c[i, j])
+        assert np.array_equal(got[i, j], np.float32(want), equal_nan=True), (i, j, float(got[i, j]), want)
 
 
 @pytest.mark.parametrize("kind, fmt", [("mxf8f6f4", "e4m3fn"), ("mxf4", "e2m1fn"), ("nvf4", "e2m1fn")])
