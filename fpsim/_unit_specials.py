@@ -17,9 +17,9 @@ def finite_part(x: np.ndarray) -> np.ndarray:
 
 
 def decided(special: np.ndarray, finite: Callable[[np.ndarray], np.ndarray], addend: np.ndarray) -> np.ndarray:
-    """One block: `finite(addend)`, its finite terms' sum, unless the terms and the addend by IEEE 754, `special`, are not finite.
+    """One block: its finite terms' sum, `finite(addend)`, where the terms and the addend by IEEE 754, `special`, are finite.
 
-    `special` has no overflow: it is not finite only where a term or the addend is not.
+    `special` has no overflow: it is not finite only where a term or the addend is not, and then it is the sum.
     """
     return np.where(np.isfinite(special), finite(finite_part(addend)), special)
 

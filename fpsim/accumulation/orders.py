@@ -9,7 +9,8 @@
                           ((s0 + s1) + s2) + ...
     given(tree)           the tree itself, for its own number of terms only
 
-n = 0 gives +0 in every order; parts without terms are left out.
+n = 0 gives +0 in every order; parts without terms are left out. The sum is (+0) + tree, which matters where a sum of parts is
+-0: fused products that underflow from below, and sums that are flushed. A chain from +0 (and one of blocks) starts with it.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def _lanes(n: int, count: int, combination: str = "sequential") -> np.ndarray:
     used = min(n, count)
     chains = [_chain(lane, n, count) for lane in range(used)]
     if combination == "sequential":
-        return np.concatenate([chains[0], *(part for chain in chains[1:] for part in (chain, [ADD]))])
+        return _added_to_zero([chains[0], *(part for chain in chains[1:] for part in (chain, [ADD]))])
     parts: list[Any] = []
     for step in _pairwise(used).tolist():
         if step == ADD:
@@ -195,7 +196,12 @@ def _lanes(n: int, count: int, combination: str = "sequential") -> np.ndarray:
             parts.append(chains[step])
         else:
             parts.extend([chains[CHAIN - step], [ADD]])
-    return np.concatenate(parts)
+    return _added_to_zero(parts)
+
+
+def _added_to_zero(parts: list[Any]) -> np.ndarray:
+    """(+0) + tree, written out: the program of the parts starts from a +0 of its first part, which is not the sum's."""
+    return np.concatenate([[ZERO], *parts, [ADD]])
 
 
 def split_edges(n: int, count: int) -> list[int]:
@@ -207,7 +213,7 @@ def split_edges(n: int, count: int) -> list[int]:
 
 def _split(n: int, count: int) -> np.ndarray:
     chains = [_chain(first, last) for first, last in itertools.pairwise(split_edges(n, count))]
-    return np.concatenate([chains[0], *(part for chain in chains[1:] for part in (chain, [ADD]))])
+    return _added_to_zero([chains[0], *(part for chain in chains[1:] for part in (chain, [ADD]))])
 
 
 _BUILDERS: dict[str, Callable[..., np.ndarray]] = {
