@@ -18,7 +18,10 @@ def rounded(value, fmt, mode, zero=0.0):
     magnitude = abs(value)
     exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
     exponent -= Fraction(2) ** exponent > magnitude
-    quantum = Fraction(2) ** (max(exponent, fmt.emin) - fmt.precision + 1)
+    zero = math.copysign(0.0, value) if fmt.has_negative_zero else 0.0
+    if fmt.flush == "before" and magnitude < Fraction(2) ** fmt.emin:
+        return zero
+    quantum = Fraction(2) ** ((exponent if fmt.flush else max(exponent, fmt.emin)) - fmt.precision + 1)
     low = magnitude // quantum
     rest = magnitude / quantum - low
     outward = {
@@ -30,6 +33,8 @@ def rounded(value, fmt, mode, zero=0.0):
         Rounding.ODD: rest > 0 and low % 2 == 0,
     }[mode]
     result = (low + outward) * quantum
+    if fmt.flush and result < Fraction(2) ** fmt.emin:
+        return zero
     if result > Fraction(fmt.max_finite):
         inward = {Rounding.TOWARD_ZERO: True, Rounding.ODD: True, Rounding.UP: value < 0, Rounding.DOWN: value > 0}
         result = fmt.max_finite if inward.get(mode, False) else special(math.inf, fmt)
@@ -42,6 +47,12 @@ def special(value, fmt):
     if math.isinf(value) and fmt.saturate:
         return math.copysign(fmt.max_finite, value)
     return math.nan if math.isinf(value) and not fmt.has_infinity else value
+
+
+def as_operand(x, fmt):
+    """A float as an operation of the format reads it."""
+    small = fmt.flush_inputs and abs(x) < fmt.min_normal
+    return (math.copysign(0.0, x) if fmt.has_negative_zero else 0.0) if small else x
 
 
 def as_rational(value):
