@@ -31,6 +31,14 @@ def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.nd
     return array, wrap
 
 
+def as_read(x: np.ndarray, fmt: Format) -> np.ndarray:
+    """x as an operation of the format reads it: subnormal operands as zeros of their sign where it flushes inputs."""
+    if not fmt.flush_inputs:
+        return x
+    zero = np.copysign(x.dtype.type(0), x) if fmt.has_negative_zero else x.dtype.type(0)
+    return np.where(np.abs(x) < fmt.min_normal, zero, x)
+
+
 @cache
 def _membership(plain: bool) -> Any:
     from fpsim._kernels.membership import make_are_values

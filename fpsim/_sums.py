@@ -10,6 +10,7 @@ import numpy as np
 
 from fpsim import threads
 from fpsim._counted_runs import counted_rounding
+from fpsim._operands import as_read
 from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import is_like, program, require_arithmetic
 from fpsim.accumulation.accumulator import Accumulator
@@ -83,7 +84,7 @@ def sum_axes(
     `result_format` that is what sums are rounded to. With `counters` the roundings are counted.
     """
     final = fmt if result_format is None else result_format
-    accumulator = accumulator.for_sums
+    accumulator, x = accumulator.for_sums, as_read(x, fmt)
     kept, shape = _kept(x, axes)
     plan = _fast(x.dtype, fmt, accumulator, rounding) if counters is None else None
     if plan is None:
@@ -106,7 +107,7 @@ def mean_axes(
 
     An exact accumulator has no format: its sum is rounded to `fmt`, and so is the quotient. No terms give NaN.
     """
-    accumulator = accumulator.for_sums
+    accumulator, x = accumulator.for_sums, as_read(x, fmt)
     final = fmt if result_format is None else result_format
     kept, shape = _kept(x, axes)
     count = prod(x.shape[axis] for axis in axes)
@@ -222,7 +223,7 @@ def prefix_axis(
     """
     from fpsim._kernels import reductions as kernels
 
-    accumulator = accumulator.for_sums
+    accumulator, x = accumulator.for_sums, as_read(x, fmt)
     require_arithmetic(fmt, rounding, "fmt")
     require_arithmetic(accumulator.format, rounding, "accumulate")
     target = fmt if result_format is None else result_format

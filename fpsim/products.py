@@ -8,7 +8,7 @@ import numpy as np
 
 from fpsim._checks import holds, is_tensor, refuse_flush_to_zero, require_plain
 from fpsim._counted_runs import counted_add, counted_promoted_product, counted_rounding, counted_tree_product
-from fpsim._operands import as_array_like, operand, settings
+from fpsim._operands import as_array_like, as_read, operand, settings
 from fpsim._product_jobs import Draws, add_rounded
 from fpsim._product_plans import require_arithmetic
 from fpsim._product_runs import compensated_product, exact_product, promoted_product, tree_product
@@ -195,8 +195,8 @@ def matmul_into(
     draws = Draws(key, first_element, out.shape[1] if row_elements is None else row_elements, 1)
     if out.size == 0:
         return
-    if fmt.flush_inputs:
-        a, b = (np.where(np.abs(x) < fmt.min_normal, np.copysign(x.dtype.type(0), x), x) for x in (a, b))
+    a, b = as_read(a, fmt), as_read(b, fmt)
+    addend, bias = (None if term is None else as_read(term, fmt) for term in (addend, bias))
     if accumulator.kind == "exact":
         terms = [np.broadcast_to(np.asarray(term), out.shape) for term in (addend, bias) if term is not None]
         out[...] = exact_product(a, b, fmt, final, rounding, terms, draws)

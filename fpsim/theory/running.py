@@ -76,6 +76,8 @@ def result_error(sums: Sums, result: np.ndarray, addend: np.ndarray | None = Non
     held, fmt, rounding = sums.held, sums.fmt, sums.rounding
     starts = sums.accumulator.kind == "unit"  # a unit's sum starts from the addend
     total = accumulated_error(sums, addend if starts else None)
+    if addend is not None and fmt.flush_inputs:
+        total = total + unread_error(addend, fmt)
     if addend is not None and held is not None and not starts:
         if not holds(held, fmt):
             total += entry_error(addend, held, rounding)
@@ -130,6 +132,11 @@ def rounded_error(result: np.ndarray, fmt: Format, rounding: Rounding) -> np.nda
     """The error of what was rounded to `fmt`, given the result."""
     flushed = to_float(underflow_error(fmt, rounding)) if fmt.flush else 0.0
     return _cost(unit(fmt, rounding), ufp(result, fmt.min_normal)) + flushed
+
+
+def unread_error(x: np.ndarray, fmt: Format) -> np.ndarray:
+    """What counts as a zero of operands that a format reads: the error of taking it for one."""
+    return np.where((np.abs(x) < fmt.min_normal) & fmt.flush_inputs, np.abs(x), 0.0)
 
 
 def entry_error(x: np.ndarray, held: Format, rounding: Rounding) -> np.ndarray:

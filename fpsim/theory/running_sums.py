@@ -19,6 +19,7 @@ from fpsim.theory.running import (
     result_error,
     stored_error,
     unless_overflowed,
+    unread_error,
     unrounded_error,
 )
 
@@ -67,6 +68,7 @@ def prefix_error(
     cost = unless_overflowed(unless_overflowed(cost, sums, fmt, rounding), sums, held, rounding)
     if not holds(held, fmt):
         cost = cost + entry_error(terms, held, rounding)
+    cost = cost + unread_error(terms, fmt)
     with np.errstate(over="ignore"):
         total = inflated(np.cumsum(cost, axis=0), 2 * len(terms)) + stored_error(sums, held, fmt, rounding)
     return np.moveaxis(inflated(total, 4), 0, axis)
