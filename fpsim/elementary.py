@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,52 @@ _FUNCTIONS: dict[str, _Function] = {
 }
 
 
+@dataclass(frozen=True)
+class Below:
+    """What a function's magnitude stays below by less than float64 may show.
+
+    slope, where  the multiple of its argument's magnitude that it stays below, for small arguments where `where` is true
+    limit         the power of two that it stays below for every finite argument but 0, if there is one
+    """
+
+    slope: float = 0.0
+    where: Callable[[np.ndarray], np.ndarray] = np.isfinite
+    limit: float = 0.0
+
+
+def is_negative(x: np.ndarray) -> np.ndarray:
+    return x < 0
+
+
+BELOW = {
+    "sin": Below(1.0, limit=1.0),
+    "tanh": Below(1.0, limit=1.0),
+    "atan": Below(1.0),
+    "asinh": Below(1.0),
+    "log1p": Below(1.0, where=lambda x: x > 0),
+    "expm1": Below(1.0, where=is_negative, limit=1.0),
+    "cos": Below(limit=1.0),
+    "erf": Below(limit=1.0),
+    "sigmoid": Below(limit=1.0),
+    "erfc": Below(limit=2.0),
+}
+
+
+def settle_flushing(below: Below | None, x: np.ndarray, value: np.ndarray, fmt: Format) -> None:
+    """Lower float64's values of a function of x that are `fmt.min_normal` where the exact ones are below: in place.
+
+    Formats that flush before rounding tell the difference. Elsewhere a value so close to a power of two is one (2^3, log2 8).
+    """
+    if fmt.flush != "before" or below is None:
+        return
+    least = fmt.min_normal
+    wrong = (below.slope * np.abs(x) == least) & below.where(x)
+    if below.limit == least:
+        wrong |= np.isfinite(x) & (x != 0)
+    wrong &= np.abs(value) == least
+    value[wrong] = np.nextafter(value[wrong], 0.0)
+
+
 def _require(fmt: Format, rounding: Rounding, name: str) -> None:
     if rounding not in _NEAREST:
         raise ValueError(
@@ -99,20 +146,21 @@ def _apply(name: str, x: Any, fmt: Any, rounding: str | Rounding, out: Any) -> A
     destination = None if out is None else _checks.out_array(out, x)
     require_values(array, target, "x")
     result = np.empty(array.shape, array.dtype)
-    _compute(_FUNCTIONS[name], np.ascontiguousarray(array).reshape(-1), result.reshape(-1), target, mode)
+    _compute(name, np.ascontiguousarray(array).reshape(-1), result.reshape(-1), target, mode)
     if destination is None:
         return wrap(result)
     destination[...] = result
     return out
 
 
-def _compute(function: _Function, x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding) -> None:
+def _compute(name: str, x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding) -> None:
     for start in range(0, x.size, _BLOCK):
         with np.errstate(all="ignore"):
             block = x[start : start + _BLOCK].astype(np.float64)
             if fmt.flush_inputs:
                 block[np.abs(block) < fmt.min_normal] *= 0.0
-            value = np.asarray(function(block), dtype=np.float64)
+            value = np.asarray(_FUNCTIONS[name](block), dtype=np.float64)
+        settle_flushing(BELOW.get(name), block, value, fmt)
         round_into(value, value, fmt, rounding)
         out[start : start + _BLOCK] = value
 

@@ -1,18 +1,21 @@
 """Flushing: every operand of every function that reads one, and results that are judged exactly before they are rounded."""
 
+import math
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
+import torch
 
 import fpsim
 from fpsim.formats import get_format
+from fpsim.rounding import Rounding
 from tests import sums_oracle as oracle
+from tests.elementary_reference import REFERENCE
 
 ARITHMETIC = {"add": 2, "sub": 2, "mul": 2, "div": 2, "sqrt": 1, "fma": 3}
-FUNCTIONS = (
-    "exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh sigmoid erf erfc rsqrt"
-).split()
+FUNCTIONS = list(REFERENCE)
 ACCUMULATORS = [
     "fp32", "fp16", "exact", "native", "fp16:kahan", "fp32:neumaier", "fp16:pairwise:exact-products", "bf16:lanes(3):fma",
     "fp16:blocked(2)->fp32",
@@ -28,7 +31,8 @@ def _table():
         table[name] = lambda x, fmt, name=name: getattr(fpsim, name)(x[0], fmt)
     for accumulate in ACCUMULATORS:
         how = {"accumulate": accumulate}
-        table |= {f"{name} {accumulate}": (lambda x, fmt, f=f, how=how: f(x, {"fmt": fmt, **how})) for name, f in _sums().items()}
+        for name, call in _sums().items():
+            table[f"{name} {accumulate}"] = lambda x, fmt, call=call, how=how: call(x, {"fmt": fmt, **how})
         if accumulate in ("fp32", "fp16"):
             table[f"cumsum {accumulate}"] = lambda x, fmt, how=how: [
                 fpsim.cumsum(x[0], axis, fmt=fmt, **how) for axis in (0, 1)
@@ -65,7 +69,8 @@ def operands(fmt, seed):
 
 
 def flat(result):
-    return np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in (result if isinstance(result, list) else [result])])
+    parts = result if isinstance(result, list) else [result]
+    return np.concatenate([np.ravel(np.asarray(part, np.float64)) for part in parts])
 
 
 def same(left, right):
@@ -112,3 +117,54 @@ def test_bounds_hold_of_operands_as_they_are():
         for (result, bound), exact in cases:
             for got, limit, want in zip(np.ravel(result).tolist(), np.ravel(bound).tolist(), np.ravel(exact), strict=True):
                 assert abs(Fraction(got) - want) <= Fraction(limit), accumulate
+
+
+def exact_value(name, x):
+    """f(x) to 2600 bits as a Fraction, more than erf(40) needs to differ from 1; a float that is not finite, None outside."""
+    function, domain, low, high = REFERENCE[name]
+    if np.isinf(x):
+        limit = high if x > 0 else low
+        return Fraction(limit) if math.isfinite(limit) else limit
+    if domain is not None and not domain[0] < x < domain[1]:
+        return None
+    with mpmath.workprec(2600):
+        sign, significand, exponent, _ = mpmath.mpf(function(mpmath.mpf(x)))._mpf_
+    value = (-1) ** sign * int(significand) * Fraction(2) ** int(exponent)
+    return Fraction(round(value)) if name in ("log2", "log10") and abs(value - round(value)) < Fraction(1, 2**2000) else value
+
+
+LEAST = [-126, -54, -53, -52, -28, -27, -26, -14, -1, 0, 1]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_elementary_functions_are_flushed_by_their_exact_value(name):
+    """Around least normal numbers that float64 cannot or hardly tell from a function's value there, and near its limits."""
+    for precision, emin in [(3, emin) for emin in LEAST] + [(8, -126), (11, -14), (24, -126)]:
+        fmt = get_format("fp16").replace(name="flushed", precision=precision, emin=emin, emax=127, flush="before")
+        near = [fmt.min_normal * (1 + k * 2.0 ** (1 - precision)) for k in (0, 1, 2, 3)]
+        far = [size for size in (0.5, 1.0, 2.0, 6.0, 20.0, 40.0, np.inf) if size >= fmt.min_normal]
+        for x in [sign * size for size in near + far for sign in (1, -1)]:
+            exact = exact_value(name, x)
+            if exact is not None:
+                want = oracle.rounded(exact, fmt, Rounding.NEAREST_EVEN)
+                assert same(getattr(fpsim, name)(x, fmt), want), (emin, precision, x, want)
+
+
+def test_emulated_functions_are_flushed_by_their_exact_value():
+    """As the array functions, whatever the size; x sigmoid(x) and x Phi(x) are below x / 2 where x is negative."""
+    fmt = get_format("bf16").replace(name="flushed", flush="before")
+    x = np.float32(fmt.min_normal) * np.array([1, -1, 1.5, -1.5, 2, -2, 3, 0], np.float32)
+    for granularity in ("kernel", "primitive"):
+        with fpsim.emulate(fmt=fmt, granularity=granularity):
+            for name in FUNCTIONS:
+                want = getattr(fpsim, name)(x, fmt)
+                for repeats in (1, 5000):
+                    given = torch.from_numpy(np.tile(x, repeats))
+                    assert same(getattr(torch, name)(given).numpy(), np.tile(want, repeats)), name
+    functional, least = torch.nn.functional, fmt.min_normal
+    with fpsim.emulate(fmt=fmt):
+        for function in (functional.silu, functional.gelu):
+            assert same(function(torch.tensor([-2 * least, 2 * least, -3 * least])), [-0.0, least, -1.5 * least])
+        for alpha in (1.0, 0.5):
+            x = torch.tensor([-least / alpha, -2 * least / alpha, least])
+            assert same(functional.elu(x, alpha), [-0.0, -2 * least, least])

@@ -1,4 +1,4 @@
-"""Orders by their definitions in words, where it is the sign of a zero that tells: fused underflows, flushing, rounding down."""
+"""Orders by their definitions in words, where the sign of a zero tells: fused underflows, flushing, rounding down."""
 
 import math
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 
+from fpsim.elementary import BELOW, Below, is_negative, settle_flushing
 from fpsim.emulation.finishing import BLOCK
 from fpsim.emulation.table import Rule, names, register_functional
 from fpsim.rounding import Rounding
@@ -128,13 +131,40 @@ def _widen(machine: Any, value: Any, scalars: bool) -> Any:
 def elementary_rule(op: torch._ops.OpOverload) -> Rule:
     """As `wide_rule`, refused where float64's value does not settle the rounding."""
     wide = wide_rule(op)
+    below = _BELOW.get(op._schema.name.split("::")[1])
 
     def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
         if machine.rounding in _UNSETTLED:
             raise machine.refuse(f"an elementary function has no proven rounding {str(machine.rounding)!r}; to nearest it has")
+        if below is not None and machine.fmt.flush == "before" and machine.operand(args[0]).dtype is _FLOAT32:
+            return _judged_exactly(machine, op, below, args, kwargs)
         return wide(machine, *args, **kwargs)
 
     return compute
+
+
+#: Of the operations here, beside those of `fpsim.elementary`: x sigmoid(x) and the like are below x / 2 where x is negative.
+_BELOW = {
+    **BELOW,
+    "silu": Below(0.5, where=is_negative),
+    "gelu": Below(0.5, where=is_negative),
+    "elu": Below(1.0, where=is_negative),
+    "celu": Below(1.0, where=is_negative),
+    "special_i1e": Below(0.5),
+    "special_bessel_j1": Below(0.5),
+}
+
+
+def _judged_exactly(
+    machine: Any, op: torch._ops.OpOverload, below: Below, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.Tensor:
+    """The operation in float64, for a format that flushes by exact values (with a factor, `elu` is alpha expm1(x))."""
+    x = machine.operand(args[0]).double()
+    value = op(x, *args[1:], **kwargs)
+    factors = [factor for factor in (*args[1:], *kwargs.values()) if isinstance(factor, (int, float))]
+    slope = below.slope * prod(factors) if op._schema.name == "aten::elu" else below.slope
+    settle_flushing(replace(below, slope=slope), x.numpy(), value.numpy(), machine.fmt)
+    return machine.finish(value)
 
 
 _UNSETTLED = (Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN, Rounding.ODD)
