@@ -168,3 +168,25 @@ def test_emulated_functions_are_flushed_by_their_exact_value():
         for alpha in (1.0, 0.5):
             x = torch.tensor([-least / alpha, -2 * least / alpha, least])
             assert same(functional.elu(x, alpha), [-0.0, -2 * least, least])
+
+
+@pytest.mark.parametrize("mode", oracle.DETERMINISTIC, ids=str)
+def test_sums_are_flushed_by_their_exact_value(mode):
+    """A least normal number, or two, beside a product that no carrier shows: from both sides, of both signs."""
+    fmt = get_format("bf16").replace(name="flushed", flush="before")
+    least, tiny = fmt.min_normal, 2.0**-100
+    for size, sign, rest in [(size, sign, rest) for size in (least, 2 * least) for sign in (1, -1) for rest in (tiny, -tiny)]:
+        a, b = np.array([[sign, rest]], np.float32), np.array([[size], [tiny]], np.float32)
+        exact = Fraction(sign * size) + Fraction(rest * tiny)
+        want = oracle.rounded(exact, fmt, mode)
+        for accumulator in (fpsim.Accumulator(kind="exact"), fpsim.Accumulator(format=fmt, order="pairwise", products="exact")):
+            how = {"fmt": fmt, "accumulate": accumulator, "rounding": mode}
+            many = fpsim.matmul(np.tile(a, (6, 1)), np.tile(b, (1, 40)), **how)
+            assert same(many, np.full((6, 40), want)), (size, sign, rest, str(accumulator))
+        assert same(fpsim.fma(rest, tiny, sign * size, fmt, mode), want)
+        chained = fpsim.Accumulator(format=fmt, products="fma")
+        fused = fpsim.matmul(np.tile(a, (6, 1)), np.tile(b, (1, 40)), fmt=fmt, accumulate=chained, rounding=mode)
+        total = 0.0
+        for left, right in zip(a[0].tolist(), b[:, 0].tolist(), strict=True):
+            total = oracle.add(total, Fraction(left) * Fraction(right), fmt, mode)
+        assert same(fused, np.full((6, 40), total))

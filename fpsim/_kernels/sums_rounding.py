@@ -52,7 +52,13 @@ def held_for(mode: int, flags: int) -> int | None:
     """The direction that a kernel's register holds, if directions come from one; None for to nearest even."""
     if mode == STOCHASTIC:
         return INWARD if flags & (BY_BITS | EXACT_SUMS) else None
-    return DOWNWARD if mode == ODD else _DIRECTIONS.get(mode)
+    return DOWNWARD if mode == ODD or _sees_both_sides(mode, flags) else _DIRECTIONS.get(mode)
+
+
+def _sees_both_sides(mode: int, flags: int) -> bool:
+    """Whether inexact sums are rounded to odd first: a format that flushes before rounding judges the exact sum, which the
+    carrier's outward rounding may have lifted to the least normal number."""
+    return mode in (UP, DOWN) and flags & CAREFUL != 0 and flags & EXACT_PRODUCTS != 0
 
 
 turn, turn_back = turned(held_for)
@@ -84,14 +90,15 @@ class Arithmetic:
         self.careful = bool(flags & CAREFUL)
         self.exact_products = bool(flags & EXACT_PRODUCTS)
         self.native = bool(flags & NATIVE)
-        self.direction = _DIRECTIONS.get(mode) if HAS_DIRECTIONS else None
+        both = _sees_both_sides(mode, flags)
+        self.direction = _DIRECTIONS.get(mode) if HAS_DIRECTIONS and not both else None
         self.toward: Any = operations(held_for(mode, flags), self[MINUS])
         nearest = mode in (NEAREST_EVEN, NEAREST_AWAY)
         # Nearest modes may round a sum of two values twice: the carrier has 2p + 2 bits.
         inexact = self.direction is None and (self.exact_products or not nearest)
         self.exact_sums = bool(flags & EXACT_SUMS)
         self.by_midpoints = inexact and mode == NEAREST_EVEN and HAS_FMA and not self.careful and lanes == 16
-        self.to_odd = inexact and mode == ODD and HAS_DIRECTIONS
+        self.to_odd = inexact and (mode == ODD or both) and HAS_DIRECTIONS
         self.by_residual = inexact and not (self.by_midpoints or self.to_odd or self.exact_sums)
         # Sums of values of the format are exact where they underflow, so that a zero that a sum from +0 shows is +0.
         self.keeps_zero_sign = self.careful or self.exact_products or mode == DOWN
@@ -146,7 +153,7 @@ class Arithmetic:
             return self._by_midpoints(exact, is_exact, lambda: self._in_double(chain, total, left.again(), right.again()))
         if self.to_odd:
             bounds = [self.toward.times_plus(left, right, total, way) for way in (INWARD, DOWNWARD, UPWARD)]
-            return self.round(odd_between(*bounds), None, True, draws[1])
+            return self.round(self._between(*bounds), None, True, draws[1])
         return self.add(total, left * right, draws[1])
 
     def add(self, left: Vector, right: Vector, draw: Vector | None, track: bool = True) -> Vector:
@@ -160,7 +167,7 @@ class Arithmetic:
         elif self.to_odd and not clamp:
             return self._odd_sum(left, right, track)
         elif self.to_odd and not self.native:
-            total = odd_between(*(self.toward.plus(left, right, way) for way in (INWARD, DOWNWARD, UPWARD)))
+            total = self._between(*(self.toward.plus(left, right, way) for way in (INWARD, DOWNWARD, UPWARD)))
         else:
             total = left + right
         if self.native:
@@ -180,6 +187,11 @@ class Arithmetic:
             signs = ((left.ints() | right.ints()) & sign).floats()
             total = total.compare("==", 0.0).select(signs, total)
         return self.round(total, residual, clamp, draw, track)
+
+    def _between(self, inward: Vector, lower: Vector, upper: Vector) -> Vector:
+        """What lies between two neighbors, rounded to odd; an exact zero has the sign that its mode gives it."""
+        found = odd_between(inward, lower, upper)
+        return found.compare("==", 0.0).select(lower, found) if self.mode == DOWN else found
 
     def _by_midpoints(
         self, x: Vector, is_exact: Callable[[], Vector], otherwise: Callable[[], Vector], track: bool = True
