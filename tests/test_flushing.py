@@ -179,10 +179,11 @@ def test_sums_are_flushed_by_their_exact_value(mode):
         a, b = np.array([[sign, rest]], np.float32), np.array([[size], [tiny]], np.float32)
         exact = Fraction(sign * size) + Fraction(rest * tiny)
         want = oracle.rounded(exact, fmt, mode)
-        for accumulator in (fpsim.Accumulator(kind="exact"), fpsim.Accumulator(format=fmt, order="pairwise", products="exact")):
+        tree = fpsim.Accumulator(format=fmt, order="pairwise", products="exact")
+        for accumulator, result in ((fpsim.Accumulator(kind="exact"), want), (tree, oracle.add(0.0, want, fmt, mode))):
             how = {"fmt": fmt, "accumulate": accumulator, "rounding": mode}
             many = fpsim.matmul(np.tile(a, (6, 1)), np.tile(b, (1, 40)), **how)
-            assert same(many, np.full((6, 40), want)), (size, sign, rest, str(accumulator))
+            assert same(many, np.full((6, 40), result)), (size, sign, rest, str(accumulator))
         assert same(fpsim.fma(rest, tiny, sign * size, fmt, mode), want)
         chained = fpsim.Accumulator(format=fmt, products="fma")
         fused = fpsim.matmul(np.tile(a, (6, 1)), np.tile(b, (1, 40)), fmt=fmt, accumulate=chained, rounding=mode)
