@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fpsim import threads
+from fpsim._exact_integers import exact_pairs
 from fpsim._node_runs import node_product
 from fpsim._product_jobs import (
     Draws,
@@ -26,7 +27,7 @@ from fpsim._row_runs import can_read, row_chain
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import Tree
-from fpsim.formats import FP16, FP32, Format
+from fpsim.formats import FP16, FP32, FP64, Format
 from fpsim.rounding import Rounding
 
 _NO_LINES = np.zeros((1, 5), dtype=np.int64)
@@ -243,14 +244,40 @@ def exact_product(
     a: np.ndarray, b: np.ndarray, operand: Format, fmt: Format, rounding: Rounding, terms: list[np.ndarray], draws: Draws
 ) -> np.ndarray:
     """The exact sum of exact products and `terms` (arrays of the result's shape), rounded once to `fmt`."""
+    numbers = [a, b, *terms]
+    finite = all(bool(np.isfinite(x).all()) for x in numbers)
+    left, right, *added = numbers if finite else [np.where(np.isfinite(x), x, 0) for x in numbers]
+    found = _binned(left, right, operand, added) if _multiplies_exactly(right, operand) else None
+    high, low = exact_pairs(left, right, added, is_like(fmt, FP64)) if found is None else found
+    if rounding is Rounding.DOWN and (a.shape[1] or terms):
+        low[(high == 0) & (low == 0)] = -0.0  # an exact zero is -0 under down
+    if not finite:
+        signs = [np.where(np.isfinite(x), np.sign(x), x).astype(np.float64) for x in numbers]  # nothing overflows
+        with np.errstate(invalid="ignore"):
+            special = sum(signs[2:], signs[0] @ signs[1])
+        high = np.where(np.isfinite(special), high, special)
+        low = np.where(np.isfinite(special), low, 0)
+    return add_rounded(high, low, fmt, rounding, draws, 0, residual=True)
+
+
+def _multiplies_exactly(b: np.ndarray, operand: Format) -> bool:
+    """Whether float64 holds the significands of all products: of powers of two, as sums of terms have them, in fp64 too."""
+    return operand.precision <= 24 or bool(np.isin(np.abs(np.frexp(b)[0]), (0.0, 0.5)).all())
+
+
+def _binned(
+    a: np.ndarray, b: np.ndarray, operand: Format, terms: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The exact sums of finite numbers as high + low, products and sums being exact in float64; None where they are not."""
     from fpsim._kernels import exact as kernels
 
     (rows, leaves), columns = a.shape, b.shape[1]
-    finite = bool(np.isfinite(a).all() and np.isfinite(b).all())
-    left_source, right_source = (a, b) if finite else (np.where(np.isfinite(x), x, 0) for x in (a, b))
-    left = pack_rows(left_source, np.dtype("f8"), kernels.ROWS)
-    right = pack_columns(right_source, np.dtype("f8"), kernels.LANES, rows + kernels.ROWS)[0]
-    shifts, bins = _bins(left, right.data, operand, leaves)
+    left = pack_rows(a, np.dtype("f8"), kernels.ROWS)
+    right = pack_columns(b, np.dtype("f8"), kernels.LANES, rows + kernels.ROWS)[0]
+    plan = _bins(left, right.data, operand, leaves)
+    if plan is None:
+        return None
+    shifts, bins = plan
     groups, panels = -(-rows // kernels.ROWS), -(-columns // kernels.LANES)
     stride = panels * kernels.LANES
     bin_stride = groups * kernels.ROWS * stride
@@ -266,24 +293,18 @@ def exact_product(
     threads.run(task, threads.parts(groups, rows * max(1, leaves) * columns))
     for place, term in enumerate(terms):
         sums[bins + place] = 0
-        sums[bins + place, :rows, :columns] = np.where(np.isfinite(term), term, 0)
+        sums[bins + place, :rows, :columns] = term
     high, low = np.empty(bin_stride), np.empty(bin_stride)
     kernels.combine(sums.reshape(bins + len(terms), bin_stride), high, low)
-    if rounding is Rounding.DOWN and (leaves or terms):
-        low[(high == 0) & (low == 0)] = -0.0  # an exact zero is -0 under down
-    high, low = (x.reshape(-1, stride)[:rows, :columns] for x in (high, low))
-    if not finite or not all(np.isfinite(term).all() for term in terms):
-        with np.errstate(invalid="ignore"):
-            special = a.astype(np.float64) @ b.astype(np.float64)
-            for term in terms:
-                special = special + term
-        high = np.where(np.isfinite(special), high, special)
-        low = np.where(np.isfinite(special), low, 0)
-    return add_rounded(high, low, fmt, rounding, draws, 0, residual=True)
+    whole = [x.reshape(-1, stride)[:rows, :columns] for x in (high, low)]
+    return whole[0], whole[1]
 
 
-def _bins(left: np.ndarray, right: np.ndarray, operand: Format, leaves: int) -> tuple[np.ndarray, int]:
-    """The constants that split products into bins, from the operands' magnitudes, and how many bins there are."""
+def _bins(left: np.ndarray, right: np.ndarray, operand: Format, leaves: int) -> tuple[np.ndarray, int] | None:
+    """The constants that split products into bins, from the operands' magnitudes, and how many bins there are.
+
+    None where a constant, or a sum, leaves float64's range.
+    """
     tops, quanta = [], []
     for packed in (left, right):
         high, low = largest_and_smallest(packed)
@@ -293,6 +314,8 @@ def _bins(left: np.ndarray, right: np.ndarray, operand: Format, leaves: int) -> 
         quanta.append(max(int(np.frexp(low)[1]) - 1, operand.emin) - operand.precision + 1)
     width = min(50, 51 - max(1, leaves).bit_length())
     place, last = sum(tops) - width, sum(quanta)
+    if place + 53 > 1023 or sum(tops) + leaves.bit_length() > 1022 or last < -1074:
+        return None
     shifts = []
     while place > last:
         shifts.append(1.5 * 2.0 ** (place + 52))
