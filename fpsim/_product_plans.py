@@ -207,27 +207,28 @@ def program(tree: Tree) -> np.ndarray:
     node = np.cumsum(adds) - adds
     leaves = np.where(chain, CHAIN - steps, np.maximum(steps, 0))
     gaps = np.diff(leaves)
-    lines = []
-    position = 0
-    while position < steps.size:
-        step = int(steps[position])
-        if not chain[position]:
-            operation = kernels.ADD if step == ADD else kernels.PUSH_LEAF if step >= 0 else kernels.PUSH_ZERO
-            lines.append((operation, int(leaves[position]), 1, 1, int(node[position])))
-            position += 1
-            continue
-        stop = position + 1
-        stride = int(gaps[position]) if stop < steps.size and chain[stop] else 1
-        while stop < steps.size and chain[stop] and gaps[stop - 1] == stride:
-            stop += 1
-        lines.append((kernels.CHAIN, int(leaves[position]), stop - position, stride, int(node[position])))
-        position = stop
+    starts = np.flatnonzero(_run_starts(chain, gaps))
+    lengths = np.diff(starts, append=steps.size)
+    table = np.empty((starts.size, 5), dtype=np.int64)
+    operations = np.where(steps == ADD, kernels.ADD, np.where(steps >= 0, kernels.PUSH_LEAF, kernels.PUSH_ZERO))
+    table[:, 0] = np.where(chain, kernels.CHAIN, operations)[starts]
+    table[:, 1], table[:, 2], table[:, 4] = leaves[starts], lengths, node[starts]
+    table[:, 3] = np.where(lengths > 1, np.append(gaps, 1)[starts], 1)
     if int(steps[0]) != -2:  # the sum is (+0) + tree; what starts from +0 has it already
-        lines.insert(0, (kernels.PUSH_ZERO, 0, 1, 1, 0))
-        lines.append((kernels.ADD, 0, 1, 1, tree.nodes))
-    table = np.array(lines, dtype=np.int64)
+        table = np.concatenate([[(kernels.PUSH_ZERO, 0, 1, 1, 0)], table, [(kernels.ADD, 0, 1, 1, tree.nodes)]])
     table.setflags(write=False)
     return table
+
+
+def _run_starts(chain: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Which steps begin a line: all but the chain steps that go on at the stride between the first two of their line."""
+    begins = np.ones(chain.size, dtype=bool)
+    follows = chain[1:] & chain[:-1]
+    begins[1:] = ~follows
+    changes = follows[1:] & follows[:-1] & (gaps[1:] != gaps[:-1])
+    for place in np.flatnonzero(changes) + 2:  # the second of a line stays, whatever its stride
+        begins[place] = not begins[place - 1]
+    return begins
 
 
 @dataclass(frozen=True)
