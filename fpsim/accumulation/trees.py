@@ -85,13 +85,9 @@ class Tree:
     @cached_property
     def height(self) -> int:
         """The largest number of additions between a leaf and the root, those to a bare +0 (exact) not counted."""
-        empty = -1
+        from fpsim.accumulation._heights import most_roundings
 
-        def above(*terms: int) -> int:
-            highest = max(terms)
-            return highest if sum(term != empty for term in terms) < 2 else highest + 1
-
-        return max(0, int(self.evaluate([0] * self.leaves, above, zero=empty)))
+        return most_roundings(self, True)
 
     def evaluate(self, leaves: Sequence[Any], add: Callable[..., Any], zero: Any = 0) -> Any:
         """The value of the tree with every addition made by ``add(left, right)``; fused nodes pass all their terms.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from fpsim.accumulation._heights import most_roundings
 from fpsim.accumulation.trees import Tree
 from fpsim.formats import Format
 from fpsim.modes import Rounding
@@ -78,20 +79,8 @@ def leaf_stage(leaves: Leaves, operand: Format, held: Format, rounding: Rounding
 
 @lru_cache(maxsize=256)
 def roundings(tree: Tree, leaves_are_values: bool) -> int:
-    """The largest number of additions that round between a leaf and the result, which is (+0) + tree.
-
-    An addition to +0 rounds nothing but a leaf that is no value of the format.
-    """
-
-    def above(*terms: tuple[int, bool] | None) -> tuple[int, bool] | None:
-        present = [term for term in terms if term is not None]
-        if not present:
-            return None
-        rounds = len(present) > 1 or not present[0][1]
-        return max(count for count, _ in present) + rounds, True
-
-    root = above(tree.evaluate([(0, leaves_are_values)] * tree.leaves, above, zero=None))
-    return 0 if root is None else root[0]
+    """The largest number of additions that round between a leaf and the result."""
+    return most_roundings(tree, leaves_are_values)
 
 
 def tree_stage(tree: Tree, held: Format, rounding: Rounding, leaves: Leaves) -> Stage:
