@@ -135,7 +135,8 @@ class Machine:
         if policy.accumulator.kind == "unit":
             size = max(float(factor.magnitude.max()) if factor.value.numel() else 0.0 for factor in sums.factors)
             if math.isfinite(size):  # the next power of two, so that few bounds are made
-                largest = min(2.0 ** math.ceil(math.log2(max(size, policy.fmt.min_subnormal))), policy.fmt.max_finite)
+                exponent = math.ceil(math.log2(max(size, policy.fmt.min_subnormal)))
+                largest = 2.0**exponent if exponent <= policy.fmt.emax else policy.fmt.max_finite
         return accumulation_bound(
             policy.fmt, policy.accumulator, sums.terms, policy.rounding, products=sums.factors[1].value.dim() > 0,
             addends=0 if sums.addend is None else 1, operand_largest=largest,
