@@ -16,9 +16,9 @@ LAYERS = (
     ("encoding", "_elementwise", "arithmetic", "elementary"),
     ("accumulation",),
     (
-        "counters", "_operands", "_product_plans", "_product_jobs", "_node_runs", "_row_runs", "_product_runs",
-        "_product_batches", "_counting_jobs", "_counted_runs", "_watched_runs", "_unit_products", "_unit_steps", "_step_runs",
-        "_scaled_products", "_geometry", "theory",
+        "counters", "_operands", "_product_plans", "_product_jobs", "_node_runs", "_row_runs", "_exact_integers",
+        "_product_runs", "_product_batches", "_counting_jobs", "_counted_runs", "_watched_runs", "_unit_specials",
+        "_unit_products", "_unit_steps", "_step_runs", "_scaled_products", "_geometry", "theory",
     ),
     ("bounds", "products", "_sums", "reductions", "_convolutions", "convolution"),
     ("hardware",),
