@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .archive import Oversized, Unreadable, read_arrays
+
 VERSION = 1
 KIND = "fpsim bundle"
 MAX_BYTES = 16 << 20  # of a file
+MAX_HEADER = 16 << 20  # of the description of all that was recorded
+MAX_TENSORS = 60_000
 _MAX_UNPACKED = 1 << 28  # what a file may unpack to: a small one must not fill the memory
+_MAX_DEPTH = 40  # of the header
+_MAX_DIMENSIONS = 64  # torch has no more
 
 #: How many bytes an element of each dtype takes, by torch's name of the dtype.
 SIZES = {
@@ -31,7 +36,7 @@ SIZES = {
 
 
 class BundleError(ValueError):
-    """A file that is no bundle, that another version wrote, that is cut short, or that was altered."""
+    """A file that is no bundle, that another version wrote, that is cut short, that was altered, or that no recorder writes."""
 
 
 class TooLarge(ValueError):
@@ -73,7 +78,7 @@ class Bundle:
     def save(self, path: str | os.PathLike[str], limit: int = MAX_BYTES) -> int:
         """Write the file in one step, so that an interruption leaves none or a whole one; its size in bytes.
 
-        Raises TooLarge for more than `limit` bytes; nothing is written then.
+        Raises TooLarge for more than `limit` bytes, or for more than any reader takes; nothing is written then.
         """
         header = {
             "kind": KIND,
@@ -84,6 +89,11 @@ class Bundle:
             "tensors": [[dtype, shape, strides] for dtype, shape, strides, _ in self.tensors],
         }
         text = np.frombuffer(json.dumps(header, allow_nan=False, separators=(",", ":")).encode(), np.uint8)
+        if text.nbytes > MAX_HEADER or len(self.tensors) > MAX_TENSORS:
+            raise TooLarge(
+                f"{path}: {len(self.records)} records take {text.nbytes / 2**20:.1f} MB of description and {len(self.tensors)} "
+                f"tensors, and a bundle may have {MAX_HEADER >> 20} MB and {MAX_TENSORS}"
+            )
         arrays = {f"t{number}": bits for number, (*_, bits) in enumerate(self.tensors)}
         digest = np.frombuffer(_digest(text, arrays), np.uint8)
         target = Path(path)
@@ -104,51 +114,96 @@ def load(path: str | os.PathLike[str]) -> Bundle:
     """The bundle in a file.
 
     Nothing in the file is executed. Raises BundleError for a file that is no bundle, that another version wrote, that is cut
-    short or that was altered; FileNotFoundError where there is none.
+    short, that was altered or whose header is not what this says; FileNotFoundError where there is none.
     """
     try:
-        header, text, digest, arrays = _read(path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError, BundleError)):
-            raise
-        raise BundleError(f"{path} is no bundle, or it is cut short ({error}); record it again") from error
-    if digest != _digest(text, arrays):
+        arrays = read_arrays(path, _MAX_UNPACKED)
+        text, digest = arrays.pop("header", None), arrays.pop("digest", None)
+        if text is None or digest is None:
+            raise Unreadable("it has no header")
+        header = _parsed(text)
+    except Oversized as error:
+        raise BundleError(f"{path} is refused: {error}") from None
+    except Unreadable as error:
+        raise BundleError(f"{path} is no bundle, or it is cut short ({error}); record it again") from None
+    if header.get("kind") != KIND:
+        raise BundleError(f"{path} is no bundle of fpsim")
+    if header.get("version") != VERSION:
+        raise BundleError(
+            f"{path} is a bundle of version {str(header.get('version'))[:20]}; this fpsim reads version {VERSION}: "
+            "record it again, or use the fpsim that wrote it"
+        )
+    if digest.tobytes() != _digest(text, arrays):
         raise BundleError(f"{path} was altered after it was recorded: its digest does not fit; record it again")
     try:
         return _assemble(header, arrays)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path} has a header that does not fit its arrays ({error})") from error
+    except _Misfit as error:
+        raise BundleError(f"{path} has a header that does not fit its arrays ({error})") from None
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, bytes, dict[str, np.ndarray]]:
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > _MAX_UNPACKED:
-        raise BundleError(f"{path} would unpack to {unpacked >> 20} MB; a bundle has at most {_MAX_UNPACKED >> 20}")
-    with np.load(path, allow_pickle=False) as file:
-        text = file["header"]
-        header = json.loads(text.tobytes())
-        if not isinstance(header, dict) or header.get("kind") != KIND:
-            raise BundleError(f"{path} is no bundle of fpsim")
-        if header.get("version") != VERSION:
-            raise BundleError(
-                f"{path} is a bundle of version {header.get('version')!r}; this fpsim reads version {VERSION}: "
-                "record it again, or use the fpsim that wrote it"
-            )
-        arrays = {name: file[name] for name in file.files if name not in ("header", "digest")}
-        return header, text, file["digest"].tobytes(), arrays
+def _parsed(text: np.ndarray) -> dict[str, Any]:
+    if text.nbytes > MAX_HEADER:
+        raise Oversized(f"its header has {text.nbytes >> 20} MB; a bundle has at most {MAX_HEADER >> 20}")
+    try:
+        header = json.loads(text.tobytes().decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"its header is no JSON: {str(error)[:80]}") from None
+    level, depth = [header], 0
+    while level:
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise Unreadable(f"its header nests more than {_MAX_DEPTH} levels")
+        level = [
+            item
+            for value in level
+            if isinstance(value, (dict, list))
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, (dict, list))
+        ]
+    if not isinstance(header, dict):
+        raise Unreadable("its header is no object")
+    return header
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+class _Misfit(ValueError):
+    """What in a header is not as it must be."""
 
 
 def _assemble(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Bundle:
+    wanted: dict[str, Any] = {"environment": dict, "records": list, "stopped": (str, type(None)), "tensors": list}
+    for name, kind in wanted.items():
+        if not isinstance(header.get(name, ...), kind):
+            raise _Misfit(f"{name!r} is missing or of another kind")
+    if not all(isinstance(record, dict) for record in header["records"]):
+        raise _Misfit("a record is no object")
+    if arrays.keys() != {f"t{number}" for number in range(len(header["tensors"]))}:
+        raise _Misfit(f"{len(header['tensors'])} tensors are described, and there are {len(arrays)} arrays")
     bundle = Bundle(header["environment"])
     bundle.records, bundle.stopped = header["records"], header["stopped"]
-    for number, (dtype, shape, strides) in enumerate(header["tensors"]):
+    for number, description in enumerate(header["tensors"]):
         bits = arrays[f"t{number}"]
-        if bits.dtype != np.dtype(f"u{SIZES[dtype]}") or bits.size != int(np.prod(shape, dtype=np.int64)):
-            raise ValueError(f"tensor {number}")
-        bundle.tensors.append((dtype, tuple(shape), tuple(strides), bits))
+        dtype, shape, strides = _description(number, description)
+        if bits.itemsize != SIZES[dtype] or bits.size != math.prod(shape):
+            raise _Misfit(f"tensor {number}")
+        bundle.tensors.append((dtype, shape, strides, bits))
         bundle.nbytes += bits.nbytes
     return bundle
+
+
+def _description(number: int, value: Any) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """dtype, shape and strides. No dimension is larger than a file's arrays, not even one of a tensor without elements."""
+    if isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and value[0] in SIZES:
+        dtype, *lists = value
+        if all(isinstance(item, list) and all(type(size) is int for size in item) for item in lists):
+            shape, strides = map(tuple, lists)
+            extent = math.prod(size for size in shape if size != 0)
+            if len(shape) <= _MAX_DIMENSIONS and min(shape, default=0) >= 0 and extent <= _MAX_UNPACKED:
+                return dtype, shape, strides
+    raise _Misfit(f"the description of tensor {number}")
 
 
 def _digest(text: np.ndarray, arrays: dict[str, np.ndarray]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .bundle import SIZES, Bundle
+from .bundle import MAX_HEADER, MAX_TENSORS, SIZES, Bundle
 from .environment import flags
 
 _UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -19,7 +20,8 @@ _UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 #: Operations that copy or make numbers and compute none.
 _NO_ARITHMETIC = frozenset((
     "clone", "detach", "alias", "lift_fresh", "empty_like", "zeros_like", "ones_like", "full_like", "new_empty", "new_zeros",
-    "new_ones", "new_full", "zero_", "fill_", "set_", "resize_", "is_same_size", "_local_scalar_dense", "record_stream",
+    "new_ones", "new_full", "new_empty_strided", "zero_", "fill_", "set_", "resize_", "resize_as_", "as_strided_",
+    "is_same_size", "_local_scalar_dense", "record_stream",
 ))  # fmt: skip
 
 
@@ -34,6 +36,7 @@ class CallRecorder(TorchDispatchMode):
         self.bundle, self.limit = bundle, limit
         self.section, self.label = "model", ""
         self._path: list[str] = []
+        self._text = 0  # characters of the records' description
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -43,13 +46,13 @@ class CallRecorder(TorchDispatchMode):
         if self.label:
             record["label"] = self.label
         if torch.Tag.nondeterministic_seeded in func.tags:
-            self.bundle.records.append(record | {"skipped": "draws random numbers"})
+            self._note(record | {"skipped": "draws random numbers"})
             return func(*args, **kwargs)
         try:
             record["args"] = [self._encoded(value) for value in args]
             record["kwargs"] = {key: self._encoded(value) for key, value in kwargs.items()}
         except _NotRecorded as reason:
-            self.bundle.records.append(record | {"skipped": str(reason)})
+            self._note(record | {"skipped": str(reason)})
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         written = {str(place): value for place, value in _written(func, args, kwargs) if value is not result}
@@ -57,14 +60,24 @@ class CallRecorder(TorchDispatchMode):
             record["result"] = self._encoded(result)
             record["written"] = {place: self._encoded(value) for place, value in written.items()}
         except _NotRecorded as reason:
-            self.bundle.records.append(record | {"skipped": str(reason)})
+            self._note(record | {"skipped": str(reason)})
             return result
         record["flags"] = self.changed_flags()
-        self.bundle.records.append(record)
-        if self.bundle.nbytes > self.limit:
-            many, limit = len(self.bundle.records), self.limit >> 20
-            self.bundle.stopped = f"after {many} records, at {record['op']}: the limit of {limit} MB was reached"
+        self._note(record)
         return result
+
+    def _note(self, record: dict[str, Any]) -> None:
+        """Add a record, and stop where a file has no room for more; half of a header is left for what one record may add."""
+        bundle = self.bundle
+        bundle.records.append(record)
+        self._text += len(json.dumps(record))
+        reason = None
+        if bundle.nbytes > self.limit:
+            reason = f"the limit of {self.limit >> 20} MB was reached"
+        elif self._text > MAX_HEADER // 2 or len(bundle.tensors) > MAX_TENSORS // 2:
+            reason = "a bundle has no room for the description of more"
+        if reason is not None:
+            bundle.stopped = f"after {len(bundle.records)} records, at {record['op']}: {reason}"
 
     def _place(self) -> str:
         node = torch._C._current_autograd_node()
@@ -132,7 +145,8 @@ def bits_of(tensor: torch.Tensor) -> np.ndarray:
     with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
         flat = tensor.detach().contiguous().reshape(-1)
         raw = flat.to(torch.uint8) if tensor.dtype is torch.bool else flat.view(_UNSIGNED[size])
-        return raw.cpu().numpy().view(f"u{size}").copy()
+        # a copy before `numpy()`, after which torch lets no storage grow any more: `out=` and `resize_` must stay as they were
+        return raw.to("cpu", copy=True).numpy().view(f"u{size}")
 
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:
@@ -143,12 +157,18 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _computes(func: Any, args: Any, kwargs: Any) -> bool:
+def may_compute(func: Any) -> bool:
+    """Whether this is an operation of torch's own that makes results of its operands: no view, nothing that only allocates."""
     if not isinstance(func, torch._ops.OpOverload) or func.namespace != "aten":
         return False
-    name = func._schema.name.removeprefix("aten::")
-    if name in _NO_ARITHMETIC or any(item.alias_info and not item.alias_info.is_write for item in func._schema.returns):
+    is_view = any(item.alias_info and not item.alias_info.is_write for item in func._schema.returns)
+    return not is_view and func._schema.name.removeprefix("aten::") not in _NO_ARITHMETIC
+
+
+def _computes(func: Any, args: Any, kwargs: Any) -> bool:
+    if not may_compute(func):
         return False
+    name = func._schema.name.removeprefix("aten::")
     kinds = {tensor.dtype for tensor in _tensors((*args, *kwargs.values())) if tensor.is_floating_point()}
     if name in ("copy_", "_to_copy"):
         wanted = kwargs.get("dtype") or args[0].dtype

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 
 from fpsim.emulation.context import Emulation
-from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.replay.conversions import converted
-from fpsim.emulation.replay.tensors import numbers_in, tensor_of, tensors_in, value_of
+from fpsim.emulation.replay.guard import REFUSALS, NotReplayed, check_call, first_line
+from fpsim.emulation.replay.tensors import DTYPES, numbers_in, tensor_of, tensors_in, value_of
 from fpsim.emulation.table import TABLE
 from fpsim.recorder.bundle import Bundle
 
 HALVES = ("float16", "bfloat16")
-_REFUSALS = (UnsupportedOp, UnsupportedTensor, NotImplementedError, ValueError, RuntimeError, TypeError)
 _CONVERSIONS = ("aten._to_copy.default", "aten.copy_.default")
 
 
-class NotReplayed(Exception):
-    """Why a call cannot be computed again."""
-
-
 class Call:
-    """A record of the kind "call"."""
+    """A record of the kind "call"; what asks for its arguments takes for granted that there is no `refusal`."""
 
     def __init__(self, bundle: Bundle, record: dict[str, Any]):
         self.bundle, self.record = bundle, record
         self.name: str = record["op"]
-        operands = numbers_in([record.get("args", []), list(record.get("kwargs", {}).values())])
+        has_results = "skipped" not in record
+        operands = numbers_in([record["args"], list(record["kwargs"].values())]) if has_results else []
         self.dtypes = [bundle.tensors[number][0] for number in operands]
-        self.recorded = numbers_in([record.get("result"), list(record.get("written", {}).values())])
+        self.recorded = numbers_in([record["result"], list(record["written"].values())]) if has_results else []
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why this cannot be computed again, found without computing anything; None where it can be tried."""
+        if "skipped" in self.record:
+            return str(self.record["skipped"])
+        try:
+            check_call(self.op, self.bundle, self.record)
+        except NotReplayed as reason:
+            return str(reason)
+        return None
 
     @property
     def op(self) -> torch._ops.OpOverload:
@@ -102,24 +109,40 @@ class Call:
 
     def replay(self, policy: Policy) -> list[torch.Tensor]:
         """What emulation gives, in the same order. Raises NotReplayed, saying why."""
+        if self.refusal is not None:
+            raise NotReplayed(self.refusal)
         bundle, record = self.bundle, self.record
-        if "skipped" in record:
-            raise NotReplayed(record["skipped"])
         args = value_of(bundle, record["args"])
         kwargs = {key: value_of(bundle, value) for key, value in record["kwargs"].items()}
-        if self.family == "conversion":
-            source = args[1].expand(args[0].shape) if self.name.startswith("aten.copy_") else args[0]
-            return [converted(source, kwargs.get("dtype") or args[0].dtype)]
-        op = self.op
         try:
-            with Emulation(policy), torch.no_grad():
-                result = op(*args, **kwargs)
-        except _REFUSALS as error:
-            raise NotReplayed(str(error).splitlines()[0]) from None
+            emulated = self._converted(args, kwargs) if self.family == "conversion" else self._emulated(policy, args, kwargs)
+        except REFUSALS as error:
+            raise NotReplayed(first_line(error)) from None
+        for number, found in zip(self.recorded, emulated, strict=False):
+            dtype, shape, *_ = bundle.tensors[number]
+            kind = DTYPES[dtype]
+            both_float = kind.is_floating_point and found.is_floating_point()
+            if tuple(found.shape) != shape or (kind is not found.dtype and not both_float):
+                raise NotReplayed(f"a result was {dtype} {list(shape)} there and is {_described(found)} here")
+        if len(emulated) != len(self.recorded):
+            raise NotReplayed(f"it had {len(self.recorded)} results there and has {len(emulated)} here")
+        return emulated
+
+    def _converted(self, args: list[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        source = args[1].expand(args[0].shape) if self.name.startswith("aten.copy_") else args[0]
+        return [converted(source, kwargs.get("dtype") or args[0].dtype)]
+
+    def _emulated(self, policy: Policy, args: list[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+        with Emulation(policy), torch.no_grad():
+            result = self.op(*args, **kwargs)
         named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
-        return [*tensors_in(result), *(tensor for place in record["written"] for tensor in tensors_in(named[place]))]
+        return [*tensors_in(result), *(tensor for place in self.record["written"] for tensor in tensors_in(named[place]))]
+
+
+def _described(x: torch.Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
 @lru_cache(maxsize=1)
 def _operations() -> dict[str, torch._ops.OpOverload]:
-    return {str(op): op for op in TABLE}
+    return {str(op): op for op in TABLE if op.namespace == "aten"}

@@ -15,7 +15,10 @@ from fpsim.emulation.replay.differences import Difference, compare
 from fpsim.emulation.replay.instructions import check_instruction
 from fpsim.emulation.replay.revealed import Orders, Revealed
 from fpsim.recorder.bundle import Bundle, load
+from fpsim.recorder.records import check_records
 
+#: Section, operation, dtype, shape and flags: what makes a row.
+Key = tuple[str, str, str, str, str]
 #: Called before each group with how many are done, how many there are, and its name; at the end with the name "".
 Progress = Callable[[int, int, str], None]
 
@@ -93,50 +96,63 @@ def crosscheck(
 
     Raises
     ------
-    BundleError : a file that is no bundle, that another version wrote, that is cut short or that was altered.
+    BundleError : a file that is no bundle, that another version wrote, that is cut short, that was altered, or whose records
+        are not such as the recorder writes.
     ValueError : an unknown accumulator.
     """
     fixed = None if accumulate is None else get_accumulator(accumulate)
     read = bundle if isinstance(bundle, Bundle) else load(bundle)
+    check_records(read)
     revealed = Orders.of_bundle(read)
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    groups: dict[Key, list[Call]] = {}
+    tiles: dict[Key, list[dict[str, Any]]] = {}
     for record in read.records:
-        if record["kind"] != "masks":
-            groups.setdefault(_key(read, record), []).append(record)
-    found = _fitting_all(read, groups.values(), revealed) if fixed is None else {}
-    rows = []
-    for done, ((section, op, dtype, shape, flags), records) in enumerate(groups.items()):
-        progress(done, len(groups), f"{section}: {op}")
-        row = Row(section, op, dtype, records[0].get("flags", {}), shape)
-        if records[0]["kind"] == "instruction":
-            check_instruction(row, read, records, fixed)
-        else:
-            _check_calls(row, [Call(read, record) for record in records], revealed, fixed, found.get((op, dtype, flags)))
-        rows.append(row)
-    progress(len(groups), len(groups), "")
+        if record["kind"] == "call":
+            call = Call(read, record)
+            groups.setdefault(_key(call), []).append(call)
+        elif record["kind"] == "instruction":
+            key = (record["section"], record["op"], record.get("operand", ""), "", _written(record))
+            tiles.setdefault(key, []).append(record)
+    total = len(groups) + len(tiles)
+    rows: list[Row] = []
+
+    def begin(key: Key, record: dict[str, Any]) -> Row:
+        section, op, dtype, shape, _ = key
+        progress(len(rows), total, f"{section}: {op}")
+        rows.append(Row(section, op, dtype, record.get("flags", {}), shape))
+        return rows[-1]
+
+    found = _fitting_all(groups, revealed, lambda op: progress(0, total, op)) if fixed is None else {}
+    for key, calls in groups.items():
+        _check_calls(begin(key, calls[0].record), calls, revealed, fixed, found.get((key[1], key[2], key[4])))
+    for key, records in tiles.items():
+        check_instruction(begin(key, records[0]), read, records, fixed)
+    progress(total, total, "")
     return CrossCheck(read.environment, read.stopped, rows, list(revealed.found.values()), revealed.reasons)
 
 
-def _key(bundle: Bundle, record: dict[str, Any]) -> tuple[str, ...]:
-    """Section, operation, dtype, shape and flags: what makes a row."""
-    dtype, shape = record.get("operand", ""), ""
-    if record["kind"] == "call" and "skipped" not in record:
-        call = Call(bundle, record)
-        dtype, shape = call.dtype, call.kind
-    return record["section"], record["op"], dtype, shape, repr(sorted(record.get("flags", {}).items()))
+def _key(call: Call) -> Key:
+    compared = call.refusal is None
+    section, op = call.record["section"], call.record["op"]
+    return section, op, call.dtype if compared else "", call.kind if compared else "", _written(call.record)
 
 
-def _fitting_all(bundle: Bundle, groups: Any, revealed: Orders) -> dict[tuple[str, ...], Candidate]:
+def _written(record: dict[str, Any]) -> str:
+    return repr(sorted(record.get("flags", {}).items()))
+
+
+def _fitting_all(
+    groups: dict[Key, list[Call]], revealed: Orders, progress: Callable[[str], None]
+) -> dict[tuple[str, ...], Candidate]:
     """By operation, dtype and flags: what fits the matrix products of all shapes, where anything does."""
     calls: dict[tuple[str, ...], list[Call]] = {}
-    for records in groups:
-        for record in records:
-            call = Call(bundle, record)
-            if record["kind"] == "call" and "skipped" not in record and call.shape is not None:
-                _, op, dtype, _, flags = _key(bundle, record)
-                calls.setdefault((op, dtype, flags), []).append(call)
+    for (_, op, dtype, _, flags), members in groups.items():
+        products = [call for call in members if call.refusal is None and call.shape is not None]
+        if products:
+            calls.setdefault((op, dtype, flags), []).extend(products)
     found = {}
     for key, several in calls.items():
+        progress(key[0])
         hardest = sorted(several, key=lambda call: (call.record.get("label") != "cancelling", -(call.terms or 0)))
         for candidate in candidates(hardest[0], revealed):
             row = _with(candidate, Row("", "", "", {}), hardest, None, until=1)
@@ -148,10 +164,10 @@ def _fitting_all(bundle: Bundle, groups: Any, revealed: Orders) -> dict[tuple[st
 
 def _check_calls(row: Row, calls: list[Call], revealed: Orders, fixed: Any, common: Candidate | None) -> None:
     """Fill a row with the candidate that fits its calls best; `common` is tried first."""
-    usable = [call for call in calls if "skipped" not in call.record]
+    usable = [call for call in calls if call.refusal is None]
     for call in calls:
-        if "skipped" in call.record:
-            row.skip(call.record["skipped"])
+        if call.refusal is not None:
+            row.skip(call.refusal)
     if not usable:
         return
     longest = max(usable, key=lambda call: call.terms or 0)

@@ -16,16 +16,21 @@ from fpsim.emulation.replay.tensors import tensor_of
 from fpsim.hardware import UnconfirmedUnit, product
 from fpsim.recorder.bundle import Bundle
 
+_OPERANDS = {**FORMATS, "tf32": "tf32"}
+
 
 def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], fixed: Any) -> None:
     """Fill a row with the unit that fits the tiles of one instruction best; `fixed`, an accumulator, is the only one to try."""
-    usable = [record for record in records if "skipped" not in record]
+    usable = []
     for record in records:
-        if "skipped" in record:
-            row.skip(record["skipped"])
+        reason = record.get("skipped") or _refusal(bundle, record)
+        if reason is not None:
+            row.skip(reason)
+        else:
+            usable.append(record)
     if not usable:
         return
-    operand = {**FORMATS, "tf32": "tf32"}[usable[0]["operand"]]
+    operand = _OPERANDS[usable[0]["operand"]]
     output = FORMATS[bundle.tensors[usable[0]["d"]["tensor"]][0]]
     groups = [group for group in unit_groups(operand) if group[0][0].endswith(f":{output}")]
     if fixed is not None:
@@ -44,6 +49,18 @@ def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], f
     row.differing, row.first, row.where, row.fit = best
     row.calls = len(usable)
     row.elements = sum(tensor_of(bundle, record["d"]["tensor"]).numel() for record in usable)
+
+
+def _refusal(bundle: Bundle, record: dict[str, Any]) -> str | None:
+    """Why tiles cannot be multiplied: they are of other dtypes or shapes than any instruction's; None where they can."""
+    (a, left, *_), (b, right, *_), (c, start, *_), (d, result, *_) = (bundle.tensors[record[name]["tensor"]] for name in "abcd")
+    if record["operand"] not in _OPERANDS or not {a, b, c, d} <= FORMATS.keys() or c != d:
+        return "its operands are of dtypes that no instruction takes"
+    if len(left) != 3 or len(right) != 3 or left[0] != right[0] or left[2] != right[1] or 0 in (*left, *right):
+        return "its tiles have other shapes than an instruction's"
+    if not start == result == (left[0], left[1], right[2]):
+        return "its tiles have other shapes than an instruction's"
+    return None
 
 
 def _mismatches(bundle: Bundle, records: list[dict[str, Any]], unit: str, operand: str) -> tuple[int, Any, str]:

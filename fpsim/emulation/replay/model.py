@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,10 @@ from fpsim.emulation.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.replay.calls import Call, NotReplayed
 from fpsim.emulation.replay.differences import Difference, compare
 from fpsim.recorder.bundle import Bundle, load
+from fpsim.recorder.records import check_records
+
+#: Called before each operation with how many are done, how many there are, and its name.
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ def describe(step: Step) -> str:
     return f"{step.op}{place}: {found[1].count} elements{result} differ, first {found[1]}"
 
 
-def crosscheck_model(bundle: Bundle | str | os.PathLike[str], policy: Policy) -> ModelCheck:
+def crosscheck_model(
+    bundle: Bundle | str | os.PathLike[str], policy: Policy, progress: Progress = lambda done, total, name: None
+) -> ModelCheck:
     """Compute every recorded operation again under a policy.
 
     A policy of fp16 or bf16 stands for 16-bit tensors of that dtype in the bundle (`model.half()`), as fmt="native" does; what
@@ -88,19 +95,24 @@ def crosscheck_model(bundle: Bundle | str | os.PathLike[str], policy: Policy) ->
     Raises BundleError for a file that is none, ValueError for a bundle whose dtypes the policy does not mean.
     """
     read = bundle if isinstance(bundle, Bundle) else load(bundle)
+    check_records(read)
     calls = [Call(read, record) for record in read.records if record["kind"] == "call"]
     _require_dtypes(policy, calls)
     chosen = policy
     if not isinstance(policy, NativePolicy) and policy.fmt.name != "fp32":
         chosen = make_policy("native", policy.accumulator, policy.rounding, policy.seed, policy.granularity)
-    return ModelCheck(policy, read.environment, read.stopped, tuple(_step(i, call, chosen) for i, call in enumerate(calls)))
+    steps = []
+    for number, call in enumerate(calls):
+        progress(number, len(calls), f"model: {call.name}")
+        steps.append(_step(number, call, chosen))
+    return ModelCheck(policy, read.environment, read.stopped, tuple(steps))
 
 
 def _require_dtypes(policy: Policy, calls: list[Call]) -> None:
     if isinstance(policy, NativePolicy):
         return
     wanted = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}.get(policy.fmt.name)
-    found = {call.dtype for call in calls if "skipped" not in call.record}
+    found = {call.dtype for call in calls if call.refusal is None}
     if wanted is None or (found and wanted not in found):
         raise ValueError(
             f"the bundle holds {', '.join(sorted(found)) or 'no operations'}, and this simulation is fmt={policy.fmt.name!r}: "

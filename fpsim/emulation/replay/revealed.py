@@ -13,6 +13,10 @@ from fpsim.accumulation.reveal import tree_of_survivors
 from fpsim.emulation.replay.calls import Call
 from fpsim.recorder.bundle import Bundle
 
+_MOST_ELEMENTS = 1 << 24  # of a product whose elements all add in one order
+_MOST_ORDERS = 256  # their numbers are bytes
+_MOST_TERMS = 1 << 13
+
 
 @dataclass(frozen=True)
 class Revealed:
@@ -59,7 +63,7 @@ class Orders:
         for record in bundle.records:
             if record["kind"] != "masks":
                 continue
-            name = f"{record['op'].split('.')[1]} {record['dtype']} {record['shape']}"
+            name = f"{record['op'].removeprefix('aten.').partition('.')[0]} {record['dtype']} {record['shape']}"
             if "skipped" in record:
                 orders.reasons.append(f"{name}: {record['skipped']}")
                 continue
@@ -85,11 +89,13 @@ class Orders:
 def _revealed(bundle: Bundle, record: dict[str, Any]) -> Revealed:
     """Raises ValueError for a table that fits no tree."""
     m, k, n = record["shape"]
-    tables = [bundle.bits(number).astype(np.int64) for number in (record["survivors"], *record.get("others", ()))]
+    tables = [bundle.bits(number) for number in (record["survivors"], *record.get("others", ()))]
+    if "orders" not in record and m * n > _MOST_ELEMENTS or len(tables) > _MOST_ORDERS or k > _MOST_TERMS:
+        raise ValueError("there are more elements, orders or terms than any recorder writes")
     orders = bundle.bits(record["orders"]) if "orders" in record else np.zeros((m, n), np.uint8)
-    trees = tuple(map(tree_of_survivors, tables))
-    if orders.shape != (m, n) or any(len(table) != k for table in tables) or orders.max(initial=0) >= len(trees):
+    if orders.shape != (m, n) or any(len(table) != k for table in tables) or orders.max(initial=0) >= len(tables):
         raise ValueError("the tables do not fit the shape of the product")
+    trees = tuple(tree_of_survivors(table.astype(np.int64)) for table in tables)
     alike = record["alike"] or len(trees) > 1
     return Revealed(record["op"], record["dtype"], _written(record["flags"]), (m, k, n), trees, orders, alike)
 

@@ -7,40 +7,52 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim.recorder.bundle import Bundle, BundleError
+from fpsim.recorder.bundle import SIZES, Bundle
 
 _SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+#: The dtypes of a bundle's tensors that this torch has.
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in SIZES if hasattr(torch, name)}
+_LAYOUTS = {
+    str(item): item
+    for item in (torch.strided, torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
+}
 
 
-def tensor_of(bundle: Bundle, number: int) -> torch.Tensor:
-    """A recorded tensor, contiguous, on the CPU; a new one every time."""
+def tensor_of(bundle: Bundle, number: int, without_memory: bool = False) -> torch.Tensor:
+    """A recorded tensor, contiguous, on the CPU; a new one every time. Without memory it has a dtype and a shape alone.
+
+    Raises ValueError for a dtype that this torch has not.
+    """
     dtype, shape, _, bits = bundle.tensors[number]
-    kind: torch.dtype = getattr(torch, dtype)
+    if dtype not in DTYPES:
+        raise ValueError(f"this torch has no {dtype}")
+    kind = DTYPES[dtype]
+    if without_memory:
+        return torch.empty(shape, dtype=kind, device="meta")
     flat = torch.from_numpy(bits.view(_SIGNED[bits.itemsize]).copy())
     return (flat != 0 if kind is torch.bool else flat.view(kind)).reshape(shape)
 
 
-def value_of(bundle: Bundle, encoded: Any) -> Any:
-    """An argument as it was given."""
+def value_of(bundle: Bundle, encoded: Any, without_memory: bool = False) -> Any:
+    """An argument as it was given. Raises ValueError for what no bundle holds, or for a dtype that this torch has not."""
     if isinstance(encoded, list):
-        return [value_of(bundle, item) for item in encoded]
+        return [value_of(bundle, item, without_memory) for item in encoded]
     if not isinstance(encoded, dict):
         return encoded
-    (kind, value), *others = encoded.items()
-    if others:
-        raise BundleError(f"an argument is {encoded!r}, which no bundle holds")
-    match kind:
-        case "tensor":
-            return tensor_of(bundle, value)
-        case "float":
-            return float.fromhex(value)
-        case "dtype":
-            return getattr(torch, value)
-        case "device":
-            return torch.device("cpu")
-        case "layout":
-            return getattr(torch, value.removeprefix("torch."))
-    raise BundleError(f"an argument is {encoded!r}, which no bundle holds")
+    if len(encoded) == 1:
+        ((kind, value),) = encoded.items()
+        match kind:
+            case "tensor":
+                return tensor_of(bundle, value, without_memory)
+            case "float":
+                return float.fromhex(value)
+            case "dtype" if value in DTYPES:
+                return DTYPES[value]
+            case "device":
+                return torch.device("meta" if without_memory else "cpu")
+            case "layout" if value in _LAYOUTS:
+                return _LAYOUTS[value]
+    raise ValueError(f"an argument is {encoded!r:.60}, which means nothing here")
 
 
 def numbers_in(encoded: Any) -> list[int]:

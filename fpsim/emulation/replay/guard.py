@@ -1,0 +1,139 @@
+"""What a bundle may have computed: operations with a rule, whose arguments torch accepts and no kernel follows astray.
+
+Nothing in a file is trusted. An operation is called only after torch, on tensors that have shapes and no memory, has given
+the shapes of its results, which must be the recorded ones: so no call allocates more than the file holds. What kernels take on
+trust beyond shapes is checked by `trusted`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from fpsim.emulation.replay.tensors import numbers_in, tensors_in, value_of
+from fpsim.emulation.replay.trusted import Untrusted, check_arguments
+from fpsim.emulation.table import TABLE
+from fpsim.recorder.bundle import Bundle
+from fpsim.recorder.calls import may_compute
+
+#: What operations, emulated or not, raise for arguments that they do not take.
+REFUSALS = (
+    NotImplementedError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError,
+    MemoryError,
+)  # fmt: skip
+
+_MOST_BYTES = 1 << 28  # of the operands of one call, and of its results
+_UNRECORDED = "no recorder writes such a call"
+
+#: Operations whose results' shapes depend on numbers, or that torch cannot shape: `trusted` or their kernels check all.
+_UNSHAPED = frozenset((
+    "masked_select", "equal", "allclose", "nonzero", "_unique", "_unique2", "unique_dim", "unique_consecutive", "bincount",
+    "index", "index_put", "_ctc_loss", "_ctc_loss_backward", "multi_margin_loss_backward", "multilabel_margin_loss_backward",
+    "fractional_max_pool3d_backward", "histogram", "_histogramdd_bin_edges", "_histogramdd_from_bin_cts",
+    "_histogramdd_from_bin_tensors", "geqrf", "linalg_lstsq", "_fused_sgd", "_fused_adagrad",
+))  # fmt: skip
+#: Operations that make a list of as many tensors as a number or a size says.
+_PIECES = frozenset(("unsafe_split", "unsafe_chunk", "unbind_copy", "split_copy", "split_with_sizes_copy"))
+
+
+class NotReplayed(Exception):
+    """Why a call cannot be computed again."""
+
+
+def check_call(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]) -> None:
+    """Raises NotReplayed, saying why, for a call that no recorder writes or whose arguments lead out of its operands."""
+    if not may_compute(op):
+        raise NotReplayed(_UNRECORDED)
+    if torch.Tag.nondeterministic_seeded in op.tags:
+        raise NotReplayed("draws random numbers")
+    recorded = _recorded(bundle, record)
+    _check_pieces(op, bundle, record, len(recorded))
+    shaped = _shaped(op, bundle, record)
+    if shaped is not None:
+        _check_shapes(shaped, recorded)
+    args = value_of(bundle, record["args"])
+    given = _by_name(op, args, {key: value_of(bundle, value) for key, value in record["kwargs"].items()})
+    if not any(tensor.is_floating_point() for tensor in tensors_in(list(given.values()))):
+        raise NotReplayed(_UNRECORDED)
+    try:
+        check_arguments(_base(op), TABLE[op].family, given)
+    except Untrusted as reason:
+        raise NotReplayed(str(reason)) from None
+    except REFUSALS as error:  # an argument of another kind, of an operation that torch did not shape before
+        raise NotReplayed(f"its arguments are not what torch takes ({first_line(error)})") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says first."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _base(op: torch._ops.OpOverload) -> str:
+    return op._schema.name.removeprefix("aten::")
+
+
+def _recorded(bundle: Bundle, record: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    """(dtype, shape) of the recorded results; raises NotReplayed for more bytes than a file holds."""
+    results = numbers_in([record["result"], list(record["written"].values())])
+    for numbers in (numbers_in([record["args"], list(record["kwargs"].values())]), results):
+        if sum(bundle.tensors[number][3].nbytes for number in numbers) > _MOST_BYTES:
+            raise NotReplayed(f"its tensors have more than {_MOST_BYTES >> 20} MB")
+    return [bundle.tensors[number][:2] for number in results]
+
+
+def _check_pieces(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any], count: int) -> None:
+    """Before torch makes a list of the pieces, there are at most as many of them as were recorded."""
+    if _base(op) not in _PIECES or not record["args"]:
+        return
+    source, *rest = record["args"]
+    operands = numbers_in(source)
+    size = max(bundle.tensors[operands[0]][1], default=1) if operands else 0
+    number = next((item for item in rest if type(item) is int), 1)
+    pieces = math.ceil(size / number) if _base(op) == "unsafe_split" and number > 0 else size
+    if pieces > max(count, 1 << 12):
+        raise NotReplayed("it has other results than torch gives here")
+
+
+def _shaped(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]] | None:
+    """(dtype, shape) of the results that torch finds without computing; None where it cannot, and need not."""
+    try:
+        args = value_of(bundle, record["args"], without_memory=True)
+        kwargs = {key: value_of(bundle, value, without_memory=True) for key, value in record["kwargs"].items()}
+        with torch.no_grad():
+            result = op(*args, **kwargs)
+    except REFUSALS as error:
+        if _base(op).removesuffix("_") in _UNSHAPED and isinstance(error, NotImplementedError):
+            return None
+        if _base(op) == "allclose":  # which reads its result
+            return None
+        raise NotReplayed(f"torch does not take its arguments ({first_line(error)})") from None
+    named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
+    if not record["written"].keys() <= named.keys():
+        raise NotReplayed("it names an argument that it does not have")
+    found = [*tensors_in(result), *(tensor for place in record["written"] for tensor in tensors_in(named[place]))]
+    return [(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in found]
+
+
+def _check_shapes(shaped: list[tuple[str, tuple[int, ...]]], recorded: list[tuple[str, tuple[int, ...]]]) -> None:
+    """The same shapes; after the first, which may be statistics that one side does not keep, one of the two may be empty."""
+    alike = len(shaped) == len(recorded) and all(
+        mine == other or (place > 0 and 0 in (math.prod(mine), math.prod(other)))
+        for place, ((_, mine), (_, other)) in enumerate(zip(shaped, recorded, strict=True))
+    )
+    if not alike:
+        raise NotReplayed("it has other results than torch gives here")
+
+
+def _by_name(op: torch._ops.OpOverload, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Every argument by its name."""
+    given: dict[str, Any] = {}
+    for place, argument in enumerate(op._schema.arguments):
+        if place < len(args):
+            given[argument.name] = args[place]
+        elif argument.name in kwargs or argument.has_default_value():
+            given[argument.name] = kwargs.get(argument.name, argument.default_value)
+        else:
+            raise NotReplayed(f"its argument {argument.name!r} is missing")
+    return given
