@@ -90,7 +90,7 @@ def _revealed(bundle: Bundle, record: dict[str, Any]) -> Revealed:
     """Raises ValueError for a table that fits no tree."""
     m, k, n = record["shape"]
     tables = [bundle.bits(number) for number in (record["survivors"], *record.get("others", ()))]
-    if "orders" not in record and m * n > _MOST_ELEMENTS or len(tables) > _MOST_ORDERS or k > _MOST_TERMS:
+    if ("orders" not in record and m * n > _MOST_ELEMENTS) or len(tables) > _MOST_ORDERS or k > _MOST_TERMS:
         raise ValueError("there are more elements, orders or terms than any recorder writes")
     orders = bundle.bits(record["orders"]) if "orders" in record else np.zeros((m, n), np.uint8)
     if orders.shape != (m, n) or any(len(table) != k for table in tables) or orders.max(initial=0) >= len(tables):

@@ -1,0 +1,172 @@
+"""Operands whose shapes kernels take for granted: gradients, pivots, statistics, lists, windows and scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from fpsim.emulation.replay.trusted.requirements import (
+    MOST_ELEMENTS,
+    MOST_ITERATIONS,
+    Arguments,
+    require,
+    require_at_most,
+    size_of,
+    within,
+)
+
+
+def _pivots(rows: str, name: str) -> Callable[[Arguments], None]:
+    """Rows that LU with partial pivoting exchanged."""
+
+    def check(given: Arguments) -> None:
+        factors, pivots = given[rows], given[name]
+        within(pivots, 1, factors.shape[-2] + 1, "its pivots")
+        wanted = (*factors.shape[:-2], min(factors.shape[-2:]))
+        require(pivots.shape == wanted, "its pivots have another shape than its factors")
+
+    return check
+
+
+def _block_pivots(given: Arguments) -> None:
+    """Of LAPACK's sytrf: numbers of rows, those of a block of two negative and alike."""
+    pivots, n = given["pivots"], given["LD"].shape[-1]
+    within(pivots.abs(), 1, n + 1, "its pivots")
+    require(pivots.shape == given["LD"].shape[:-1], "its pivots have another shape than its factors")
+    for line in pivots.reshape(-1, n).tolist() if n else ():
+        place = 0
+        while place < n:
+            if line[place] < 0:
+                require(line[place + 1 : place + 2] == [line[place]], "a pivot of a block stands alone")
+                place += 1
+            place += 1
+
+
+def _pairs(given: Arguments) -> None:
+    rows = given["self"].shape[0]
+    many = rows * (rows - 1) // 2
+    require(given["grad"].shape == given["pdist"].shape == (many,), "its gradient has another shape than its distances")
+
+
+def _three(given: Arguments) -> None:
+    """Products of three operands, of which some dimensions are summed away."""
+    shapes = []
+    for key in "123":
+        x = given[f"i{key}"]
+        for dim in sorted(given[f"expand{key}"]):
+            x = x.unsqueeze(dim)
+        shapes.append(x.shape)
+    require(math.prod(torch.broadcast_shapes(*shapes)) <= MOST_ELEMENTS, f"it has more than {MOST_ELEMENTS} products")
+
+
+def _distances(given: Arguments) -> None:
+    left, right = given["x1"], given["x2"]
+    require(left.dim() >= 2 and right.dim() >= 2 and left.shape[-1] == right.shape[-1], "its points have several dimensions")
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    wanted = (*batch, left.shape[-2], right.shape[-2])
+    require(given["grad"].shape == given["cdist"].shape == wanted, "its gradient has another shape than its distances")
+
+
+def _dropped(given: Arguments) -> None:
+    require(given["mask"].dtype is torch.bool, "its mask is none")
+
+
+def _normalized(given: Arguments) -> None:
+    """Gradients of a normalization: as large as its input, and of each channel or row a mean and a deviation."""
+    x, gradient = given["input"], given["grad_out"]
+    require(gradient.shape == x.shape, "its gradient has another shape than its input")
+    if "reserve" in given:
+        require(given["reserve"].numel() == 0, "what a GPU's library reserved means nothing on a CPU")
+    if "normalized_shape" in given:
+        inner = tuple(given["normalized_shape"])
+        require(len(inner) > 0 and tuple(x.shape[-len(inner) :]) == inner, "its input ends in another shape")
+        channels, rows = math.prod(inner), math.prod(x.shape[: x.dim() - len(inner)])
+    elif "group" in given:
+        channels, rows = given["C"], given["N"] * given["group"]
+        require(given["group"] > 0 and channels % given["group"] == 0, "its groups do not divide its channels")
+        require(given["N"] * channels * given["HxW"] == x.numel(), "its sizes are not those of its input")
+    else:
+        channels = rows = size_of(x, 1) if x.dim() > 1 else size_of(x, 0)
+    statistics = ("mean", "rstd", "save_mean", "save_invstd", "save_var", "running_mean", "running_var")
+    for names, wanted in ((("weight", "bias"), channels), (statistics, rows)):
+        for name in names:
+            item = given.get(name)
+            unread = name.startswith("save_") and not given.get("train", given.get("update", False))
+            fits = item is None or item.numel() == wanted or (unread and item.numel() == 0)
+            require(fits, f"its {name} has another size than its input")
+
+
+def _degree(key: str) -> Callable[[Arguments], None]:
+    return lambda given: require_at_most(given[key], MOST_ITERATIONS if key == "n" else 64, "the order")
+
+
+def check_windows(given: Arguments) -> None:
+    """No padded operand is larger than what a bundle can hold, whatever kernels make of padding, steps and holes."""
+    operands = [given.get(key) for key in ("self", "input", "weight", "grad_output")]
+    extents = [operand.shape for operand in operands if isinstance(operand, torch.Tensor)]
+    sizes = ("padding", "dilation", "kernel_size", "stride", "output_padding", "output_size")
+    numbers = [given[key] for key in sizes if key in given]
+    values = [number for item in numbers for number in (item if isinstance(item, (list, tuple)) else [item])]
+    right = all(type(number) is int and 0 <= number < 1 << 24 for number in values)
+    require(right, "its windows are out of all proportion")
+    axes = max((len(item) for item in numbers if isinstance(item, (list, tuple))), default=1)
+
+    def of(key: str, axis: int) -> int:
+        item = given.get(key, 0)
+        return item if isinstance(item, int) else item[axis] if axis < len(item) else item[-1] if item else 0
+
+    total = max((math.prod(shape[:-axes]) for shape in extents), default=1)
+    for axis in range(axes):
+        side = max((shape[axis - axes] for shape in extents if len(shape) >= axes), default=1)
+        window = max(of("kernel_size", axis), 1) * max(of("dilation", axis), 1) if "kernel_size" in given else 0
+        total *= side + 2 * of("padding", axis) + window + (of("dilation", axis) * _kernel(given, axis - axes))
+    require(total <= MOST_ELEMENTS, f"its windows take more than {MOST_ELEMENTS} elements")
+
+
+def _kernel(given: Arguments, axis: int) -> int:
+    weight = given.get("weight")
+    return weight.shape[axis] if isinstance(weight, torch.Tensor) and weight.dim() >= -axis else 0
+
+
+def check_lists(base: str, given: Arguments) -> None:
+    lists = [value for value in given.values() if isinstance(value, (list, tuple)) and value]
+    require(len({len(value) for value in lists}) <= 1, "its lists have several lengths")
+    if not base.startswith("_fused_"):
+        return
+    for name, value in given.items():
+        single = name in ("state_steps", "grad_scale", "found_inf", "lr")
+        for place, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+            if isinstance(item, torch.Tensor):
+                fits = item.numel() == 1 if single else item.shape == given["self"][place].shape
+                require(fits, f"an entry of {name!r} has another shape than its parameter")
+
+
+def check_scale(given: Arguments, key: str) -> None:
+    """A scale is what its sizes say: kernels compute from it where to read."""
+    axis = {"scales": -1, "scales_w": -1, "scales_h": -2, "scales_d": -3}[key]
+    if "input_size" in given:
+        before = given["input_size"][axis]
+    else:
+        before = given["self"].shape[axis]
+    after, scale = given["output_size"][axis], given[key]
+    require(math.isfinite(scale) and scale > 0 and abs(before * scale - after) <= 1, "its scale is not that of its sizes")
+
+
+ROWS: dict[str, Callable[[Arguments], None]] = {
+    "linalg_lu_solve": _pivots("LU", "pivots"),
+    "lu_unpack": _pivots("LU_data", "LU_pivots"),
+    "linalg_ldl_solve": _block_pivots,
+    "_trilinear": _three,
+    "_pdist_backward": _pairs,
+    "_cdist_backward": _distances,
+    **{
+        f"{kind}_backward": _normalized
+        for kind in ("batch_norm", "native_batch_norm", "native_layer_norm", "native_group_norm")
+    },
+    "_fused_rms_norm_backward": _normalized,
+    "native_dropout_backward": _dropped,
+    "polygamma": _degree("n"),
+    "mvlgamma": _degree("p"),
+}
