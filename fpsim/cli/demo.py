@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fpsim.cli.console import console as make_console, plain
 from fpsim.cli.parameters import ACCUMULATOR, FORMAT, InputError, Parsed
 
 if TYPE_CHECKING:
@@ -66,16 +67,13 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None
     """
     _check_output(output)
     _check_arithmetics(formats)
-    from rich.console import Console
-
     from fpsim.cli.digits import Digits
 
-    console = Console()
+    console = make_console()
     digits = Digits.load()
     console.print(
         f"Training on {len(digits.labels)} handwritten digits, {epochs} epochs, seed {seed}; "
         f"testing on {len(digits.test_labels)}.",
-        highlight=False,
     )
     outcomes, interrupted = _train_all(console, digits, formats, epochs, seed)
     console.print()
@@ -83,11 +81,10 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None
     console.print(
         "\ncorrect: test images; loss: mean of the last 20 steps; overflows, underflows to zero and results that are "
         "not finite: counts over the whole run; updates lost: changes of a parameter that rounding undid.",
-        highlight=False,
     )
     if any(outcome.losses for outcome in outcomes.values()):
         _draw(outcomes, output)
-        console.print(f"\nLoss curves: {output}", highlight=False, soft_wrap=True)
+        console.print(f"\nLoss curves: {plain(output)}", soft_wrap=True)
     if interrupted:
         raise SystemExit(130)
 
@@ -122,7 +119,7 @@ def _train_all(
     from fpsim.cli.digits import Outcome, train
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(),
     )  # fmt: skip
     outcomes: dict[Arithmetic, Outcome] = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fpsim.cli.console import console, plain
 from fpsim.cli.numbers import decimal_text, parse_number, round_to_odd
 from fpsim.cli.parameters import FORMAT, ROUNDING, InputError
 
@@ -30,8 +31,8 @@ def explain(text: str, fmt: Format, rounding: Rounding, seed: int | None) -> Non
 
     NUMBER is exact however it is written: 0.1, -1e-8, 1/3, 0x1.8p-3, inf or nan.
     """
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     try:
         number = parse_number(text)
@@ -43,9 +44,9 @@ def explain(text: str, fmt: Format, rounding: Rounding, seed: int | None) -> Non
     table.add_column(overflow="fold")
     for row in (*_bit_rows(result, fmt), *_value_rows(number, result, fmt), *_neighbor_rows(number, result, fmt)):
         table.add_row(*row)
-    console = Console(highlight=False)
-    console.print(f"[bold]{text.strip()}[/] in [bold]{fmt.name}[/], {rounding.value}\n")
-    console.print(table)
+    screen = console()
+    screen.print(Text.assemble((plain(text.strip()), "bold"), " in ", (fmt.name, "bold"), f", {rounding.value}\n"))
+    screen.print(table)
 
 
 def _rounded(number: Fraction | float, fmt: Format, rounding: Rounding, seed: int | None) -> float:

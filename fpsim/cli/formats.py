@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fpsim.cli.console import console
+
 if TYPE_CHECKING:
     from fpsim.formats import Format
 
@@ -16,7 +18,6 @@ def formats() -> None:
 
     Any other IEEE-like format is written eXmY: X exponent bits, Y stored significand bits.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from fpsim.formats import FORMATS
@@ -28,12 +29,11 @@ def formats() -> None:
     table.add_column("specials", no_wrap=True)
     for fmt in FORMATS.values():
         table.add_row(fmt.name, *_cells(fmt))
-    console = Console()
-    console.print(table)
-    console.print(
+    screen = console()
+    screen.print(table)
+    screen.print(
         "\ns+e+m: sign, exponent and stored significand bits; u: unit roundoff; subnormal, normal: the smallest. "
         "The 8-, 6- and 4-bit names also go without their first part: e5m2. Any other eXmY is IEEE-like.",
-        highlight=False,
     )
 
 

@@ -7,6 +7,8 @@ from typing import IO, Any
 
 import click
 
+from fpsim.cli.console import plain
+
 
 class InputError(click.ClickException):
     """Input that makes no sense: one sentence on standard error and exit code 2, without the usage text."""
@@ -14,7 +16,7 @@ class InputError(click.ClickException):
     exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"Error: {self.format_message()}", err=True, file=file)
+        click.echo(f"Error: {plain(self.format_message())}", err=True, file=file)
 
 
 class Parsed(click.ParamType):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from fpsim.cli.console import plain, progress
 from fpsim.cli.parameters import InputError
 
 
@@ -35,20 +36,16 @@ def record(
         if write_recorder is None:
             raise InputError("record needs -o, the bundle to write, or --write-recorder")
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from fpsim.recorder.bundle import TooLarge
     from fpsim.recorder.command import record_model, summary
     from fpsim.recorder.recording import record as run_suite
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("recording", total=None)
+        with progress() as bar:
+            task = bar.add_task("recording", total=None)
 
             def show(done: int, total: int, name: str) -> None:
-                progress.update(task, completed=done, total=total, description=name or "done")
+                bar.update(task, completed=done, total=total, description=name or "done")
 
             if model is not None:
                 bundle = record_model(model, output, device)
@@ -59,4 +56,4 @@ def record(
     except KeyboardInterrupt:
         click.echo(f"interrupted; {output} holds what was recorded", err=True)
         raise SystemExit(130) from None
-    click.echo(summary(bundle, output))
+    click.echo(plain(summary(bundle, output)))

@@ -107,7 +107,7 @@ class Certificate:
         for layer in self.layers:
             part = f"{100 * layer.part / total:.1f} %" if 0 < total < float("inf") else "-"
             table.add_row(layer.path or "(model)", f"{layer.largest_bound:.3g}", f"{layer.mean_bound:.3g}", part)
-        console = Console(width=100, color_system=None)
+        console = Console(width=100, color_system=None, markup=False, emoji=False, highlight=False)  # a path may hold brackets
         with console.capture() as capture:
             console.print(table)
         return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

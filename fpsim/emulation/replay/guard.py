@@ -49,6 +49,7 @@ def check_call(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]
     if torch.Tag.nondeterministic_seeded in op.tags:
         raise NotReplayed("draws random numbers")
     recorded = _recorded(bundle, record)
+    _check_lengths(op, record)
     _check_pieces(op, bundle, record, len(recorded))
     shaped = _shaped(op, bundle, record)
     if shaped is not None:
@@ -81,6 +82,17 @@ def _recorded(bundle: Bundle, record: dict[str, Any]) -> list[tuple[str, tuple[i
         if sum(bundle.tensors[number][3].nbytes for number in numbers) > _MOST_BYTES:
             raise NotReplayed(f"its tensors have more than {_MOST_BYTES >> 20} MB")
     return [bundle.tensors[number][:2] for number in results]
+
+
+def _check_lengths(op: torch._ops.OpOverload, record: dict[str, Any]) -> None:
+    """Lists are as long as the operation says: kernels, and what finds shapes, read so many entries without looking."""
+    for place, argument in enumerate(op._schema.arguments):
+        value = record["args"][place] if place < len(record["args"]) else record["kwargs"].get(argument.name)
+        if argument.N is None or value is None or (argument.N == 1 and argument.name == "dim"):
+            continue
+        left_out = argument.name == "stride" and value == []
+        if not isinstance(value, list) or (len(value) != argument.N and not left_out):
+            raise NotReplayed(f"its argument {argument.name!r} is no list of {argument.N}")
 
 
 def _check_pieces(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any], count: int) -> None:

@@ -1,0 +1,33 @@
+"""What the commands print of other people's text: names, paths and messages as they are, without markup and control codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def plain(text: str) -> str:
+    """The text with what cannot be printed as escapes, so that it neither steers a terminal nor breaks a line.
+
+    A half of a surrogate pair, which no encoding can write, is one such character.
+    """
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
+
+
+def console(**options: Any) -> Console:
+    """A console on which brackets, colons and numbers in a text mean themselves."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def progress() -> Progress:
+    """A bar on standard error with a task's description and count; nothing where that is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty())
