@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import torch
+from numba.core.errors import NumbaError
 
 from fpsim.emulation.replay.tensors import numbers_in, tensors_in, value_of
 from fpsim.emulation.replay.trusted import Untrusted, check_arguments
@@ -21,7 +22,7 @@ from fpsim.recorder.calls import may_compute
 #: What operations, emulated or not, raise for arguments that they do not take.
 REFUSALS = (
     NotImplementedError, ValueError, RuntimeError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError,
-    MemoryError,
+    MemoryError, NumbaError,
 )  # fmt: skip
 
 _MOST_BYTES = 1 << 28  # of the operands of one call, and of its results
@@ -88,11 +89,12 @@ def _check_lengths(op: torch._ops.OpOverload, record: dict[str, Any]) -> None:
     """Lists are as long as the operation says: kernels, and what finds shapes, read so many entries without looking."""
     for place, argument in enumerate(op._schema.arguments):
         value = record["args"][place] if place < len(record["args"]) else record["kwargs"].get(argument.name)
-        if argument.N is None or value is None or (argument.N == 1 and argument.name == "dim"):
+        wanted = getattr(argument, "N", None)
+        if wanted is None or value is None or (wanted == 1 and argument.name == "dim"):
             continue
         left_out = argument.name == "stride" and value == []
-        if not isinstance(value, list) or (len(value) != argument.N and not left_out):
-            raise NotReplayed(f"its argument {argument.name!r} is no list of {argument.N}")
+        if not isinstance(value, list) or (len(value) != wanted and not left_out):
+            raise NotReplayed(f"its argument {argument.name!r} is no list of {wanted}")
 
 
 def _check_pieces(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any], count: int) -> None:

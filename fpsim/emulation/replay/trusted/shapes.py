@@ -13,9 +13,9 @@ from fpsim.emulation.replay.trusted.requirements import (
     Arguments,
     require,
     require_at_most,
-    size_of,
     within,
 )
+from fpsim.emulation.table import names
 
 
 def _pivots(rows: str, name: str) -> Callable[[Arguments], None]:
@@ -74,28 +74,30 @@ def _dropped(given: Arguments) -> None:
 
 
 def _normalized(given: Arguments) -> None:
-    """Gradients of a normalization: as large as its input, and of each channel or row a mean and a deviation."""
-    x, gradient = given["input"], given["grad_out"]
-    require(gradient.shape == x.shape, "its gradient has another shape than its input")
+    """A normalization and its gradient, as large as its input: of each channel or row one weight, one mean, one deviation."""
+    x = given["input"]
+    require("grad_out" not in given or given["grad_out"].shape == x.shape, "its gradient has another shape than its input")
     if "reserve" in given:
         require(given["reserve"].numel() == 0, "what a GPU's library reserved means nothing on a CPU")
-    if "normalized_shape" in given:
-        inner = tuple(given["normalized_shape"])
+    inner = tuple(given["normalized_shape"]) if "normalized_shape" in given else None
+    if inner is not None:
         require(len(inner) > 0 and tuple(x.shape[-len(inner) :]) == inner, "its input ends in another shape")
-        channels, rows = math.prod(inner), math.prod(x.shape[: x.dim() - len(inner)])
+        channels, rows = inner, math.prod(x.shape[: x.dim() - len(inner)])
     elif "group" in given:
-        channels, rows = given["C"], given["N"] * given["group"]
-        require(given["group"] > 0 and channels % given["group"] == 0, "its groups do not divide its channels")
-        require(given["N"] * channels * given["HxW"] == x.numel(), "its sizes are not those of its input")
+        channels, rows = (given["C"],), given["N"] * given["group"]
+        require(given["group"] > 0 and given["C"] % given["group"] == 0, "its groups do not divide its channels")
+        sizes = given["N"] * given["C"] * given["HxW"]
+        require(x.shape[:2] == (given["N"], given["C"]) and sizes == x.numel(), "its sizes are not those of its input")
     else:
-        channels = rows = size_of(x, 1) if x.dim() > 1 else size_of(x, 0)
-    statistics = ("mean", "rstd", "save_mean", "save_invstd", "save_var", "running_mean", "running_var")
-    for names, wanted in ((("weight", "bias"), channels), (statistics, rows)):
-        for name in names:
-            item = given.get(name)
-            unread = name.startswith("save_") and not given.get("train", given.get("update", False))
-            fits = item is None or item.numel() == wanted or (unread and item.numel() == 0)
-            require(fits, f"its {name} has another size than its input")
+        require(x.dim() > 1, "its input has no channels")
+        channels, rows = (x.shape[1],), x.shape[1]
+    for name in ("weight", "bias"):
+        require(given.get(name) is None or given[name].shape == channels, f"its {name} has another shape than its channels")
+    for name in ("mean", "rstd", "save_mean", "save_invstd", "save_var", "running_mean", "running_var"):
+        item = given.get(name)
+        unread = name.startswith("save_") and not given.get("train", given.get("update", False))
+        fits = item is None or item.numel() == rows or (unread and item.numel() == 0)
+        require(fits and (inner is not None or item is None or item.dim() <= 2), f"its {name} has another size than its input")
 
 
 def _degree(key: str) -> Callable[[Arguments], None]:
@@ -154,6 +156,14 @@ def check_scale(given: Arguments, key: str) -> None:
     require(math.isfinite(scale) and scale > 0 and abs(before * scale - after) <= 1, "its scale is not that of its sizes")
 
 
+_NORMALIZATIONS = names(
+    """
+    native_batch_norm _native_batch_norm_legit _batch_norm_with_update _batch_norm_no_update native_batch_norm_backward
+    batch_norm_backward native_layer_norm native_layer_norm_backward native_group_norm native_group_norm_backward
+    _fused_rms_norm _fused_rms_norm_backward
+    """
+)
+
 ROWS: dict[str, Callable[[Arguments], None]] = {
     "linalg_lu_solve": _pivots("LU", "pivots"),
     "lu_unpack": _pivots("LU_data", "LU_pivots"),
@@ -161,11 +171,7 @@ ROWS: dict[str, Callable[[Arguments], None]] = {
     "_trilinear": _three,
     "_pdist_backward": _pairs,
     "_cdist_backward": _distances,
-    **{
-        f"{kind}_backward": _normalized
-        for kind in ("batch_norm", "native_batch_norm", "native_layer_norm", "native_group_norm")
-    },
-    "_fused_rms_norm_backward": _normalized,
+    **dict.fromkeys(_NORMALIZATIONS, _normalized),
     "native_dropout_backward": _dropped,
     "polygamma": _degree("n"),
     "mvlgamma": _degree("p"),
