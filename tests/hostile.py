@@ -241,7 +241,7 @@ def alone(bundle, record):
 
 
 def replay_changed(bundle, policies, most=None):
-    """Replay every change of every record; how many were replayed and refused. What is neither is raised or ends the process."""
+    """Replay every change of every record; how many were replayed and refused. What is neither is raised."""
     counts = collections.Counter()
     for record in bundle.records:
         small, own = alone(bundle, record)
