@@ -258,6 +258,17 @@ def test_indices_beyond_their_planes_are_not_followed(tmp_path):
     assert result.exit_code == 0 and "and only 0 to 15 exist" in result.stdout.replace("\n", " "), result.output
 
 
+def test_a_number_is_no_dtype(tmp_path):
+    """Torch's operators take a bare number for a dtype, and look it up without asking whether there is one."""
+    bundle = Bundle({"flags": {}})
+    number = {"tensor": bundle.add_tensor("float32", (2,), (1,), np.zeros(2, "u4"))}
+    call = {"kind": "call", "section": "x", "op": "aten._to_copy.default", "args": [number], "result": number}
+    bundle.records = [call | {"kwargs": {"dtype": -1}, "written": {}, "flags": {}}]
+    bundle.save(tmp_path / "a.npz")
+    code = "import fpsim, sys; print([row.skipped for row in fpsim.crosscheck(sys.argv[1]).rows])"
+    assert "its argument 'dtype' is no dtype" in in_another_process(code, str(tmp_path / "a.npz"))
+
+
 def test_a_malformed_record_is_one_sentence(tmp_path):
     path = crafted(tmp_path / "a.npz", lambda bundle, record: record.pop("kwargs"))
     one_sentence(shell("crosscheck", path), "has no 'kwargs'")

@@ -26,6 +26,8 @@ REFUSALS = (
 )  # fmt: skip
 
 _MOST_BYTES = 1 << 28  # of the operands of one call, and of its results
+#: How a bundle encodes what torch's operators also take as a bare number, by the type in an operation's schema.
+_KINDS = {"ScalarType": "dtype", "Layout": "layout", "MemoryFormat": "layout", "Device": "device"}
 _UNRECORDED = "no recorder writes such a call"
 
 #: Operations whose results' shapes depend on numbers, or that torch cannot shape: `trusted` or their kernels check all.
@@ -50,7 +52,7 @@ def check_call(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]
     if torch.Tag.nondeterministic_seeded in op.tags:
         raise NotReplayed("draws random numbers")
     recorded = _recorded(bundle, record)
-    _check_lengths(op, record)
+    _check_encoding(op, record)
     _check_pieces(op, bundle, record, len(recorded))
     shaped = _shaped(op, bundle, record)
     if shaped is not None:
@@ -85,10 +87,13 @@ def _recorded(bundle: Bundle, record: dict[str, Any]) -> list[tuple[str, tuple[i
     return [bundle.tensors[number][:2] for number in results]
 
 
-def _check_lengths(op: torch._ops.OpOverload, record: dict[str, Any]) -> None:
-    """Lists are as long as the operation says: kernels, and what finds shapes, read so many entries without looking."""
+def _check_encoding(op: torch._ops.OpOverload, record: dict[str, Any]) -> None:
+    """Lists are as long as the operation says, and dtypes no numbers: what finds shapes follows both without looking."""
     for place, argument in enumerate(op._schema.arguments):
         value = record["args"][place] if place < len(record["args"]) else record["kwargs"].get(argument.name)
+        wanted_kind = _KINDS.get(str(getattr(argument, "real_type", argument.type)).removeprefix("Optional[").removesuffix("]"))
+        if wanted_kind is not None and value is not None and not (isinstance(value, dict) and value.keys() == {wanted_kind}):
+            raise NotReplayed(f"its argument {argument.name!r} is no {wanted_kind}")
         wanted = getattr(argument, "N", None)
         if wanted is None or value is None or (wanted == 1 and argument.name == "dim"):
             continue
