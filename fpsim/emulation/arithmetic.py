@@ -47,10 +47,20 @@ def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> to
 
 
 def _promoted(machine: Any, x: Any, y: Any) -> Any:
-    """Operands that are not both float32: None if the result is not float32, else both as float32 of the format."""
+    """Operands that are not both float32: None if the result is not float32, else both as float32 of the format.
+
+    One without dimensions that type promotion passes over is a number.
+    """
     if torch.result_type(x, y) is not _FLOAT32:
         return None
-    return tuple(machine.floating(item) if isinstance(item, torch.Tensor) else item for item in (x, y))
+    sides = [_number_beside(x, y), _number_beside(y, x)]
+    return tuple(machine.floating(item) if isinstance(item, torch.Tensor) else item for item in sides)
+
+
+def _number_beside(item: Any, other: Any) -> Any:
+    """The item; as a number where it is a tensor of no dimensions and another dtype beside a float32 tensor with some."""
+    aside = isinstance(item, torch.Tensor) and item.dim() == 0 and item.dtype is not _FLOAT32
+    return item.item() if aside and isinstance(other, torch.Tensor) and other.dim() and other.dtype is _FLOAT32 else item
 
 
 #: The operations of one pass for a second operand that is a tensor, or a number; a difference adds what is negated.
@@ -69,27 +79,19 @@ def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
     def rule(machine: Any, a: Any, b: Any, alpha: Any = 1, into: torch.Tensor | None = None) -> torch.Tensor:
         if alpha == 1 and machine.fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
             return machine.finish(function(a, b))
-        if isinstance(a, torch.Tensor):
-            a_is_scalar = False
-            a = machine.operand(a)
-            ready = a.dtype is _FLOAT32
-        else:
-            a_is_scalar = ready = True
-            a = machine.scalar(a)
-        if isinstance(b, torch.Tensor):
-            b_is_scalar = False
-            b = machine.operand(b)
-            ready = ready and b.dtype is _FLOAT32
-        else:
-            b_is_scalar = True
-            b = machine.scalar(b)
-        if not ready:
+        a_is_scalar, b_is_scalar = not isinstance(a, torch.Tensor), not isinstance(b, torch.Tensor)
+        a = a if a_is_scalar else machine.operand(a)
+        b = b if b_is_scalar else machine.operand(b)
+        if not (a_is_scalar or a.dtype is _FLOAT32) or not (b_is_scalar or b.dtype is _FLOAT32):
             promoted = _promoted(machine, a, b)
             if promoted is None:
                 if name == "div" and not torch.result_type(a, b).is_floating_point:  # of integers: float32 all the same
                     return machine.finish(torch.div(*(x.double() if isinstance(x, torch.Tensor) else x for x in (a, b))))
                 return function(a, b) if alpha == 1 else function(a, b, alpha=alpha)
             a, b = promoted
+            a_is_scalar, b_is_scalar = not isinstance(a, torch.Tensor), not isinstance(b, torch.Tensor)
+        a = machine.scalar(a) if a_is_scalar else a
+        b = machine.scalar(b) if b_is_scalar else b
         if machine.fast and not a_is_scalar and (alpha == 1 or not (machine.primitive or b_is_scalar)):
             factor = machine.scalar(alpha) if alpha != 1 else b if b_is_scalar else 1.0
             factor = -factor if name == "sub" else factor
@@ -125,7 +127,7 @@ def _scaled(machine: Any, function: Callable[..., Any], x: Any, y: Any, factor: 
         y = (
             machine.finish(torch.mul(y.double(), factor))
             if isinstance(y, torch.Tensor)
-            else machine.constant(y * factor, saturate=False)
+            else machine.in_format(y * factor)
         )
         return RULE_OF[function](machine, x, y)
     if machine.stochastic:
@@ -147,7 +149,8 @@ def _div_mode(machine: Any, a: Any, b: Any, *, rounding_mode: str | None = None)
     x, y = machine.operands((a, b))
     if torch.result_type(x, y) is not _FLOAT32:
         return torch.div(x, y, rounding_mode=rounding_mode)
-    wide = [item.double() if isinstance(item, torch.Tensor) else machine.scalar(item) for item in (x, y)]
+    sides = (_number_beside(x, y), _number_beside(y, x))
+    wide = [machine.floating(item).double() if isinstance(item, torch.Tensor) else machine.scalar(item) for item in sides]
     return machine.finish(torch.div(*wide, rounding_mode=rounding_mode))
 
 

@@ -13,6 +13,9 @@ from fpsim._kernels import rounding as kernels
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
 
+#: The largest float32 number: what a model that asks for its dtype's range is told.
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @lru_cache(maxsize=256)
 def counting_limits(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.ndarray:
@@ -43,6 +46,17 @@ def _largest_to_zero(fmt: Format, rounding: Rounding, sign: float) -> float:
         round_into(value, value, fmt, rounding)
         low, high = (middle, high) if value[0] == 0 else (low, middle)
     return sign * float(np.int64(low).view(np.float64))
+
+
+def round_as_told(array: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0) -> None:
+    """Round float32 numbers in place; the largest there are stand for the format's own, whatever their rounding gives."""
+    if np.fmax.reduce(array, axis=None, initial=0) != LARGEST and np.fmin.reduce(array, axis=None, initial=0) != -LARGEST:
+        round_into(array, array, fmt, rounding, key)
+        return
+    told = np.abs(array) == LARGEST
+    largest = np.copysign(fmt.max_finite, array[told])
+    round_into(array, array, fmt, rounding, key)
+    array[told] = largest
 
 
 def hash_of(*parts: Any) -> int:

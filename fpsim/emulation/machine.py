@@ -5,6 +5,7 @@ One `Machine` belongs to one thread of one `Emulation`; rules get it as their fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from fpsim._kernels import counting
 from fpsim.emulation import tags
 from fpsim.emulation.errors import MetaTensor, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.finishing import Finish, Values
-from fpsim.emulation.limits import hash_of, in_fp32
+from fpsim.emulation.limits import LARGEST, hash_of, in_fp32
 from fpsim.emulation.policy import Policy
 from fpsim.emulation.results import Results, Time
 from fpsim.emulation.table import PRIMITIVE, RULES
@@ -84,6 +85,9 @@ class Machine:
     finishing: Finish
     tables: Tables
     _constants: dict[float, float]
+    #: Whether float32's largest number, and a constant beyond the range, mean the format's own largest.
+    stands_for_largest = True
+    saturates_constants = True
 
     @staticmethod
     def arithmetic_of(policy: Policy) -> dict[str, Any]:
@@ -132,9 +136,20 @@ class Machine:
         if tags.tag_on(tensor) is tags.EXEMPT:
             return tensor
         self.check(tensor)
-        fresh = self._round(tensor.detach().clone(memory_format=torch.preserve_format))
+        fresh = self.rounded_copy(tensor)
         if self.reads is not None:
             self.reads(tensor, fresh)
+        return fresh
+
+    def rounded_copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A rounded copy; elements that are float32's largest stand for the format's own."""
+        fresh = tensor.detach().clone(memory_format=torch.preserve_format)
+        overflows = self.row()[counting.OVERFLOWS]
+        self._round(fresh)
+        if self.stands_for_largest and self.row()[counting.OVERFLOWS] != overflows:
+            told = tensor.detach().abs() == LARGEST
+            self.row()[counting.OVERFLOWS] -= int(told.sum())
+            fresh[told] = tensor.detach()[told].sign() * self.fmt.max_finite
         return fresh
 
     def holds(self, value: Any) -> bool:
@@ -199,12 +214,30 @@ class Machine:
         return value
 
     def scalar(self, value: float) -> float:
-        """A Python number as an operand: in fp32 under "kernel", rounded to the format under "primitive"."""
-        if type(value) is not float:
-            return value
+        """A Python number as an operand of arithmetic: in fp32 under "kernel", rounded to the format under "primitive"."""
         if self.primitive:
-            return self.constant(value, saturate=False)
-        return in_fp32(value)
+            return self.in_format(value)
+        return in_fp32(self.meant(value)) if type(value) is float else value
+
+    def meant(self, value: Any) -> Any:
+        """What a number stands for: float32's largest for the format's own, and so infinity where the format has none."""
+        if type(value) is not float or not self.stands_for_largest:
+            return value
+        if abs(value) == LARGEST or (abs(value) == np.inf and not self.fmt.has_infinity):
+            return math.copysign(self.fmt.max_finite, value)
+        return value
+
+    def in_format(self, value: Any) -> Any:
+        """A Python number rounded to the format; an overflow is counted. What is no number is returned as it is."""
+        if type(value) is not float and type(value) is not int:
+            return value
+        value = self.meant(value)
+        if abs(value) > self.fmt.max_finite:
+            own = np.zeros(counting.LENGTH, np.int64)
+            self.finishing.count(np.array([value], dtype=np.float64), own)
+            self.row()[counting.OVERFLOWS] += own[counting.OVERFLOWS]
+        rounded = self.constant(value, saturate=False)
+        return value if rounded == value else rounded
 
     def constant(self, value: Any, saturate: bool = True) -> Any:
         """A constant that fills a tensor: rounded, and saturated if it is finite or the format has no infinity."""
@@ -212,6 +245,7 @@ class Machine:
             return value
         if value == 0:
             return value if self.fmt.has_negative_zero else 0.0
+        saturate = saturate and self.saturates_constants
         found = self._constants.get(value) if saturate and not self.stochastic else None
         if found is not None:
             return found

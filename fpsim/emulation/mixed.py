@@ -206,9 +206,8 @@ class MixedMachine(Machine):
             wanted = mark.fmt or (mark.formats.optimizer if mark.role == "activation" else getattr(mark.formats, mark.role))
         if mark.fmt is wanted or (mark.fmt is not None and any(tensor is target for target in self._targets)):
             return tensor
-        fresh = tensor.detach().clone(memory_format=torch.preserve_format)
         self._turn_to(_Turn(wanted, mark.role, mark.formats, wanted, wanted))
-        self._round(fresh)
+        fresh = self.rounded_copy(tensor)
         self._turn_to(turn)
         return fresh
 

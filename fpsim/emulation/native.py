@@ -7,6 +7,8 @@ without a half tensor are torch's own.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode, run_as_written
 from fpsim.emulation.policy import NativePolicy
-from fpsim.emulation.table import RULES, TABLE, each_element, positions
+from fpsim.emulation.numbers import places
+from fpsim.emulation.table import RULES, TABLE, each_element, name_of, positions
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -30,12 +33,20 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 _UNIFORM = ("matmul", "convolution", "scatter")
 
 
+#: What reads a tensor of no dimensions and a wider dtype as a number.
+_ARITHMETIC = frozenset(f"{prefix}{name}" for prefix in ("", "_foreach_") for name in ("add", "sub", "mul", "div", "rsub"))
+
+#: What has the dtype of its first operand, whatever it is filled with.
+_OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill"))
+
 #: What normalizations keep for their gradients, in float32.
 _STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
 
 
 class NativeMachine(Machine):
     """A machine whose format is that of the dtype in hand: `choose` before each rule."""
+
+    stands_for_largest = saturates_constants = False  # a model asks for the range of its own dtype; torch casts its constants
 
     def __init__(self, policy: NativePolicy, emulation: Any = None):
         super().__init__(policy, emulation)
@@ -168,6 +179,7 @@ class NativeMode(EmulationMode):
     def __init__(self, machine: NativeMachine):
         super().__init__(machine)
         machine.stepping = EmulationMode(machine)  # steps see carriers
+        self._converted: set[Any] = set()  # operations that convert these numbers, or compute with them, without raising
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.dispatch(func, types, args, kwargs or {})
@@ -232,6 +244,9 @@ class NativeMode(EmulationMode):
         self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor], kinds: set[torch.dtype], wanted: Any
     ) -> Any:
         machine = self.machine
+        dtype = wanted if wanted is not None else next((kind for kind in kinds if kind in HALVES), None)
+        if dtype in HALVES and places(func):
+            self._refuse_as_torch(func, args, kwargs, dtype)
         if func is _aten.copy_.default:
             return self._copy(*args)
         if func is _aten._to_copy.default and (wanted not in HALVES or kinds == {wanted}):
@@ -251,6 +266,24 @@ class NativeMode(EmulationMode):
         if len(kinds) == 1:
             return _Call(machine, next(iter(kinds))).run(func, args, kwargs)
         return self._mixed(func, args, kwargs, tensors)
+
+    def _refuse_as_torch(self, func: Any, args: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> None:
+        """Raise what torch raises of a number that its dtype does not hold: where it is converted, not where it computes.
+
+        Torch is asked, once for each operation and numbers, on copies.
+        """
+        limit = torch.finfo(dtype).max
+        given = [args[index] if index < len(args) else kwargs.get(name) for index, name in places(func)]
+        numbers = tuple(value for value in _flat(given) if type(value) in (float, int) and limit < abs(value) < math.inf)
+        if not numbers or (func, dtype, numbers) in self._converted:
+            return
+        try:
+            with torch.random.fork_rng(devices=[]):
+                func(*map(_copied, args), **{key: _copied(value) for key, value in kwargs.items()})
+        except RuntimeError as error:
+            if "without overflow" in str(error):
+                raise
+        self._converted.add((func, dtype, numbers))
 
     def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
         if target.dtype not in HALVES or source.dtype is target.dtype:
@@ -274,10 +307,35 @@ class NativeMode(EmulationMode):
             return self._normalize(func, args, kwargs, half)
         if len(halves) == 1 and (family == "optimizer" or "nll_loss" in func._schema.name):
             return _Call(machine, half).run(func, args, kwargs)
-        common = common_dtype([tensor for tensor in tensors if tensor.is_floating_point()])
+        common = self._common(func, args, tensors)
         if common in HALVES:
-            return _Call(machine, common).run(func, args, kwargs)
+            return self._beside_numbers(func, args, kwargs, common)
         return self._promoted(func, args, kwargs)
+
+    @staticmethod
+    def _common(func: Any, args: Any, tensors: list[torch.Tensor]) -> torch.dtype:
+        """The dtype that the operation computes in."""
+        if name_of(func) in _OF_THE_FIRST:
+            return args[0].dtype
+        return common_dtype([tensor for tensor in tensors if tensor.is_floating_point()])
+
+    def _beside_numbers(self, func: Any, args: Any, kwargs: dict[str, Any], common: torch.dtype) -> Any:
+        """Half operands and wider tensors of no dimensions: numbers to arithmetic, elsewhere operands of the half dtype."""
+        machine = self.machine
+        machine.choose(common)
+        arithmetic = name_of(func) in _ARITHMETIC
+        spared = _collect([args[index] if index < len(args) else kwargs.get(name) for index, name in positions(func)[1]], [])
+
+        def beside(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(beside, value))
+            if not isinstance(value, torch.Tensor) or value.dim() or value.dtype not in (_FLOAT32, _FLOAT64):
+                return value
+            if any(value is item for item in spared):
+                return value
+            return value.double() if arithmetic else machine.narrowed(value)
+
+        return _Call(machine, common).run(func, tuple(map(beside, args)), {key: beside(value) for key, value in kwargs.items()})
 
     def _promoted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation is float32's or float64's: torch's own, on half operands as they are; half targets are rounded to."""
@@ -313,7 +371,7 @@ class NativeMode(EmulationMode):
             else:
                 common = common_dtype([tensor for tensor in tensors if tensor.is_floating_point()])
                 if common in HALVES:
-                    result = _Call(self.machine, common).run(func, arguments, named)
+                    result = self._beside_numbers(func, arguments, named, common)
                 else:
                     result = self._promoted(func, arguments, named)
             results += result or []
@@ -342,6 +400,20 @@ class NativeMode(EmulationMode):
         named = {key: _upcast(value) for key, value in kwargs.items()}
         others = self.machine.rules[func](self.machine, *map(_upcast, args), **named)
         return (first[0], *others[1:]) if isinstance(others, tuple) else first
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_copied, value))
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
 def _upcast(value: Any) -> Any:

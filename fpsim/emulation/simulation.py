@@ -15,10 +15,11 @@ from fpsim.emulation import tags
 from fpsim.emulation.context import Emulation
 from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.hooks import Guard, guard_outputs, guard_parameter, install_optimizer_hooks
+from fpsim.emulation.limits import round_as_told
 from fpsim.emulation.mode import run_as_written
 from fpsim.emulation.policy import MixedPolicy, NativePolicy, Policy, make_policy
 from fpsim.emulation.report import Report, make_report
-from fpsim.rounding import draw_key, round_into
+from fpsim.rounding import draw_key
 
 
 class Simulation(nn.Module):
@@ -76,11 +77,10 @@ class Simulation(nn.Module):
             tags.judge(data)
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
             if data.is_contiguous():
-                array = data.numpy()
-                round_into(array, array, fmt, self.policy.rounding, key)
+                round_as_told(data.numpy(), fmt, self.policy.rounding, key)
             else:
                 array = data.contiguous().numpy()
-                round_into(array, array, fmt, self.policy.rounding, key)
+                round_as_told(array, fmt, self.policy.rounding, key)
                 data.copy_(torch.from_numpy(array))
             if tags.covers_storage(data):
                 tags.claim(data, tag)

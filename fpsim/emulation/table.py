@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.numbers import taking_numbers
+
 Rule = Callable[..., Any]
 
 
@@ -91,7 +93,7 @@ def unregister(op: torch._ops.OpOverload) -> None:
 def enter(entry: Entry) -> None:
     """Put a row into the table, in the place of the one that was there."""
     TABLE[entry.op] = entry
-    RULES[entry.op] = PRIMITIVE[entry.op] = entry.rule
+    RULES[entry.op] = PRIMITIVE[entry.op] = taking_numbers(entry.op, name_of(entry.op), entry.rule)
 
 
 def register_steps(ops: str, steps_for: Callable[[torch._ops.OpOverload], Callable[..., Any] | None]) -> None:
