@@ -17,8 +17,8 @@ from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode, run_as_written
-from fpsim.emulation.policy import NativePolicy
 from fpsim.emulation.numbers import places
+from fpsim.emulation.policy import NativePolicy
 from fpsim.emulation.table import RULES, TABLE, each_element, name_of, positions
 
 _aten = torch.ops.aten
@@ -34,10 +34,10 @@ _UNIFORM = ("matmul", "convolution", "scatter")
 
 
 #: What reads a tensor of no dimensions and a wider dtype as a number.
-_ARITHMETIC = frozenset(f"{prefix}{name}" for prefix in ("", "_foreach_") for name in ("add", "sub", "mul", "div", "rsub"))
+_ARITHMETIC = frozenset(("add", "sub", "rsub", "mul", "div", "floor_divide"))
 
 #: What has the dtype of its first operand, whatever it is filled with.
-_OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill"))
+_OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill", "index_put", "_index_put_impl"))
 
 #: What normalizations keep for their gradients, in float32.
 _STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
@@ -301,6 +301,10 @@ class NativeMode(EmulationMode):
         half = next(iter(halves))
         if family == "foreach":
             return self._one_by_one(func, args, kwargs)
+        if name_of(func) in _OF_THE_FIRST and self._common(func, args, tensors) in HALVES and all(
+            not tensor.dim() for tensor in tensors if tensor.dtype in (_FLOAT32, _FLOAT64)
+        ):
+            return self._beside_numbers(func, args, kwargs, args[0].dtype)
         if family in _UNIFORM:
             raise machine.refuse(f"operands of different dtypes ({', '.join(sorted({str(item.dtype) for item in tensors}))})")
         if family == "normalization" and len(halves) == 1:
@@ -333,7 +337,7 @@ class NativeMode(EmulationMode):
                 return value
             if any(value is item for item in spared):
                 return value
-            return value.double() if arithmetic else machine.narrowed(value)
+            return value.item() if arithmetic else machine.narrowed(value)
 
         return _Call(machine, common).run(func, tuple(map(beside, args)), {key: beside(value) for key, value in kwargs.items()})
 

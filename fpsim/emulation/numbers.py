@@ -13,24 +13,30 @@ from typing import Any
 
 import torch
 
-#: What torch computes in the tensor's own dtype: a number is rounded to the format before.
+#: What torch computes in the tensor's own dtype: numbers are rounded to the format before.
 IN_THE_FORMAT = frozenset(
-    """
-    eq ne lt le gt ge isin bucketize searchsorted fmod remainder pow xlogy special_xlog1py hardshrink hardshrink_backward
-    softshrink_backward threshold_backward smooth_l1_loss smooth_l1_loss_backward huber_loss huber_loss_backward
-    segment_reduce
-    """.split()
+    (
+        *("eq", "ne", "lt", "le", "gt", "ge", "isin", "bucketize", "searchsorted"),
+        *("fmod", "remainder", "pow", "xlogy", "special_xlog1py", "index_add", "segment_reduce"),
+        *("hardshrink", "hardshrink_backward", "softshrink_backward"),
+        *("smooth_l1_loss", "smooth_l1_loss_backward", "huber_loss", "huber_loss_backward"),
+    )
 )
 
-#: What a number only fills, or bounds: rounded, and saturated where it is finite.
-FILLING = frozenset(
-    "clamp clamp_min clamp_max hardtanh threshold".split()
-)
+#: What numbers of these names only fill, or bound: they are rounded, and saturated where they are finite.
+FILLING = {
+    "clamp": ("min", "max"),
+    "clamp_min": ("min",),
+    "clamp_max": ("max",),
+    "hardtanh": ("min_val", "max_val"),
+    "threshold": ("value",),
+}
 
 _NUMBERS = ("number", "Optional[number]", "float", "Optional[float]", "List[number]", "List[float]")
 _OPERANDS = ("Tensor", "Optional[Tensor]", "List[Tensor]")
 
 Places = tuple[tuple[int, str], ...]
+Rule = Callable[..., Any]
 
 
 @lru_cache(maxsize=4096)
@@ -46,57 +52,40 @@ def places(op: torch._ops.OpOverload) -> Places:
     return tuple((i, name) for i, name, kind in arguments if kind in _NUMBERS or kind in _OPERANDS)
 
 
-def stands_aside(tensor: torch.Tensor, others: list[torch.Tensor]) -> bool:
-    """Whether this float64 tensor is a number to type promotion: it has no dimensions, and a float32 tensor has some."""
-    return tensor.dtype is torch.float64 and tensor.dim() == 0 and _is_narrow(others)
-
-
-def _is_narrow(tensors: list[torch.Tensor]) -> bool:
-    """Whether the operation is float32's: no float64 tensor with dimensions, and a float32 one."""
-    found = False
-    for tensor in tensors:
-        if tensor.dtype is torch.float64 and tensor.dim():
-            return False
-        found = found or (tensor.dtype is torch.float32)
-    return found
-
-
-def taking_numbers(op: torch._ops.OpOverload, name: str, rule: Callable[..., Any]) -> Callable[..., Any]:
+def taking_numbers(op: torch._ops.OpOverload, name: str, rule: Rule) -> Rule:
     """The rule, given its numbers as the operation of that name takes them."""
     if name in IN_THE_FORMAT:
-        return _converting(op, rule, filling=False)
-    return _converting(op, rule, filling=True) if name in FILLING else rule
+        return _converting(rule, places(op), filling=False)
+    if name in FILLING:
+        return _converting(rule, tuple(place for place in places(op) if place[1] in FILLING[name]), filling=True)
+    return rule
 
 
-def _converting(op: torch._ops.OpOverload, rule: Callable[..., Any], filling: bool) -> Callable[..., Any]:
-    spots = places(op)
-
+def _converting(rule: Rule, spots: Places, filling: bool) -> Rule:
     def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
-        given = [(index, None, args[index]) for index, _ in spots if index < len(args)]
-        given += [(None, name, kwargs[name]) for _, name in spots if name in kwargs]  # type: ignore[misc]
-        tensors = [value for *_, value in given if isinstance(value, torch.Tensor)]
-        changed = [(index, name, value) for index, name, value in given if _is_number(value, tensors)]
-        if not changed or not _is_narrow(tensors):
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        if not _is_narrow(tensors):
             return rule(machine, *args, **kwargs)
+
+        def converted(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                if value.dtype is not torch.float64 or value.dim():
+                    return value
+                return machine.exact(torch.tensor(converted(value.item()), dtype=torch.float32))
+            return machine.constant(value) if filling else machine.in_format(value)
+
         positional, named = list(args), dict(kwargs)
-        for index, name, value in changed:
-            new = _in_format(machine, value, filling)
-            if index is not None:
-                positional[index] = new
-            else:
-                named[name] = new  # type: ignore[index]
+        for index, name in spots:
+            if index < len(positional):
+                positional[index] = converted(positional[index])
+            elif name in named:
+                named[name] = converted(named[name])
         return rule(machine, *positional, **named)
 
     return compute
 
 
-def _is_number(value: Any, tensors: list[torch.Tensor]) -> bool:
-    if isinstance(value, torch.Tensor):
-        return stands_aside(value, tensors)
-    return type(value) is float or type(value) is int
-
-
-def _in_format(machine: Any, value: Any, filling: bool) -> Any:
-    if isinstance(value, torch.Tensor):
-        return machine.exact(torch.tensor(_in_format(machine, value.item(), filling), dtype=torch.float32))
-    return machine.constant(value) if filling else machine.in_format(value)
+def _is_narrow(tensors: list[torch.Tensor]) -> bool:
+    """Whether an operation of these is float32's: one of them is float32, and no float64 one has dimensions."""
+    wide = any(tensor.dtype is torch.float64 and tensor.dim() for tensor in tensors)
+    return not wide and any(tensor.dtype is torch.float32 for tensor in tensors)
