@@ -32,6 +32,18 @@ class UnsupportedTensor(UnsupportedOp):
     """
 
 
+class BeingTraced(UnsupportedOp):
+    """A tracer records the model, on tensors without numbers or with numbers made into constants, inside the emulation."""
+
+    complete = True
+
+    def __init__(self, op: Any):
+        super().__init__(
+            f"{op}: torch.jit.trace, torch.export or make_fx records operations here; trace the model outside of the emulation, "
+            "and run what comes of it inside"
+        )
+
+
 class MetaTensor(UnsupportedTensor):
     """A tensor without numbers, with which torch itself finds shapes; it reaches nobody but the dispatch mode."""
 

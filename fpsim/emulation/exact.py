@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from fpsim.emulation import tags
+from fpsim.emulation.errors import BeingTraced
+from fpsim.emulation.limits import SMALL
 from fpsim.emulation.table import Rule, is_out, names, overloads, register, register_functional
 
 _aten = torch.ops.aten
@@ -56,7 +58,7 @@ JUDGEMENTS = names(
     """
     eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
     logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
-    unique_dim _unique _unique2 unique_consecutive isin is_same_size _local_scalar_dense bitwise_and bitwise_or bitwise_xor
+    unique_dim _unique _unique2 unique_consecutive isin is_same_size bitwise_and bitwise_or bitwise_xor
     bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
     is_pinned hash_tensor _linalg_check_errors _is_any_true _is_all_true
     """
@@ -66,10 +68,12 @@ JUDGEMENTS = names(
 def _view_rule(op: torch._ops.OpOverload) -> Rule:
     grows = "resize" in op._schema.name
 
-    def view(machine: Any, *args: Any, **kwargs: Any) -> Any:
-        if tags.tag_on(args[0]) is None:
-            machine.check(args[0])
-        result = op(*args, **kwargs)
+    def view(machine: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor):  # a tracer makes a constant of a Python number
+            raise BeingTraced(op)
+        if tags.tag_on(tensor) is None:
+            machine.check(tensor, computes=False)
+        result = op(tensor, *args, **kwargs)
         if grows:
             tags.unmark(result)  # what a storage grows by is not initialized
         return result
@@ -148,9 +152,17 @@ def to_copy(machine: Any, source: torch.Tensor, *, dtype: Any = None, device: An
             if kwargs.get("memory_format")
             else machine.floating(source)
         )
+    if dtype in SMALL:
+        return machine.cast(source, dtype, **kwargs)
     result = _aten._to_copy.default(machine.operand(source), dtype=dtype, device=device, **kwargs)
     machine.check(result)
     return machine.exact(result)
+
+
+@register(_aten._local_scalar_dense.default, family="comparison")
+def number_of(machine: Any, source: torch.Tensor) -> Any:
+    machine.check(source, computes=False)
+    return _aten._local_scalar_dense.default(source if source.dtype in SMALL else machine.operand(source))
 
 
 @register(_aten.zero_.default, family="constant")

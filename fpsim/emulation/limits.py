@@ -8,10 +8,18 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from fpsim._kernels import rounding as kernels
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
+
+#: The dtypes below float32 that hold values of a format of their own, and its name.
+SMALL = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    **{getattr(torch, name): name for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")},
+}
 
 #: The largest float32 number: what a model that asks for its dtype's range is told.
 LARGEST = float(np.finfo(np.float32).max)

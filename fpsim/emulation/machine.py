@@ -18,12 +18,12 @@ from fpsim._kernels import counting
 from fpsim.emulation import tags
 from fpsim.emulation.errors import MetaTensor, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.finishing import Finish, Values
-from fpsim.emulation.limits import LARGEST, hash_of, in_fp32
+from fpsim.emulation.limits import LARGEST, SMALL, hash_of, in_fp32
 from fpsim.emulation.policy import Policy
 from fpsim.emulation.results import Results, Time
 from fpsim.emulation.table import PRIMITIVE, RULES
 from fpsim.emulation.tables import Function, Tables
-from fpsim.formats import Format
+from fpsim.formats import Format, get_format
 from fpsim.rounding import Rounding, round_into
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -187,8 +187,17 @@ class Machine:
         """As `operand`, for what the operation stores into as well: the values that are there now."""
         return self.operand(tensor)
 
-    def check(self, tensor: torch.Tensor) -> None:
-        """Refuse a tensor that this machine does not have."""
+    def cast(self, source: torch.Tensor, dtype: torch.dtype, **kwargs: Any) -> torch.Tensor:
+        """A tensor of a dtype below float32, rounded once to it; under a named format it can be printed and read."""
+        self.check(source, computes=False)
+        if source.dtype is not dtype:
+            wide = np.array((source if source.dtype in SMALL else self.operand(source)).detach().double().numpy(), order="C")
+            round_into(wide, wide, get_format(SMALL[dtype]), self.rounding, self._draws())
+            source = torch.from_numpy(wide)
+        return torch.ops.aten._to_copy.default(source, dtype=dtype, **kwargs)
+
+    def check(self, tensor: torch.Tensor, computes: bool = True) -> None:
+        """Refuse a tensor that this machine does not have; a dtype below float32 only for what computes with it."""
         dtype = tensor.dtype
         if tensor.device.type == "meta":
             raise MetaTensor
@@ -196,13 +205,13 @@ class Machine:
             raise UnsupportedTensor(self.message(f"a tensor on {tensor.device}; emulation runs on the CPU"))
         if tensor.layout is not torch.strided:
             raise UnsupportedTensor(self.message(f"a tensor of layout {tensor.layout}; emulation takes dense tensors"))
-        if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE:
+        if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE or (not computes and dtype in SMALL):
             return
         if dtype.is_complex:
             raise UnsupportedTensor(self.message(f"a tensor of {dtype}; complex numbers have no rules"))
         raise UnsupportedTensor(
             self.message(f"a tensor of {dtype}; under fmt={self.fmt.name!r} float32 tensors hold {self.fmt.name} values "
-                         'and other 16-bit tensors mean nothing: leave the model in float32 (or use fmt="native")')
+                         'and smaller ones can be printed and read only: leave the model in float32 (or use fmt="native")')
         )  # fmt: skip
 
     def operands(self, value: Any) -> Any:

@@ -9,7 +9,7 @@ from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.decompositions import decomposition_of
-from fpsim.emulation.errors import MetaTensor, UnsupportedOp
+from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import Machine
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
@@ -106,6 +106,8 @@ class EmulationMode(TorchDispatchMode):
 
     def _refuse_subclasses(self, func: Any, types: Any) -> None:
         names = ", ".join(sorted({kind.__name__ for kind in types}))
+        if "FakeTensor" in names:
+            raise BeingTraced(func)
         raise UnsupportedOp(f"{func}: its operands are tensor subclasses ({names}), which have no rules")
 
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from fpsim.emulation import tags
-from fpsim.emulation.errors import UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode, run_as_written
 from fpsim.emulation.numbers import places
@@ -188,9 +189,13 @@ class NativeMode(EmulationMode):
 
     def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation's result, whatever the dtypes of its tensors."""
+        if types and FakeTensor in types:
+            self._refuse_subclasses(func, types)
+        rule_exists = func in RULES
+        if rule_exists and TABLE[func].family == "view" and not isinstance(args[0], torch.Tensor):
+            raise BeingTraced(func)
         tensors = _collect((*args, *kwargs.values()), [])
         kinds = {tensor.dtype for tensor in tensors}
-        rule_exists = func in RULES
         wanted = self._wanted(func, args, kwargs) if rule_exists else kwargs.get("dtype")
         if kinds.isdisjoint(HALVES) and wanted not in HALVES:
             if not self._half_by_default(func, tensors, wanted):
@@ -281,7 +286,7 @@ class NativeMode(EmulationMode):
             with torch.random.fork_rng(devices=[]):
                 func(*map(_copied, args), **{key: _copied(value) for key, value in kwargs.items()})
         except RuntimeError as error:
-            if "without overflow" in str(error):
+            if "not implemented" not in str(error):
                 raise
         self._converted.add((func, dtype, numbers))
 
@@ -417,6 +422,8 @@ def _flat(values: Any) -> Iterator[Any]:
 def _copied(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map(_copied, value))
+    if isinstance(value, torch.Generator):
+        return value.clone_state()
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
