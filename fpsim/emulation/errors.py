@@ -39,8 +39,8 @@ class BeingTraced(UnsupportedOp):
 
     def __init__(self, op: Any):
         super().__init__(
-            f"{op}: torch.jit.trace, torch.export or make_fx records operations here; trace the model outside of the emulation, "
-            "and run what comes of it inside"
+            f"{op}: torch.jit.trace, torch.export or make_fx records operations here; trace the model outside of the "
+            "emulation, and run what comes of it inside"
         )
 
 
