@@ -229,12 +229,12 @@ def test_every_view_in_the_table_is_one():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
 def test_other_dtypes_raise(dtype):
     with fpsim.emulate("fp16"), pytest.raises(UnsupportedTensor, match=str(dtype)):
-        torch.zeros(2).to(dtype)
+        torch.zeros(2).to(dtype) + 1
     tensor = torch.ones(2, dtype=dtype)
     for operation in (
         torch.neg,
         lambda x: x + 1,
-        lambda x: x.view(1, 2),
+        lambda x: x.view(1, 2) + 1,
         lambda x: x.sum(),
         lambda x: x[None] @ x[:, None],
         lambda x: x.mul_(2),

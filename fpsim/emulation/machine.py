@@ -224,9 +224,10 @@ class Machine:
 
     def scalar(self, value: float) -> float:
         """A Python number as an operand of arithmetic: in fp32 under "kernel", rounded to the format under "primitive"."""
+        value = self.meant(value)
         if self.primitive:
             return self.in_format(value)
-        return in_fp32(self.meant(value)) if type(value) is float else value
+        return in_fp32(value) if type(value) is float else value
 
     def meant(self, value: Any) -> Any:
         """What a number stands for: float32's largest for the format's own, and so infinity where the format has none."""
@@ -240,6 +241,8 @@ class Machine:
         """A Python number rounded to the format; an overflow is counted. What is no number is returned as it is."""
         if type(value) is not float and type(value) is not int:
             return value
+        if abs(value) == np.inf and not self.fmt.has_infinity:
+            return value  # no value of the format is infinite, and comparisons find that out
         value = self.meant(value)
         if abs(value) > self.fmt.max_finite:
             own = np.zeros(counting.LENGTH, np.int64)

@@ -38,7 +38,7 @@ _UNIFORM = ("matmul", "convolution", "scatter")
 _ARITHMETIC = frozenset(("add", "sub", "rsub", "mul", "div", "floor_divide"))
 
 #: What has the dtype of its first operand, whatever it is filled with.
-_OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill", "index_put", "_index_put_impl"))
+_OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill"))
 
 #: What normalizations keep for their gradients, in float32.
 _STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
@@ -237,7 +237,8 @@ class NativeMode(EmulationMode):
             self._refuse_subclasses(func, types)
 
     def _plain(self, func: Any, args: Any, kwargs: dict[str, Any], kinds: set[torch.dtype]) -> Any:
-        for dtype in kinds:
+        reads_only = func is _aten._local_scalar_dense.default or (func in TABLE and TABLE[func].family == "view")
+        for dtype in () if reads_only else kinds:
             if "float8" in str(dtype) or "float4" in str(dtype):
                 raise UnsupportedTensor(
                     f"{func}: a tensor of {dtype}; fmt='native' knows float16, bfloat16, float32 and float64"
@@ -279,6 +280,8 @@ class NativeMode(EmulationMode):
         """
         limit = torch.finfo(dtype).max
         given = [args[index] if index < len(args) else kwargs.get(name) for index, name in places(func)]
+        if name_of(func) in _OF_THE_FIRST:  # torch reads the number out of a tensor of no dimensions
+            given = [value.item() if isinstance(value, torch.Tensor) and not value.dim() else value for value in given]
         numbers = tuple(value for value in _flat(given) if type(value) in (float, int) and limit < abs(value) < math.inf)
         if not numbers or (func, dtype, numbers) in self._converted:
             return
@@ -306,9 +309,7 @@ class NativeMode(EmulationMode):
         half = next(iter(halves))
         if family == "foreach":
             return self._one_by_one(func, args, kwargs)
-        if name_of(func) in _OF_THE_FIRST and self._common(func, args, tensors) in HALVES and all(
-            not tensor.dim() for tensor in tensors if tensor.dtype in (_FLOAT32, _FLOAT64)
-        ):
+        if _fills_a_mask(func, args):
             return self._beside_numbers(func, args, kwargs, args[0].dtype)
         if family in _UNIFORM:
             raise machine.refuse(f"operands of different dtypes ({', '.join(sorted({str(item.dtype) for item in tensors}))})")
@@ -409,6 +410,13 @@ class NativeMode(EmulationMode):
         named = {key: _upcast(value) for key, value in kwargs.items()}
         others = self.machine.rules[func](self.machine, *map(_upcast, args), **named)
         return (first[0], *others[1:]) if isinstance(others, tuple) else first
+
+
+def _fills_a_mask(func: Any, args: Any) -> bool:
+    """Whether this puts a tensor of no dimensions where a mask says: the one `index_put` that takes another dtype."""
+    if name_of(func) not in ("index_put", "_index_put_impl") or args[0].dtype not in HALVES or args[2].dim():
+        return False
+    return all(item is None or item.dtype is torch.bool for item in args[1])
 
 
 def _flat(values: Any) -> Iterator[Any]:

@@ -30,6 +30,9 @@ FILLING = {
     "clamp_max": ("max",),
     "hardtanh": ("min_val", "max_val"),
     "threshold": ("value",),
+    "index_fill": ("value",),
+    "scatter": ("value",),
+    "where": ("self", "other"),
 }
 
 _NUMBERS = ("number", "Optional[number]", "float", "Optional[float]", "List[number]", "List[float]")

@@ -19,6 +19,8 @@ FOREACH = names(
     """
 )
 
+#: What takes a number in the place of these, which take tensors only.
+_BOUNDS = {"maximum": "clamp_min", "minimum": "clamp_max"}
 _ALIASES = {"clamp_max": "minimum", "clamp_min": "maximum"}
 
 
@@ -27,6 +29,8 @@ def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> R
     suffix = "_" if in_place else ""
     if name == "norm":
         return rules[_aten.linalg_vector_norm.default]
+    if name in _BOUNDS and not isinstance(sample, torch.Tensor):
+        name = _BOUNDS[name]
     if name in _ALIASES and isinstance(sample, torch.Tensor):
         name = _ALIASES[name]
         rule = rules[getattr(_aten, name).default]
@@ -35,6 +39,8 @@ def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> R
         functional = _single(rules, name, False, sample)
         return lambda machine, x, *rest: machine.write(x, functional(machine, x, *rest))
     packet = getattr(_aten, name + suffix)
+    if name in ("clamp_min", "clamp_max") and not isinstance(sample, torch.Tensor):
+        return rules[packet.default]
     if name == "copy":
         return rules[_aten.copy_.default]
     if name == "pow":
