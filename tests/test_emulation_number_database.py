@@ -92,5 +92,7 @@ def compare(label, function, args, kwargs):
     expected = outcome(function, args, kwargs, contextlib.nullcontext())
     if isinstance(expected, (TypeError, AttributeError, AssertionError)):
         return  # it takes no number there
+    if isinstance(expected, Exception) and "as a tensor" in label and "overflow" not in str(expected):
+        return  # nor a tensor of another dtype
     actual = outcome(function, args, kwargs, fpsim.emulate("native", "fp32"))
     assert same(actual, expected), (label, actual, expected)

@@ -25,6 +25,18 @@ from tests.operators import (
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "agreement.md"
 HALF = torch.float16
+DIFFERENCES = """\
+## Where fpsim differs from the CPU on purpose
+
+- A float64 tensor's `.half()` rounds once; torch on a CPU rounds twice, through float32 (1 + 2^-11 + 2^-40 becomes 1).
+- Python numbers stay in fp32 in arithmetic, as in CUDA's kernels; the CPU's round them first in `x + 0.3`, `0.3 * x`, `0.3 / x`,
+  `add(alpha=...)` and divisions that truncate. Comparisons, `fmod`, `remainder`, `pow`, `isin` and what else both compute in
+  the tensor's dtype see the number rounded to it; torch's `isin(number, tensor)` sorts long tensors in float32 and does not.
+- `nll_loss` with a mean over more targets than float16 counts: the CPU's total weight overflows. CUDA's kernel
+  (`aten/src/ATen/native/cuda/Loss.cu`) adds losses and weights in float32 and divides there, so does fpsim; it then
+  stores the total weight in float16, so that its gradients become 0 above 65,504 targets, where fpsim's, which stays wide, do not.
+  Its kernel for images (`NLLLoss2d.cu`) divides by the stored total and loses the mean too.
+"""
 SAMPLES, LARGEST = 12, 20_000
 
 #: Operations that draw: torch draws float16 numbers in another way than float32 ones.
@@ -162,6 +174,7 @@ def page(rows):
         "",
         ", ".join(f"`{row.name}`" for row in same),
         "",
+        DIFFERENCES,
         "## What does not run",
         "",
         "Operations of the database that take float32 and raise `UnsupportedOp` on some sample, in results or gradients:",
