@@ -72,7 +72,7 @@ def cases():
                 yield pytest.param(index, dtype, id=f"{op.formatted_name}-{dtype}".replace("torch.", ""), marks=marks)
 
 
-@pytest.mark.parametrize(("index", "dtype"), cases())
+@pytest.mark.parametrize(("index", "dtype"), list(cases()))
 def test_numbers_mean_what_they_mean_to_torch(index, dtype):
     numbers = (*NUMBERS, *DTYPES[dtype])
     if op_db[index].name not in EXCUSED:
@@ -80,7 +80,7 @@ def test_numbers_mean_what_they_mean_to_torch(index, dtype):
             compare(label, function, args, kwargs)
 
 
-@pytest.mark.parametrize(("index", "dtype"), cases())
+@pytest.mark.parametrize(("index", "dtype"), list(cases()))
 def test_numbers_of_what_is_called(index, dtype):
     numbers = (*NUMBERS, *DTYPES[dtype])
     for op, label, args, kwargs in operation_calls(index, dtype, numbers, 2):
