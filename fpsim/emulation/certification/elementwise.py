@@ -14,6 +14,7 @@ from fpsim.emulation.certification.segments import is_segment, quotients
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, diagonal_over, linear, raised, upwards
 from fpsim.emulation.certification.table import Call, Unit, free, register, rounded
 from fpsim.emulation.limits import in_fp32
+from fpsim.rounding import round as round_to
 
 _aten = torch.ops.aten
 _Range = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -335,8 +336,9 @@ def _function_cost(call: Call, unit: Unit) -> torch.Tensor:
     assert call.result is not None
     name = call.step.op._schema.name.removeprefix("aten::")
     parameters = [value for value in (*call.args[1:], *call.kwargs.values()) if isinstance(value, float)]
-    if name == "pow" and parameters and in_fp32(parameters[0]) != parameters[0]:
-        raise call.refuse(f"the exponent {parameters[0]} is no fp32 number")
+    exponent = call.args[1] if name == "pow" and len(call.args) > 1 else None
+    if isinstance(exponent, (float, int)) and round_to(float(exponent), "float8_e5m2") != exponent:
+        raise call.refuse(f"the exponent {exponent} has more bits than every format holds")
     roundoff = (unit.with_scalar if parameters else unit).roundoff
     size = call.result.abs()
     if name in _CANCELLING:
