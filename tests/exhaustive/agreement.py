@@ -30,9 +30,9 @@ DIFFERENCES = """\
 
 - A float64 tensor's `.half()` rounds once; torch on a CPU rounds twice, through float32 (1 + 2^-11 + 2^-40 becomes 1).
 - Python numbers stay in fp32 in arithmetic, as in CUDA's kernels; the CPU's round them first in `x + 0.3`,
-  `torch.mul(0.3, x)`,
-  `torch.div(0.3, x)`, `add(alpha=...)` and divisions that truncate. Comparisons, `fmod`, `remainder`, `pow`, `isin` and
-  what else both compute in the tensor's dtype see the number rounded to it; torch's `isin(number, tensor)` sorts long tensors in float32 and does not.
+  `torch.mul(0.3, x)`, `torch.div(0.3, x)`, `add(alpha=...)` and divisions that truncate. Comparisons, `fmod`, `remainder`,
+  `pow`, `isin` and what else both compute in the tensor's dtype see the number rounded to it; torch's
+  `isin(number, tensor)` sorts long tensors in float32 and does not.
 - `nll_loss` with a mean over more targets than float16 counts: the CPU's total weight overflows. CUDA's kernel
   (`aten/src/ATen/native/cuda/Loss.cu`) adds losses and weights in float32 and divides there, so does fpsim; it then
   stores the total weight in float16, so that its gradients become 0 where it overflows; fpsim's stays wide, and they do not.
