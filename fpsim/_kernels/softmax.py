@@ -83,3 +83,31 @@ def log_of_sum(x: Any, out: Any) -> None:
     for i in range(x.shape[0]):
         largest = _exponentials(x[i], terms)
         out[i] = largest if abs(largest) == np.inf else largest + log64(total(terms))
+
+
+@kernel
+def attention_weights(rows: Any, scores: Any, factor: float, seen: Any, logarithms: Any) -> None:
+    """rows = softmax(scores * factor + rows) in place, float64, over the first `seen[i]` columns; 0 beyond. Rows of -inf: zeros.
+
+    `logarithms` receives log(sum(exp(x))) of each row.
+    """
+    for i in range(rows.shape[0]):
+        row, line = rows[i, : seen[i]], scores[i]
+        rows[i, seen[i] :] = 0.0
+        best, missing = -np.inf, False
+        for k in range(row.size):
+            value = np.float64(line[k]) * factor + row[k]
+            row[k] = value
+            best = value if value > best else best
+            missing = missing | (value != value)
+        best = np.nan if missing else best
+        if best == -np.inf:
+            row[:] = 0.0
+            logarithms[i] = best
+            continue
+        for k in range(row.size):
+            row[k] = exp64(row[k] - best)
+        denominator = total(row)
+        for k in range(row.size):
+            row[k] /= denominator
+        logarithms[i] = best + log64(denominator)

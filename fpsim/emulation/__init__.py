@@ -10,6 +10,7 @@ from fpsim.emulation.table import TABLE, register, unregister
 # Each of these fills the table with the rules of its family.
 from fpsim.emulation import (  # isort: skip
     arithmetic,  # noqa: F401
+    attention,  # noqa: F401
     convolution,  # noqa: F401
     distances,  # noqa: F401
     distributed,  # noqa: F401
@@ -26,6 +27,7 @@ from fpsim.emulation import (  # isort: skip
     random,  # noqa: F401
     reductions,  # noqa: F401
     rms_normalization,  # noqa: F401
+    scaled_dot_product,  # noqa: F401
     scatter,  # noqa: F401
     scatter_reduce,  # noqa: F401
     statistics,  # noqa: F401

@@ -24,6 +24,7 @@ MEANINGS = {
     "reduction": "sums accumulated as `accumulate` says; norms, variances and products in float64, rounded once",
     "scatter": "what meets in one place is accumulated in the order of the source",
     "softmax": "float64 inside, rounded once",
+    "attention": "scores and their softmax wide, products accumulated as `accumulate` says, rounded once",
     "normalization": "float64 inside, rounded once",
     "loss": "float64 inside, rounded once",
     "pooling": "float64 inside, rounded once",

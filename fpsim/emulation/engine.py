@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from fpsim import threads
+from fpsim._checks import holds
 from fpsim._kernels import counting
 from fpsim._product_batches import batched_tree_products
 from fpsim._sums import mean_axes, sum_axes
-from fpsim.formats import Format
+from fpsim.emulation.policy import Policy, mixed_products
+from fpsim.formats import FP64, Format
 from fpsim.products import matmul_into
 from fpsim.rounding import round_into
 
@@ -77,18 +79,21 @@ def product(
 
 def products(
     machine: Any, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0, beta: float = 1.0,
-    factors: Factors = None,
+    factors: Factors = None, operands: Format | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """`product` of each pair of matrices of two batches, (n, i, k) and (n, k, j); the pairs are split among threads."""
+    """`product` of each pair of matrices of two batches, (n, i, k) and (n, k, j); the pairs are split among threads.
+
+    `operands` is the format of a and b where it is not the one that the machine reads; there is no addend then.
+    """
     out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32)
     if alpha != 1 or (addend is not None and beta != 1):
         for index, (left, right) in enumerate(zip(a, b, strict=True)):
             out[index] = product(machine, left, right, None if addend is None else addend[index], alpha, beta, factors)
         return out
-    policy, read = machine.policy, machine.operand_format
-    found = None if addend is not None else batched_tree_products(a, b, read, policy.accumulator, policy.rounding)
-    if found is not None:
-        return _finished(machine, a, b, *found)
+    policy, read = _multiplying(machine, operands)
+    accumulated = None if addend is not None else _in_one_call(a, b, policy, read)
+    if accumulated is not None:
+        return _finished(machine, a, b, accumulated, policy)
     row = machine.row()
     keys = [machine.key() if machine.stochastic else 0 for _ in a]
     rows = np.zeros((len(a), row.size), row.dtype)
@@ -106,14 +111,60 @@ def products(
     return out
 
 
-def _finished(machine: Any, a: np.ndarray, b: np.ndarray, accumulated: np.ndarray, again: list[int]) -> np.ndarray:
-    """Accumulated products, those at `again` to be computed by themselves, counted and rounded to the format."""
-    policy, row = machine.policy, machine.row()
-    how = (machine.operand_format, policy.accumulator, policy.rounding)
-    for pair in again:  # in the accumulator's format: the last rounding is made and counted below
+def accumulated_products(
+    machine: Any, a: np.ndarray, b: np.ndarray, factors: Factors = None, operands: Format | None = None
+) -> np.ndarray:
+    """As `products`, left as the accumulator has them: float32 where it holds the accumulator's format, else float64.
+
+    An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
+    """
+    policy, read = _multiplying(machine, operands)
+    out = _in_one_call(a, b, policy, read)
+    row = machine.row()
+    if out is not None:
+        watch = Watch(machine, row)
+        watch.finish(np.ascontiguousarray(out), a, b)
+        return out
+    held = FP64 if policy.accumulator.kind == "exact" else policy.accumulator.promoted or policy.accumulator.format
+    out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32 if holds(np.dtype(np.float32), held) else np.float64)
+    keys = [machine.key() if machine.stochastic else 0 for _ in a]
+    rows = np.zeros((len(a), row.size), row.dtype)
+
+    def some(first: int, last: int) -> None:
+        for i in range(first, last):
+            how = (read, policy.accumulator, policy.rounding, keys[i])
+            matmul_into(a[i], b[i], out[i], *how, result_format=held, factors=factors)
+            Watch(machine, rows[i]).finish(out[i], a[i], b[i])
+
+    threads.run(some, threads.parts(len(a), out.size * a.shape[2]))
+    row += rows.sum(axis=0)
+    return out
+
+
+def _multiplying(machine: Any, operands: Format | None) -> tuple[Policy, Format]:
+    """How the machine multiplies operands of that format (None: the one that it reads), and the format itself."""
+    if operands is None or operands == machine.operand_format:
+        return machine.policy, machine.operand_format
+    return mixed_products(machine.policy, operands), operands
+
+
+def _in_one_call(a: np.ndarray, b: np.ndarray, policy: Policy, read: Format) -> np.ndarray | None:
+    """Accumulated products of all pairs at once, in the accumulator's format; None where they go one by one."""
+    found = batched_tree_products(a, b, read, policy.accumulator, policy.rounding)
+    if found is None:
+        return None
+    accumulated, again = found
+    for pair in again:
         target = np.empty(accumulated.shape[1:], np.float64)
+        how = (read, policy.accumulator, policy.rounding)
         matmul_into(a[pair], b[pair], target, *how, result_format=policy.accumulator.format)
         accumulated[pair] = target
+    return accumulated
+
+
+def _finished(machine: Any, a: np.ndarray, b: np.ndarray, accumulated: np.ndarray, policy: Policy) -> np.ndarray:
+    """Accumulated products counted and rounded to the format."""
+    row = machine.row()
     counts = np.zeros_like(row)
     out = np.empty(accumulated.shape, np.float32)
     values = np.ascontiguousarray(accumulated).reshape(-1)

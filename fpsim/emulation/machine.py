@@ -278,6 +278,11 @@ class Machine:
     def turn(self, op: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Choose what the operation reads and what its results are rounded to: here always the same."""
 
+    @contextmanager
+    def as_forward(self) -> Iterator[None]:
+        """Within a backward pass: results are what the forward pass makes of them. Here that is always so."""
+        yield
+
     def narrowed(self, tensor: torch.Tensor) -> torch.Tensor:
         """Floating-point numbers of another dtype as values of the format, rounded, in a fresh float32 tensor."""
         return self._narrow(tensor.to(_FLOAT64, copy=True))

@@ -13,6 +13,7 @@ format than its own rounds a copy of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,7 +33,7 @@ from fpsim.formats import Format
 
 _FLOAT32 = torch.float32
 #: Families whose rules round all that they make.
-_ROUNDING_FAMILIES = frozenset(names("matmul convolution reduction softmax normalization loss elementwise elementary"))
+_ROUNDING_FAMILIES = frozenset(names("matmul convolution reduction softmax attention normalization loss elementwise elementary"))
 _NUMBER = torch.ops.aten._local_scalar_dense.default
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -168,6 +169,17 @@ class MixedMachine(Machine):
             operands = joined(*(fmt for fmt in read if fmt is not None))
             arithmetic |= {"policy": mixed_products(policy, operands), "operand_format": operands, "fast": False}
         return arithmetic | {"tag": self.role_tag(turn.result, turn.role, formats), "_uniform": uniform}
+
+    @contextmanager
+    def as_forward(self) -> Iterator[None]:
+        turn = self._turned
+        assert turn is not None
+        formats = turn.formats
+        self._turn_to(_Turn(formats.activation, "activation", formats, formats.activation, formats.activation))
+        try:
+            yield
+        finally:
+            self._turn_to(turn)
 
     # Operands
 

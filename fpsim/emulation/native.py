@@ -311,7 +311,9 @@ class NativeMode(EmulationMode):
             return self._one_by_one(func, args, kwargs)
         if _fills_a_mask(func, args):
             return self._beside_numbers(func, args, kwargs, args[0].dtype)
-        if family in _UNIFORM:
+        if family == "attention" and len(halves) == 1:  # wide parts stay as they are
+            return _Call(machine, half).run(func, args, kwargs)
+        if family in (*_UNIFORM, "attention"):
             raise machine.refuse(f"operands of different dtypes ({', '.join(sorted({str(item.dtype) for item in tensors}))})")
         if family == "normalization" and len(halves) == 1:
             return self._normalize(func, args, kwargs, half)

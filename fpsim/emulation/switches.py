@@ -17,26 +17,18 @@ _rms_norm = torch.rms_norm
 def _read() -> tuple[bool, ...]:
     return (
         torch.backends.mha.get_fastpath_enabled(),
-        torch.backends.cuda.flash_sdp_enabled(),
-        torch.backends.cuda.mem_efficient_sdp_enabled(),
-        torch.backends.cuda.math_sdp_enabled(),
         torch._C._get_mkldnn_enabled(),
-        torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed(),
     )
 
 
 def _write(values: tuple[bool, ...]) -> None:
-    fastpath, flash, efficient, math, mkldnn, half_attention = values
+    fastpath, mkldnn = values
     torch.backends.mha.set_fastpath_enabled(fastpath)
-    torch.backends.cuda.enable_flash_sdp(flash)
-    torch.backends.cuda.enable_mem_efficient_sdp(efficient)
-    torch.backends.cuda.enable_math_sdp(math)
     torch._C._set_mkldnn_enabled(mkldnn)
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(half_attention)
 
 
 def enter() -> None:
-    """Switch fused attention, oneDNN and the upcast of half attention off, and `rms_norm` to one operation.
+    """Switch the fused path of attention modules and oneDNN off, and `rms_norm` to one operation.
 
     The first entry remembers what they were.
     """
@@ -44,7 +36,7 @@ def enter() -> None:
     with _lock:
         if _entered == 0:
             _saved, _rms_norm = _read(), torch.rms_norm
-            _write((False, False, False, True, False, True))
+            _write((False, False))
             torch.rms_norm = rms_norm
         _entered += 1
 

@@ -13,6 +13,7 @@ import torch
 
 from fpsim.emulation.steps import (
     activations,  # noqa: F401
+    attention,  # noqa: F401
     bags,  # noqa: F401
     ctc,  # noqa: F401
     functions,  # noqa: F401
