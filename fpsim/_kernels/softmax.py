@@ -87,9 +87,9 @@ def log_of_sum(x: Any, out: Any) -> None:
 
 @kernel
 def attention_weights(rows: Any, scores: Any, factor: float, seen: Any, logarithms: Any) -> None:
-    """rows = softmax(scores * factor + rows) in place, float64, over the first `seen[i]` columns; 0 beyond. Rows of -inf: zeros.
+    """rows = softmax(scores * factor + rows) in place, float64, over the first `seen[i]` columns; 0 beyond.
 
-    `logarithms` receives log(sum(exp(x))) of each row.
+    Rows of -inf give zeros. `logarithms` receives log(sum(exp(x))) of each row.
     """
     for i in range(rows.shape[0]):
         row, line = rows[i, : seen[i]], scores[i]

@@ -27,12 +27,12 @@ from fpsim.emulation import (  # isort: skip
     random,  # noqa: F401
     reductions,  # noqa: F401
     rms_normalization,  # noqa: F401
-    scaled_dot_product,  # noqa: F401
     scatter,  # noqa: F401
     scatter_reduce,  # noqa: F401
     statistics,  # noqa: F401
     whole,  # noqa: F401
     steps,  # noqa: F401
+    scaled_dot_product,  # noqa: F401
 )
 
 __all__ = [

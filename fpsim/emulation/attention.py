@@ -10,9 +10,9 @@ need it; or, `wide`, rounded to fp32 to nearest even, as torch's math backend ha
     dV = P~^T G,   dP = G V^T as the accumulator has it,   dS = P (dP - sum(P dP)) in float64, with P in fp32,
     dQ = factor (dS~ K),   dK = factor (dS~^T Q),   the mask's: dS, rounded to the format
 
-where dS~ is dS rounded like P~, and a factor is applied to the accumulated sum before its one rounding. The forward pass keeps P
-(in fp32) and P~, so that the backward pass draws nothing anew. Where heads of queries share a head of keys, a gradient of keys
-or values is one sum over (head, query), in that order.
+where dS~ is dS rounded like P~, and a factor is applied to the accumulated sum before its one rounding. The forward pass keeps
+P (in fp32) and P~, so that the backward pass draws nothing anew. Where heads of queries share a head of keys, a gradient of
+keys or values is one sum over (head, query), in that order.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _library.define(
 )
 _library.define(
     "scaled_dot_product_attention_backward(Tensor gradient, Tensor query, Tensor key, Tensor value, Tensor? kept, "
-    "Tensor probabilities, Tensor read, float dropout_p, float scale, bool wide, bool of_mask) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor probabilities, Tensor read, float dropout_p, float scale, bool wide, bool of_mask) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 ATTENTION = torch.ops.fpsim.scaled_dot_product_attention.default
 ATTENTION_BACKWARD = torch.ops.fpsim.scaled_dot_product_attention_backward.default
@@ -83,7 +84,8 @@ def _multiply_and_round(
     operands = _fp32_operands(machine) if wide else None
     factors = None if wide else machine.factors(left, right)
     if factor == 1:
-        return machine.exact(torch.from_numpy(products(machine, _array(left), _array(right), None, 1.0, 1.0, factors, operands)))
+        found = products(machine, _array(left), _array(right), factors=factors, operands=operands)
+        return machine.exact(torch.from_numpy(found))
     found = accumulated_products(machine, _array(left), _array(right), None, operands)
     return _scaled(machine, found, factor)
 

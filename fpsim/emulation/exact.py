@@ -58,7 +58,8 @@ JUDGEMENTS = names(
     """
     eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
     logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
-    unique_dim _unique _unique2 unique_consecutive isin is_same_size bitwise_and bitwise_or bitwise_xor
+    unique_dim _unique _unique2 unique_consecutive isin is_same_size _has_same_storage_numel
+    bitwise_and bitwise_or bitwise_xor
     bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
     is_pinned hash_tensor _linalg_check_errors _is_any_true _is_all_true
     """

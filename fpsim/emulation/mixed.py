@@ -33,7 +33,9 @@ from fpsim.formats import Format
 
 _FLOAT32 = torch.float32
 #: Families whose rules round all that they make.
-_ROUNDING_FAMILIES = frozenset(names("matmul convolution reduction softmax attention normalization loss elementwise elementary"))
+_ROUNDING_FAMILIES = frozenset(
+    names("matmul convolution reduction softmax attention normalization loss elementwise elementary")
+)
 _NUMBER = torch.ops.aten._local_scalar_dense.default
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]

@@ -13,7 +13,6 @@ How probabilities are read is the caller's choice by torch's own switches:
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
@@ -109,10 +108,10 @@ def _gradients_in_steps(
     """Gradients of query, key, value (and a mask of numbers) by autograd through the steps."""
     given = [query, key, value] + ([mask] if mask is not None and mask.is_floating_point() else [])
 
-    def attend(*inputs: _Tensor) -> _Tensor:
-        return attention_in_steps(*inputs[:3], inputs[3] if len(inputs) > 3 else mask, kept, dropout_p, is_causal, scale)[0]
+    def attend(query: _Tensor, key: _Tensor, value: _Tensor, added: _Tensor | None = mask) -> _Tensor:
+        return attention_in_steps(query, key, value, added, kept, dropout_p, is_causal, scale)[0]
 
-    _, pull = torch.func.vjp(attend, *given)
+    pull: Any = torch.func.vjp(attend, *given)[1]
     return pull(gradient)
 
 
@@ -129,6 +128,8 @@ class _AttentionBackward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         *tensors, ctx.dropout_p, ctx.is_causal, ctx.scale, _, ctx.of_mask = inputs
+        if not ctx.of_mask:
+            ctx.mark_non_differentiable(output[3])
         ctx.save_for_backward(*tensors[:6])
         ctx.save_for_forward(*tensors[:6])
 
@@ -137,11 +138,12 @@ class _AttentionBackward(torch.autograd.Function):
         *given, mask, kept = ctx.saved_tensors
         numbers = mask is not None and mask.is_floating_point()
 
-        def steps(*inputs: _Tensor) -> tuple[_Tensor, ...]:
-            last = inputs[4] if numbers else mask
-            return _gradients_in_steps(*inputs[:4], last, kept, ctx.dropout_p, ctx.is_causal, ctx.scale)
+        def steps(gradient: _Tensor, query: _Tensor, key: _Tensor, value: _Tensor, added: Any = mask) -> tuple[_Tensor, ...]:
+            return _gradients_in_steps(gradient, query, key, value, added, kept, ctx.dropout_p, ctx.is_causal, ctx.scale)
 
-        results, pull = torch.func.vjp(steps, *given, *([mask] if numbers else []))
+        results: Any
+        pull: Any
+        results, pull, *_ = torch.func.vjp(steps, *given, *([mask] if numbers else []))
         wanted = [*gradients[:3]]
         if numbers:
             of_mask = gradients[3] if ctx.of_mask and gradients[3] is not None else None
@@ -161,10 +163,11 @@ class _AttentionBackward(torch.autograd.Function):
         if tangents[4] is not None or ctx.of_mask:
             raise NotImplementedError("forward derivatives of the gradient of an attention mask have no rule")
 
-        def steps(*inputs: _Tensor) -> tuple[_Tensor, ...]:
-            return _gradients_in_steps(*inputs, mask, kept, ctx.dropout_p, ctx.is_causal, ctx.scale)[:3]
+        def steps(gradient: _Tensor, query: _Tensor, key: _Tensor, value: _Tensor) -> tuple[_Tensor, ...]:
+            return _gradients_in_steps(gradient, query, key, value, mask, kept, ctx.dropout_p, ctx.is_causal, ctx.scale)[:3]
 
-        return *torch.func.jvp(steps, tuple(given), tuple(moved))[1], None
+        dense = (tuple(item.contiguous() for item in items) for items in (given, moved))  # duals need the same strides
+        return *torch.func.jvp(steps, *dense)[1], None
 
 
 # How torch's function becomes that one
@@ -204,7 +207,7 @@ def _attend(
     scale: float | None, gqa: bool, *, kept: _Tensor | None = None, math: bool = False,
 ) -> tuple[_Tensor, _Tensor]:  # fmt: skip
     """(attention, the probabilities that the second product reads where they are kept) in the caller's choice of arithmetic."""
-    if gqa and not key.shape[-3] == value.shape[-3]:
+    if gqa and key.shape[-3] != value.shape[-3]:
         key, value = (item.repeat_interleave(query.shape[-3] // item.shape[-3], -3) for item in (key, value))
     inner = 3 if gqa else 2
     batch = torch.broadcast_shapes(*(item.shape[:-inner] for item in (query, key, value)))

@@ -226,3 +226,10 @@ def nextafter(machine: Any, x: Any, y: Any) -> torch.Tensor:
 @register(_aten._efficientzerotensor.default, family="constant")
 def zeros_without_memory(machine: Any, size: Any, *, dtype: Any = None, **kwargs: Any) -> torch.Tensor:
     return machine.exact(torch.zeros(size, dtype=dtype))
+
+
+@register(_aten._new_zeros_with_same_feature_meta.default, family="constant")
+def zeros_of_a_tangent(machine: Any, x: Any, other: Any, *, self_num_batch_dims: int = 0) -> torch.Tensor:
+    """Where the tangent of a tensor of other strides goes."""
+    op = _aten._new_zeros_with_same_feature_meta.default
+    return machine.exact(op(x, other, self_num_batch_dims=self_num_batch_dims))
