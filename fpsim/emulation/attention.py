@@ -193,7 +193,7 @@ def _groups(query: torch.Tensor, key: torch.Tensor) -> int:
     return query.shape[-3] // key.shape[-3] if query.dim() > 2 and key.shape[-3] else 1
 
 
-def _attend(
+def attend(
     machine: Any, query: Any, key: Any, value: Any, mask: Any, kept: Any, dropout_p: float, is_causal: bool, scale: float,
     wide: bool, keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, _Rows]:  # fmt: skip
@@ -217,7 +217,7 @@ def attention(
     key and value are (..., heads of keys, keys, channels) with the same leading dimensions; mask, boolean or added, and `kept`,
     1 for what dropout keeps, broadcast to (..., heads, queries, keys).
     """
-    out, probabilities, read, _ = _attend(
+    out, probabilities, read, _ = attend(
         machine, query, key, value, mask, kept, dropout_p, is_causal, scale, wide, keep
     )
     if query.dim() == 4 and out.shape == query.shape and not query.is_contiguous() and not wide and kept is None:
@@ -286,7 +286,7 @@ def flash_attention(
         op = _aten._scaled_dot_product_flash_attention_for_cpu.default
         return op(*machine.operands((query, key, value)), dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
     scale = default_scale(query) if scale is None else scale
-    out, _, _, rows = _attend(machine, query, key, value, attn_mask, None, 0.0, is_causal, scale, False, False)
+    out, _, _, rows = attend(machine, query, key, value, attn_mask, None, 0.0, is_causal, scale, False, False)
     return out, torch.from_numpy(rows.logsumexp.reshape(query.shape[:-1])).float()
 
 
@@ -302,7 +302,7 @@ def flash_attention_backward(
         return op(*given, out, logsumexp, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
     scale = default_scale(query) if scale is None else scale
     with machine.as_forward():
-        _, probabilities, read, _ = _attend(machine, query, key, value, attn_mask, None, 0.0, is_causal, scale, False, True)
+        _, probabilities, read, _ = attend(machine, query, key, value, attn_mask, None, 0.0, is_causal, scale, False, True)
     found = attention_backward(
         machine, gradient, query, key, value, None, probabilities, read, 0.0, scale, False, False
     )

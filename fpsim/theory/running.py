@@ -68,12 +68,16 @@ class Sums:
         return FP32 if self.accumulator.kind == "native" else self.accumulator.promoted or self.accumulator.format
 
 
-def result_error(sums: Sums, result: np.ndarray, addend: np.ndarray | None = None) -> np.ndarray:
+def result_error(
+    sums: Sums, result: np.ndarray, addend: np.ndarray | None = None, stored: Format | None = None
+) -> np.ndarray:
     """A bound of |result - (exact a @ b + addend)|, `result` being what the emulation made of it; float64.
 
-    Operands are taken as they are: those that a unit or a format counts as zeros are an error too.
+    The result is rounded to `stored`; left out, to the operands' format. Operands are taken as they are: those that a unit or a
+    format counts as zeros are an error too.
     """
     held, fmt, rounding = sums.held, sums.fmt, sums.rounding
+    target = fmt if stored is None else stored
     starts = sums.accumulator.kind == "unit"  # a unit's sum starts from the addend
     total = accumulated_error(sums, addend if starts else None)
     if addend is not None and fmt.flush_inputs:
@@ -81,9 +85,9 @@ def result_error(sums: Sums, result: np.ndarray, addend: np.ndarray | None = Non
     if addend is not None and held is not None and not starts:
         if not holds(held, fmt):
             total += entry_error(addend, held, rounding)
-        total += unrounded_error(result, held, fmt, rounding)
+        total += unrounded_error(result, held, target, rounding)
         total = unless_overflowed(total, result, held, rounding)
-    total += stored_error(result, held, fmt, rounding)
+    total += stored_error(result, held, target, rounding)
     return inflated(total, 4)
 
 

@@ -11,6 +11,7 @@ from fpsim.emulation.certification import (  # isort: skip
     products,  # noqa: F401
     elementwise,  # noqa: F401
     normalization,  # noqa: F401
+    attention,  # noqa: F401
     pooling,  # noqa: F401
 )
 

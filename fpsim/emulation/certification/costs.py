@@ -52,22 +52,33 @@ class Machine:
     `run` says that the emulated results are those of a recorded run (`call.emulated`), so that an overflow shows; else
     they are any within the operands' ranges, and `call.result` bounds their magnitudes before the last rounding. `squares`
     asks for the parts of `Own` that probabilistic bounds need, `quick` for bounds by magnitudes where they are little looser.
+    Results are rounded to `stored`; left out, to the policy's format.
     """
 
-    def __init__(self, policy: Policy, run: bool, squares: bool = False, quick: bool = False):
+    def __init__(
+        self, policy: Policy, run: bool, squares: bool = False, quick: bool = False, stored: Format | None = None
+    ):
         self.policy, self.run, self.squares, self.quick = policy, run, squares, quick
-        self.visible = run and shows_overflow(policy.fmt, policy.rounding)
+        self.stored = policy.fmt if stored is None else stored
+        self.visible = run and shows_overflow(self.stored, policy.rounding)
 
     def parts(self, call: Call, row: Row) -> Own | None:
         """Bounds on |emulated result - exact result of the emulated operands|; None where the operation rounds nothing."""
         if row.kind == "exact":
             return None
+        if row.arithmetic is not None:
+            policy, stored = row.arithmetic(call, self.policy)
+            if (policy, stored) != (self.policy, self.stored):
+                return Machine(policy, self.run, self.squares, self.quick, stored)._parts(call, row)
+        return self._parts(call, row)
+
+    def _parts(self, call: Call, row: Row) -> Own | None:
         policy = self.policy
         sums = None if row.products is None else row.products(call)
         if self.run and sums is not None and can_follow(policy, sums) and self.slight(sums) is None:
             assert call.emulated is not None
-            return Own(*follow(policy, sums, call.emulated, self.squares))
-        store = rounding_bound(policy.fmt, policy.rounding)
+            return Own(*follow(policy, sums, call.emulated, self.squares, self.stored))
+        store = rounding_bound(self.stored, policy.rounding)
         if row.kind == "rounded":
             inner = row.cost(call, INSIDE)
         else:
@@ -98,7 +109,7 @@ class Machine:
 
         Rounding to a neighbor never crosses a power of two: ufp of the result is no smaller than it was for the addition.
         """
-        fmt, rounding = self.policy.fmt, self.policy.rounding
+        fmt, rounding = self.stored, self.policy.rounding
         found = Store(0.0, fmt.min_normal, 0.0)
         formats = [fmt] if held is None or not holds(fmt, held) else []
         if addend and held is not None:
@@ -114,12 +125,12 @@ class Machine:
         policy = self.policy
         bound = self._bound(sums)
         magnitudes = raised(sums.magnitudes(product_above if sums.terms >= SINGLE_FROM else None))
-        held = bound.format or policy.fmt
+        held = bound.format or self.stored
         visible = self.visible and self._accumulator_shows(held)
         error = _of(bound, magnitudes, visible)
         if bound.zero_below:
             error = error + _flushed(sums, bound.zero_below)
-        store = rounding_bound(policy.fmt, policy.rounding, held=bound.format)
+        store = rounding_bound(self.stored, policy.rounding, held=bound.format)
         if sums.divisor != 1:
             kept = rounding_bound(held, policy.rounding)
             if policy.accumulator.kind in ("exact", "native"):
@@ -162,11 +173,11 @@ class Machine:
         # |round(t) - t| <= v |t| + a, and |t| <= (|round(t)| + a) / (1 - v)
         share = store.relative / (1 - store.relative) if store.relative < 1 else math.inf
         found = raised((size * share).add_(store.absolute / (1 - min(store.relative, 0.5))))
-        if _all_below(size, self.policy.fmt.max_finite):
+        if _all_below(size, self.stored.max_finite):
             return found
         lost = ~torch.isfinite(result)
         if not self.visible:
-            lost = lost | (size >= self.policy.fmt.max_finite)
+            lost = lost | (size >= self.stored.max_finite)
         return torch.where(lost, torch.inf, found)
 
 

@@ -16,6 +16,7 @@ from fpsim.accumulation.accumulator import Accumulator
 from fpsim.emulation.certification.partial_sums import tree_errors
 from fpsim.emulation.certification.table import Products
 from fpsim.emulation.policy import Policy
+from fpsim.formats import Format
 from fpsim.rounding import Rounding
 from fpsim.theory.powers import inflated
 from fpsim.theory.roundings import holds, unit
@@ -65,10 +66,12 @@ def _matrices(sums: Products) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def follow(
-    policy: Policy, sums: Products, result: torch.Tensor, squares: bool
+    policy: Policy, sums: Products, result: torch.Tensor, squares: bool, stored: Format | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Bounds for each element of the emulated result: of its whole error (inf where it may have overflowed), of the part that
-    is no independent rounding, and of the sum of squares of the others, each at most half an interval of its draw."""
+    is no independent rounding, and of the sum of squares of the others, each at most half an interval of its draw.
+
+    The result is rounded to `stored`; left out, to the policy's format."""
     left, right = _matrices(sums)
     shape = (*left.shape[:-1], right.shape[-1])
     addend = None
@@ -76,23 +79,24 @@ def follow(
         addend = sums.spread_addend(sums.addend.value).expand(result.shape).reshape(shape).numpy()
     function = _stochastic if policy.rounding is Rounding.STOCHASTIC else _again
     products = sums.factors[1].value.dim() > 0
-    found = function(left.numpy(), right.numpy(), result.reshape(shape).numpy(), addend, policy, products, squares)
+    given = (left.numpy(), right.numpy(), result.reshape(shape).numpy(), addend)
+    found = function(*given, policy, products, squares, policy.fmt if stored is None else stored)
     total, fixed, squared = (torch.from_numpy(np.ascontiguousarray(part)).reshape(result.shape) for part in found)
     return total, fixed, squared
 
 
 def _again(
     a: np.ndarray, b: np.ndarray, result: np.ndarray, addend: np.ndarray | None, policy: Policy, products: bool,
-    squares: bool,
+    squares: bool, target: Format,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     fmt, accumulator, rounding = policy.fmt, policy.accumulator, policy.rounding
     accumulator = accumulator if products else accumulator.for_sums
     sums = Sums(a, b, fmt, accumulator, rounding, Draws(), products)
-    total = result_error(sums, result, addend)
+    total = result_error(sums, result, addend, target)
     if not squares:
         return total, total, total
     held = sums.held
-    stored = stored_error(result, held, fmt, rounding)
+    stored = stored_error(result, held, target, rounding)
     if not is_tree(accumulator) or accumulator.format.flush or sums.terms == 0:  # of these the last rounding only
         with np.errstate(invalid="ignore"):
             rest = np.where(np.isfinite(total), total - stored * (1 - 2.0**-40), np.inf)
@@ -100,7 +104,7 @@ def _again(
     assert held is not None
     kept = _squares(sums) + stored**2
     if addend is not None:
-        kept = kept + unrounded_error(result, held, fmt, rounding) ** 2
+        kept = kept + unrounded_error(result, held, target, rounding) ** 2
         kept = kept if holds(held, fmt) else kept + rounded_error(addend, held, rounding) ** 2
     certain = np.where(np.isfinite(total), _certain(sums), np.inf)
     return total, certain, inflated(np.where(np.isfinite(total), kept, 0.0), 8)
@@ -128,7 +132,7 @@ def _certain(sums: Sums) -> float:
 
 def _stochastic(
     a: np.ndarray, b: np.ndarray, result: np.ndarray, addend: np.ndarray | None, policy: Policy, products: bool,
-    squares: bool,
+    squares: bool, target: Format,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     fmt, accumulator, rounding = policy.fmt, policy.accumulator, policy.rounding
     error, squared = np.empty(result.shape), np.empty(result.shape)
@@ -136,7 +140,7 @@ def _stochastic(
         term = None if addend is None else addend[place]
         left, right = a[place].astype(np.float64), b[place].astype(np.float64)
         error[place], squared[place] = tree_errors(left, right, fmt, accumulator, rounding, term)
-    stored = stored_error(result, accumulator.format, fmt, rounding)
+    stored = stored_error(result, accumulator.format, target, rounding)
     total = inflated(error + stored, 4)
     squared = inflated(squared + np.where(np.isfinite(stored), stored, 0.0) ** 2, 4)
     return total, np.where(np.isfinite(total), 0.0, np.inf), squared

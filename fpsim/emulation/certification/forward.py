@@ -178,6 +178,8 @@ class Running(Pass):
         assert self.machine is not None
         if row.kind != "rounded" or self.links is not None or not self.machine.visible or not before.numel():
             return None
+        if row.arithmetic is not None:
+            return None
         parts = (None, None, before, row.cost(call, INSIDE))
         store = self.machine.store(None)
         weights = Weights(own=1.0, inner=1.0, result=store.share, least=store.least, constant=store.constant)

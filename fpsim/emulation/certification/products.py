@@ -52,7 +52,9 @@ def _of_sums(sums: Products) -> list[Slope]:
     return [first, second]
 
 
-def _slopes_of(products: Callable[[Call], Products]) -> Callable[[Call], Sequence[Slope]]:
+def slopes_of_products(products: Callable[[Call], Products]) -> Callable[[Call], Sequence[Slope]]:
+    """The slopes of a row whose sums are these."""
+
     def slopes(call: Call) -> Sequence[Slope]:
         sums = products(call)
         found = _of_sums(sums)
@@ -66,7 +68,7 @@ def _slopes_of(products: Callable[[Call], Products]) -> Callable[[Call], Sequenc
 
 
 def _register(op: torch._ops.OpOverload, family: str, products: Callable[[Call], Products]) -> None:
-    register(op, family, _slopes_of(products), kind="accumulated", cost=multiplied, products=products)
+    register(op, family, slopes_of_products(products), kind="accumulated", cost=multiplied, products=products)
 
 
 def _matrix(multiply: _Multiply, addend: bool = False) -> Callable[[Call], Products]:

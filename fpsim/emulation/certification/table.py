@@ -17,6 +17,8 @@ import torch
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
 from fpsim.emulation.certification.trace import Step, map_tensors, tensors_in
 from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.policy import Policy
+from fpsim.formats import Format
 
 _Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Kind = Literal["exact", "rounded", "accumulated"]
@@ -128,9 +130,13 @@ class Products:
 
 @dataclass(frozen=True)
 class Row:
-    """One operation. `outputs` says how many of its results mean anything here (None: all)."""
+    """One operation, torch's or a step of one. `outputs` says how many of its results mean anything here (None: all).
 
-    op: torch._ops.OpOverload
+    `arithmetic` makes of the machine's policy that of the operation, of operands in its format, and the format that the result
+    is rounded to. Left out, operands and result are of the policy's.
+    """
+
+    op: Callable[..., Any]
     family: str
     kind: Kind
     slopes: Callable[[Call], Sequence[Slope | None]]
@@ -138,9 +144,10 @@ class Row:
     products: Callable[[Call], Products] | None = None
     outputs: int | None = 1
     known: Callable[[Call], tuple[torch.Tensor | None, torch.Tensor | None]] | None = None
+    arithmetic: Callable[[Call, Policy], tuple[Policy, Format]] | None = None
 
 
-TABLE: dict[torch._ops.OpOverload, Row] = {}
+TABLE: dict[Callable[..., Any], Row] = {}
 
 
 def free(call: Call, unit: Unit) -> None:
@@ -168,7 +175,7 @@ def multiplied(call: Call, unit: Unit) -> torch.Tensor:
 
 
 def register(
-    op: torch._ops.OpOverload,
+    op: Callable[..., Any],
     family: str,
     slopes: Callable[[Call], Sequence[Slope | None]],
     *,

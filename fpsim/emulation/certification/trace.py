@@ -7,13 +7,14 @@ the operation's missing rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fpsim.emulation.attention import ATTENTION
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.exact import MAKERS
 from fpsim.emulation.simulation import Simulation
@@ -37,14 +38,15 @@ class Ref:
 class Step:
     """One operation: its arguments with a `Ref` for each tensor, and the numbers of its results (None: no tensor)."""
 
-    op: torch._ops.OpOverload
+    op: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[int | None, ...]
     path: str
 
     def message(self, reason: str) -> str:
-        return f"{self.op} (called from {self.path or 'no module'}): {reason}"
+        name = self.op if isinstance(self.op, torch._ops.OpOverload) else self.op.__name__
+        return f"{name} (called from {self.path or 'no module'}): {reason}"
 
     def refuse(self, reason: str) -> UnsupportedOp:
         return UnsupportedOp(self.message(reason))
@@ -147,6 +149,10 @@ class _Recorder(TorchDispatchMode):
         if target is not None:
             self._keep_old_values(target)
         self._read = {}
+        if func is ATTENTION:
+            from fpsim.emulation.certification.attention import record_steps
+
+            return record_steps(self.machine, self._step, args)
         result = func(*args, **kwargs)
         name = func._schema.name
         if name in _UNINITIALIZED:
@@ -181,6 +187,12 @@ class _Recorder(TorchDispatchMode):
         results = result if isinstance(result, (tuple, list)) else (result,)
         outputs = tuple(self.remember(item) if isinstance(item, torch.Tensor) and item.numel() else None for item in results)
         self.trace.steps.append(Step(func, places[0], places[1], outputs, self.machine.path))
+
+    def _step(self, op: Callable[..., Any], args: Sequence[Any], result: torch.Tensor) -> torch.Tensor:
+        """Write down one step of an operation, and what it gave; returns that."""
+        places = tuple(map_tensors(lambda tensor: self._number(tensor, op), list(args)))
+        self.trace.steps.append(Step(op, places, {}, (self.remember(result),), self.machine.path))
+        return result
 
     def _is_outside(self, tensor: torch.Tensor) -> bool:
         return tensor.is_floating_point() and tensor.numel() > 0 and _place(tensor) not in self._numbers
