@@ -197,7 +197,11 @@ def attend(
     machine: Any, query: Any, key: Any, value: Any, mask: Any, kept: Any, dropout_p: float, is_causal: bool, scale: float,
     wide: bool, keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, _Rows]:  # fmt: skip
+    """What `attention` returns, P~ among it in any case, and the lines of scores that it comes from."""
     machine.whole()
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        shapes = ", ".join(str(tuple(item.shape)) for item in (query, key, value))
+        raise RuntimeError(machine.message(f"query, key and value of shapes {shapes} do not fit together"))
     query, key, value = machine.operands((query, key, value))
     mask = None if mask is None else machine.operand(mask)
     scores, shape = _scores(machine, query, key)
