@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fpsim
 from fpsim.emulation.certification import certify, costs, elementwise, forward, long_products, products, single, table
@@ -204,6 +205,59 @@ def test_every_family_of_operations(name):
     for method in METHODS:
         certificate = check(model, x, ("fp16", "fp16", "nearest-even"), method, expected)
         assert torch.isfinite(certificate.bound).all(), (name, method)
+
+
+class Heads(nn.Module):
+    """Attention of every kind: heads of queries that share heads of keys, masks, a learned bias, a scale."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.query, self.key, self.value = nn.Linear(6, 8), nn.Linear(6, 4), nn.Linear(6, 4)
+        self.bias = nn.Parameter(torch.zeros(2, 3, 3))
+
+    def forward(self, x):
+        q, k, v = (part(x).unflatten(-1, (-1, 4)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        how = {
+            "shared": {},
+            "causal": {"is_causal": True},
+            "masked out": {"attn_mask": torch.tensor([[True, False, True], [False] * 3, [True] * 3])},
+            "bias": {"attn_mask": self.bias},
+            "scale": {"scale": -0.3},
+        }[self.kind]
+        y = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True, **how)
+        return y.transpose(1, 2).flatten(1)
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+@settings(max_examples=8, deadline=None)
+@given(
+    kind=st.sampled_from(["shared", "causal", "masked out", "bias", "scale"]), method=st.sampled_from(sorted(METHODS)),
+    machine=st.sampled_from(MACHINES), seed=st.integers(0, 999), weights=st.sampled_from([0.1, 1.0, 10.0]),
+)  # fmt: skip
+def test_attention_of_every_kind_is_never_violated(backend, kind, method, machine, seed, weights):
+    """Against float64, whose own error is far below what is added to the bound."""
+    if method not in methods_for(machine[2]):
+        method = "mean-value"
+    if backend is SDPBackend.MATH and ("00" in machine[1] or machine[1] in ("avx512_bf16", "mi250")):
+        machine = MACHINES[0]  # a unit multiplies no fp32 numbers
+    model = seeded(seed, Heads(kind))
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.mul_(weights)
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(seed))
+    fmt, accumulate, rounding = machine
+    with sdpa_kernel(backend):
+        how = {"seed": seed_for(rounding), "confidence": 1 - 1e-12}
+        certificate = certify(model, x, fmt, accumulate, rounding, method, **how)
+        emulated = fpsim.run(model, fmt, accumulate, rounding, seed_for(rounding))(x).detach().double()
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = copy.deepcopy(model).double()(x.double()).detach()
+    if rounding != "stochastic":
+        assert torch.equal(certificate.logits, emulated) or method == "a-priori"
+        assert bool((certificate.bound + 1e-12 * (1 + exact.abs()) >= (emulated - exact).abs()).all())
+    if method != "a-priori":
+        assert bool((certificate.bound + 1e-12 * (1 + exact.abs()) >= (certificate.logits - exact).abs()).all())
 
 
 NEAREST = [machine for machine in MACHINES if machine[2] in ("nearest-even", "nearest-away", "stochastic")]

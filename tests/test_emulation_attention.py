@@ -207,8 +207,8 @@ WAYS = {
     "vmap": lambda q, k, v: torch.vmap(lambda *x: attend(*x, is_causal=True))(q, k, v),
     "vmap of some": lambda q, k, v: torch.vmap(lambda x, y: attend(x, y, v[0], is_causal=True), in_dims=(0, None))(q, k[0]),
     "one head at a time": lambda q, k, v: torch.stack(
-        [torch.stack([attend(a, b, c, is_causal=True) for a, b, c in zip(*one, strict=True)]) for one in zip(q, k, v, strict=True)]
-    ),
+        [attend(*(x[i][j] for x in (q, k, v)), is_causal=True) for i in range(2) for j in range(3)]
+    ).reshape(q.shape),
 }
 
 
