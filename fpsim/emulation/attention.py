@@ -25,6 +25,7 @@ import torch
 
 from fpsim import threads
 from fpsim._kernels import softmax as kernels
+from fpsim.emulation import tags
 from fpsim.emulation.engine import accumulated_products, products
 from fpsim.emulation.finishing import by_rows
 from fpsim.emulation.limits import in_fp32
@@ -63,7 +64,7 @@ def _stacked(heads: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().numpy()
+    return tags.array_of(tensor.detach())
 
 
 def _multiply(machine: Any, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
@@ -141,7 +142,7 @@ class _Dropout:
     """What is kept of the probabilities' lines, over 1 - p; the quotient 1 / (1 - p) is an fp32 number."""
 
     def __init__(self, kept: torch.Tensor | None, dropout_p: float, keys: int):
-        self.kept = None if kept is None else kept.detach().float().contiguous().numpy().reshape(-1, keys)
+        self.kept = None if kept is None else _array(kept.detach().float().contiguous()).reshape(-1, keys)
         self.factor = in_fp32(1 / (1 - dropout_p)) if dropout_p < 1 else 0.0
 
     def apply(self, rows: slice, values: np.ndarray) -> np.ndarray:
@@ -154,7 +155,7 @@ def _probabilities(
     """(P in fp32 where it is to be kept or is what is read, P~)."""
     shape, keys = rows.shape, rows.shape[-1]
     plain = torch.empty(shape if keep or wide else (0,), dtype=_FLOAT32)
-    lines = plain.numpy().reshape(-1, max(keys, 1)) if keep or wide else None
+    lines = _array(plain).reshape(-1, max(keys, 1)) if keep or wide else None
     if not rows.scores.size:
         return plain, machine.exact(torch.empty(shape, dtype=_FLOAT32))
 
@@ -168,7 +169,7 @@ def _probabilities(
     if not wide:
         return plain, machine.compute(by_rows(compute, keys), shape, keys, _COST)
     read = torch.empty(shape, dtype=_FLOAT32)
-    target = read.numpy().reshape(-1, keys)
+    target = _array(read).reshape(-1, keys)
     values = by_rows(compute, keys)
 
     def part(first: int, last: int) -> None:
@@ -245,7 +246,7 @@ def attention_backward(
     of_value = _multiply_and_round(machine, _stacked(read, groups).transpose(1, 2), stacked, wide=wide)
     change = np.ascontiguousarray(_multiply(machine, stacked, _stacked(value, 1).transpose(1, 2))).reshape(-1, max(keys, 1))
     dropout = _Dropout(kept, dropout_p, max(keys, 1))
-    lines = probabilities.detach().contiguous().numpy().reshape(-1, max(keys, 1))
+    lines = _array(probabilities.contiguous()).reshape(-1, max(keys, 1))
 
     def slopes(some: slice, out: np.ndarray) -> None:
         with np.errstate(all="ignore"):
@@ -257,7 +258,7 @@ def attention_backward(
         of_scores = rounded = machine.exact(torch.zeros(probabilities.shape))
     elif wide:
         of_scores = torch.empty(probabilities.shape, dtype=_FLOAT32)
-        out = of_scores.numpy().reshape(-1, keys)
+        out = _array(of_scores).reshape(-1, keys)
         values = by_rows(slopes, keys)
         threads.run(
             lambda i, j: np.copyto(out[i:j], values(i * keys, j * keys).reshape(-1, keys), casting="same_kind"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from fpsim.emulation.attention import ATTENTION, attend
@@ -69,7 +70,7 @@ def record_steps(
             machine, query, key, value, mask, kept, dropout_p, is_causal, scale, wide, True
         )
         made = torch.from_numpy(rows.scores.reshape(rows.shape))
-        added = None if mask is None else machine.operand(mask)
+        added = None if rows.mask is None else torch.from_numpy(np.ascontiguousarray(rows.mask))  # as it was read
         sums = masked(made.double(), rows.factor, added, is_causal)
     found = step(scores, (query, key), made)
     found = step(masked, (found, scale, mask, is_causal), sums)
