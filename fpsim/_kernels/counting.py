@@ -99,18 +99,6 @@ def count_results(values: Any, row: Any) -> None:
     row[NAN] += nan
 
 
-@kernel
-def count_lost(old: Any, new: Any, update: Any, row: Any) -> None:
-    """Count parameters that an update which is not zero left as they were."""
-    updates = lost = 0
-    for i in range(old.size):
-        moving = update[i] != 0
-        updates += moving
-        lost += moving and old[i] == new[i]
-    row[UPDATES] += updates
-    row[LOST] += lost
-
-
 @lru_cache(maxsize=64)
 def make_round_few(mode: int, plain: bool) -> Any:
     """`make_count_and_round`'s kernel in place for at most BLOCK float32 values at an address: arrays take longer to pass."""

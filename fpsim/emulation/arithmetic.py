@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from fpsim._kernels import passes
-from fpsim.emulation import tags
 from fpsim.emulation.machine import WORTH_A_PASS
 from fpsim.emulation.table import RULES, Entry, Rule, enter, register_functional
 from fpsim.rounding import Rounding
@@ -171,15 +170,11 @@ def _overwriting(rule: Rule) -> Rule:
 
 
 def _updating(rule: Rule) -> Rule:
-    """The in-place form of a sum, which says what it moves a parameter by, so that lost updates can be counted."""
+    """The in-place form of a sum; an optimizer's step count is not rounded."""
 
     def update(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if machine.optimizer is not None:
-            if machine.is_step_count(target):
-                return target.add_(other, *args, **kwargs) if rule in _ADDITIONS else _native_in_place(machine)
-            machine.update = other if isinstance(other, torch.Tensor) else None
-            if tags.owner_of(target) is not None:  # to be compared with what it was
-                return machine.write(target, rule(machine, target, other, *args, **kwargs))
+        if machine.optimizer is not None and machine.is_step_count(target):
+            return target.add_(other, *args, **kwargs) if rule in _ADDITIONS else _native_in_place(machine)
         return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
 
     return update
@@ -264,7 +259,6 @@ def _addcdiv(
 ) -> torch.Tensor:
     if x.dtype is _FLOAT64:
         return torch.addcdiv(x, first, second, value=value)
-    machine.update = first if machine.optimizer is not None else None
     return _product_in_steps(machine, x, first, second, value, torch.div, into)
 
 
@@ -300,11 +294,10 @@ register_functional("lerp", "formula", lambda op: _lerp)
 
 
 def _moving(rule: Rule) -> Rule:
-    """The in-place form of these; what is a parameter's is to be compared with what it was."""
+    """The in-place form of these."""
 
     def move(machine: Any, target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        compared = machine.optimizer is not None and tags.owner_of(target) is not None
-        return machine.write(target, rule(machine, target, *args, into=None if compared else target, **kwargs))
+        return machine.write(target, rule(machine, target, *args, into=target, **kwargs))
 
     return move
 

@@ -20,16 +20,18 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim import _checks
-from fpsim.emulation import memory, switches
+from fpsim.emulation import memory, switches, tags
 from fpsim.emulation.halves import Halves
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mapping import ModuleFormats
 from fpsim.emulation.mixed import MixedMachine, MixedMode
 from fpsim.emulation.mode import EmulationMode
+from fpsim.emulation.names import ModuleNames
 from fpsim.emulation.native import NativeMachine, NativeMode
 from fpsim.emulation.policy import MixedPolicy, NativePolicy, Policy
 from fpsim.emulation.results import Time
 
+_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
 
 
@@ -62,8 +64,21 @@ _everything: weakref.WeakSet[Emulation] = weakref.WeakSet()
 
 
 def current() -> Emulation | None:
-    """The innermost emulation that this thread is inside of."""
-    return _thread.stack[-1] if _thread.stack else None
+    """The innermost emulation that this thread is inside of.
+
+    Autograd's own threads, in which deeply nested checkpoints are differentiated, are inside of what the thread is inside of
+    that waits for them: torch hands them its modes.
+    """
+    if _thread.stack:
+        return _thread.stack[-1]
+    if _modes_left() == 0:
+        return None
+    modes = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, EmulationMode)]
+    if not modes:
+        return None
+    emulation: Emulation = modes[-1].machine.emulation
+    emulation._local.machine = modes[-1].machine
+    return emulation
 
 
 class _Local(threading.local):
@@ -71,6 +86,7 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.depth = 0
+        self.lent = False  # by a thread that waits for this one
         self.machine: Machine | None = None
         self.mode: EmulationMode | None = None
 
@@ -85,18 +101,20 @@ class Emulation:
         self.policy = policy
         self.formats = formats  # by module path, where there are several
         self.training_step = 0
-        self.names: dict[int, str] = {}
+        self.names: dict[int, str] = {}  # the paths of the modules of its model
+        self.others = ModuleNames()
         self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self._local = _Local()
         self._machines: list[Machine] = []
+        self._retired: dict[tuple[str, Any, bool], np.ndarray] = {}  # counts of threads that have ended
         _everything.add(self)
         memory.watch()
 
     @property
     def active(self) -> bool:
         """Whether this thread is inside."""
-        return self._local.depth > 0
+        return self._local.depth > 0 or current() is self
 
     @property
     def machine(self) -> Machine:
@@ -115,6 +133,8 @@ class Emulation:
             if current() not in (None, self) and current().policy != self.policy:  # type: ignore[union-attr]
                 raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
         if local.depth == 0:
+            local.lent = current() is self
+        if local.depth == 0 and not local.lent:
             machine = self.machine
             _install()
             if rules_of_the_identity or not self.policy.is_identity:
@@ -132,7 +152,7 @@ class Emulation:
             return
         local.depth -= 1
         _thread.stack.pop()
-        if local.depth == 0:
+        if local.depth == 0 and not local.lent:
             mode, local.mode = local.mode, None
             if mode is not None:
                 mode.__exit__(kind, value, traceback)
@@ -140,6 +160,7 @@ class Emulation:
             _uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer = "", [], None
+            machine.updates.end_step()
             machine.time.leads_into = machine.results.guard(self.guard)
             self._forget_nodes()
             machine.forget_marks()  # outside, anyone may write other numbers there
@@ -150,7 +171,12 @@ class Emulation:
         machine = self.machine
         machine.places.append((machine.path, machine.calls))
         path = self.names.get(id(module))
-        machine.path = path if path is not None else f"{machine.path}.{type(module).__name__}".lstrip(".")
+        if path is None:
+            path, fresh = self.others.path_of(module, machine.path)
+            if fresh:
+                for parameter in module.parameters():
+                    tags.set_parameter(parameter)
+        machine.path = path
         machine.calls = 0
         self._note(machine.path)
 
@@ -163,6 +189,10 @@ class Emulation:
     def _note(self, path: str) -> None:
         """Remember that autograd nodes made from now on belong to this path."""
         if torch.is_grad_enabled():
+            if self._local.depth == 0 or self._local.lent:  # autograd numbers its nodes in each thread from 0
+                if self.formats is not None:
+                    raise RuntimeError("checkpoints are nested too deep for several formats; use use_reentrant=False")
+                return
             machine, nodes, number = self.machine, self.machine.nodes, _sequence()
             if nodes and nodes[-1][0] == number:  # no node was made since
                 nodes.pop()
@@ -207,16 +237,31 @@ class Emulation:
 
     def rows(self) -> dict[tuple[str, Any, bool], np.ndarray]:
         """Counters by (module path, operation, whether the format saturates), summed over threads."""
-        total: dict[tuple[str, Any, bool], np.ndarray] = {}
-        for machine in self._machines:
-            for key, row in list(machine.rows.items()):
-                total[key] = total[key] + row if key in total else row.copy()
+        with _lock:
+            total = {key: row.copy() for key, row in self._retired.items()}
+            for machine in self._machines:
+                _add(machine.rows, total)
         return total
+
+    def retire_thread(self) -> None:
+        """Keep the counts of this thread, which is about to end, and let its machine go."""
+        with _lock:
+            machine, self._local.machine = self._local.machine, None
+            if machine in self._machines:
+                self._machines.remove(machine)
+                _add(machine.rows, self._retired)
 
     def reset(self) -> None:
         """Forget all counts."""
-        for machine in self._machines:
-            machine.rows.clear()
+        with _lock:
+            self._retired.clear()
+            for machine in self._machines:
+                machine.rows.clear()
+
+
+def _add(rows: dict[tuple[str, Any, bool], np.ndarray], total: dict[tuple[str, Any, bool], np.ndarray]) -> None:
+    for key, row in list(rows.items()):
+        total[key] = total[key] + row if key in total else row.copy()
 
 
 # Module hooks, while any emulation is entered

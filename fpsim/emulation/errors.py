@@ -49,4 +49,4 @@ class MetaTensor(UnsupportedTensor):
 
 
 class OutsideContext(RuntimeError):
-    """A backward pass or an optimizer step of an emulated model outside the emulating context."""
+    """A module, a backward pass or an optimizer step of an emulated model outside the emulating context."""

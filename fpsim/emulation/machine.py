@@ -23,6 +23,7 @@ from fpsim.emulation.policy import Policy
 from fpsim.emulation.results import Results, Time
 from fpsim.emulation.table import PRIMITIVE, RULES
 from fpsim.emulation.tables import Function, Tables
+from fpsim.emulation.updates import Updates
 from fpsim.formats import Format, get_format
 from fpsim.rounding import Rounding, round_into
 
@@ -69,6 +70,7 @@ class Machine:
         self.time = Time()
         self.optimizer: Any = None
         self.results = Results()
+        self.updates = Updates(self)
         self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps
         self.reads: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # told what a tensor from outside is read as
 
@@ -419,9 +421,8 @@ class Machine:
         if target.dtype is not _FLOAT32:
             tags.unmark(target)
             return target.copy_(result)
-        owner = tags.owner_of(target)
-        if owner is not None and self.optimizer is not None and target.shape == result.shape:
-            self._count_update(target, result)
+        if result.dtype is _FLOAT64:  # of operands that mean themselves
+            result = self._narrow(result.expand(target.shape))
         target.copy_(result)
         self.claim(target)
         return target
@@ -442,16 +443,22 @@ class Machine:
         for tensor in tensors:
             yield tensor, self.fmt, self.tag
 
-    def _count_update(self, target: torch.Tensor, result: torch.Tensor) -> None:
-        update = self.update
-        if update is None or update.shape != target.shape:
-            return
-        tags.judge(target)
-        flat = [np.ascontiguousarray(_array(item.detach())).reshape(-1) for item in (target, result, update)]
-        counting.count_lost(*flat, self.row())
-        self.update = None
+    def would_hold(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """What `store` of this value, in the place of the one just stored, would leave in the target; nothing is counted.
 
-    update: torch.Tensor | None = None
+        Stochastic rounding draws what it drew for that one.
+        """
+        scratch = target.detach().clone()
+        tag = tags.tag_on(target)
+        if tag is not None:
+            tags.mark(scratch, tag)
+        rows, self.rows = self.rows, {}
+        if self.stochastic:
+            self.calls -= 1
+        try:
+            return self.store(scratch, value)
+        finally:
+            self.rows = rows
 
     # Counters and draws
 

@@ -12,6 +12,7 @@ format than its own rounds a copy of it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from fpsim.emulation.mapping import ModuleFormats
 from fpsim.emulation.mode import PLAIN_TYPES, EmulationMode
 from fpsim.emulation.policy import MixedPolicy, joined, mixed_products
 from fpsim.emulation.table import TABLE, each_element, names, positions, tensors_in
+from fpsim.emulation.updates import OBSERVED
 from fpsim.formats import Format
 
 _FLOAT32 = torch.float32
@@ -353,6 +355,11 @@ class MixedMode(EmulationMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in OBSERVED:
+            changes = self.machine.updates.before(func, args, kwargs)
+            if changes:
+                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
+                return self.machine.updates.observe(func, changes, again)
         entry = TABLE.get(func)
         if entry is None:
             return self._without_rule(func, args, kwargs)

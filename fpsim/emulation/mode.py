@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fpsim.emulation.decompositions import decomposition_of
 from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import Machine
+from fpsim.emulation.updates import OBSERVED
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -42,6 +44,11 @@ class EmulationMode(TorchDispatchMode):
         return False  # torch's wrapper costs 3 microseconds an operation; the strategy below does its work for nothing
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in OBSERVED:
+            changes = self.machine.updates.before(func, args, kwargs or {})
+            if changes:
+                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
+                return self.machine.updates.observe(func, changes, again)
         rule = self.machine.rules.get(func)
         if rule is None:
             return self._without_rule(func, args, kwargs or {})

@@ -7,6 +7,7 @@ without a half tensor are torch's own.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from fpsim.emulation.mode import EmulationMode, run_as_written
 from fpsim.emulation.numbers import places
 from fpsim.emulation.policy import NativePolicy
 from fpsim.emulation.table import RULES, TABLE, each_element, name_of, positions
+from fpsim.emulation.updates import OBSERVED
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -128,10 +130,6 @@ class _Call:
         carrier = tensor.detach().to(_FLOAT32, copy=True)  # exact
         if tensor.dtype is self.dtype or self.as_they_are:
             tags.mark(carrier, self.machine.tag)
-        if self.machine.optimizer is not None:
-            owner = tags.owner_of(tensor)
-            if owner is not None:
-                tags.set_owner(carrier, *owner)
         self.carriers[id(tensor)] = (tensor, carrier)
         return carrier
 
@@ -183,6 +181,11 @@ class NativeMode(EmulationMode):
         self._converted: set[Any] = set()  # operations that convert these numbers, or compute with them, without raising
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in OBSERVED:
+            changes = self.machine.updates.before(func, args, kwargs or {})
+            if changes:
+                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
+                return self.machine.updates.observe(func, changes, again)
         result = self.dispatch(func, types, args, kwargs or {})
         self.machine.results.note(result)
         return result

@@ -89,11 +89,22 @@ def _read(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
     return machine.operand(tensor).detach().double()
 
 
-def _store(machine: Any, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Round into the target; the difference is the update that may get lost."""
-    machine.update = value - target.detach().double()
-    machine.store(target, value)
-    return machine.operand(target).detach().double()
+def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.Tensor, decayed: Any = None) -> None:
+    """Round start - step into a parameter, or decayed - step; say what of it was meant, and which parts left no trace.
+
+    A part left none where without it the parameter would hold the same.
+    """
+    base = start if decayed is None else decayed
+    machine.store(param, base - step)
+    moves = step != 0
+    lost = torch.zeros_like(moves)
+    if decayed is not None:
+        after = machine.operand(param).detach()
+        decays = decayed != start
+        lost |= decays & (machine.would_hold(param, start - step) == after)
+        lost |= moves & (machine.would_hold(param, decayed) == after)
+        moves = moves | decays
+    machine.updates.told.append((moves, lost))
 
 
 def _scale_gradient(machine: Any, gradient: torch.Tensor, maximize: bool, grad_scale: Any) -> torch.Tensor:
@@ -117,10 +128,10 @@ def _adam_rule(decoupled: bool) -> Rule:
         for index, param in enumerate(params):
             step = float(state_steps[index])
             gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
-            value = _read(machine, param)
+            value, decayed = _read(machine, param), None
             if weight_decay:
                 if decoupled:
-                    value = value * (1.0 - rate * weight_decay)
+                    decayed = value * (1.0 - rate * weight_decay)
                 else:
                     gradient = gradient + value * weight_decay
             average = _read(machine, exp_avgs[index]) * beta1 + gradient * (1.0 - beta1)
@@ -128,13 +139,12 @@ def _adam_rule(decoupled: bool) -> Rule:
             largest = square
             if amsgrad:
                 largest = torch.maximum(_read(machine, max_exp_avg_sqs[index]), square)
-                _store(machine, max_exp_avg_sqs[index], largest)
+                machine.store(max_exp_avg_sqs[index], largest)
             denominator = largest.sqrt() / (1.0 - beta2**step) ** 0.5 + eps
-            moved = value - (rate / (1.0 - beta1**step)) * average / denominator
-            machine.update = None
+            move = (rate / (1.0 - beta1**step)) * average / denominator
             machine.store(exp_avgs[index], average)
             machine.store(exp_avg_sqs[index], square)
-            _store(machine, param, moved)
+            _update(machine, param, value, move, decayed)
 
     return adam
 
@@ -163,10 +173,9 @@ def _fused_sgd(
             buffer = (
                 gradient if is_first_step else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
             )
-            machine.update = None
             machine.store(momentum_buffers[index], buffer.clone())
             gradient = gradient + buffer * momentum if nesterov else buffer
-        _store(machine, param, value - rate * gradient)
+        _update(machine, param, value, rate * gradient)
 
 
 for _op in overloads("_fused_sgd_").values():
@@ -189,9 +198,8 @@ def _fused_adagrad(
         if weight_decay:
             gradient = gradient + value * weight_decay
         total = _read(machine, state_sums[index]) + gradient * gradient
-        machine.update = None
         machine.write(state_sums[index], machine.finish(total.clone()))
-        _store(machine, param, value - rate * gradient / (total.sqrt() + eps))
+        _update(machine, param, value, rate * gradient / (total.sqrt() + eps))
 
 
 for _op in overloads("_fused_adagrad_").values():

@@ -52,6 +52,11 @@ class Policy:
             and self.granularity == "kernel"
         )
 
+    @property
+    def is_native(self) -> bool:
+        """Whether each dtype means itself."""
+        return False
+
     def __str__(self) -> str:
         parts = [f"fmt={self.fmt.name}", f"accumulate={self.accumulator}", f"rounding={self.rounding}"]
         if self.seed is not None:
@@ -70,6 +75,10 @@ class NativePolicy(Policy):
     @property
     def is_identity(self) -> bool:
         return False  # 16-bit tensors are emulated
+
+    @property
+    def is_native(self) -> bool:
+        return True
 
     def of(self, name: str) -> Policy | str:
         """The policy of the dtype of that name."""

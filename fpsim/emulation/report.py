@@ -17,8 +17,8 @@ class Counts:
     """Counts of results: how many there were and what rounding did to them.
 
     overflows: finite before rounding, beyond the format's range; underflows: nonzero before, zero after; nonfinite:
-    results that are infinite or NaN; updates, lost: parameter elements that an update other than zero was applied to,
-    and those it left unchanged.
+    results that are infinite or NaN; updates, lost: elements of parameters that a step, or an operation outside of one,
+    was meant to change, and those that it left as they were, or whose decay left no trace.
     """
 
     elements: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import nn
 
 from fpsim import _checks
 from fpsim.emulation import tags
-from fpsim.emulation.context import Emulation
+from fpsim.emulation.context import Emulation, current
+from fpsim.emulation.entering import computes, entering, resumed
 from fpsim.emulation.errors import UnsupportedTensor
-from fpsim.emulation.hooks import Guard, guard_outputs, guard_parameter, install_optimizer_hooks
+from fpsim.emulation.hooks import Guard, guard_modules, guard_outputs, guard_parameter, install_optimizer_hooks
 from fpsim.emulation.limits import round_as_told
 from fpsim.emulation.mode import run_as_written
 from fpsim.emulation.policy import MixedPolicy, NativePolicy, Policy, make_policy
@@ -25,8 +27,11 @@ from fpsim.rounding import draw_key
 class Simulation(nn.Module):
     """A model under emulation. Made by `run`.
 
-    Calling it evaluates the model emulated. `with sim:` emulates everything in the block: forward pass, backward pass,
-    optimizer. Its parameters, buffers, submodules and the keys of its `state_dict` are the model's.
+    Calling it, or a method of the model that is reached through it (`sim.generate(...)`), evaluates the model emulated.
+    `with sim:` emulates everything in the block: forward pass, backward pass, optimizer. Its parameters, buffers, submodules
+    and the keys of its `state_dict` are the model's.
+
+    Raises OutsideContext where a module of the model is called by itself outside the context.
     """
 
     def __init__(self, model: nn.Module, policy: Policy):
@@ -61,10 +66,13 @@ class Simulation(nn.Module):
         names = {id(module): name or type(module).__name__ for name, module in modules}
         names[id(self)] = ""
         self._emulation.names = names
+        if not self.policy.is_identity:  # else it is torch itself, outside too
+            guard_modules((module for _, module in modules), self._emulation)
         self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())])
         owner = weakref.ref(self._emulation)
         for _, parameter in parameters.values():
             tags.set_owner(parameter, "emulated", owner)
+            tags.set_parameter(parameter)
             guard_parameter(parameter, self._guard)
 
     def _round_state(self, tensors: list[torch.Tensor]) -> None:
@@ -94,15 +102,16 @@ class Simulation(nn.Module):
     def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
         self._emulation.__exit__(kind, value, traceback)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self:  # what is hooked to the simulation runs inside as well
+            return super().__call__(*args, **kwargs)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output, emulated."""
-        if self._emulation.active:
+        with self:
             outputs = self.model(*args, **kwargs)
-        else:
-            with self:
-                outputs = self.model(*args, **kwargs)
         guard_outputs(outputs, self._guard)
-        return outputs
+        return resumed(outputs, self._entered)
 
     def report(self) -> Report:
         """What happened to the numbers since the start or `reset_report`, by module and operation."""
@@ -148,16 +157,25 @@ class Simulation(nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name in ("model", "_emulation", "_guard", "policy"):
             raise AttributeError(name)
-        return getattr(self.model, name)
+        with self._reading() if computes(self.model, name) else nullcontext():
+            return entering(getattr(self.model, name), self._entered)
+
+    def _entered(self) -> Simulation:
+        return self
+
+    def _reading(self) -> AbstractContextManager[Any]:
+        """For code that an attribute or an item runs: this emulation, unless another one is in force."""
+        return self._emulation if current() is None else nullcontext()
 
     def __getitem__(self, index: Any) -> Any:
-        return self.model[index]  # type: ignore[index]
+        with self._reading():
+            return self.model[index]  # type: ignore[index]
 
     def __len__(self) -> int:
         return len(self.model)  # type: ignore[arg-type]
 
     def __iter__(self) -> Any:
-        return iter(self.model)  # type: ignore[call-overload]
+        return resumed(iter(self.model), self._entered)  # type: ignore[call-overload]
 
     def __bool__(self) -> bool:
         return True
@@ -179,6 +197,7 @@ class Simulation(nn.Module):
         self._begin()
 
 
+run_as_written(Simulation.__call__)
 run_as_written(Simulation.forward)
 
 
@@ -233,7 +252,7 @@ def run(
     simulation = Simulation(duplicate, policy)
     reference = weakref.ref(simulation._emulation)
     for parameter in model.parameters():
-        if tags.owner_of(parameter) is None:
+        if (tags.owner_of(parameter) or ("script",))[0] == "script":
             tags.set_owner(parameter, "original", reference)
     return simulation
 

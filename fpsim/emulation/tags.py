@@ -114,3 +114,32 @@ def set_owner(tensor: torch.Tensor, role: str, owner: Any) -> None:
 def owner_of(tensor: torch.Tensor) -> tuple[str, Any] | None:
     """What `set_owner` said, or None."""
     return getattr(tensor.untyped_storage(), "_fpsim_owner", None)
+
+
+def set_parameter(tensor: torch.Tensor) -> None:
+    """Say that this storage is a parameter's, of which updates are counted; nothing where the tensor has no storage."""
+    try:
+        tensor.untyped_storage()._fpsim_parameter = True  # type: ignore[attr-defined]
+    except (NotImplementedError, RuntimeError, ValueError):  # of another layout, or not initialized yet
+        return
+
+
+def is_parameter(tensor: torch.Tensor) -> bool:
+    """Whether `set_parameter` said so."""
+    try:
+        return getattr(tensor.untyped_storage(), "_fpsim_parameter", False)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+
+
+def set_change(tensor: torch.Tensor, source: torch.Tensor, meant: Any) -> None:
+    """Say which elements the tensor was meant to differ in from the source that it was computed from."""
+    tensor.untyped_storage()._fpsim_change = (pointer_to(source), meant)  # type: ignore[attr-defined]
+
+
+def change_of(tensor: Any, source: torch.Tensor) -> Any:
+    """What `set_change` said of this tensor and this source; None where nothing was."""
+    found = getattr(tensor.untyped_storage(), "_fpsim_change", None)
+    if found is None or found[0] != pointer_to(source) or found[1].shape != source.shape:
+        return None
+    return found[1]
