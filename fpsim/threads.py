@@ -19,6 +19,8 @@ from fpsim._checks import refuse_flush_to_zero
 
 SPLIT_ABOVE = 1_000_000  # multiply-adds: below, handing out work costs more than it gains
 
+_PREFIX = "fpsim-kernels"
+
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -58,9 +60,14 @@ def _executor(size: int) -> ThreadPoolExecutor:
         if _pool is None or _pool_size < size:
             if _pool is not None:
                 _pool.shutdown(wait=False)
-            _pool = ThreadPoolExecutor(size, thread_name_prefix="fpsim")
+            _pool = ThreadPoolExecutor(size, thread_name_prefix=_PREFIX)
             _pool_size = size
         return _pool
+
+
+def serves_kernels(thread: threading.Thread) -> bool:
+    """Whether this is a thread of the pool, which runs kernels and nothing else."""
+    return thread.name.startswith(_PREFIX)
 
 
 def _forget_pool() -> None:

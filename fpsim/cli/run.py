@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import runpy
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +16,8 @@ import click
 
 from fpsim.cli.parameters import ACCUMULATOR, POLICY_FORMAT, ROUNDING, InputError
 from fpsim.cli.processes import no_unseen_processes
+from fpsim.cli.threads import emulated_threads
+from fpsim.threads import serves_kernels
 
 
 class ScriptCommand(click.Command):
@@ -57,30 +61,67 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: An
     """Run a script, unchanged, under emulation.
 
     The first word after SCRIPT that is not one of the options below begins the script's own arguments. Standard
-    output is the script's alone: the report of what happened to the numbers goes to standard error at the end. The
-    exit code is the script's. Processes that the script starts would not be emulated: starting one is an error, but
-    for the workers of a DataLoader and programs other than Python.
+    output is the script's alone: the report of what happened to the numbers goes to standard error at the end, or one
+    line that says that nothing was emulated. The exit code is the script's. Threads of the script are emulated as well.
+    Processes that it starts would not be: starting one is an error, but for the workers of a DataLoader and programs
+    other than Python.
     """
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")
     from fpsim.emulation.context import Emulation
+    from fpsim.emulation.hooks import install_optimizer_hooks
     from fpsim.emulation.policy import make_policy
-    from fpsim.emulation.report import make_report
 
     try:
         emulation = Emulation(make_policy(fmt, accumulate, rounding, seed))
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
+    install_optimizer_hooks()
+    ending = ExitStack()
+    ending.callback(_report, emulation)
+    for context in (
+        _as_main(script, ctx.meta["script_words"]),
+        no_unseen_processes(),
+        emulated_threads(emulation),
+        emulation,
+    ):
+        ending.enter_context(context)
+    atexit.register(ending.close)  # after what the script registers there
+    before = _what_may_run_later()
     try:
-        with _as_main(script, ctx.meta["script_words"]), no_unseen_processes(), emulation:
-            runpy.run_path(script, run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - shown, and told by the exit code
         error.__traceback__ = _from_script(error.__traceback__, script)
         sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     finally:
         sys.stdout.flush()
-        click.echo(f"\n{make_report(emulation.policy, emulation.rows())}", err=True)
+        if _what_may_run_later() <= before:
+            atexit.unregister(ending.close)
+            ending.close()
+
+
+def _what_may_run_later() -> int:
+    """How many threads the interpreter waits for before it ends, and how many functions it then calls."""
+    waited_for = sum(not thread.daemon and not serves_kernels(thread) for thread in threading.enumerate())
+    return waited_for + atexit._ncallbacks()
+
+
+def _report(emulation: Any) -> None:
+    """What happened to the numbers, or the sentence that nothing did, on standard error."""
+    from fpsim.emulation.report import Counts, make_report
+
+    report = make_report(emulation.policy, emulation.rows())
+    if report.total != Counts():
+        click.echo(f"\n{report}", err=True)
+        return
+    if emulation.policy.is_identity:
+        reason = "fp32 in the library's own order is torch itself"
+    elif emulation.policy.is_native:
+        reason = "the script computed nothing in float16 or bfloat16 on the CPU, and under fmt=native the rest is torch's own"
+    else:
+        reason = "the script computed nothing in float32 on the CPU with torch"
+    click.echo(f"fpsim run: nothing was emulated ({emulation.policy}): {reason}", err=True)
 
 
 @contextmanager
