@@ -94,7 +94,7 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
 
     Where the processor rounds in directions, modes that do may round twice, and to odd chains of fused multiply-adds keep
     what float32 loses as an odd last bit, two places below the format's own. To nearest even they round twice where float32
-    gives no midpoint.
+    gives no midpoint. A product that float32 does not hold needs an instruction that adds it unrounded.
     """
     from fpsim._kernels.directions import HAS_DIRECTIONS
     from fpsim._kernels.processor import HAS_FMA
@@ -103,8 +103,9 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
     if target.flush or rounding is Rounding.STOCHASTIC or operand.emax > 127 or target.emax > 127 or operand.precision > 24:
         return False
     if chains or not exact_products:
+        adds_unrounded = HAS_FMA or not exact_products
         directed = HAS_DIRECTIONS and (rounding in (*_DIRECTED, Rounding.NEAREST_AWAY) or exact_products)
-        if directed or (HAS_FMA and exact_products and rounding is Rounding.NEAREST_EVEN):
+        if adds_unrounded and (directed or (exact_products and rounding is Rounding.NEAREST_EVEN)):
             return p <= 22 and quantum >= -147
     if 24 < 2 * p + 2 or 2 * operand.precision > 24:
         return False
@@ -148,7 +149,8 @@ def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: 
                     return Scheme("f4", NATIVE | fused, constants(target, rounding, "f4"), no_limit)
             elif not exact_products:
                 return Scheme("f4", NATIVE, constants(target, rounding, "f4"), no_limit)
-    direct = HAS_DIRECTIONS and rounding in _DIRECTED and (chains or not exact_products)
+    one_rounding = not exact_products or (chains and HAS_FMA)
+    direct = HAS_DIRECTIONS and rounding in _DIRECTED and one_rounding
     if direct and is_like(target, FP32) and operand.precision <= 24 and operand.emax <= 127 and operand.emin >= -126:
         return Scheme("f4", NATIVE | exact, constants(target, rounding, "f4"), no_limit)
     element = "f4" if _fits_single(operand, target, rounding, exact_products, chains) else "f8"

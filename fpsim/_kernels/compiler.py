@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fpsim._kernels.processor import CHOSEN
 from fpsim._kernels.storage import StoredCode
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -24,7 +25,8 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         return lambda inner: kernel(inner, **options)
     options = {**_OPTIONS, **options}
     compiled = numba.njit(**options)(function)
-    compiled._cache = StoredCode(function, options)
+    # What kernels may use they read where nothing else tells it from another choice.
+    compiled._cache = StoredCode(function, {**options, "instructions": (CHOSEN.is_x86, CHOSEN.has_fma)})
     return compiled
 
 

@@ -58,18 +58,18 @@ class Registered:
 
     def plus(self, left: Vector, right: Vector, direction: int) -> Vector:
         return self._toward(
-            direction, lambda: left + right, lambda: left.times_plus(self.minus, right.negative(), fused=True)
+            direction, lambda: left + right, lambda: left.times_plus(self.minus, right.negative())
         )
 
     def times(self, left: Vector, right: Vector, direction: int) -> Vector:
         return self._toward(direction, lambda: left * right, lambda: (left * self.minus) * right)
 
     def times_plus(self, left: Vector, right: Vector, term: Vector, direction: int) -> Vector:
-        """left * right + term in one rounding."""
+        """left * right + term in one rounding; without FMA the product must be exact."""
         return self._toward(
             direction,
-            lambda: left.times_plus(right, term, fused=True),
-            lambda: (left * self.minus).times_plus(right, term.negative(), fused=True),
+            lambda: left.times_plus(right, term),
+            lambda: (left * self.minus).times_plus(right, term.negative()),
         )
 
     def _toward(self, direction: int, given: Callable[[], Vector], negated: Callable[[], Vector]) -> Vector:
