@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -102,13 +103,23 @@ def as_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np
     _require_holds(array.dtype, fmt, name)
     dtype = array.dtype
     is_scalar = isinstance(x, np.generic)
-    carrier = array.astype(np.float32) if dtype == np.float16 else array
+    carrier = _half_values()[array.view(np.uint16), ...] if dtype == np.float16 else array
 
     def wrap(result: np.ndarray) -> Any:
         result = result.astype(dtype, copy=False)  # exact: the dtype holds the format's values
         return result[()] if is_scalar else result
 
     return carrier, wrap
+
+
+@cache
+def _half_values() -> np.ndarray:
+    """The float32 values of all codes of float16, NaNs quiet: a float instruction would signal those that are not."""
+    with np.errstate(invalid="ignore"):
+        values = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    values.view(np.uint32)[np.isnan(values)] |= 0x00400000
+    values.setflags(write=False)
+    return values
 
 
 def _require_holds(dtype: np.dtype, fmt: Format, name: str) -> None:

@@ -112,8 +112,9 @@ def _operand(x: Any, fmt: Format) -> tuple[np.ndarray, Callable[[np.ndarray], An
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
-        return array.astype(np.float64)
+    """The values in float64, NaNs quiet."""
+    with np.errstate(invalid="ignore"):  # a signaling NaN is no error here
+        return np.multiply(array, 1.0, dtype=np.float64)
 
 
 def encode(x: Any, fmt: Any) -> Any:
