@@ -1,4 +1,4 @@
-"""Elementary functions on arrays: computed in float64, rounded once to the format."""
+"""Elementary functions on arrays: computed in float64 by kernels of fpsim's own, rounded once to the format."""
 
 from __future__ import annotations
 
@@ -19,66 +19,11 @@ CORRECT_UP_TO = 11
 _NEAREST = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
 _BLOCK = 1 << 14
 
-_Function = Callable[[np.ndarray], np.ndarray]
-
-
-def _exp2(x: np.ndarray) -> np.ndarray:
-    """2^x, exact for integers: there the result may be a midpoint of a format."""
-    whole = (x == np.rint(x)) & (np.abs(x) < 2000)
-    return np.where(whole, np.ldexp(1.0, np.where(whole, x, 0).astype(np.int32)), np.exp2(x))
-
-
-def _log2(x: np.ndarray) -> np.ndarray:
-    """log2, exact for powers of two, where the result may be a midpoint of a format."""
-    fraction, exponent = np.frexp(x)
-    return np.where(fraction == 0.5, exponent - 1.0, np.log2(x))
-
-
-def _log10(x: np.ndarray) -> np.ndarray:
-    """log10, exact for powers of ten, where the result may be a midpoint of a format."""
-    guess = np.rint(np.log10(np.where((x >= 1) & np.isfinite(x), x, 1.0)))
-    power = np.power(10.0, np.minimum(guess, 22))  # exact up to 10^22
-    return np.where((x == power) & (guess <= 22), guess, np.log10(x))
-
-
-def _rsqrt(x: np.ndarray) -> np.ndarray:
-    return 1.0 / np.sqrt(x)
-
-
-def _special(name: str) -> _Function:
-    def function(x: np.ndarray) -> np.ndarray:
-        import scipy.special
-
-        return getattr(scipy.special, name)(x)
-
-    return function
-
-
-_FUNCTIONS: dict[str, _Function] = {
-    "exp": np.exp,
-    "exp2": _exp2,
-    "expm1": np.expm1,
-    "log": np.log,
-    "log2": _log2,
-    "log10": _log10,
-    "log1p": np.log1p,
-    "sin": np.sin,
-    "cos": np.cos,
-    "tan": np.tan,
-    "asin": np.arcsin,
-    "acos": np.arccos,
-    "atan": np.arctan,
-    "sinh": np.sinh,
-    "cosh": np.cosh,
-    "tanh": np.tanh,
-    "asinh": np.arcsinh,
-    "acosh": np.arccosh,
-    "atanh": np.arctanh,
-    "sigmoid": _special("expit"),
-    "erf": _special("erf"),
-    "erfc": _special("erfc"),
-    "rsqrt": _rsqrt,
-}
+#: The functions, as `_kernels/functions.py` has them.
+NAMES = (
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+    "asinh", "acosh", "atanh", "sigmoid", "erf", "erfc", "rsqrt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,12 +99,15 @@ def _apply(name: str, x: Any, fmt: Any, rounding: str | Rounding, out: Any) -> A
 
 
 def _compute(name: str, x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding) -> None:
+    from fpsim._kernels import functions
+
     for start in range(0, x.size, _BLOCK):
-        with np.errstate(all="ignore"):
+        with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
             block = x[start : start + _BLOCK].astype(np.float64)
-            if fmt.flush_inputs:
-                block[np.abs(block) < fmt.min_normal] *= 0.0
-            value = np.asarray(_FUNCTIONS[name](block), dtype=np.float64)
+        if fmt.flush_inputs:
+            block[np.abs(block) < fmt.min_normal] *= 0.0
+        value = np.empty_like(block)
+        functions.apply(name, block, value)
         settle_flushing(BELOW.get(name), block, value, fmt)
         round_into(value, value, fmt, rounding)
         out[start : start + _BLOCK] = value
@@ -182,9 +130,9 @@ def _public(name: str) -> Callable[..., Any]:
 
     Returns
     -------
-    What x is, of the same type, dtype and shape. For p <= {CORRECT_UP_TO} the result is correctly rounded, on every machine: no
-    exact value of the named formats lies close enough to a midpoint for float64's last bits to matter, which a sweep over
-    all inputs shows. For p > {CORRECT_UP_TO} it is within 0.5 + 2^-20 ulp. NaN and infinities give the function's limits.
+    What x is, of the same type, dtype and shape, the same bits on every machine. For p <= {CORRECT_UP_TO} the result is correctly
+    rounded: no exact value of the named formats lies close enough to a midpoint for float64's last bits to matter, which a
+    sweep over all inputs shows. For p > {CORRECT_UP_TO} it is within 0.5 + 2^-20 ulp. NaN and infinities give the function's limits.
 
     Raises
     ------

@@ -35,7 +35,7 @@ def image(x):
 
 
 ONE = {name: getattr(fpsim, name) for name in ("next_down", "next_up", "sqrt", "ulp", "encode")} | {
-    name: getattr(fpsim, name) for name in elementary._FUNCTIONS
+    name: getattr(fpsim, name) for name in elementary.NAMES
 }
 TWO = {name: getattr(fpsim, name) for name in ("add", "div", "mul", "sub")}
 ACCUMULATORS = ("fp32", "{}", "{}:fma", "{}:kahan", "exact", "fp32:pairwise", "native", "{}:pairwise:exact-products")
