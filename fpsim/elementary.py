@@ -21,8 +21,8 @@ _BLOCK = 1 << 14
 
 #: The functions, as `_kernels/functions.py` has them.
 NAMES = (
-    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
-    "asinh", "acosh", "atanh", "sigmoid", "erf", "erfc", "rsqrt",
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
+    "tanh", "asinh", "acosh", "atanh", "sigmoid", "erf", "erfc", "rsqrt",
 )  # fmt: skip
 
 
@@ -130,9 +130,9 @@ def _public(name: str) -> Callable[..., Any]:
 
     Returns
     -------
-    What x is, of the same type, dtype and shape, the same bits on every machine. For p <= {CORRECT_UP_TO} the result is correctly
-    rounded: no exact value of the named formats lies close enough to a midpoint for float64's last bits to matter, which a
-    sweep over all inputs shows. For p > {CORRECT_UP_TO} it is within 0.5 + 2^-20 ulp. NaN and infinities give the function's limits.
+    What x is, of the same type, dtype and shape, the same bits on every machine. For p <= {CORRECT_UP_TO} it is correctly
+    rounded: no exact value of the named formats lies close enough to a midpoint for float64's last bits to matter, which
+    a sweep over all inputs shows. For p > {CORRECT_UP_TO} it is within 0.5 + 2^-20 ulp. NaN and infinities give the limits.
 
     Raises
     ------

@@ -10,7 +10,20 @@ from fpsim._kernels import error_function, transcendental, trigonometric
 from fpsim._kernels.compiler import kernel, prefer_wide_vectors
 from fpsim._kernels.error_function import erf64, erfc64
 from fpsim._kernels.transcendental import (
-    acosh64, asinh64, atanh64, cosh64, exp2_64, exp64, expm1_64, log1p_64, log2_64, log10_64, log64, sigmoid64, sinh64, tanh64,
+    acosh64,
+    asinh64,
+    atanh64,
+    cosh64,
+    exp2_64,
+    exp64,
+    expm1_64,
+    log1p_64,
+    log2_64,
+    log10_64,
+    log64,
+    sigmoid64,
+    sinh64,
+    tanh64,
 )  # fmt: skip
 from fpsim._kernels.trigonometric import acos64, asin64, atan64, cos64, sin64, tan64
 

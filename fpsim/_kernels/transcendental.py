@@ -147,12 +147,12 @@ def log10_64(x: Any, powers: Any) -> Any:
 
 @inlined
 def log1p_64(x: Any) -> Any:
-    """ln(1 + x) within four ulps, those of small results too: what 1 + x loses is added as its first order."""
+    """ln(1 + x) within four ulps: what 1 + x loses is added as its first order. Small results are those of the series."""
     one_more = 1.0 + x
     if not 0.0 < one_more < np.inf:
         return _limit_of_log(one_more)
-    if abs(x) < 2.0**-54:
-        return x
+    if abs(x) < 2.0**-12:  # the next term is below 2^-62 x
+        return x - x * x * (0.5 - x * (1.0 / 3.0 - x * (0.25 - x * 0.2)))
     lost = x - (one_more - 1.0) if x < 1.0 else 1.0 - (one_more - x)
     return log64(one_more) + lost / one_more
 

@@ -12,6 +12,7 @@ import torch
 
 from fpsim.elementary import BELOW, Below, is_negative, settle_flushing
 from fpsim.emulation.finishing import BLOCK
+from fpsim.emulation.portable import in_float64
 from fpsim.emulation.table import Rule, names, register_functional
 from fpsim.rounding import Rounding
 
@@ -54,6 +55,7 @@ NARROW = names(
 def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     """The operation in float64 on widened operands, then one rounding; Python numbers are data unless told otherwise."""
     pointwise = torch.Tag.pointwise in op.tags and len(op._schema.returns) == 1
+    on_wide = in_float64(op)
 
     def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
         values = machine.operands(args)
@@ -67,10 +69,10 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
             result = op(*values, **named)
             return machine.finish(result) if isinstance(result, torch.Tensor) and result.dtype is _FLOAT32 else result
         if pointwise:
-            result = _by_blocks(machine, op, values, named, scalars)
+            result = _by_blocks(machine, op, on_wide, values, named, scalars)
             if result is not None:
                 return result
-        result = op(
+        result = on_wide(
             *(_widen(machine, value, scalars) for value in values),
             **{key: _widen(machine, value, scalars) for key, value in named.items()},
         )
@@ -81,7 +83,9 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     return compute
 
 
-def _by_blocks(machine: Any, op: Any, args: Any, kwargs: dict[str, Any], scalars: bool) -> torch.Tensor | None:
+def _by_blocks(
+    machine: Any, op: Any, on_wide: Callable[..., Any], args: Any, kwargs: dict[str, Any], scalars: bool
+) -> torch.Tensor | None:
     """A pointwise operation on large float32 tensors of one shape, block by block; None if they are not that.
 
     What depends on one value of a narrow format alone is looked up.
@@ -100,7 +104,7 @@ def _by_blocks(machine: Any, op: Any, args: Any, kwargs: dict[str, Any], scalars
 
     def on(part: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
         values = [part(flat[id(value)]) if isinstance(value, torch.Tensor) else value for value in rest]
-        return op(*values, **named).numpy()
+        return on_wide(*values, **named).numpy()
 
     if len(tensors) == 1:
         name = (op, repr([None if value is first else value for value in rest]), repr(sorted(named.items())))

@@ -12,6 +12,7 @@ from fpsim import threads
 from fpsim._kernels import softmax as kernels
 from fpsim._kernels.sums64 import sum_rows
 from fpsim.emulation.finishing import by_rows
+from fpsim.emulation.portable import in_float64
 from fpsim.emulation.table import Rule, register, register_functional
 
 _aten = torch.ops.aten
@@ -164,6 +165,7 @@ for _suffix in ("", "2d"):
 
 def _loss_rule(op: torch._ops.OpOverload) -> Rule:
     """The elementwise part in float64, the sum in a fixed order, the division by n, one rounding."""
+    on_wide = in_float64(op)
     names = [argument.name for argument in op._schema.arguments]
     where = names.index("reduction")
 
@@ -173,10 +175,9 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
             return op(*args, **kwargs)
         machine.whole()
         reduction = bound.get("reduction", op._schema.arguments[where].default_value)
-        wide = {
-            key: machine.floating(value).double() if isinstance(value, torch.Tensor) else value for key, value in bound.items()
-        }
-        losses = op(**{**wide, "reduction": _NONE})
+        values = [bound.get(argument.name, argument.default_value) for argument in op._schema.arguments]
+        values[where] = _NONE
+        losses = on_wide(*(machine.floating(item).double() if isinstance(item, torch.Tensor) else item for item in values))
         if reduction == _NONE:
             return machine.finish(losses)
         total = _total(losses)
@@ -188,7 +189,8 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
 
 
 def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
-    """torch's own formula in float64: it is elementwise, the division by n included; one rounding."""
+    """torch's formula in float64: it is elementwise, the division by n included; one rounding."""
+    on_wide = in_float64(op)
 
     def loss_gradient(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         if args[1].dtype is torch.float64:
@@ -198,7 +200,7 @@ def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
         def wide(value: Any) -> Any:
             return machine.floating(value).double() if isinstance(value, torch.Tensor) else value
 
-        return machine.finish(op(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()}))
+        return machine.finish(on_wide(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()}))
 
     return loss_gradient
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
+from fpsim.emulation.portable import power, sqrt
 from fpsim.emulation.table import Rule, is_out, names, overloads, register
 
 _aten = torch.ops.aten
@@ -140,8 +142,8 @@ def _adam_rule(decoupled: bool) -> Rule:
             if amsgrad:
                 largest = torch.maximum(_read(machine, max_exp_avg_sqs[index]), square)
                 machine.store(max_exp_avg_sqs[index], largest)
-            denominator = largest.sqrt() / (1.0 - beta2**step) ** 0.5 + eps
-            move = (rate / (1.0 - beta1**step)) * average / denominator
+            denominator = sqrt(largest) / math.sqrt(1.0 - power(beta2, step)) + eps
+            move = (rate / (1.0 - power(beta1, step))) * average / denominator
             machine.store(exp_avgs[index], average)
             machine.store(exp_avg_sqs[index], square)
             _update(machine, param, value, move, decayed)
@@ -199,7 +201,7 @@ def _fused_adagrad(
             gradient = gradient + value * weight_decay
         total = _read(machine, state_sums[index]) + gradient * gradient
         machine.write(state_sums[index], machine.finish(total.clone()))
-        _update(machine, param, value, rate * gradient / (total.sqrt() + eps))
+        _update(machine, param, value, rate * gradient / (sqrt(total) + eps))
 
 
 for _op in overloads("_fused_adagrad_").values():
