@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import fpsim
 from fpsim import elementary
+from fpsim._kernels import functions as kernels
 from fpsim.accumulation import Accumulator
 from tests.strategies import DETERMINISTIC, random_values
 
@@ -67,42 +68,56 @@ def products(accumulate, formats=HALVES, rounding="nearest-even", shape=(8, 9, 3
             yield from found if isinstance(found, tuple) else (found,)
 
 
-def roundings():
+def bits():
+    """Numbers of any kind: float32, float64."""
     draw = generator()
-    bits = draw.integers(0, 2**32, 4096, dtype=np.uint64).astype(np.uint32)
-    wide = draw.integers(0, 2**64, 4096, dtype=np.uint64)
-    for x in (bits.view(np.float32), wide.view(np.float64)):
-        for fmt in (FP16, BF16, fpsim.get_format("e4m3fn"), FP16.replace(flush="after")):
-            for mode in ("nearest-even", "up", "odd"):
-                yield fpsim.round(x, fmt, mode)
-            yield fpsim.round(x, fmt, "stochastic", seed=3)
+    single, double = (draw.integers(0, 2**64, 4096, dtype=np.uint64) for _ in range(2))
+    return (single >> np.uint64(32)).astype(np.uint32).view(np.float32), double.view(np.float64)
+
+
+def roundings(modes=("nearest-even", "odd"), formats=(*HALVES, BF16.replace(flush="after")), carriers=(1,)):
+    for x in (bits()[carrier] for carrier in carriers):
+        for fmt in formats:
+            yield from (fpsim.round(x, fmt, mode) for mode in modes)
+    yield fpsim.round(bits()[1], FP16, "stochastic", seed=3)
 
 
 def arithmetic():
     draw = generator()
     for fmt in (FP16, BF16, FP32, fpsim.get_format("tf32")):
         a, b, c = (random_values(fmt, 2048, draw, np.float32) for _ in range(3))
-        for mode in ("nearest-even", "down"):
+        for mode in ("nearest-even", "odd"):
             for function in (fpsim.add, fpsim.mul, fpsim.div):
                 yield function(a, b, fmt, rounding=mode)
             yield fpsim.fma(a, b, c, fmt, rounding=mode)
             yield fpsim.sqrt(a, fmt, rounding=mode)
-        yield fpsim.fma(a, b, c, fmt, rounding="stochastic", seed=5)
 
 
-def functions():
+def functions(names=("exp", "log1p", "sin", "tanh", "erf")):
+    """Of float64's own bits too: a last place of theirs differs between C libraries."""
     draw = generator()
-    x = random_values(FP16, 1024, draw, np.float32)
-    for name in sorted(elementary.NAMES):
-        yield getattr(elementary, name)(x, FP16)
+    for fmt in (FP16, FP32):
+        x = random_values(fmt, 1024, draw, np.float32)
+        yield from (getattr(elementary, name)(x, fmt) for name in names)
+    x = near(FP32, 4096, -1, 4, draw).astype(np.float64)
+    for name in names:
+        out = np.empty_like(x)
+        kernels.apply(name, x, out)
+        yield out
+
+
+def powers():
+    draw = generator()
+    x, y = np.abs(near(FP32, 4096, 0, 9, draw).astype(np.float64)), near(FP32, 4096, 0, 3, draw).astype(np.float64)
+    yield kernels.power(x, y)
+    yield kernels.power(x, 1.75)
 
 
 def sums():
     draw = generator()
     for fmt in HALVES:
         x = near(fmt, (6, 40), 0, 4, draw)
-        for accumulate in (f"{fmt.name}:pairwise", "exact", "fp32:kahan"):
-            yield fpsim.sum(x, axis=1, fmt=fmt, accumulate=accumulate)
+        yield fpsim.sum(x, axis=1, fmt=fmt, accumulate=f"{fmt.name}:pairwise")
         yield fpsim.cumsum(x, axis=1, fmt=fmt, accumulate=fmt.name)
 
 
@@ -115,7 +130,7 @@ def counters():
 
 def units():
     draw = generator()
-    for unit in ("h100", "a100:fp16", "mi300", "avx512_bf16"):
+    for unit in ("h100", "avx512_bf16"):
         fmt = BF16 if unit == "avx512_bf16" else FP16
         for left, right in operands(fmt, (4, 32, 16), draw):
             yield fpsim.matmul(left, right, fmt=fmt, accumulate=unit)
@@ -133,6 +148,7 @@ class Network(nn.Module):
 
 
 def training(accumulate):
+    """Losses and parameters of two steps."""
     draw = generator()
     model = Network()
     for parameter in model.parameters():
@@ -151,21 +167,46 @@ def training(accumulate):
         yield parameter.detach().numpy()
 
 
+def losses():
+    """Losses and activations in a format of more bits than portable rounding needs, forward and backward."""
+    draw = generator()
+    x = torch.from_numpy(near(FP32, (32, 24), 0, 2, draw)).requires_grad_()
+    target = torch.from_numpy(draw.integers(0, 2, (32, 24)).astype(np.float32))
+    with fpsim.emulate(fmt="fp32", accumulate="fp32"):
+        for function in (
+            F.gelu, F.silu, F.mish, F.softplus, F.logsigmoid, lambda x: F.softmax(x, -1), lambda x: x.logsumexp(-1),
+            lambda x: F.binary_cross_entropy_with_logits(x, target), lambda x: F.cross_entropy(x, target),
+            lambda x: F.layer_norm(x, (24,)), lambda x: F.normalize(x, 3.0), lambda x: x.abs() ** 1.7,
+        ):  # fmt: skip
+            x.grad = None
+            y = function(x)
+            y.sum().backward()
+            yield from (y.detach().numpy(), x.grad.numpy())
+
+
 FEW = {
     "roundings": roundings,
     "arithmetic": arithmetic,
     "elementary functions": functions,
     "chains": lambda: products("{}"),
     "fused chains": lambda: products("{}:fma"),
-    "trees of exact products": lambda: products("{}:pairwise:exact-products"),
     "fused chains in fp32": lambda: products("fp32:fma", (*HALVES, FP32)),
-    "fused chains downward": lambda: products("{}:fma", rounding="down"),
-    "exact products": lambda: products("exact"),
+    "fused chains downward": lambda: products("{}:fma", (BF16,), rounding="down"),
+    "exact products": lambda: products("exact", (FP16,)),
     "sums": sums,
     "units": units,
     "training": lambda: training("fp16:fma"),
 }
 MORE = {
+    "roundings of any mode": lambda: roundings(DETERMINISTIC, carriers=(0, 1)),
+    "every elementary function": lambda: functions(sorted(elementary.NAMES)),
+    "powers": powers,
+    "losses": losses,
+    "fused multiply-adds downward and stochastic": lambda: (
+        fpsim.fma(*(random_values(fmt, 2048, generator(), np.float32) for _ in range(3)), fmt, **mode)
+        for fmt in (BF16, FP32)
+        for mode in ({"rounding": "down"}, {"rounding": "stochastic", "seed": 5})
+    ),
     "chains of any mode": lambda: (
         item
         for mode in DETERMINISTIC
@@ -187,7 +228,6 @@ MORE = {
     ),
     "compensated": lambda: (item for name in ("fp16:kahan", "fp32:neumaier") for item in products(name)),
     "counters": counters,
-    "error bounds": lambda: products("{}:fma", error_bound=True),
     "training in bf16": lambda: training("fp32"),
 }
 

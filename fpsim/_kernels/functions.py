@@ -21,10 +21,11 @@ from fpsim._kernels.transcendental import (
     log2_64,
     log10_64,
     log64,
+    power64,
     sigmoid64,
     sinh64,
     tanh64,
-)  # fmt: skip
+)
 from fpsim._kernels.trigonometric import acos64, asin64, atan64, cos64, sin64, tan64
 
 
@@ -230,3 +231,17 @@ def _tables(name: str) -> tuple[np.ndarray, ...]:
 def apply(name: str, x: np.ndarray, out: np.ndarray) -> None:
     """out = the function of x; flat float64 arrays of one size, which may be the same one."""
     _KERNELS[name](x, out, *_tables(name))
+
+
+@kernel
+def _power(x: Any, y: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = power64(x[i], y[i])
+
+
+def power(x: Any, y: Any) -> np.ndarray:
+    """x^y of float64 arrays or numbers that broadcast together."""
+    base, exponent = np.broadcast_arrays(x, y)
+    out = np.empty(base.shape)
+    _power(*(np.array(item, np.float64).reshape(-1) for item in (base, exponent)), out.reshape(-1))
+    return out

@@ -1,7 +1,8 @@
 """torch's operations in float64 by fpsim's own elementary functions, so that their bits are the same on every machine.
 
-Formulas are those of ATen's kernels, or better ones. Additions, multiplications, divisions and comparisons of float64 tensors are IEEE 754's
-in torch too, and need no function of ours. What is not here is computed by torch, whose last places are a machine's own.
+Formulas are those of ATen's kernels, or better ones. Additions, multiplications, divisions and comparisons of float64
+tensors are IEEE 754's in torch too, and need no function of ours. What is not here is computed by torch, whose last places
+are a machine's own.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _sigmoid(x: Tensor) -> Tensor:
 
 
 def _tensor(x: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=torch.float64)
+    return x.double() if isinstance(x, Tensor) else torch.tensor(float(x), dtype=torch.float64)
 
 
 # Activations
@@ -191,24 +192,11 @@ def _atan2(y: Tensor, x: Tensor) -> Tensor:
     return torch.where(x.signbit(), math.pi - (angle - 1.2246467991473532e-16), angle).copysign(y)
 
 
-def _power(x: Any, exponent: Any) -> Tensor | None:
-    """Powers that are a few multiplications, divisions and roots; None for others."""
-    if not isinstance(x, Tensor) or isinstance(exponent, Tensor):
-        return None
-    match float(exponent):
-        case 2.0:
-            return x * x
-        case 3.0:
-            return x * x * x
-        case -1.0:
-            return 1.0 / x
-        case -2.0:
-            return 1.0 / (x * x)
-        case 0.5:
-            return sqrt(x)
-        case -0.5:
-            return 1.0 / sqrt(x)
-    return None
+def _power(x: Any, exponent: Any) -> Tensor:
+    if isinstance(x, Tensor) and not isinstance(exponent, Tensor) and abs(exponent) == 0.5:
+        return sqrt(x) if exponent > 0 else 1.0 / sqrt(x)  # other zeros and infinities than C's pow
+    base, power = (_tensor(item).detach().numpy() for item in (x, exponent))
+    return torch.from_numpy(functions.power(base, power))
 
 
 # Losses, element by element
@@ -276,12 +264,4 @@ PORTABLE: dict[str, Callable[..., Any]] = {**FUNCTIONS, **_FORMULAS}
 
 def in_float64(op: torch._ops.OpOverload) -> Callable[..., Any]:
     """The operation on float64 tensors: the same on every machine where there is a way, else torch's own."""
-    own = PORTABLE.get(op._schema.name.removeprefix("aten::"))
-    if own is None:
-        return op
-
-    def compute(*args: Any, **kwargs: Any) -> Any:
-        result = own(*args, **kwargs)
-        return op(*args, **kwargs) if result is None else result
-
-    return compute
+    return PORTABLE.get(op._schema.name.removeprefix("aten::"), op)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fpsim._kernels import sums64
+from fpsim._kernels.functions import power
 from fpsim.emulation.engine import reduction
 from fpsim.emulation.matmul import is_native, native
 from fpsim.emulation.table import register
@@ -96,9 +97,8 @@ def vector_norm(
     elif ord in (float("inf"), float("-inf")) and columns.shape[1]:
         out = (np.max if ord > 0 else np.min)(np.abs(columns), axis=1).astype(np.float64)
     elif ord not in (float("inf"), float("-inf")):
-        sums64.sum_rows(np.abs(columns).astype(np.float64) ** float(ord), out)
-        with np.errstate(divide="ignore"):
-            out = out ** (1.0 / float(ord))
+        sums64.sum_rows(power(np.abs(columns).astype(np.float64), float(ord)), out)
+        out = power(out, 1.0 / float(ord))
     else:
         raise machine.refuse(f"a norm of order {ord} of no elements")
     return machine.finish(torch.from_numpy(np.asarray(out)).reshape(shape_of(x, axes, keepdim)))

@@ -1,0 +1,112 @@
+"""The same bits on every processor: levels of x86 simulated by what kernels are compiled for, and what every other one runs.
+
+Each level is a process of its own with an empty cache of kernels. What it must give is recorded; after a change that is
+meant, `python -m tests.processor_cases --all > tests/recordings/processors.json` records anew.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from llvmlite import binding
+from numba.core import codegen
+
+from fpsim._kernels.processor import instructions
+
+ROOT = Path(__file__).parents[1]
+RECORDED = json.loads((ROOT / "tests/recordings/processors.json").read_text())
+HOST = frozenset(name[1:] for name in codegen.get_host_cpu_features().split(",") if name.startswith("+"))
+
+SSE2, SSE4, AVX2 = "+sse2", "+sse4.2,+popcnt", "+sse4.2,+popcnt,+avx,+avx2,+bmi,+bmi2"
+AVX512 = f"{AVX2},+fma,+f16c,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
+
+
+def level(name, processor=None, features=None, portable=False, everything=False, often=False):
+    """A row: what the process finds in its environment, whether it does every case, and whether the plain suite runs it."""
+    environment = {"FPSIM_PORTABLE": str(int(portable))}
+    if processor:
+        environment |= {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features}
+    marks = [] if often else [pytest.mark.exhaustive]
+    return pytest.param(environment, everything, id=name + (", every case" if everything else ""), marks=marks)
+
+
+LEVELS = [
+    level("x86 without FMA", "x86-64", SSE2, often=True),
+    level("portable with FMA", portable=True, often=True),
+    level("portable without FMA", "x86-64", SSE2, portable=True, often=True),
+    level("SSE4.2", "x86-64-v2", SSE4),
+    level("AVX2 without FMA and F16C", "x86-64-v2", AVX2),
+    level("AVX2 without F16C", "x86-64-v2", f"{AVX2},+fma"),
+    level("AVX2 without FMA", "x86-64-v2", f"{AVX2},+f16c"),
+    level("AVX2", "x86-64-v3", f"{AVX2},+fma,+f16c"),
+    level("AVX-512", "x86-64-v4", AVX512),
+    level("x86 without FMA", "x86-64", SSE2, everything=True),
+    level("portable with FMA", portable=True, everything=True),
+    level("portable without FMA", "x86-64", SSE2, portable=True, everything=True),
+    level("this processor", everything=True),
+]
+
+
+def digests(everything, environment, folder):
+    env = {**os.environ, **environment, "FPSIM_CACHE_DIR": str(folder), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "tests.processor_cases", *(["--all"] if everything else [])]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("environment, everything", LEVELS)
+def test_a_level_gives_the_recorded_bits(environment, everything, tmp_path):
+    wanted = environment.get("NUMBA_CPU_FEATURES")
+    is_x86 = binding.get_process_triple().startswith(("x86_64", "amd64"))
+    if wanted and not (is_x86 and {name[1:] for name in wanted.split(",")} <= HOST):
+        pytest.skip("this processor cannot run what is compiled for that one")
+    found = digests(everything, environment, tmp_path)
+    assert found == {name: RECORDED[name] for name in found}
+    assert not everything or set(found) == set(RECORDED)
+
+
+# What a processor has, from what LLVM says of it.
+
+NOTHING = frozenset()
+MACHINES = {
+    "Sapphire Rapids": ("x86_64-unknown-linux-gnu", frozenset({"avx2", "fma", "avx512f"}), True, True),
+    "a Mac with Intel's": ("x86_64-apple-darwin22.6.0", frozenset({"avx2", "fma"}), True, True),
+    "Windows": ("x86_64-pc-windows-msvc", frozenset({"sse4.2"}), True, False),
+    "FreeBSD": ("amd64-portbld-freebsd14.0", frozenset({"sse2"}), True, False),
+    "AVX-512 alone, which brings FMA": ("x86_64-unknown-linux-gnu", frozenset({"avx512f"}), True, True),
+    "Apple silicon": ("arm64-apple-darwin23.5.0", NOTHING, False, True),
+    "Apple silicon with pointer authentication": ("arm64e-apple-darwin23.5.0", frozenset({"fullfp16", "neon"}), False, True),
+    "Graviton": ("aarch64-unknown-linux-gnu", frozenset({"neon", "sve"}), False, True),
+    "ARM64, big endian": ("aarch64_be-unknown-linux-gnu", NOTHING, False, True),
+    "ARM64 with Windows": ("aarch64-pc-windows-msvc", NOTHING, False, True),
+    "POWER": ("powerpc64le-unknown-linux-gnu", frozenset({"vsx"}), False, True),
+    "32-bit ARM": ("armv7l-unknown-linux-gnueabihf", frozenset({"vfp4"}), False, False),
+    "RISC-V": ("riscv64-unknown-linux-gnu", frozenset({"d"}), False, False),
+    "not x86, with a feature of that name": ("riscv64-unknown-linux-gnu", frozenset({"fma", "avx512f"}), False, False),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_what_a_processor_has(machine):
+    triple, features, is_x86, has_fma = MACHINES[machine]
+    found = instructions(triple, features)
+    assert (found.is_x86, found.has_fma) == (is_x86, has_fma)
+    assert found.features == (features if is_x86 else NOTHING)
+
+
+def test_portable_forbids_what_x86_alone_has():
+    triple, features, *_ = MACHINES["Sapphire Rapids"]
+    found = instructions(triple, features, portable=True)
+    assert not found.is_x86 and found.features == NOTHING and found.has_fma
+    assert not instructions(triple, frozenset({"avx2"}), portable=True).has_fma
+
+
+def test_another_value_of_the_switch_is_refused():
+    code = "import fpsim._kernels.processor"
+    env = {**os.environ, "FPSIM_PORTABLE": "yes"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode != 0 and "FPSIM_PORTABLE must be 0 or 1, got 'yes'" in done.stderr
