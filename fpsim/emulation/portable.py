@@ -195,8 +195,9 @@ def _atan2(y: Tensor, x: Tensor) -> Tensor:
 def _power(x: Any, exponent: Any) -> Tensor:
     if isinstance(x, Tensor) and not isinstance(exponent, Tensor) and abs(exponent) == 0.5:
         return sqrt(x) if exponent > 0 else 1.0 / sqrt(x)  # other zeros and infinities than C's pow
-    base, power = (_tensor(item).detach().numpy() for item in (x, exponent))
-    return torch.from_numpy(functions.power(base, power))
+    base, power = (_tensor(item).detach() for item in (x, exponent))
+    result = torch.from_numpy(functions.power(base.numpy(), power.numpy()))
+    return result if result.shape != base.shape or base.is_contiguous() else torch.empty_like(base).copy_(result)
 
 
 # Losses, element by element
