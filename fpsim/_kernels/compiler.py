@@ -10,7 +10,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fpsim._kernels.processor import CHOSEN
 from fpsim._kernels.storage import StoredCode
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -25,8 +24,7 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         return lambda inner: kernel(inner, **options)
     options = {**_OPTIONS, **options}
     compiled = numba.njit(**options)(function)
-    # What kernels may use they read where nothing else tells it from another choice.
-    compiled._cache = StoredCode(function, {**options, "instructions": (CHOSEN.is_x86, CHOSEN.has_fma)})
+    compiled._cache = StoredCode(function, options)
     return compiled
 
 

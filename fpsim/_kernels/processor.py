@@ -46,5 +46,5 @@ def _portable() -> bool:
     return text == "1"
 
 
-CHOSEN = instructions(llvmlite.binding.get_process_triple(), _features(), _portable())
-FEATURES, IS_X86, HAS_FMA = CHOSEN.features, CHOSEN.is_x86, CHOSEN.has_fma
+_chosen = instructions(llvmlite.binding.get_process_triple(), _features(), _portable())
+FEATURES, IS_X86, HAS_FMA = _chosen.features, _chosen.is_x86, _chosen.has_fma
