@@ -460,7 +460,7 @@ def test_the_command_line(tmp_path):
 
 
 def test_bf16_products_of_this_processor(tmp_path):
-    """torch.bfloat16 products here equal the revealed tree of VDPBF16PS pairs, where the processor has the instruction."""
+    """torch.bfloat16 products here equal the chain of VDPBF16PS pairs, or AMX's halves, where the processor has either."""
     cpu = Path("/proc/cpuinfo")
     if not cpu.exists() or "avx512_bf16" not in cpu.read_text():
         pytest.skip("this processor has no AVX512-BF16")
@@ -468,6 +468,28 @@ def test_bf16_products_of_this_processor(tmp_path):
     rows = [row for row in fpsim.crosscheck(tmp_path / "a.npz").rows if row.op == "aten.mm.default" and row.dtype == "bfloat16"]
     equal = [row for row in rows if row.equal]
     fits = [(row.shape, row.fit, row.differing) for row in rows]
-    assert len(equal) >= 3 and any("avx512_bf16" in row.fit for row in equal), fits
+    unit = "amx_bf16" if "amx_bf16" in cpu.read_text() else "avx512_bf16"
+    assert len(equal) >= 3 and any(unit in row.fit for row in equal), fits
 
+
+def test_bf16_products_by_amx():
+    """Cancelling, tiny and widely spread factors, through torch's own product: sums as TDPBF16PS makes them."""
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists() or "amx_bf16" not in cpu.read_text():
+        pytest.skip("this processor has no AMX-BF16")
+    generator, size = torch.Generator().manual_seed(1), 128
+    for leaves in (32, 96, 256):
+        a, b = torch.randn(size, leaves, generator=generator), torch.randn(leaves, size, generator=generator)
+        again = torch.randperm(leaves // 2, generator=generator)
+        nudge = 1 + 2.0**-7 * torch.randint(-1, 2, (leaves // 2, size), generator=generator).float()
+        cancelling = (
+            torch.cat([a[:, : leaves // 2], a[:, : leaves // 2][:, again]], 1),
+            torch.cat([b[: leaves // 2], -b[: leaves // 2][again] * nudge]),
+        )
+        spread = torch.exp2(torch.randint(-12, 12, a.shape, generator=generator).float())
+        tiny = torch.exp2(torch.randint(-62, -50, b.shape, generator=generator).float())
+        for left, right in ((a, b), cancelling, (a * spread, b), (a * 2.0**-70, b * tiny)):
+            left, right = left.bfloat16(), right.bfloat16()
+            made = fpsim.matmul(left.float(), right.float(), fmt="bf16", accumulate="amx_bf16")
+            assert torch.equal(made.view(torch.int32), (left @ right).float().view(torch.int32))
 

@@ -156,10 +156,11 @@ class Unit:
 _RECORDED = "results recorded on the hardware (Khattak and Mikaitis, arXiv 2512.07004), 0 mismatches"
 _VALIDATED = "reported as equal to the hardware; no recording to compare with here"
 _MEASURED = "compared with the instruction itself, 144 million lanes on Zen 4 and 10 million on Zen 5"
+_THROUGH_TORCH = "4.7 million bf16 products of torch on a processor that has it, 0 mismatches; sums seen rounded to bf16"
 _PUBLISHED = "published models only"
 _DISPUTED = "published models disagree"
 _DOCUMENTED = "the vendor's documents only"
-_SURE = (_RECORDED, _VALIDATED, _MEASURED)
+_SURE = (_RECORDED, _VALIDATED, _MEASURED, _THROUGH_TORCH)
 _FP8 = "e4m3fn e5m2"
 _FNUZ = "e4m3fnuz e5m2fnuz"
 
@@ -263,7 +264,7 @@ _ROWS = (
         (_row("bf16", "chain", 2, 0, _single(_MEASURED, rounding=_NEAREST), swapped=True, flush=True),),
     ),
     Unit("avx512_fp16", "x86 AVX512-FP16, VFMADDPH", (_row("fp16", "chain", 1, 0, _half(_DOCUMENTED)),)),
-    Unit("amx_bf16", "x86 AMX-BF16, TDPBF16PS", (_nearest("bf16", "halves", 32, 0, _DOCUMENTED, flush=True),)),
+    Unit("amx_bf16", "x86 AMX-BF16, TDPBF16PS", (_nearest("bf16", "halves", 32, 0, _THROUGH_TORCH, flush=True),)),
     Unit("amx_fp16", "x86 AMX-FP16, TDPFP16PS", (_nearest("fp16", "halves", 32, 0, _DOCUMENTED),)),
     Unit(
         "arm_bf16", "ARM BFDOT and BFMMLA without EBF",
