@@ -49,7 +49,9 @@ def closing_over(value):
 
 
 @pytest.mark.parametrize(
-    "value", [object(), np.random.default_rng(0), iter(()), sys, {"a": object()}, closing_over(object())], ids=repr
+    "value",
+    [object(), np.random.default_rng(0), iter(()), sys, {"a": object()}, closing_over(object())],
+    ids=["object", "generator", "iterator", "module", "dict", "function"],
 )
 def test_a_kernel_that_no_other_process_would_find_is_refused(value):
     with pytest.raises(TypeError, match=r"closes over 'value'.*not known to be the same in another process"):
