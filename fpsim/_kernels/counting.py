@@ -88,6 +88,15 @@ def count_change(before: Any, after: Any, largest: Any, row: Any) -> None:
 
 
 @kernel
+def reaches(values: Any, largest: Any) -> bool:
+    """Whether any of these float32 numbers has this magnitude, the largest of all finite ones."""
+    found, limit = False, np.float32(largest)
+    for i in range(values.size):
+        found |= abs(values[i]) == limit
+    return found
+
+
+@kernel
 def count_results(values: Any, row: Any) -> None:
     """Count results whose roundings nobody watched: only that they are not finite."""
     infinite = nan = 0

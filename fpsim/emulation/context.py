@@ -81,6 +81,12 @@ def current() -> Emulation | None:
     return emulation
 
 
+def is_innermost(reference: weakref.ref[Emulation]) -> bool:
+    """Whether the last emulation that this thread entered is the one referred to."""
+    stack = _thread.stack
+    return bool(stack) and stack[-1] is reference()
+
+
 class _Local(threading.local):
     """One emulation in one thread."""
 

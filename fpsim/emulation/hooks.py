@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fpsim.emulation import tags
-from fpsim.emulation.context import Emulation, current
+from fpsim.emulation.context import Emulation, current, is_innermost
 from fpsim.emulation.errors import OutsideContext
 
 
@@ -71,7 +71,8 @@ def _release(key: int) -> None:
 
 
 def _before_call(module: torch.nn.Module, args: Any) -> None:
-    if id(module) in _simulated:  # the one test that torch.compile sees of other modules
+    found = _simulated.get(id(module))
+    if found is not None and not is_innermost(found[1]):  # the one test that torch.compile sees of other modules
         _refuse_outside(module)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpsim._kernels import counting
 from fpsim._kernels import rounding as kernels
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
@@ -58,7 +59,7 @@ def _largest_to_zero(fmt: Format, rounding: Rounding, sign: float) -> float:
 
 def round_as_told(array: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0) -> None:
     """Round float32 numbers in place; the largest there are stand for the format's own, whatever their rounding gives."""
-    if np.fmax.reduce(array, axis=None, initial=0) != LARGEST and np.fmin.reduce(array, axis=None, initial=0) != -LARGEST:
+    if not counting.reaches(array.reshape(-1), LARGEST):
         round_into(array, array, fmt, rounding, key)
         return
     told = np.abs(array) == LARGEST

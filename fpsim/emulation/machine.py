@@ -448,15 +448,11 @@ class Machine:
 
         Stochastic rounding draws what it drew for that one.
         """
-        scratch = target.detach().clone()
-        tag = tags.tag_on(target)
-        if tag is not None:
-            tags.mark(scratch, tag)
         rows, self.rows = self.rows, {}
         if self.stochastic:
             self.calls -= 1
         try:
-            return self.store(scratch, value)
+            return self.finish(value)
         finally:
             self.rows = rows
 

@@ -27,10 +27,10 @@ from fpsim.emulation import tags
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mapping import ModuleFormats
-from fpsim.emulation.mode import PLAIN_TYPES, EmulationMode
+from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.policy import MixedPolicy, joined, mixed_products
 from fpsim.emulation.table import TABLE, each_element, names, positions, tensors_in
-from fpsim.emulation.updates import OBSERVED
+from fpsim.emulation.updates import CONCERNS
 from fpsim.formats import Format
 
 _FLOAT32 = torch.float32
@@ -286,13 +286,23 @@ class MixedMachine(Machine):
         return target
 
     def store(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        with self._storing(target):
+            return super().store(target, result)
+
+    def would_hold(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        with self._storing(target):
+            return super().would_hold(target, value)
+
+    @contextmanager
+    def _storing(self, target: torch.Tensor) -> Iterator[None]:
+        """Results are rounded to what the target holds."""
         turn, mark = self._turned, self._mark_of(target)
         assert turn is not None
         if mark is not None and mark.role != "activation":
             fmt = mark.fmt or getattr(mark.formats, mark.role)
             self._turn_to(_Turn(fmt, mark.role, mark.formats, turn.read, turn.read_gradient))
         try:
-            return super().store(target, result)
+            yield
         finally:
             self._turn_to(turn)
 
@@ -355,7 +365,8 @@ class MixedMode(EmulationMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in OBSERVED:
+        concerns = CONCERNS.get(func)
+        if concerns is not None and concerns(args, kwargs):
             changes = self.machine.updates.before(func, args, kwargs)
             if changes:
                 again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
@@ -363,7 +374,7 @@ class MixedMode(EmulationMode):
         entry = TABLE.get(func)
         if entry is None:
             return self._without_rule(func, args, kwargs)
-        if types and not PLAIN_TYPES.issuperset(types):
+        if types and not tags.PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         if self.machine.optimizer is not None:
             result = self.in_halves(func, types, args, kwargs)

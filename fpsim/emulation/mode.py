@@ -9,24 +9,17 @@ import torch
 from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fpsim.emulation import tags
 from fpsim.emulation.decompositions import decomposition_of
 from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import Machine
-from fpsim.emulation.updates import OBSERVED
+from fpsim.emulation.updates import CONCERNS
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 
 #: Namespaces whose operations compute nothing.
 _BOOKKEEPING = ("profiler", "prim")
-
-PLAIN_TYPES = {
-    torch.Tensor,
-    torch.nn.Parameter,
-    torch.nn.Buffer,
-    torch.nn.parameter.UninitializedParameter,
-    torch.nn.parameter.UninitializedBuffer,
-}
 
 
 class EmulationMode(TorchDispatchMode):
@@ -44,7 +37,8 @@ class EmulationMode(TorchDispatchMode):
         return False  # torch's wrapper costs 3 microseconds an operation; the strategy below does its work for nothing
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in OBSERVED:
+        concerns = CONCERNS.get(func)
+        if concerns is not None and concerns(args, kwargs):
             changes = self.machine.updates.before(func, args, kwargs or {})
             if changes:
                 again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
@@ -52,7 +46,7 @@ class EmulationMode(TorchDispatchMode):
         rule = self.machine.rules.get(func)
         if rule is None:
             return self._without_rule(func, args, kwargs or {})
-        if types and not PLAIN_TYPES.issuperset(types):
+        if types and not tags.PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         machine = self.machine
         if machine.optimizer is not None:

@@ -22,7 +22,7 @@ from fpsim.emulation.mode import EmulationMode, run_as_written
 from fpsim.emulation.numbers import places
 from fpsim.emulation.policy import NativePolicy
 from fpsim.emulation.table import RULES, TABLE, each_element, name_of, positions
-from fpsim.emulation.updates import OBSERVED
+from fpsim.emulation.updates import CONCERNS
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -181,7 +181,8 @@ class NativeMode(EmulationMode):
         self._converted: set[Any] = set()  # operations that convert these numbers, or compute with them, without raising
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in OBSERVED:
+        concerns = CONCERNS.get(func)
+        if concerns is not None and concerns(args, kwargs):
             changes = self.machine.updates.before(func, args, kwargs or {})
             if changes:
                 again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)

@@ -9,6 +9,7 @@ import torch
 
 from fpsim.emulation.portable import power, sqrt
 from fpsim.emulation.table import Rule, is_out, names, overloads, register
+from fpsim.emulation.updates import mark_fused
 
 _aten = torch.ops.aten
 
@@ -88,7 +89,8 @@ for _name in FOREACH:
 
 
 def _read(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
-    return machine.operand(tensor).detach().double()
+    """The numbers in a fresh float64 tensor."""
+    return machine.operand(tensor).detach().to(torch.float64, copy=True)
 
 
 def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.Tensor, decayed: Any = None) -> None:
@@ -96,17 +98,16 @@ def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.
 
     A part left none where without it the parameter would hold the same.
     """
-    base = start if decayed is None else decayed
-    machine.store(param, base - step)
-    moves = step != 0
-    lost = torch.zeros_like(moves)
-    if decayed is not None:
-        after = machine.operand(param).detach()
-        decays = decayed != start
-        lost |= decays & (machine.would_hold(param, start - step) == after)
-        lost |= moves & (machine.would_hold(param, decayed) == after)
-        moves = moves | decays
-    machine.updates.told.append((moves, lost))
+    told = machine.updates.told
+    before = param.detach().clone() if told is not None else None
+    machine.store(param, (start if decayed is None else decayed) - step)
+    if told is None:
+        return
+    if decayed is None:  # without it all is the same, and without the rest the parameter is what it was
+        told.append(mark_fused(before, param, start, step, start, param, before))
+    else:
+        parts = (machine.would_hold(param, value) for value in (start - step, decayed))
+        told.append(mark_fused(before, param, start, step, decayed, *parts))
 
 
 def _scale_gradient(machine: Any, gradient: torch.Tensor, maximize: bool, grad_scale: Any) -> torch.Tensor:
@@ -136,16 +137,16 @@ def _adam_rule(decoupled: bool) -> Rule:
                     decayed = value * (1.0 - rate * weight_decay)
                 else:
                     gradient = gradient + value * weight_decay
-            average = _read(machine, exp_avgs[index]) * beta1 + gradient * (1.0 - beta1)
-            square = _read(machine, exp_avg_sqs[index]) * beta2 + gradient * gradient * (1.0 - beta2)
+            average = _read(machine, exp_avgs[index]).mul_(beta1).add_(gradient * (1.0 - beta1))
+            square = _read(machine, exp_avg_sqs[index]).mul_(beta2).add_((gradient * gradient).mul_(1.0 - beta2))
             largest = square
             if amsgrad:
                 largest = torch.maximum(_read(machine, max_exp_avg_sqs[index]), square)
                 machine.store(max_exp_avg_sqs[index], largest)
-            denominator = sqrt(largest) / math.sqrt(1.0 - power(beta2, step)) + eps
-            move = (rate / (1.0 - power(beta1, step))) * average / denominator
+            denominator = sqrt(largest).div_(math.sqrt(1.0 - power(beta2, step))).add_(eps)
             machine.store(exp_avgs[index], average)
             machine.store(exp_avg_sqs[index], square)
+            move = average.mul_(rate / (1.0 - power(beta1, step))).div_(denominator)
             _update(machine, param, value, move, decayed)
 
     return adam

@@ -24,6 +24,15 @@ class Tag:
         return None
 
 
+#: What a tensor with no meaning beside its elements is.
+PLAIN_TYPES = {
+    torch.Tensor,
+    torch.nn.Parameter,
+    torch.nn.Buffer,
+    torch.nn.parameter.UninitializedParameter,
+    torch.nn.parameter.UninitializedBuffer,
+}
+
 #: A tensor's memory as an array, as torch has it: `Tensor.numpy` itself tells who else can write there.
 array_of = torch._C.TensorBase.numpy
 pointer_to = torch._C.TensorBase.data_ptr
@@ -134,12 +143,12 @@ def is_parameter(tensor: torch.Tensor) -> bool:
 
 def set_change(tensor: torch.Tensor, source: torch.Tensor, meant: Any) -> None:
     """Say which elements the tensor was meant to differ in from the source that it was computed from."""
-    tensor.untyped_storage()._fpsim_change = (pointer_to(source), meant)  # type: ignore[attr-defined]
+    tensor.untyped_storage()._fpsim_change = (pointer_to(source), source.shape, meant)  # type: ignore[attr-defined]
 
 
 def change_of(tensor: Any, source: torch.Tensor) -> Any:
     """What `set_change` said of this tensor and this source; None where nothing was."""
     found = getattr(tensor.untyped_storage(), "_fpsim_change", None)
-    if found is None or found[0] != pointer_to(source) or found[1].shape != source.shape:
+    if found is None or found[0] != pointer_to(source) or found[1] != source.shape:
         return None
-    return found[1]
+    return found[2]

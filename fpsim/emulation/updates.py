@@ -1,8 +1,9 @@
 """Changes of parameters: what operations and optimizers' steps mean to change, and what they leave as it was.
 
 A parameter is what an optimizer steps, what belongs to a module that is called, and any other leaf that requires a gradient.
-What an operation means is its exact result, here computed in float64; sums are computed as what they add, so that no change is
-too small. Within a step, changes count together, whichever operations an implementation makes them of.
+What an operation means is its exact result, here computed in float64 or told by its operands; sums are computed as what they
+add, so that no change is too small. Within a step, changes count together, whichever operations an implementation makes them
+of. Elements have marks (`_kernels/updates.py`), in row-major order.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim._kernels import counting
+from fpsim import threads
+from fpsim._kernels import updates as kernels
 from fpsim.emulation import tags
+from fpsim.emulation.finishing import BLOCK, Finish
 from fpsim.emulation.table import is_out, names, overloads, tensors_in
 
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+_grad_is_enabled = torch.is_grad_enabled
+_FLOAT32 = torch.float32
+_HELD_BY_FLOAT32 = (_FLOAT32, torch.float16, torch.bfloat16)
+_COST = 2  # of a pass over an element, in multiply-adds
 
 #: Operations that add to what they write to: what they would make of zeros is the change.
 _ADDITIONS = frozenset(
@@ -43,31 +50,74 @@ _IN_PLACE = {
 _INTO = {op: name for name in _FUNCTIONAL for op in overloads(name).values() if is_out(op)}
 _FRESH = {op: name for name in _FUNCTIONAL for op in _forms(name, "")}
 _TOLD = frozenset(op for name in _FUSED for op in _forms(name, "_"))
-_DETACH = torch.ops.aten.detach.default
-
-#: What `Updates.before` is to be asked about.
-OBSERVED = frozenset((*_IN_PLACE, *_INTO, *_FRESH, *_TOLD, _DETACH))
 
 
-@dataclass
+# Whether an operation may concern a parameter: what every operation of these pays for.
+
+
+def _written(args: Any, kwargs: Any) -> bool:
+    first = args[0]
+    if isinstance(first, (list, tuple)):
+        return any(map(_may_be_parameter, first))
+    return (first.requires_grad and first.is_leaf) or tags.is_parameter(first)
+
+
+def _given(args: Any, kwargs: Any) -> bool:
+    return _may_be_parameter(kwargs["out"])
+
+
+def _read(args: Any, kwargs: Any) -> bool:
+    try:
+        if args[0].requires_grad:
+            return not _grad_is_enabled()
+        return getattr(args[0].untyped_storage(), "_fpsim_parameter", False)
+    except (NotImplementedError, RuntimeError, ValueError):  # as in `tags.is_parameter`
+        return False
+
+
+def _detached(args: Any, kwargs: Any) -> bool:
+    _may_be_parameter(args[0])
+    return False
+
+
+def _always(args: Any, kwargs: Any) -> bool:
+    return True
+
+
+def _may_be_parameter(tensor: torch.Tensor) -> bool:
+    """Whether this is a parameter; a leaf that requires a gradient becomes one, and so what `.data` shares with it."""
+    if tensor.requires_grad and tensor.is_leaf:
+        tags.set_parameter(tensor)
+    return tags.is_parameter(tensor)
+
+
+#: By operation: whether `Updates.before` is to be asked about a call with these arguments.
+CONCERNS: dict[Any, Callable[[Any, Any], bool]] = {
+    **dict.fromkeys(_IN_PLACE, _written),
+    **dict.fromkeys(_INTO, _given),
+    **dict.fromkeys(_FRESH, _read),
+    **dict.fromkeys(_TOLD, _always),
+    torch.ops.aten.detach.default: _detached,
+}
+
+
+@dataclass(slots=True)
 class Change:
-    """What is to become of one tensor: its elements before, those that are meant to change, and whether they only decay."""
+    """What is to become of one tensor: marks of what is meant, whether it only decays, and the elements before if needed."""
 
     target: torch.Tensor
-    before: torch.Tensor
-    meant: torch.Tensor | None = None
+    marks: np.ndarray | None = None
     decays: bool = False
+    before: torch.Tensor | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Step:
     """What an optimizer's step has done to one tensor so far; `base` holds the elements before all but decay."""
 
     target: torch.Tensor
     row: np.ndarray
-    meant: torch.Tensor
-    lost: torch.Tensor | None = None
-    moved: torch.Tensor | None = None
+    marks: np.ndarray
     base: torch.Tensor | None = None
 
 
@@ -80,45 +130,40 @@ class Updates:
         self._fused: Any = None  # the fused operation that runs
         self._optimizer: Any = None
         self._steps: dict[tuple[Any, ...], _Step] | None = None
-        #: By a fused operation, for each parameter: the elements it means to change, and those where a part left no trace.
-        self.told: list[tuple[torch.Tensor, torch.Tensor]] = []
+        #: By a fused operation, for each parameter: its elements' marks; None while they are not asked for.
+        self.told: list[np.ndarray] | None = None
 
     def before(self, op: Any, args: Any, kwargs: dict[str, Any]) -> list[Change]:
         """The changes of parameters that an operation is about to make, or to compute; none for most."""
-        if self._busy or op is self._fused or not args:
+        if self._busy or op is self._fused:
             return []
-        first = args[0]
-        if op in _FRESH:
-            if not isinstance(first, torch.Tensor) or (first.requires_grad and torch.is_grad_enabled()):
-                return []
-        elif op in _INTO:
-            first = kwargs["out"]
-        if not any(map(self._is_counted, first if isinstance(first, (list, tuple)) else (first,))) or op is _DETACH:
+        first = kwargs["out"] if op in _INTO else args[0]
+        if not any(map(self._is_counted, first if isinstance(first, (list, tuple)) else (first,))):
             return []
-        with _without_dispatch(), torch.no_grad():
+        with _without_dispatch():
             if op in _TOLD:
                 self.told = []
-                return [Change(item, item.clone()) for item in first]
-            if any(item.layout is not torch.strided for item in tensors_in((*args, *kwargs.values()))):
+                return [Change(item) for item in first]
+            tensors = [*tensors_in((*args, *kwargs.values()))]
+            if not all(item.is_cpu and item.layout is torch.strided and type(item) in tags.PLAIN_TYPES for item in tensors):
                 return []  # the rule refuses it
-            if op in _INTO:
-                others = {key: value for key, value in kwargs.items() if key != "out"}
-                return [_change_into(_INTO[op], first, args, others)]
             if op in _FRESH:
                 shapes = [item.shape for item in tensors_in(args)]
                 wider = any(len(shape) > first.dim() for shape in shapes) or torch.broadcast_shapes(*shapes) != first.shape
                 return [] if wider else [_change(_FRESH[op], first, args[1:], kwargs)]
-            name = _IN_PLACE[op]
-            return [_change(name, *part) for part in _parts(name, args, kwargs) if self._is_counted(part[0])]
+            if op in _INTO:
+                others = {key: value for key, value in kwargs.items() if key != "out"}
+                changes = [_change_into(_INTO[op], first, args, others)]
+            else:
+                name = _IN_PLACE[op]
+                changes = [_change(name, *part) for part in _parts(name, args, kwargs) if self._is_counted(part[0])]
+            for change in changes:
+                if change.decays or not self._has_base(change.target):
+                    change.before = change.target.to(_FLOAT32, copy=True, memory_format=torch.contiguous_format)
+        return changes
 
-    def _is_counted(self, tensor: Any) -> bool:
-        if not isinstance(tensor, torch.Tensor):
-            return False
-        if not tags.is_parameter(tensor):
-            if not (tensor.requires_grad and tensor.is_leaf):
-                return False
-            tags.set_parameter(tensor)  # and so of what `.data` shares with it
-        return tensor.device.type == "cpu" and bool(self._machine.emulates(tensor.dtype))
+    def _is_counted(self, tensor: torch.Tensor) -> bool:
+        return _may_be_parameter(tensor) and tensor.is_cpu and bool(self._machine.emulates(tensor.dtype))
 
     def observe(self, op: Any, changes: list[Change], compute: Callable[[], Any]) -> Any:
         """The operation's result; what it did is compared with what it meant."""
@@ -129,46 +174,51 @@ class Updates:
         try:
             result = compute()
         finally:
+            told, self.told = self.told, None
             self._busy, self._fused = False, None
         if op in _FRESH:
             if isinstance(result, torch.Tensor) and result.shape == changes[0].target.shape:
-                tags.set_change(result, changes[0].target, changes[0].meant)
+                tags.set_change(result, changes[0].target, changes[0].marks)
             return result
         self._machine.op = op
-        with _without_dispatch(), torch.no_grad():
+        with _without_dispatch():
             if op in _TOLD:
-                for change, (meant, lost) in zip(changes, self.told, strict=False):  # where gradients are infinite, none
-                    change.meant = meant
-                    self._count(change, lost)
-                self.told = []
+                for change, marks in zip(changes, told or (), strict=False):  # where gradients are infinite, none
+                    self._note(change.target, marks, None)
             else:
                 for change in changes:
-                    self._count(change)
+                    self._finish(change)
         return result
 
-    def _count(self, change: Change, traceless: torch.Tensor | None = None) -> None:
-        target, meant, row = change.target, change.meant, self._machine.row()
-        assert meant is not None
-        lost = None
-        if self._steps is None or change.decays or traceless is not None:
-            lost = meant & (target == change.before)
-            if traceless is not None:
-                lost |= traceless
-        if self._steps is None:
-            _add(row, meant, lost)
+    def _finish(self, change: Change) -> None:
+        """Note what became of a change."""
+        moved, before = change.marks, change.before
+        assert moved is not None
+        if self._steps is None or not change.decays:
+            self._note(change.target, moved, before)
             return
-        key = (tags.pointer_to(target), target.shape, target.stride())
+        after, marks = _floats(change.target), np.zeros(moved.size, np.uint8)
+        old, new = tags.pointer_to(before), tags.pointer_to(after)
+        _in_parts(marks.size, lambda i, j: kernels.mark_decay(moved[i:j], old + 4 * i, new + 4 * i, marks[i:j]))
+        self._note(change.target, marks, None)
+
+    def _note(self, target: torch.Tensor, marks: np.ndarray, before: torch.Tensor | None) -> None:
+        """Count marks, or keep them until the step ends."""
+        row = self._machine.row()
+        if self._steps is None:
+            _count(target, marks, before, row)
+            return
+        key = _place_of(target)
         step = self._steps.get(key)
         if step is None:
-            step = self._steps[key] = _Step(target, row, meant)
+            self._steps[key] = _Step(target, row, marks, before)
         else:
-            step.meant = step.meant | meant
-        if lost is not None:
-            step.lost = lost if step.lost is None else step.lost | lost
-        elif step.moved is None:
-            step.moved, step.base = meant, change.before
-        else:
-            step.moved = step.moved | meant
+            step.marks = step.marks | marks
+            step.base = before if step.base is None else step.base
+
+    def _has_base(self, target: torch.Tensor) -> bool:
+        step = self._steps.get(_place_of(target)) if self._steps else None
+        return step is not None and step.base is not None
 
     def begin_step(self, optimizer: Any) -> None:
         """From now on the changes of an element are one update; a step within another one's is part of that."""
@@ -184,28 +234,95 @@ class Updates:
         steps, self._steps, self._optimizer = self._steps, None, None
         with _without_dispatch(), torch.no_grad():
             for step in (steps or {}).values():
-                lost = step.lost
-                if step.moved is not None:
-                    unmoved = step.moved & (step.target == step.base)
-                    lost = unmoved if lost is None else lost | unmoved
-                _add(step.row, step.meant, lost)
+                _count(step.target, step.marks, step.base, step.row)
 
 
-def _add(row: np.ndarray, meant: torch.Tensor, lost: Any) -> None:
-    row[counting.UPDATES] += np.count_nonzero(tags.array_of(meant))
-    row[counting.LOST] += np.count_nonzero(tags.array_of(lost))
+def _place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tags.pointer_to(tensor), tensor.shape, tensor.stride()
+
+
+def _floats(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements in float32 (exactly, for the dtypes held by it) one after another: itself, or a copy.
+
+    It is read by its address: an array made of it would keep torch from ever resizing it.
+    """
+    if tensor.dtype is _FLOAT32 and tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
+    return tensor.to(_FLOAT32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _in_parts(size: int, task: Callable[[int, int], None]) -> None:
+    if size < BLOCK:
+        task(0, size)
+    else:
+        threads.run(task, threads.parts(size, _COST * size, BLOCK))
+
+
+def _count(target: torch.Tensor, marks: np.ndarray, base: torch.Tensor | None, row: np.ndarray) -> None:
+    after = _floats(target)
+    new = tags.pointer_to(after)
+    old = new if base is None else tags.pointer_to(base)
+
+    def part(i: int, j: int, own: np.ndarray) -> None:
+        kernels.count_marks(marks[i:j], old + 4 * i, new + 4 * i, own)
+
+    if marks.size < BLOCK:
+        part(0, marks.size, row)
+    else:
+        Finish.split(marks.size, _COST, BLOCK, row, part)
+
+
+#: The conditions of `_kernels/updates.py`, for operands that float32 does not hold, or of several shapes.
+_CONDITIONS: dict[int, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    kernels.NOT_ZERO: lambda a, b: a != 0,
+    kernels.QUOTIENT: lambda a, b: a.sign() / b != 0,
+    kernels.DIFFERENT: lambda a, b: a != b,
+}
+
+
+def _moved_where(condition: int, a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
+    if a.shape != b.shape or a.dtype not in _HELD_BY_FLOAT32 or b.dtype not in _HELD_BY_FLOAT32:
+        return _moved(_CONDITIONS[condition](a, b))
+    marks = np.empty(a.numel(), np.uint8)
+    first = _floats(a)
+    second = first if b is a else _floats(b)
+    one, two = tags.pointer_to(first), tags.pointer_to(second)
+    _in_parts(marks.size, lambda i, j: kernels.find_moved(condition, one + 4 * i, two + 4 * i, marks[i:j]))
+    return marks
+
+
+def _moved(mask: torch.Tensor) -> np.ndarray:
+    return tags.array_of(mask).reshape(-1).view(np.uint8)
+
+
+def mark_fused(
+    before: torch.Tensor, after: torch.Tensor, start: torch.Tensor, step: torch.Tensor, decayed: torch.Tensor,
+    without_decay: torch.Tensor, without_step: torch.Tensor,
+) -> np.ndarray:  # fmt: skip
+    """The marks of a fused step: see `mark_parts` in `_kernels/updates.py`."""
+    marks = np.empty(before.numel(), np.uint8)
+    singles = [*map(_floats, (before, after, without_decay, without_step))]
+    old, new, no_decay, no_step = map(tags.pointer_to, singles)
+    doubles = [tags.array_of(item).reshape(-1) for item in (start, step, decayed)]
+
+    def part(i: int, j: int) -> None:
+        of = 4 * i
+        kernels.mark_parts(old + of, new + of, *(item[i:j] for item in doubles), no_decay + of, no_step + of, marks[i:j])
+
+    _in_parts(marks.size, part)
+    return marks
 
 
 def _change(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
     other = rest[0]
     is_number = not isinstance(other, torch.Tensor) or other.dim() == 0
-    meant = _meant_by_few(name, target, rest, kwargs)
-    if meant is None:
-        meant = _meant(name, target, rest, kwargs)
+    marks = _moved_by_few(name, target, rest, kwargs)
+    if marks is None:
+        marks = _moved(_meant(name, target, rest, kwargs))
     if name == "copy":  # of what was computed from the target: what was meant there
         earlier = tags.change_of(other, target)
-        meant = meant if earlier is None else meant | earlier
-    return Change(target, target.clone(), meant, name in ("mul", "div") and is_number)
+        marks = marks if earlier is None else marks | earlier
+    return Change(target, marks, name in ("mul", "div") and is_number)
 
 
 def _meant(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
@@ -218,17 +335,19 @@ def _meant(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[
     return in_place(torch.zeros_like(wide), *others, **named) != 0 if adds else in_place(wide.clone(), *others, **named) != wide
 
 
-def _meant_by_few(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-    """The same without float64, for what optimizers do most; None for everything else."""
+def _moved_by_few(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> np.ndarray | None:
+    """The same without float64, for what is done most; None for everything else."""
     first = rest[0]
     if not isinstance(first, torch.Tensor) or first.shape != target.shape:
         if name == "mul" and isinstance(first, float) and first != 1 and abs(first) <= 2:
-            return target * 0.5 != target  # all but zeros and infinities
+            return _moved_where(kernels.SCALED, target, target)
         return None
     if name in ("add", "sub") and len(rest) == 1 and kwargs.get("alpha", 1) != 0:
-        return first != 0
+        return _moved_where(kernels.NOT_ZERO, first, first)
     if name == "addcdiv" and len(rest) == 2 and kwargs.get("value", 1) != 0:
-        return first.sign() / rest[1] != 0  # which, unlike the quotient, does not underflow
+        return _moved_where(kernels.QUOTIENT, first, rest[1])
+    if name == "copy":
+        return _moved_where(kernels.DIFFERENT, target, first)
     return None
 
 
@@ -237,7 +356,7 @@ def _change_into(name: str, target: torch.Tensor, args: tuple[Any, ...], kwargs:
     if isinstance(first, torch.Tensor) and tags.pointer_to(first) == tags.pointer_to(target) and first.shape == target.shape:
         return _change(name, target, args[1:], kwargs)
     wide, others, named = _wide((target, args, kwargs))
-    return Change(target, target.clone(), getattr(torch, name)(*others, **named) != wide)
+    return Change(target, _moved(getattr(torch, name)(*others, **named) != wide))
 
 
 def _wide(value: Any) -> Any:
