@@ -8,8 +8,7 @@ import numpy as np
 from numba import carray
 
 from fpsim._kernels.compiler import floats_at, kernel
-from fpsim._kernels.counting import LOST as LOST_COLUMN
-from fpsim._kernels.counting import UPDATES as UPDATES_COLUMN
+from fpsim._kernels.counting import LOST as LOST_COLUMN, UPDATES as UPDATES_COLUMN
 
 # Marks: meant to change, and lost if in the end it is as it was; meant to change; lost.
 MOVED, MEANT, LOST = 1, 2, 4

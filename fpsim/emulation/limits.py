@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim._kernels import counting
-from fpsim._kernels import rounding as kernels
+from fpsim._kernels import counting, rounding as kernels
 from fpsim.formats import Format
 from fpsim.rounding import Rounding, round_into, rounding_constants
 

@@ -30,7 +30,7 @@ from fpsim.emulation.mapping import ModuleFormats
 from fpsim.emulation.mode import EmulationMode
 from fpsim.emulation.policy import MixedPolicy, joined, mixed_products
 from fpsim.emulation.table import TABLE, each_element, names, positions, tensors_in
-from fpsim.emulation.updates import CONCERNS
+from fpsim.emulation.updates import KINDS
 from fpsim.formats import Format
 
 _FLOAT32 = torch.float32
@@ -365,12 +365,12 @@ class MixedMode(EmulationMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        concerns = CONCERNS.get(func)
-        if concerns is not None and concerns(args, kwargs):
-            changes = self.machine.updates.before(func, args, kwargs)
+        kind = KINDS.get(func)
+        if kind is not None and kind.concerns(args, kwargs):
+            changes = self.machine.updates.before(kind, args, kwargs)
             if changes:
                 again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
-                return self.machine.updates.observe(func, changes, again)
+                return self.machine.updates.observe(func, kind, changes, again)
         entry = TABLE.get(func)
         if entry is None:
             return self._without_rule(func, args, kwargs)

@@ -13,7 +13,7 @@ from fpsim.emulation import tags
 from fpsim.emulation.decompositions import decomposition_of
 from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import Machine
-from fpsim.emulation.updates import CONCERNS
+from fpsim.emulation.updates import KINDS
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -37,12 +37,12 @@ class EmulationMode(TorchDispatchMode):
         return False  # torch's wrapper costs 3 microseconds an operation; the strategy below does its work for nothing
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        concerns = CONCERNS.get(func)
-        if concerns is not None and concerns(args, kwargs):
-            changes = self.machine.updates.before(func, args, kwargs or {})
+        kind = KINDS.get(func)
+        if kind is not None and kind.concerns(args, kwargs):
+            changes = self.machine.updates.before(kind, args, kwargs or {})
             if changes:
                 again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
-                return self.machine.updates.observe(func, changes, again)
+                return self.machine.updates.observe(func, kind, changes, again)
         rule = self.machine.rules.get(func)
         if rule is None:
             return self._without_rule(func, args, kwargs or {})

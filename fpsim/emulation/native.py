@@ -22,7 +22,7 @@ from fpsim.emulation.mode import EmulationMode, run_as_written
 from fpsim.emulation.numbers import places
 from fpsim.emulation.policy import NativePolicy
 from fpsim.emulation.table import RULES, TABLE, each_element, name_of, positions
-from fpsim.emulation.updates import CONCERNS
+from fpsim.emulation.updates import KINDS
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -181,12 +181,12 @@ class NativeMode(EmulationMode):
         self._converted: set[Any] = set()  # operations that convert these numbers, or compute with them, without raising
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        concerns = CONCERNS.get(func)
-        if concerns is not None and concerns(args, kwargs):
-            changes = self.machine.updates.before(func, args, kwargs or {})
+        kind = KINDS.get(func)
+        if kind is not None and kind.concerns(args, kwargs):
+            changes = self.machine.updates.before(kind, args, kwargs or {})
             if changes:
                 again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
-                return self.machine.updates.observe(func, changes, again)
+                return self.machine.updates.observe(func, kind, changes, again)
         result = self.dispatch(func, types, args, kwargs or {})
         self.machine.results.note(result)
         return result

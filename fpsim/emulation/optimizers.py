@@ -99,10 +99,11 @@ def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.
     A part left none where without it the parameter would hold the same.
     """
     told = machine.updates.told
-    before = param.detach().clone() if told is not None else None
-    machine.store(param, (start if decayed is None else decayed) - step)
     if told is None:
+        machine.store(param, (start if decayed is None else decayed) - step)
         return
+    before = param.detach().clone()
+    machine.store(param, (start if decayed is None else decayed) - step)
     if decayed is None:  # without it all is the same, and without the rest the parameter is what it was
         told.append(mark_fused(before, param, start, step, start, param, before))
     else:

@@ -22,7 +22,6 @@ from fpsim.emulation.finishing import BLOCK, Finish
 from fpsim.emulation.table import is_out, names, overloads, tensors_in
 
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
-_grad_is_enabled = torch.is_grad_enabled
 _FLOAT32 = torch.float32
 _HELD_BY_FLOAT32 = (_FLOAT32, torch.float16, torch.bfloat16)
 _COST = 2  # of a pass over an element, in multiply-adds
@@ -40,65 +39,115 @@ def _forms(name: str, suffix: str) -> Iterator[Any]:
     yield from (op for op in overloads(name + suffix).values() if not is_out(op))
 
 
-#: Operations in place, with results that go to a tensor, and with fresh results, by the name of what they do.
-_IN_PLACE = {
-    op: name
-    for name in (*_ADDITIONS, *_OTHERS)
-    for form in (name, f"_foreach_{name}")
-    for op in _forms(form, "_")
-}
-_INTO = {op: name for name in _FUNCTIONAL for op in overloads(name).values() if is_out(op)}
-_FRESH = {op: name for name in _FUNCTIONAL for op in _forms(name, "")}
-_TOLD = frozenset(op for name in _FUSED for op in _forms(name, "_"))
+def _may_be_parameter(tensor: torch.Tensor) -> bool:
+    """Whether this is a parameter, or a leaf that requires a gradient."""
+    return (tensor.requires_grad and tensor.is_leaf) or tags.is_parameter(tensor)
 
 
-# Whether an operation may concern a parameter: what every operation of these pays for.
+class Kind:
+    """A kind of operations that may change parameters. `concerns` is what every operation of these pays for."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        """Whether `Updates.before` is to be asked about a call with these arguments."""
+        return _may_be_parameter(args[0])
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        """What a call means to change."""
+        raise NotImplementedError
 
 
-def _written(args: Any, kwargs: Any) -> bool:
-    first = args[0]
-    if isinstance(first, (list, tuple)):
-        return any(map(_may_be_parameter, first))
-    return (first.requires_grad and first.is_leaf) or tags.is_parameter(first)
+class _InPlace(Kind):
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        if not updates.counts(args[0]) or not _are_plain(args) or not _are_plain(kwargs.values()):
+            return []
+        return [updates.keeping(_change(self.name, args[0], args[1:], kwargs))]
 
 
-def _given(args: Any, kwargs: Any) -> bool:
-    return _may_be_parameter(kwargs["out"])
+class _ForEach(Kind):
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        return any(map(_may_be_parameter, args[0]))
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        if not _are_plain(args) or not _are_plain(kwargs.values()):
+            return []
+        parts = _parts(self.name, args, kwargs)
+        return [updates.keeping(_change(self.name, *part)) for part in parts if updates.counts(part[0])]
 
 
-def _read(args: Any, kwargs: Any) -> bool:
-    try:
-        if args[0].requires_grad:
-            return not _grad_is_enabled()
-        return getattr(args[0].untyped_storage(), "_fpsim_parameter", False)
-    except (NotImplementedError, RuntimeError, ValueError):  # as in `tags.is_parameter`
+class _Into(Kind):
+    """Results go to `out`."""
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        return _may_be_parameter(kwargs["out"])
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        out = kwargs["out"]
+        if not updates.counts(out) or not _are_plain(args) or not _are_plain(kwargs.values()):
+            return []
+        others = {key: value for key, value in kwargs.items() if key != "out"}
+        return [updates.keeping(_change_into(self.name, out, args, others))]
+
+
+class _Fresh(Kind):
+    """Results are fresh, and may be copied to the parameter that they were computed from."""
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        first = args[0]
+        if first.requires_grad:
+            return not torch.is_grad_enabled()
+        return tags.is_parameter(first)
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        first = args[0]
+        if not updates.counts(first) or not _are_plain(args) or not _are_plain(kwargs.values()):
+            return []
+        shapes = [item.shape for item in tensors_in(args)]
+        wider = any(len(shape) > first.dim() for shape in shapes) or torch.broadcast_shapes(*shapes) != first.shape
+        return [] if wider else [_change(self.name, first, args[1:], kwargs)]
+
+
+class _Told(Kind):
+    """Fused steps, whose rules tell what they do."""
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        return True
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        return [Change(item) for item in args[0]] if any(map(updates.counts, args[0])) else []
+
+
+class _Detach(Kind):
+    """A leaf that requires a gradient is a parameter, and so is what `.data` shares with it."""
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        if args[0].requires_grad and args[0].is_leaf:
+            tags.set_parameter(args[0])
         return False
 
 
-def _detached(args: Any, kwargs: Any) -> bool:
-    _may_be_parameter(args[0])
-    return False
+def _kinds() -> Iterator[tuple[Any, Kind]]:
+    for name in (*_ADDITIONS, *_OTHERS):
+        yield from ((op, _InPlace(name)) for op in _forms(name, "_"))
+        yield from ((op, _ForEach(name)) for op in _forms(f"_foreach_{name}", "_"))
+    for name in _FUNCTIONAL:
+        yield from ((op, (_Into if is_out(op) else _Fresh)(name)) for op in overloads(name).values())
+    for name in _FUSED:
+        yield from ((op, _Told(name)) for op in _forms(name, "_"))
+    yield torch.ops.aten.detach.default, _Detach("detach")
 
 
-def _always(args: Any, kwargs: Any) -> bool:
+def _are_plain(values: Any) -> bool:
+    """Whether the tensors among values are dense, on the CPU, and no subclass: else a rule refuses them."""
+    for item in values:
+        if isinstance(item, torch.Tensor):
+            if type(item) not in tags.PLAIN_TYPES or not item.is_cpu or item.layout is not torch.strided:
+                return False
+        elif isinstance(item, (list, tuple)) and not _are_plain(item):
+            return False
     return True
-
-
-def _may_be_parameter(tensor: torch.Tensor) -> bool:
-    """Whether this is a parameter; a leaf that requires a gradient becomes one, and so what `.data` shares with it."""
-    if tensor.requires_grad and tensor.is_leaf:
-        tags.set_parameter(tensor)
-    return tags.is_parameter(tensor)
-
-
-#: By operation: whether `Updates.before` is to be asked about a call with these arguments.
-CONCERNS: dict[Any, Callable[[Any, Any], bool]] = {
-    **dict.fromkeys(_IN_PLACE, _written),
-    **dict.fromkeys(_INTO, _given),
-    **dict.fromkeys(_FRESH, _read),
-    **dict.fromkeys(_TOLD, _always),
-    torch.ops.aten.detach.default: _detached,
-}
 
 
 @dataclass(slots=True)
@@ -127,48 +176,40 @@ class Updates:
     def __init__(self, machine: Any):
         self._machine = machine
         self._busy = False
-        self._fused: Any = None  # the fused operation that runs
+        self._fused: Kind | None = None  # the fused operation that runs
         self._optimizer: Any = None
         self._steps: dict[tuple[Any, ...], _Step] | None = None
         #: By a fused operation, for each parameter: its elements' marks; None while they are not asked for.
         self.told: list[np.ndarray] | None = None
 
-    def before(self, op: Any, args: Any, kwargs: dict[str, Any]) -> list[Change]:
+    def before(self, kind: Kind, args: Any, kwargs: dict[str, Any]) -> list[Change]:
         """The changes of parameters that an operation is about to make, or to compute; none for most."""
-        if self._busy or op is self._fused:
-            return []
-        first = kwargs["out"] if op in _INTO else args[0]
-        if not any(map(self._is_counted, first if isinstance(first, (list, tuple)) else (first,))):
+        if self._busy or kind is self._fused:
             return []
         with _without_dispatch():
-            if op in _TOLD:
-                self.told = []
-                return [Change(item) for item in first]
-            tensors = [*tensors_in((*args, *kwargs.values()))]
-            if not all(item.is_cpu and item.layout is torch.strided and type(item) in tags.PLAIN_TYPES for item in tensors):
-                return []  # the rule refuses it
-            if op in _FRESH:
-                shapes = [item.shape for item in tensors_in(args)]
-                wider = any(len(shape) > first.dim() for shape in shapes) or torch.broadcast_shapes(*shapes) != first.shape
-                return [] if wider else [_change(_FRESH[op], first, args[1:], kwargs)]
-            if op in _INTO:
-                others = {key: value for key, value in kwargs.items() if key != "out"}
-                changes = [_change_into(_INTO[op], first, args, others)]
-            else:
-                name = _IN_PLACE[op]
-                changes = [_change(name, *part) for part in _parts(name, args, kwargs) if self._is_counted(part[0])]
-            for change in changes:
-                if change.decays or not self._has_base(change.target):
-                    change.before = change.target.to(_FLOAT32, copy=True, memory_format=torch.contiguous_format)
-        return changes
+            return kind.changes(self, args, kwargs)
 
-    def _is_counted(self, tensor: torch.Tensor) -> bool:
-        return _may_be_parameter(tensor) and tensor.is_cpu and bool(self._machine.emulates(tensor.dtype))
+    def counts(self, tensor: torch.Tensor) -> bool:
+        """Whether changes of this tensor are counted; a leaf that requires a gradient becomes a parameter for good."""
+        if not tags.is_parameter(tensor):
+            if not (tensor.requires_grad and tensor.is_leaf):
+                return False
+            tags.set_parameter(tensor)  # and so of what `.data` shares with it
+        return tensor.is_cpu and bool(self._machine.emulates(tensor.dtype))
 
-    def observe(self, op: Any, changes: list[Change], compute: Callable[[], Any]) -> Any:
+    def keeping(self, change: Change) -> Change:
+        """The change, with the elements as they are now, unless a step has those it began with."""
+        step = self._steps.get(_place_of(change.target)) if self._steps else None
+        if change.decays or step is None or step.base is None:
+            elements = _floats(change.target)
+            change.before = elements.clone() if elements is change.target else elements
+        return change
+
+    def observe(self, op: Any, kind: Kind, changes: list[Change], compute: Callable[[], Any]) -> Any:
         """The operation's result; what it did is compared with what it meant."""
-        if op in _TOLD:
-            self._fused = op
+        is_told = type(kind) is _Told
+        if is_told:
+            self._fused, self.told = kind, []
         else:
             self._busy = True  # a fused operation may be made of others, which are observed
         try:
@@ -176,13 +217,13 @@ class Updates:
         finally:
             told, self.told = self.told, None
             self._busy, self._fused = False, None
-        if op in _FRESH:
+        if type(kind) is _Fresh:
             if isinstance(result, torch.Tensor) and result.shape == changes[0].target.shape:
                 tags.set_change(result, changes[0].target, changes[0].marks)
             return result
         self._machine.op = op
         with _without_dispatch():
-            if op in _TOLD:
+            if is_told:
                 for change, marks in zip(changes, told or (), strict=False):  # where gradients are infinite, none
                     self._note(change.target, marks, None)
             else:
@@ -193,7 +234,7 @@ class Updates:
     def _finish(self, change: Change) -> None:
         """Note what became of a change."""
         moved, before = change.marks, change.before
-        assert moved is not None
+        assert moved is not None and before is not None
         if self._steps is None or not change.decays:
             self._note(change.target, moved, before)
             return
@@ -215,10 +256,6 @@ class Updates:
         else:
             step.marks = step.marks | marks
             step.base = before if step.base is None else step.base
-
-    def _has_base(self, target: torch.Tensor) -> bool:
-        step = self._steps.get(_place_of(target)) if self._steps else None
-        return step is not None and step.base is not None
 
     def begin_step(self, optimizer: Any) -> None:
         """From now on the changes of an element are one update; a step within another one's is part of that."""
@@ -368,11 +405,8 @@ def _wide(value: Any) -> Any:
 
 
 def _parts(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
-    """(target, other arguments, keywords) of an operation in place; of one on lists, those of each element."""
+    """(target, other arguments, keywords) of each element of an operation in place on lists."""
     targets, rest = args[0], args[1:]
-    if isinstance(targets, torch.Tensor):
-        yield targets, rest, kwargs
-        return
     shared = {key: value for key, value in kwargs.items() if key != "scalars"}
     if "scalars" in kwargs:
         rest = (*rest, kwargs["scalars"])
@@ -383,3 +417,7 @@ def _parts(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator
             factor = values.pop()
             named["value"] = factor[index].item() if isinstance(factor, torch.Tensor) else factor
         yield target, tuple(values), named
+
+
+#: The kind of each operation that is observed.
+KINDS = dict(_kinds())
