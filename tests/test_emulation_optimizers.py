@@ -217,7 +217,7 @@ def test_half_tensors_mean_themselves_within_a_step_only(fmt):
         with pytest.raises(UnsupportedOp, match="float16"):
             optimizer.state[parameter]["momentum"] + 1
         with pytest.raises(UnsupportedOp, match="float16"):
-            optimizer.step(lambda: parameter.half())
+            optimizer.step(lambda: parameter.half() + 1)
         optimizer.param_groups[0]["wrong"] = True
         with pytest.raises(UnsupportedOp, match="float32 result that is to be written"):
             optimizer.step()

@@ -303,3 +303,49 @@ def test_what_a_float64_tensor_makes_of_a_parameter_is_rounded_to_its_format(fmt
     updates, lost, after = counted(fmt, update, start)
     assert (after == stored(start - gradient * RATE)).all()
     assert updates == (gradient != 0).sum() and lost == ((gradient != 0) & (after == start)).sum()
+
+
+LAYOUTS = {
+    "transposed": lambda x: np.asarray(x.T, order="C").T,
+    "of no dimensions": lambda x: x[3, 3],
+    "empty": lambda x: x[:0],
+    "large": lambda x: np.resize(x, (5_000, 128)),  # split among threads
+}
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_marks_lie_as_the_elements_do(layout, name, implementation):
+    """Elementwise, a step means the same wherever an element lies."""
+    start, gradient = map(LAYOUTS[layout], state())
+    single = torch.from_numpy(np.asarray(start)).to(torch.float32)
+    parameter = nn.Parameter(single)
+    parameter.grad = torch.from_numpy(np.asarray(gradient)).to(torch.float32)
+    assert parameter.is_contiguous() == (layout != "transposed")
+    with fpsim.emulate("bf16") as emulation:
+        optimizer_of(name, parameter, implementation).step()
+    total = make_report(emulation.policy, emulation.rows()).total
+
+    wide = nn.Parameter(torch.from_numpy(np.array(start, np.float64)))
+    wide.grad = torch.from_numpy(np.array(gradient, np.float64))
+    optimizer_of(name, wide).step()
+    exact, after = wide.detach().numpy(), parameter.detach().double().numpy()
+    left = (exact != start) & (after == start)
+    if name == "AdamW":
+        decayed = start * (1 - RATE * DECAY)
+        if implementation == "fused":
+            left = left | (start != 0) & (after == stored(start + (exact - decayed)))
+            left = left | (exact != decayed) & (after == stored(decayed))
+        else:
+            left = left | (start != 0) & (stored(decayed) == start)
+    assert (total.updates, total.lost) == (np.sum(exact != start), np.sum(left))
+
+
+def test_what_is_observed_can_be_resized_all_the_same():
+    """The observer makes no array of a script's tensors, which torch would never let grow again."""
+    with fpsim.emulate("bf16"), torch.no_grad():
+        parameter, step = nn.Parameter(torch.ones(4)), torch.ones(4)
+        tensors = parameter.data, step
+        parameter.copy_(step)
+        assert all(tensor.untyped_storage().resizable() for tensor in tensors)

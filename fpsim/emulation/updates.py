@@ -234,10 +234,11 @@ class Updates:
     def _finish(self, change: Change) -> None:
         """Note what became of a change."""
         moved, before = change.marks, change.before
-        assert moved is not None and before is not None
+        assert moved is not None
         if self._steps is None or not change.decays:
             self._note(change.target, moved, before)
             return
+        assert before is not None
         after, marks = _floats(change.target), np.zeros(moved.size, np.uint8)
         old, new = tags.pointer_to(before), tags.pointer_to(after)
         _in_parts(marks.size, lambda i, j: kernels.mark_decay(moved[i:j], old + 4 * i, new + 4 * i, marks[i:j]))
