@@ -17,11 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from fpsim.emulation import tags
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.limits import LARGEST, in_fp32
 from fpsim.emulation.machine import Machine
 from fpsim.emulation.mode import EmulationMode, run_as_written
 from fpsim.emulation.numbers import places
 from fpsim.emulation.policy import NativePolicy
-from fpsim.emulation.table import RULES, TABLE, each_element, name_of, positions
+from fpsim.emulation.table import RULES, TABLE, each_element, name_of, overloads, positions
 from fpsim.emulation.updates import KINDS
 
 _aten = torch.ops.aten
@@ -41,6 +42,17 @@ _ARITHMETIC = frozenset(("add", "sub", "rsub", "mul", "div", "floor_divide"))
 
 #: What has the dtype of its first operand, whatever it is filled with.
 _OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill"))
+
+#: What computes in the wider dtype, and is rounded to that of its first operand.
+_ROUNDED_TO_THE_FIRST = frozenset(("huber_loss", "soft_margin_loss", "normal"))
+
+#: What refuses numbers beyond the range as a float32 operation, where the half one makes infinities of them.
+_READS_FLOAT32 = frozenset(
+    (*overloads("linspace").values(), *overloads("logspace").values(), _aten.normal.float_Tensor)
+)
+
+#: What computes a number from a tensor of no dimensions in the dtype of that one.
+_IN_ITS_OWN_DTYPE = frozenset(("ldexp",))
 
 #: What normalizations keep for their gradients, in float32.
 _STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
@@ -178,7 +190,7 @@ class NativeMode(EmulationMode):
     def __init__(self, machine: NativeMachine):
         super().__init__(machine)
         machine.stepping = EmulationMode(machine)  # steps see carriers
-        self._converted: set[Any] = set()  # operations that convert these numbers, or compute with them, without raising
+        self._accepted: set[Any] = set()  # operations and numbers, or dtypes, that torch takes together
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kind = KINDS.get(func)
@@ -257,6 +269,8 @@ class NativeMode(EmulationMode):
         dtype = wanted if wanted is not None else next((kind for kind in kinds if kind in HALVES), None)
         if dtype in HALVES and places(func):
             self._refuse_as_torch(func, args, kwargs, dtype)
+            if func in _READS_FLOAT32:
+                args, kwargs = _within_float32(args), {key: _within_float32(value) for key, value in kwargs.items()}
         if func is _aten.copy_.default:
             return self._copy(*args)
         if func is _aten._to_copy.default and (wanted not in HALVES or kinds == {wanted}):
@@ -278,16 +292,18 @@ class NativeMode(EmulationMode):
         return self._mixed(func, args, kwargs, tensors)
 
     def _refuse_as_torch(self, func: Any, args: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> None:
-        """Raise what torch raises of a number that its dtype does not hold: where it is converted, not where it computes.
-
-        Torch is asked, once for each operation and numbers, on copies.
-        """
+        """Raise what torch raises of a number that its dtype does not hold: where it is converted, not where it computes."""
         limit = torch.finfo(dtype).max
         given = [args[index] if index < len(args) else kwargs.get(name) for index, name in places(func)]
         if name_of(func) in _OF_THE_FIRST:  # torch reads the number out of a tensor of no dimensions
             given = [value.item() if isinstance(value, torch.Tensor) and not value.dim() else value for value in given]
         numbers = tuple(value for value in _flat(given) if type(value) in (float, int) and limit < abs(value) < math.inf)
-        if not numbers or (func, dtype, numbers) in self._converted:
+        if numbers:
+            self._ask_torch(func, args, kwargs, (dtype, numbers))
+
+    def _ask_torch(self, func: Any, args: Any, kwargs: dict[str, Any], about: Any) -> None:
+        """Raise what torch raises of a call; asked once for each operation and what the question is about, on copies."""
+        if (func, about) in self._accepted:
             return
         try:
             with torch.random.fork_rng(devices=[]):
@@ -295,7 +311,7 @@ class NativeMode(EmulationMode):
         except RuntimeError as error:
             if "not implemented" not in str(error):
                 raise
-        self._converted.add((func, dtype, numbers))
+        self._accepted.add((func, about))
 
     def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
         if target.dtype not in HALVES or source.dtype is target.dtype:
@@ -319,6 +335,8 @@ class NativeMode(EmulationMode):
             return _Call(machine, half).run(func, args, kwargs)
         if family in (*_UNIFORM, "attention"):
             raise machine.refuse(f"operands of different dtypes ({', '.join(sorted({str(item.dtype) for item in tensors}))})")
+        if family != "optimizer" and any(not tensor.dim() and tensor.dtype in (_FLOAT32, _FLOAT64) for tensor in tensors):
+            self._ask_torch(func, args, kwargs, tuple((tensor.dtype, tensor.dim()) for tensor in tensors))
         if family == "normalization" and len(halves) == 1:
             return self._normalize(func, args, kwargs, half)
         if len(halves) == 1 and (family == "optimizer" or "nll_loss" in func._schema.name):
@@ -349,6 +367,8 @@ class NativeMode(EmulationMode):
                 return value
             if any(value is item for item in spared):
                 return value
+            if name_of(func) in _IN_ITS_OWN_DTYPE:
+                return value.double()
             return value.item() if arithmetic else machine.narrowed(value)
 
         return _Call(machine, common).run(func, tuple(map(beside, args)), {key: beside(value) for key, value in kwargs.items()})
@@ -358,7 +378,9 @@ class NativeMode(EmulationMode):
         targets = []
         for index, name in positions(func)[1]:
             targets += _collect((args[index] if index < len(args) else kwargs.get(name),), [])
-        wide = {id(item): item.float() for item in _collect((*args, *kwargs.values()), []) if item.dtype in HALVES}
+        rounds = name_of(func) in _ROUNDED_TO_THE_FIRST and isinstance(args[0], torch.Tensor) and args[0].dtype in HALVES
+        kind = _FLOAT64 if rounds else _FLOAT32
+        wide = {id(item): item.to(kind) for item in _collect((*args, *kwargs.values()), []) if item.dtype in HALVES}
 
         def widen(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
@@ -366,6 +388,9 @@ class NativeMode(EmulationMode):
             return type(value)(map(widen, value)) if isinstance(value, (list, tuple)) else value
 
         result = func(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
+        if rounds:
+            self.machine.choose(args[0].dtype)
+            return self.machine.finish(result).to(args[0].dtype)
         for target in targets:
             if id(target) in wide:
                 value = wide[id(target)]
@@ -423,6 +448,13 @@ def _fills_a_mask(func: Any, args: Any) -> bool:
     if name_of(func) not in ("index_put", "_index_put_impl") or args[0].dtype not in HALVES or args[2].dim():
         return False
     return all(item is None or item.dtype is torch.bool for item in args[1])
+
+
+def _within_float32(value: Any) -> Any:
+    """Numbers beyond float32's range as the infinities that they are to whatever computes in it."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_within_float32, value))
+    return in_fp32(value) if type(value) is float and abs(value) > LARGEST else value
 
 
 def _flat(values: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from fpsim.emulation.elementwise import wide_rule
 from fpsim.emulation.exact import exact_rule
 from fpsim.emulation.matmul import addmm_rule, is_native, native
 from fpsim.emulation.reductions import axes_of, columns_of, shape_of
-from fpsim.emulation.table import RULES, WHOLE, Rule, name_of, names, register, register_functional
+from fpsim.emulation.table import RULES, WHOLE, Entry, Rule, enter, name_of, names, register, register_functional
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -156,6 +156,17 @@ register_functional("addbmm", "matmul", _batches_rule)
 register_functional("addr", "matmul", _outer_rule)
 
 
+def addbmm_(machine: Any, c: torch.Tensor, a: Any, b: Any, **factors: Any) -> torch.Tensor:
+    """Alone of its kind it broadcasts what it writes to, which gets the result's shape."""
+    result = RULES[_aten.addbmm.default](machine, c, a, b, **factors)
+    if c.shape != result.shape:
+        c.resize_(result.shape)
+    return machine.write(c, result)
+
+
+enter(Entry(_aten.addbmm_.default, "matmul", addbmm_))
+
+
 # With a part that stays wide, or that is drawn
 
 
@@ -208,7 +219,6 @@ def rrelu_with_noise_(machine: Any, x: Any, *rest: Any, **kwargs: Any) -> torch.
     return machine.write(x, rrelu_with_noise(machine, x, *rest, **kwargs))
 
 
-@register(_aten.nextafter.default, family="exact")
 def nextafter(machine: Any, x: Any, y: Any) -> torch.Tensor:
     """The format's next value."""
     from fpsim.encoding import next_down, next_up
@@ -221,6 +231,9 @@ def nextafter(machine: Any, x: Any, y: Any) -> torch.Tensor:
     up, down = (torch.from_numpy(np.asarray(step(values, machine.fmt), np.float32)) for step in (next_up, next_down))
     moved = torch.where(y > x, up, torch.where(y < x, down, y))
     return machine.exact(torch.where(x.isnan(), x, moved))
+
+
+register_functional("nextafter", "exact", lambda op: nextafter)
 
 
 @register(_aten._efficientzerotensor.default, family="constant")
