@@ -295,7 +295,7 @@ class NativeMode(EmulationMode):
         """Raise what torch raises of a number that its dtype does not hold: where it is converted, not where it computes."""
         limit = torch.finfo(dtype).max
         given = [args[index] if index < len(args) else kwargs.get(name) for index, name in places(func)]
-        if name_of(func) in _OF_THE_FIRST:  # torch reads the number out of a tensor of no dimensions
+        if name_of(func) in _OF_THE_FIRST or _fills_a_mask(func, args):  # torch reads the number out of a tensor of no dimensions
             given = [value.item() if isinstance(value, torch.Tensor) and not value.dim() else value for value in given]
         numbers = tuple(value for value in _flat(given) if type(value) in (float, int) and limit < abs(value) < math.inf)
         if numbers:
@@ -329,14 +329,14 @@ class NativeMode(EmulationMode):
         half = next(iter(halves))
         if family == "foreach":
             return self._one_by_one(func, args, kwargs)
+        if family != "optimizer" and any(not tensor.dim() and tensor.dtype in (_FLOAT32, _FLOAT64) for tensor in tensors):
+            self._ask_torch(func, args, kwargs, _kinds_in((*args, *kwargs.values())))
         if _fills_a_mask(func, args):
             return self._beside_numbers(func, args, kwargs, args[0].dtype)
         if family == "attention" and len(halves) == 1:  # wide parts stay as they are
             return _Call(machine, half).run(func, args, kwargs)
         if family in (*_UNIFORM, "attention"):
             raise machine.refuse(f"operands of different dtypes ({', '.join(sorted({str(item.dtype) for item in tensors}))})")
-        if family != "optimizer" and any(not tensor.dim() and tensor.dtype in (_FLOAT32, _FLOAT64) for tensor in tensors):
-            self._ask_torch(func, args, kwargs, tuple((tensor.dtype, tensor.dim()) for tensor in tensors))
         if family == "normalization" and len(halves) == 1:
             return self._normalize(func, args, kwargs, half)
         if len(halves) == 1 and (family == "optimizer" or "nll_loss" in func._schema.name):
@@ -455,6 +455,11 @@ def _within_float32(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map(_within_float32, value))
     return in_fp32(value) if type(value) is float and abs(value) > LARGEST else value
+
+
+def _kinds_in(values: Any) -> tuple[Any, ...]:
+    """What among arguments decides whether torch takes them: dtypes and dimensions of tensors, and all that is no tensor."""
+    return tuple((item.dtype, item.dim()) if isinstance(item, torch.Tensor) else repr(item) for item in _flat(values))
 
 
 def _flat(values: Any) -> Iterator[Any]:

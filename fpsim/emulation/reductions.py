@@ -89,6 +89,8 @@ def vector_norm(
     out = np.empty(columns.shape[0])
     if ord == 0:
         out = np.count_nonzero(columns, axis=1).astype(np.float64)
+    elif columns.shape[1] == 1:
+        out = np.abs(columns[:, 0]).astype(np.float64)  # exact, where its power overflows too
     elif ord == 2:
         sums64.sum_squares_of_rows(columns, out)
         out = np.sqrt(out)

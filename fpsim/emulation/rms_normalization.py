@@ -55,6 +55,8 @@ def rms_norm(
     shape = list(normalized_shape)
     if (
         emulation is None
+        or not isinstance(input, torch.Tensor)
+        or not (weight is None or isinstance(weight, torch.Tensor))
         or not emulation.machine.emulates(input.dtype)
         or (weight is not None and (weight.dtype is not input.dtype or list(weight.shape) != shape))
         or list(input.shape[input.dim() - len(shape) :]) != shape

@@ -158,7 +158,8 @@ register_functional("addr", "matmul", _outer_rule)
 
 def addbmm_(machine: Any, c: torch.Tensor, a: Any, b: Any, **factors: Any) -> torch.Tensor:
     """Alone of its kind it broadcasts what it writes to, which gets the result's shape."""
-    result = RULES[_aten.addbmm.default](machine, c, a, b, **factors)
+    addend = machine.exact(machine.operand(c).clone())  # what NumPy has seen cannot grow
+    result = RULES[_aten.addbmm.default](machine, addend, a, b, **factors)
     if c.shape != result.shape:
         c.resize_(result.shape)
     return machine.write(c, result)
