@@ -216,6 +216,7 @@ def test_half_tensors_mean_themselves_within_a_step_only(fmt):
         found = parameter.detach().tolist(), optimizer.state[parameter]["momentum"].tolist()
         with pytest.raises(UnsupportedOp, match="float16"):
             optimizer.state[parameter]["momentum"] + 1
+        optimizer.step(lambda: parameter.half())  # a cast can be printed and read anywhere
         with pytest.raises(UnsupportedOp, match="float16"):
             optimizer.step(lambda: parameter.half() + 1)
         optimizer.param_groups[0]["wrong"] = True
