@@ -131,7 +131,8 @@ def operation_calls(index, dtype, most):
             evaluate(op_db[index], sample, record, fresh, dtype)
     for op, (args, kwargs) in record.calls.items():
         leaves = tree_leaves((args, kwargs))
-        if not any(isinstance(item, torch.Tensor) and item.dtype is dtype for item in leaves) or not all(map(_is_dense, leaves)):
+        takes = any(isinstance(item, torch.Tensor) and item.dtype is dtype for item in leaves)
+        if not takes or not all(map(_is_dense, leaves)):
             continue
         for place, name in places(op):
             if "Tensor" in str(op._schema.arguments[place].type):

@@ -289,6 +289,105 @@ def test_what_a_tensor_of_no_dimensions_fills(call):
     assert same_bits(actual, calls[call]())
 
 
+#: Calls of half tensors and a float64 one of no dimensions, which torch takes in some way of its own, or refuses.
+BESIDE = {
+    "ldexp": lambda x, c: torch.ldexp(x, c),
+    "ldexp in place": lambda x, c: x.clone().ldexp_(c),
+    "huber_loss": lambda x, c: functional.huber_loss(x, c.expand(3), reduction="none"),
+    "soft_margin_loss of no dimensions": lambda x, c: functional.soft_margin_loss(x[0], c * 0),
+    "normal of no dimensions": lambda x, c: torch.normal(x[0], c * 0),
+    "heaviside": lambda x, c: torch.heaviside(x, c),
+    "lerp": lambda x, c: torch.lerp(x, c, 0.5),
+    "masked_scatter": lambda x, c: x.masked_scatter(x > 0, c),
+    "allclose": lambda x, c: torch.tensor(torch.allclose(x, c)),
+    "layer_norm": lambda x, c: functional.layer_norm(x, (3,), c),
+    "batch_norm": lambda x, c: functional.batch_norm(x.reshape(1, 3), c, x.abs()),
+    "group_norm": lambda x, c: torch.native_group_norm(x.reshape(1, 3), c, x, 1, 3, 1, 1, 1e-5)[0],
+    "index_put": lambda x, c: x.index_put((x > 0,), c),
+    "index_put beyond": lambda x, c: x.index_put((x > 0,), c * 1e39),
+    "index_put of a sum": lambda x, c: x.index_put((x > 0,), c, accumulate=True),
+    "index_put at places": lambda x, c: x.index_put((torch.tensor([0]),), c),
+}
+
+
+def outcome_of(call):
+    try:
+        return call()
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", BESIDE)
+def test_native_takes_or_refuses_a_wider_tensor_of_no_dimensions_as_torch_does(name, dtype):
+    x, number = torch.tensor([0.1, -0.3, 3.0]).to(dtype), torch.tensor(0.7, dtype=torch.float64)
+    expected = outcome_of(lambda: BESIDE[name](x, number))
+    with fpsim.emulate("native"):
+        actual = outcome_of(lambda: BESIDE[name](x, number))
+    if isinstance(expected, RuntimeError):
+        assert (type(actual), str(actual)) == (type(expected), str(expected))
+    else:
+        assert same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("fmt", ["fp16", "native"])
+@pytest.mark.parametrize("shape", [(1,), (1, 1), ()])
+def test_addbmm_in_place_gives_its_target_the_shape_of_the_result(shape, fmt):
+    dtype = torch.float16 if fmt == "native" else torch.float32
+    target, a, b = torch.ones(shape, dtype=dtype), torch.ones(2, 3, 4, dtype=dtype), torch.ones(2, 4, 5, dtype=dtype)
+    with fpsim.emulate(fmt):
+        result = target.addbmm_(a, b, beta=0.5, alpha=2)
+    assert result is target
+    assert torch.equal(target, torch.full((3, 5), 16.5, dtype=dtype))
+
+
+NEXT = {
+    "functional": torch.nextafter,
+    "in place": lambda x, y: x.clone().nextafter_(y),
+    "into": lambda x, y: torch.nextafter(x, y, out=torch.empty_like(x)),
+}
+
+
+@pytest.mark.parametrize("form", NEXT)
+def test_every_form_of_nextafter_steps_in_the_format(form):
+    x, y = torch.tensor([1.0, -1.0, 0.0]), torch.tensor([2.0, 0.0, -1.0])
+    expected = torch.nextafter(x.half(), y.half())
+    with fpsim.emulate("fp16"):
+        named = NEXT[form](x, y)
+    with fpsim.emulate("native"):
+        native = NEXT[form](x.half(), y.half())
+    assert torch.equal(named, expected.float())
+    assert torch.equal(native, expected)
+
+
+MAKERS_BEYOND = {
+    "linspace": lambda: torch.linspace(1e39, -3, 1, dtype=torch.bfloat16),
+    "logspace": lambda: torch.logspace(1e39, 1e39, 1, dtype=torch.bfloat16),
+    "normal": lambda: torch.normal(1e39, torch.ones(3, dtype=torch.bfloat16)),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS_BEYOND)
+def test_native_makers_overflow_beyond_float32_as_torch_does(name):
+    expected = MAKERS_BEYOND[name]()
+    with fpsim.emulate("native"):
+        assert same_bits(MAKERS_BEYOND[name](), expected)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, -1, 1e5, -1e9, float("inf"), float("-inf")])
+def test_a_norm_of_one_element_is_its_magnitude(order):
+    x = torch.tensor([[0.1], [-3.0], [60000.0]]).half()
+    with fpsim.emulate("native"):
+        assert torch.equal(torch.linalg.vector_norm(x, order, dim=1), x[:, 0].abs())
+
+
+def test_what_is_no_tensor_is_refused_as_torch_refuses_it():
+    with fpsim.emulate("fp16"), pytest.raises(TypeError, match="must be Tensor"):
+        functional.rms_norm(0.1, (1,))
+    with fpsim.emulate("fp16"), pytest.raises(TypeError, match="must be Tensor"):
+        functional.rms_norm(torch.ones(1), (1,), 0.1)
+
+
 # Printing and tracing
 
 PRINTED = {

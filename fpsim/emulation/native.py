@@ -295,7 +295,7 @@ class NativeMode(EmulationMode):
         """Raise what torch raises of a number that its dtype does not hold: where it is converted, not where it computes."""
         limit = torch.finfo(dtype).max
         given = [args[index] if index < len(args) else kwargs.get(name) for index, name in places(func)]
-        if name_of(func) in _OF_THE_FIRST or _fills_a_mask(func, args):  # torch reads the number out of a tensor of no dimensions
+        if name_of(func) in _OF_THE_FIRST or _fills_a_mask(func, args):  # where torch reads a number out of a tensor
             given = [value.item() if isinstance(value, torch.Tensor) and not value.dim() else value for value in given]
         numbers = tuple(value for value in _flat(given) if type(value) in (float, int) and limit < abs(value) < math.inf)
         if numbers:
