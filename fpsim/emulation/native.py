@@ -329,7 +329,9 @@ class NativeMode(EmulationMode):
         half = next(iter(halves))
         if family == "foreach":
             return self._one_by_one(func, args, kwargs)
-        if family != "optimizer" and any(not tensor.dim() and tensor.dtype in (_FLOAT32, _FLOAT64) for tensor in tensors):
+        if len(halves) == 1 and (family == "optimizer" or "nll_loss" in func._schema.name):
+            return _Call(machine, half).run(func, args, kwargs)
+        if any(not tensor.dim() and tensor.dtype in (_FLOAT32, _FLOAT64) for tensor in tensors):
             self._ask_torch(func, args, kwargs, _kinds_in((*args, *kwargs.values())))
         if _fills_a_mask(func, args):
             return self._beside_numbers(func, args, kwargs, args[0].dtype)
@@ -339,8 +341,6 @@ class NativeMode(EmulationMode):
             raise machine.refuse(f"operands of different dtypes ({', '.join(sorted({str(item.dtype) for item in tensors}))})")
         if family == "normalization" and len(halves) == 1:
             return self._normalize(func, args, kwargs, half)
-        if len(halves) == 1 and (family == "optimizer" or "nll_loss" in func._schema.name):
-            return _Call(machine, half).run(func, args, kwargs)
         common = self._common(func, args, tensors)
         if common in HALVES:
             return self._beside_numbers(func, args, kwargs, common)
@@ -458,8 +458,14 @@ def _within_float32(value: Any) -> Any:
 
 
 def _kinds_in(values: Any) -> tuple[Any, ...]:
-    """What among arguments decides whether torch takes them: dtypes and dimensions of tensors, and all that is no tensor."""
-    return tuple((item.dtype, item.dim()) if isinstance(item, torch.Tensor) else repr(item) for item in _flat(values))
+    """What among arguments decides whether torch takes them: dtypes and dimensions of tensors, types of numbers, switches."""
+
+    def kind(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            return item.dtype, item.dim()
+        return item if item is None or isinstance(item, (bool, str, torch.dtype)) else type(item)
+
+    return tuple(map(kind, _flat(values)))
 
 
 def _flat(values: Any) -> Iterator[Any]:
