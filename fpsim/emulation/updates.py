@@ -96,6 +96,8 @@ class _Fresh(Kind):
 
     def concerns(self, args: Any, kwargs: Any) -> bool:
         first = args[0]
+        if type(first) in (float, int, bool, complex):
+            return False
         if first.requires_grad:
             return not torch.is_grad_enabled()
         return tags.is_parameter(first)
