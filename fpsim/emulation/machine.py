@@ -250,8 +250,15 @@ class Machine:
             own = np.zeros(counting.LENGTH, np.int64)
             self.finishing.count(np.array([value], dtype=np.float64), own)
             self.row()[counting.OVERFLOWS] += own[counting.OVERFLOWS]
+        if self.stochastic and self._is_value(value):
+            return value  # drawing nothing
         rounded = self.constant(value, saturate=False)
         return value if rounded == value else rounded
+
+    def _is_value(self, value: float) -> bool:
+        inward = np.array([value], dtype=np.float64)
+        round_into(inward, inward, self.fmt, Rounding.TOWARD_ZERO)
+        return bool(inward[0] == value)
 
     def constant(self, value: Any, saturate: bool = True) -> Any:
         """A constant that fills a tensor: rounded, and saturated if it is finite or the format has no infinity."""
