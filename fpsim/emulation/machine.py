@@ -228,7 +228,7 @@ class Machine:
         """A Python number as an operand of arithmetic: in fp32 under "kernel", rounded to the format under "primitive"."""
         value = self.meant(value)
         if self.primitive:
-            return self.in_format(value)
+            return self.in_format(value, draws=type(value) is float)
         return in_fp32(value) if type(value) is float else value
 
     def meant(self, value: Any) -> Any:
@@ -239,8 +239,11 @@ class Machine:
             return math.copysign(self.fmt.max_finite, value)
         return value
 
-    def in_format(self, value: Any) -> Any:
-        """A Python number rounded to the format; an overflow is counted. What is no number is returned as it is."""
+    def in_format(self, value: Any, draws: bool = False) -> Any:
+        """A Python number rounded to the format; an overflow is counted. What is no number is returned as it is.
+
+        A value of the format draws only if `draws`: how many draws there were is part of what a seed means.
+        """
         if type(value) is not float and type(value) is not int:
             return value
         if abs(value) == np.inf and not self.fmt.has_infinity:
@@ -250,8 +253,8 @@ class Machine:
             own = np.zeros(counting.LENGTH, np.int64)
             self.finishing.count(np.array([value], dtype=np.float64), own)
             self.row()[counting.OVERFLOWS] += own[counting.OVERFLOWS]
-        if self.stochastic and self._is_value(value):
-            return value  # drawing nothing
+        if self.stochastic and not draws and self._is_value(value):
+            return value
         rounded = self.constant(value, saturate=False)
         return value if rounded == value else rounded
 
