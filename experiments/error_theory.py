@@ -20,7 +20,7 @@ from rich.table import Table
 
 import fpsim
 from fpsim import bounds
-from fpsim.theory.unit_runs import unit_error
+from fpsim.running.units import unit_error
 
 SIDE = 32
 CONFIDENCE = 0.999

@@ -10,19 +10,19 @@ __version__ = "0.1.0"
 
 # Where each public name lives. The imports for type checkers below say the same; a test compares them.
 _HOMES = {
-    "fpsim.formats": "FORMATS Format get_format",
-    "fpsim.rounding": "Rounding get_rounding round",
-    "fpsim.encoding": "decode encode next_down next_up ulp",
-    "fpsim.arithmetic": "add div fma mul sqrt sub",
-    "fpsim.elementary": (
+    "fpsim.numbers.formats": "FORMATS Format get_format",
+    "fpsim.numbers.rounding": "Rounding get_rounding round",
+    "fpsim.numbers.encoding": "decode encode next_down next_up ulp",
+    "fpsim.arrays.arithmetic": "add div fma mul sqrt sub",
+    "fpsim.arrays.elementary": (
         "acos acosh asin asinh atan atanh cos cosh erf erfc exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinh tan tanh"
     ),
     "fpsim.accumulation": "Accumulator Order Tree get_accumulator reveal",
-    "fpsim.counters": "Counters",
-    "fpsim.products": "dot matmul",
-    "fpsim.reductions": "cumsum mean sum",
-    "fpsim.convolution": "conv conv_input_gradient conv_weight_gradient",
-    "fpsim.threads": "get_num_threads set_num_threads",
+    "fpsim.sums.observers.counters": "Counters",
+    "fpsim.arrays.products": "dot matmul",
+    "fpsim.arrays.reductions": "cumsum mean sum",
+    "fpsim.arrays.convolution": "conv conv_input_gradient conv_weight_gradient",
+    "fpsim.backend.threads": "get_num_threads set_num_threads",
     "fpsim.emulation": "Report Simulation UnsupportedOp emulate run",
     "fpsim.emulation.replay": "crosscheck",
     "fpsim.recorder": "record recording",
@@ -40,14 +40,13 @@ if TYPE_CHECKING:
         get_accumulator as get_accumulator,
         reveal as reveal,
     )
-    from fpsim.arithmetic import add as add, div as div, fma as fma, mul as mul, sqrt as sqrt, sub as sub
-    from fpsim.convolution import (
+    from fpsim.arrays.arithmetic import add as add, div as div, fma as fma, mul as mul, sqrt as sqrt, sub as sub
+    from fpsim.arrays.convolution import (
         conv as conv,
         conv_input_gradient as conv_input_gradient,
         conv_weight_gradient as conv_weight_gradient,
     )
-    from fpsim.counters import Counters as Counters
-    from fpsim.elementary import (
+    from fpsim.arrays.elementary import (
         acos as acos,
         acosh as acosh,
         asin as asin,
@@ -72,6 +71,9 @@ if TYPE_CHECKING:
         tan as tan,
         tanh as tanh,
     )
+    from fpsim.arrays.products import dot as dot, matmul as matmul
+    from fpsim.arrays.reductions import cumsum as cumsum, mean as mean, sum as sum
+    from fpsim.backend.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
     from fpsim.emulation import (
         Report as Report,
         Simulation as Simulation,
@@ -86,19 +88,17 @@ if TYPE_CHECKING:
         tolerance as tolerance,
     )
     from fpsim.emulation.replay import crosscheck as crosscheck
-    from fpsim.encoding import (
+    from fpsim.numbers.encoding import (
         decode as decode,
         encode as encode,
         next_down as next_down,
         next_up as next_up,
         ulp as ulp,
     )
-    from fpsim.formats import FORMATS as FORMATS, Format as Format, get_format as get_format
-    from fpsim.products import dot as dot, matmul as matmul
+    from fpsim.numbers.formats import FORMATS as FORMATS, Format as Format, get_format as get_format
+    from fpsim.numbers.rounding import Rounding as Rounding, get_rounding as get_rounding, round as round
     from fpsim.recorder import record as record, recording as recording
-    from fpsim.reductions import cumsum as cumsum, mean as mean, sum as sum
-    from fpsim.rounding import Rounding as Rounding, get_rounding as get_rounding, round as round
-    from fpsim.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
+    from fpsim.sums.observers.counters import Counters as Counters
 
 
 def __getattr__(name: str) -> object:

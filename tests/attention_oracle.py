@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 
 import fpsim
-from fpsim.rounding import Rounding
+from fpsim.numbers.rounding import Rounding
 from tests.oracles import round_exact
 from tests.units_oracle import blocks
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fpsim._kernels import random as kernel_random, rounding as kernels
-from fpsim._kernels.compiler import as_bits, as_float, kernel
-from fpsim.rounding import draw_key
+from fpsim.backend.numba import random as kernel_random, rounding as kernels
+from fpsim.backend.numba.compiler import as_bits, as_float, kernel
+from fpsim.numbers.rounding import draw_key
 from tests import oracles
 
 

@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import fpsim
-from fpsim.emulation import TABLE, switches
-from fpsim.emulation.table import names
+from fpsim.emulation import TABLE
+from fpsim.emulation.dispatch import switches
+from fpsim.emulation.registry import names
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

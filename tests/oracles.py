@@ -3,7 +3,7 @@
 import math
 from fractions import Fraction
 
-from fpsim.rounding import Rounding
+from fpsim.numbers.rounding import Rounding
 
 DETERMINISTIC = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
 NAN, INFINITY = float("nan"), float("inf")

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import fpsim
-from fpsim import elementary
-from fpsim._kernels import functions as kernels
 from fpsim.accumulation import Accumulator
+from fpsim.arrays import elementary
+from fpsim.backend.numba import functions as kernels
 from tests.strategies import DETERMINISTIC, random_values
 
 FP16, BF16, FP32 = (fpsim.get_format(name) for name in ("fp16", "bf16", "fp32"))

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import fpsim
-from fpsim.rounding import Rounding
+from fpsim.numbers.rounding import Rounding
 
 MODES = list(Rounding)
 DETERMINISTIC = [mode for mode in MODES if mode is not Rounding.STOCHASTIC]

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 from fpsim.accumulation.trees import ZERO
-from fpsim.rounding import Rounding
+from fpsim.numbers.rounding import Rounding
 
 DETERMINISTIC = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fpsim.accumulation import Accumulator, Tree, blocked, get_accumulator, lanes, orders, pairwise, sequential
-from fpsim.formats import FORMATS, get_format
+from fpsim.numbers.formats import FORMATS, get_format
 
 ORDER_TEXTS = ["sequential", "pairwise", "blocked(3)", "lanes(8)", "lanes(4,pairwise)", "split(2)", "given(((0,1),2))"]
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import fpsim
-from fpsim import _elementwise
-from fpsim.rounding import Rounding
+from fpsim.numbers import operations
+from fpsim.numbers.rounding import Rounding
 from tests import integer_oracle, oracles
 from tests.strategies import (
     ALL_COMPUTING,
@@ -59,7 +59,7 @@ def test_all_operands_of_tiny_formats_against_rationals(fmt):
 def test_the_float32_carrier_is_only_a_shorter_way():
     """Where float32's result serves, the way through float64 gives the same bits."""
     generator = np.random.default_rng(5)
-    served = [fmt for fmt in ALL_COMPUTING if _elementwise.float32_serves(fmt, Rounding.NEAREST_EVEN)]
+    served = [fmt for fmt in ALL_COMPUTING if operations.float32_serves(fmt, Rounding.NEAREST_EVEN)]
     assert {"fp16", "bf16", "float8_e5m2", "float8_e4m3fn"} <= {fmt.name for fmt in served}
     assert not {"tf32", "fp32", "e8m9"} & {fmt.name for fmt in served}
     for fmt in served:
@@ -198,7 +198,7 @@ def test_broadcasting_and_strides(mode):
 @pytest.mark.parametrize("name", ["fp16", "fp32"])
 def test_the_number_of_threads_changes_nothing(name, mode):
     """Ranges of a broadcast result begin anywhere in a row; draws are those of the element."""
-    from fpsim import threads
+    from fpsim.backend import threads
 
     generator = np.random.default_rng(18)
     a = random_values(fpsim.get_format(name), 700 * 501, generator, np.float32).reshape(700, 501)

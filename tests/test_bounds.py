@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 import fpsim
 from fpsim import bounds
 from fpsim.accumulation import get_accumulator
-from fpsim.formats import get_format
+from fpsim.numbers.formats import get_format
 from tests.hard_sums import KINDS, exact_sums, hard_operands
 from tests.tree_search import Search, evaluate
 

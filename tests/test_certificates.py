@@ -704,7 +704,7 @@ def test_the_last_rounding_is_needed(method, monkeypatch):
 
 def without_last_rounding(monkeypatch):
     monkeypatch.setattr(costs.Machine, "_stored", lambda self, call, store, inner: torch.zeros_like(call.result))
-    monkeypatch.setattr("fpsim.theory.running.stored_error", lambda result, *rest: np.zeros(result.shape))
+    monkeypatch.setattr("fpsim.running.products.stored_error", lambda result, *rest: np.zeros(result.shape))
 
 
 @pytest.mark.parametrize("method", RUNS)
@@ -722,7 +722,7 @@ def test_alignment_is_needed(method, monkeypatch):
 
     accumulations._bound.cache_clear()
     monkeypatch.setattr(accumulations, "unit_stage", nothing)
-    monkeypatch.setattr("fpsim.theory.running.unit_error", lambda a, b, *rest: np.zeros((a.shape[0], b.shape[1])))
+    monkeypatch.setattr("fpsim.running.products.unit_error", lambda a, b, *rest: np.zeros((a.shape[0], b.shape[1])))
     without_last_rounding(monkeypatch)
     try:
         assert violated(model, x, machine, method)

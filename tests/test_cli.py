@@ -299,8 +299,8 @@ def test_demo_depends_on_the_seed_alone():
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """A cache with kernels of this version and of another."""
-    from fpsim._kernels import folders
-    from fpsim._kernels.storage import Files
+    from fpsim.backend.numba import folders
+    from fpsim.backend.numba.storage import Files
 
     root = tmp_path / "cache"
     monkeypatch.setenv("FPSIM_CACHE_DIR", str(root))
@@ -311,7 +311,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_cache_shows_each_version(cache):
-    from fpsim._kernels.folders import source_digest
+    from fpsim.backend.numba.folders import source_digest
 
     code, output, errors = invoke("cache")
     assert (code, errors) == (0, "")

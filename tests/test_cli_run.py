@@ -12,8 +12,8 @@ from torch import nn
 
 import fpsim
 from fpsim.cli import main
-from fpsim.emulation.context import Emulation
-from fpsim.emulation.policy import make_policy
+from fpsim.emulation.dispatch.context import Emulation
+from fpsim.emulation.machine.policy import make_policy
 from fpsim.emulation.report import make_report
 
 ROOT = Path(__file__).parent.parent

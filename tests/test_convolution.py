@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 import fpsim
-from fpsim import _convolutions, threads
-from fpsim._geometry import Geometry
 from fpsim.accumulation import get_accumulator
-from fpsim.convolution import conv, conv_input_gradient, conv_weight_gradient
-from fpsim.formats import get_format
-from fpsim.rounding import Rounding
+from fpsim.arrays.convolution import conv, conv_input_gradient, conv_weight_gradient
+from fpsim.backend import threads
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums import convolutions
+from fpsim.sums.geometry import Geometry
 from tests import sums_oracle as oracle
 from tests.test_reductions import same_bits, values_of
 
@@ -181,7 +182,7 @@ def test_patches_are_what_each_tap_reads(geometry, longer, dtype, data):
     source = np.random.default_rng(longer).normal(size=(*x_shape[:2], *size)).astype(dtype)
     if data.draw(st.booleans()):  # channels last
         source = np.ascontiguousarray(source.transpose(0, 2, 3, 4, 1)).transpose(0, 4, 1, 2, 3)
-    taps = _convolutions._Taps(source, geometry.kernel, grid, axes)
+    taps = convolutions._Taps(source, geometry.kernel, grid, axes)
     some = [data.draw(st.integers(0, size - 1)) for size in (taps.count, taps.positions)]
     rows, columns = slice(some[0], taps.count), slice(some[1], data.draw(st.integers(some[1] + 1, taps.positions)))
     buffer = np.full((taps.count + 1) * taps.positions, np.nan, dtype)
@@ -216,7 +217,7 @@ def test_small_whole_numbers_agree_with_torch(geometry, seed):
 
 def set_tiles(monkeypatch, size):
     for name in ("_POSITIONS_BYTES", "_TAPS_BYTES"):
-        monkeypatch.setattr(_convolutions, name, size)
+        monkeypatch.setattr(convolutions, name, size)
 
 
 def whole_im2col(x, kernel, stride, padding, dilation):
@@ -287,7 +288,7 @@ def test_zeros_between_strides_can_be_left_out(geometry, accumulate, seed):
     how = {**steps, "fmt": "fp16", "accumulate": accumulate}
     fast = conv_input_gradient(gradient, weight, x_shape, **how)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_convolutions, "_zeros_can_be_left_out", lambda *_: False)
+        patched.setattr(convolutions, "_zeros_can_be_left_out", lambda *_: False)
         assert same_bits(fast, conv_input_gradient(gradient, weight, x_shape, **how))
 
 
@@ -331,12 +332,12 @@ def test_memory_is_bounded():
     """Operands and result, and no more than 64 MB: the whole im2col would take 600 MB."""
     x = np.ones((4, 64, 256, 256), np.float32)
     weight = np.ones((8, 64, 3, 3), np.float32)
-    geometry = _convolutions.Geometry.of(x.shape, weight.shape, padding=1)
-    how = _convolutions.Arithmetic(get_format("fp16"), get_accumulator("fp32"), Rounding.NEAREST_EVEN)
+    geometry = convolutions.Geometry.of(x.shape, weight.shape, padding=1)
+    how = convolutions.Arithmetic(get_format("fp16"), get_accumulator("fp32"), Rounding.NEAREST_EVEN)
     out = np.empty(geometry.output_shape, np.float32)
     tracemalloc.start()
     try:
-        _convolutions.forward_into(x[:, :, None], weight[:, :, None], out, geometry, how)
+        convolutions.forward_into(x[:, :, None], weight[:, :, None], out, geometry, how)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim import threads
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
-from fpsim.formats import Format, get_format
-from fpsim.products import matmul_into
-from fpsim.rounding import Rounding, round_into
+from fpsim.arrays.products import matmul_into
+from fpsim.backend import threads
+from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.rounding import Rounding, round_into
 from tests import sums_oracle as oracle
 
 

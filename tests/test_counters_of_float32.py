@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fpsim
-from fpsim import _counting_jobs, threads
-from fpsim._counting_jobs import RareJob
+from fpsim.backend import threads
+from fpsim.sums.observers import counting_tiles
+from fpsim.sums.observers.counting_tiles import RareJob
 
 
 def numpy_counts(a: np.ndarray, b: np.ndarray, parts: list[range] | None = None) -> fpsim.Counters:
@@ -56,7 +57,7 @@ def counted(pair: tuple[np.ndarray, np.ndarray], accumulate: str, few: float) ->
     """A product's counters, where blocks are looked at unless more than this share of them has to be."""
     counters = fpsim.Counters()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_counting_jobs, "_FEW", few)
+        patch.setattr(counting_tiles, "_FEW", few)
         fpsim.matmul(*pair, fmt="fp32", accumulate=accumulate, counters=counters)
     return counters
 
@@ -117,7 +118,7 @@ def test_a_large_product_takes_this_way_whatever_the_threads(monkeypatch: pytest
 def test_a_part_of_the_columns_at_a_time_counts_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(6)
     a, b = generator.standard_normal((70, 90)).astype(np.float32), generator.standard_normal((90, 200)).astype(np.float32)
-    monkeypatch.setattr(_counting_jobs, "_BOUNDS", 1)
+    monkeypatch.setattr(counting_tiles, "_BOUNDS", 1)
     counters = fpsim.Counters()
     product = fpsim.matmul(a, b, fmt="fp32", accumulate="fp32", counters=counters)
     assert counters == numpy_counts(a, b)

@@ -145,7 +145,7 @@ def outcome(path):
         found = fpsim.crosscheck(read, accumulate="fp32")
         json.dumps([_machine(found), [_cells(row) for row in found.rows], _ending(found)])
         if any(record["section"] == "model" for record in read.records):
-            str(crosscheck_model(read, fpsim.emulation.policy.make_policy("native")))
+            str(crosscheck_model(read, fpsim.emulation.machine.policy.make_policy("native")))
     except BundleError as error:
         assert plain(str(error)).count("\n") == 0
         return "refused"

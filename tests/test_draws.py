@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fpsim._kernels.compiler import kernel
-from fpsim._kernels.random import element_hash, step_draw
-from fpsim.rounding import draw_key
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.random import element_hash, step_draw
+from fpsim.numbers.rounding import draw_key
 
 LEAVES = 2**31  # leaf k draws as step 2^31 + k
 ONE_IN = 1e-6  # how unlikely a result must be to fail; the draws are fixed, so that a test that passes always does

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fpsim
-from fpsim import elementary
+from fpsim.arrays import elementary
 from tests import integer_oracle
 from tests.elementary_reference import ODD_AT_ZERO, REFERENCE, pairs, round_pairs
 from tests.strategies import NAMED, clustered_values, every_value

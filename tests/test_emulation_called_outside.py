@@ -14,7 +14,8 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import fpsim
-from fpsim.emulation import OutsideContext, hooks
+from fpsim.emulation import OutsideContext
+from fpsim.emulation.dispatch import hooks
 
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as functional
 
 import fpsim
-from fpsim import threads
-from fpsim._kernels import counting
-from fpsim._kernels.compiler import kernel
-from fpsim._kernels.transcendental import exp64
-from fpsim.emulation.finishing import Finish
-from fpsim.formats import get_format
-from fpsim.rounding import Rounding
+from fpsim.backend import threads
+from fpsim.backend.numba import counting
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.transcendental import exp64
+from fpsim.emulation.machine.finishing import Finish
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
 
 SIZE = 70_000  # more than a block of anything, and no multiple of one
 PIECE = 1000  # less than any fast path takes
@@ -67,7 +67,7 @@ def test_finishing_rounds_and_counts(fmt, mode, carrier, several_threads):
     edges = [target.max_finite, target.min_subnormal, target.min_subnormal / 2, target.min_normal, 0.0, np.inf, np.nan]
     x[:7], x[7:14] = edges, np.negative(edges)
     expected, key = np.empty_like(x), 5 if mode is Rounding.STOCHASTIC else 0
-    fpsim.rounding.round_into(x, expected, target, mode, key)
+    fpsim.numbers.rounding.round_into(x, expected, target, mode, key)
     out, row = np.empty(SIZE, np.float32), np.zeros(counting.LENGTH, np.int64)
     finish = Finish(target, mode)
     finish.round(x, out, row, key)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fpsim
-from fpsim.emulation import context
-from fpsim.emulation.mapping import ROLES, parse_mapping
-from fpsim.formats import get_format
+from fpsim.emulation.dispatch import context
+from fpsim.emulation.machine.mapping import ROLES, parse_mapping
+from fpsim.numbers.formats import get_format
 from tests.test_hardware import model
 
 F8 = {"*": "e4m3fn", "gradient": "e5m2", "weight": "fp32", "optimizer": "fp32"}

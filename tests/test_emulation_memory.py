@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fpsim
-from fpsim.emulation import tags
+from fpsim.emulation.machine import marks
 
 THIRD = 1 / 3
 THIRDS = np.full(4, THIRD, np.float32)
@@ -222,6 +222,6 @@ def test_what_nobody_else_has_stays_marked():
                 tag = sim._emulation.machine.tag
                 state = [value for values in optimizer.state.values() for name, value in values.items() if name != "step"]
                 for tensor in (*sim.parameters(), own, own.grad, *state):
-                    assert tags.tag_on(tensor) is tag
+                    assert marks.tag_on(tensor) is tag
                 torch.save(sim.state_dict(), io.BytesIO())
-                assert repr(own) and copy.deepcopy(sim) and tags.tag_on(sim[0].weight) is tag
+                assert repr(own) and copy.deepcopy(sim) and marks.tag_on(sim[0].weight) is tag

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as functional
 
 import fpsim
-import fpsim.elementary
+import fpsim.arrays.elementary
 
 HALF = torch.float16
 
@@ -99,7 +99,7 @@ def test_elementary_functions_are_those_of_the_arrays():
         with fpsim.emulate("fp16"):
             emulated = getattr(torch, name)(patterns).numpy()
         with np.errstate(all="ignore"):
-            expected = getattr(fpsim.elementary, name)(patterns.numpy(), "fp16")
+            expected = getattr(fpsim.arrays.elementary, name)(patterns.numpy(), "fp16")
         assert np.array_equal(emulated, expected, equal_nan=True), name
         number = ~np.isnan(expected)
         assert np.array_equal(np.signbit(emulated)[number], np.signbit(expected)[number]), name
@@ -195,7 +195,7 @@ def test_lost_updates_of_a_script_are_counted():
         parameter.grad = torch.ones(4)
         optimizer.step()
     total = sum(emulation.rows().values())
-    from fpsim._kernels import counting
+    from fpsim.backend.numba import counting
 
     assert (total[counting.UPDATES], total[counting.LOST]) == (4, 4)
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import fpsim
-from fpsim.emulation import UnsupportedOp, context
+from fpsim.emulation import UnsupportedOp
+from fpsim.emulation.dispatch import context
 
 pytest.importorskip("expecttest", reason="torch's operator database needs the package expecttest")
 

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fpsim
 from fpsim.emulation import OutsideContext
-from fpsim.emulation.context import Emulation
+from fpsim.emulation.dispatch.context import Emulation
 
 
 class Double(torch.autograd.Function):
@@ -153,7 +153,7 @@ def test_hooks_are_of_nodes_not_of_tensors(tmp_path, recwarn):
 
 
 def test_references_do_not_pile_up():
-    emulation = Emulation(fpsim.emulation.policy.make_policy("fp16"))
+    emulation = Emulation(fpsim.emulation.machine.policy.make_policy("fp16"))
     with emulation, torch.no_grad():
         kept = [torch.ones(1) * i for i in range(3000)]
         for _ in range(20_000):

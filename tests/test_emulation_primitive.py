@@ -11,8 +11,8 @@ from scipy import special
 from torch import nn
 
 import fpsim
-from fpsim.emulation.steps import is_composite
-from fpsim.emulation.table import PRIMITIVE, RULES, STEPS, TABLE
+from fpsim.emulation.registry import PRIMITIVE, RULES, STEPS, TABLE
+from fpsim.emulation.rules.steps import is_composite
 
 H = np.float16
 POLICY = {"fmt": "fp16", "accumulate": "fp16", "granularity": "primitive"}

@@ -14,7 +14,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import fpsim
-from fpsim.emulation import OutsideContext, UnsupportedOp, context
+from fpsim.emulation import OutsideContext, UnsupportedOp
+from fpsim.emulation.dispatch import context
 
 X = torch.linspace(-2, 2, 12).reshape(3, 4)
 

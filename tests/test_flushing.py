@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import fpsim
-from fpsim.formats import get_format
-from fpsim.rounding import Rounding
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
 from tests import sums_oracle as oracle
 from tests.elementary_reference import REFERENCE
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fpsim
-from fpsim.formats import Format
+from fpsim.numbers.formats import Format
 from tests.strategies import NAMED
 
 WITH_FINFO = [fmt for fmt in NAMED if fmt.name not in ("fp16", "fp32", "fp64", "tf32")]

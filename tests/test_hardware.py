@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim import _unit_products, _unit_steps
-from fpsim._step_runs import step_product
-from fpsim._unit_products import _around_specials, unit_product
 from fpsim.accumulation.units import Instruction, Output
-from fpsim.formats import BF16, FP16, FP32, get_format
 from fpsim.hardware import UNITS, UnconfirmedUnit, get_unit, product
 from fpsim.hardware.table import conversions_markdown, markdown, scaled_markdown
-from fpsim.rounding import Rounding
+from fpsim.numbers.formats import BF16, FP16, FP32, get_format
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums.units import products, steps
+from fpsim.sums.units.products import _around_specials, unit_product
+from fpsim.sums.units.step_kernels import step_product
 from tests import units_oracle as oracle
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "tensor_cores"
@@ -270,7 +270,7 @@ def test_two_formats_that_no_instruction_takes():
     for unit, *fmt in (("h100", "fp16", "bf16"), ("mi300", "fp16", "bf16"), ("a100", "fp16", "tf32"), ("h100", "fp16", "e5m2")):
         with pytest.raises(ValueError, match=f"no instruction for {get_format(fmt[0]).name} and {get_format(fmt[1]).name}"):
             product(one, one, unit=unit, fmt=tuple(fmt))
-    _unit_products._warned.clear()
+    products._warned.clear()
     with pytest.warns(UnconfirmedUnit, match="float8_e4m3fn by float8_e5m2 and fp32 output is unconfirmed"):
         product(one, one, unit="ada", fmt=("e4m3fn", "e5m2"))
 
@@ -279,7 +279,7 @@ STEPS = [
     (unit.name, row, name)
     for unit in UNITS.values()
     for row in unit.instructions
-    if row.model in _unit_steps.MODELS
+    if row.model in steps.MODELS
     for name in row.operands
 ]
 
@@ -296,7 +296,7 @@ def test_kernels_of_steps_equal_the_plain_steps(unit, row, name):
             for start in (np.zeros((rows, columns)), values(FP32, (rows, columns), generator, spread).astype(np.float64)):
                 found = step_product(a, b, fmt, row, start)
                 if found is not None:
-                    wanted = _unit_steps.MODELS[row.model](a, b, fmt, row, start)
+                    wanted = steps.MODELS[row.model](a, b, fmt, row, start)
                     assert np.array_equal(found.view(np.int64), wanted.view(np.int64)), (spread, rows)
                     served += 1
     assert served >= 12
@@ -384,13 +384,13 @@ def test_float64_carrier_equals_float32(monkeypatch):
         a, b = values(get_format(fmt), (9, 64), generator, 8), values(get_format(fmt), (64, 40), generator, 8)
         fast = product(a, b, unit=unit, fmt=fmt)
         with monkeypatch.context() as patch:
-            patch.setattr(_unit_products, "_fits_single", lambda *_: False)
+            patch.setattr(products, "_fits_single", lambda *_: False)
             assert fast.tobytes() == product(a, b, unit=unit, fmt=fmt).tobytes()
     generator = np.random.default_rng(2)
     a, b = values(BF16, (9, 64), generator, 8), values(BF16, (64, 40), generator, 8)
     fast = product(a, b, unit="avx512_bf16", fmt="bf16")
     with monkeypatch.context() as patch:
-        patch.setattr(_unit_products, "_stays_below", lambda *_: False)
+        patch.setattr(products, "_stays_below", lambda *_: False)
         assert fast.tobytes() == product(a, b, unit="avx512_bf16", fmt="bf16").tobytes()
 
 
@@ -636,7 +636,7 @@ def test_bad_input():
 
 @pytest.mark.filterwarnings("default::fpsim.hardware.UnconfirmedUnit")
 def test_unconfirmed_units_say_so_once(monkeypatch):
-    monkeypatch.setattr(_unit_products, "_warned", set())
+    monkeypatch.setattr(products, "_warned", set())
     x = np.ones((2, 4), np.float32)
     with pytest.warns(UnconfirmedUnit, match="unit t4 with fp16 operands and fp32 output is unconfirmed: published"):
         fpsim.matmul(x, x.T, fmt="fp16", accumulate="t4")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fpsim._kernels import folders
-from fpsim._kernels.storage import Files
+from fpsim.backend.numba import folders
+from fpsim.backend.numba.storage import Files
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = 40

@@ -10,8 +10,8 @@ import torch
 import fpsim
 from fpsim import bounds
 from fpsim.accumulation import Tree, orders
-from fpsim.accumulation._heights import most_roundings
-from fpsim.formats import get_format
+from fpsim.accumulation.heights import most_roundings
+from fpsim.numbers.formats import get_format
 
 E5M2_TERMS, BF16_TERMS, FP16_TERMS = 3182, 91_208, 800_000  # from here on (1 + 2u)^n was beyond float64
 STOPS = {"e5m2": 8.0, "bf16": 256.0, "fp16": 2048.0}  # 2^p: one more is half an ulp, and ties to it
@@ -211,8 +211,8 @@ def test_heights_are_those_of_the_definition():
 
 
 def test_growth_of_long_trees_is_not_cut_off():
-    from fpsim._product_plans import growth
-    from fpsim.rounding import Rounding
+    from fpsim.numbers.rounding import Rounding
+    from fpsim.sums.plan import growth
 
     fmt = get_format("fp32")
     found = growth(orders.sequential(10**7), fmt, Rounding.UP, True)

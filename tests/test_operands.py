@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim._operands import _are_values
-from fpsim.formats import get_format
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.operands import _are_values
 
 DTYPES = {
     "fp16": np.float16,

@@ -11,10 +11,10 @@ from torch.autograd.profiler import profile
 from torch.nn import functional as F
 
 import fpsim
-from fpsim import elementary
-from fpsim._kernels import error_function, functions, trigonometric
-from fpsim.emulation import elementwise
-from fpsim.emulation.portable import PORTABLE, in_float64, power
+from fpsim.arrays import elementary
+from fpsim.backend.numba import error_function, functions, trigonometric
+from fpsim.emulation.machine.portable import PORTABLE, in_float64, power
+from fpsim.emulation.rules import elementwise
 from tests.elementary_reference import REFERENCE, pairs
 
 UNIT = 2.0**-53

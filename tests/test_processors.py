@@ -14,7 +14,7 @@ import pytest
 from llvmlite import binding
 from numba.core import codegen
 
-from fpsim._kernels.processor import instructions
+from fpsim.backend.numba.processor import instructions
 
 ROOT = Path(__file__).parents[1]
 RECORDED = json.loads((ROOT / "tests/recordings/processors.json").read_text())
@@ -106,7 +106,7 @@ def test_portable_forbids_what_x86_alone_has():
 
 
 def test_another_value_of_the_switch_is_refused():
-    code = "import fpsim._kernels.processor"
+    code = "import fpsim.backend.numba.processor"
     env = {**os.environ, "FPSIM_PORTABLE": "yes"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode != 0 and "FPSIM_PORTABLE must be 0 or 1, got 'yes'" in done.stderr

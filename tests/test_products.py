@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fpsim
-from fpsim import threads
-from fpsim._kernels.random import element_hash, step_draw
-from fpsim._product_jobs import Draws, add_rounded
-from fpsim._product_plans import scheme
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
-from fpsim.formats import Format, get_format
-from fpsim.products import matmul_into
-from fpsim.rounding import Rounding, round_into
+from fpsim.arrays.products import matmul_into
+from fpsim.backend import threads
+from fpsim.backend.numba.random import element_hash, step_draw
+from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.sums.plan import scheme
+from fpsim.sums.tiles import Draws, add_rounded
 from tests.strategies import nested_trees
 
 NAN, INF = float("nan"), float("inf")
@@ -429,8 +429,8 @@ def test_chain_equals_the_torch_rank_one_loop_at_512(dtype: str) -> None:
 @pytest.mark.parametrize("mode", ["nearest-even", "nearest-away", "toward-zero", "up", "down", "odd"])
 @pytest.mark.exhaustive
 def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fpsim._product_plans as plans
-    import fpsim._product_runs as runs
+    import fpsim.sums.plan as plans
+    import fpsim.sums.trees as runs
 
     a, b = (x.astype(np.float32) for x in half_operands(64, scale))
     texts = ("fp16", "fp16:fma", "fp16:kahan", "fp16:pairwise")

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import fpsim
-from fpsim import threads
-from fpsim._sums import _divided, _fast, mean_axes, sum_axes
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
-from fpsim.formats import get_format
-from fpsim.reductions import cumsum, mean, sum as sum_of
-from fpsim.rounding import Rounding
+from fpsim.arrays.reductions import cumsum, mean, sum as sum_of
+from fpsim.backend import threads
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums.axes import _divided, _fast, mean_axes, sum_axes
 from tests import sums_oracle as oracle
 from tests.strategies import nested_trees
 

@@ -10,12 +10,12 @@ from scipy import stats
 
 import fpsim
 from fpsim import bounds
-from fpsim._product_jobs import Draws
-from fpsim._product_plans import program
-from fpsim._watched_runs import watched_products, watched_stack
 from fpsim.accumulation import get_accumulator
-from fpsim.formats import get_format
-from fpsim.rounding import Rounding, get_rounding
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding, get_rounding
+from fpsim.sums.observers.error_sums import watched_products, watched_stack
+from fpsim.sums.plan import program
+from fpsim.sums.tiles import Draws
 from tests.hard_sums import KINDS, exact_sums, hard_operands
 from tests.test_bounds import cases, made, unconfirmed
 
@@ -81,11 +81,11 @@ def test_what_is_watched_is_what_is_computed(accumulate, mode):
     for kind in ("plain", "huge"):
         a, b = (x.astype(np.float32) for x in hard_operands(kind, FP16, accumulator.format, 5, 21, 40, 1))
         tree, fused = accumulator.order(21), accumulator.products != "rounded"
-        key = fpsim.rounding.seed_key(rounding, seed)
+        key = fpsim.numbers.rounding.seed_key(rounding, seed)
         how = (FP16, accumulator.format, rounding, tree, fused, False, False, Draws(key, 0, 40, 1), [program(tree)])
         (watched,) = watched_products(a, b, *how)
         expected = np.empty((5, 40))
-        fpsim.products.matmul_into(
+        fpsim.arrays.products.matmul_into(
             a.astype(np.float64), b.astype(np.float64), expected, FP16, accumulator, rounding, key
         )  # fmt: skip
         found = fpsim.round(watched.product.astype(np.float64), "fp16", mode, seed=seed)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim import _unit_products
-from fpsim.formats import get_format
 from fpsim.hardware import UnconfirmedUnit, get_unit, quantize_blocks, scaled_product
+from fpsim.numbers.formats import get_format
+from fpsim.sums.units import products
 from tests import units_oracle as oracle
 
 ROWS = {row.kind: row for row in get_unit("b200").scaled}
@@ -192,7 +192,7 @@ def test_bad_input():
 
 @pytest.mark.filterwarnings("default::fpsim.hardware.UnconfirmedUnit")
 def test_unconfirmed_rows_say_so_once(monkeypatch):
-    monkeypatch.setattr(_unit_products, "_warned", set())
+    monkeypatch.setattr(products, "_warned", set())
     a, b, one = np.ones((1, 32), np.float32), np.ones((32, 1), np.float32), np.ones((1, 1), np.float32)
     with pytest.warns(UnconfirmedUnit, match="unit b200 with mxf4 operands is unconfirmed: published models only"):
         scaled_product(a, b, one, one, kind="mxf4")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import fpsim
-from fpsim import _checks, elementary
+from fpsim.arrays import elementary
+from fpsim.numbers import arguments
 
 HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)
 SINGLE = np.array([0x7F800001, 0xFF812345, 0x7FC00000, 0x3F800000, 0xC0400000, 0x00000000] * 40, np.uint32).view(np.float32)
@@ -122,5 +123,5 @@ def test_signaling_nans_are_no_event(kind, call):
 
 def test_a_carrier_of_half_holds_quiet_nans():
     """No float instruction touches a float16, so that none can trap: widened by its bits."""
-    carrier, _ = _checks.as_carrier(HALF, fpsim.get_format("fp16"), "x")
+    carrier, _ = arguments.as_carrier(HALF, fpsim.get_format("fp16"), "x")
     assert not is_signaling(carrier).any() and np.array_equal(carrier, HALF.astype(np.float32), equal_nan=True)

@@ -7,8 +7,8 @@ import pytest
 
 import fpsim
 from fpsim.accumulation import get_accumulator
-from fpsim.formats import get_format
-from fpsim.rounding import Rounding
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
 from tests import sums_oracle as oracle
 
 FLUSHED = [

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fpsim._kernels.compiler import kernel
-from fpsim._kernels.identity import identity, identity_of_function
-from fpsim._kernels.storage import CACHE_FOLDER
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.identity import identity, identity_of_function
+from fpsim.backend.numba.storage import CACHE_FOLDER
 
 ROOT = Path(__file__).parents[1]
 

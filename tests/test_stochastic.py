@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim import _elementwise
-from fpsim.rounding import Rounding, rounding_constants
+from fpsim.numbers import operations
+from fpsim.numbers.rounding import Rounding, rounding_constants
 from tests import integer_oracle, oracles
 from tests.draws import decide, decide_operation, draws_of, round_with
 from tests.strategies import (
@@ -119,7 +119,7 @@ def test_what_truncation_leaves_is_counted_exactly(fmt):
             np.concatenate([clustered_values(fmt, 300, generator), near_one(fmt, 300, generator)]) for _ in range(arity)
         ]
         padded = operands + [operands[-1]] * (3 - arity)
-        bits, counts = _elementwise.truncated(name, tuple(padded), fmt)
+        bits, counts = operations.truncated(name, tuple(padded), fmt)
         rows = zip(*operands, strict=True)
         exact = [oracles.EXACT[name](*(oracles.operand(float(x), fmt) for x in row), None) for row in rows]
         kept = np.array([isinstance(result, tuple) and result[0] != 0 for result in exact])

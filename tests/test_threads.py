@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim import _team, threads
+from fpsim.backend import team, threads
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +24,10 @@ def kind(request, monkeypatch):
     """Torch's threads, and the pool that there is without them."""
     if request.param == "team":
         pytest.importorskip("torch")
-        if not _team.is_there():
+        if not team.is_there():
             pytest.skip("this torch has no team of threads that others can use")
     else:
-        monkeypatch.setattr(_team, "_start", False)
+        monkeypatch.setattr(team, "_start", False)
 
 
 def test_ranges_cover_everything_once_in_order() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim._counted_runs import _vanishing, _zero_leaves
-from fpsim.formats import get_format
-from fpsim.rounding import Rounding
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums.observers.counting import _vanishing, _zero_leaves
 
 MODES = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
 

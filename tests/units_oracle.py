@@ -7,8 +7,8 @@ finite ones come to; what a step leaves infinite is a term of the next.
 import math
 from fractions import Fraction
 
-from fpsim.formats import FP32
-from fpsim.rounding import Rounding
+from fpsim.numbers.formats import FP32
+from fpsim.numbers.rounding import Rounding
 from tests.sums_oracle import rounded
 
 NEAREST, ODD, INWARD = Rounding.NEAREST_EVEN, Rounding.ODD, Rounding.TOWARD_ZERO

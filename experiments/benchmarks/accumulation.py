@@ -19,7 +19,7 @@ from rich.table import Table
 import fpsim
 from experiments.benchmarks.accumulation_arrays import convolution_table, start_line, sums_line
 from experiments.benchmarks.accumulation_cases import CASES, SIZE, accumulator_of, half_loop, native, operands, product
-from fpsim.threads import set_num_threads
+from fpsim.backend.threads import set_num_threads
 
 CONSOLE = Console(width=100)
 

@@ -11,9 +11,9 @@ import fpsim
 from fpsim.accumulation import Accumulator, get_accumulator
 from fpsim.accumulation.orders import given
 from fpsim.accumulation.trees import Tree
-from fpsim.formats import get_format
-from fpsim.products import matmul_into
-from fpsim.rounding import Rounding, draw_key
+from fpsim.arrays.products import matmul_into
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding, draw_key
 
 SIZE = 512
 

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 import fpsim
-from fpsim.formats import get_format
+from fpsim.arrays.products import matmul_into
 from fpsim.hardware import UnconfirmedUnit
-from fpsim.products import matmul_into
-from fpsim.rounding import Rounding
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
 
 SIZE, SMALL = 512, 64
 LIMIT = 20.0

@@ -15,7 +15,7 @@ from rich.table import Table
 
 import fpsim
 from experiments.benchmarks.timing import interleaved_medians
-from fpsim import threads
+from fpsim.backend import threads
 
 SIZE = 10_000_000
 FORMATS = ("fp16", "bf16", "e5m2", "e4m3fn", "e4m3fnuz", "e6m9")

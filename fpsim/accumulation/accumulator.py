@@ -16,7 +16,7 @@ from typing import Any, Literal
 from fpsim.accumulation.orders import ORDERS, Order, given, parse_order, sequential
 from fpsim.accumulation.trees import Tree
 from fpsim.accumulation.units import Unit, find_unit
-from fpsim.formats import Format, get_format
+from fpsim.numbers.formats import Format, get_format
 
 Kind = Literal["tree", "kahan", "neumaier", "exact", "native", "unit"]
 Products = Literal["rounded", "exact", "fma"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim.accumulation._forms import Member, members_of
+from fpsim.accumulation.forms import Member, members_of
 from fpsim.accumulation.trees import Tree
 
 _MOST_LEAVES = 4096

@@ -85,7 +85,7 @@ class Tree:
     @cached_property
     def height(self) -> int:
         """The largest number of additions between a leaf and the root, those to a bare +0 (exact) not counted."""
-        from fpsim.accumulation._heights import most_roundings
+        from fpsim.accumulation.heights import most_roundings
 
         return most_roundings(self, True)
 
@@ -133,7 +133,7 @@ class Tree:
         log2(n) + 1 values for binary trees. Rounded addition commutes, so values do not change; only the sign of a zero
         and stochastic draws may.
         """
-        from fpsim.accumulation._forms import canonical_steps
+        from fpsim.accumulation.forms import canonical_steps
 
         return Tree(canonical_steps(self))
 
@@ -142,7 +142,7 @@ class Tree:
 
         Raises ValueError if the tree has fused nodes.
         """
-        from fpsim.accumulation._forms import chain_steps
+        from fpsim.accumulation.forms import chain_steps
 
         return Tree(chain_steps(self))
 

@@ -1,7 +1,7 @@
 """Hardware units as rows of a table: what they multiply, how they add, and how sure that is.
 
 A unit has an instruction for each group of operand formats. What an instruction does is one of a few models, and the numbers
-of its row; `fpsim/_unit_products.py` computes them. Adding a unit is a row.
+of its row; `fpsim/sums/units/products.py` computes them. Adding a unit is a row.
 
     block      NVIDIA tensor cores: the products of a block and the addend are aligned to the largest exponent, truncated to
                `fraction` bits below it, added exactly and rounded once; blocks chain in ascending k
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from fpsim.formats import FP16, FP32, Format, get_format
+from fpsim.numbers.formats import FP16, FP32, Format, get_format
 
 Model = Literal[
     "block", "emulated", "chain", "halves", "odd pairs", "fused pairs", "quads", "exact", "floored", "floored halves",

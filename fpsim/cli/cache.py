@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from fpsim._kernels.folders import Stored
+    from fpsim.backend.numba.folders import Stored
 
 
 @click.command()
@@ -20,7 +20,7 @@ def cache(which: str | None) -> None:
 
     Every version of fpsim has a folder of its own there. Deleted kernels are compiled again when they are needed.
     """
-    from fpsim._kernels import folders
+    from fpsim.backend.numba import folders
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -102,7 +102,7 @@ def _check_output(output: str) -> None:
 
 def _check_arithmetics(formats: list[Arithmetic]) -> None:
     """Refuse before the first training what the emulation would refuse at its turn."""
-    from fpsim.emulation.policy import make_policy
+    from fpsim.emulation.machine.policy import make_policy
 
     for arithmetic in formats:
         try:

@@ -15,8 +15,8 @@ from fpsim.cli.parameters import FORMAT, ROUNDING, InputError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from fpsim.formats import Format
-    from fpsim.rounding import Rounding
+    from fpsim.numbers.formats import Format
+    from fpsim.numbers.rounding import Rounding
 
 _STYLES = {"sign": "bold red", "exponent": "bold green", "significand": "bold blue"}
 
@@ -50,7 +50,7 @@ def explain(text: str, fmt: Format, rounding: Rounding, seed: int | None) -> Non
 
 
 def _rounded(number: Fraction | float, fmt: Format, rounding: Rounding, seed: int | None) -> float:
-    from fpsim.rounding import round as round_value
+    from fpsim.numbers.rounding import round as round_value
 
     if fmt.precision > 51 and isinstance(number, Fraction):
         if fmt.name != "fp64" or rounding.value != "nearest-even":
@@ -67,7 +67,7 @@ def _rounded(number: Fraction | float, fmt: Format, rounding: Rounding, seed: in
 
 
 def _code(value: float, fmt: Format) -> int | None:
-    from fpsim.encoding import encode
+    from fpsim.numbers.encoding import encode
 
     if math.isnan(value) and not fmt.has_nan:
         return None
@@ -144,13 +144,13 @@ def _hex(value: float) -> str:
 
 
 def _ulps(difference: Fraction, number: Fraction, fmt: Format) -> float:
-    from fpsim.encoding import ulp
+    from fpsim.numbers.encoding import ulp
 
     return float(difference / Fraction(float(ulp(round_to_odd(number), fmt))))
 
 
 def _neighbor_rows(number: Fraction | float, value: float, fmt: Format) -> list[tuple[str, str]]:
-    from fpsim.encoding import next_down, next_up
+    from fpsim.numbers.encoding import next_down, next_up
 
     if math.isnan(value):
         return []

@@ -9,7 +9,7 @@ import click
 from fpsim.cli.console import console
 
 if TYPE_CHECKING:
-    from fpsim.formats import Format
+    from fpsim.numbers.formats import Format
 
 
 @click.command()
@@ -20,7 +20,7 @@ def formats() -> None:
     """
     from rich.table import Table
 
-    from fpsim.formats import FORMATS
+    from fpsim.numbers.formats import FORMATS
 
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("format", no_wrap=True)

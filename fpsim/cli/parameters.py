@@ -37,7 +37,7 @@ class Parsed(click.ParamType):
 
 
 def _format(text: str) -> Any:
-    from fpsim.formats import get_format
+    from fpsim.numbers.formats import get_format
 
     return get_format(text)
 
@@ -47,7 +47,7 @@ def _policy_format(text: str) -> Any:
 
 
 def _rounding(text: str) -> Any:
-    from fpsim.rounding import get_rounding
+    from fpsim.numbers.rounding import get_rounding
 
     return get_rounding(text)
 

@@ -11,7 +11,7 @@ import os
 import warnings
 from typing import Any
 
-from fpsim.emulation.policy import make_policy
+from fpsim.emulation.machine.policy import make_policy
 from fpsim.emulation.replay import CrossCheck, Row, crosscheck, crosscheck_model
 from fpsim.hardware import UnconfirmedUnit
 from fpsim.recorder.bundle import load

@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
+from fpsim.backend.threads import serves_kernels
 from fpsim.cli.parameters import ACCUMULATOR, POLICY_FORMAT, ROUNDING, InputError
 from fpsim.cli.processes import no_unseen_processes
 from fpsim.cli.threads import emulated_threads
-from fpsim.threads import serves_kernels
 
 
 class ScriptCommand(click.Command):
@@ -68,9 +68,9 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: An
     """
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")
-    from fpsim.emulation.context import Emulation
-    from fpsim.emulation.hooks import install_optimizer_hooks
-    from fpsim.emulation.policy import make_policy
+    from fpsim.emulation.dispatch.context import Emulation
+    from fpsim.emulation.dispatch.hooks import install_optimizer_hooks
+    from fpsim.emulation.machine.policy import make_policy
 
     try:
         emulation = Emulation(make_policy(fmt, accumulate, rounding, seed))

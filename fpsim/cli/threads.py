@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fpsim.threads import serves_kernels
+from fpsim.backend.threads import serves_kernels
 
 #: How threads start without `threading`, in one version of Python or another.
 _RAW = ("start_new_thread", "start_new", "start_joinable_thread")

@@ -6,9 +6,9 @@ from collections import Counter
 
 import torch
 
-from fpsim.emulation.decompositions import decomposition_of
-from fpsim.emulation.steps import is_composite
-from fpsim.emulation.table import STEPS, TABLE
+from fpsim.emulation.dispatch.decompositions import decomposition_of
+from fpsim.emulation.registry import STEPS, TABLE
+from fpsim.emulation.rules.steps import is_composite
 
 MEANINGS = {
     "view": "the same memory",

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._kernels import counting
-from fpsim.emulation.policy import Policy
+from fpsim.backend.numba import counting
+from fpsim.emulation.machine.policy import Policy
 
 
 @dataclass(frozen=True)

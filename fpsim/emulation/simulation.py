@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from fpsim import _checks
-from fpsim.emulation import tags
-from fpsim.emulation.context import Emulation, current
-from fpsim.emulation.entering import computes, entering, resumed
+from fpsim.emulation.dispatch.context import Emulation, current
+from fpsim.emulation.dispatch.entering import computes, entering, resumed
+from fpsim.emulation.dispatch.hooks import Guard, guard_modules, guard_outputs, guard_parameter, install_optimizer_hooks
+from fpsim.emulation.dispatch.mode import run_as_written
 from fpsim.emulation.errors import UnsupportedTensor
-from fpsim.emulation.hooks import Guard, guard_modules, guard_outputs, guard_parameter, install_optimizer_hooks
-from fpsim.emulation.limits import round_as_told
-from fpsim.emulation.mode import run_as_written
-from fpsim.emulation.policy import MixedPolicy, NativePolicy, Policy, make_policy
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.limits import round_as_told
+from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy, make_policy
 from fpsim.emulation.report import Report, make_report
-from fpsim.rounding import draw_key
+from fpsim.numbers import arguments
+from fpsim.numbers.rounding import draw_key
 
 
 class Simulation(nn.Module):
@@ -71,8 +71,8 @@ class Simulation(nn.Module):
         self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())])
         owner = weakref.ref(self._emulation)
         for _, parameter in parameters.values():
-            tags.set_owner(parameter, "emulated", owner)
-            tags.set_parameter(parameter)
+            marks.set_owner(parameter, "emulated", owner)
+            marks.set_parameter(parameter)
             guard_parameter(parameter, self._guard)
 
     def _round_state(self, tensors: list[torch.Tensor]) -> None:
@@ -82,7 +82,7 @@ class Simulation(nn.Module):
             if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
                 continue
             data = tensor.detach()
-            tags.judge(data)
+            marks.judge(data)
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
             if data.is_contiguous():
                 round_as_told(data.numpy(), fmt, self.policy.rounding, key)
@@ -90,8 +90,8 @@ class Simulation(nn.Module):
                 array = data.contiguous().numpy()
                 round_as_told(array, fmt, self.policy.rounding, key)
                 data.copy_(torch.from_numpy(array))
-            if tags.covers_storage(data):
-                tags.claim(data, tag)
+            if marks.covers_storage(data):
+                marks.claim(data, tag)
 
     def __enter__(self) -> Simulation:
         if not self._emulation.active:
@@ -233,7 +233,7 @@ def run(
     NaN in a weight stays NaN; infinities become what the format has for them.
     """
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
-    _checks.refuse_flush_to_zero()
+    arguments.refuse_flush_to_zero()
     if not isinstance(model, nn.Module):
         raise TypeError(f"run takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, Simulation):
@@ -252,8 +252,8 @@ def run(
     simulation = Simulation(duplicate, policy)
     reference = weakref.ref(simulation._emulation)
     for parameter in model.parameters():
-        if (tags.owner_of(parameter) or ("script",))[0] == "script":
-            tags.set_owner(parameter, "original", reference)
+        if (marks.owner_of(parameter) or ("script",))[0] == "script":
+            marks.set_owner(parameter, "original", reference)
     return simulation
 
 

@@ -4,11 +4,11 @@
 does; `product` here leaves it as it is.
 """
 
-from fpsim._unit_products import UnconfirmedUnit
 from fpsim.accumulation.units import UNITS, Instruction, Output, ScaledInstruction, Unit, get_unit
 from fpsim.hardware.conversions import CONVERSIONS, Conversion, convert
 from fpsim.hardware.products import product
 from fpsim.hardware.scaled import quantize_blocks, scaled_product
+from fpsim.sums.units.products import UnconfirmedUnit
 
 __all__ = [
     "CONVERSIONS",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.encoding import code_dtype, decode, encode
-from fpsim.formats import BF16, FP16, FP32, Format
-from fpsim.rounding import Rounding, get_rounding, round as round_to
+from fpsim.numbers.encoding import code_dtype, decode, encode
+from fpsim.numbers.formats import BF16, FP16, FP32, Format
+from fpsim.numbers.rounding import Rounding, get_rounding, round as round_to
 
 _IEEE = (Rounding.NEAREST_EVEN, Rounding.DOWN, Rounding.UP, Rounding.TOWARD_ZERO)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._checks import refuse_flush_to_zero
-from fpsim._operands import operand
-from fpsim._unit_products import unit_product
 from fpsim.accumulation.accumulator import get_accumulator
-from fpsim.formats import get_format
+from fpsim.numbers.arguments import refuse_flush_to_zero
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.operands import operand
+from fpsim.sums.units.products import unit_product
 
 
 def product(a: Any, b: Any, *, unit: str, fmt: Any, addend: Any = None) -> np.ndarray:

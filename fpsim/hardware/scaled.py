@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._checks import refuse_flush_to_zero
-from fpsim._operands import operand
-from fpsim._scaled_products import scaled_product_into_fp32
-from fpsim._unit_products import warn_once
 from fpsim.accumulation.units import ScaledInstruction, Unit, get_unit
-from fpsim.formats import FP32, Format, get_format
-from fpsim.rounding import Rounding, round_into
+from fpsim.numbers.arguments import refuse_flush_to_zero
+from fpsim.numbers.formats import FP32, Format, get_format
+from fpsim.numbers.operands import operand
+from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.sums.units.products import warn_once
+from fpsim.sums.units.scaled import scaled_product_into_fp32
 
 
 def scaled_product(

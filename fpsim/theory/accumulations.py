@@ -27,8 +27,8 @@ import numpy as np
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import MAX_LEAVES
-from fpsim.formats import FP32, Format, get_format
-from fpsim.modes import Rounding, get_rounding
+from fpsim.numbers.formats import FP32, Format, get_format
+from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
 from fpsim.theory.roundings import holds, relative_error, underflow_error
 from fpsim.theory.trees import Stage, chain_stage, leaf_stage, leaves_of, tree_stage

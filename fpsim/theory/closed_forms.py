@@ -9,8 +9,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from fpsim.formats import get_format
-from fpsim.modes import get_rounding
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.modes import get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
 from fpsim.theory.heights import height_factor
 from fpsim.theory.roundings import NEAREST, relative_error, unit

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from fpsim.formats import Format
-from fpsim.modes import Rounding
+from fpsim.numbers.formats import Format
+from fpsim.numbers.modes import Rounding
 from fpsim.theory.roundings import NEAREST, addition_underflow, relative_error, unit
 from fpsim.theory.trees import Stage
 from fpsim.theory.upward import ONE, ZERO, grown, shortened

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.formats import Format
-from fpsim.modes import Rounding
+from fpsim.numbers.formats import Format
+from fpsim.numbers.modes import Rounding
 from fpsim.theory.powers import inflated
 from fpsim.theory.roundings import NEAREST, quantum
 

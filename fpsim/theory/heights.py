@@ -45,8 +45,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from fpsim.formats import Format
-from fpsim.modes import Rounding
+from fpsim.numbers.formats import Format
+from fpsim.numbers.modes import Rounding
 from fpsim.theory.roundings import unit
 
 _ALWAYS = 3  # (1 + v)^3 - 1 <= 3 u for v = u / (1 + u)

@@ -25,8 +25,8 @@ from math import inf, log, sqrt
 from typing import Any
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
-from fpsim.formats import Format, get_format
-from fpsim.modes import Rounding, get_rounding
+from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
 from fpsim.theory.deviations import BIAS, require_zero_mean
 from fpsim.theory.roundings import NEAREST, addition_underflow, underflow_error

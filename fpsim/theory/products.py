@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._operands import operand
 from fpsim.accumulation.accumulator import get_accumulator
-from fpsim.formats import get_format
-from fpsim.modes import get_rounding
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.modes import get_rounding
+from fpsim.numbers.operands import operand
 from fpsim.theory.accumulations import accumulation_bound
 from fpsim.theory.powers import inflated, magnitudes
 from fpsim.theory.probabilistic import probabilistic_bound

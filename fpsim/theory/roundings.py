@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.formats import Format, get_format
-from fpsim.modes import Rounding, get_rounding
+from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.upward import ZERO, affine, to_float
 
 NEAREST = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)

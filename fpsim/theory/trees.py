@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from fpsim.accumulation._heights import most_roundings
+from fpsim.accumulation.heights import most_roundings
 from fpsim.accumulation.trees import Tree
-from fpsim.formats import Format
-from fpsim.modes import Rounding
+from fpsim.numbers.formats import Format
+from fpsim.numbers.modes import Rounding
 from fpsim.theory.roundings import (
     NEAREST,
     addition_underflow,

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from fpsim.accumulation.units import Instruction, Output
-from fpsim.formats import FP32, Format
-from fpsim.modes import Rounding
+from fpsim.numbers.formats import FP32, Format
+from fpsim.numbers.modes import Rounding
 from fpsim.theory.roundings import addition_underflow, multiples, relative_error
 from fpsim.theory.trees import Stage, once
 from fpsim.theory.upward import grown, shortened

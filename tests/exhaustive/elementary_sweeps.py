@@ -3,7 +3,7 @@
 import numpy as np
 
 import fpsim
-from fpsim import elementary
+from fpsim.arrays import elementary
 from tests import integer_oracle
 from tests.elementary_reference import REFERENCE, pairs, quick_pairs, round_pairs
 from tests.exhaustive.sweep import Result, sweep, total

@@ -3,7 +3,7 @@
 import numpy as np
 
 import fpsim
-from fpsim.rounding import Rounding
+from fpsim.numbers.rounding import Rounding
 from tests import generators, integer_oracle, oracles
 from tests.exhaustive.sweep import Result, sweep, total
 from tests.strategies import DETERMINISTIC

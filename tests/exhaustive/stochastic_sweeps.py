@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 
 import fpsim
-from fpsim.rounding import Rounding, rounding_constants
+from fpsim.numbers.rounding import Rounding, rounding_constants
 from tests import generators, integer_oracle, oracles
 from tests.draws import decide_operation, draws_of, round_with
 from tests.exhaustive.sweep import Result, sweep, total

@@ -53,7 +53,7 @@ def sweep(section: str, what: str, oracle: str) -> Callable[[Callable[[], Result
 def _start() -> None:
     import torch
 
-    from fpsim import threads
+    from fpsim.backend import threads
 
     torch.set_num_threads(1)
     threads.set_num_threads(1)

@@ -9,7 +9,7 @@ import pytest
 import fpsim
 from fpsim import bounds
 from fpsim.accumulation import get_accumulator
-from fpsim.formats import Format, get_format
+from fpsim.numbers.formats import Format, get_format
 from tests.hard_sums import KINDS, exact_sums
 from tests.strategies import MODES, every_value
 from tests.test_bounds import CASES, made, unconfirmed

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fpsim._kernels.error_sums import make_add_up
-from fpsim.formats import Format
+from fpsim.backend.numba.error_sums import make_add_up
+from fpsim.numbers.formats import Format
 
 
 class Weights(NamedTuple):

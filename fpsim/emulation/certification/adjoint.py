@@ -20,7 +20,7 @@ from fpsim.emulation.certification.forward import Link, Pass, States, inherited,
 from fpsim.emulation.certification.slopes import EPSILON, Operand, transpose, upwards
 from fpsim.emulation.certification.table import Call, Row
 from fpsim.emulation.certification.trace import Trace
-from fpsim.emulation.policy import Policy
+from fpsim.emulation.machine.policy import Policy
 
 _ROWS = 64  # logits that go back together
 

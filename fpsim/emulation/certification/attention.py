@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpsim.emulation.attention import ATTENTION, attend
 from fpsim.emulation.certification.normalization import _softmax_cost, _softmax_slopes
 from fpsim.emulation.certification.products import slopes_of_products
 from fpsim.emulation.certification.slopes import Slope, linear, upwards
 from fpsim.emulation.certification.table import Call, Products, Unit, multiplied, register
 from fpsim.emulation.errors import UnsupportedOp
-from fpsim.emulation.policy import Policy, joined, mixed_products
-from fpsim.formats import FP32, FP64, Format
-from fpsim.rounding import Rounding
+from fpsim.emulation.machine.policy import Policy, joined, mixed_products
+from fpsim.emulation.rules.attention import ATTENTION, attend
+from fpsim.numbers.formats import FP32, FP64, Format
+from fpsim.numbers.rounding import Rounding
 
 _Tensor = torch.Tensor
 

@@ -12,9 +12,9 @@ from fpsim.emulation.certification.followed import can_follow, follow
 from fpsim.emulation.certification.single import SINGLE_FROM, product_above
 from fpsim.emulation.certification.slopes import raised, upwards
 from fpsim.emulation.certification.table import INSIDE, Call, Products, Row
-from fpsim.emulation.policy import Policy
-from fpsim.formats import Format
-from fpsim.rounding import Rounding
+from fpsim.emulation.machine.policy import Policy
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
 from fpsim.theory.roundings import RoundingBound, holds, rounding_bound, underflow_error, unit
 from fpsim.theory.upward import to_float

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fpsim.emulation import switches
 from fpsim.emulation.certification.certificate import Certificate, Layer, settles
 from fpsim.emulation.certification.methods import METHODS, Found, NeedsOneSample, Request
 from fpsim.emulation.certification.trace import record
+from fpsim.emulation.dispatch import switches
 from fpsim.emulation.simulation import Simulation, run
-from fpsim.rounding import Rounding
+from fpsim.numbers.rounding import Rounding
 
 REFERENCES = ("exact", "fp32")
 

@@ -1,6 +1,6 @@
 """What the roundings of one product of this run may have added, found by following its accumulation once more.
 
-`fpsim.theory.running` makes every partial sum again and adds up what each rounding may have erred by. Stochastic draws cannot
+`fpsim.running.products` makes every partial sum again and adds up what each rounding may have erred by. Stochastic draws cannot
 be made again here: their partial sums are bounded around the exact ones (`partial_sums.py`).
 """
 
@@ -9,18 +9,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fpsim._product_jobs import Draws
-from fpsim._product_plans import program
-from fpsim._watched_runs import watched_products
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.emulation.certification.partial_sums import tree_errors
 from fpsim.emulation.certification.table import Products
-from fpsim.emulation.policy import Policy
-from fpsim.formats import Format
-from fpsim.rounding import Rounding
-from fpsim.theory.powers import inflated
-from fpsim.theory.roundings import holds, unit
-from fpsim.theory.running import (
+from fpsim.emulation.machine.policy import Policy
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+from fpsim.running.products import (
     Sums,
     hidden_underflow,
     result_error,
@@ -29,6 +24,11 @@ from fpsim.theory.running import (
     tree_stages,
     unrounded_error,
 )
+from fpsim.sums.observers.error_sums import watched_products
+from fpsim.sums.plan import program
+from fpsim.sums.tiles import Draws
+from fpsim.theory.powers import inflated
+from fpsim.theory.roundings import holds, unit
 from fpsim.theory.trees import leaves_of
 
 

@@ -26,7 +26,7 @@ from fpsim.emulation.certification.norms import slope_norm
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, has_nan, raised, upwards
 from fpsim.emulation.certification.table import DOUBLE, INSIDE, TABLE, Call, Products, Row, Unit, row_of
 from fpsim.emulation.certification.trace import Ref, Step, Trace, map_tensors, tensors_in
-from fpsim.emulation.policy import Policy
+from fpsim.emulation.machine.policy import Policy
 from fpsim.theory.roundings import rounding_bound
 
 

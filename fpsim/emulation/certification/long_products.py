@@ -18,7 +18,7 @@ from fpsim.emulation.certification.followed import can_follow, follow, follow_tr
 from fpsim.emulation.certification.single import multiplied, near_rest
 from fpsim.emulation.certification.slopes import Operand
 from fpsim.emulation.certification.table import Call, Products
-from fpsim.formats import Format
+from fpsim.numbers.formats import Format
 from fpsim.theory.roundings import holds
 
 _FROM, _TO = 8, 2**14  # terms: float32's own errors grow with them, and stay far below those of 16 bits

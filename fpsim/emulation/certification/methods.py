@@ -14,8 +14,8 @@ from fpsim.emulation.certification.forward import Box, Library, Pass, Running, S
 from fpsim.emulation.certification.slopes import Operand, upwards
 from fpsim.emulation.certification.table import SINGLE
 from fpsim.emulation.certification.trace import Trace
-from fpsim.emulation.policy import Policy
-from fpsim.rounding import Rounding
+from fpsim.emulation.machine.policy import Policy
+from fpsim.numbers.rounding import Rounding
 
 
 @dataclass(frozen=True)

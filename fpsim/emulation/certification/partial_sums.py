@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
-from fpsim.formats import Format
-from fpsim.rounding import Rounding
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
 from fpsim.theory.roundings import holds_products, rounding_bound
 
 _EPSILON = 2.0**-52

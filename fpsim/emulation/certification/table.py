@@ -17,8 +17,8 @@ import torch
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
 from fpsim.emulation.certification.trace import Step, map_tensors, tensors_in
 from fpsim.emulation.errors import UnsupportedOp
-from fpsim.emulation.policy import Policy
-from fpsim.formats import Format
+from fpsim.emulation.machine.policy import Policy
+from fpsim.numbers.formats import Format
 
 _Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Kind = Literal["exact", "rounded", "accumulated"]

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fpsim.emulation.attention import ATTENTION
 from fpsim.emulation.errors import UnsupportedOp
-from fpsim.emulation.exact import MAKERS
+from fpsim.emulation.registry import TABLE
+from fpsim.emulation.rules.attention import ATTENTION
+from fpsim.emulation.rules.exact import MAKERS
 from fpsim.emulation.simulation import Simulation
-from fpsim.emulation.table import TABLE
 
 _FLOAT32 = torch.float32
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]

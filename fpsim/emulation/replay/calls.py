@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from fpsim.emulation.context import Emulation
-from fpsim.emulation.policy import NativePolicy, Policy, make_policy
+from fpsim.emulation.dispatch.context import Emulation
+from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
+from fpsim.emulation.registry import TABLE
 from fpsim.emulation.replay.conversions import converted
 from fpsim.emulation.replay.guard import REFUSALS, NotReplayed, check_call, first_line
 from fpsim.emulation.replay.tensors import DTYPES, numbers_in, tensor_of, tensors_in, value_of
-from fpsim.emulation.table import TABLE
 from fpsim.recorder.bundle import Bundle
 
 HALVES = ("float16", "bfloat16")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from numba.core.errors import NumbaError
 
+from fpsim.emulation.registry import TABLE
 from fpsim.emulation.replay.tensors import numbers_in, tensors_in, value_of
 from fpsim.emulation.replay.trusted import Untrusted, check_arguments
-from fpsim.emulation.table import TABLE
 from fpsim.recorder.bundle import Bundle
 from fpsim.recorder.calls import may_compute
 

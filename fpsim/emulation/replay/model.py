@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fpsim.emulation.policy import NativePolicy, Policy, make_policy
+from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.replay.calls import Call, NotReplayed
 from fpsim.emulation.replay.differences import Difference, compare
 from fpsim.recorder.bundle import Bundle, load

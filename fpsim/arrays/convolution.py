@@ -1,0 +1,203 @@
+"""Convolutions of arrays in one to three dimensions, and their two backward products, with any accumulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fpsim.arrays.products import require_countable
+from fpsim.numbers.operands import as_array_like, operand, settings
+from fpsim.running.products import Sums, result_error
+from fpsim.sums.convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
+from fpsim.sums.geometry import Geometry
+from fpsim.sums.observers.counters import Counters
+from fpsim.sums.tiles import Draws
+from fpsim.theory.deviations import confidence_of
+
+__all__ = [
+    "Arithmetic",
+    "Geometry",
+    "conv",
+    "conv_input_gradient",
+    "conv_weight_gradient",
+    "forward_into",
+    "input_gradient_into",
+    "weight_gradient_into",
+]
+
+
+def conv(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    counters: Counters | None = None,
+    error_bound: bool | float = False,
+) -> Any:
+    """The convolution (cross-correlation, as torch's) of x with weight, in one to three dimensions.
+
+    Parameters
+    ----------
+    x : (images, channels, 1 to 3 axes), a NumPy array or a torch tensor on the CPU, of values of `fmt`.
+    weight, bias : (outputs, channels / groups, kernel axes) and (outputs) or None, likewise.
+    stride, padding, dilation : a whole number, or one for each axis. Padding is with zeros, which are multiplied like
+        anything else: an infinite weight gives NaN there.
+    accumulate : what `get_accumulator` takes; left out, "fp32". The terms are in row-major order of (channel, kernel
+        position); the bias is added to the accumulator after the sum, in its format.
+    rounding, seed : of every rounding; "stochastic" needs a seed.
+    counters : a `Counters`, to which what the roundings do is added, as by `matmul`; zeros of the padding are terms too.
+    error_bound : True, or a probability, returns (result, bound of its error) as `matmul` does.
+
+    Returns
+    -------
+    (images, outputs, ...) of x's type and dtype. NaN, infinities and signs of zeros are what the additions give.
+
+    Raises
+    ------
+    ValueError : shapes, groups or steps that do not fit, an element that is no value of `fmt`, unknown names.
+    TypeError : arrays of integers, booleans or complex numbers, steps that are no whole numbers.
+    """
+    how, x5, wrap = _first(x, "x", fmt, accumulate, rounding, seed, counters)
+    weight5 = _other(weight, "weight", how, x5)
+    geometry = Geometry.of(np.shape(x), np.shape(weight), stride, padding, dilation, groups)
+    added = None if bias is None else _other(bias, "bias", how, x5)
+    if added is not None:
+        _require_shape(np.shape(bias), (geometry.outputs,), "bias")
+
+    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
+        forward_into(_five(x5), _five(weight5), out, geometry, arithmetic, added)
+
+    return _made(into, geometry.output_shape, geometry, x5, how, wrap, error_bound)
+
+
+def conv_input_gradient(
+    gradient: Any,
+    weight: Any,
+    input_shape: tuple[int, ...],
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    counters: Counters | None = None,
+    error_bound: bool | float = False,
+) -> Any:
+    """The gradient of the input of `conv`, of shape `input_shape`, from that of its output.
+
+    One sum over (output channel, kernel position) for each element, row-major; kernel positions that meet no element of
+    the gradient, between strides or outside, count as zeros. Otherwise as `conv`.
+    """
+    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed, counters)
+    weight5 = _other(weight, "weight", how, gradient5)
+    geometry = Geometry.of(tuple(input_shape), np.shape(weight), stride, padding, dilation, groups)
+    _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
+
+    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
+        input_gradient_into(_five(gradient5), _five(weight5), out, geometry, arithmetic)
+
+    return _made(into, geometry.input_shape, geometry, gradient5, how, wrap, error_bound)
+
+
+def conv_weight_gradient(
+    gradient: Any,
+    x: Any,
+    weight_shape: tuple[int, ...],
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    fmt: Any,
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    counters: Counters | None = None,
+    error_bound: bool | float = False,
+) -> Any:
+    """The gradient of the weight of `conv`, of shape `weight_shape`, from that of its output and x.
+
+    One sum over (image, output position) for each element, row-major. Otherwise as `conv`. The gradient of the bias is
+    ``sum(gradient, axis=(0, 2, ...))``.
+    """
+    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed, counters)
+    x5 = _other(x, "x", how, gradient5)
+    geometry = Geometry.of(np.shape(x), tuple(weight_shape), stride, padding, dilation, groups)
+    _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
+
+    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
+        weight_gradient_into(_five(gradient5), _five(x5), out, geometry, arithmetic)
+
+    return _made(into, geometry.weight_shape, geometry, gradient5, how, wrap, error_bound)
+
+
+@dataclass(frozen=True)
+class _Bounding(Arithmetic):
+    """Products that give bounds of their own errors instead of themselves."""
+
+    confidence: float | None = None
+
+    def product(
+        self, left: np.ndarray, right: np.ndarray, out: np.ndarray, elements: tuple[int, int], addend: np.ndarray | None = None
+    ) -> None:
+        made = np.empty(out.shape, dtype=left.dtype)
+        super().product(left, right, made, elements, addend)
+        draws = Draws(self.key, elements[0], elements[1], 1)
+        sums = Sums(left, right, self.fmt, self.accumulator, self.rounding, draws, True, self.confidence)
+        out[...] = result_error(sums, made, None if addend is None else np.broadcast_to(addend, out.shape))
+
+
+def _made(
+    into: Callable[[np.ndarray, Arithmetic], None], shape: tuple[int, ...], geometry: Geometry, like: np.ndarray,
+    how: Arithmetic, wrap: Callable[[np.ndarray], Any], error_bound: bool | float,
+) -> Any:  # fmt: skip
+    """The result, and with error_bound its bounds: from the same sums made once more, without counters."""
+    out = np.empty(shape, dtype=like.dtype)
+    bounding = None
+    if error_bound is not False:
+        bounding = _Bounding(how.fmt, how.accumulator, how.rounding, how.key, confidence=confidence_of(error_bound))
+    into(out, how)
+    result = wrap(out.reshape(geometry.shown(shape)))
+    if bounding is None:
+        return result
+    bounds = np.empty(shape)
+    into(bounds, bounding)
+    return result, as_array_like(result, bounds.reshape(geometry.shown(shape)))
+
+
+def _first(
+    x: Any, name: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None, counters: Counters | None
+) -> tuple[Arithmetic, np.ndarray, Callable[[np.ndarray], Any]]:
+    """The operand that the result takes its type from, and the arithmetic."""
+    how = Arithmetic(*settings(fmt, accumulate, rounding, seed), counters)
+    require_countable(how.accumulator, counters)
+    return how, *operand(x, how.fmt, name)
+
+
+def _other(x: Any, name: str, how: Arithmetic, first: np.ndarray) -> np.ndarray:
+    """Another operand in the first one's carrier: exact, because both hold values of one format that either holds."""
+    return operand(x, how.fmt, name)[0].astype(first.dtype, copy=False)
+
+
+def _five(array: np.ndarray) -> np.ndarray:
+    """Two leading axes and three spatial ones."""
+    return array.reshape(array.shape[:2] + (1,) * (5 - array.ndim) + array.shape[2:])
+
+
+def _require_shape(given: tuple[int, ...], wanted: tuple[int, ...], name: str) -> None:
+    if tuple(given) != wanted:
+        raise ValueError(f"{name} has shape {tuple(given)}, it must have {wanted}")

@@ -1,0 +1,1 @@
+"""What runs the arithmetic: compiled kernels, and the threads that share their work."""

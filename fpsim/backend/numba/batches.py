@@ -1,0 +1,44 @@
+"""Products of two batches of matrices, pair by pair in one call: small ones cost more to hand over than to multiply."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.products import NOTHING, make_product, pack_columns, pack_rows
+
+
+@lru_cache(maxsize=64)
+def make_batch(element: str, rows: int, vectors: int, mode: int, flags: int, what: int = NOTHING) -> Any:
+    """The kernel `(a, b, out, depth, first, last, program, row, limit, passed, kept) -> None` for pairs first ... last - 1.
+
+    a is (n, i, k), b (n, k, j), of any strides; out and `kept`, for what is observed of each element, (n, whole groups of
+    rows, whole panels of columns). What is not named here is as in `products.make_product`, for which nothing is drawn;
+    `passed` is (n, panel, group).
+    """
+    product = make_product(element, rows, vectors, mode, flags, what)
+    width = vectors * (16 if element == "f4" else 8)
+
+    @kernel
+    def batch(
+        a: Any, b: Any, out: Any, depth: int, first: int, last: int, program: Any, row: Any, limit: float, passed: Any,
+        kept: Any,
+    ) -> None:  # fmt: skip
+        leaves, columns = b.shape[1], out.shape[2]
+        groups, panels = out.shape[1] // rows, columns // width
+        left = np.empty(max(1, groups * rows * leaves), out.dtype)
+        right = np.empty(max(1, panels * leaves * width), out.dtype)
+        stack = np.empty(depth * rows * width, out.dtype)
+        hashes = np.zeros(1, np.uint32)
+        for pair in range(first, last):
+            pack_rows(a[pair], left, rows, 0, groups)
+            pack_columns(b[pair], right, width)
+            product(
+                left, right, out[pair].reshape(-1), leaves, panels, leaves * width, width, 0, groups, columns, program, stack,
+                row, hashes, limit, passed[pair], kept[pair].reshape(-1),
+            )  # fmt: skip
+
+    return batch

@@ -1,0 +1,116 @@
+"""What bounds a product's leaves and sums over a few terms at a time, from float32 operands as products pack them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_add, int_and, int_sub, kernel, prefer_wide_vectors
+from fpsim.backend.numba.sums_rounding import NEAREST_EVEN
+
+LANES = 16  # terms of a block
+SLACK = 2.0**-12  # more than what the roundings of a block's sums, and of the bounds themselves, amount to
+
+LEAST = np.float32(2.0**-149)
+
+_SIGN, _INFINITY, _FRACTION = np.int32(-(2**31)), np.int32(0x7F800000), np.int32(0x7FFFFF)
+_TINY = np.float32(2.0**-137)  # more than what a block's products and sums lose below the smallest number
+_TINY_SQUARES = np.float32(2.0**-144)  # the same of squares
+
+
+def swamped_share(mode: int) -> np.float32:
+    """No sum swamps more than this share of the power of two below it, or LEAST.
+
+    It is half an ulp, or one where rounding is directed.
+    """
+    return np.float32(2.0 ** (-24 if mode == NEAREST_EVEN else -23))
+
+
+@inlined
+def _magnitude(x: Any) -> Any:
+    """A magnitude's bits; of zero, infinity's."""
+    bits = as_bits(x)
+    magnitude = int_sub(bits, int_and(bits, _SIGN))
+    return magnitude if magnitude != 0 else _INFINITY
+
+
+@kernel(fastmath={"reassoc", "contract"})
+def extents_of_panels(
+    packed: Any, panel_stride: int, leaf_stride: int, width: int, blocks: Any, least: Any, by_place: Any, norms: Any
+) -> None:
+    """Of an operand packed in panels or groups of `width` columns or rows: the smallest nonzero magnitude in each term
+    (infinity if there is none), (panel, block, term) and (panel, term, block), and the largest Euclidean norm that one column
+    or row has in each block, (panel, block). A block is (first term, number of terms, stride); infinity fills it up.
+    """
+    prefer_wide_vectors()
+    squares = np.empty(width, np.float32)
+    for panel in range(norms.shape[0]):
+        for block in range(blocks.shape[0]):
+            squares[:] = 0
+            own = least[panel, block]
+            own[:] = np.inf
+            for k in range(blocks[block, 1]):
+                start = panel * panel_stride + (blocks[block, 0] + k * blocks[block, 2]) * leaf_stride
+                numbers = packed[start : start + width]
+                smallest = _INFINITY
+                for i in range(width):
+                    squares[i] += numbers[i] * numbers[i]
+                    smallest = min(smallest, _magnitude(numbers[i]))
+                own[k] = as_float(smallest)
+            norms[panel, block] = np.sqrt(squares.max() + _TINY_SQUARES)
+            for k in range(LANES):
+                by_place[panel, k, block] = own[k]
+
+
+@kernel(fastmath={"reassoc", "contract"})
+def extents_of_fours(packed: Any, leaves: int, blocks: Any, least: Any, by_place: Any, norms: Any) -> None:
+    """`extents_of_panels` of rows in groups of four, by vectors along the terms: for blocks of stride 1."""
+    prefer_wide_vectors()
+    for group in range(norms.shape[0]):
+        for block in range(blocks.shape[0]):
+            count = blocks[block, 1]
+            start = (group * leaves + blocks[block, 0]) * 4
+            line = packed[start : start + count * 4]
+            own = least[group, block]
+            own[:] = np.inf
+            one = two = three = four = np.float32(0)
+            for k in range(count):
+                x, y, z, w = line[4 * k], line[4 * k + 1], line[4 * k + 2], line[4 * k + 3]
+                one += x * x
+                two += y * y
+                three += z * z
+                four += w * w
+                own[k] = as_float(min(min(_magnitude(x), _magnitude(y)), min(_magnitude(z), _magnitude(w))))
+            norms[group, block] = np.sqrt(max(max(one, two), max(three, four)) + _TINY_SQUARES)
+            for k in range(LANES):
+                by_place[group, k, block] = own[k]
+
+
+@kernel
+def bounds_of_tiles(
+    small_a: Any, small_b: Any, norms_a: Any, norms_b: Any, share: float, ceilings: Any, growths: Any
+) -> None:
+    """For each block of a tile's terms, (panel, group, block): the magnitude up to which no sum before it lets one be swamped
+    in it, and by how much a sum's magnitude may grow (Cauchy and Schwarz).
+
+    Given are arrays (group or panel, term, block) of smallest magnitudes and (group or panel, block) of norms.
+    """
+    prefer_wide_vectors()
+    none, scale = np.int32(0), np.float32((1 - SLACK) / share)
+    less, more = np.float32(1 - SLACK), np.float32(1 + SLACK)
+    for panel in range(small_b.shape[0]):
+        other, others = small_b[panel], norms_b[panel]
+        for group in range(small_a.shape[0]):
+            line, norms = small_a[group], norms_a[group]
+            ceiling, growth = ceilings[panel, group], growths[panel, group]
+            for block in range(norms.size):
+                best = line[0, block] * other[0, block]
+                for k in range(1, LANES):
+                    product = line[k, block] * other[k, block]
+                    best = product if product < best else best
+                grows = norms[block] * others[block] * more + _TINY
+                growth[block] = grows
+                # What a sum swamps grows at powers of two alone: the next one after this leaf is the first that may swamp it.
+                bits = int_and(int_add(max(as_bits((best - LEAST) * scale), none), _FRACTION), _INFINITY)
+                ceiling[block] = as_float(bits) * less - grows if grows < np.inf else np.float32(-1)

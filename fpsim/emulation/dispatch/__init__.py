@@ -1,0 +1,1 @@
+"""How torch's operations reach their rules: contexts, modes, hooks and switches."""

@@ -1,0 +1,374 @@
+"""Entering and leaving emulation: per thread, counted, with torch's switches, hooks and the place in the model."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import operator
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch._C._dynamo import eval_frame
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from fpsim.emulation.dispatch import switches
+from fpsim.emulation.dispatch.mode import EmulationMode
+from fpsim.emulation.dispatch.names import ModuleNames
+from fpsim.emulation.machine import marks, memory
+from fpsim.emulation.machine.halves import Halves
+from fpsim.emulation.machine.machine import Machine
+from fpsim.emulation.machine.mapping import ModuleFormats
+from fpsim.emulation.machine.mixed import MixedMachine, MixedMode
+from fpsim.emulation.machine.native import NativeMachine, NativeMode
+from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy
+from fpsim.emulation.machine.results import Time
+from fpsim.numbers import arguments
+
+_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
+_sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
+
+
+#: What emulates a policy: a machine for each thread, and the mode that hands it operations.
+_KINDS: dict[type[Policy], tuple[Any, Any]] = {
+    Policy: (Machine, EmulationMode),
+    NativePolicy: (NativeMachine, NativeMode),
+    MixedPolicy: (MixedMachine, MixedMode),
+}
+
+#: fp32 in the library's own order is torch itself: no mode is entered, for under one torch takes other paths (the gradients
+#: of `prod`, the shapes inside `matmul`). Tests set this, to see the rules run their whole path with an identity rounding.
+rules_of_the_identity = False
+
+_number = operator.itemgetter(0)
+_KEPT_NODES = 200_000
+_FEW_NODES = 64
+_ACCUMULATION = 2**62  # nodes that store a gradient have the largest number there is
+
+
+class _Thread(threading.local):
+    """What this thread is inside of: emulations from the outermost to the innermost."""
+
+    def __init__(self) -> None:
+        self.stack: list[Emulation] = []
+
+
+_thread = _Thread()
+_everything: weakref.WeakSet[Emulation] = weakref.WeakSet()
+
+
+def current() -> Emulation | None:
+    """The innermost emulation that this thread is inside of.
+
+    Autograd's own threads, in which deeply nested checkpoints are differentiated, are inside of what the thread is inside of
+    that waits for them: torch hands them its modes.
+    """
+    if _thread.stack:
+        return _thread.stack[-1]
+    if _modes_left() == 0:
+        return None
+    modes = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, EmulationMode)]
+    if not modes:
+        return None
+    emulation: Emulation = modes[-1].machine.emulation
+    emulation._local.machine = modes[-1].machine
+    return emulation
+
+
+def is_innermost(reference: weakref.ref[Emulation]) -> bool:
+    """Whether the last emulation that this thread entered is the one referred to."""
+    stack = _thread.stack
+    return bool(stack) and stack[-1] is reference()
+
+
+class _Local(threading.local):
+    """One emulation in one thread."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.lent = False  # by a thread that waits for this one
+        self.machine: Machine | None = None
+        self.mode: EmulationMode | None = None
+
+
+class Emulation:
+    """A policy in force: `with emulation:` emulates everything that this thread does with torch.
+
+    Re-entry is counted. Counters add up over threads and entries until `reset`.
+    """
+
+    def __init__(self, policy: Policy, formats: dict[str, ModuleFormats] | None = None):
+        self.policy = policy
+        self.formats = formats  # by module path, where there are several
+        self.training_step = 0
+        self.names: dict[int, str] = {}  # the paths of the modules of its model
+        self.others = ModuleNames()
+        self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
+        self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
+        self._local = _Local()
+        self._machines: list[Machine] = []
+        self._retired: dict[tuple[str, Any, bool], np.ndarray] = {}  # counts of threads that have ended
+        _everything.add(self)
+        memory.watch()
+
+    @property
+    def active(self) -> bool:
+        """Whether this thread is inside."""
+        return self._local.depth > 0 or current() is self
+
+    @property
+    def machine(self) -> Machine:
+        """This thread's machine."""
+        local = self._local
+        if local.machine is None:
+            local.machine = _KINDS[type(self.policy)][0](self.policy, self)
+            local.machine.halves = Halves(local.machine)
+            self._machines.append(local.machine)
+        return local.machine
+
+    def __enter__(self) -> Emulation:
+        local = self._local
+        if local.depth == 0 or current() is not self:
+            arguments.refuse_flush_to_zero()
+            if current() not in (None, self) and current().policy != self.policy:  # type: ignore[union-attr]
+                raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
+        if local.depth == 0:
+            local.lent = current() is self
+        if local.depth == 0 and not local.lent:
+            machine = self.machine
+            _install()
+            if rules_of_the_identity or not self.policy.is_identity:
+                mode = _KINDS[type(self.policy)][1](machine)
+                switches.enter()
+                mode.__enter__()
+                local.mode = mode
+        local.depth += 1
+        _thread.stack.append(self)
+        return self
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        local = self._local
+        if local.depth == 0:  # a forked child unwinds a block that its parent entered
+            return
+        local.depth -= 1
+        _thread.stack.pop()
+        if local.depth == 0 and not local.lent:
+            mode, local.mode = local.mode, None
+            if mode is not None:
+                mode.__exit__(kind, value, traceback)
+                switches.leave()
+            _uninstall()
+            machine = self.machine
+            machine.path, machine.places, machine.optimizer = "", [], None
+            machine.updates.end_step()
+            machine.time.leads_into = machine.results.guard(self.guard)
+            self._forget_nodes()
+            machine.forget_marks()  # outside, anyone may write other numbers there
+
+    # The place in the model
+
+    def enter_module(self, module: torch.nn.Module) -> None:
+        machine = self.machine
+        machine.places.append((machine.path, machine.calls))
+        path = self.names.get(id(module))
+        if path is None:
+            path, fresh = self.others.path_of(module, machine.path)
+            if fresh:
+                for parameter in module.parameters():
+                    marks.set_parameter(parameter)
+        machine.path = path
+        machine.calls = 0
+        self._note(machine.path)
+
+    def leave_module(self) -> None:
+        machine = self.machine
+        if machine.places:
+            machine.path, machine.calls = machine.places.pop()
+            self._note(machine.path)
+
+    def _note(self, path: str) -> None:
+        """Remember that autograd nodes made from now on belong to this path."""
+        if torch.is_grad_enabled():
+            if self._local.depth == 0 or self._local.lent:  # autograd numbers its nodes in each thread from 0
+                if self.formats is not None:
+                    raise RuntimeError("checkpoints are nested too deep for several formats; use use_reentrant=False")
+                return
+            machine, nodes, number = self.machine, self.machine.nodes, _sequence()
+            if nodes and nodes[-1][0] == number:  # no node was made since
+                nodes.pop()
+            if len(nodes) > _KEPT_NODES:
+                del nodes[: _KEPT_NODES // 2]
+                machine.first_node = nodes[0][0]
+            nodes.append((number, path, machine.time))
+
+    def _forget_nodes(self) -> None:
+        """Forget which modules made the nodes of graphs that are gone; called whenever the context is left."""
+        machine = self.machine
+        machine.time = Time()
+        if len(machine.nodes) > machine.many_nodes:
+            machine.nodes = [item for item in machine.nodes if not item[2].is_over]
+            machine.many_nodes = _FEW_NODES + 2 * len(machine.nodes)  # so that looking costs little beside making
+
+    def backward_path(self, strict: bool = False) -> str:
+        """The module whose forward pass made the autograd node that is running.
+
+        Raises RuntimeError, if strict, for a node from so long ago that nothing is known of it.
+        """
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return self.machine.path
+        number = node._sequence_nr()
+        if strict and number < self.machine.first_node:
+            raise RuntimeError(
+                f"this graph was made more than {_KEPT_NODES // 4} calls of modules ago: its formats are forgotten"
+            )
+        nodes = self.machine.nodes
+        found = bisect.bisect_right(nodes, number, key=_number) - 1
+        return nodes[found][1] if 0 <= found and number < _ACCUMULATION else ""
+
+    def finish_step(self) -> None:
+        """Count a training step; where paths are but names in a report, those of a finished backward pass are forgotten."""
+        self.training_step += 1
+        self.machine.calls = 0
+        if self.formats is None and torch._C._current_graph_task_id() == -1:  # else a graph may be used later
+            self.machine.nodes.clear()
+
+    # Counters
+
+    def rows(self) -> dict[tuple[str, Any, bool], np.ndarray]:
+        """Counters by (module path, operation, whether the format saturates), summed over threads."""
+        with _lock:
+            total = {key: row.copy() for key, row in self._retired.items()}
+            for machine in self._machines:
+                _add(machine.rows, total)
+        return total
+
+    def retire_thread(self) -> None:
+        """Keep the counts of this thread, which is about to end, and let its machine go."""
+        with _lock:
+            machine, self._local.machine = self._local.machine, None
+            if machine in self._machines:
+                self._machines.remove(machine)
+                _add(machine.rows, self._retired)
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        with _lock:
+            self._retired.clear()
+            for machine in self._machines:
+                machine.rows.clear()
+
+
+def _add(rows: dict[tuple[str, Any, bool], np.ndarray], total: dict[tuple[str, Any, bool], np.ndarray]) -> None:
+    for key, row in list(rows.items()):
+        total[key] = total[key] + row if key in total else row.copy()
+
+
+# Module hooks, while any emulation is entered
+
+_lock = threading.Lock()
+_installed = 0
+_handles: list[Any] = []
+
+
+def _before(module: torch.nn.Module, args: Any) -> None:
+    emulation = current()
+    if emulation is not None:
+        if callable(eval_frame.get_eval_frame_callback()):
+            _warn_of_compiled_code()
+        emulation.enter_module(module)
+
+
+def _after(module: torch.nn.Module, args: Any, output: Any) -> None:
+    emulation = current()
+    if emulation is not None:
+        emulation.leave_module()
+        if emulation.guard_outputs is not None and not emulation.machine.places:
+            emulation.guard_outputs(output)
+
+
+@functools.cache
+def _warn_of_compiled_code() -> None:
+    """Once in a process."""
+    warnings.warn(
+        "torch.compile does nothing under emulation: a compiled model runs as written, operation by operation", stacklevel=2
+    )
+
+
+def _install() -> None:
+    global _installed
+    with _lock:
+        if _installed == 0:
+            _handles.append(register_module_forward_pre_hook(_before))
+            _handles.append(register_module_forward_hook(_after, always_call=True))
+        _installed += 1
+
+
+def _uninstall() -> None:
+    global _installed
+    with _lock:
+        _installed -= 1
+        if _installed == 0:
+            while _handles:
+                _handles.pop().remove()
+
+
+def _start_child_without_emulation() -> None:
+    """A forked child emulates nothing: take the modes off its thread's stack."""
+    global _installed, _lock
+    _lock = threading.Lock()
+    switches.reset()
+    if not _thread.stack:
+        return
+    others = []
+    while _get_current_dispatch_mode_stack():
+        mode = torch.utils._python_dispatch._pop_mode()
+        if not isinstance(mode, EmulationMode):
+            others.append(mode)
+    for mode in reversed(others):
+        torch.utils._python_dispatch._push_mode(mode)
+    for emulation in _everything:
+        emulation._local.depth, emulation._local.mode = 0, None
+    _thread.stack.clear()
+    _installed = 0
+    while _handles:
+        _handles.pop().remove()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_child_without_emulation)
+
+
+@contextlib.contextmanager
+def emulate(
+    fmt: Any = "fp16",
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    granularity: str = "kernel",
+) -> Iterator[Emulation]:
+    """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
+
+    A backward pass through what is computed inside belongs inside as well; outside it raises `OutsideContext`.
+
+    Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
+    `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
+    with a different policy.
+    """
+    from fpsim.emulation.dispatch.hooks import Guard, guard_outputs, install_optimizer_hooks
+    from fpsim.emulation.machine.policy import make_policy
+
+    install_optimizer_hooks()
+    policy = make_policy(fmt, accumulate, rounding, seed, granularity)
+    emulation = Emulation(policy, policy.mapping.resolve() if isinstance(policy, MixedPolicy) else None)
+    emulation.guard = Guard(emulation, keep=True)
+    emulation.guard_outputs = functools.partial(guard_outputs, guard=emulation.guard)
+    with emulation:
+        yield emulation

@@ -1,0 +1,129 @@
+"""The dispatch mode: below autograd, every operation of a thread is looked up in the table, or raises."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch._C._dynamo import eval_frame
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fpsim.emulation.dispatch.decompositions import decomposition_of
+from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.machine import Machine
+from fpsim.emulation.machine.updates import KINDS
+
+_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+
+#: Namespaces whose operations compute nothing.
+_BOOKKEEPING = ("profiler", "prim")
+
+
+class EmulationMode(TorchDispatchMode):
+    """One thread's mode while it is inside an emulating context."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, machine: Machine):
+        super().__init__()
+        self.machine = machine
+        machine.stepping = self
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's wrapper costs 3 microseconds an operation; the strategy below does its work for nothing
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind = KINDS.get(func)
+        if kind is not None and kind.concerns(args, kwargs):
+            changes = self.machine.updates.before(kind, args, kwargs or {})
+            if changes:
+                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
+                return self.machine.updates.observe(func, kind, changes, again)
+        rule = self.machine.rules.get(func)
+        if rule is None:
+            return self._without_rule(func, args, kwargs or {})
+        if types and not marks.PLAIN_TYPES.issuperset(types):
+            self._refuse_subclasses(func, types)
+        machine = self.machine
+        if machine.optimizer is not None:
+            result = self.in_halves(func, types, args, kwargs or {})
+            if result is not NotImplemented:
+                return result
+        machine.op = func
+        try:
+            if _modes_left() == 0:  # nothing below to hide from
+                result = rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+            else:
+                with _without_dispatch():
+                    result = rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+        except MetaTensor:
+            return func(*args, **kwargs or {})  # shapes only
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs or {})
+            raise
+        machine.results.note(result)
+        return result
+
+    def in_halves(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """An operation on 16-bit tensors within an optimizer's step; NotImplemented for others."""
+        if self.machine.halves is None:
+            return NotImplemented
+        try:
+            return self.machine.halves.compute(self, func, types, args, kwargs)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs)
+            raise
+
+    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation by its rule; called with dispatch disabled."""
+        return self.machine.rules[func](self.machine, *args, **kwargs)
+
+    def _explain(self, error: UnsupportedOp, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        values = [_describe(value) for value in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
+        error.complete_with(func, ", ".join(values), self.machine.path)
+
+    def _without_rule(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Operations made of others (composite ones arrive whole under `inference_mode`) are taken apart; the rest raise."""
+        if isinstance(func, torch._ops.OpOverload):
+            if func.namespace in _BOOKKEEPING:
+                return func(*args, **kwargs)
+            decomposition = decomposition_of(func)
+            if decomposition is not None:
+                with self:
+                    result = decomposition(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        self.machine.op = func
+        if "_amp_" in str(func):
+            error = self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')
+        else:
+            error = UnsupportedOp(f"{func} has no rule, so emulation under {self.machine.policy} cannot run it")
+        self._explain(error, func, args, kwargs)
+        raise error
+
+    def _refuse_subclasses(self, func: Any, types: Any) -> None:
+        names = ", ".join(sorted({kind.__name__ for kind in types}))
+        if "FakeTensor" in names:
+            raise BeingTraced(func)
+        raise UnsupportedOp(f"{func}: its operands are tensor subclasses ({names}), which have no rules")
+
+
+def run_as_written(function: Any) -> None:
+    """Keep torch.compile from tracing this function and all that it calls."""
+    skip = eval_frame._FrameAction.SKIP
+    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
+
+
+run_as_written(EmulationMode.__torch_dispatch__)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_describe(item) for item in value[:4])}{', ...' if len(value) > 4 else ''}]"
+    return repr(value)[:60]

@@ -1,0 +1,64 @@
+"""Process-wide switches of torch that hide operations from a dispatch mode: off on entry, restored on the last exit."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from fpsim.emulation.rules.rms_normalization import rms_norm
+
+_lock = threading.Lock()
+_entered = 0
+_saved: tuple[bool, ...] = ()
+_rms_norm = torch.rms_norm
+
+
+def _read() -> tuple[bool, ...]:
+    return (
+        torch.backends.mha.get_fastpath_enabled(),
+        torch._C._get_mkldnn_enabled(),
+    )
+
+
+def _write(values: tuple[bool, ...]) -> None:
+    fastpath, mkldnn = values
+    torch.backends.mha.set_fastpath_enabled(fastpath)
+    torch._C._set_mkldnn_enabled(mkldnn)
+
+
+def enter() -> None:
+    """Switch the fused path of attention modules and oneDNN off, and `rms_norm` to one operation.
+
+    The first entry remembers what they were.
+    """
+    global _entered, _saved, _rms_norm
+    with _lock:
+        if _entered == 0:
+            _saved, _rms_norm = _read(), torch.rms_norm
+            _write((False, False))
+            torch.rms_norm = rms_norm
+        _entered += 1
+
+
+def leave() -> None:
+    """Undo one `enter`; the last one restores what the first one found."""
+    global _entered
+    with _lock:
+        _entered -= 1
+        if _entered == 0:
+            _restore()
+
+
+def _restore() -> None:
+    _write(_saved)
+    torch.rms_norm = _rms_norm
+
+
+def reset() -> None:
+    """In a forked child, where nothing is emulated: restore at once."""
+    global _entered, _lock
+    _lock = threading.Lock()  # another thread of the parent may have held the old one
+    if _entered:
+        _entered = 0
+        _restore()

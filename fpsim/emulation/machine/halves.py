@@ -1,0 +1,110 @@
+"""16-bit tensors inside an optimizer's step: there float16 and bfloat16 mean themselves, as under fmt="native".
+
+`torch.optim.Muon` casts to bfloat16 by itself. Such a cast rounds to bfloat16; operations on bfloat16 tensors accumulate and
+round as a bfloat16 machine does; where a bfloat16 tensor meets a float32 one, or is cast to float32, it is rounded to the
+format that the machine has there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fpsim.emulation.machine.native import HALVES, NativeMachine, NativeMode, common_dtype
+from fpsim.emulation.machine.policy import make_policy
+from fpsim.emulation.registry import TABLE, each_element, positions, tensors_in
+
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_to_copy = torch.ops.aten._to_copy.default
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+
+
+class Halves:
+    """What a machine with formats of its own does with 16-bit tensors while an optimizer steps."""
+
+    def __init__(self, machine: Any):
+        self.machine = machine
+        self._mode: NativeMode | None = None
+
+    def compute(self, mode: Any, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation's result; NotImplemented where no 16-bit tensor has a part in it, or the machine has none here.
+
+        Raises
+        ------
+        UnsupportedOp : results wider than the 16-bit tensor that they are to be written to; an accumulator that takes no
+            values of that dtype.
+        """
+        if self.machine.places or torch.is_grad_enabled():  # a closure's forward pass is the model's
+            return NotImplemented
+        wanted = NativeMode._wanted(func, args, kwargs)
+        tensors = [item for item in tensors_in((*args, *kwargs.values())) if item.dtype.is_floating_point]
+        kinds = {item.dtype for item in tensors}
+        if wanted not in HALVES and kinds.isdisjoint(HALVES):
+            return NotImplemented
+        if TABLE[func].family == "foreach" and len(kinds) > 1:
+            results: list[torch.Tensor] = []
+            for arguments, named in each_element(args, kwargs):
+                results += self._one(mode, func, types, arguments, named, None) or []
+            return results or None
+        return self._one(mode, func, types, args, kwargs, wanted)
+
+    def _one(self, mode: Any, func: Any, types: Any, args: Any, kwargs: dict[str, Any], wanted: Any) -> Any:
+        tensors = [item for item in tensors_in((*args, *kwargs.values())) if item.dtype.is_floating_point]
+        written = [args[index] if index < len(args) else kwargs.get(name) for index, name in positions(func)[1]]
+        targets = {item.dtype for item in tensors_in(written)}
+        if wanted is None:
+            wanted = next(iter(targets)) if func is torch.ops.aten.copy_.default else common_dtype(tensors)
+        self.machine.op = func
+        if wanted in HALVES:
+            self.machine.turn(func, args, kwargs)
+            args, kwargs = self._map(self.machine.operand, _FLOAT32, args, kwargs)
+            return self._native().dispatch(func, types, args, kwargs)
+        if wanted is not _FLOAT32:  # float64 means itself, and integers do
+            with _without_dispatch():
+                return func(*args, **kwargs)
+        if not targets.isdisjoint(HALVES):
+            kinds = ", ".join(map(str, targets))
+            raise self.machine.refuse(f"a float32 result that is to be written to a tensor of {kinds}: cast it first")
+        self.machine.turn(func, args, kwargs)
+        args, kwargs = self._map(self.machine.narrowed, HALVES, args, kwargs)
+        with _without_dispatch():
+            return mode.compute(func, args, kwargs)
+
+    def _map(self, function: Any, dtypes: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        dtypes = dtypes if isinstance(dtypes, tuple) else (dtypes,)
+
+        def mapped(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return function(value) if value.dtype in dtypes else value
+            return type(value)(map(mapped, value)) if isinstance(value, (list, tuple)) else value
+
+        return tuple(map(mapped, args)), {key: mapped(value) for key, value in kwargs.items()}
+
+    def _native(self) -> NativeMode:
+        """The mode of a machine of each dtype, made when it is first needed."""
+        machine = self.machine
+        if self._mode is None:
+            policy = machine.emulation.policy
+            accumulate = policy.asked or policy.accumulator
+            try:
+                native = make_policy("native", accumulate, policy.rounding, policy.seed, policy.granularity)
+            except ValueError as error:
+                raise machine.refuse(str(error)) from None
+            self._mode = NativeMode(_Half(native, machine))
+        return self._mode
+
+
+class _Half(NativeMachine):
+    """A 16-bit machine within another one: it counts into the same rows, and its draws go on from the other's."""
+
+    def __init__(self, policy: Any, host: Any):
+        self._host = host
+        super().__init__(policy, host.emulation)
+        self.rows = host.rows
+
+    def place(self) -> str:
+        return self._host.place()
+
+    def key(self) -> int:
+        return self._host.key()

@@ -1,0 +1,412 @@
+"""Different formats by role and by module: before each operation the machine turns to what it reads and what it rounds to.
+
+A mark on memory says which format its values are of, and in which role they were made. The pass that is running says the rest:
+
+forward    operands are read in the module's activation format; results are of it
+backward   gradients are read in the gradient format, all else in the activation format; results are gradients
+update     (an optimizer's step, and what reads gradients or optimizer state, or writes parameters, outside of modules and of
+           the backward pass) operands are read as they are; results are of the optimizer format
+What is written to parameters, buffers, gradients or optimizer state is of their own format. Reading a value in another
+format than its own rounds a copy of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch._C._dynamo import eval_frame
+
+from fpsim.accumulation.units import Formats
+from fpsim.emulation.dispatch.mode import EmulationMode
+from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.machine import Machine
+from fpsim.emulation.machine.mapping import ModuleFormats
+from fpsim.emulation.machine.policy import MixedPolicy, joined, mixed_products
+from fpsim.emulation.machine.updates import KINDS
+from fpsim.emulation.registry import TABLE, each_element, names, positions, tensors_in
+from fpsim.numbers.formats import Format
+
+_FLOAT32 = torch.float32
+#: Families whose rules round all that they make.
+_ROUNDING_FAMILIES = frozenset(
+    names("matmul convolution reduction softmax attention normalization loss elementwise elementary")
+)
+_NUMBER = torch.ops.aten._local_scalar_dense.default
+_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+
+
+class RoleTag(marks.Tag):
+    """Values of a format (None: of several, or from outside), made in a role, by a module with these formats."""
+
+    __slots__ = ("era", "fmt", "formats", "role")
+
+    def __init__(self, fmt: Format | None, role: str, formats: ModuleFormats, era: object):
+        super().__init__(fmt.name if fmt is not None else "several")
+        self.fmt, self.role, self.formats, self.era = fmt, role, formats, era
+
+    def of_anything(self) -> RoleTag:
+        return self if self.fmt is None else RoleTag(None, self.role, self.formats, self.era)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What one operation reads and makes; None reads as it is."""
+
+    result: Format
+    role: str
+    formats: ModuleFormats
+    read: Format | None = None
+    read_gradient: Format | None = None
+
+
+class MixedMachine(Machine):
+    """A machine with several formats: `turn` before each rule."""
+
+    policy: MixedPolicy
+
+    def __init__(self, policy: MixedPolicy, emulation: Any = None):
+        super().__init__(policy, emulation)
+        self.mixed = policy
+        self._begin_era()
+
+    def _begin_era(self) -> None:
+        self._era = object()
+        self._tags: dict[Any, RoleTag] = {}
+        self._arithmetics: dict[_Turn, dict[str, Any]] = {}
+        self._turned: _Turn | None = None
+        self._targets: tuple[torch.Tensor, ...] = ()
+        self._uniform = True
+        self._checks = False
+
+    def forget_marks(self) -> None:
+        self._begin_era()
+
+    def role_tag(self, fmt: Format | None, role: str, formats: ModuleFormats) -> RoleTag:
+        """The one mark of that meaning."""
+        key = (fmt, role, formats)
+        found = self._tags.get(key)
+        if found is None:
+            found = self._tags[key] = RoleTag(fmt, role, formats, self._era)
+        return found
+
+    # Where an operation runs
+
+    def formats_at(self, path: str) -> ModuleFormats:
+        """The formats of a module; one that is no part of the model has those of what calls it."""
+        formats = self.emulation.formats
+        found = formats.get(path)
+        while found is None:
+            path = path.rpartition(".")[0]
+            found = formats.get(path)
+        return found
+
+    def epsilon(self, dtype: torch.dtype) -> float:
+        return 2.0 ** (1 - self.formats_at(self.path).activation.precision)
+
+    def _backward_formats(self) -> ModuleFormats:
+        node: Any = torch._C._current_autograd_node()
+        parameter = getattr(node, "variable", None)
+        if parameter is not None:  # the sum of gradients that meet in a parameter
+            tag = self._known(parameter)
+            return tag.formats if tag is not None else self.formats_at("")
+        return self.formats_at(self.emulation.backward_path(strict=True))
+
+    def turn(self, op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> None:
+        """Choose what the operation reads and what its results are rounded to."""
+        targets = _targets(op, args, kwargs)
+        if op is _NUMBER:  # Python gets what is there
+            targets = (args[0],)
+        held = self._mark_of(targets[0]) if targets and targets[0].dtype is _FLOAT32 else None
+        backward = not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
+        if self.optimizer is not None or (not backward and not self.places and self._updates(held, args, kwargs)):
+            turn = self._update_turn(held, args, kwargs)
+        else:
+            formats = self._backward_formats() if backward else self.formats_at(self.path)
+            result, role = (formats.gradient, "gradient") if backward else (formats.activation, "activation")
+            if held is not None and held.role == "weight":
+                result, role, formats = held.fmt or held.formats.weight, "weight", held.formats
+            gradients = formats.gradient if backward else formats.activation
+            turn = _Turn(result, role, formats, formats.activation, gradients)
+        self._targets = targets
+        self._checks = not self._rounds(op)
+        if turn != self._turned:
+            self._turn_to(turn)
+
+    def _updates(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> bool:
+        if held is not None and held.role != "activation":
+            return True
+        marks = (self._known(tensor) for tensor in tensors_in((*args, *kwargs.values())))
+        return any(mark is not None and mark.role in ("gradient", "optimizer") for mark in marks)
+
+    def _update_turn(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> _Turn:
+        if held is not None and held.role != "activation":
+            return _Turn(held.fmt or getattr(held.formats, held.role), held.role, held.formats)
+        marks = (self._mark_of(tensor) for tensor in tensors_in((*args, *kwargs.values())) if tensor.dtype is _FLOAT32)
+        known = next((mark for mark in marks if mark is not None and mark.role != "activation"), None)
+        formats = known.formats if known is not None else self.formats_at(self.path)
+        return _Turn(formats.optimizer, "optimizer", formats)
+
+    def _turn_to(self, turn: _Turn) -> None:
+        arithmetic = self._arithmetics.get(turn)
+        if arithmetic is None:
+            arithmetic = self._arithmetics[turn] = self._arithmetic(turn)
+        self.__dict__.update(arithmetic)
+        self._turned = turn
+
+    def _arithmetic(self, turn: _Turn) -> dict[str, Any]:
+        formats = turn.formats
+        read = [turn.read, turn.read_gradient, turn.result]
+        if None in read:
+            read = [formats.weight, formats.activation, formats.gradient, formats.optimizer, turn.result]
+        policy = self.mixed.of(turn.result)
+        uniform = len(set(read)) == 1
+        arithmetic = self.arithmetic_of(policy)
+        if not uniform:  # what float32 makes of wider operands would be rounded twice
+            operands = joined(*(fmt for fmt in read if fmt is not None))
+            arithmetic |= {"policy": mixed_products(policy, operands), "operand_format": operands, "fast": False}
+        return arithmetic | {"tag": self.role_tag(turn.result, turn.role, formats), "_uniform": uniform}
+
+    @contextmanager
+    def as_forward(self) -> Iterator[None]:
+        turn = self._turned
+        assert turn is not None
+        formats = turn.formats
+        self._turn_to(_Turn(formats.activation, "activation", formats, formats.activation, formats.activation))
+        try:
+            yield
+        finally:
+            self._turn_to(turn)
+
+    # Operands
+
+    def _known(self, tensor: torch.Tensor) -> RoleTag | None:
+        try:
+            tag: Any = tensor.untyped_storage()._fpsim  # type: ignore[attr-defined]
+        except (AttributeError, NotImplementedError):
+            return None
+        return tag if type(tag) is RoleTag and tag.era is self._era else None
+
+    def _mark_of(self, tensor: torch.Tensor) -> RoleTag | None:
+        """What is known of a tensor; a parameter that holds other numbers is a weight all the same."""
+        tag = self._known(tensor)
+        if tag is None and tensor.device.type == "cpu" and marks.owner_of(tensor) is not None:
+            return self.role_tag(None, "weight", self.formats_at(""))
+        return tag
+
+    def made(self, tensor: torch.Tensor) -> bool:
+        return self._known(tensor) is not None
+
+    def operand(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of values of the format in which the running operation reads it: itself, or a rounded copy."""
+        if tensor.dtype is not _FLOAT32:
+            self.check(tensor)
+            return tensor
+        mark = self._known(tensor)
+        if mark is None:
+            self.check(tensor)
+            if marks.tag_on(tensor) is marks.EXEMPT:
+                return tensor
+            mark = self._first_seen(tensor)
+        turn = self._turned
+        assert turn is not None
+        wanted = turn.read_gradient if mark.role in ("gradient", "optimizer") else turn.read
+        if wanted is None:
+            wanted = mark.fmt or (mark.formats.optimizer if mark.role == "activation" else getattr(mark.formats, mark.role))
+        if mark.fmt is wanted or (mark.fmt is not None and any(tensor is target for target in self._targets)):
+            return tensor
+        self._turn_to(_Turn(wanted, mark.role, mark.formats, wanted, wanted))
+        fresh = self.rounded_copy(tensor)
+        self._turn_to(turn)
+        return fresh
+
+    def _first_seen(self, tensor: torch.Tensor) -> RoleTag:
+        """From outside: in the forward pass an activation, in the backward pass a gradient. Its memory remembers which."""
+        mark = self._mark_of(tensor)
+        if mark is None:
+            assert self._turned is not None
+            role = self._turned.role if self._turned.role != "weight" else "activation"
+            mark = self.role_tag(None, role, self._turned.formats)
+            marks.claim(tensor, mark)
+        return mark
+
+    def held(self, tensor: torch.Tensor) -> torch.Tensor:
+        mark = self._known(tensor)
+        return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
+
+    def factors(self, left: torch.Tensor, right: torch.Tensor) -> tuple[Format, Format] | None:
+        if self._uniform or self.policy.accumulator.kind != "unit":
+            return None
+        marks = [self._known(tensor) for tensor in (left, right)]
+        first, second = (mark.fmt if mark is not None else None for mark in marks)
+        if first is None or second is None:
+            return None
+        own, both = self._takes((first, second)), self._takes(self.operand_format)
+        return (first, second) if own and (first != second or not both) else None
+
+    def _takes(self, operands: Formats) -> bool:
+        accumulator = self.policy.accumulator
+        assert accumulator.unit is not None
+        return any(row.takes(operands) and accumulator.format.name in row.outputs for row in accumulator.unit.instructions)
+
+    # Results
+
+    def exact(self, result: torch.Tensor) -> torch.Tensor:
+        if self._uniform or not self._checks or result.dtype is not _FLOAT32:
+            return super().exact(result)
+        return self._round(result)
+
+    def one_pass(
+        self, operation: int, tensors: tuple[torch.Tensor, ...], factor: float = 1.0, into: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        return super().one_pass(operation, tensors, factor)  # what is to be written may be held in another format
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def _rounds(op: torch._ops.OpOverload) -> bool:
+        """Whether the rule has rounded what it calls exact; others hand on elements of operands of several formats."""
+        return TABLE[op].family in _ROUNDING_FAMILIES
+
+    def write(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        if target is result or target.dtype is not _FLOAT32:
+            return super().write(target, result)
+        if result.dtype is _FLOAT32 and marks.tag_on(result) is not self.tag and not self._uniform:
+            result = self._round(result.detach().clone(memory_format=torch.preserve_format))
+        before = self._known(target)
+        super().write(target, result)
+        if before is not None and before is not self.tag and not marks.covers_storage(target):
+            marks.claim(target, self.role_tag(None, before.role, before.formats))
+        return target
+
+    def store(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        with self._storing(target):
+            return super().store(target, result)
+
+    def would_hold(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        with self._storing(target):
+            return super().would_hold(target, value)
+
+    @contextmanager
+    def _storing(self, target: torch.Tensor) -> Iterator[None]:
+        """Results are rounded to what the target holds."""
+        turn, mark = self._turned, self._mark_of(target)
+        assert turn is not None
+        if mark is not None and mark.role != "activation":
+            fmt = mark.fmt or getattr(mark.formats, mark.role)
+            self._turn_to(_Turn(fmt, mark.role, mark.formats, turn.read, turn.read_gradient))
+        try:
+            yield
+        finally:
+            self._turn_to(turn)
+
+    def formats_of(
+        self, tensors: list[torch.Tensor], model: torch.nn.Module
+    ) -> Iterator[tuple[torch.Tensor, Format, marks.Tag]]:
+        for tensor, formats in _state_of(model, self.emulation.formats):
+            yield tensor, formats.weight, self.role_tag(formats.weight, "weight", formats)
+
+
+def _recomputes() -> bool:
+    """Whether a checkpoint is running part of a forward pass again, within the backward pass."""
+    if not torch.is_grad_enabled():
+        return False
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)  # type: ignore[attr-defined]
+    if hooks is not None and "_recomputation_hook" in getattr(hooks[0], "__qualname__", ""):
+        return True
+    node: Any = torch._C._current_autograd_node()
+    return node is not None and node.name() == "CheckpointFunctionBackward"
+
+
+def _state_of(
+    model: torch.nn.Module, formats: dict[str, ModuleFormats]
+) -> Iterator[tuple[torch.Tensor, ModuleFormats]]:
+    """Every parameter and buffer, with the formats of the module that holds it.
+
+    Raises ValueError for one that several modules hold, in several formats.
+    """
+    seen: dict[int, tuple[str, ModuleFormats]] = {}
+    for name, tensor in (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ):
+        own = formats[name.rpartition(".")[0]]
+        if id(tensor) not in seen:
+            seen[id(tensor)] = name, own
+            yield tensor, own
+            continue
+        other, first = seen[id(tensor)]
+        for role in ("weight", "gradient", "optimizer"):
+            if getattr(first, role) != getattr(own, role):
+                raise ValueError(
+                    f"fmt: {other} and {name} are one tensor and would have two {role} formats, "
+                    f"{getattr(first, role)} and {getattr(own, role)}"
+                )
+
+
+def _targets(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """The tensors that hold an operation's results: written to, and all that it returns."""
+    written = positions(op)[1]
+    if not written or any(given.alias_info is None for given in op._schema.returns):
+        return ()
+    return tuple(tensors_in(args[index] if index < len(args) else kwargs.get(name) for index, name in written))
+
+
+class MixedMode(EmulationMode):
+    """One thread's mode where there are several formats."""
+
+    machine: MixedMachine
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind = KINDS.get(func)
+        if kind is not None and kind.concerns(args, kwargs):
+            changes = self.machine.updates.before(kind, args, kwargs)
+            if changes:
+                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
+                return self.machine.updates.observe(func, kind, changes, again)
+        entry = TABLE.get(func)
+        if entry is None:
+            return self._without_rule(func, args, kwargs)
+        if types and not marks.PLAIN_TYPES.issuperset(types):
+            self._refuse_subclasses(func, types)
+        if self.machine.optimizer is not None:
+            result = self.in_halves(func, types, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        self.machine.op = func
+        try:
+            if _modes_left() == 0:
+                result = self.compute(func, args, kwargs)
+            else:
+                with _without_dispatch():
+                    result = self.compute(func, args, kwargs)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs)
+            raise
+        self.machine.results.note(result)
+        return result
+
+    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        machine, entry = self.machine, TABLE[func]
+        if entry.family == "foreach":  # each element may have formats of its own
+            results: list[torch.Tensor] = []
+            for arguments, named in each_element(args, kwargs):
+                machine.turn(entry.op, arguments, named)
+                results += machine.rules[entry.op](machine, *arguments, **named) or []
+            return results or None
+        if entry.family != "view":
+            machine.turn(entry.op, args, kwargs)
+        return machine.rules[entry.op](machine, *args, **kwargs)
+
+
+eval_frame.set_code_exec_strategy(
+    MixedMode.__torch_dispatch__.__code__,
+    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
+)

@@ -1,0 +1,213 @@
+"""What a machine does, parsed once: its format, its accumulator, its rounding, its granularity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from fpsim.accumulation import Accumulator, get_accumulator
+from fpsim.emulation.machine.mapping import FormatMapping, parse_mapping
+from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
+from fpsim.sums.axes import contains
+
+GRANULARITIES = ("kernel", "primitive")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A validated choice of arithmetic. `make_policy` is the way to get one."""
+
+    fmt: Format
+    accumulator: Accumulator
+    rounding: Rounding
+    seed: int | None
+    granularity: str
+    #: What was asked for, where the format is too wide to accumulate in it.
+    asked: Accumulator | None = field(default=None, kw_only=True, compare=False)
+
+    @property
+    def carried_by_float32(self) -> bool:
+        """Whether add, sub, mul, div and sqrt in float32, then one rounding, are right in this mode.
+
+        To nearest even 24 >= 2p + 2 and emin >= 3p - 150; fp32 is its own carrier. The other modes would need the
+        residual of the float32 operation.
+        """
+        fmt = self.fmt
+        if self.rounding is not Rounding.NEAREST_EVEN or fmt.flush or fmt.flush_inputs:
+            return False
+        if (fmt.precision, fmt.emin, fmt.emax, fmt.specials) == (24, -126, 127, "ieee"):
+            return not fmt.saturate
+        return 24 >= 2 * fmt.precision + 2 and fmt.emin >= 3 * fmt.precision - 150
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether this machine is torch itself: fp32 in the library's own order, rounded as the library rounds."""
+        return (
+            self.fmt == get_format("fp32")
+            and self.accumulator.kind == "native"
+            and self.rounding is Rounding.NEAREST_EVEN
+            and self.granularity == "kernel"
+        )
+
+    @property
+    def is_native(self) -> bool:
+        """Whether each dtype means itself."""
+        return False
+
+    def __str__(self) -> str:
+        parts = [f"fmt={self.fmt.name}", f"accumulate={self.accumulator}", f"rounding={self.rounding}"]
+        if self.seed is not None:
+            parts.append(f"seed={self.seed}")
+        return ", ".join([*parts, f"granularity={self.granularity}"])
+
+
+@dataclass(frozen=True)
+class NativePolicy(Policy):
+    """Each dtype means itself: a policy for each, or the sentence that says why that one cannot be had."""
+
+    float16: Policy | str
+    bfloat16: Policy | str
+    float32: Policy | str
+
+    @property
+    def is_identity(self) -> bool:
+        return False  # 16-bit tensors are emulated
+
+    @property
+    def is_native(self) -> bool:
+        return True
+
+    def of(self, name: str) -> Policy | str:
+        """The policy of the dtype of that name."""
+        return getattr(self, name)
+
+    def __str__(self) -> str:
+        return super().__str__().replace(f"fmt={self.fmt.name}", "fmt=native", 1)
+
+
+def _make_native(accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> NativePolicy:
+    policies: dict[str, Policy | str] = {}
+    for dtype, name in (("float16", "fp16"), ("bfloat16", "bf16"), ("float32", "fp32")):
+        # Of float32 only sums beside half operands are emulated, and units make none.
+        chosen = get_accumulator(accumulate).for_sums if dtype == "float32" else accumulate
+        try:
+            policies[dtype] = make_policy(name, chosen, rounding, seed, granularity)
+        except ValueError as error:
+            policies[dtype] = str(error)
+    if isinstance(policies["float16"], str) and isinstance(policies["bfloat16"], str):
+        raise ValueError(policies["float16"])
+    mode, single = get_rounding(rounding), get_format("fp32")
+    halves = policies["float16"], policies["bfloat16"], policies["float32"]
+    return NativePolicy(single, get_accumulator(accumulate), mode, seed, granularity, *halves)
+
+
+@dataclass(frozen=True)
+class MixedPolicy(Policy):
+    """Different formats by role and by module; `fmt` is the first that is named."""
+
+    mapping: FormatMapping
+
+    @property
+    def is_identity(self) -> bool:
+        return all(self.of(fmt).is_identity for fmt in self.mapping.formats)
+
+    def of(self, fmt: Format) -> Policy:
+        """The policy of results in one of the formats."""
+        return Policy(fmt, _for_operands(self.accumulator, fmt), self.rounding, self.seed, self.granularity)
+
+    def __str__(self) -> str:
+        return super().__str__().replace(f"fmt={self.fmt.name}", f"fmt={self.mapping}", 1)
+
+
+def _make_mixed(given: Mapping[Any, Any], accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> MixedPolicy:
+    mapping = parse_mapping(given)
+    accumulator = get_accumulator(accumulate)
+    first, *_ = (_checked(fmt, None, rounding, seed, granularity) for fmt in mapping.formats)
+    multiplied = [fmt for entry in mapping.entries for role, fmt in entry.formats if role == "activation"]
+    errors = [error for error in (_operand_error(accumulator, fmt) for fmt in multiplied) if error is not None]
+    if errors and len(errors) == len(multiplied):
+        raise errors[0]
+    return MixedPolicy(first.fmt, accumulator, first.rounding, seed, granularity, mapping)
+
+
+def _operand_error(accumulator: Accumulator, fmt: Format) -> ValueError | None:
+    try:
+        accumulator.require_operands(fmt)
+    except ValueError as error:
+        return error
+    return None
+
+
+@lru_cache(maxsize=256)
+def joined(*formats: Format) -> Format:
+    """A format that holds every value of the given ones: one of them where it does."""
+    for candidate in formats:
+        if all(contains(candidate, fmt) for fmt in formats):
+            return candidate
+    precision = max(fmt.precision for fmt in formats)
+    least = min(fmt.emin - fmt.precision for fmt in formats) + precision
+    emin = min(least, *(fmt.emin for fmt in formats))
+    name = " and ".join(sorted({fmt.name for fmt in formats}))
+    return Format(name, precision, emin, max(fmt.emax for fmt in formats))
+
+
+@lru_cache(maxsize=256)
+def mixed_products(policy: Policy, operands: Format) -> Policy:
+    """The policy, accumulating what has operands of that format."""
+    return replace(policy, accumulator=_for_operands(policy.accumulator, operands))
+
+
+def _for_operands(accumulator: Accumulator, operands: Format) -> Accumulator:
+    """What is wider than 11 bits accumulates in its own format, in the order asked for."""
+    if operands.precision > 11 and accumulator.kind in ("tree", "kahan", "neumaier") and accumulator.format != operands:
+        return Accumulator(accumulator.kind, operands, accumulator.order, accumulator.products, None)
+    return accumulator
+
+
+def make_policy(
+    fmt: Any = "fp16",
+    accumulate: Any = None,
+    rounding: str | Rounding = "nearest-even",
+    seed: int | None = None,
+    granularity: str = "kernel",
+) -> Policy:
+    """Parse and check the arguments that `run` and `emulate` share.
+
+    Raises
+    ------
+    ValueError : unknown names (listing what there is), a format that float32 tensors cannot hold, a missing seed.
+    NotImplementedError : choices that are specified but not built.
+    """
+    if isinstance(fmt, str) and fmt.strip().lower() == "native":
+        return _make_native(accumulate, rounding, seed, granularity)
+    if isinstance(fmt, Mapping):
+        return _make_mixed(fmt, accumulate, rounding, seed, granularity)
+    policy = _checked(fmt, accumulate, rounding, seed, granularity)
+    policy.accumulator.require_operands(policy.fmt)
+    return policy
+
+
+def _checked(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> Policy:
+    """The policy of one format; whether its accumulator takes operands of the format is not asked."""
+    target = get_format(fmt)
+    if not target.has_zero:
+        raise ValueError(f"fmt={target.name!r} has no zero and no sign; a model cannot run in it")
+    if target.precision > 24 or target.emax > 127 or target.emin - target.precision + 1 < -149:
+        raise ValueError(
+            f"fmt={target.name!r} has values that float32 tensors cannot hold; emulation takes formats inside fp32"
+        )
+    if target.flush_inputs:
+        raise NotImplementedError(
+            f"fmt={target.name!r} flushes subnormal operands, which the emulation of torch does not model yet"
+        )
+    mode = get_rounding(rounding)
+    seed_key(mode, seed)  # its errors are this function's
+    if mode is Rounding.ODD and target.precision == 1:
+        raise ValueError(f"fmt={target.name!r} cannot be rounded to odd: a significand of one bit is never even")
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"granularity={granularity!r}: known are {', '.join(GRANULARITIES)}")
+    asked = get_accumulator(accumulate)
+    return Policy(target, _for_operands(asked, target), mode, seed, granularity, asked=asked)

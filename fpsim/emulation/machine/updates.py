@@ -1,0 +1,426 @@
+"""Changes of parameters: what operations and optimizers' steps mean to change, and what they leave as it was.
+
+A parameter is what an optimizer steps, what belongs to a module that is called, and any other leaf that requires a gradient.
+What an operation means is its exact result, here computed in float64 or told by its operands; sums are computed as what they
+add, so that no change is too small. Within a step, changes count together, whichever operations an implementation makes them
+of. Elements have marks (`backend/numba/updates.py`), in row-major order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.backend import threads
+from fpsim.backend.numba import updates as kernels
+from fpsim.emulation.machine import marks as tags
+from fpsim.emulation.machine.finishing import BLOCK, Finish
+from fpsim.emulation.registry import is_out, names, overloads, tensors_in
+
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+_FLOAT32 = torch.float32
+_HELD_BY_FLOAT32 = (_FLOAT32, torch.float16, torch.bfloat16)
+_COST = 2  # of a pass over an element, in multiply-adds
+
+#: Operations that add to what they write to: what they would make of zeros is the change.
+_ADDITIONS = frozenset(
+    names("add sub addcmul addcdiv addmm addmv addr addbmm baddbmm index_add scatter_add index_put")
+)
+_OTHERS = frozenset(names("mul div lerp copy"))
+_FUSED = names("_fused_adam _fused_adamw _fused_sgd _fused_adagrad")
+_FUNCTIONAL = names("add sub mul div addcmul addcdiv lerp")
+
+
+def _forms(name: str, suffix: str) -> Iterator[Any]:
+    yield from (op for op in overloads(name + suffix).values() if not is_out(op))
+
+
+def _may_be_parameter(tensor: torch.Tensor) -> bool:
+    """Whether this is a parameter, or a leaf that requires a gradient."""
+    return (tensor.requires_grad and tensor.is_leaf) or tags.is_parameter(tensor)
+
+
+class Kind:
+    """A kind of operations that may change parameters. `concerns` is what every operation of these pays for."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        """Whether `Updates.before` is to be asked about a call with these arguments."""
+        return _may_be_parameter(args[0])
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        """What a call means to change."""
+        raise NotImplementedError
+
+
+class _InPlace(Kind):
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        if not updates.counts(args[0]) or not _are_plain(args) or not _are_plain(kwargs.values()):
+            return []
+        return [updates.keeping(_change(self.name, args[0], args[1:], kwargs))]
+
+
+class _ForEach(Kind):
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        return any(map(_may_be_parameter, args[0]))
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        if not _are_plain(args) or not _are_plain(kwargs.values()):
+            return []
+        parts = _parts(self.name, args, kwargs)
+        return [updates.keeping(_change(self.name, *part)) for part in parts if updates.counts(part[0])]
+
+
+class _Into(Kind):
+    """Results go to `out`."""
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        return _may_be_parameter(kwargs["out"])
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        out = kwargs["out"]
+        if not updates.counts(out) or not _are_plain(args) or not _are_plain(kwargs.values()):
+            return []
+        others = {key: value for key, value in kwargs.items() if key != "out"}
+        return [updates.keeping(_change_into(self.name, out, args, others))]
+
+
+class _Fresh(Kind):
+    """Results are fresh, and may be copied to the parameter that they were computed from."""
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        first = args[0]
+        if type(first) in (float, int, bool, complex):
+            return False
+        if first.requires_grad:
+            return not torch.is_grad_enabled()
+        return tags.is_parameter(first)
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        first = args[0]
+        if not updates.counts(first) or not _are_plain(args) or not _are_plain(kwargs.values()):
+            return []
+        shapes = [item.shape for item in tensors_in(args)]
+        wider = any(len(shape) > first.dim() for shape in shapes) or torch.broadcast_shapes(*shapes) != first.shape
+        return [] if wider else [_change(self.name, first, args[1:], kwargs)]
+
+
+class _Told(Kind):
+    """Fused steps, whose rules tell what they do."""
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        return True
+
+    def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        return [Change(item) for item in args[0]] if any(map(updates.counts, args[0])) else []
+
+
+class _Detach(Kind):
+    """A leaf that requires a gradient is a parameter, and so is what `.data` shares with it."""
+
+    def concerns(self, args: Any, kwargs: Any) -> bool:
+        if args[0].requires_grad and args[0].is_leaf:
+            tags.set_parameter(args[0])
+        return False
+
+
+def _kinds() -> Iterator[tuple[Any, Kind]]:
+    for name in (*_ADDITIONS, *_OTHERS):
+        yield from ((op, _InPlace(name)) for op in _forms(name, "_"))
+        yield from ((op, _ForEach(name)) for op in _forms(f"_foreach_{name}", "_"))
+    for name in _FUNCTIONAL:
+        yield from ((op, (_Into if is_out(op) else _Fresh)(name)) for op in overloads(name).values())
+    for name in _FUSED:
+        yield from ((op, _Told(name)) for op in _forms(name, "_"))
+    yield torch.ops.aten.detach.default, _Detach("detach")
+
+
+def _are_plain(values: Any) -> bool:
+    """Whether the tensors among values are dense, on the CPU, and no subclass: else a rule refuses them."""
+    for item in values:
+        if isinstance(item, torch.Tensor):
+            if type(item) not in tags.PLAIN_TYPES or not item.is_cpu or item.layout is not torch.strided:
+                return False
+        elif isinstance(item, (list, tuple)) and not _are_plain(item):
+            return False
+    return True
+
+
+@dataclass(slots=True)
+class Change:
+    """What is to become of one tensor: marks of what is meant, whether it only decays, and the elements before if needed."""
+
+    target: torch.Tensor
+    marks: np.ndarray | None = None
+    decays: bool = False
+    before: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class _Step:
+    """What an optimizer's step has done to one tensor so far; `base` holds the elements before all but decay."""
+
+    target: torch.Tensor
+    row: np.ndarray
+    marks: np.ndarray
+    base: torch.Tensor | None = None
+
+
+class Updates:
+    """One machine's observer of changes; counts go to the row of the operation that made them, in a step of the first one."""
+
+    def __init__(self, machine: Any):
+        self._machine = machine
+        self._busy = False
+        self._fused: Kind | None = None  # the fused operation that runs
+        self._optimizer: Any = None
+        self._steps: dict[tuple[Any, ...], _Step] | None = None
+        #: By a fused operation, for each parameter: its elements' marks; None while they are not asked for.
+        self.told: list[np.ndarray] | None = None
+
+    def before(self, kind: Kind, args: Any, kwargs: dict[str, Any]) -> list[Change]:
+        """The changes of parameters that an operation is about to make, or to compute; none for most."""
+        if self._busy or kind is self._fused:
+            return []
+        with _without_dispatch():
+            return kind.changes(self, args, kwargs)
+
+    def counts(self, tensor: torch.Tensor) -> bool:
+        """Whether changes of this tensor are counted; a leaf that requires a gradient becomes a parameter for good."""
+        if not tags.is_parameter(tensor):
+            if not (tensor.requires_grad and tensor.is_leaf):
+                return False
+            tags.set_parameter(tensor)  # and so of what `.data` shares with it
+        return tensor.is_cpu and bool(self._machine.emulates(tensor.dtype))
+
+    def keeping(self, change: Change) -> Change:
+        """The change, with the elements as they are now, unless a step has those it began with."""
+        step = self._steps.get(_place_of(change.target)) if self._steps else None
+        if change.decays or step is None or step.base is None:
+            elements = _floats(change.target)
+            change.before = elements.clone() if elements is change.target else elements
+        return change
+
+    def observe(self, op: Any, kind: Kind, changes: list[Change], compute: Callable[[], Any]) -> Any:
+        """The operation's result; what it did is compared with what it meant."""
+        is_told = type(kind) is _Told
+        if is_told:
+            self._fused, self.told = kind, []
+        else:
+            self._busy = True  # a fused operation may be made of others, which are observed
+        try:
+            result = compute()
+        finally:
+            told, self.told = self.told, None
+            self._busy, self._fused = False, None
+        if type(kind) is _Fresh:
+            if isinstance(result, torch.Tensor) and result.shape == changes[0].target.shape:
+                tags.set_change(result, changes[0].target, changes[0].marks)
+            return result
+        self._machine.op = op
+        with _without_dispatch():
+            if is_told:
+                for change, marks in zip(changes, told or (), strict=False):  # where gradients are infinite, none
+                    self._note(change.target, marks, None)
+            else:
+                for change in changes:
+                    self._finish(change)
+        return result
+
+    def _finish(self, change: Change) -> None:
+        """Note what became of a change."""
+        moved, before = change.marks, change.before
+        assert moved is not None
+        if self._steps is None or not change.decays:
+            self._note(change.target, moved, before)
+            return
+        assert before is not None
+        after, marks = _floats(change.target), np.zeros(moved.size, np.uint8)
+        old, new = tags.pointer_to(before), tags.pointer_to(after)
+        _in_parts(marks.size, lambda i, j: kernels.mark_decay(moved[i:j], old + 4 * i, new + 4 * i, marks[i:j]))
+        self._note(change.target, marks, None)
+
+    def _note(self, target: torch.Tensor, marks: np.ndarray, before: torch.Tensor | None) -> None:
+        """Count marks, or keep them until the step ends."""
+        row = self._machine.row()
+        if self._steps is None:
+            _count(target, marks, before, row)
+            return
+        key = _place_of(target)
+        step = self._steps.get(key)
+        if step is None:
+            self._steps[key] = _Step(target, row, marks, before)
+        else:
+            step.marks = step.marks | marks
+            step.base = before if step.base is None else step.base
+
+    def begin_step(self, optimizer: Any) -> None:
+        """From now on the changes of an element are one update; a step within another one's is part of that."""
+        if self._optimizer is optimizer:  # its last step raised
+            self.end_step(optimizer)
+        if self._optimizer is None:
+            self._optimizer, self._steps = optimizer, {}
+
+    def end_step(self, optimizer: Any = None) -> None:
+        """Count what the optimizer's step did, or any optimizer's."""
+        if self._optimizer is None or optimizer not in (None, self._optimizer):
+            return
+        steps, self._steps, self._optimizer = self._steps, None, None
+        with _without_dispatch(), torch.no_grad():
+            for step in (steps or {}).values():
+                _count(step.target, step.marks, step.base, step.row)
+
+
+def _place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tags.pointer_to(tensor), tensor.shape, tensor.stride()
+
+
+def _floats(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements in float32 (exactly, for the dtypes held by it) one after another: itself, or a copy.
+
+    It is read by its address: an array made of it would keep torch from ever resizing it.
+    """
+    if tensor.dtype is _FLOAT32 and tensor.is_contiguous() and not tensor.is_neg():
+        return tensor
+    return tensor.to(_FLOAT32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _in_parts(size: int, task: Callable[[int, int], None]) -> None:
+    if size < BLOCK:
+        task(0, size)
+    else:
+        threads.run(task, threads.parts(size, _COST * size, BLOCK))
+
+
+def _count(target: torch.Tensor, marks: np.ndarray, base: torch.Tensor | None, row: np.ndarray) -> None:
+    after = _floats(target)
+    new = tags.pointer_to(after)
+    old = new if base is None else tags.pointer_to(base)
+
+    def part(i: int, j: int, own: np.ndarray) -> None:
+        kernels.count_marks(marks[i:j], old + 4 * i, new + 4 * i, own)
+
+    if marks.size < BLOCK:
+        part(0, marks.size, row)
+    else:
+        Finish.split(marks.size, _COST, BLOCK, row, part)
+
+
+#: The conditions of `backend/numba/updates.py`, for operands that float32 does not hold, or of several shapes.
+_CONDITIONS: dict[int, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    kernels.NOT_ZERO: lambda a, b: a != 0,
+    kernels.QUOTIENT: lambda a, b: a.sign() / b != 0,
+    kernels.DIFFERENT: lambda a, b: a != b,
+}
+
+
+def _moved_where(condition: int, a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
+    if a.shape != b.shape or a.dtype not in _HELD_BY_FLOAT32 or b.dtype not in _HELD_BY_FLOAT32:
+        return _moved(_CONDITIONS[condition](a, b))
+    marks = np.empty(a.numel(), np.uint8)
+    first = _floats(a)
+    second = first if b is a else _floats(b)
+    one, two = tags.pointer_to(first), tags.pointer_to(second)
+    _in_parts(marks.size, lambda i, j: kernels.find_moved(condition, one + 4 * i, two + 4 * i, marks[i:j]))
+    return marks
+
+
+def _moved(mask: torch.Tensor) -> np.ndarray:
+    return tags.array_of(mask).reshape(-1).view(np.uint8)
+
+
+def mark_fused(
+    before: torch.Tensor, after: torch.Tensor, start: torch.Tensor, step: torch.Tensor, decayed: torch.Tensor,
+    without_decay: torch.Tensor, without_step: torch.Tensor,
+) -> np.ndarray:  # fmt: skip
+    """The marks of a fused step: see `mark_parts` in `backend/numba/updates.py`."""
+    marks = np.empty(before.numel(), np.uint8)
+    singles = [*map(_floats, (before, after, without_decay, without_step))]
+    old, new, no_decay, no_step = map(tags.pointer_to, singles)
+    doubles = [tags.array_of(item).reshape(-1) for item in (start, step, decayed)]
+
+    def part(i: int, j: int) -> None:
+        of = 4 * i
+        kernels.mark_parts(old + of, new + of, *(item[i:j] for item in doubles), no_decay + of, no_step + of, marks[i:j])
+
+    _in_parts(marks.size, part)
+    return marks
+
+
+def _change(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
+    other = rest[0]
+    is_number = not isinstance(other, torch.Tensor) or other.dim() == 0
+    marks = _moved_by_few(name, target, rest, kwargs)
+    if marks is None:
+        marks = _moved(_meant(name, target, rest, kwargs))
+    if name == "copy":  # of what was computed from the target: what was meant there
+        earlier = tags.change_of(other, target)
+        marks = marks if earlier is None else marks | earlier
+    return Change(target, marks, name in ("mul", "div") and is_number)
+
+
+def _meant(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The elements that the operation's exact result differs from."""
+    wide, others, named = _wide((target, rest, kwargs))
+    in_place = getattr(torch.Tensor, f"{name}_")
+    adds = name in _ADDITIONS and kwargs.get("beta", 1) == 1
+    if name == "index_put":
+        adds = bool(rest[2] if len(rest) > 2 else kwargs.get("accumulate"))
+    return in_place(torch.zeros_like(wide), *others, **named) != 0 if adds else in_place(wide.clone(), *others, **named) != wide
+
+
+def _moved_by_few(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> np.ndarray | None:
+    """The same without float64, for what is done most; None for everything else."""
+    first = rest[0]
+    if not isinstance(first, torch.Tensor) or first.shape != target.shape:
+        if name == "mul" and isinstance(first, float) and first != 1 and abs(first) <= 2:
+            return _moved_where(kernels.SCALED, target, target)
+        return None
+    if name in ("add", "sub") and len(rest) == 1 and kwargs.get("alpha", 1) != 0:
+        return _moved_where(kernels.NOT_ZERO, first, first)
+    if name == "addcdiv" and len(rest) == 2 and kwargs.get("value", 1) != 0:
+        return _moved_where(kernels.QUOTIENT, first, rest[1])
+    if name == "copy":
+        return _moved_where(kernels.DIFFERENT, target, first)
+    return None
+
+
+def _change_into(name: str, target: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
+    first = args[0]
+    if isinstance(first, torch.Tensor) and tags.pointer_to(first) == tags.pointer_to(target) and first.shape == target.shape:
+        return _change(name, target, args[1:], kwargs)
+    wide, others, named = _wide((target, args, kwargs))
+    return Change(target, _moved(getattr(torch, name)(*others, **named) != wide))
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_wide, value))
+    return {key: _wide(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _parts(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """(target, other arguments, keywords) of each element of an operation in place on lists."""
+    targets, rest = args[0], args[1:]
+    shared = {key: value for key, value in kwargs.items() if key != "scalars"}
+    if "scalars" in kwargs:
+        rest = (*rest, kwargs["scalars"])
+    for index, target in enumerate(targets):
+        values = [item[index] if isinstance(item, (list, tuple)) else item for item in rest]
+        named = dict(shared)
+        if name in ("addcmul", "addcdiv") and len(values) > 2:
+            factor = values.pop()
+            named["value"] = factor[index].item() if isinstance(factor, torch.Tensor) else factor
+        yield target, tuple(values), named
+
+
+#: The kind of each operation that is observed.
+KINDS = dict(_kinds())

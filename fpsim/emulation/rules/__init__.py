@@ -1,0 +1,1 @@
+"""A rule for every operation of torch, one file a family."""

@@ -1,0 +1,311 @@
+"""Addition, subtraction, multiplication, division, square root, and what is made of two products: rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.backend.numba import passes
+from fpsim.emulation.machine.machine import WORTH_A_PASS
+from fpsim.emulation.registry import RULES, Entry, Rule, enter, register_functional
+from fpsim.numbers.rounding import Rounding
+
+_aten = torch.ops.aten
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+
+
+def odd_sum(a: np.ndarray, b: np.ndarray, rounding: Rounding) -> np.ndarray:
+    """a + b in float64 rounded to odd: no later rounding to 51 bits or fewer can tell it from the exact sum.
+
+    The residual is TwoSum's (Knuth), which is exact: float32 values do not overflow float64. A sum that is exactly zero
+    is -0 when rounding down (IEEE 754-2019, section 6.3).
+    """
+    x, y = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    with np.errstate(invalid="ignore"):
+        total = np.asarray(x + y)
+        part = total - x
+        error = (x - (total - part)) + (y - part)
+        inexact = (error != 0) & np.isfinite(total) & ((total.view(np.int64) & 1) == 0)
+        neighbor = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+    total = np.where(inexact, neighbor, total)
+    if rounding is Rounding.DOWN:
+        cancelled = (total == 0) & ~((x == 0) & (y == 0) & (np.signbit(x) == np.signbit(y)))
+        total = np.where(cancelled, -0.0, total)
+    return total
+
+
+def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """What in float64 one rounding in any mode is right from: products are exact, quotients have 53 >= 2p + 2 bits."""
+    if name in ("add", "sub"):
+        second = y.detach().numpy()
+        return torch.from_numpy(np.asarray(odd_sum(x.detach().numpy(), second if name == "add" else -second, machine.rounding)))
+    return getattr(torch, name)(x.double(), y.double())
+
+
+def _promoted(machine: Any, x: Any, y: Any) -> Any:
+    """Operands that are not both float32: None if the result is not float32, else both as float32 of the format.
+
+    One without dimensions that type promotion passes over is a number.
+    """
+    if torch.result_type(x, y) is not _FLOAT32:
+        return None
+    sides = [_number_beside(x, y), _number_beside(y, x)]
+    return tuple(machine.floating(item) if isinstance(item, torch.Tensor) else item for item in sides)
+
+
+def _number_beside(item: Any, other: Any) -> Any:
+    """The item; as a number where it is a tensor of no dimensions and another dtype beside a float32 tensor with some."""
+    aside = isinstance(item, torch.Tensor) and item.dim() == 0 and item.dtype is not _FLOAT32
+    return item.item() if aside and isinstance(other, torch.Tensor) and other.dim() and other.dtype is _FLOAT32 else item
+
+
+#: The operations of one pass for a second operand that is a tensor, or a number; a difference adds what is negated.
+_PASSES = {
+    "add": (passes.ADD_SCALED, passes.ADD_FACTOR),
+    "sub": (passes.ADD_SCALED, passes.ADD_FACTOR),
+    "mul": (passes.MULTIPLY, passes.SCALE),
+    "div": (passes.DIVIDE, passes.DIVIDE_BY_FACTOR),
+}
+
+
+def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
+    function = getattr(torch, name)
+    with_tensor, with_number = _PASSES[name]
+
+    def rule(machine: Any, a: Any, b: Any, alpha: Any = 1, into: torch.Tensor | None = None) -> torch.Tensor:
+        if alpha == 1 and machine.fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
+            return machine.finish(function(a, b))
+        a_is_scalar, b_is_scalar = not isinstance(a, torch.Tensor), not isinstance(b, torch.Tensor)
+        a = a if a_is_scalar else machine.operand(a)
+        b = b if b_is_scalar else machine.operand(b)
+        if not (a_is_scalar or a.dtype is _FLOAT32) or not (b_is_scalar or b.dtype is _FLOAT32):
+            promoted = _promoted(machine, a, b)
+            if promoted is None:
+                if name == "div" and not torch.result_type(a, b).is_floating_point:  # of integers: float32 all the same
+                    return machine.finish(torch.div(*(x.double() if isinstance(x, torch.Tensor) else x for x in (a, b))))
+                return function(a, b) if alpha == 1 else function(a, b, alpha=alpha)
+            a, b = promoted
+            a_is_scalar, b_is_scalar = not isinstance(a, torch.Tensor), not isinstance(b, torch.Tensor)
+        a = machine.scalar(a) if a_is_scalar else a
+        b = machine.scalar(b) if b_is_scalar else b
+        if machine.fast and not a_is_scalar and (alpha == 1 or not (machine.primitive or b_is_scalar)):
+            factor = machine.scalar(alpha) if alpha != 1 else b if b_is_scalar else 1.0
+            factor = -factor if name == "sub" else factor
+            operation, operands = (with_number, (a,)) if b_is_scalar else (with_tensor, (a, b))
+            result = machine.one_pass(operation, operands, factor, into)
+            if result is not None:
+                return result
+        if alpha != 1:
+            return _scaled(machine, function, a, b, machine.scalar(alpha))
+        if machine.fast:
+            return machine.finish(function(a, b))
+        if a_is_scalar or b_is_scalar:
+            return _with_scalar(machine, function, a, b)
+        return machine.finish(_exact_wide(machine, name, a, b))
+
+    return rule
+
+
+def _with_scalar(machine: Any, function: Callable[..., Any], x: Any, y: Any) -> torch.Tensor:
+    """A Python number under "kernel": the operation in fp32, then one rounding.
+
+    Stochastic rounding sees float64 instead, so that its probabilities are those of the exact result. Under "primitive"
+    the number is a value of the format.
+    """
+    if machine.stochastic or machine.primitive:
+        return machine.finish(function(*(item.double() if isinstance(item, torch.Tensor) else item for item in (x, y))))
+    return machine.finish(function(x, y))
+
+
+def _scaled(machine: Any, function: Callable[..., Any], x: Any, y: Any, factor: float) -> torch.Tensor:
+    """x +- factor * y: product and sum in fp32, each rounded there (no FMA), then one rounding to the format."""
+    if machine.primitive:
+        y = (
+            machine.finish(torch.mul(y.double(), factor))
+            if isinstance(y, torch.Tensor)
+            else machine.in_format(y * factor)
+        )
+        return RULE_OF[function](machine, x, y)
+    if machine.stochastic:
+        return machine.finish(function(x.double(), y.double() * factor if isinstance(y, torch.Tensor) else y * factor))
+    return machine.finish(function(x, y * factor))
+
+
+add, sub, mul, div = (_arithmetic(name) for name in ("add", "sub", "mul", "div"))
+RULE_OF = {torch.add: add, torch.sub: sub, torch.mul: mul, torch.div: div}
+
+
+def _reverse_sub(machine: Any, a: Any, b: Any, alpha: Any = 1) -> torch.Tensor:
+    return sub(machine, b, a) if alpha == 1 else sub(machine, b, a, alpha=alpha)
+
+
+def _div_mode(machine: Any, a: Any, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
+    if rounding_mode is None:
+        return div(machine, a, b)
+    x, y = machine.operands((a, b))
+    if torch.result_type(x, y) is not _FLOAT32:
+        return torch.div(x, y, rounding_mode=rounding_mode)
+    sides = (_number_beside(x, y), _number_beside(y, x))
+    wide = [machine.floating(item).double() if isinstance(item, torch.Tensor) else machine.scalar(item) for item in sides]
+    return machine.finish(torch.div(*wide, rounding_mode=rounding_mode))
+
+
+def _arithmetic_rule_for(op: torch._ops.OpOverload) -> Rule:
+    name = op._schema.name.split("::")[1]
+    if "mode" in op._overloadname:
+        return _div_mode
+    return {"add": add, "sub": sub, "mul": mul, "div": div, "rsub": _reverse_sub}[name]
+
+
+def _overwriting(rule: Rule) -> Rule:
+    """The in-place form: large results go where the first operand was, without a copy."""
+
+    def overwrite(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
+
+    return overwrite
+
+
+def _updating(rule: Rule) -> Rule:
+    """The in-place form of a sum; an optimizer's step count is not rounded."""
+
+    def update(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if machine.optimizer is not None and machine.is_step_count(target):
+            return target.add_(other, *args, **kwargs) if rule in _ADDITIONS else _native_in_place(machine)
+        return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
+
+    return update
+
+
+def _native_in_place(machine: Any) -> Any:
+    raise machine.refuse('an optimizer changes its state["step"] by something other than an addition')
+
+
+_ADDITIONS: list[Rule] = []
+_IN_PLACE = {
+    "add": (_aten.add, _aten.add_, _updating),
+    "sub": (_aten.sub, _aten.sub_, _updating),
+    "mul": (_aten.mul, _aten.mul_, _overwriting),
+    "div": (_aten.div, _aten.div_, _overwriting),
+}
+
+
+def _register_arithmetic() -> None:
+    for name in _IN_PLACE:
+        register_functional([name], "elementwise", _arithmetic_rule_for)
+    register_functional(["rsub"], "elementwise", _arithmetic_rule_for)
+    for overload in ("Tensor", "Scalar"):
+        _ADDITIONS.append(RULES[getattr(_aten.add, overload)])
+        for base, packet, form in _IN_PLACE.values():
+            op = getattr(packet, overload)
+            enter(Entry(op, "elementwise", form(RULES[getattr(base, overload)])))
+
+
+_register_arithmetic()
+
+
+def _sqrt(machine: Any, x: torch.Tensor) -> torch.Tensor:
+    x = machine.floating(x) if x.dtype is not _FLOAT64 else x
+    if x.dtype is _FLOAT64:
+        return torch.sqrt(x)
+    result = machine.one_pass(passes.SQUARE_ROOT, (x,))
+    if result is not None:
+        return result
+    values = x.detach().numpy()
+    with np.errstate(invalid="ignore"):
+        # NumPy's is correctly rounded, torch's is not.
+        root = np.sqrt(values if machine.fast else values.astype(np.float64))
+    return machine.finish(torch.from_numpy(np.asarray(root)))
+
+
+register_functional("sqrt", "elementwise", lambda op: _sqrt)
+
+
+# Operations with two products
+
+
+def _product_in_steps(
+    machine: Any, x: Any, first: Any, second: Any, value: Any, function: Any, into: torch.Tensor | None
+) -> torch.Tensor:
+    """x + value * first * second (or / second), from the left, every step in fp32; float64 where fp32 is not enough."""
+    x, first, second = (machine.floating(item) for item in (x, first, second))
+    factor = machine.scalar(value)
+    if machine.primitive:
+        scaled = mul(machine, first, factor) if value != 1 else first
+        return add(machine, x, RULE_OF[function](machine, scaled, second))
+    if machine.stochastic:
+        x, first, second = x.double(), first.double(), second.double()
+    operation = passes.ADD_PRODUCT if function is torch.mul else passes.ADD_QUOTIENT
+    result = machine.one_pass(operation, (x, first, second), factor, into)
+    if result is not None:
+        return result
+    scaled = first * factor if value != 1 else first
+    return machine.finish(x + function(scaled, second))
+
+
+def _addcmul(
+    machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
+) -> torch.Tensor:
+    if x.dtype is _FLOAT64:
+        return torch.addcmul(x, first, second, value=value)
+    return _product_in_steps(machine, x, first, second, value, torch.mul, into)
+
+
+def _addcdiv(
+    machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
+) -> torch.Tensor:
+    if x.dtype is _FLOAT64:
+        return torch.addcdiv(x, first, second, value=value)
+    return _product_in_steps(machine, x, first, second, value, torch.div, into)
+
+
+def _lerp(machine: Any, start: Any, end: Any, weight: Any, into: torch.Tensor | None = None) -> torch.Tensor:
+    """start + weight * (end - start), or end - (end - start) * (1 - weight) from weight 0.5 on, every step in fp32."""
+    if start.dtype is _FLOAT64:
+        return torch.lerp(start, end, weight)
+    start, end = machine.floating(start), machine.floating(end)
+    factor = machine.floating(weight) if isinstance(weight, torch.Tensor) else machine.scalar(float(weight))
+    if machine.primitive:
+        difference = sub(machine, end, start)
+        return add(machine, start, mul(machine, difference, factor))
+    if machine.stochastic:
+        start, end = start.double(), end.double()
+    elif not isinstance(factor, torch.Tensor):
+        near = abs(factor) < 0.5
+        operation, single = (passes.TOWARD, factor) if near else (passes.BACK_FROM, float(np.float32(1) - np.float32(factor)))
+        result = machine.one_pass(operation, (start, end), single, into)
+        if result is not None:
+            return result
+        factor = torch.tensor(factor, dtype=_FLOAT32)
+    difference = end - start
+    small = abs(factor) < 0.5
+    if isinstance(small, torch.Tensor) and small.dim():
+        near, far = start + factor * difference, end - difference * (1 - factor)
+        return machine.finish(torch.where(small, near, far))
+    return machine.finish(difference.mul_(factor).add_(start) if small else end - difference.mul_(1 - factor))
+
+
+register_functional("addcmul", "formula", lambda op: _addcmul)
+register_functional("addcdiv", "formula", lambda op: _addcdiv)
+register_functional("lerp", "formula", lambda op: _lerp)
+
+
+def _moving(rule: Rule) -> Rule:
+    """The in-place form of these."""
+
+    def move(machine: Any, target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return machine.write(target, rule(machine, target, *args, into=target, **kwargs))
+
+    return move
+
+
+for _op, _rule in (
+    (_aten.addcmul_.default, _addcmul),
+    (_aten.addcdiv_.default, _addcdiv),
+    (_aten.lerp_.Scalar, _lerp),
+    (_aten.lerp_.Tensor, _lerp),
+):
+    enter(Entry(_op, "formula", _moving(_rule)))

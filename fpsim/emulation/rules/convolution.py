@@ -1,0 +1,147 @@
+"""Convolutions, transposed ones and their gradients on the engine; the order of k is that of `semantics.md`.
+
+Forward (c, kh, kw); gradient of the input one chain over (o, kh, kw); gradient of the weight (n, oh, ow).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.emulation.machine.engine import Watch, reduction
+from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.registry import register
+from fpsim.emulation.rules.matmul import by_library, is_native, native
+from fpsim.sums.convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
+from fpsim.sums.geometry import Geometry
+
+_aten = torch.ops.aten
+
+
+def _full(values: Any, dims: int) -> list[int]:
+    """One number for each spatial axis."""
+    values = list(values)
+    return values * dims if len(values) == 1 else values
+
+
+def _five(array: np.ndarray) -> np.ndarray:
+    """An array (n, c, ...) with three spatial axes."""
+    return array.reshape(*array.shape[:2], *(1,) * (5 - array.ndim), *array.shape[2:])
+
+
+def _compute(
+    machine: Any, into: Callable[..., None], left: torch.Tensor, right: torch.Tensor, shape: tuple[int, ...], *rest: Any
+) -> torch.Tensor:
+    """Run one of the engine's three products into a new tensor of that shape."""
+    watch = Watch(machine)
+    policy = machine.policy
+    key = machine.key() if machine.stochastic else 0
+    factors = machine.factors(left, right) if into is weight_gradient_into else machine.factors(right, left)
+    how = Arithmetic(machine.operand_format, policy.accumulator, policy.rounding, key, watch, policy.fmt, factors)
+    first, second = (array_of(item.detach()) for item in (left, right))
+    out = np.empty(shape, np.float32)
+    geometry, *bias = rest
+    into(_five(first), _five(second), _five(out), geometry, how, *bias)
+    watch.finish(out, first, second)
+    return torch.from_numpy(out)
+
+
+def _geometry(x_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
+    return Geometry.of(tuple(x_shape), tuple(weight_shape), stride, padding, dilation, groups)
+
+
+def _shaped(machine: Any, result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Contiguous, or channels last where the input is."""
+    channels_last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    return machine.exact(result.contiguous(memory_format=torch.channels_last) if channels_last else result)
+
+
+def _transposed_shape(
+    x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, output_padding: Any, groups: int
+) -> tuple[int, ...]:
+    """The result's shape of a transposed convolution: the input's of the convolution whose gradient it is."""
+    dims = x.dim() - 2
+    spatial = [
+        (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + output_padding[i] + 1
+        for i in range(dims)
+    ]
+    return (x.shape[0], weight.shape[1] * groups, *spatial)
+
+
+@register(_aten.convolution.default, family="convolution")
+def convolution(
+    machine: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> torch.Tensor:
+    if x.dtype is torch.float64 and weight.dtype is torch.float64:
+        return _aten.convolution.default(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+    if is_native(machine):
+        return native(
+            machine,
+            _aten.convolution.default,
+            x,
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            transposed,
+            output_padding,
+            groups,
+        )
+    x, weight = machine.floating(x), machine.floating(weight)
+    offsets = None if bias is None else array_of(machine.operand(bias).detach())
+    dims = x.dim() - 2
+    stride, padding, dilation, output_padding = (_full(item, dims) for item in (stride, padding, dilation, output_padding))
+    if transposed:
+        shape = _transposed_shape(x, weight, stride, padding, dilation, output_padding, groups)
+        geometry = _geometry(shape, weight.shape, stride, padding, dilation, groups)
+        result = _compute(machine, input_gradient_into, x, weight, shape, geometry, offsets)
+    else:
+        geometry = _geometry(x.shape, weight.shape, stride, padding, dilation, groups)
+        shape = (x.shape[0], weight.shape[0], *geometry.grid[3 - dims :])
+        result = _compute(machine, forward_into, x, weight, shape, geometry, offsets)
+    return _shaped(machine, result, x)
+
+
+@register(_aten.convolution_backward.default, family="convolution")
+def convolution_backward(
+    machine: Any, gradient: Any, x: Any, weight: Any, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, output_mask: list[bool],
+) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)
+    if x.dtype is torch.float64 and weight.dtype is torch.float64:
+        return _aten.convolution_backward.default(gradient, x, weight, *arguments)
+    gradient, x, weight = (machine.floating(item) for item in (gradient, x, weight))
+    if is_native(machine):
+        results = by_library(_aten.convolution_backward.default, gradient, x, weight, *arguments)
+        return tuple(None if item is None else machine.finish(item) for item in results)
+    dims = x.dim() - 2
+    stride, padding, dilation = (_full(item, dims) for item in (stride, padding, dilation))
+    # A transposed convolution is the gradient of the convolution in which its input and its output change places; an output
+    # padding beyond the stride leaves that one more positions than there are.
+    source, target = (gradient, x) if transposed else (x, gradient)
+    geometry = _geometry(source.shape, weight.shape, stride, padding, dilation, groups)
+    geometry = replace(geometry, grid=(1,) * (3 - dims) + tuple(target.shape[2:]))
+    gx = gw = gb = None
+    if output_mask[0]:
+        into = forward_into if transposed else input_gradient_into
+        gx = _shaped(machine, _compute(machine, into, gradient, weight, tuple(x.shape), geometry, None), x)
+    if output_mask[1]:
+        gw = machine.exact(_compute(machine, weight_gradient_into, target, source, tuple(weight.shape), geometry))
+    if output_mask[2]:
+        axes = (0, *range(2, gradient.dim()))
+        gb = machine.exact(torch.from_numpy(np.ascontiguousarray(reduction(machine, array_of(gradient.detach()), axes))))
+    return gx, gw, gb

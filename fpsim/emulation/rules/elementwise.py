@@ -1,0 +1,216 @@
+"""Other elementwise operations: in fp32 where that rounds once, else in float64, then one rounding of each result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.arrays.elementary import BELOW, Below, is_negative, settle_flushing
+from fpsim.emulation.machine.finishing import BLOCK
+from fpsim.emulation.machine.portable import in_float64
+from fpsim.emulation.registry import Rule, names, register_functional
+from fpsim.numbers.rounding import Rounding
+
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_COST = 32  # of a function of an element in float64, in multiply-adds
+
+
+# Operations in fp32 that round once there
+
+
+def narrow_rule(op: torch._ops.OpOverload) -> Rule:
+    """An operation that is exact or rounds once in fp32 (a Python number may take part), then one rounding."""
+    wide = wide_rule(op)
+
+    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+        has_scalar = any(type(value) is float for value in (*args, *kwargs.values()))
+        if machine.stochastic or machine.primitive or not (machine.fast or has_scalar):
+            return wide(machine, *args, **kwargs)
+        values = [machine.scalar(value) if isinstance(value, float) else machine.operands(value) for value in args]
+        named = {
+            key: machine.scalar(value) if isinstance(value, float) else machine.operands(value) for key, value in kwargs.items()
+        }
+        result = op(*values, **named)
+        return machine.finish(result) if result.dtype is _FLOAT32 else result
+
+    return compute
+
+
+NARROW = names(
+    """
+    clamp clamp_min clamp_max hardtanh threshold hardshrink leaky_relu softshrink round frac fmod reciprocal square
+    hardtanh_backward leaky_relu_backward hardshrink_backward softshrink_backward _prelu_kernel
+    native_dropout_backward
+    """
+)
+
+# Elementary functions and formulas in float64
+
+
+def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
+    """The operation in float64 on widened operands, then one rounding; Python numbers are data unless told otherwise."""
+    pointwise = torch.Tag.pointwise in op.tags and len(op._schema.returns) == 1
+    on_wide = in_float64(op)
+
+    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+        values = machine.operands(args)
+        named = {key: machine.operands(value) for key, value in kwargs.items()}
+        dtypes = {item.dtype for item in _tensors((*values, *named.values()))}
+        if _FLOAT32 not in dtypes:
+            result = op(*values, **named)
+            if _FLOAT32 not in {item.dtype for item in _tensors((result,))}:
+                return result
+        elif _FLOAT64 in dtypes:
+            result = op(*values, **named)
+            return machine.finish(result) if isinstance(result, torch.Tensor) and result.dtype is _FLOAT32 else result
+        if pointwise:
+            result = _by_blocks(machine, op, on_wide, values, named, scalars)
+            if result is not None:
+                return result
+        result = on_wide(
+            *(_widen(machine, value, scalars) for value in values),
+            **{key: _widen(machine, value, scalars) for key, value in named.items()},
+        )
+        if isinstance(result, torch.Tensor):
+            return machine.finish(result)
+        return tuple(machine.finish(item) for item in result)
+
+    return compute
+
+
+def _by_blocks(
+    machine: Any, op: Any, on_wide: Callable[..., Any], args: Any, kwargs: dict[str, Any], scalars: bool
+) -> torch.Tensor | None:
+    """A pointwise operation on large float32 tensors of one shape, block by block; None if they are not that.
+
+    What depends on one value of a narrow format alone is looked up.
+    """
+    tensors = _tensors((*args, *kwargs.values()))
+    first = tensors[0]
+    if first.numel() < BLOCK or any(
+        item.dtype is not _FLOAT32 or item.shape != first.shape or not item.is_contiguous() for item in tensors
+    ):
+        return None
+    flat = {id(item): item.detach().view(-1) for item in tensors}
+    rest = [value if isinstance(value, torch.Tensor) else _widen(machine, value, scalars) for value in args]
+    named = {key: _widen(machine, value, scalars) for key, value in kwargs.items() if not isinstance(value, torch.Tensor)}
+    if len(named) < len(kwargs) or any(isinstance(value, (list, tuple)) for value in args):
+        return None
+
+    def on(part: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        values = [part(flat[id(value)]) if isinstance(value, torch.Tensor) else value for value in rest]
+        return on_wide(*values, **named).numpy()
+
+    if len(tensors) == 1:
+        name = (op, repr([None if value is first else value for value in rest]), repr(sorted(named.items())))
+        result = machine.look_up(name, lambda x: on(lambda _: torch.from_numpy(x)), first)
+        if result is not None:
+            return result
+    return machine.compute(lambda i, j: on(lambda whole: whole[i:j].double()), first.shape, cost=_COST)
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(_tensors(value))
+    return found
+
+
+def _widen(machine: Any, value: Any, scalars: bool) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.dtype is _FLOAT32 else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_widen(machine, item, scalars) for item in value)
+    return machine.scalar(value) if scalars and type(value) is float else value
+
+
+def elementary_rule(op: torch._ops.OpOverload) -> Rule:
+    """As `wide_rule`, refused where float64's value does not settle the rounding."""
+    wide = wide_rule(op)
+    below = _BELOW.get(op._schema.name.split("::")[1])
+
+    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+        if machine.rounding in _UNSETTLED:
+            raise machine.refuse(f"an elementary function has no proven rounding {str(machine.rounding)!r}; to nearest it has")
+        if below is not None and machine.fmt.flush == "before" and machine.operand(args[0]).dtype is _FLOAT32:
+            return _judged_exactly(machine, op, below, args, kwargs)
+        return wide(machine, *args, **kwargs)
+
+    return compute
+
+
+#: Of the operations here, beside those of `fpsim.arrays.elementary`: x sigmoid(x) and the like are below x / 2 where x is negative.
+_BELOW = {
+    **BELOW,
+    "silu": Below(0.5, where=is_negative),
+    "gelu": Below(0.5, where=is_negative),
+    "elu": Below(1.0, where=is_negative),
+    "celu": Below(1.0, where=is_negative),
+    "special_i1e": Below(0.5),
+    "special_bessel_j1": Below(0.5),
+}
+
+
+def _judged_exactly(
+    machine: Any, op: torch._ops.OpOverload, below: Below, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.Tensor:
+    """The operation in float64, for a format that flushes by exact values (with a factor, `elu` is alpha expm1(x))."""
+    x = machine.operand(args[0]).double()
+    value = op(x, *args[1:], **kwargs)
+    factors = [factor for factor in (*args[1:], *kwargs.values()) if isinstance(factor, (int, float))]
+    slope = below.slope * prod(factors) if op._schema.name == "aten::elu" else below.slope
+    settle_flushing(replace(below, slope=slope), x.numpy(), value.numpy(), machine.fmt)
+    return machine.finish(value)
+
+
+_UNSETTLED = (Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN, Rounding.ODD)
+
+ELEMENTARY = names(
+    """
+    exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh sigmoid erf erfc
+    erfinv lgamma digamma rsqrt pow atan2 hypot gelu silu mish softplus elu celu logit log_sigmoid_forward xlogy
+    logaddexp logaddexp2 sinc special_entr special_ndtri special_erfcx special_log_ndtr i0 special_i0e special_i1
+    special_i1e special_xlog1py igamma igammac mvlgamma special_airy_ai special_bessel_j0 special_bessel_j1
+    special_bessel_y0 special_bessel_y1 special_modified_bessel_i0 special_modified_bessel_i1
+    special_modified_bessel_k0 special_modified_bessel_k1 special_scaled_modified_bessel_k0
+    special_scaled_modified_bessel_k1 special_spherical_bessel_j0 special_chebyshev_polynomial_t
+    special_chebyshev_polynomial_u special_chebyshev_polynomial_v special_chebyshev_polynomial_w
+    special_hermite_polynomial_h special_hermite_polynomial_he special_laguerre_polynomial_l
+    special_legendre_polynomial_p special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w special_zeta polygamma float_power
+    """
+)
+
+FORMULAS = names(
+    """
+    sigmoid_backward gelu_backward silu_backward mish_backward softplus_backward elu_backward
+    log_sigmoid_backward logit_backward hardswish hardswish_backward hardsigmoid hardsigmoid_backward
+    _prelu_kernel_backward glu glu_backward remainder floor_divide heaviside deg2rad rad2deg ldexp linalg_cross
+    angle
+    """
+)
+
+
+def _tanh_gradient_rule(op: torch._ops.OpOverload) -> Rule:
+    wide = wide_rule(op)
+
+    def tanh_gradient(machine: Any, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        gradient, result = machine.operands((gradient, result))
+        found = None if machine.stochastic else machine.tanh_gradient(gradient, result)
+        return wide(machine, gradient, result) if found is None else found
+
+    return tanh_gradient
+
+
+register_functional("tanh_backward", "formula", _tanh_gradient_rule)
+register_functional(NARROW, "elementwise", lambda op: (wide_rule if "decimals" in op._overloadname else narrow_rule)(op))
+register_functional(ELEMENTARY, "elementary", elementary_rule)
+register_functional(FORMULAS, "formula", wide_rule)

@@ -1,0 +1,277 @@
+"""Operations that make no new numbers: views, copies, selections, comparisons, constants, conversions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fpsim.emulation.errors import BeingTraced
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.limits import SMALL
+from fpsim.emulation.registry import Rule, is_out, names, overloads, register, register_functional
+
+_aten = torch.ops.aten
+
+VIEWS = names(
+    """
+    alias as_strided detach diagonal expand lift_fresh permute select slice split split_with_sizes squeeze t
+    transpose unbind unfold unsqueeze view _reshape_alias _unsafe_view unsafe_split unsafe_split_with_sizes
+    unsafe_chunk set_ resize_ resize_as_ swapaxes swapdims
+    """
+)
+
+#: Results are elements of the operands (or 0), as they are.
+SELECTIONS = names(
+    """
+    clone flip roll rot90 repeat index_select gather take index _unsafe_index masked_select tril triu neg abs relu
+    sign sgn positive expand_copy view_copy permute_copy amax amin max min sort topk kthvalue median nanmedian mode
+    cummax cummin max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d
+    max_unpool2d max_unpool3d fractional_max_pool2d fractional_max_pool3d reflection_pad1d reflection_pad2d
+    reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle
+    channel_shuffle im2col embedding diag_embed diagonal_copy select_copy slice_copy unsqueeze_copy squeeze_copy
+    t_copy transpose_copy alias_copy detach_copy threshold_backward slice_scatter select_scatter select_backward
+    slice_backward value_selecting_reduction_backward aminmax as_strided_copy narrow_copy split_with_sizes_copy
+    unbind_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
+    floor ceil trunc diagonal_backward _chunk_cat lu_unpack masked_scatter_backward
+    """
+)
+
+#: The same, but operands of several dtypes may meet, so that the result is rounded where they do.
+MEETINGS = [
+    "cat",
+    "stack",
+    "where",
+    "maximum",
+    "minimum",
+    "fmax",
+    "fmin",
+    "copysign",
+    "index_fill",
+    "masked_scatter",
+    "index_copy",
+    "scatter",
+]
+
+#: Results are integers, booleans or Python numbers.
+JUDGEMENTS = names(
+    """
+    eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
+    logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
+    unique_dim _unique _unique2 unique_consecutive isin is_same_size _has_same_storage_numel
+    bitwise_and bitwise_or bitwise_xor
+    bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
+    is_pinned hash_tensor _linalg_check_errors _is_any_true _is_all_true
+    """
+)
+
+
+def _view_rule(op: torch._ops.OpOverload) -> Rule:
+    grows = "resize" in op._schema.name
+
+    def view(machine: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(tensor, torch.Tensor):  # a tracer makes a constant of a Python number
+            raise BeingTraced(op)
+        if marks.tag_on(tensor) is None:
+            machine.check(tensor, computes=False)
+        result = op(tensor, *args, **kwargs)
+        if grows:
+            marks.unmark(result)  # what a storage grows by is not initialized
+        return result
+
+    return view
+
+
+def exact_rule(op: torch._ops.OpOverload) -> Rule:
+    """Operands in, the operation as torch has it, its float results marked."""
+
+    def select(machine: Any, *args: Any, **kwargs: Any) -> Any:
+        result = op(*machine.operands(args), **{key: machine.operands(value) for key, value in kwargs.items()})
+        if isinstance(result, torch.Tensor):
+            return machine.exact(result)
+        if isinstance(result, (tuple, list)):
+            for item in result:
+                if isinstance(item, torch.Tensor):
+                    machine.exact(item)
+        return result
+
+    return select
+
+
+def _meeting_rule(op: torch._ops.OpOverload) -> Rule:
+    exact = exact_rule(op)
+    fills = op._schema.name in ("aten::where", "aten::index_fill", "aten::fill", "aten::scatter")
+
+    def meet(machine: Any, *args: Any, **kwargs: Any) -> Any:
+        dtypes = set()
+        foreign = False
+        for argument in (*args, *kwargs.values()):
+            for item in argument if isinstance(argument, (list, tuple)) else (argument,):
+                if isinstance(item, torch.Tensor):
+                    dtypes.add(item.dtype)
+                foreign = foreign or isinstance(item, float)
+        if (not foreign and dtypes <= {torch.float32, torch.bool}) or (torch.float32 not in dtypes and not foreign):
+            if fills:
+                args = tuple(machine.filling(value) for value in args)
+            return exact(machine, *args, **kwargs)
+        values = [machine.filling(value) for value in args]
+        result = op(*values, **{key: machine.filling(value) for key, value in kwargs.items()})
+        return machine.finish(result) if result.dtype is torch.float32 else result
+
+    return meet
+
+
+def _register() -> None:
+    for name in VIEWS:
+        for suffix in ("", "_"):
+            for op in overloads(name + suffix).values():
+                if not is_out(op):
+                    register(op, family="view")(_view_rule(op))
+    register_functional(SELECTIONS, "exact", lambda op: (_meeting_rule if "other" in op._overloadname else exact_rule)(op))
+    register_functional(MEETINGS, "exact", lambda op: None if "reduce" in op._overloadname else _meeting_rule(op))
+    register_functional(JUDGEMENTS, "comparison", exact_rule)
+
+
+_register()
+
+
+@register(_aten.copy_.default, family="exact")
+def copy_(machine: Any, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    machine.check(target)
+    if target.dtype is torch.float32 and source.dtype is not torch.float32:
+        source = machine.floating(source)
+    return machine.write(target, machine.filling(source) if source.dim() == 0 else machine.operand(source))
+
+
+@register(_aten._to_copy.default, family="exact")
+def to_copy(machine: Any, source: torch.Tensor, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> torch.Tensor:
+    if device is not None and torch.device(device).type != "cpu":
+        raise machine.refuse(f"a copy to {device}; emulation runs on the CPU")
+    if dtype is torch.float32 and source.dtype is not torch.float32:
+        return (
+            _aten._to_copy.default(machine.floating(source), **kwargs)
+            if kwargs.get("memory_format")
+            else machine.floating(source)
+        )
+    if dtype in SMALL:
+        return machine.cast(source, dtype, **kwargs)
+    result = _aten._to_copy.default(machine.operand(source), dtype=dtype, device=device, **kwargs)
+    machine.check(result)
+    return machine.exact(result)
+
+
+@register(_aten._local_scalar_dense.default, family="comparison")
+def number_of(machine: Any, source: torch.Tensor) -> Any:
+    machine.check(source, computes=False)
+    return _aten._local_scalar_dense.default(source if source.dtype in SMALL else machine.operand(source))
+
+
+@register(_aten.zero_.default, family="constant")
+def zero_(machine: Any, target: torch.Tensor) -> torch.Tensor:
+    target.zero_()
+    if target.dtype is torch.float32:
+        machine.claim(target)
+    return target
+
+
+def _filler(op: torch._ops.OpOverload) -> Rule:
+    """Constants saturate, so that a mask of finfo(float32).min stays finite."""
+
+    def fill(machine: Any, *args: Any, **kwargs: Any) -> Any:
+        is_float = isinstance(args[0], torch.Tensor) and args[0].dtype is torch.float32
+        values = [
+            machine.constant(value) if isinstance(value, float) or (is_float and isinstance(value, int) and index)
+            else machine.filling(value)
+            for index, value in enumerate(args)
+        ]  # fmt: skip
+        named = {key: machine.filling(value) for key, value in kwargs.items()}
+        return machine.exact(op(*values, **named))
+
+    return fill
+
+
+register_functional("masked_fill", "constant", _filler)
+register(_aten.fill.Scalar, family="constant")(_filler(_aten.fill.Scalar))
+register(_aten.fill.Tensor, family="constant")(_meeting_rule(_aten.fill.Tensor))
+
+
+@register(_aten.nan_to_num.default, family="constant")
+def nan_to_num(machine: Any, x: torch.Tensor, nan: Any = None, posinf: Any = None, neginf: Any = None) -> torch.Tensor:
+    """Infinities become the format's largest finite values where no others are given."""
+    x = machine.operand(x)
+    if x.dtype is not torch.float32:
+        return _aten.nan_to_num.default(x, nan, posinf, neginf)
+    largest = machine.fmt.max_finite
+    high, low = largest if posinf is None else posinf, -largest if neginf is None else neginf
+    constants = [machine.constant(float(value)) for value in (nan or 0.0, high, low)]
+    return machine.exact(_aten.nan_to_num.default(x, *constants))
+
+
+@register(_aten.fill_.Scalar, family="constant")
+def fill_scalar_(machine: Any, target: torch.Tensor, value: Any) -> torch.Tensor:
+    if target.dtype is not torch.float32:
+        machine.check(target)
+        marks.unmark(target)
+        return target.fill_(value)
+    target.fill_(machine.constant(value))
+    machine.claim(target)
+    return target
+
+
+@register(_aten.fill_.Tensor, family="constant")
+def fill_tensor_(machine: Any, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return machine.write(target, machine.filling(value).to(target.dtype).expand(target.shape))
+
+
+@register(_aten.constant_pad_nd.default, family="constant")
+def constant_pad_nd(machine: Any, source: torch.Tensor, pad: Any, value: Any = 0) -> torch.Tensor:
+    source = machine.operand(source)
+    fill = machine.constant(value) if source.dtype is torch.float32 else value
+    return machine.exact(_aten.constant_pad_nd.default(source, pad, fill))
+
+
+def _maker(op: torch._ops.OpOverload) -> Rule:
+    """Tensors made from nothing: float32 results are rounded (`full` saturates), uninitialized ones are not read."""
+    uninitialized = op._schema.name.split("::")[1] in (
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "empty_permuted",
+    )
+    saturating = op._schema.name.split("::")[1] in ("full", "full_like", "new_full", "scalar_tensor")
+
+    def make(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if saturating:
+            args = tuple(machine.constant(value) if isinstance(value, float) else value for value in args)
+        result = op(*args, **kwargs)
+        if result.device.type == "meta":
+            return result
+        machine.check(result)
+        if result.dtype is not torch.float32 or uninitialized:
+            return result
+        if saturating:  # an integer fill value of a float tensor was not a float above
+            return _saturated(machine, result, args)
+        return machine.finish(result)
+
+    return make
+
+
+def _saturated(machine: Any, result: torch.Tensor, args: tuple[Any, ...]) -> torch.Tensor:
+    value = args[-1] if len(args) > 0 else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        result.fill_(machine.constant(float(value)))
+    return machine.exact(result)
+
+
+MAKERS = names(
+    """
+    empty empty_like empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros ones
+    ones_like new_ones full full_like new_full scalar_tensor arange linspace logspace eye range
+    """
+)
+for _name in MAKERS:
+    for _op in overloads(_name).values():
+        if not is_out(_op):
+            register(_op, family="constant")(_maker(_op))

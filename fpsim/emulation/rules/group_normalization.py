@@ -1,0 +1,102 @@
+"""Group normalization, and the newer names of batch normalization: float64 inside in a fixed order, one rounding per output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.backend.numba import normalization as kernels
+from fpsim.backend.numba.sums64 import sum_rows
+from fpsim.emulation.machine.finishing import by_rows
+from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.registry import register
+from fpsim.emulation.rules.normalization import batch_norm, batch_norm_backward, vector_of, wide_tensor
+
+_aten = torch.ops.aten
+
+
+@register(_aten.native_group_norm.default, family="normalization")
+def group_norm(
+    machine: Any, x: Any, weight: Any, bias: Any, images: int, channels: int, size: int, group: int, eps: float
+) -> tuple[torch.Tensor, ...]:
+    if x.dtype is torch.float64:
+        return _aten.native_group_norm.default(x, weight, bias, images, channels, size, group, eps)
+    machine.whole()
+    x = machine.floating(x)
+    width = channels // group * size
+    array = array_of(x.detach().contiguous()).reshape(images * group, width)
+    mean, inverse = np.empty((2, len(array)))
+    scale, shift = (
+        vector_of(machine, item, channels, default).reshape(group, -1).repeat(size, axis=1)
+        for item, default in ((weight, 1.0), (bias, 0.0))
+    )
+
+    def normalized(rows: slice, out: np.ndarray) -> None:
+        for i in range(rows.start, rows.stop):
+            one, own = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
+            factors = scale[i % group], shift[i % group]
+            kernels.layer_forward(array[one], *factors, eps, out[own], mean[one], inverse[one])
+
+    result = machine.compute(by_rows(normalized, max(1, width)), x.shape, max(1, width))
+    return result, wide_tensor(mean).view(images, group), wide_tensor(inverse).view(images, group)
+
+
+@register(_aten.native_group_norm_backward.default, family="normalization")
+def group_norm_backward(
+    machine: Any, gradient: Any, x: Any, mean: Any, rstd: Any, weight: Any, images: int, channels: int, size: int,
+    group: int, output_mask: list[bool],
+) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    if x.dtype is torch.float64:
+        return _aten.native_group_norm_backward.default(
+            gradient, x, mean, rstd, weight, images, channels, size, group, output_mask
+        )
+    machine.whole()
+    width = channels // group * size
+    array, g = (array_of(machine.operand(item).detach().contiguous()).reshape(-1, width) for item in (x, gradient))
+    middle, inverse = (array_of(item.detach().contiguous()).reshape(-1).astype(np.float64) for item in (mean, rstd))
+    scale = vector_of(machine, weight, channels, 1.0)
+    weights = scale.reshape(group, -1).repeat(size, axis=1)
+
+    def input_gradient(rows: slice, out: np.ndarray) -> None:
+        for i in range(rows.start, rows.stop):
+            one, own = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
+            kernels.layer_gradient(g[one], array[one], middle[one], inverse[one], weights[i % group], out[own])
+
+    normal = (array.astype(np.float64) - middle[:, None]) * inverse[:, None]
+    gw, gb = np.empty(channels), np.empty(channels)
+    for values, out in ((g * normal, gw), (g, gb)):
+        lines = values.reshape(images, channels, size).swapaxes(0, 1).reshape(channels, images * size)
+        sum_rows(np.ascontiguousarray(lines), out)
+    return (
+        machine.compute(by_rows(input_gradient, max(1, width)), x.shape, max(1, width)) if output_mask[0] else None,
+        machine.finish(torch.from_numpy(gw)) if output_mask[1] else None,
+        machine.finish(torch.from_numpy(gb)) if output_mask[2] else None,
+    )
+
+
+@register(_aten._batch_norm_with_update.default, family="normalization")
+def batch_norm_with_update(
+    machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
+) -> tuple[torch.Tensor, ...]:
+    results = batch_norm(machine, x, weight, bias, running_mean, running_var, True, momentum, eps)
+    return (*results, torch.empty(0, dtype=torch.uint8))
+
+
+@register(_aten._batch_norm_no_update.default, family="normalization")
+def batch_norm_no_update(
+    machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
+) -> tuple[torch.Tensor, ...]:
+    results = batch_norm(machine, x, weight, bias, running_mean, running_var, False, momentum, eps)
+    return (*results, torch.empty(0, dtype=torch.uint8))
+
+
+@register(_aten.batch_norm_backward.default, family="normalization")
+def batch_norm_backward_with_reserve(
+    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_var: Any,
+    update: bool, eps: float, output_mask: list[bool], reserve: Any,
+) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    return batch_norm_backward(
+        machine, gradient, x, weight, running_mean, running_var, save_mean, save_var, update, eps, output_mask
+    )

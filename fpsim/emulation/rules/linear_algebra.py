@@ -1,0 +1,61 @@
+"""Matrix factorizations, each one kernel: LAPACK in float64, one rounding of each result.
+
+They come from the LAPACK at hand: their float64 results, and rarely a rounded bit, depend on it. Thresholds that a script
+leaves out are those of the float32 tensors that it has, not of the float64 inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fpsim.emulation.registry import Rule, names, register_functional
+from fpsim.emulation.rules.whole import whole_rule
+
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+
+FACTORIZATIONS = names(
+    """
+    _linalg_svd linalg_qr linalg_inv_ex linalg_lu_factor_ex linalg_lu _linalg_eigh _linalg_solve_ex
+    linalg_lu_solve _linalg_slogdet _linalg_det linalg_cholesky_ex linalg_ldl_factor_ex linalg_ldl_solve
+    cholesky cholesky_inverse cholesky_solve geqrf ormqr triangular_solve linalg_householder_product
+    linalg_solve_triangular linalg_matrix_exp
+    """
+)
+
+
+def _threshold(x: torch.Tensor) -> float:
+    """Relative to the largest singular value, what torch neglects in a float32 matrix."""
+    return max(x.shape[-2:]) * torch.finfo(_FLOAT32).eps
+
+
+def _pseudoinverse_rule(op: torch._ops.OpOverload) -> Rule | None:
+    if op._overloadname != "atol_rtol_tensor":
+        return None
+
+    def pseudoinverse(machine: Any, x: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> torch.Tensor:
+        if x.dtype is not _FLOAT32:
+            return op(machine.operand(x), atol=atol, rtol=rtol, hermitian=hermitian)
+        machine.whole()
+        if rtol is None:
+            rtol = torch.tensor(_threshold(x), dtype=_FLOAT64)
+            rtol = rtol if atol is None else torch.where(atol > 0, 0.0, rtol)
+        atol, rtol = (None if item is None else item.double() for item in (atol, rtol))
+        return machine.finish(op(machine.operand(x).double(), atol=atol, rtol=rtol, hermitian=hermitian))
+
+    return pseudoinverse
+
+
+def _least_squares_rule(op: torch._ops.OpOverload) -> Rule:
+    whole = whole_rule(op)
+
+    def least_squares(machine: Any, a: Any, b: Any, rcond: Any = None, *, driver: Any = None) -> Any:
+        return whole(machine, a, b, _threshold(a) if rcond is None and a.dtype is _FLOAT32 else rcond, driver=driver)
+
+    return least_squares
+
+
+register_functional(FACTORIZATIONS, "linear algebra", whole_rule)
+register_functional("linalg_pinv", "linear algebra", _pseudoinverse_rule)
+register_functional("linalg_lstsq", "linear algebra", _least_squares_rule)

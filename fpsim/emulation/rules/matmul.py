@@ -1,0 +1,157 @@
+"""Matrix products: every element through the accumulator, an addend in its format, one rounding to the model's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.engine import Factors, product, products
+from fpsim.emulation.registry import RULES, Rule, register_functional
+
+_FLOAT32 = torch.float32
+
+
+def by_library(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    """The operation as torch has it, with its fast paths on."""
+    torch._C._set_mkldnn_enabled(True)
+    try:
+        return op(*args, **kwargs)
+    finally:
+        torch._C._set_mkldnn_enabled(False)
+
+
+def native(machine: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """The library's own order, then one rounding."""
+    return machine.finish(by_library(op, *machine.operands(args), **kwargs))
+
+
+def is_native(machine: Any) -> bool:
+    """Whether sums are left to the library."""
+    return machine.policy.accumulator.kind == "native"
+
+
+def _emulated(machine: Any, *tensors: torch.Tensor) -> bool:
+    """Whether float32 operands make this an operation of the emulated format; all must be of one dtype then."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    if _FLOAT32 not in dtypes:
+        for tensor in tensors:
+            machine.check(tensor)
+        return False
+    if len(dtypes) > 1:
+        raise machine.refuse(f"operands of different dtypes ({', '.join(sorted(map(str, dtypes)))})")
+    return True
+
+
+def _array(machine: Any, tensor: torch.Tensor) -> np.ndarray:
+    return marks.array_of(machine.operand(tensor).detach())
+
+
+def _factors(machine: Any, a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, np.ndarray, Factors]:
+    """Two operands as arrays, and what the machine says of their formats."""
+    a, b = machine.operand(a), machine.operand(b)
+    return marks.array_of(a.detach()), marks.array_of(b.detach()), machine.factors(a, b)
+
+
+def _result(machine: Any, values: np.ndarray) -> torch.Tensor:
+    return machine.exact(torch.from_numpy(values))
+
+
+def _shapes(machine: Any, a: torch.Tensor, b: torch.Tensor, dims: int) -> None:
+    if a.dim() != dims or b.dim() != dims or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
+        raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
+
+
+def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
+    name = op._schema.name.split("::")[1]
+    if any(argument.name == "out_dtype" for argument in op._schema.arguments):
+        return None
+
+    def mm(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if not _emulated(machine, a, b):
+            return op(a, b)
+        if is_native(machine):
+            return native(machine, op, a, b)
+        _shapes(machine, a, b, 2)
+        left, right, formats = _factors(machine, a, b)
+        return _result(machine, product(machine, left, right, factors=formats))
+
+    def addmm(
+        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+    ) -> torch.Tensor:
+        if not _emulated(machine, c, a, b):
+            return op(c, a, b, beta=beta, alpha=alpha)
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        _shapes(machine, a, b, 2)
+        addend = None if beta == 0 else _array(machine, c)
+        left, right, formats = _factors(machine, a, b)
+        return _result(machine, product(machine, left, right, addend, alpha, beta, formats))
+
+    def bmm(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if not _emulated(machine, a, b):
+            return op(a, b)
+        if is_native(machine):
+            return native(machine, op, a, b)
+        _shapes(machine, a, b, 3)
+        left, right, formats = _factors(machine, a, b)
+        return _result(machine, products(machine, left, right, factors=formats))
+
+    def baddbmm(
+        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+    ) -> torch.Tensor:
+        if not _emulated(machine, c, a, b):
+            return op(c, a, b, beta=beta, alpha=alpha)
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        _shapes(machine, a, b, 3)
+        shape = (a.shape[0], a.shape[1], b.shape[2])
+        addend = None if beta == 0 else np.broadcast_to(_array(machine, c), shape)
+        left, right, formats = _factors(machine, a, b)
+        return _result(machine, products(machine, left, right, addend, alpha, beta, formats))
+
+    def mv(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if not _emulated(machine, a, b):
+            return op(a, b)
+        return native(machine, op, a, b) if is_native(machine) else mm(machine, a, b.unsqueeze(1)).squeeze(1)
+
+    def dot(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if not _emulated(machine, a, b):
+            return op(a, b)
+        if is_native(machine):
+            return native(machine, op, a, b)
+        if a.dim() != 1 or a.shape != b.shape:
+            raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no dot product"))
+        row, column, formats = _factors(machine, a, b)
+        return _result(machine, product(machine, row[None], column[:, None], factors=formats)).reshape(())
+
+    def addmv(
+        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+    ) -> torch.Tensor:
+        if not _emulated(machine, c, a, b):
+            return op(c, a, b, beta=beta, alpha=alpha)
+        if is_native(machine):
+            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        column = c.expand(a.shape[0]).unsqueeze(1)
+        addend = None if beta == 0 else _array(machine, column)
+        rows, values, formats = _factors(machine, a, b)
+        return _result(machine, product(machine, rows, values[:, None], addend, alpha, beta, formats)[:, 0].copy())
+
+    rules: dict[str, Rule] = {
+        "mm": mm,
+        "addmm": addmm,
+        "bmm": bmm,
+        "baddbmm": baddbmm,
+        "mv": mv,
+        "dot": dot,
+        "vdot": dot,
+        "addmv": addmv,
+    }
+    return rules[name]
+
+
+register_functional("mm addmm bmm baddbmm mv dot vdot addmv", "matmul", _rule_for)
+
+addmm_rule = RULES[torch.ops.aten.addmm.default]

@@ -1,0 +1,211 @@
+"""Optimizer kernels: `_foreach_*` are their elementwise rules in a loop; fused ones compute in float64, round once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from fpsim.emulation.machine.portable import power, sqrt
+from fpsim.emulation.machine.updates import mark_fused
+from fpsim.emulation.registry import Rule, is_out, names, overloads, register
+
+_aten = torch.ops.aten
+
+#: `_foreach_<name>` is `<name>` for each element of the lists.
+FOREACH = names(
+    """
+    abs acos add addcdiv addcmul asin atan ceil clamp_max clamp_min cos cosh div erf erfc exp expm1 floor frac lerp
+    lgamma log log10 log1p log2 maximum minimum mul neg pow reciprocal round rsqrt sigmoid sign sin sinh sqrt sub
+    tan tanh trunc zero copy norm max
+    """
+)
+
+#: What takes a number in the place of these, which take tensors only.
+_BOUNDS = {"maximum": "clamp_min", "minimum": "clamp_max"}
+_ALIASES = {"clamp_max": "minimum", "clamp_min": "maximum"}
+
+
+def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> Rule:
+    """The rule of one element: by name, and by whether the second operand is a tensor."""
+    suffix = "_" if in_place else ""
+    if name == "norm":
+        return rules[_aten.linalg_vector_norm.default]
+    if name in _BOUNDS and not isinstance(sample, torch.Tensor):
+        name = _BOUNDS[name]
+    if name in _ALIASES and isinstance(sample, torch.Tensor):
+        name = _ALIASES[name]
+        rule = rules[getattr(_aten, name).default]
+        return (lambda machine, x, *rest: machine.write(x, rule(machine, x, *rest))) if in_place else rule
+    if in_place and not hasattr(_aten, name + suffix):  # maximum and minimum have no in-place form
+        functional = _single(rules, name, False, sample)
+        return lambda machine, x, *rest: machine.write(x, functional(machine, x, *rest))
+    packet = getattr(_aten, name + suffix)
+    if name in ("clamp_min", "clamp_max") and not isinstance(sample, torch.Tensor):
+        return rules[packet.default]
+    if name == "copy":
+        return rules[_aten.copy_.default]
+    if name == "pow":
+        overload = "Tensor_Tensor" if isinstance(sample, torch.Tensor) else "Tensor_Scalar"
+        if in_place:
+            overload = "Tensor" if isinstance(sample, torch.Tensor) else "Scalar"
+        return rules[getattr(packet, overload)]
+    for overload in ("Tensor", "default") if isinstance(sample, torch.Tensor) else ("Scalar", "default", "Tensor"):
+        op = getattr(packet, overload, None)
+        if op in rules:
+            return rules[op]
+    raise KeyError(name)
+
+
+def _foreach_rule(name: str, in_place: bool, op: torch._ops.OpOverload) -> Rule:
+    keyword = {"addcdiv": "value", "addcmul": "value"}.get(name)
+
+    def foreach(machine: Any, tensors: list[torch.Tensor], *rest: Any, **kwargs: Any) -> Any:
+        if "scalars" in kwargs:
+            rest = (*rest, kwargs.pop("scalars"))
+        if "ord" in kwargs:
+            rest = (kwargs.pop("ord"), *rest)
+        results = []
+        for index, tensor in enumerate(tensors):
+            values = [item[index] if isinstance(item, (list, tuple)) else item for item in rest]
+            if name in ("addcdiv", "addcmul") and isinstance(rest[-1], torch.Tensor):
+                values[-1] = rest[-1][index].item()
+            named = dict(kwargs)
+            if keyword and len(values) > 2:
+                named[keyword] = values.pop()
+            sample = values[0] if values else None
+            results.append(_single(machine.rules, name, in_place, sample)(machine, tensor, *values, **named))
+        return None if in_place else results
+
+    return foreach
+
+
+for _name in FOREACH:
+    for _suffix in ("", "_"):
+        for _op in overloads(f"_foreach_{_name}{_suffix}").values():
+            if not is_out(_op):
+                register(_op, family="foreach")(_foreach_rule(_name, _suffix == "_", _op))
+
+
+def _read(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers in a fresh float64 tensor."""
+    return machine.operand(tensor).detach().to(torch.float64, copy=True)
+
+
+def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.Tensor, decayed: Any = None) -> None:
+    """Round start - step into a parameter, or decayed - step; say what of it was meant, and which parts left no trace.
+
+    A part left none where without it the parameter would hold the same.
+    """
+    told = machine.updates.told
+    if told is None:
+        machine.store(param, (start if decayed is None else decayed) - step)
+        return
+    before = param.detach().clone()
+    machine.store(param, (start if decayed is None else decayed) - step)
+    if decayed is None:  # without it all is the same, and without the rest the parameter is what it was
+        told.append(mark_fused(before, param, start, step, start, param, before))
+    else:
+        parts = (machine.would_hold(param, value) for value in (start - step, decayed))
+        told.append(mark_fused(before, param, start, step, decayed, *parts))
+
+
+def _scale_gradient(machine: Any, gradient: torch.Tensor, maximize: bool, grad_scale: Any) -> torch.Tensor:
+    value = _read(machine, gradient)
+    if grad_scale is not None:
+        value = value / _read(machine, grad_scale)
+    return -value if maximize else value
+
+
+def _adam_rule(decoupled: bool) -> Rule:
+    """Adam in float64 from the stored state; exp_avg, exp_avg_sq and the parameter each rounded once."""
+
+    def adam(
+        machine: Any, params: Any, grads: Any, exp_avgs: Any, exp_avg_sqs: Any, max_exp_avg_sqs: Any, state_steps: Any,
+        *, lr: Any, beta1: float, beta2: float, weight_decay: float, eps: float, amsgrad: bool, maximize: bool,
+        grad_scale: Any = None, found_inf: Any = None,
+    ) -> None:  # fmt: skip
+        if found_inf is not None and found_inf.item() == 1:
+            return
+        rate = float(lr)
+        for index, param in enumerate(params):
+            step = float(state_steps[index])
+            gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
+            value, decayed = _read(machine, param), None
+            if weight_decay:
+                if decoupled:
+                    decayed = value * (1.0 - rate * weight_decay)
+                else:
+                    gradient = gradient + value * weight_decay
+            average = _read(machine, exp_avgs[index]).mul_(beta1).add_(gradient * (1.0 - beta1))
+            square = _read(machine, exp_avg_sqs[index]).mul_(beta2).add_((gradient * gradient).mul_(1.0 - beta2))
+            largest = square
+            if amsgrad:
+                largest = torch.maximum(_read(machine, max_exp_avg_sqs[index]), square)
+                machine.store(max_exp_avg_sqs[index], largest)
+            denominator = sqrt(largest).div_(math.sqrt(1.0 - power(beta2, step))).add_(eps)
+            machine.store(exp_avgs[index], average)
+            machine.store(exp_avg_sqs[index], square)
+            move = average.mul_(rate / (1.0 - power(beta1, step))).div_(denominator)
+            _update(machine, param, value, move, decayed)
+
+    return adam
+
+
+for _name, _decoupled in (("_fused_adam_", False), ("_fused_adamw_", True)):
+    for _op in overloads(_name).values():
+        if not is_out(_op):
+            register(_op, family="optimizer")(_adam_rule(_decoupled))
+
+
+def _fused_sgd(
+    machine: Any, params: Any, grads: Any, momentum_buffers: Any, *, weight_decay: float, momentum: float, lr: Any,
+    dampening: float, nesterov: bool, maximize: bool, is_first_step: bool, grad_scale: Any = None,
+    found_inf: Any = None,
+) -> None:  # fmt: skip
+    """SGD in float64 from the stored state; the buffer and the parameter each rounded once."""
+    if found_inf is not None and found_inf.item() == 1:
+        return
+    rate = float(lr)
+    for index, param in enumerate(params):
+        gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
+        value = _read(machine, param)
+        if weight_decay:
+            gradient = gradient + value * weight_decay
+        if momentum:
+            buffer = (
+                gradient if is_first_step else _read(machine, momentum_buffers[index]) * momentum + gradient * (1.0 - dampening)
+            )
+            machine.store(momentum_buffers[index], buffer.clone())
+            gradient = gradient + buffer * momentum if nesterov else buffer
+        _update(machine, param, value, rate * gradient)
+
+
+for _op in overloads("_fused_sgd_").values():
+    if not is_out(_op):
+        register(_op, family="optimizer")(_fused_sgd)
+
+
+def _fused_adagrad(
+    machine: Any, params: Any, grads: Any, state_sums: Any, state_steps: Any, *, lr: Any, lr_decay: float,
+    weight_decay: float, eps: float, maximize: bool, grad_scale: Any = None, found_inf: Any = None,
+) -> None:  # fmt: skip
+    """Adagrad in float64 from the stored state; the sum of squares and the parameter each rounded once."""
+    machine.whole()
+    if found_inf is not None and found_inf.item() == 1:
+        return
+    for index, param in enumerate(params):
+        rate = float(lr) / (1.0 + (float(state_steps[index]) - 1.0) * lr_decay)
+        gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
+        value = _read(machine, param)
+        if weight_decay:
+            gradient = gradient + value * weight_decay
+        total = _read(machine, state_sums[index]) + gradient * gradient
+        machine.write(state_sums[index], machine.finish(total.clone()))
+        _update(machine, param, value, rate * gradient / (sqrt(total) + eps))
+
+
+for _op in overloads("_fused_adagrad_").values():
+    if not is_out(_op):
+        register(_op, family="optimizer")(_fused_adagrad)

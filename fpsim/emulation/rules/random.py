@@ -1,0 +1,55 @@
+"""Operations that draw numbers: torch's own generator, the drawn numbers rounded to the format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fpsim.emulation.registry import Rule, is_out, names, overloads, register
+
+DRAWS = names(
+    """
+    rand randn rand_like randn_like randint randint_like randperm normal bernoulli multinomial poisson exponential
+    uniform random geometric cauchy log_normal
+    """
+)
+
+
+def _draw_rule(op: torch._ops.OpOverload) -> Rule:
+    def draw(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        result = op(*machine.operands(args), **kwargs)
+        machine.check(result)
+        return machine.finish(result) if result.dtype is torch.float32 else result
+
+    return draw
+
+
+def _drawn_into_rule(op: torch._ops.OpOverload) -> Rule:
+    def draw_into(machine: Any, target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        machine.check(target)
+        if target.dtype is not torch.float32:
+            return op(target, *machine.operands(args), **kwargs)
+        fresh = op(torch.empty_like(target), *machine.operands(args), **kwargs)
+        return machine.write(target, machine.finish(fresh))
+
+    return draw_into
+
+
+for _name in DRAWS:
+    for _op in overloads(_name).values():
+        if not is_out(_op):
+            register(_op, family="random")(_draw_rule(_op))
+    for _op in overloads(f"{_name}_").values():
+        if not is_out(_op):
+            register(_op, family="random")(_drawn_into_rule(_op))
+
+
+@register(torch.ops.aten.native_dropout.default, family="random")
+def native_dropout(machine: Any, x: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
+    x = machine.floating(x)
+    if train is False or p == 0:
+        return machine.exact(x.clone()), torch.ones_like(x, dtype=torch.bool)
+    mask = torch.empty_like(x).bernoulli_(1 - p) != 0
+    scale = machine.scalar(1 / (1 - p)) if p < 1 else 0.0
+    return machine.finish(x * mask * scale), mask

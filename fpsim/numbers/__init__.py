@@ -1,0 +1,1 @@
+"""What numbers there are, and how they are rounded and encoded."""

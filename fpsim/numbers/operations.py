@@ -1,0 +1,214 @@
+"""Elementwise operations on arrays of a format's values: which way serves a format and mode, block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from fpsim.backend import threads
+from fpsim.numbers.formats import FP64, Format
+from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
+
+_BLOCK = 1 << 14  # elements whose operands and results stay in the cache between the passes over them
+_OPERATIONS = ("add", "mul", "div", "sqrt", "fma")
+_COST = 8  # of an element, in multiply-adds
+
+_Arrays = tuple[np.ndarray, ...]
+_Step = Callable[[_Arrays, np.ndarray, int], None]  # operands, result, index of the first element
+
+
+def require_arithmetic(fmt: Format, rounding: Rounding) -> None:
+    """Raise ValueError unless the operations are correctly rounded in this format and mode.
+
+    They are where float64 holds every product and the range of every quotient: p <= 24, 2(emin - p + 1) >= -1074 and
+    2(emax + 1) <= 1023. fp64 is the machine's own.
+    """
+    if not fmt.has_zero:
+        raise ValueError(f"{fmt.name} has no zero: it has rounding and encoding only, no arithmetic")
+    if is_native(fmt):
+        if rounding is not Rounding.NEAREST_EVEN:
+            raise ValueError(f"{fmt.name} computes in nearest-even only, not {rounding}")
+        return
+    if fmt.precision > 24 or 2 * (fmt.emin - fmt.precision + 1) < -1074 or 2 * (fmt.emax + 1) > 1023:
+        raise ValueError(
+            f"{fmt.name} has rounding and encoding only, no arithmetic: it would need precision <= 24, "
+            "2(emin - precision + 1) >= -1074 and 2(emax + 1) <= 1023"
+        )
+    if rounding is Rounding.ODD and fmt.precision == 1:
+        raise ValueError(f"{fmt.name} cannot be rounded to odd: a significand of one bit is never even")
+
+
+def is_native(fmt: Format) -> bool:
+    """Whether the format is float64 under any name."""
+    return fmt.replace(name=FP64.name) == FP64
+
+
+@lru_cache(maxsize=1024)
+def float32_serves(fmt: Format, rounding: Rounding) -> bool:
+    """Whether rounding float32's nearest result of two operands to the format rounds the exact result (not for fma).
+
+    Figueroa's condition 24 >= 2p + 2 (1995) with float32's own range, for results to nearest even.
+    """
+    return (
+        rounding is Rounding.NEAREST_EVEN
+        and 2 * fmt.precision + 2 <= 24
+        and fmt.emin >= 3 * fmt.precision - 150
+        and fmt.emax <= 127
+        and fmt.flush is None
+        and not fmt.flush_inputs
+        and fmt.has_negative_zero
+    )
+
+
+def operate_into(
+    name: str, arrays: _Arrays, out: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0
+) -> None:
+    """`name` ("add", "mul", "div", "sqrt", "fma") of arrays of values of the format, of one carrier dtype.
+
+    They broadcast to the shape of `out`, a C-contiguous array of that dtype that shares no memory with them. Nothing is
+    checked.
+    """
+    flat = out.reshape(-1)
+    if is_native(fmt):
+        step = _native_step(name)
+    elif name != "fma" and flat.dtype == np.float32 and float32_serves(fmt, rounding):
+        step = _float32_step(name, fmt, rounding)
+    elif rounding is Rounding.STOCHASTIC and fmt.precision > 20:
+        step = _stochastic_step(name, fmt, key)
+    else:
+        step = _odd_step(name, fmt, rounding, key)
+
+    def compute(start: int, stop: int) -> None:
+        first = start
+        for blocks in _blocks(arrays, out.shape, start, stop):
+            last = first + blocks[0].size
+            step(blocks, flat[first:last], first)
+            first = last
+
+    threads.run(compute, threads.parts(flat.size, _COST * flat.size, _BLOCK))
+
+
+def _blocks(arrays: _Arrays, shape: tuple[int, ...], start: int, stop: int) -> Iterator[_Arrays]:
+    """Contiguous pieces of the broadcast operands, in row-major order, from element `start` to `stop` of the result."""
+    if all(array.shape == shape and array.flags.c_contiguous for array in arrays):
+        flat = [array.reshape(-1) for array in arrays]
+        for first in range(start, stop, _BLOCK):
+            last = min(first + _BLOCK, stop)
+            yield tuple(array[first:last] for array in flat)
+        return
+    pieces = np.nditer(
+        [np.broadcast_to(array, shape) for array in arrays],
+        flags=["external_loop", "buffered", "ranged"],
+        order="C",
+        buffersize=_BLOCK,
+    )
+    pieces.iterrange = (start, stop)  # type: ignore[misc]
+    with pieces:
+        for piece in pieces:
+            found = piece if isinstance(piece, tuple) else (piece,)
+            for first in range(0, found[0].size, _BLOCK):
+                yield tuple(np.ascontiguousarray(array[first : first + _BLOCK]) for array in found)
+
+
+_UFUNCS = {"add": np.add, "mul": np.multiply, "div": np.divide, "sqrt": np.sqrt}
+
+
+def _native_step(name: str) -> _Step:
+    """float64's own operations, to nearest even."""
+
+    def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
+        if name == "fma":
+            from fpsim.backend.numba.arithmetic import fused_array
+
+            fused_array(*(np.require(block, requirements="W") for block in blocks), out)
+        else:
+            with np.errstate(all="ignore"):
+                _UFUNCS[name](*blocks, out=out)
+
+    return step
+
+
+def _float32_step(name: str, fmt: Format, rounding: Rounding) -> _Step:
+    """float32's result, rounded: see `float32_serves`."""
+
+    def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
+        with np.errstate(all="ignore"):
+            _UFUNCS[name](*blocks, out=out)
+        round_into(out, out, fmt, rounding)
+
+    return step
+
+
+@cache
+def _operation(name: str) -> Any:
+    from fpsim.backend.numba import arithmetic as kernels
+
+    return kernels.make_operation(_OPERATIONS.index(name))
+
+
+@cache
+def _truncated_operation(name: str) -> Any:
+    from fpsim.backend.numba import arithmetic as kernels
+
+    return kernels.make_truncated_operation(_OPERATIONS.index(name))
+
+
+def _wide(blocks: _Arrays, fmt: Format) -> _Arrays:
+    """The operands in float64, with the sign of zeros that the format does not tell apart taken away; three of them."""
+    with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
+        wide = [block.astype(np.float64) if fmt.has_negative_zero else block + np.float64(0) for block in blocks]
+    return wide[0], wide[min(1, len(wide) - 1)], wide[-1]
+
+
+def _least_operand(fmt: Format) -> float:
+    return 2.0**fmt.emin if fmt.flush_inputs else 0.0
+
+
+def _odd_step(name: str, fmt: Format, rounding: Rounding, key: int) -> _Step:
+    """float64 rounded to odd, then rounded to the format: right in every mode for p <= 51 (Boldo and Melquiond 2008).
+
+    It settles stochastic rounding too as long as 2^-32 of an ulp is an even number of steps of float64: up to p = 20.
+    """
+    operation = _operation(name)
+    least, down = _least_operand(fmt), rounding is Rounding.DOWN
+
+    def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
+        result = np.empty(out.size)
+        operation(*_wide(blocks, fmt), result, least, down)
+        round_into(result, result, fmt, rounding, key, first)
+        out[...] = result
+
+    return step
+
+
+def _stochastic_step(name: str, fmt: Format, key: int) -> _Step:
+    """For p > 20: float64 truncated, and how many 2^-32 ulp are left, by which the draws are lowered."""
+    from fpsim.backend.numba.arithmetic import round_truncated
+
+    row = rounding_constants(fmt, Rounding.STOCHASTIC, np.dtype(np.float64))
+
+    def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
+        bits, counts = truncated(name, _wide(blocks, fmt), fmt)
+        round_truncated(bits, counts, bits, row, np.uint64(key), np.int64(first))
+        out[...] = bits.view(np.float64)
+
+    return step
+
+
+def truncated(name: str, operands: _Arrays, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
+    """The bits of exact results truncated to float64, and how many 2^-32 of the format's ulp each exceeds them by.
+
+    Three operands, of which `name` may leave some unused.
+    """
+    least_ulp = -2000 if fmt.flush else fmt.emin - fmt.precision + 1
+    gap_is_wide = fmt.stochastic_top - fmt.max_finite > 2.0 ** (fmt.emax - fmt.precision + 1)
+    top = fmt.max_finite if gap_is_wide else math.inf
+    bits, counts = np.empty(operands[0].size, np.int64), np.empty(operands[0].size, np.int64)
+    _truncated_operation(name)(
+        *operands, bits, counts, _least_operand(fmt), np.int64(fmt.precision), np.int64(least_ulp), top
+    )
+    return bits, counts

@@ -1,0 +1,172 @@
+"""Rounding to a format: `round`, and the unchecked `round_into` beneath it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fpsim.backend import threads
+from fpsim.numbers import arguments
+from fpsim.numbers.carriers import rounding_constants as rounding_constants, top_gap_is_wide
+from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.modes import Rounding as Rounding, get_rounding as get_rounding
+
+
+@cache
+def _kernel(rounding: Rounding, plain: bool, stream: bool) -> Any:
+    from fpsim.backend.numba import rounding as kernels
+
+    if rounding is Rounding.STOCHASTIC:
+        return (kernels.make_stream_stochastically if stream else kernels.make_round_stochastically)(plain)
+    return (kernels.make_round_stream if stream else kernels.make_round_array)(rounding.code, plain)
+
+
+#: Bytes from which results bypass the cache: what exceeds it would only push other data out.
+_STREAM_FROM = 16 << 20
+
+
+def draw_key(seed: int, call: int = 0) -> int:
+    """The 64-bit key of one call's stochastic draws: a hash of the seed and the number of the call."""
+    import hashlib
+
+    digest = hashlib.blake2b(f"{seed},{call}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def seed_key(rounding: Rounding, seed: int | None, call: int = 0) -> int:
+    """The key of the draws of `rounding`, 0 where it draws nothing.
+
+    Raises ValueError for a seed that is missing or has no use, TypeError for one that is no int.
+    """
+    if rounding is not Rounding.STOCHASTIC:
+        if seed is not None:
+            raise ValueError(f'seed= is for rounding="stochastic" and has no use with "{rounding}"')
+        return 0
+    if seed is None:
+        raise ValueError('rounding="stochastic" needs seed=, an int')
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"seed must be an int, got {seed!r}")
+    return draw_key(int(seed), call)
+
+
+def round_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0, first_element: int = 0) -> None:
+    """Round `x` to `fmt` into `out`: float32 or float64 arrays of one dtype and shape, the same array included.
+
+    Nothing is checked. Non-contiguous arrays are copied.
+    """
+    if not fmt.has_zero:
+        _round_scale_into(x, out, fmt, rounding, key, first_element)
+        return
+    row = rounding_constants(fmt, rounding, x.dtype)
+    if row is None:
+        with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
+            wide = x.astype(np.float64)
+        round_into(wide, wide, fmt, rounding, key, first_element)
+        out[...] = wide
+        return
+    if not out.flags.c_contiguous:
+        fresh = np.empty(x.shape, x.dtype)
+        round_into(x, fresh, fmt, rounding, key, first_element)
+        out[...] = fresh
+        return
+    source = (x if x.flags.c_contiguous else np.ascontiguousarray(x)).reshape(-1).view(row.dtype)
+    target = out.reshape(-1).view(row.dtype)
+    plain = fmt.flush is None and fmt.has_negative_zero
+    if rounding is Rounding.STOCHASTIC:
+        plain = plain and not top_gap_is_wide(fmt)
+    past_cache = target.nbytes >= _STREAM_FROM and source.ctypes.data != target.ctypes.data
+
+    def round_range(begin: int, end: int) -> None:
+        first, last = _streamable(target[begin:end]) if past_cache else (0, 0)
+        pieces = ((begin, begin + first, False), (begin + first, begin + last, True), (begin + last, end, False))
+        for start, stop, stream in pieces:
+            if start < stop:
+                extra = _stochastic_arguments(row, key, first_element + start) if rounding is Rounding.STOCHASTIC else ()
+                _kernel(rounding, plain, stream)(source[start:stop], target[start:stop], row, *extra)
+
+    threads.run(round_range, threads.parts(target.size, target.size))
+
+
+def _stochastic_arguments(row: np.ndarray, key: int, first_element: int) -> tuple[np.ndarray, np.uint64, np.int64]:
+    from fpsim.backend.numba.rounding import BLOCK
+
+    draws = np.empty(BLOCK, np.uint32 if row.dtype == np.int32 else np.int64)
+    return draws, np.uint64(key), np.int64(first_element)
+
+
+def _streamable(target: np.ndarray) -> tuple[int, int]:
+    """The range of a flat array that starts on a whole vector and holds whole blocks."""
+    from fpsim.backend.numba.compiler import VECTOR_BYTES
+    from fpsim.backend.numba.rounding import STREAMED_BLOCK
+
+    first = -target.ctypes.data % VECTOR_BYTES // target.itemsize
+    return first, first + (target.size - first) // STREAMED_BLOCK * STREAMED_BLOCK
+
+
+def _round_scale_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding, key: int, first_element: int) -> None:
+    """A scale has no zero, no sign and no infinity: those are NaN, and what lies below its least value becomes it."""
+    with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
+        wide = x.astype(np.float64)
+    outside = ~(wide > 0) | np.isinf(wide)
+    signed = fmt.replace(precision=1, specials="ieee", signed=True)
+    np.maximum(wide, fmt.min_normal, out=wide)
+    round_into(wide, wide, signed, rounding, key, first_element)
+    wide[outside | np.isinf(wide)] = np.nan
+    out[...] = wide
+
+
+def round(
+    x: Any,
+    fmt: Any,
+    rounding: str | Rounding = "nearest-even",
+    *,
+    seed: int | None = None,
+    out: Any = None,
+) -> Any:
+    """Round to a format's values.
+
+    Parameters
+    ----------
+    x : a Python number, a NumPy array or scalar (float16, float32, float64), or a torch tensor on the CPU (those and
+        bfloat16), of any shape.
+    fmt : what `get_format` takes.
+    rounding : a mode or its name.
+    seed : needed by "stochastic" and refused elsewhere. Element i of the result, in row-major order, draws from
+        (seed, i) alone.
+    out : an array or tensor of x's type, dtype and shape to write to; it may be x.
+
+    Returns
+    -------
+    What x is, of the same type, dtype and shape. From float64 there is one rounding, never two. NaN stays NaN
+    (also for a format without one, which `encode` then refuses); infinities stay, or become NaN or +-max_finite
+    where the format has none or saturates; -0 stays unless the format has none. Overflow follows the mode
+    (IEEE 754-2019, sections 4.3 and 7.4).
+
+    Raises
+    ------
+    ValueError : unknown format or mode, a format of one significand bit to odd (no value of it is even), a dtype
+        that cannot hold the format's values, a seed missing or without use, a process that flushes subnormals to zero.
+    TypeError : integers, booleans and complex numbers in arrays, or another type.
+    """
+    target, mode = get_format(fmt), get_rounding(rounding)
+    key = seed_key(mode, seed)
+    if mode is Rounding.ODD and target.precision == 1:
+        raise ValueError(f"{target.name} cannot be rounded to odd: a significand of one bit is never even")
+    arguments.refuse_flush_to_zero()
+    array, wrap = arguments.as_carrier(x, target, "x")
+    if out is None:
+        result = np.empty(array.shape, array.dtype)
+        round_into(array, result, target, mode, key)
+        return wrap(result)
+    destination = arguments.out_array(out, x)
+    if destination.dtype == array.dtype:
+        if np.may_share_memory(array, destination) and array.ctypes.data != destination.ctypes.data:
+            array = array.copy()
+        round_into(array, array if destination is array else destination, target, mode, key)
+    else:
+        result = np.empty(array.shape, array.dtype)
+        round_into(array, result, target, mode, key)
+        destination[...] = result
+    return out

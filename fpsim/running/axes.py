@@ -1,0 +1,86 @@
+"""Running error bounds of sums, means and prefix sums of arrays."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from fpsim.accumulation.accumulator import Accumulator
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+from fpsim.running.products import (
+    Sums,
+    accumulated_error,
+    entry_error,
+    result_error,
+    stored_error,
+    unless_overflowed,
+    unread_error,
+    unrounded_error,
+)
+from fpsim.sums.tiles import Draws
+from fpsim.theory.powers import inflated
+from fpsim.theory.roundings import holds
+
+
+def sum_error(
+    x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding,
+    key: int, confidence: float | None,
+) -> np.ndarray:  # fmt: skip
+    """A bound of the error of `result`, the sum of x over the axes."""
+    sums = _sums(x, axes, fmt, accumulator, rounding, key, confidence)
+    return result_error(sums, np.asarray(result, np.float64).reshape(-1, 1)).reshape(result.shape)
+
+
+def mean_error(
+    x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, total: np.ndarray | None, fmt: Format,
+    accumulator: Accumulator, rounding: Rounding, key: int, confidence: float | None,
+) -> np.ndarray:  # fmt: skip
+    """A bound of the error of `result`, the mean; `total` is the sum where the mean was made of a sum rounded to `fmt`."""
+    sums = _sums(x, axes, fmt, accumulator, rounding, key, confidence)
+    count = sums.terms
+    flat = np.asarray(result, np.float64).reshape(-1, 1)
+    if total is not None:
+        held, error = fmt, result_error(sums, np.asarray(total, np.float64).reshape(-1, 1))
+    else:
+        assert sums.held is not None
+        held, error = sums.held, accumulated_error(sums)
+    if count == 0:
+        return np.full(result.shape, np.inf)
+    with np.errstate(invalid="ignore"):
+        error = inflated(error / count, 4)
+    error = error + unrounded_error(flat, held, fmt, rounding) + stored_error(flat, held, fmt, rounding)
+    error = unless_overflowed(error, flat, held, rounding)
+    return inflated(error, 4).reshape(result.shape)
+
+
+def prefix_error(
+    x: np.ndarray, axis: int, result: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding
+) -> np.ndarray:
+    """A bound of the error of `result`, the prefix sums of x along an axis; inf from an overflow on.
+
+    The chain's states are seen through their last rounding, which does not lower ufp.
+    """
+    held = accumulator.for_sums.format
+    terms, sums = (np.asarray(np.moveaxis(array, axis, 0), np.float64) for array in (x, result))
+    cost = unrounded_error(sums, held, fmt, rounding)
+    cost = unless_overflowed(unless_overflowed(cost, sums, fmt, rounding), sums, held, rounding)
+    if not holds(held, fmt):
+        cost = cost + entry_error(terms, held, rounding)
+    cost = cost + unread_error(terms, fmt)
+    with np.errstate(over="ignore"):
+        total = inflated(np.cumsum(cost, axis=0), 2 * len(terms)) + stored_error(sums, held, fmt, rounding)
+    return np.moveaxis(inflated(total, 4), 0, axis)
+
+
+def _sums(
+    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int,
+    confidence: float | None,
+) -> Sums:  # fmt: skip
+    """The sums as products with ones, one row each; their draws are numbered as the products' own."""
+    kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
+    count = prod(x.shape[axis] for axis in axes)
+    lines = x.transpose(kept + axes).reshape(prod(x.shape[axis] for axis in kept), count)
+    ones = np.ones((count, 1), dtype=x.dtype)
+    return Sums(lines, ones, fmt, accumulator.for_sums, rounding, Draws(key, 0, 1, 1), False, confidence)

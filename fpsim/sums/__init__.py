@@ -1,0 +1,1 @@
+"""How a sum of products is computed: which way serves it, and each of the ways."""

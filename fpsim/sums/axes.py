@@ -1,0 +1,288 @@
+"""Sums along axes of arrays: the choice of kernel and of how an array is laid out for it. Nothing is checked here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from fpsim.accumulation.accumulator import Accumulator
+from fpsim.arrays.products import _accumulate, matmul_into
+from fpsim.backend import threads
+from fpsim.numbers.formats import FP32, FP64, Format
+from fpsim.numbers.operands import as_read
+from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
+from fpsim.sums.observers.counters import Counters
+from fpsim.sums.observers.counting import counted_rounding
+from fpsim.sums.plan import is_like, program, require_arithmetic
+from fpsim.sums.tiles import Draws, add_rounded
+
+_LEAST_COLUMNS = 16  # below, rows are transposed
+_LANES = 128
+_GROUP_BYTES = 2 << 20
+_FINAL = 0x9E3779B97F4A7C15  # so that the last rounding's draws are independent of the steps'
+
+
+@dataclass(frozen=True)
+class _Fast:
+    """What the kernels of `backend/numba/reductions.py` need: carrier, rows of constants, whether leaves are rounded."""
+
+    dtype: np.dtype
+    chain: np.ndarray
+    add: np.ndarray
+    round_leaves: bool
+
+
+def contains(wide: Format, narrow: Format) -> bool:
+    """Whether rounding to `wide` leaves every value of `narrow` as it is."""
+    return (
+        wide.precision >= narrow.precision
+        and wide.max_finite >= narrow.max_finite
+        and wide.emin - wide.precision <= narrow.emin - narrow.precision
+        and ((wide.has_infinity and not wide.saturate) or not narrow.has_infinity)
+        and (wide.has_negative_zero or not narrow.has_negative_zero)
+        and wide.flush is None
+    )
+
+
+def _carries(dtype: np.dtype, fmt: Format) -> bool:
+    """Whether the carrier's own addition and one rounding to nearest even add two values of the format right."""
+    if not fmt.has_negative_zero or fmt.flush is not None or fmt.flush_inputs:
+        return False
+    if dtype == np.float32:
+        return is_like(fmt, FP32) or (fmt.precision <= 11 and fmt.emin >= -126 and fmt.emax <= 127)
+    return is_like(fmt, FP64) or (fmt.precision <= 24 and 2 * (fmt.emax + 1) <= 1023)
+
+
+@lru_cache(maxsize=256)
+def _fast(dtype: np.dtype, fmt: Format, accumulator: Accumulator, rounding: Rounding) -> _Fast | None:
+    """The fast kernels' plan, or None where only matrix products do."""
+    if rounding is not Rounding.NEAREST_EVEN or accumulator.kind != "tree" or fmt.flush_inputs:
+        return None
+    if accumulator.order.name == "given" and not accumulator.order.parameters[0].is_binary:
+        return None
+    narrow, wide = accumulator.format, accumulator.promoted or accumulator.format
+    round_leaves = not contains(narrow, fmt)
+    if round_leaves and accumulator.products != "rounded":
+        return None  # leaves are exact, and wider than the accumulator
+    for carrier in (dtype, np.dtype(np.float64)):
+        rows = [rounding_constants(target, rounding, carrier) for target in (narrow, wide)]
+        if rows[0] is not None and rows[1] is not None and _carries(carrier, narrow) and _carries(carrier, wide):
+            return _Fast(carrier, rows[0], rows[1], round_leaves)
+    return None
+
+
+def sum_axes(
+    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
+    result_format: Format | None = None, counters: Counters | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The sum of x over distinct axes >= 0, terms in row-major order of the axes as listed, rounded once to `fmt`.
+
+    A float32 or float64 array of values of `fmt`, any strides; a new array of x's dtype over the axes kept. With
+    `result_format` that is what sums are rounded to. With `counters` the roundings are counted.
+    """
+    final = fmt if result_format is None else result_format
+    accumulator, x = accumulator.for_sums, as_read(x, fmt)
+    kept, shape = _kept(x, axes)
+    plan = _fast(x.dtype, fmt, accumulator, rounding) if counters is None else None
+    if plan is None:
+        lines = x.transpose(kept + axes).reshape(prod(shape), -1 if x.size else prod(x.shape[axis] for axis in axes))
+        out = np.empty((len(lines), 1), dtype=x.dtype)
+        ones = np.ones((lines.shape[1], 1), dtype=x.dtype)
+        matmul_into(lines, ones, out, fmt, accumulator, rounding, key, counters=counters, result_format=final)
+        return out.reshape(shape)
+    require_arithmetic(fmt, rounding, "fmt")
+    total = _run(x.astype(plan.dtype, copy=False), kept, axes, accumulator, plan)
+    round_into(total, total, final, rounding)
+    return total.astype(x.dtype, copy=False).reshape(shape)
+
+
+def mean_axes(
+    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
+    result_format: Format | None = None, counters: Counters | None = None,
+) -> np.ndarray:  # fmt: skip
+    """As `sum_axes`, but the accumulator is divided by the number of terms, rounded in its format, then to `fmt`.
+
+    An exact accumulator has no format: its sum is rounded to `fmt`, and so is the quotient. No terms give NaN.
+    """
+    accumulator, x = accumulator.for_sums, as_read(x, fmt)
+    final = fmt if result_format is None else result_format
+    kept, shape = _kept(x, axes)
+    count = prod(x.shape[axis] for axis in axes)
+    if accumulator.kind in ("exact", "native"):
+        total, held = sum_axes(x, axes, fmt, accumulator, rounding, key, final), final
+    else:
+        plan = _fast(x.dtype, fmt, accumulator, rounding) if counters is None else None
+        held = accumulator.promoted or accumulator.format
+        if plan is None:
+            lines, ones = x.transpose(kept + axes).reshape(prod(shape), count), np.ones((count, 1), dtype=x.dtype)
+            total, held = _accumulate(lines, ones, fmt, accumulator, rounding, Draws(key, 0, 1, 1), counters)
+        else:
+            total = _run(x.astype(plan.dtype, copy=False), kept, axes, accumulator, plan)
+    quotient = _divided(total.astype(np.float64).reshape(shape), count, held)
+    for target, own in ((held, key ^ (_FINAL >> 1)), (final, key ^ _FINAL)):
+        given = quotient if counters is None else quotient.copy()
+        round_into(quotient, quotient, target, rounding, own)
+        if counters is not None:
+            counted_rounding(given, quotient, target, rounding, own, 0, counters)
+    return quotient.astype(x.dtype, copy=False)
+
+
+def _kept(x: np.ndarray, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
+    return kept, tuple(x.shape[axis] for axis in kept)
+
+
+def _divided(total: np.ndarray, count: int, held: Format) -> np.ndarray:
+    """total / count, rounded to odd in float64, so that one more rounding to p <= 24 bits is right in every mode.
+
+    For fp64 itself the quotient to nearest even.
+    """
+    with np.errstate(all="ignore"):
+        divisor = np.float64(count)
+        quotient = np.atleast_1d(total / divisor)
+        if held.precision > 24:
+            return quotient.reshape(total.shape)
+        product = quotient * divisor
+        residual = (total - product) - _product_error(quotient, divisor, product)  # exact: total - quotient * count
+        bits = quotient.view(np.int64)
+        inexact = np.isfinite(residual) & (residual != 0) & (bits & 1 == 0)
+        larger = (residual > 0) == (quotient > 0)
+        return np.where(inexact, bits + np.where(larger, 1, -1), bits).view(np.float64).reshape(total.shape)
+
+
+def _product_error(left: np.ndarray, right: np.float64, product: np.ndarray) -> np.ndarray:
+    """left * right - product, exact (Dekker 1971, with Veltkamp's splitting)."""
+
+    def halves(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scaled = value * 134217729.0  # 2^27 + 1
+        high = scaled - (scaled - value)
+        return high, value - high
+
+    (left_high, left_low), (right_high, right_low) = halves(left), halves(np.asarray(right))
+    return left_low * right_low - (((product - left_high * right_high) - left_low * right_high) - left_high * right_low)
+
+
+def _run(
+    x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, plan: _Fast
+) -> np.ndarray:
+    """The sums as a flat array, by columns where memory runs along an axis that is kept, else by rows."""
+    from fpsim.backend.numba import reductions as kernels
+
+    terms, rows = prod(x.shape[axis] for axis in axes), prod(x.shape[axis] for axis in kept)
+    tree = accumulator.order(terms)
+    how = (program(tree), tree.depth + 1, plan.chain, plan.add, plan.round_leaves)
+    out = np.empty(rows, dtype=x.dtype)
+    blocks = _as_columns(x, kept, axes, terms)
+    if blocks is not None:
+        items = blocks.shape[0] * -(-blocks.shape[2] // kernels.BLOCK)
+        target = out.reshape(blocks.shape[0], blocks.shape[2])
+        split = threads.parts(items, x.size)
+        threads.run(lambda first, last: kernels.sum_columns(blocks, target, first, last, *how), split)
+        return out
+    lines = x.transpose(kept + axes).reshape(rows, terms)
+    if lines.strides[1] != x.itemsize or lines.strides[0] < 0 or lines.strides[0] % x.itemsize:
+        lines = np.ascontiguousarray(lines)
+    stride = lines.strides[0] // x.itemsize
+    if lines.flags.c_contiguous:
+        line = lines.reshape(-1)
+    else:
+        line = np.lib.stride_tricks.as_strided(lines, (max(0, rows - 1) * stride + terms,), (x.itemsize,))
+    side = 64 // x.itemsize
+    lanes = min(_LANES, _GROUP_BYTES // (max(1, terms) * x.itemsize), rows) // side * side
+    lanes = max(side, lanes)
+
+    def task(first: int, last: int) -> None:
+        kernels.sum_rows(line, stride, rows, terms, out, first, last, lanes, *how)
+
+    threads.run(task, threads.parts(-(-rows // lanes), x.size))
+    return out
+
+
+def _as_columns(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], terms: int) -> np.ndarray | None:
+    """x as (a, terms, columns) in C order without a copy, with enough columns; None if that cannot be."""
+    first = x.transpose(axes + kept)
+    columns = prod(x.shape[axis] for axis in kept)
+    if first.flags.c_contiguous and columns >= _LEAST_COLUMNS:
+        return first.reshape(1, terms, columns)
+    if not x.flags.c_contiguous or not axes or axes != tuple(range(axes[0], axes[0] + len(axes))):
+        return None
+    columns = prod(x.shape[axes[-1] + 1 :])
+    return x.reshape(-1, terms, columns) if columns >= _LEAST_COLUMNS and x.size else None
+
+
+def prefix_axis(
+    x: np.ndarray, axis: int, fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
+    result_format: Format | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Every prefix of the sequential chain along one axis >= 0, each rounded once to `fmt` from the accumulator's state.
+
+    Stochastic draws of the chain are those of its line, numbered in row-major order of the other axes.
+    """
+    from fpsim.backend.numba import reductions as kernels
+
+    accumulator, x = accumulator.for_sums, as_read(x, fmt)
+    require_arithmetic(fmt, rounding, "fmt")
+    require_arithmetic(accumulator.format, rounding, "accumulate")
+    target = fmt if result_format is None else result_format
+    plan = _fast(x.dtype, fmt, accumulator, rounding)
+    final = None if plan is None else rounding_constants(target, rounding, plan.dtype)
+    columns = prod(x.shape[axis + 1 :])
+    if plan is None or final is None or not target.has_negative_zero or target.flush is not None:
+        return _prefix_by_steps(x, axis, fmt, target, accumulator, rounding, key)
+    if columns == 1 and axis and x.size:
+        return _prefix_rows(np.ascontiguousarray(x, dtype=plan.dtype), plan, final).astype(x.dtype, copy=False)
+    if columns >= _LEAST_COLUMNS and x.flags.c_contiguous:
+        source = x.reshape(-1 if x.size else prod(x.shape[:axis]), x.shape[axis], columns)
+    else:
+        source = np.ascontiguousarray(np.moveaxis(x, axis, 0)).reshape(1, x.shape[axis], -1 if x.size else 0)
+    source = source.astype(plan.dtype, copy=False)
+    out = np.empty_like(source)
+    rows = (plan.chain, final, plan.round_leaves)
+    items = source.shape[0] * -(-source.shape[2] // kernels.BLOCK)
+    split = threads.parts(items, x.size)
+    threads.run(lambda first, last: kernels.prefix_sums(source, out, first, last, *rows), split)
+    moved = np.moveaxis(x, axis, 0).shape
+    result = out.reshape(x.shape) if source.shape[0] != 1 or axis == 0 else np.moveaxis(out.reshape(moved), 0, axis)
+    return result.astype(x.dtype, copy=False)
+
+
+def _prefix_rows(x: np.ndarray, plan: _Fast, final: np.ndarray) -> np.ndarray:
+    """The prefix sums along the last axis of an array in C order."""
+    from fpsim.backend.numba import reductions as kernels
+
+    out, terms = np.empty_like(x), x.shape[-1]
+    rows = x.size // terms
+    how = (_LANES, plan.chain, final, plan.round_leaves)
+
+    def task(first: int, last: int) -> None:
+        kernels.prefix_rows(x.reshape(-1), terms, rows, out.reshape(-1), first, last, *how)
+
+    threads.run(task, threads.parts(-(-rows // _LANES), x.size))
+    return out
+
+
+def _prefix_by_steps(
+    x: np.ndarray, axis: int, fmt: Format, target: Format, accumulator: Accumulator, rounding: Rounding, key: int
+) -> np.ndarray:
+    """A step at a time over all lines: right for every mode and format."""
+    moved = np.moveaxis(x, axis, 0)
+    terms = np.ascontiguousarray(moved, dtype=np.float64).reshape(x.shape[axis], prod(moved.shape[1:]), 1)
+    held, draws = accumulator.format, Draws(key, 0, 1, 1)
+    if accumulator.products != "rounded" and not contains(held, fmt):
+        raise ValueError(f"accumulate = {accumulator}: cumsum of {fmt.name} terms needs leaves rounded to {held.name}")
+    leaves = np.empty_like(terms)
+    round_into(terms, leaves, held, rounding, key ^ (_FINAL >> 1))
+    total, prefixes = np.zeros(terms.shape[1:]), np.empty_like(terms)
+    for k, leaf in enumerate(leaves):
+        total = prefixes[k] = add_rounded(total, leaf, held, rounding, draws, k)
+    result = np.moveaxis(prefixes.reshape(moved.shape), 0, axis).astype(x.dtype)
+    return _rounded_copy(result, target, rounding, key)
+
+
+def _rounded_copy(x: np.ndarray, fmt: Format, rounding: Rounding, key: int) -> np.ndarray:
+    result = np.empty(x.shape, x.dtype)
+    round_into(np.ascontiguousarray(x), result, fmt, rounding, key ^ _FINAL)
+    return result

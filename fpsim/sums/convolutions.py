@@ -1,0 +1,327 @@
+"""Convolutions, forward and both backward products, on the kernels of matrix products.
+
+Each is a product of matrices one of which, taps by positions, is never whole in memory: it is gathered tile by tile.
+The order of k is that of the taps: forward (channel, kernel position), gradient of the input one chain over (output
+channel, kernel position), gradient of the weight (image, output position), each row-major. What padding, or the gaps
+between strides, stand for is a zero that is multiplied like any other term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import gcd, prod
+from typing import Any
+
+import numpy as np
+
+from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.orders import sequential
+from fpsim.arrays.products import matmul_into
+from fpsim.backend import threads
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums.geometry import Geometry
+from fpsim.sums.observers.counters import Counters
+
+#: Bytes of a gathered tile. A product holds it once more, so that a call stays below 64 MB a thread; a smaller tile of
+#: positions is near when it is read again, a tile of taps is as wide as what it repays to pack the gradient for.
+_POSITIONS_BYTES = 4 << 20
+_TAPS_BYTES = 12 << 20
+_COLUMNS = 64  # tiles are whole multiples of this many columns where they can be
+_ROWS = 16  # threads that share the rows of a product take multiples of this many
+_WIDE = 4  # times as many columns as rows: then threads share the tiles, else the rows of each
+_GATHERED = 4  # what gathering an element costs, in multiply-adds
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the sums of a convolution are made: what `matmul_into` takes beside its arrays."""
+
+    fmt: Format
+    accumulator: Accumulator
+    rounding: Rounding
+    key: int = 0
+    counters: Any = None
+    result_format: Format | None = None
+    factors: tuple[Format, Format] | None = None  # of the matrices, where they differ: what is gathered is the right one
+
+    def product(
+        self,
+        left: np.ndarray,
+        right: np.ndarray,
+        out: np.ndarray,
+        elements: tuple[int, int],
+        addend: np.ndarray | None = None,
+    ) -> None:
+        """out = left @ right (+ addend); element (i, j) draws as number elements[0] + i * elements[1] + j."""
+        matmul_into(
+            left,
+            right,
+            out,
+            self.fmt,
+            self.accumulator,
+            self.rounding,
+            self.key,
+            addend=None if addend is None else np.broadcast_to(addend, out.shape),
+            counters=self.counters,
+            first_element=elements[0],
+            row_elements=elements[1],
+            result_format=self.result_format,
+            factors=self.factors,
+        )
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Positions of the input, the kernel positions that they meet, and where those read the gradient."""
+
+    positions: tuple[slice, ...]
+    taps: tuple[slice, ...]
+    grid: tuple[int, ...]
+    axes: np.ndarray
+
+
+def forward_into(
+    x: np.ndarray,
+    weight: np.ndarray,
+    out: np.ndarray,
+    geometry: Geometry,
+    how: Arithmetic,
+    bias: np.ndarray | None = None,
+) -> None:
+    """The convolution of x (N, C, ...) with weight (O, C/groups, ...) into out (N, O, ...); nothing is checked.
+
+    Arrays of one dtype, float32 or float64, of values of the format, with five axes each (`Geometry.input_shape` and
+    so on); operands have any strides, results are contiguous. The bias (O) is added to the accumulator after the sum, in
+    its format, before the one rounding to the format.
+    """
+    inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
+    for group in range(geometry.groups):
+        rows = slice(group * outer, (group + 1) * outer)
+        source = x[:, group * inner : (group + 1) * inner]
+        taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
+        _columns_into(weight[rows].reshape(outer, taps.count), taps, out, rows, how, bias)
+
+
+def input_gradient_into(
+    gradient: np.ndarray,
+    weight: np.ndarray,
+    out: np.ndarray,
+    geometry: Geometry,
+    how: Arithmetic,
+    bias: np.ndarray | None = None,
+) -> None:
+    """The gradient of the input from that of the output, (N, O, ...), into out (N, C, ...); nothing is checked.
+
+    The same operation is the forward pass of a transposed convolution, which is what the bias (C) is for.
+    """
+    if _zeros_can_be_left_out(weight, geometry, how, out):
+        for phase in _phases(geometry):
+            part = np.empty((geometry.images, geometry.channels, *phase.grid), dtype=out.dtype)
+            _input_gradient_part(gradient, weight[phase.taps], part, geometry, phase.axes, how, bias)
+            out[phase.positions] = part
+        return
+    _input_gradient_part(gradient, weight, out, geometry, geometry.backward_axes, how, bias)
+
+
+def _input_gradient_part(
+    gradient: np.ndarray,
+    weight: np.ndarray,
+    out: np.ndarray,
+    geometry: Geometry,
+    axes: np.ndarray,
+    how: Arithmetic,
+    bias: np.ndarray | None,
+) -> None:
+    """The gradient at the positions that `out` has, from the kernel positions that `weight` has."""
+    inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
+    for group in range(geometry.groups):
+        rows = slice(group * inner, (group + 1) * inner)
+        mine = slice(group * outer, (group + 1) * outer)
+        taps = _Taps(gradient[:, mine], weight.shape[2:], out.shape[2:], axes)
+        _columns_into(weight[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, out, rows, how, bias)
+
+
+def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, how: Arithmetic, out: np.ndarray) -> bool:
+    """Whether the zero terms between strides change no bit, so that each phase of the strides can be computed without.
+
+    True of an unfused chain from +0 to nearest even with subnormals kept, whose sum is never -0; but zero times infinity
+    is NaN, and counters count every addition.
+    """
+    accumulator = how.accumulator
+    chain = accumulator.kind == "tree" and accumulator.order == sequential and accumulator.products == "rounded"
+    nearest = how.rounding is Rounding.NEAREST_EVEN and accumulator.format.flush is None
+    small = out.nbytes // prod(geometry.stride) <= _TAPS_BYTES
+    if isinstance(how.counters, Counters) or max(geometry.stride) == 1:
+        return False
+    return chain and nearest and small and bool(np.isfinite(weight).all())
+
+
+def _phases(geometry: Geometry) -> Iterator[_Phase]:
+    """The positions of the input in classes that meet the same kernel positions, each a convolution of stride 1."""
+    choices = []
+    for axis in range(3):
+        stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
+        rows = []
+        for first in range(min(stride, geometry.size[axis])):
+            met = [tap for tap in range(geometry.kernel[axis]) if (first + padding - tap * dilation) % stride == 0]
+            start, step = (met[0], stride // gcd(stride, dilation)) if met else (geometry.kernel[axis], 1)
+            # Position first + stride * j and tap start + step * t read the gradient at j + offset + t * backward.
+            offset, backward = (first + padding - start * dilation) // stride, -(step * dilation // stride)
+            rows.append((slice(first, None, stride), slice(start, None, step), (1, offset, backward, 1)))
+        choices.append(rows)
+    for combination in product(*choices):
+        positions, taps, axes = zip(*combination, strict=True)
+        grid = tuple(len(range(*places.indices(size))) for places, size in zip(positions, geometry.size, strict=True))
+        everything = (slice(None), slice(None))
+        yield _Phase(everything + positions, everything + taps, grid, np.array(axes, dtype=np.int64))
+
+
+def weight_gradient_into(
+    gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, how: Arithmetic
+) -> None:
+    """The gradient of the weight from that of the output, (N, O, ...), and x, into out (O, C/groups, ...).
+
+    Nothing is checked.
+    """
+    inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
+    for group in range(geometry.groups):
+        source = x[:, group * inner : (group + 1) * inner]
+        taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
+        at_once = max(1, _TAPS_BYTES // max(1, taps.positions * x.itemsize))
+        flat = out.reshape(geometry.outputs, taps.count)
+        for rows in _ranges(group * outer, (group + 1) * outer, at_once):
+            left = gradient[:, rows].swapaxes(0, 1).reshape(rows.stop - rows.start, taps.positions)
+            _tap_columns_into(left, taps, flat, rows, at_once, how)
+
+
+def _tap_columns_into(
+    left: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, at_once: int, how: Arithmetic
+) -> None:
+    """out[rows] = left @ (what each tap reads, a column each), tile by tile of taps."""
+    tiles = _tiles(slice(0, taps.count), at_once, taps.sharers(len(left), taps.count), _COLUMNS)
+
+    def some(first: int, last: int) -> None:
+        buffer = taps.buffer(max(map(_length, tiles)) * taps.positions)
+        for columns in tiles[first:last]:
+            right = taps.gather(columns, slice(0, taps.positions), buffer)
+            elements = (rows.start * taps.count + columns.start, taps.count)
+            how.product(left, right.T, out[rows, columns], elements)
+
+    taps.share(some, len(tiles), len(left), taps.count)
+
+
+def _columns_into(
+    factors: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, how: Arithmetic, bias: np.ndarray | None
+) -> None:
+    """out[n, rows, p] = factors @ (what the taps read at position p of image n), tile by tile of positions."""
+    images, channels = out.shape[:2]
+    addend = None if bias is None else bias[rows, None]
+    positions = prod(out.shape[2:])
+    room = min(max(_POSITIONS_BYTES, factors.nbytes // 2), _TAPS_BYTES)  # every tile packs the factors again
+    at_once = _whole_panels(max(1, room // max(1, taps.count * out.itemsize)))
+    together = max(1, min(images, at_once // max(1, positions)))
+    if how.rounding is Rounding.STOCHASTIC or positions >= at_once:
+        together = 1  # within one image the numbers of elements are affine in row and column
+    sharers = taps.sharers(len(factors), taps.positions)
+    pieces = []
+    for group in _tiles(slice(0, images), together, sharers if positions < at_once else 1):
+        whole = slice(group.start * positions, group.stop * positions)
+        parts = [whole] if together > 1 else _tiles(whole, at_once, sharers, _COLUMNS)
+        pieces += [(group, columns) for columns in parts]
+
+    def some(first: int, last: int) -> None:
+        buffer = taps.buffer(max(_length(columns) for _, columns in pieces) * taps.count)
+        for group, columns in pieces[first:last]:
+            right = taps.gather(slice(0, taps.count), columns, buffer)
+            result = np.empty((len(factors), right.shape[1]), dtype=out.dtype)
+            start = columns.start - group.start * positions
+            first_element = (group.start * channels + rows.start) * positions + start
+
+            def product(
+                i: int, j: int, right: np.ndarray = right, result: np.ndarray = result, first_element: int = first_element
+            ) -> None:
+                added = None if addend is None else addend[i:j]
+                how.product(factors[i:j], right, result[i:j], (first_element + i * positions, positions), added)
+
+            threads.run(product, threads.parts(len(factors), len(factors) * right.size, _ROWS))
+            if together == 1:
+                place = out[group.start, rows].reshape(len(factors), positions)
+                place[:, start : start + right.shape[1]] = result
+            else:
+                out[group, rows] = result.reshape(len(factors), _length(group), *out.shape[2:]).swapaxes(0, 1)
+
+    taps.share(some, len(pieces), len(factors), taps.positions)
+
+
+class _Taps:
+    """The matrix of taps by positions of one group, gathered piece by piece."""
+
+    def __init__(self, source: np.ndarray, kernel: tuple[int, ...], grid: tuple[int, ...], axes: np.ndarray) -> None:
+        if any(stride < 0 or stride % source.itemsize for stride in source.strides):
+            source = np.ascontiguousarray(source)
+        self.count = source.shape[1] * prod(kernel)
+        self.positions = source.shape[0] * prod(grid)
+        self.kernel, self.grid, self.axes = np.array(kernel), np.array(grid), axes
+        self.sizes = np.array(source.shape[2:])
+        self.strides = np.array(source.strides) // source.itemsize
+        self.line = _as_line(source)
+
+    def share(self, some: Callable[[int, int], None], tiles: int, rows: int, columns: int) -> None:
+        """`some(first, last)` over the tiles, on several threads where that is better than to split each one's product."""
+        several = self.sharers(rows, columns) > 1
+        threads.run(some, threads.parts(tiles, threads.SPLIT_ABOVE) if several else [(0, tiles)] if tiles else [])
+
+    def sharers(self, rows: int, columns: int) -> int:
+        """How many threads share the tiles of a product of so many rows and columns."""
+        work = self.count * self.positions * rows
+        return len(threads.parts(columns, work, _COLUMNS)) if columns >= _WIDE * rows else 1
+
+    def buffer(self, size: int) -> np.ndarray:
+        return np.empty(size, dtype=self.line.dtype)
+
+    def gather(self, taps: slice, positions: slice, buffer: np.ndarray) -> np.ndarray:
+        """A (taps, positions) piece in the buffer."""
+        from fpsim.backend.numba.patches import gather_taps
+
+        rows, columns = _length(taps), _length(positions)
+        piece = buffer[: rows * columns].reshape(rows, columns)
+
+        def some(first: int, last: int) -> None:
+            where = (self.line, self.strides, self.sizes, piece[first:last])
+            gather_taps(*where, taps.start + first, positions.start, self.grid, self.kernel, self.axes)
+
+        threads.run(some, threads.parts(rows, _GATHERED * piece.size) if piece.size else [])
+        return piece
+
+
+def _as_line(source: np.ndarray) -> np.ndarray:
+    """All of the memory of an array with positive strides as one line of elements, from element (0, ..., 0) on."""
+    if source.size == 0:
+        return np.empty(0, dtype=source.dtype)
+    reach = sum((size - 1) * stride for size, stride in zip(source.shape, source.strides, strict=True))
+    count = reach // source.itemsize + 1
+    return np.lib.stride_tricks.as_strided(source, (count,), (source.itemsize,), writeable=False)
+
+
+def _length(part: slice) -> int:
+    return part.stop - part.start
+
+
+def _ranges(start: int, stop: int, size: int) -> Iterator[slice]:
+    return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
+
+
+def _tiles(whole: slice, at_most: int, sharers: int = 1, granule: int = 1) -> list[slice]:
+    """Ranges of at most `at_most`, of multiples of the granule where they can be, as many as threads share evenly."""
+    count = -(-_length(whole) // at_most)
+    count = -(-count // max(1, sharers)) * max(1, sharers)
+    size = -(-_length(whole) // max(1, count))
+    multiple = -(-size // granule) * granule
+    return list(_ranges(whole.start, whole.stop, max(1, multiple if multiple <= at_most else size)))
+
+
+def _whole_panels(columns: int) -> int:
+    return columns // _COLUMNS * _COLUMNS or columns

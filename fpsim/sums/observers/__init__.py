@@ -1,0 +1,1 @@
+"""What is kept of the roundings inside sums: counts, and sums that bound their errors."""

@@ -1,0 +1,146 @@
+"""Products on one carrier whose kernels count: everything, sums alone, or what is rare."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums.tiles import Draws, Job, Panels, aligned
+
+_BOUNDS = 2**21  # of blocks of tiles, at a time: there is one for each 2048 multiply-adds
+_FEW = 0.5  # of the blocks: where more of them are looked at, it is quicker to look at all
+
+
+class CountingJob(Job):
+    """A job whose kernel counts `what` (see `backend/numba/counted.py`), leaving out the tiles that must be done again."""
+
+    may_skip = False
+
+    def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, what: int):
+        super().__init__(element, shape, depth, rounding, draws)
+        self.what: int = what
+        self.counts = [0, 0, 0]
+        self.largest = 0.0
+        self.parent: CountingJob | None = None
+        self._tallies: dict[int, np.ndarray] = {}  # by their number
+
+    def _part(self, element: str, shape: tuple[int, int, int], draws: Draws) -> Job:
+        part = CountingJob(element, shape, self.depth, self.rounding, draws, self.what)
+        part.counts = self.counts
+        part.parent = self
+        return part
+
+    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
+        from fpsim.backend.numba.counted import TALLIES
+
+        count = -(-panels.columns // self.width) * self.groups * TALLIES * (64 // self.dtype.itemsize)
+        if count not in self._tallies:  # else those of the program before: fresh memory takes as long as counting does
+            self._tallies[count] = aligned(count, self.dtype)
+        return (self._tallies[count],)
+
+    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+        self._add(tallied[0], passed)
+
+    def _add(self, tallies: np.ndarray, passed: np.ndarray) -> None:
+        """Add tallies of tiles, or of several, to the counts, unless they passed the limit."""
+        from fpsim.backend.numba.counted import TALLIES, sum_tallies
+
+        tiles = tallies.reshape(passed.size, TALLIES, -1)
+        sums = np.zeros(len(self.counts), dtype=np.int64)
+        largest = float(sum_tallies(tiles, tiles.view(f"u{tiles.itemsize}"), passed.reshape(-1), sums))
+        for place, count in enumerate(sums.tolist()):
+            self.counts[place] += count
+        for job in (self, self.parent):
+            if job is not None:
+                job.largest = max(job.largest, largest)
+
+
+class RareJob(CountingJob):
+    """A job of float32 sums that looks at them only where one may be swamped or the largest (see `backend/numba/rare.py`)."""
+
+    def __init__(self, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws):
+        from fpsim.backend.numba.block_bounds import LANES
+        from fpsim.backend.numba.counted import TALLIES
+        from fpsim.backend.numba.rare import RARE
+
+        super().__init__("f4", shape, depth, rounding, draws, RARE)
+        self.room, self.rooms = TALLIES * LANES, []
+        self._lines: np.ndarray | None = None
+
+    def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> bool:
+        """Whether few blocks of the first panel are such that sums as large as what a block adds may be swamped in them."""
+        self._look(left, lines)
+        *_, ceilings, growths = self._bounds(_split(right[0], 1, self.width)[0])
+        return bool((ceilings < growths).mean() <= _FEW)
+
+    def run(
+        self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
+    ) -> np.ndarray:
+        self._look(left, lines)
+        at_once = max(1, _BOUNDS // max(1, self.groups * len(self._blocks)))
+        some = [part for panels in right for part in _split(panels, at_once, self.width)]
+        return super().run(left, some, lines, flags, row, limit)
+
+    def _look(self, left: np.ndarray, lines: np.ndarray) -> None:
+        """Find the blocks of a program, and the extents of the left operand in them."""
+        if self._lines is not lines:
+            self._lines, self._blocks = lines, _blocks(lines)
+            self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
+
+    def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self._bounds(panels)
+
+    def _bounds(self, panels: Panels) -> tuple[np.ndarray, ...]:
+        """What the kernel observes chains by (see `backend/numba/rare.py`)."""
+        from fpsim.backend.numba.block_bounds import bounds_of_tiles, swamped_share
+
+        count = -(-panels.columns // self.width)
+        least, by_place, norms = self._extents(panels.data, count, panels.panel_stride, panels.leaf_stride, self.width)
+        least_left, left_by_place, left_norms = self._left
+        shape = (count, self.groups, norms.shape[1])
+        bounds = [aligned(prod(shape), self.dtype).reshape(shape) for _ in range(2)]
+        bounds_of_tiles(left_by_place, by_place, left_norms, norms, swamped_share(self.rounding.code), *bounds)
+        return least_left.reshape(-1), least.reshape(-1), *bounds
+
+    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+        rooms, self.rooms = self.rooms, []
+        self._add(np.concatenate(rooms), np.zeros(len(rooms), dtype=np.uint8))
+
+    def _extents(self, packed: np.ndarray, panels: int, panel_stride: int, leaf_stride: int, width: int) -> list[np.ndarray]:
+        """What `extents_of_panels` finds in a packed operand."""
+        from fpsim.backend.numba.block_bounds import LANES, extents_of_fours, extents_of_panels
+
+        blocks = self._blocks
+        count = len(blocks)
+        shapes = ((panels, count, LANES), (panels, LANES, count), (panels, count))
+        found = [aligned(prod(shape), self.dtype).reshape(shape) for shape in shapes]
+        if width == leaf_stride == 4 and (blocks[:, 2] == 1).all():
+            extents_of_fours(packed, self.leaves, blocks, *found)
+        else:
+            extents_of_panels(packed, panel_stride, leaf_stride, width, blocks, *found)
+        return found
+
+
+def _split(panels: Panels, at_once: int, width: int) -> list[Panels]:
+    """The same panels, so many at a time."""
+    return [
+        Panels(
+            panels.data[first // width * panels.panel_stride :], panels.panel_stride, panels.leaf_stride,
+            panels.first_column + first, min(at_once * width, panels.columns - first),
+        )
+        for first in range(0, panels.columns, at_once * width)
+    ]  # fmt: skip
+
+
+def _blocks(lines: np.ndarray) -> np.ndarray:
+    """The blocks of LANES terms, or what is left of them, of a program's chains: (first term, number of terms, stride)."""
+    from fpsim.backend.numba.block_bounds import LANES
+    from fpsim.backend.numba.products import CHAIN
+
+    first, count, stride = lines[lines[:, 0] == CHAIN, 1:4].T
+    blocks = -(-count // LANES)
+    chain = np.repeat(np.arange(count.size), blocks)
+    done = (np.arange(chain.size) - (np.cumsum(blocks) - blocks)[chain]) * LANES
+    return np.stack([first[chain] + stride[chain] * done, np.minimum(LANES, count[chain] - done), stride[chain]], axis=1)
