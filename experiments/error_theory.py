@@ -57,7 +57,7 @@ class Case:
         return bounds.accumulation_bound(self.fmt, self.accumulate, terms, self.rounding)
 
     def probably(self, terms: int) -> bounds.AccumulationBound | None:
-        if fpsim.get_accumulator(self.accumulate).kind != "tree":
+        if fpsim.get_accumulator(self.accumulate).kind not in ("tree", "parts"):
             return None
         return bounds.probabilistic_bound(self.fmt, self.accumulate, terms, self.rounding, confidence=CONFIDENCE)
 

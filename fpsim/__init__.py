@@ -11,8 +11,12 @@ __version__ = "0.1.0"
 # Where each public name lives. The imports for type checkers below say the same; a test compares them.
 _HOMES = {
     "fpsim.numbers.formats": "FORMATS Format get_format",
-    "fpsim.numbers.rounding": "Rounding get_rounding round",
-    "fpsim.numbers.encoding": "decode encode next_down next_up ulp",
+    "fpsim.numbers.fixed_point": "FixedPoint",
+    "fpsim.numbers.names": "get_system",
+    "fpsim.numbers.system": "NumberSystem",
+    "fpsim.numbers.rounding": "Rounding get_rounding",
+    "fpsim.arrays.rounding": "round",
+    "fpsim.arrays.encoding": "decode encode next_down next_up ulp",
     "fpsim.arrays.arithmetic": "add div fma mul sqrt sub",
     "fpsim.arrays.elementary": (
         "acos acosh asin asinh atan atanh cos cosh erf erfc exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinh tan tanh"
@@ -71,8 +75,16 @@ if TYPE_CHECKING:
         tan as tan,
         tanh as tanh,
     )
+    from fpsim.arrays.encoding import (
+        decode as decode,
+        encode as encode,
+        next_down as next_down,
+        next_up as next_up,
+        ulp as ulp,
+    )
     from fpsim.arrays.products import dot as dot, matmul as matmul
     from fpsim.arrays.reductions import cumsum as cumsum, mean as mean, sum as sum
+    from fpsim.arrays.rounding import round as round
     from fpsim.backend.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
     from fpsim.emulation import (
         Report as Report,
@@ -88,15 +100,11 @@ if TYPE_CHECKING:
         tolerance as tolerance,
     )
     from fpsim.emulation.replay import crosscheck as crosscheck
-    from fpsim.numbers.encoding import (
-        decode as decode,
-        encode as encode,
-        next_down as next_down,
-        next_up as next_up,
-        ulp as ulp,
-    )
+    from fpsim.numbers.fixed_point import FixedPoint as FixedPoint
     from fpsim.numbers.formats import FORMATS as FORMATS, Format as Format, get_format as get_format
-    from fpsim.numbers.rounding import Rounding as Rounding, get_rounding as get_rounding, round as round
+    from fpsim.numbers.names import get_system as get_system
+    from fpsim.numbers.rounding import Rounding as Rounding, get_rounding as get_rounding
+    from fpsim.numbers.system import NumberSystem as NumberSystem
     from fpsim.recorder import record as record, recording as recording
     from fpsim.sums.observers.counters import Counters as Counters
 

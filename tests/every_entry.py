@@ -34,8 +34,8 @@ FUNCTIONS = (
     "acos acosh asin asinh atan atanh cos cosh erf erfc exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinh tan tanh"
 )
 VALUES = (  # which compute nothing
-    "Accumulator Certificate Counters FORMATS Format Order Report Rounding Simulation Tolerance Tree UnsupportedOp "
-    "get_accumulator get_format get_num_threads get_rounding set_num_threads"
+    "Accumulator Certificate Counters FORMATS FixedPoint Format NumberSystem Order Report Rounding Simulation Tolerance Tree "
+    "UnsupportedOp get_accumulator get_format get_num_threads get_rounding get_system set_num_threads"
 )
 
 
@@ -46,7 +46,7 @@ def modes():
 
 
 def roundings():
-    for fmt in ("fp16", "bf16", "e5m2", "e4m3", "tf32", "fp32", "e2m1"):
+    for fmt in ("fp16", "bf16", "e5m2", "e4m3", "tf32", "fp32", "e2m1", "int8"):
         for how in modes():
             fpsim.round(X.astype(np.float64), fmt, **how)
             fpsim.round(X, fmt, **how)

@@ -1,6 +1,6 @@
 """Where fpsim and torch's CPU kernels give different numbers for a Python number, and why.
 
-Measured with torch 2.13 on a processor with AVX2. Names are those of the operator database, or of the operations that it
+Measured with torch 2.13 on a processor with AVX-512. Names are those of the operator database, or of the operations that it
 calls; then places (see `number_calls`), each with the dtypes: `h` float16, `b` bfloat16, capitals for numbers beyond the range.
 """
 

@@ -110,7 +110,7 @@ def test_bad_text(text, message):
 def test_bad_parts():
     with pytest.raises(TypeError, match="accumulate must be"):
         get_accumulator(16)
-    with pytest.raises(ValueError, match="no kind 'magic'; there are tree, kahan"):
+    with pytest.raises(ValueError, match="no kind 'magic'; there are tree, parts, kahan"):
         Accumulator(kind="magic")
     with pytest.raises(ValueError, match="no products 'many'"):
         Accumulator(products="many")

@@ -19,6 +19,7 @@ from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums import convolutions
 from fpsim.sums.geometry import Geometry
+from fpsim.sums.task import Sum
 from tests import sums_oracle as oracle
 from tests.test_reductions import same_bits, values_of
 
@@ -333,7 +334,7 @@ def test_memory_is_bounded():
     x = np.ones((4, 64, 256, 256), np.float32)
     weight = np.ones((8, 64, 3, 3), np.float32)
     geometry = convolutions.Geometry.of(x.shape, weight.shape, padding=1)
-    how = convolutions.Arithmetic(get_format("fp16"), get_accumulator("fp32"), Rounding.NEAREST_EVEN)
+    how = convolutions.Products(Sum.of(get_format("fp16"), get_accumulator("fp32"), Rounding.NEAREST_EVEN))
     out = np.empty(geometry.output_shape, np.float32)
     tracemalloc.start()
     try:

@@ -11,10 +11,11 @@ import pytest
 
 import fpsim
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
-from fpsim.arrays.products import matmul_into
 from fpsim.backend import threads
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.sums.product import product_into
+from fpsim.sums.task import Sum
 from tests import sums_oracle as oracle
 
 
@@ -102,8 +103,9 @@ def operands(fmt: Format, seed: int, special: bool = False) -> tuple[np.ndarray,
 
 def check(fmt: Format, accumulator: Accumulator, mode: Rounding, a: np.ndarray, b: np.ndarray) -> None:
     counters, out, plain = fpsim.Counters(), np.empty((len(a), b.shape[1])), np.empty((len(a), b.shape[1]))
-    matmul_into(a, b, out, fmt, accumulator, mode, counters=counters)
-    matmul_into(a, b, plain, fmt, accumulator, mode)
+    task = Sum.of(fmt, accumulator, mode)
+    product_into(task, a, b, out, counters=counters)
+    product_into(task, a, b, plain)
     assert np.array_equal(out, plain, equal_nan=True)
     wanted = Counting(fmt, accumulator, mode)
     for i, j in np.ndindex(*out.shape):

@@ -36,7 +36,7 @@ def in_another_process(code, *arguments):
 
 CHANGED = """
 import sys, torch
-from fpsim.emulation.policy import make_policy
+from fpsim.emulation.machine.policy import make_policy
 from tests.hostile import honest_calls, recorded, replay_changed
 torch.set_num_threads(1)
 bundle = recorded(honest_calls(getattr(torch, sys.argv[1])))

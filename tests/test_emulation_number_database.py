@@ -27,6 +27,10 @@ QUICK = names(
     """
 )
 
+#: Whether torch's kernels here are those with which the exceptions were measured: others leave other elements to the tail of
+#: their vectors and add in other orders, so that the places are the same, but not which dtypes and numbers show it.
+MEASURED = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
 #: Samples of each operation, at most.
 SAMPLES, SAMPLES_BELOW = 6, 12
 
@@ -45,19 +49,23 @@ def found_among(calls):
     for call in calls:
         if differs(call):
             found.add(call.key)
-            if EXCEPTIONS.get(call.key) is ROUNDED:
+            if MEASURED and EXCEPTIONS.get(call.key) is ROUNDED:
                 assert rounds_first(call), (call, call.by_torch(), call.by_fpsim())
     return found
 
 
-def listed(dtype, chosen):
-    return {key for key in EXCEPTIONS if key.dtype is dtype and chosen(key.name)}
+def check(found, dtype, chosen):
+    """What differs is what is listed; on a processor that was not measured, in the same places of the same operations."""
+    if MEASURED:
+        assert found == {key for key in EXCEPTIONS if key.dtype is dtype and chosen(key.name)}
+    else:
+        assert {key[:2] for key in found} <= {key[:2] for key in EXCEPTIONS if chosen(key.name)}
 
 
 @pytest.mark.parametrize(("index", "dtype"), list(cases()))
 def test_numbers_mean_what_they_mean_to_torch(index, dtype):
     found = found_among(database_calls(index, dtype, SAMPLES))
-    assert found == listed(dtype, lambda name: name == op_db[index].formatted_name)
+    check(found, dtype, lambda name: name == op_db[index].formatted_name)
 
 
 @pytest.mark.exhaustive
@@ -67,7 +75,7 @@ def test_numbers_of_what_is_called(dtype):
     found = set()
     for index in indices(dtype):
         found |= found_among(operation_calls(index, dtype, SAMPLES_BELOW))
-    assert found == listed(dtype, lambda name: "." in name)
+    check(found, dtype, lambda name: "." in name)
 
 
 def test_the_exceptions_are_of_operations_that_are_tried():

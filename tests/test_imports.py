@@ -9,18 +9,13 @@ PACKAGE = Path(__file__).parents[1] / "fpsim"
 
 # From the bottom up: a module imports from its own row and the rows above it, never from a row below.
 LAYERS = (
-    ("_kernels", "recorder"),
-    ("formats",),
-    ("modes",),
-    ("_carriers", "rounding", "_checks", "_team", "threads"),
-    ("encoding", "_elementwise", "arithmetic", "elementary"),
+    ("backend", "recorder"),
+    ("numbers",),
     ("accumulation",),
-    (
-        "counters", "_operands", "_product_plans", "_product_jobs", "_node_runs", "_row_runs", "_exact_integers",
-        "_product_runs", "_product_batches", "_counting_jobs", "_counted_runs", "_watched_runs", "_unit_specials",
-        "_unit_products", "_unit_steps", "_step_runs", "_scaled_products", "_geometry", "theory",
-    ),
-    ("bounds", "products", "_sums", "reductions", "_convolutions", "convolution"),
+    ("theory",),
+    ("sums",),
+    ("running",),
+    ("arrays", "bounds"),
     ("hardware",),
     ("emulation",),
     ("cli",),

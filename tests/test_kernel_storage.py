@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 VARIANTS = 40
 SCRIPT = """
 import pathlib, sys, time
-from fpsim._kernels.compiler import kernel
+from fpsim.backend.numba.compiler import kernel
 
 def make(number):
     @kernel
@@ -262,7 +262,7 @@ KILLED = {
     "before its name is right": "os.replace = lambda *paths: os.kill(os.getpid(), 9)",
     "before the key's is": "os.link = lambda *paths: os.kill(os.getpid(), 9)",
     "half written": """
-from fpsim._kernels import storage
+from fpsim.backend.numba import storage
 def half(key, name, data):
     size = 1000
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fpsim.sums import tiles
+from fpsim.sums import packing
 
 LAYOUTS = {
     "rows": lambda x: np.ascontiguousarray(x),
@@ -23,7 +23,7 @@ def test_groups_hold_the_rows(rows, leaves, dtype, layout):
     matrix = LAYOUTS[layout](np.random.default_rng(rows).normal(size=(rows, leaves)).astype(dtype))
     for size in (1, 2, 4):
         for packed_as in ("f4", "f8"):
-            packed = tiles.pack_rows(matrix, np.dtype(packed_as), size).reshape(-1, leaves, size)
+            packed = packing.pack_rows(matrix, np.dtype(packed_as), size).reshape(-1, leaves, size)
             lines = packed.transpose(0, 2, 1).reshape(-1, leaves)
             assert np.array_equal(lines[:rows], matrix.astype(packed_as)) and not lines[rows:].any()
 
@@ -36,7 +36,7 @@ def test_panels_hold_the_columns(leaves, columns, dtype, layout):
     for width in (16, 32, 48, 64):
         for packed_as in ("f4", "f8"):
             whole = np.full((leaves, columns), np.nan)
-            for panels in tiles.pack_columns(matrix, np.dtype(packed_as), width, 100):
+            for panels in packing.pack_columns(matrix, np.dtype(packed_as), width, 100):
                 count = -(-panels.columns // width)
                 for panel, j in np.ndindex(count, width):
                     column = panels.data[panel * panels.panel_stride + j + panels.leaf_stride * np.arange(leaves)]

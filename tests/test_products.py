@@ -14,17 +14,24 @@ from hypothesis import given, settings, strategies as st
 
 import fpsim
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
-from fpsim.arrays.products import matmul_into
 from fpsim.backend import threads
 from fpsim.backend.numba.random import element_hash, step_draw
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
-from fpsim.sums.plan import scheme
-from fpsim.sums.tiles import Draws, add_rounded
+from fpsim.sums.additions import add_rounded
+from fpsim.sums.product import product_into
+from fpsim.sums.schemes import scheme
+from fpsim.sums.task import Draws, Sum
 from tests.strategies import nested_trees
 
 NAN, INF = float("nan"), float("inf")
 KEY = 12345
+
+
+def draws_of(mode: Rounding, out: np.ndarray) -> Draws:
+    return Draws(KEY if mode is Rounding.STOCHASTIC else 0, 0, out.shape[1])
+
+
 FORMATS = [
     get_format(name) for name in ("fp16", "bf16", "fp32", "tf32", "e5m2", "e4m3fn", "e4m3fnuz", "float4_e2m1fn", "e6m9")
 ] + [
@@ -146,7 +153,7 @@ class Oracle:
             return self.exact([Exact.product(x, y) for x, y in zip(xs, ys, strict=True)])
         leaves = [self.leaf(k, x, y) for k, (x, y) in enumerate(zip(xs, ys, strict=True))]
         held = self.accumulator.promoted or self.accumulator.format
-        if kind != "tree":
+        if kind in ("kahan", "neumaier"):
             total = self.kahan(leaves) if kind == "kahan" else self.neumaier(leaves)
         else:
             total = self.promoted(leaves) if self.accumulator.promoted else self.tree(leaves)
@@ -220,7 +227,7 @@ def cases(fmt: Format, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def check(fmt: Format, accumulator: Accumulator, mode: Rounding, seed: int = 0) -> None:
     for a, b in cases(fmt, seed):
         out = np.empty((a.shape[0], b.shape[1]))
-        matmul_into(a, b, out, fmt, accumulator, mode, key=KEY if mode is Rounding.STOCHASTIC else 0)
+        product_into(Sum.of(fmt, accumulator, mode), a, b, out, draws_of(mode, out))
         wanted = np.empty(out.shape)
         for number, (i, j) in enumerate(np.ndindex(*out.shape)):
             wanted[i, j] = Oracle(fmt, accumulator, mode, number)(a[i].tolist(), b[:, j].tolist())
@@ -295,7 +302,7 @@ def test_random_trees_equal_exact_rationals(tree: Any, name: str, mode: Rounding
     for x in (a, b):
         round_into(x, x, fmt, Rounding.TOWARD_ZERO)
     accumulator, out = Accumulator(format=fmt, order=made), np.empty((2, 3))  # type: ignore[arg-type]
-    matmul_into(a, b, out, fmt, accumulator, mode, key=KEY if mode is Rounding.STOCHASTIC else 0)
+    product_into(Sum.of(fmt, accumulator, mode), a, b, out, draws_of(mode, out))
     for number, (i, j) in enumerate(np.ndindex(2, 3)):
         wanted = np.array(Oracle(fmt, accumulator, mode, number)(a[i].tolist(), b[:, j].tolist()))
         assert same(out[i, j], wanted)
@@ -323,7 +330,7 @@ def test_trees_with_nodes_of_many_terms_equal_exact_rationals(
             x[generator.random(x.shape) < 0.3] = generator.choice([-0.0, INF if fmt.has_infinity else 1.0, NAN])
         round_into(x, x, fmt, Rounding.TOWARD_ZERO)
     out = np.empty((2, 3))
-    matmul_into(a, b, out, fmt, accumulator, mode, key=KEY if mode is Rounding.STOCHASTIC else 0)
+    product_into(Sum.of(fmt, accumulator, mode), a, b, out, draws_of(mode, out))
     for number, (i, j) in enumerate(np.ndindex(2, 3)):
         wanted = np.array(Oracle(fmt, accumulator, mode, number)(a[i].tolist(), b[:, j].tolist()))
         assert same(out[i, j], wanted), (out[i, j], wanted)
@@ -425,31 +432,6 @@ def test_chain_equals_the_torch_rank_one_loop_at_512(dtype: str) -> None:
     assert torch.equal(got, total.float())
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.0**-9, 80.0], ids=["ordinary", "underflow", "overflow"])
-@pytest.mark.parametrize("mode", ["nearest-even", "nearest-away", "toward-zero", "up", "down", "odd"])
-@pytest.mark.exhaustive
-def test_fast_kernels_equal_the_careful_one(mode: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fpsim.sums.plan as plans
-    import fpsim.sums.trees as runs
-
-    a, b = (x.astype(np.float32) for x in half_operands(64, scale))
-    texts = ("fp16", "fp16:fma", "fp16:kahan", "fp16:pairwise")
-    fast = [fpsim.matmul(a, b, fmt="fp16", accumulate=text, rounding=mode) for text in texts]
-
-    def careful(operand: Format, target: Format, rounding: Rounding, exact: bool, chains: bool) -> Any:
-        return runs.careful_scheme(target, rounding, exact)
-
-    for module in (runs, plans):
-        monkeypatch.setattr(module, "scheme", careful)
-    plans.plan.cache_clear()
-    runs._prepared.clear()
-    slow = [fpsim.matmul(a, b, fmt="fp16", accumulate=text, rounding=mode) for text in texts]
-    plans.plan.cache_clear()
-    runs._prepared.clear()
-    for text, quick, sure in zip(texts, fast, slow, strict=True):
-        assert same(quick, sure).all(), text
-
-
 @pytest.mark.parametrize(
     ("accumulate", "rounding"),
     [("fp16", "nearest-even"), ("fp16", "stochastic"), ("bf16:fma", "down"), ("exact", "odd"), ("fp16:kahan", "stochastic")],
@@ -498,7 +480,7 @@ def test_fma_on_triples_built_to_round_wrongly_twice(name: str, mode: Rounding) 
     a, b = np.stack([c, x], axis=1), np.stack([np.ones(count), y])
     out = np.empty((count, count))
     accumulator = of(":fma", fmt)
-    matmul_into(a, b, out, fmt, accumulator, mode)
+    product_into(Sum.of(fmt, accumulator, mode), a, b, out)
     wanted = [Oracle(fmt, accumulator, mode, 0)(a[i].tolist(), b[:, i].tolist()) for i in range(count)]
     assert same(np.diagonal(out), np.array(wanted)).all()
 
@@ -545,7 +527,7 @@ def test_addend_and_bias_join_after_the_sum() -> None:
     plain = fpsim.matmul(a, b, fmt="fp16", accumulate="fp16")
     assert same(fpsim.matmul(a, b, fmt="fp16", accumulate="fp16", addend=extra), fpsim.round(plain + extra, "fp16")).all()
     out = np.empty((8, 8), np.float32)
-    matmul_into(a, b, out, fmt, get_accumulator("fp16"), Rounding.NEAREST_EVEN, bias=extra[0])
+    product_into(Sum.of(fmt, get_accumulator("fp16"), Rounding.NEAREST_EVEN), a, b, out, addends=(extra[0],))
     assert same(out, fpsim.round(plain + extra[0], "fp16")).all()
     once = fpsim.matmul(a, b, fmt="fp16", accumulate="exact", addend=extra)
     sums = a.astype(np.float64) @ b.astype(np.float64) + extra  # exact: 8 products of 22 bits in a narrow range

@@ -16,6 +16,7 @@ from fpsim.backend import threads
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.axes import _divided, _fast, mean_axes, sum_axes
+from fpsim.sums.task import Sum
 from tests import sums_oracle as oracle
 from tests.strategies import nested_trees
 
@@ -84,10 +85,10 @@ def test_the_fast_kernels_serve_what_they_are_meant_for():
     expected = {("fp16", "fp16"): single, ("bf16", "fp32"): single, ("fp16", "e5m2"): single, ("fp32", "e8m12"): double,
                 ("fp16", "tf32"): single}  # fmt: skip
     for (fmt, accumulate), dtype in expected.items():
-        plan = _fast(single, get_format(fmt), get_accumulator(accumulate), Rounding.NEAREST_EVEN)
+        plan = _fast(single, Sum.of(get_format(fmt), get_accumulator(accumulate), Rounding.NEAREST_EVEN))
         assert plan is not None and plan.dtype == dtype
     for accumulate, mode in (("fp16", "up"), ("fp16:kahan", "nearest-even"), ("e4m3fnuz", "nearest-even")):
-        assert _fast(single, get_format("fp16"), get_accumulator(accumulate), Rounding(mode)) is None
+        assert _fast(single, Sum.of(get_format("fp16"), get_accumulator(accumulate), Rounding(mode))) is None
 
 
 @pytest.mark.parametrize("accumulate", ["fp16", "fp32:pairwise", "fp16:kahan", "exact"])
@@ -215,9 +216,9 @@ def test_types_come_back():
 
 def test_internal_sums_keep_the_dtype():
     x = values_of("fp16", (5, 6), 0, specials=False).astype(np.float64)
-    how = (get_format("fp16"), get_accumulator("fp16"), Rounding.NEAREST_EVEN)
+    task = Sum.of(get_format("fp16"), get_accumulator("fp16"), Rounding.NEAREST_EVEN)
     for function in (sum_axes, mean_axes):
-        assert function(x, (1,), *how).dtype == np.float64
+        assert function(task, x, (1,)).dtype == np.float64
 
 
 @pytest.mark.parametrize(

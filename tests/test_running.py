@@ -12,10 +12,10 @@ import fpsim
 from fpsim import bounds
 from fpsim.accumulation import get_accumulator
 from fpsim.numbers.formats import get_format
-from fpsim.numbers.rounding import Rounding, get_rounding
-from fpsim.sums.observers.error_sums import watched_products, watched_stack
-from fpsim.sums.plan import program
-from fpsim.sums.tiles import Draws
+from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
+from fpsim.sums.observers.error_sums import Kept, error_sums, error_sums_of_stack
+from fpsim.sums.product import product_into
+from fpsim.sums.task import Draws, Sum
 from tests.hard_sums import KINDS, exact_sums, hard_operands
 from tests.test_bounds import cases, made, unconfirmed
 
@@ -80,14 +80,10 @@ def test_what_is_watched_is_what_is_computed(accumulate, mode):
     seed = 3 if mode == "stochastic" else None
     for kind in ("plain", "huge"):
         a, b = (x.astype(np.float32) for x in hard_operands(kind, FP16, accumulator.format, 5, 21, 40, 1))
-        tree, fused = accumulator.order(21), accumulator.products != "rounded"
-        key = fpsim.numbers.rounding.seed_key(rounding, seed)
-        how = (FP16, accumulator.format, rounding, tree, fused, False, False, Draws(key, 0, 40, 1), [program(tree)])
-        (watched,) = watched_products(a, b, *how)
+        task, draws = Sum.of(FP16, accumulator, rounding), Draws(seed_key(rounding, seed), 0, 40)
+        (watched,) = error_sums(task, a, b, draws, Kept())
         expected = np.empty((5, 40))
-        fpsim.arrays.products.matmul_into(
-            a.astype(np.float64), b.astype(np.float64), expected, FP16, accumulator, rounding, key
-        )  # fmt: skip
+        product_into(task, a.astype(np.float64), b.astype(np.float64), expected, draws)
         found = fpsim.round(watched.product.astype(np.float64), "fp16", mode, seed=seed)
         if mode != "stochastic" or accumulator.format == FP16:  # the last rounding draws for itself
             assert np.array_equal(found, expected, equal_nan=True)
@@ -288,10 +284,9 @@ def test_a_stack_is_watched_as_its_matrices_are(accumulate, mode, shapes, square
     fmt, accumulator, rounding = fpsim.get_format("fp16"), get_accumulator(accumulate), Rounding(mode)
     generator = np.random.default_rng(0)
     a, b = (fpsim.round(generator.standard_normal(shape).astype(np.float32), "fp16") for shape in shapes)
-    tree = accumulator.order(a.shape[2])
-    how = (fmt, accumulator.format, rounding, tree, accumulator.products != "rounded", False, squares)
-    stack = watched_stack(a, b, *how, program(tree))
-    own = [next(watched_products(*pair, *how, Draws(), [program(tree)])) for pair in zip(a, b, strict=True)]
+    task, what = Sum.of(fmt, accumulator, rounding), Kept(squares)
+    stack = error_sums_of_stack(task, a, b, what)
+    own = [next(error_sums(task, *pair, Draws(), what)) for pair in zip(a, b, strict=True)]
     if stack is None:  # float64 is the kernel's carrier here
         assert not own or own[0].product.dtype == np.float64
         return
@@ -307,8 +302,6 @@ def test_a_stack_with_an_overflow_is_left_to_its_matrices():
     b[0] = 1.0
     out, bound = fpsim.matmul(a, b, fmt="fp16", accumulate="fp16", error_bound=True)
     assert np.isinf(out[1]).all() and np.isinf(bound[1]).all() and np.isfinite(bound[0]).all()
-    tree = get_accumulator("fp16").order(64)
-    fp16 = fpsim.get_format("fp16")
-    how = (fp16, fp16, Rounding("nearest-even"), tree, False, False, False)
-    assert watched_stack(a, b, *how, program(tree)) is None
-    assert watched_stack(a[:1], b[:1], *how, program(tree)) is not None
+    task = Sum.of(FP16, get_accumulator("fp16"), Rounding.NEAREST_EVEN)
+    assert error_sums_of_stack(task, a, b, Kept()) is None
+    assert error_sums_of_stack(task, a[:1], b[:1], Kept()) is not None

@@ -71,7 +71,7 @@ def test_a_kernel_that_refers_to_itself_is_refused():
 IDENTITIES = """
 import numpy as np
 from numba import njit, types
-from fpsim._kernels.identity import identity
+from fpsim.backend.numba.identity import identity
 from tests.test_start import closing_over, twice
 
 VALUES = {

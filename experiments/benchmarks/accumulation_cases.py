@@ -11,9 +11,10 @@ import fpsim
 from fpsim.accumulation import Accumulator, get_accumulator
 from fpsim.accumulation.orders import given
 from fpsim.accumulation.trees import Tree
-from fpsim.arrays.products import matmul_into
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding, draw_key
+from fpsim.sums.product import product_into
+from fpsim.sums.task import Draws, Sum
 
 SIZE = 512
 
@@ -91,7 +92,8 @@ def product(
     a, b, out = operands(rows, leaves, columns, case.fmt)
     fmt, accumulator, mode = get_format(case.fmt), accumulator_of(case, leaves), Rounding(case.rounding)
     key = draw_key(0) if mode is Rounding.STOCHASTIC else 0
-    return lambda: matmul_into(a, b, out, fmt, accumulator, mode, key, counters=counters)
+    task, draws = Sum.of(fmt, accumulator, mode), Draws(key, 0, columns)
+    return lambda: product_into(task, a, b, out, draws, counters=counters)
 
 
 def native(rows: int = SIZE, leaves: int = SIZE, columns: int = SIZE) -> Callable[[], object]:

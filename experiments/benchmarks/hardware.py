@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 import fpsim
-from fpsim.arrays.products import matmul_into
 from fpsim.hardware import UnconfirmedUnit
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
+from fpsim.sums.product import product_into
+from fpsim.sums.task import Sum
 
 SIZE, SMALL = 512, 64
 LIMIT = 20.0
@@ -62,8 +63,8 @@ def operands(fmt: str, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def product(fmt: str, unit: str) -> Callable[[], object]:
     (a, b), out = operands(fmt, SIZE), np.empty((SIZE, SIZE), np.float32)
-    target, accumulator = get_format(fmt), fpsim.get_accumulator(unit)
-    return lambda: matmul_into(a, b, out, target, accumulator, Rounding.NEAREST_EVEN)
+    task = Sum.of(get_format(fmt), fpsim.get_accumulator(unit), Rounding.NEAREST_EVEN)
+    return lambda: product_into(task, a, b, out)
 
 
 def native() -> Callable[[], object]:

@@ -9,22 +9,21 @@ objects.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+from fpsim.accumulation.kinds import EXACT, KAHAN, KINDS, NATIVE, NEUMAIER, PARTS, TREE, UNIT, Kind, get_kind
 from fpsim.accumulation.orders import ORDERS, Order, given, parse_order, sequential
 from fpsim.accumulation.trees import Tree
 from fpsim.accumulation.units import Unit, find_unit
-from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.formats import FP32, Format
+from fpsim.numbers.names import get_float_format
 
-Kind = Literal["tree", "kahan", "neumaier", "exact", "native", "unit"]
 Products = Literal["rounded", "exact", "fma"]
 
-_COMPENSATED = ("kahan", "neumaier")
-_WHOLE = ("exact", "native")
+_COMPENSATED = (KAHAN.name, NEUMAIER.name)
 _PRODUCTS: dict[str, Products] = {"fma": "fma", "exact-products": "exact"}
-_PRODUCT_NAMES = {value: key for key, value in _PRODUCTS.items()}
 _GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", "native" or a unit like "h100:split(4)"'
 
 
@@ -32,7 +31,8 @@ _GRAMMAR = '"<format>[:<order>][:fma | :exact-products][-><format2>]", "exact", 
 class Accumulator:
     """How a sum of products is accumulated. Made from parts, or from a string by `get_accumulator`.
 
-    kind      "tree" (a tree of rounded additions in ``order``), "kahan", "neumaier", "exact", "native", "unit"
+    kind      a `Kind` or its name: "tree" (a tree of rounded additions in ``order``), "parts" (of a sum, chained in
+              ``promoted``), "kahan", "neumaier", "exact", "native", "unit"
     format    what every addition rounds to; "exact" rounds once to the result's format, "native" is the library's own
               (both hold fp32 here, which nothing reads); a unit's output format
     order     the order of the additions (an Order, a Tree or a name); sequential for every other kind than "tree"
@@ -45,8 +45,8 @@ class Accumulator:
     Raises ValueError for parts that do not go together. ``str`` gives the text that `get_accumulator` reads.
     """
 
-    kind: Kind = "tree"
-    format: Format = field(default_factory=lambda: get_format("fp32"))
+    kind: Kind = TREE
+    format: Format = FP32
     order: Order = sequential
     products: Products = "rounded"
     promoted: Format | None = None
@@ -54,49 +54,41 @@ class Accumulator:
 
     def __post_init__(self) -> None:
         _set = object.__setattr__
-        _set(self, "format", get_format(self.format))
+        kind = get_kind(self.kind)
+        _set(self, "kind", PARTS if kind == TREE and self.promoted is not None else kind)
+        _set(self, "format", _format(self.format))
         _set(self, "order", _as_order(self.order))
         if self.promoted is not None:
-            _set(self, "promoted", get_format(self.promoted))
-        self._check()
-
-    def _check(self) -> None:
-        kinds = ("tree", *_COMPENSATED, *_WHOLE, "unit")
-        if self.kind not in kinds:
-            raise ValueError(f"accumulate: no kind {self.kind!r}; there are {', '.join(kinds)}")
-        if self.products not in ("rounded", *_PRODUCT_NAMES):
+            _set(self, "promoted", _format(self.promoted))
+        if self.products not in ("rounded", *_PRODUCTS.values()):
             raise ValueError(f"accumulate: no products {self.products!r}; there are rounded, exact, fma")
-        in_order = self.order == sequential or (self.kind == "unit" and self.order.name == "split")
-        plain = in_order and self.products == "rounded" and self.promoted is None
-        if self.kind != "tree" and not plain:
-            raise ValueError(f"accumulate: {self.kind} takes no order, no fma or exact-products and no second format")
-        if (self.kind == "unit") != (self.unit is not None):
-            raise ValueError("accumulate: the kind 'unit' and a unit go together")
-        if self.unit is not None and self.format.name not in self.unit.output_names:
-            outputs = ", ".join(self.unit.output_names)
-            raise ValueError(f"accumulate: unit {self.unit.name} has no {self.format.name} output; it has {outputs}")
         if not self.format.has_zero:
             raise ValueError(f"accumulate: {self.format.name} has no zero and cannot accumulate")
-        if self.products == "fma" and not self.order.is_chains:
-            raise ValueError(
-                f"accumulate: fma needs an order made of chains, and {_brief(self.order)} is not; "
-                "use exact-products, or tree.chains() for a tree whose first two terms of a chain may start from +0"
-            )
-        if self.promoted is not None:
-            self._check_promotion(self.promoted)
+        if self.unit is not None and self.kind is not UNIT:
+            raise ValueError("accumulate: the kind 'unit' and a unit go together")
+        self.kind.check(self)
 
-    def _check_promotion(self, wide: Format) -> None:
-        if self.order.name != "blocked":
-            raise ValueError(f"accumulate: '->{wide.name}' needs blocked(b), not {_brief(self.order)}")
-        narrow = self.format
-        lost = wide.precision < narrow.precision or wide.max_finite < narrow.max_finite
-        if lost or wide.min_subnormal > narrow.min_subnormal or not wide.signed:
-            raise ValueError(f"accumulate: '->{wide.name}' must hold every value of {narrow.name}, and does not")
+    @cached_property
+    def held(self) -> Format | None:
+        """The format whose values its sums are; None where a sum is exact until it is rounded to the result's format."""
+        return self.kind.held(self)
 
     @property
+    def rounds_products(self) -> bool:
+        """Whether a leaf is the rounded product, not the exact one."""
+        return self.products == "rounded"
+
+    @cached_property
     def for_sums(self) -> Accumulator:
         """What adds terms that are no products: units only multiply, and beside them sums are chains in fp32."""
-        return get_accumulator("fp32") if self.kind == "unit" else self
+        return self.kind.for_sums(self)
+
+    def widened(self, operands: Format) -> Accumulator:
+        """What accumulates values of that format: such as are wider than 11 bits in their own format, in the same order."""
+        if operands.precision <= 11 or not self.kind.widens or self.format == operands:
+            return self
+        kind = TREE if self.kind is PARTS else self.kind
+        return Accumulator(kind, operands, self.order, self.products)
 
     def require_operands(self, fmt: Format) -> None:
         """Raise ValueError, listing what there is, unless this accumulates products of values of `fmt`."""
@@ -105,25 +97,12 @@ class Accumulator:
 
     def __call__(self, n: int) -> Tree:
         """The tree of a sum of n terms; ValueError for kinds that are no tree."""
-        if self.kind != "tree":
+        if not isinstance(self.kind, type(TREE)):
             raise ValueError(f"accumulate: {self.kind} is not a tree of rounded additions")
         return self.order(n)
 
     def __str__(self) -> str:
-        if self.kind in _WHOLE:
-            return self.kind
-        if self.unit is not None:
-            usual = self.format.name == self.unit.output_names[0]
-            parts = [self.unit.name, *([] if usual else [self.format.name])]
-            return ":".join(parts + ([] if self.order == sequential else [str(self.order)]))
-        text = self.format.name
-        if self.kind in _COMPENSATED:
-            return f"{text}:{self.kind}"
-        if self.order != sequential:
-            text += f":{self.order}"
-        if self.products != "rounded":
-            text += f":{_PRODUCT_NAMES[self.products]}"
-        return text if self.promoted is None else f"{text}->{self.promoted.name}"
+        return self.kind.text(self)
 
 
 def get_accumulator(accumulate: Any = None) -> Accumulator:
@@ -149,29 +128,32 @@ def get_accumulator(accumulate: Any = None) -> Accumulator:
 @lru_cache(maxsize=256)
 def _parse(text: str) -> Accumulator:
     body = text.strip()
-    if body == "exact":
-        return Accumulator(kind="exact")
-    if body == "native":
-        return Accumulator(kind="native")
+    alone = KINDS.get(body)
+    if alone is not None and alone.stands_alone:
+        return Accumulator(kind=alone)
     body, arrow, wide = body.partition("->")
     name, *parts = (part.strip() for part in body.split(":"))
     unit = find_unit(name)
     if unit is not None:
         return _with_unit(text, unit, parts + ["->"] * bool(arrow))
-    if name in _WHOLE:
+    if name in (EXACT.name, NATIVE.name):
         raise ValueError(f"accumulate {text!r}: {name!r} stands alone")
-    fields: dict[str, Any] = {"format": _named(text, get_format, name)}
+    fields: dict[str, Any] = {"format": _named(text, _format, name)}
     if parts and parts[-1] in _PRODUCTS:
         fields["products"] = _PRODUCTS[parts.pop()]
     if parts and parts[0] in _COMPENSATED:
-        fields["kind"] = parts.pop(0)
+        fields["kind"] = KINDS[parts.pop(0)]
     elif parts:
         fields["order"] = _named(text, parse_order, parts.pop(0))
     if parts:
         raise ValueError(f"accumulate {text!r}: {parts[0]!r} is one part too many; the form is {_GRAMMAR}")
     if arrow:
-        fields["promoted"] = _named(text, get_format, wide.strip())
+        fields["promoted"] = _named(text, _format, wide.strip())
     return _named(text, lambda _: Accumulator(**fields), text)
+
+
+def _format(fmt: Any) -> Format:
+    return get_float_format(fmt, "accumulate")
 
 
 def _with_unit(text: str, unit: Unit, parts: list[str]) -> Accumulator:
@@ -179,8 +161,8 @@ def _with_unit(text: str, unit: Unit, parts: list[str]) -> Accumulator:
     order = _named(text, parse_order, given.pop()) if given and given[-1].startswith("split(") else sequential
     if len(given) > 1 or "->" in given:
         raise ValueError(f"accumulate {text!r}: a unit takes one output format and split(k), no more; the form is {_GRAMMAR}")
-    output = _named(text, get_format, given[0] if given else unit.output_names[0])
-    return _named(text, lambda _: Accumulator(kind="unit", format=output, unit=unit, order=order), text)
+    output = _named(text, _format, given[0] if given else unit.output_names[0])
+    return _named(text, lambda _: Accumulator(kind=UNIT, format=output, unit=unit, order=order), text)
 
 
 def _named(text: str, read: Callable[[str], Any], part: str) -> Any:
@@ -200,6 +182,3 @@ def _as_order(order: Any) -> Order:
         return parse_order(order)
     return given(order)
 
-
-def _brief(order: Order) -> str:
-    return f"the given tree of {order.parameters[0].leaves} leaves" if order.name == "given" else str(order)

@@ -55,6 +55,11 @@ class Order:
             return bool(self.parameters[0].is_chains)
         return self.name != "pairwise"
 
+    @property
+    def brief(self) -> str:
+        """The text, but for a given tree its size."""
+        return f"the given tree of {self.parameters[0].leaves} leaves" if self.name == "given" else str(self)
+
     def __str__(self) -> str:
         if not self.parameters:
             return self.name

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers import arguments
+from fpsim.numbers.computing import require_arithmetic
 from fpsim.numbers.encoding import require_values
-from fpsim.numbers.formats import Format, get_format
-from fpsim.numbers.operations import operate_into, require_arithmetic
+from fpsim.numbers.names import get_system
+from fpsim.numbers.operations import operate_into
 from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
+from fpsim.numbers.system import NumberSystem
 
 _Mode = str | Rounding
 
@@ -23,8 +26,8 @@ def add(a: Any, b: Any, fmt: Any, rounding: _Mode = "nearest-even", *, seed: int
     ----------
     a, b : values of the format, as Python numbers, NumPy arrays (float16, float32, float64) or torch tensors on the CPU
         (those and bfloat16), of shapes that broadcast together. Arrays and tensors do not mix.
-    fmt : what `get_format` takes: any format with p <= 24 and about half of float64's range of exponents, or fp64 (in
-        nearest-even).
+    fmt : what `get_system` takes: any format with p <= 24 and about half of float64's range of exponents, or fp64 (in
+        nearest-even). Integers and fixed-point numbers have add, sub, mul and fma, and saturate.
     rounding : a mode or its name.
     seed : needed by "stochastic" and refused elsewhere. Element i of the result, in row-major order, draws from
         (seed, i) alone, and rounds up with the probability that the exact result has, to 2^-32.
@@ -110,9 +113,9 @@ class _Operands:
         return np.broadcast_to(np.zeros((), self.dtype), self.shape)
 
 
-def _operands(values: tuple[Any, ...], fmt: Format) -> _Operands:
+def _operands(values: tuple[Any, ...], fmt: NumberSystem) -> _Operands:
     names = "abc"[: len(values)]
-    arrays = [arguments.as_carrier(value, fmt, name)[0] for value, name in zip(values, names, strict=True)]
+    arrays = [arguments.as_carrier(value, fmt.enclosing, name)[0] for value, name in zip(values, names, strict=True)]
     typed = [value for value in values if isinstance(value, np.ndarray | np.generic) or arguments.is_tensor(value)]
     tensors = [value for value in typed if arguments.is_tensor(value)]
     dtype: Any = np.dtype(np.float64)
@@ -145,10 +148,10 @@ def _operands(values: tuple[Any, ...], fmt: Format) -> _Operands:
 
 
 def _operate(name: str, values: tuple[Any, ...], fmt: Any, rounding: _Mode, seed: int | None, out: Any) -> Any:
-    target, mode = get_format(fmt), get_rounding(rounding)
+    target, mode = get_system(fmt), get_rounding(rounding)
     key = seed_key(mode, seed)
-    require_arithmetic(target, mode)
-    arguments.refuse_flush_to_zero()
+    require_arithmetic(target, mode, "add" if name == "sub" else name)
+    refuse_flush_to_zero()
     operands = _operands(values, target)
     arrays = operands.arrays
     if name == "sub":

@@ -9,24 +9,13 @@ from typing import Any
 import numpy as np
 
 from fpsim.arrays.products import require_countable
-from fpsim.numbers.operands import as_array_like, operand, settings
-from fpsim.running.products import Sums, result_error
-from fpsim.sums.convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
+from fpsim.numbers.operands import as_array_like, operand
+from fpsim.running.products import Summed, result_error
+from fpsim.sums.convolutions import Products, forward_into, input_gradient_into, weight_gradient_into
 from fpsim.sums.geometry import Geometry
 from fpsim.sums.observers.counters import Counters
-from fpsim.sums.tiles import Draws
+from fpsim.sums.task import Draws, read_settings
 from fpsim.theory.deviations import confidence_of
-
-__all__ = [
-    "Arithmetic",
-    "Geometry",
-    "conv",
-    "conv_input_gradient",
-    "conv_weight_gradient",
-    "forward_into",
-    "input_gradient_into",
-    "weight_gradient_into",
-]
 
 
 def conv(
@@ -75,8 +64,8 @@ def conv(
     if added is not None:
         _require_shape(np.shape(bias), (geometry.outputs,), "bias")
 
-    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
-        forward_into(_five(x5), _five(weight5), out, geometry, arithmetic, added)
+    def into(out: np.ndarray, products: Products) -> None:
+        forward_into(_five(x5), _five(weight5), out, geometry, products, added)
 
     return _made(into, geometry.output_shape, geometry, x5, how, wrap, error_bound)
 
@@ -107,8 +96,8 @@ def conv_input_gradient(
     geometry = Geometry.of(tuple(input_shape), np.shape(weight), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
 
-    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
-        input_gradient_into(_five(gradient5), _five(weight5), out, geometry, arithmetic)
+    def into(out: np.ndarray, products: Products) -> None:
+        input_gradient_into(_five(gradient5), _five(weight5), out, geometry, products)
 
     return _made(into, geometry.input_shape, geometry, gradient5, how, wrap, error_bound)
 
@@ -139,14 +128,14 @@ def conv_weight_gradient(
     geometry = Geometry.of(np.shape(x), tuple(weight_shape), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
 
-    def into(out: np.ndarray, arithmetic: Arithmetic) -> None:
-        weight_gradient_into(_five(gradient5), _five(x5), out, geometry, arithmetic)
+    def into(out: np.ndarray, products: Products) -> None:
+        weight_gradient_into(_five(gradient5), _five(x5), out, geometry, products)
 
     return _made(into, geometry.weight_shape, geometry, gradient5, how, wrap, error_bound)
 
 
 @dataclass(frozen=True)
-class _Bounding(Arithmetic):
+class _Bounding(Products):
     """Products that give bounds of their own errors instead of themselves."""
 
     confidence: float | None = None
@@ -156,20 +145,19 @@ class _Bounding(Arithmetic):
     ) -> None:
         made = np.empty(out.shape, dtype=left.dtype)
         super().product(left, right, made, elements, addend)
-        draws = Draws(self.key, elements[0], elements[1], 1)
-        sums = Sums(left, right, self.fmt, self.accumulator, self.rounding, draws, True, self.confidence)
-        out[...] = result_error(sums, made, None if addend is None else np.broadcast_to(addend, out.shape))
+        summed = Summed(self.task, left, right, Draws(self.key, *elements), confidence=self.confidence)
+        out[...] = result_error(summed, made, None if addend is None else np.broadcast_to(addend, out.shape))
 
 
 def _made(
-    into: Callable[[np.ndarray, Arithmetic], None], shape: tuple[int, ...], geometry: Geometry, like: np.ndarray,
-    how: Arithmetic, wrap: Callable[[np.ndarray], Any], error_bound: bool | float,
+    into: Callable[[np.ndarray, Products], None], shape: tuple[int, ...], geometry: Geometry, like: np.ndarray,
+    how: Products, wrap: Callable[[np.ndarray], Any], error_bound: bool | float,
 ) -> Any:  # fmt: skip
     """The result, and with error_bound its bounds: from the same sums made once more, without counters."""
     out = np.empty(shape, dtype=like.dtype)
     bounding = None
     if error_bound is not False:
-        bounding = _Bounding(how.fmt, how.accumulator, how.rounding, how.key, confidence=confidence_of(error_bound))
+        bounding = _Bounding(how.task, how.key, confidence=confidence_of(error_bound))
     into(out, how)
     result = wrap(out.reshape(geometry.shown(shape)))
     if bounding is None:
@@ -181,16 +169,16 @@ def _made(
 
 def _first(
     x: Any, name: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None, counters: Counters | None
-) -> tuple[Arithmetic, np.ndarray, Callable[[np.ndarray], Any]]:
+) -> tuple[Products, np.ndarray, Callable[[np.ndarray], Any]]:
     """The operand that the result takes its type from, and the arithmetic."""
-    how = Arithmetic(*settings(fmt, accumulate, rounding, seed), counters)
-    require_countable(how.accumulator, counters)
-    return how, *operand(x, how.fmt, name)
+    how = Products(*read_settings(fmt, accumulate, rounding, seed), counters)
+    require_countable(how.task.accumulator, counters)
+    return how, *operand(x, how.task.operand, name)
 
 
-def _other(x: Any, name: str, how: Arithmetic, first: np.ndarray) -> np.ndarray:
+def _other(x: Any, name: str, how: Products, first: np.ndarray) -> np.ndarray:
     """Another operand in the first one's carrier: exact, because both hold values of one format that either holds."""
-    return operand(x, how.fmt, name)[0].astype(first.dtype, copy=False)
+    return operand(x, how.task.operand, name)[0].astype(first.dtype, copy=False)
 
 
 def _five(array: np.ndarray) -> np.ndarray:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers import arguments
+from fpsim.numbers.computing import require_arithmetic
 from fpsim.numbers.encoding import require_values
-from fpsim.numbers.formats import Format, get_format
-from fpsim.numbers.operations import require_arithmetic
+from fpsim.numbers.formats import Format
+from fpsim.numbers.names import get_float_format
 from fpsim.numbers.rounding import Rounding, get_rounding, round_into
 
 #: Formats of more bits get 0.5 + 2^-20 ulp instead of correct rounding.
@@ -84,9 +86,9 @@ def _require(fmt: Format, rounding: Rounding, name: str) -> None:
 
 
 def _apply(name: str, x: Any, fmt: Any, rounding: str | Rounding, out: Any) -> Any:
-    target, mode = get_format(fmt), get_rounding(rounding)
+    target, mode = get_float_format(fmt, "functions"), get_rounding(rounding)
     _require(target, mode, name)
-    arguments.refuse_flush_to_zero()
+    refuse_flush_to_zero()
     array, wrap = arguments.as_carrier(x, target, "x")
     destination = None if out is None else arguments.out_array(out, x)
     require_values(array, target, "x")

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
 from fpsim.arrays.products import require_countable
-from fpsim.numbers.operands import as_array_like, operand, settings
+from fpsim.numbers.operands import as_array_like, operand
 from fpsim.running.axes import mean_error, prefix_error, sum_error
 from fpsim.sums.axes import mean_axes, prefix_axis, sum_axes
 from fpsim.sums.observers.counters import Counters
+from fpsim.sums.task import read_settings
 from fpsim.theory.deviations import confidence_of
 
 
@@ -53,15 +55,14 @@ def sum(
         with another number of leaves than there are terms, unknown names.
     TypeError : arrays of integers, booleans or complex numbers.
     """
-    target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
-    array, wrap = operand(x, target, "x")
+    task, key = read_settings(fmt, accumulate, rounding, seed)
+    array, wrap = operand(x, task.operand, "x")
     axes = _axes(axis, array.ndim)
-    require_countable(accumulator.for_sums, counters)
-    result = sum_axes(array, axes, target, accumulator, mode, key, counters=counters)
+    require_countable(task.of_terms.accumulator, counters)
+    result = sum_axes(task, array, axes, key, counters)
     bound = None
     if error_bound is not False:
-        how = (target, accumulator, mode, key, confidence_of(error_bound))
-        bound = sum_error(array, axes, result, *how)
+        bound = sum_error(task, array, axes, result, key, confidence_of(error_bound))
     return _delivered(x, wrap, result, bound, axes if keepdims else ())
 
 
@@ -82,16 +83,15 @@ def mean(
     As `sum` in everything else. With an exact accumulator the sum and the quotient are rounded to `fmt`. The mean of no
     terms is NaN.
     """
-    target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
-    array, wrap = operand(x, target, "x")
+    task, key = read_settings(fmt, accumulate, rounding, seed)
+    array, wrap = operand(x, task.operand, "x")
     axes = _axes(axis, array.ndim)
-    require_countable(accumulator.for_sums, counters)
-    result = mean_axes(array, axes, target, accumulator, mode, key, counters=counters)
+    require_countable(task.of_terms.accumulator, counters)
+    result = mean_axes(task, array, axes, key, counters)
     bound = None
     if error_bound is not False:
-        how = (target, accumulator, mode, key)
-        total = sum_axes(array, axes, *how) if accumulator.for_sums.kind in ("exact", "native") else None
-        bound = mean_error(array, axes, result, total, *how, confidence_of(error_bound))
+        total = sum_axes(task, array, axes, key) if task.of_terms.accumulator.kind.stands_alone else None
+        bound = mean_error(task, array, axes, result, total, key, confidence_of(error_bound))
     return _delivered(x, wrap, result, bound, axes if keepdims else ())
 
 
@@ -104,21 +104,21 @@ def cumsum(
     As `sum` in everything else; a bound of the errors has no probabilistic form. Raises ValueError for any other order or
     accumulator: their partial sums are no prefixes.
     """
-    target, accumulator, mode, key = settings(fmt, accumulate, rounding, seed)
-    chain = accumulator.for_sums
-    if chain.kind != "tree" or chain.order != sequential:
+    task, key = read_settings(fmt, accumulate, rounding, seed)
+    chain = task.of_terms.accumulator
+    if chain.kind is not TREE or chain.order != sequential:
         raise ValueError(
-            f"accumulate = {str(accumulator)!r}: cumsum is the sequential chain, whose states are the prefixes; "
+            f"accumulate = {str(task.accumulator)!r}: cumsum is the sequential chain, whose states are the prefixes; "
             "another order has none. Use a format alone, such as 'fp16' or 'fp32'"
         )
-    array, wrap = operand(x, target, "x")
+    array, wrap = operand(x, task.operand, "x")
     if axis is None:
         raise TypeError("axis must be an integer, got None")
     (place,) = _axes(axis, array.ndim)
-    result = prefix_axis(array, place, target, accumulator, mode, key)
+    result = prefix_axis(task, array, place, key)
     if not isinstance(error_bound, bool):
         raise ValueError(f"error_bound is True or False for cumsum, got {error_bound!r}")
-    bound = prefix_error(array, place, result, target, accumulator, mode) if error_bound else None
+    bound = prefix_error(task, array, place, result) if error_bound else None
     return _delivered(x, wrap, result, bound, ())
 
 

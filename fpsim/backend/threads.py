@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from fpsim.backend import team
-from fpsim.numbers.arguments import refuse_flush_to_zero
+from fpsim.backend.subnormals import refuse_flush_to_zero
 
 SPLIT_ABOVE = 1_000_000  # multiply-adds: below, handing out work costs more than it gains
 

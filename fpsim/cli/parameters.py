@@ -42,6 +42,12 @@ def _format(text: str) -> Any:
     return get_format(text)
 
 
+def _system(text: str) -> Any:
+    from fpsim.numbers.names import get_system
+
+    return get_system(text)
+
+
 def _policy_format(text: str) -> Any:
     return "native" if text == "native" else _format(text)
 
@@ -60,6 +66,7 @@ def _accumulator(text: str) -> str:
 
 
 FORMAT = Parsed("format", _format)
+SYSTEM = Parsed("format", _system)
 POLICY_FORMAT = Parsed("format", _policy_format)
 ROUNDING = Parsed("mode", _rounding)
 ACCUMULATOR = Parsed("accumulator", _accumulator)

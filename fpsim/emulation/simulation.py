@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.emulation.dispatch.context import Emulation, current
 from fpsim.emulation.dispatch.entering import computes, entering, resumed
 from fpsim.emulation.dispatch.hooks import Guard, guard_modules, guard_outputs, guard_parameter, install_optimizer_hooks
@@ -20,7 +21,6 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import round_as_told
 from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy, make_policy
 from fpsim.emulation.report import Report, make_report
-from fpsim.numbers import arguments
 from fpsim.numbers.rounding import draw_key
 
 
@@ -233,7 +233,7 @@ def run(
     NaN in a weight stays NaN; infinities become what the format has for them.
     """
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
-    arguments.refuse_flush_to_zero()
+    refuse_flush_to_zero()
     if not isinstance(model, nn.Module):
         raise TypeError(f"run takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, Simulation):

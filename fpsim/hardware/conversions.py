@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.numbers.encoding import code_dtype, decode, encode
+from fpsim.arrays.encoding import decode, encode
+from fpsim.arrays.rounding import round as round_to
+from fpsim.numbers.encoding import code_dtype
 from fpsim.numbers.formats import BF16, FP16, FP32, Format
-from fpsim.numbers.rounding import Rounding, get_rounding, round as round_to
+from fpsim.numbers.rounding import Rounding, get_rounding
 
 _IEEE = (Rounding.NEAREST_EVEN, Rounding.DOWN, Rounding.UP, Rounding.TOWARD_ZERO)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.accumulator import get_accumulator
-from fpsim.numbers.arguments import refuse_flush_to_zero
+from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.operands import operand
 from fpsim.sums.units.products import unit_product

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.units import ScaledInstruction, Unit, get_unit
-from fpsim.numbers.arguments import refuse_flush_to_zero
+from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers.formats import FP32, Format, get_format
 from fpsim.numbers.operands import operand
 from fpsim.numbers.rounding import Rounding, round_into

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from fpsim.numbers.formats import Format
 
-_SMALLEST_NORMAL = np.array([np.finfo(np.float32).smallest_normal, 0.5], dtype=np.float32)
 _ARRAY_DTYPES = (np.float16, np.float32, np.float64)
-
-
-def refuse_flush_to_zero() -> None:
-    """Raise if this thread's processor flushes subnormals to zero or takes them for zeros.
-
-    Raises
-    ------
-    ValueError : such a mode breaks gradual underflow, silently, in every float operation.
-    """
-    halved = _SMALLEST_NORMAL[0] * _SMALLEST_NORMAL[1]  # subnormal: 0 when results are flushed
-    if halved + halved != _SMALLEST_NORMAL[0]:  # operands taken for zeros would give 0
-        raise ValueError(
-            "this process flushes subnormal numbers to zero (torch.set_flush_denormal(True) or the like), which breaks "
-            "emulation; call torch.set_flush_denormal(False)"
-        )
 
 
 def is_tensor(x: Any) -> bool:
@@ -44,11 +28,13 @@ def require_plain(x: Any, name: str) -> None:
     TypeError : a masked array, a matrix or another subclass of `np.ndarray`; a nested, sparse, wrapped or fake tensor, or one
         on another device.
     """
+    if type(x) is np.ndarray:
+        return
     if is_tensor(x):
         _require_plain_tensor(x, name)
     elif isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and nothing here reads masks; pass {name}.filled(number), or {name}.data")
-    elif isinstance(x, np.ndarray) and type(x) not in (np.ndarray, np.memmap):
+    elif isinstance(x, np.ndarray) and type(x) is not np.memmap:
         raise TypeError(f"{name} is a {type(x).__module__}.{type(x).__name__}, not a plain array; pass np.asarray({name})")
 
 
@@ -65,6 +51,7 @@ def _require_plain_tensor(x: Any, name: str) -> None:
         raise TypeError(f"{name} is a {type(x).__name__}, which holds no elements itself; pass a plain tensor")
 
 
+@lru_cache(maxsize=1024)
 def holds(dtype: np.dtype, fmt: Format) -> bool:
     """Whether every value of the format is one of the float dtype."""
     info = np.finfo(dtype)

@@ -11,6 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+import numpy as np
+
+from fpsim.numbers.modes import Rounding
+from fpsim.numbers.system import Field, NumberSystem
+
 Specials = Literal["ieee", "fn", "fnuz", "finite"]
 Flush = Literal["after", "before"]
 
@@ -22,7 +27,7 @@ _WIDEST_PRECISION, _WIDEST_EMIN, _WIDEST_EMAX = 53, -1022, 1023
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(NumberSystem):
     """A binary floating-point format (IEEE 754-2019, section 3.3, and its 8-bit and narrower relatives).
 
     Parameters
@@ -87,7 +92,7 @@ class Format:
         return 2.0**-self.precision
 
     @cached_property
-    def max_finite(self) -> float:
+    def max_finite(self) -> float:  # type: ignore[override]
         """The largest finite value."""
         ones = 2**self.precision - 1
         if self.specials == "fn" and self.signed:
@@ -144,6 +149,59 @@ class Format:
     def stochastic_top(self) -> float:
         """2^(emax+1), the virtual neighbour above `max_finite`; choosing it is overflow."""
         return 2.0 ** (self.emax + 1) if self.emax < _WIDEST_EMAX else float("inf")
+
+    @property
+    def min_finite(self) -> float:
+        """The least finite value."""
+        return -self.max_finite if self.signed else self.min_normal
+
+    @property
+    def enclosing(self) -> Format:
+        """The format itself."""
+        return self
+
+    @cached_property
+    def beyond(self) -> Format:  # type: ignore[override]
+        """The format with one more exponent at the top, where overflow has not happened yet."""
+        return self.replace(name=f"beyond {self.name}", emax=self.emax + 1, specials="ieee", saturate=False)
+
+    def lacks(self, operation: str, rounding: Rounding) -> str | None:
+        from fpsim.numbers.computing import why_no_arithmetic
+
+        if operation == "round":
+            one_bit = rounding is Rounding.ODD and self.precision == 1
+            return f"{self.name} cannot be rounded to odd: a significand of one bit is never even" if one_bit else None
+        return why_no_arithmetic(self, rounding)
+
+    def round_into(self, x: np.ndarray, out: np.ndarray, rounding: Rounding, key: int = 0, first_element: int = 0) -> None:
+        from fpsim.numbers.rounding import round_into
+
+        round_into(x, out, self, rounding, key, first_element)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        from fpsim.numbers.encoding import encode_values
+
+        return encode_values(values, self)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        from fpsim.numbers.encoding import decode_codes
+
+        return decode_codes(codes, self)
+
+    def ulp(self, x: np.ndarray) -> np.ndarray:
+        from fpsim.numbers.encoding import ulp_of
+
+        return ulp_of(x, self)
+
+    def next(self, x: np.ndarray, direction: int) -> np.ndarray:
+        from fpsim.numbers.encoding import next_of
+
+        return next_of(x, self, direction)
+
+    def fields(self, code: int) -> list[Field]:
+        from fpsim.numbers.encoding import fields_of
+
+        return fields_of(code, self)
 
     def replace(self, **changes: Any) -> Format:
         """A copy with some fields changed, e.g. `get_format("fp16").replace(name="fp16ftz", flush="after")`."""
@@ -245,7 +303,7 @@ def get_format(fmt: Any) -> Format:
         return fmt
     if isinstance(fmt, str):
         return _from_name(fmt)
-    name = _dtype_name(fmt)
+    name = dtype_name(fmt)
     if name is None:
         raise TypeError(f"a format is a name, a Format or a dtype, got {fmt!r}")
     try:
@@ -256,11 +314,10 @@ def get_format(fmt: Any) -> Format:
         ) from None
 
 
-def _dtype_name(dtype: Any) -> str | None:
+def dtype_name(dtype: Any) -> str | None:
+    """The name of a torch, NumPy or ml_dtypes dtype; None for anything else."""
     if type(dtype).__module__ == "torch" and type(dtype).__name__ == "dtype":
         return str(dtype).removeprefix("torch.")
-    import numpy as np
-
     if isinstance(dtype, np.dtype):
         return dtype.name
     if isinstance(dtype, type):

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.backend import threads
 from fpsim.numbers import arguments
 from fpsim.numbers.carriers import rounding_constants
-from fpsim.numbers.formats import Format, get_format
-from fpsim.numbers.rounding import Rounding, get_rounding, round_into, seed_key
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding, round_into
 
 
 def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -77,14 +76,3 @@ def as_array_like(x: Any, values: np.ndarray) -> Any:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(values))
-
-
-def settings(fmt: Any, accumulate: Any, rounding: Any, seed: int | None) -> tuple[Format, Accumulator, Rounding, int]:
-    """The objects behind fmt=, accumulate=, rounding= and seed=, and the key of the draws.
-
-    Raises ValueError for unknown names, and for a seed that is missing or has no use.
-    """
-    mode = get_rounding(rounding)
-    key = seed_key(mode, seed)
-    arguments.refuse_flush_to_zero()
-    return get_format(fmt), get_accumulator(accumulate), mode, key

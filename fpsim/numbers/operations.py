@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from fpsim.backend import threads
-from fpsim.numbers.formats import FP64, Format
+from fpsim.numbers.computing import float32_serves, is_float64
+from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
+from fpsim.numbers.system import NumberSystem
 
 _BLOCK = 1 << 14  # elements whose operands and results stay in the cache between the passes over them
 _OPERATIONS = ("add", "mul", "div", "sqrt", "fma")
@@ -21,51 +23,8 @@ _Arrays = tuple[np.ndarray, ...]
 _Step = Callable[[_Arrays, np.ndarray, int], None]  # operands, result, index of the first element
 
 
-def require_arithmetic(fmt: Format, rounding: Rounding) -> None:
-    """Raise ValueError unless the operations are correctly rounded in this format and mode.
-
-    They are where float64 holds every product and the range of every quotient: p <= 24, 2(emin - p + 1) >= -1074 and
-    2(emax + 1) <= 1023. fp64 is the machine's own.
-    """
-    if not fmt.has_zero:
-        raise ValueError(f"{fmt.name} has no zero: it has rounding and encoding only, no arithmetic")
-    if is_native(fmt):
-        if rounding is not Rounding.NEAREST_EVEN:
-            raise ValueError(f"{fmt.name} computes in nearest-even only, not {rounding}")
-        return
-    if fmt.precision > 24 or 2 * (fmt.emin - fmt.precision + 1) < -1074 or 2 * (fmt.emax + 1) > 1023:
-        raise ValueError(
-            f"{fmt.name} has rounding and encoding only, no arithmetic: it would need precision <= 24, "
-            "2(emin - precision + 1) >= -1074 and 2(emax + 1) <= 1023"
-        )
-    if rounding is Rounding.ODD and fmt.precision == 1:
-        raise ValueError(f"{fmt.name} cannot be rounded to odd: a significand of one bit is never even")
-
-
-def is_native(fmt: Format) -> bool:
-    """Whether the format is float64 under any name."""
-    return fmt.replace(name=FP64.name) == FP64
-
-
-@lru_cache(maxsize=1024)
-def float32_serves(fmt: Format, rounding: Rounding) -> bool:
-    """Whether rounding float32's nearest result of two operands to the format rounds the exact result (not for fma).
-
-    Figueroa's condition 24 >= 2p + 2 (1995) with float32's own range, for results to nearest even.
-    """
-    return (
-        rounding is Rounding.NEAREST_EVEN
-        and 2 * fmt.precision + 2 <= 24
-        and fmt.emin >= 3 * fmt.precision - 150
-        and fmt.emax <= 127
-        and fmt.flush is None
-        and not fmt.flush_inputs
-        and fmt.has_negative_zero
-    )
-
-
 def operate_into(
-    name: str, arrays: _Arrays, out: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0
+    name: str, arrays: _Arrays, out: np.ndarray, fmt: NumberSystem, rounding: Rounding, key: int = 0
 ) -> None:
     """`name` ("add", "mul", "div", "sqrt", "fma") of arrays of values of the format, of one carrier dtype.
 
@@ -73,9 +32,11 @@ def operate_into(
     checked.
     """
     flat = out.reshape(-1)
-    if is_native(fmt):
+    if not isinstance(fmt, Format):
+        step = _odd_step(name, fmt, rounding, key)
+    elif is_float64(fmt):
         step = _native_step(name)
-    elif name != "fma" and flat.dtype == np.float32 and float32_serves(fmt, rounding):
+    elif name != "fma" and flat.dtype == np.float32 and float32_serves(fmt, rounding) and fmt.has_negative_zero:
         step = _float32_step(name, fmt, rounding)
     elif rounding is Rounding.STOCHASTIC and fmt.precision > 20:
         step = _stochastic_step(name, fmt, key)
@@ -157,18 +118,18 @@ def _truncated_operation(name: str) -> Any:
     return kernels.make_truncated_operation(_OPERATIONS.index(name))
 
 
-def _wide(blocks: _Arrays, fmt: Format) -> _Arrays:
+def _wide(blocks: _Arrays, fmt: NumberSystem) -> _Arrays:
     """The operands in float64, with the sign of zeros that the format does not tell apart taken away; three of them."""
     with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
         wide = [block.astype(np.float64) if fmt.has_negative_zero else block + np.float64(0) for block in blocks]
     return wide[0], wide[min(1, len(wide) - 1)], wide[-1]
 
 
-def _least_operand(fmt: Format) -> float:
-    return 2.0**fmt.emin if fmt.flush_inputs else 0.0
+def _least_operand(fmt: NumberSystem) -> float:
+    return fmt.min_normal if isinstance(fmt, Format) and fmt.flush_inputs else 0.0
 
 
-def _odd_step(name: str, fmt: Format, rounding: Rounding, key: int) -> _Step:
+def _odd_step(name: str, fmt: NumberSystem, rounding: Rounding, key: int) -> _Step:
     """float64 rounded to odd, then rounded to the format: right in every mode for p <= 51 (Boldo and Melquiond 2008).
 
     It settles stochastic rounding too as long as 2^-32 of an ulp is an even number of steps of float64: up to p = 20.
@@ -179,7 +140,7 @@ def _odd_step(name: str, fmt: Format, rounding: Rounding, key: int) -> _Step:
     def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
         result = np.empty(out.size)
         operation(*_wide(blocks, fmt), result, least, down)
-        round_into(result, result, fmt, rounding, key, first)
+        fmt.round_into(result, result, rounding, key, first)
         out[...] = result
 
     return step
@@ -212,3 +173,23 @@ def truncated(name: str, operands: _Arrays, fmt: Format) -> tuple[np.ndarray, np
         *operands, bits, counts, _least_operand(fmt), np.int64(fmt.precision), np.int64(least_ulp), top
     )
     return bits, counts
+
+
+def odd_sum(a: np.ndarray, b: np.ndarray, rounding: Rounding) -> np.ndarray:
+    """a + b in float64 rounded to odd: no later rounding to 51 bits or fewer can tell it from the exact sum.
+
+    The residual is TwoSum's (Knuth), which is exact: float32 values do not overflow float64. A sum that is exactly zero
+    is -0 when rounding down (IEEE 754-2019, section 6.3).
+    """
+    x, y = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    with np.errstate(invalid="ignore"):
+        total = np.asarray(x + y)
+        part = total - x
+        error = (x - (total - part)) + (y - part)
+        inexact = (error != 0) & np.isfinite(total) & ((total.view(np.int64) & 1) == 0)
+        neighbor = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+    total = np.where(inexact, neighbor, total)
+    if rounding is Rounding.DOWN:
+        cancelled = (total == 0) & ~((x == 0) & (y == 0) & (np.signbit(x) == np.signbit(y)))
+        total = np.where(cancelled, -0.0, total)
+    return total

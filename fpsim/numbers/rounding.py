@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend import threads
-from fpsim.numbers import arguments
 from fpsim.numbers.carriers import rounding_constants as rounding_constants, top_gap_is_wide
-from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.formats import Format
 from fpsim.numbers.modes import Rounding as Rounding, get_rounding as get_rounding
+from fpsim.numbers.system import NumberSystem
 
 
 @cache
@@ -51,11 +51,16 @@ def seed_key(rounding: Rounding, seed: int | None, call: int = 0) -> int:
     return draw_key(int(seed), call)
 
 
-def round_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0, first_element: int = 0) -> None:
+def round_into(
+    x: np.ndarray, out: np.ndarray, fmt: NumberSystem, rounding: Rounding, key: int = 0, first_element: int = 0
+) -> None:
     """Round `x` to `fmt` into `out`: float32 or float64 arrays of one dtype and shape, the same array included.
 
     Nothing is checked. Non-contiguous arrays are copied.
     """
+    if not isinstance(fmt, Format):
+        fmt.round_into(x, out, rounding, key, first_element)
+        return
     if not fmt.has_zero:
         _round_scale_into(x, out, fmt, rounding, key, first_element)
         return
@@ -115,58 +120,3 @@ def _round_scale_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rou
     round_into(wide, wide, signed, rounding, key, first_element)
     wide[outside | np.isinf(wide)] = np.nan
     out[...] = wide
-
-
-def round(
-    x: Any,
-    fmt: Any,
-    rounding: str | Rounding = "nearest-even",
-    *,
-    seed: int | None = None,
-    out: Any = None,
-) -> Any:
-    """Round to a format's values.
-
-    Parameters
-    ----------
-    x : a Python number, a NumPy array or scalar (float16, float32, float64), or a torch tensor on the CPU (those and
-        bfloat16), of any shape.
-    fmt : what `get_format` takes.
-    rounding : a mode or its name.
-    seed : needed by "stochastic" and refused elsewhere. Element i of the result, in row-major order, draws from
-        (seed, i) alone.
-    out : an array or tensor of x's type, dtype and shape to write to; it may be x.
-
-    Returns
-    -------
-    What x is, of the same type, dtype and shape. From float64 there is one rounding, never two. NaN stays NaN
-    (also for a format without one, which `encode` then refuses); infinities stay, or become NaN or +-max_finite
-    where the format has none or saturates; -0 stays unless the format has none. Overflow follows the mode
-    (IEEE 754-2019, sections 4.3 and 7.4).
-
-    Raises
-    ------
-    ValueError : unknown format or mode, a format of one significand bit to odd (no value of it is even), a dtype
-        that cannot hold the format's values, a seed missing or without use, a process that flushes subnormals to zero.
-    TypeError : integers, booleans and complex numbers in arrays, or another type.
-    """
-    target, mode = get_format(fmt), get_rounding(rounding)
-    key = seed_key(mode, seed)
-    if mode is Rounding.ODD and target.precision == 1:
-        raise ValueError(f"{target.name} cannot be rounded to odd: a significand of one bit is never even")
-    arguments.refuse_flush_to_zero()
-    array, wrap = arguments.as_carrier(x, target, "x")
-    if out is None:
-        result = np.empty(array.shape, array.dtype)
-        round_into(array, result, target, mode, key)
-        return wrap(result)
-    destination = arguments.out_array(out, x)
-    if destination.dtype == array.dtype:
-        if np.may_share_memory(array, destination) and array.ctypes.data != destination.ctypes.data:
-            array = array.copy()
-        round_into(array, array if destination is array else destination, target, mode, key)
-    else:
-        result = np.empty(array.shape, array.dtype)
-        round_into(array, result, target, mode, key)
-        destination[...] = result
-    return out

@@ -6,11 +6,9 @@ from math import prod
 
 import numpy as np
 
-from fpsim.accumulation.accumulator import Accumulator
-from fpsim.numbers.formats import Format
-from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.names import get_float_format
 from fpsim.running.products import (
-    Sums,
+    Summed,
     accumulated_error,
     entry_error,
     result_error,
@@ -19,27 +17,26 @@ from fpsim.running.products import (
     unread_error,
     unrounded_error,
 )
-from fpsim.sums.tiles import Draws
+from fpsim.sums.task import Draws, Sum
 from fpsim.theory.powers import inflated
 from fpsim.theory.roundings import holds
 
 
 def sum_error(
-    x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding,
-    key: int, confidence: float | None,
-) -> np.ndarray:  # fmt: skip
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, key: int, confidence: float | None
+) -> np.ndarray:
     """A bound of the error of `result`, the sum of x over the axes."""
-    sums = _sums(x, axes, fmt, accumulator, rounding, key, confidence)
+    sums = _summed(task, x, axes, key, confidence)
     return result_error(sums, np.asarray(result, np.float64).reshape(-1, 1)).reshape(result.shape)
 
 
 def mean_error(
-    x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, total: np.ndarray | None, fmt: Format,
-    accumulator: Accumulator, rounding: Rounding, key: int, confidence: float | None,
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, total: np.ndarray | None, key: int,
+    confidence: float | None,
 ) -> np.ndarray:  # fmt: skip
-    """A bound of the error of `result`, the mean; `total` is the sum where the mean was made of a sum rounded to `fmt`."""
-    sums = _sums(x, axes, fmt, accumulator, rounding, key, confidence)
-    count = sums.terms
+    """A bound of the error of `result`, the mean; `total` is the sum where the mean was made of a rounded sum."""
+    sums = _summed(task, x, axes, key, confidence)
+    count, fmt, rounding = sums.terms, sums.result, task.rounding
     flat = np.asarray(result, np.float64).reshape(-1, 1)
     if total is not None:
         held, error = fmt, result_error(sums, np.asarray(total, np.float64).reshape(-1, 1))
@@ -55,14 +52,12 @@ def mean_error(
     return inflated(error, 4).reshape(result.shape)
 
 
-def prefix_error(
-    x: np.ndarray, axis: int, result: np.ndarray, fmt: Format, accumulator: Accumulator, rounding: Rounding
-) -> np.ndarray:
+def prefix_error(task: Sum, x: np.ndarray, axis: int, result: np.ndarray) -> np.ndarray:
     """A bound of the error of `result`, the prefix sums of x along an axis; inf from an overflow on.
 
     The chain's states are seen through their last rounding, which does not lower ufp.
     """
-    held = accumulator.for_sums.format
+    held, fmt, rounding = task.of_terms.target, get_float_format(task.result, "bound"), task.rounding
     terms, sums = (np.asarray(np.moveaxis(array, axis, 0), np.float64) for array in (x, result))
     cost = unrounded_error(sums, held, fmt, rounding)
     cost = unless_overflowed(unless_overflowed(cost, sums, fmt, rounding), sums, held, rounding)
@@ -74,13 +69,10 @@ def prefix_error(
     return np.moveaxis(inflated(total, 4), 0, axis)
 
 
-def _sums(
-    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int,
-    confidence: float | None,
-) -> Sums:  # fmt: skip
+def _summed(task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int, confidence: float | None) -> Summed:
     """The sums as products with ones, one row each; their draws are numbered as the products' own."""
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
     count = prod(x.shape[axis] for axis in axes)
     lines = x.transpose(kept + axes).reshape(prod(x.shape[axis] for axis in kept), count)
     ones = np.ones((count, 1), dtype=x.dtype)
-    return Sums(lines, ones, fmt, accumulator.for_sums, rounding, Draws(key, 0, 1, 1), False, confidence)
+    return Summed(task.of_terms, lines, ones, Draws(key, 0, 1, 1), False, confidence)

@@ -6,23 +6,22 @@ from math import inf
 
 import numpy as np
 
-from fpsim.numbers.formats import Format
-from fpsim.numbers.rounding import Rounding
-from fpsim.sums.tiles import Draws, add_rounded
+from fpsim.accumulation.kinds import KAHAN
+from fpsim.sums.additions import add_rounded
+from fpsim.sums.task import Draws, Sum
 from fpsim.theory.powers import inflated, ufp
 from fpsim.theory.roundings import NEAREST, underflow_error, unit
 from fpsim.theory.upward import to_float
 
 
-def compensated_error(
-    a: np.ndarray, b: np.ndarray, held: Format, rounding: Rounding, kind: str, draws: Draws, exact_leaves: bool
-) -> np.ndarray:
-    """A bound of the error of a @ b accumulated by "kahan" or "neumaier" in `held`, from the operations themselves."""
-    run = _Run(a, b, held, rounding, draws)
+def compensated_error(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, exact_leaves: bool) -> np.ndarray:
+    """A bound of the error of a @ b accumulated by "kahan" or "neumaier", from the operations themselves."""
+    run, held, rounding = _Run(task, a, b, draws), task.target, task.rounding
+    is_kahan = task.accumulator.kind is KAHAN
     for k in range(a.shape[1]):
         leaf = run.leaf(k, exact_leaves)
-        (run.kahan if kind == "kahan" else run.neumaier)(leaf, k)
-    if kind == "kahan":
+        (run.kahan if is_kahan else run.neumaier)(leaf, k)
+    if is_kahan:
         run.cost += np.abs(run.lost) / run.unit  # s is off by c from s - c, which is what sums the errors
     else:
         run.cost += ufp(run.add(run.total, run.lost, 4 * a.shape[1]))
@@ -34,10 +33,10 @@ def compensated_error(
 class _Run:
     """The state of a sum, `cost`, the sum over its inexact operations of ufp of the result, and the largest result."""
 
-    def __init__(self, a: np.ndarray, b: np.ndarray, held: Format, rounding: Rounding, draws: Draws):
+    def __init__(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws):
         self.a, self.b = a.astype(np.float64), b.astype(np.float64)
-        self.held, self.rounding, self.draws = held, rounding, draws
-        self.unit = float(unit(held, rounding))
+        self.held, self.rounding, self.draws = task.target, task.rounding, draws
+        self.unit = float(unit(task.target, task.rounding))
         shape = (a.shape[0], b.shape[1])
         self.total, self.lost, self.cost, self.largest = (np.zeros(shape) for _ in range(4))
 

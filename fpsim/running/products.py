@@ -10,24 +10,25 @@ saturated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf
 
 import numpy as np
 
-from fpsim.accumulation.accumulator import Accumulator
-from fpsim.accumulation.orders import sequential
-from fpsim.numbers.formats import FP32, FP64, Format
+from fpsim.accumulation.kinds import EXACT, KAHAN, NATIVE, NEUMAIER, PARTS, TREE, UNIT, Kind
+from fpsim.numbers.computing import is_float32, is_float64
+from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.running.compensated import compensated_error
 from fpsim.running.units import unit_error
-from fpsim.sums.observers.error_sums import Watched, watched_products, watched_stack
-from fpsim.sums.plan import is_like, program
-from fpsim.sums.tiles import Draws, add_rounded
-from fpsim.sums.trees import promoted_programs
-from fpsim.theory.accumulations import accumulation_bound
+from fpsim.sums.additions import add_rounded
+from fpsim.sums.observers.error_sums import ErrorSum, Kept, error_sums, error_sums_of_stack
+from fpsim.sums.plan import plan
+from fpsim.sums.programs import node_after
+from fpsim.sums.task import Draws, Sum
+from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
 from fpsim.theory.deviations import deviation, require_zero_mean
 from fpsim.theory.powers import inflated, magnitudes, ufp
 from fpsim.theory.roundings import NEAREST, holds, multiples, quantum, underflow_error, unit
@@ -36,19 +37,17 @@ from fpsim.theory.upward import to_float
 
 
 @dataclass(frozen=True)
-class Sums:
-    """What was summed and how: a @ b (or, not `products`, the rows of a times ones) of values of `fmt`.
+class Summed:
+    """What was summed: a @ b (or, not `products`, the rows of a times ones).
 
     a and b are matrices or, where nothing is drawn, stacks of as many. `confidence` is the probability with which a bound
     shall hold, None for always.
     """
 
+    task: Sum
     a: np.ndarray
     b: np.ndarray
-    fmt: Format
-    accumulator: Accumulator
-    rounding: Rounding
-    draws: Draws
+    draws: Draws = Draws()  # noqa: RUF009 - a constant
     products: bool = True
     confidence: float | None = None
 
@@ -61,27 +60,33 @@ class Sums:
         return (*self.a.shape[:-1], self.b.shape[-1])
 
     @property
+    def result(self) -> Format:
+        """The format of the result; ValueError for another number system."""
+        if not isinstance(self.task.result, Format):
+            self.task.result.require("bound")
+        return self.task.result  # type: ignore[return-value]
+
+    @property
     def held(self) -> Format | None:
-        """The format of the accumulated sum; None while it is exact."""
-        if self.accumulator.kind == "exact":
-            return None
-        return FP32 if self.accumulator.kind == "native" else self.accumulator.promoted or self.accumulator.format
+        """The format of the accumulated sum; None while it is exact. The library's own is taken for fp32's."""
+        accumulator = self.task.accumulator
+        return FP32 if accumulator.kind is NATIVE else accumulator.held
 
 
 def result_error(
-    sums: Sums, result: np.ndarray, addend: np.ndarray | None = None, stored: Format | None = None
+    sums: Summed, result: np.ndarray, addend: np.ndarray | None = None, stored: Format | None = None
 ) -> np.ndarray:
     """A bound of |result - (exact a @ b + addend)|, `result` being what the emulation made of it; float64.
 
     The result is rounded to `stored`; left out, to the operands' format. Operands are taken as they are: those that a unit or a
     format counts as zeros are an error too.
     """
-    held, fmt, rounding = sums.held, sums.fmt, sums.rounding
-    target = fmt if stored is None else stored
-    starts = sums.accumulator.kind == "unit"  # a unit's sum starts from the addend
+    held, fmt, rounding = sums.held, sums.task.operand, sums.task.rounding
+    target = sums.result if stored is None else stored
+    starts = sums.task.accumulator.kind is UNIT  # a unit's sum starts from the addend
     total = accumulated_error(sums, addend if starts else None)
-    if addend is not None and fmt.flush_inputs:
-        total = total + unread_error(addend, fmt)
+    if addend is not None:
+        total = total + unread_error(addend, sums.task.operand)
     if addend is not None and held is not None and not starts:
         if not holds(held, fmt):
             total += entry_error(addend, held, rounding)
@@ -91,23 +96,21 @@ def result_error(
     return inflated(total, 4)
 
 
-def accumulated_error(sums: Sums, start: np.ndarray | None = None) -> np.ndarray:
+def accumulated_error(sums: Summed, start: np.ndarray | None = None) -> np.ndarray:
     """A bound of the error of the accumulated sum, before its last rounding; `start` is what a unit's sum starts from."""
     if sums.confidence is not None:
-        require_zero_mean(sums.rounding)
+        require_zero_mean(sums.task.rounding)
     sums, dropped = _without_dropped_operands(sums)
-    kind = sums.accumulator.kind
-    if kind == "exact" or (sums.terms == 0 and kind != "unit"):
+    kind = sums.task.accumulator.kind
+    if sums.terms == 0 and kind is not UNIT:
         error = np.zeros(sums.shape)
-    elif kind == "tree":
-        error = _tree_error(sums)
-    elif sums.a.ndim > 2:
+    elif sums.a.ndim == 2 or kind in _TAKES_STACKS:
+        error = _ERRORS[kind](sums, start)
+    else:
         error = np.empty(sums.shape)
         for place in np.ndindex(sums.shape[:-2]):
             one = replace(sums, a=sums.a[place], b=sums.b[place])
-            error[place] = _one_error(one, None if start is None else start[place])
-    else:
-        error = _one_error(sums, start)
+            error[place] = _ERRORS[kind](one, None if start is None else start[place])
     return error if dropped is None else inflated(error + dropped, 2)
 
 
@@ -162,9 +165,9 @@ def _cost(relative: Fraction, powers: np.ndarray) -> np.ndarray:
     return float(relative) * powers  # exact, both being powers of two, but for what underflows
 
 
-def _without_dropped_operands(sums: Sums) -> tuple[Sums, np.ndarray | None]:
+def _without_dropped_operands(sums: Summed) -> tuple[Summed, np.ndarray | None]:
     """The operands with those replaced that count as zeros, and what that changes at most (None: nothing)."""
-    bound = accumulation_bound(sums.fmt, sums.accumulator, sums.terms, sums.rounding, products=sums.products)
+    bound = _a_priori(sums)
     if not bound.zero_below:
         return sums, None
     a, b = (np.where(np.abs(x) < bound.zero_below, 0, x) for x in (sums.a, sums.b))
@@ -174,16 +177,29 @@ def _without_dropped_operands(sums: Sums) -> tuple[Sums, np.ndarray | None]:
     return replace(sums, a=a, b=b), lost
 
 
-def _one_error(sums: Sums, start: np.ndarray | None) -> np.ndarray:
-    """The error of one matrix that is neither exact nor made by a tree."""
-    kind, held = sums.accumulator.kind, sums.accumulator.format
-    if kind == "unit":
-        return unit_error(sums.a, sums.b, sums.fmt, sums.accumulator, start)
-    if kind == "native" or is_like(held, FP64):
-        bound = accumulation_bound(sums.fmt, sums.accumulator, sums.terms, sums.rounding, products=sums.products)
-        return np.asarray(bound.error_without_overflow(magnitudes(sums.a, sums.b)))
-    exact = leaves_of(sums.fmt, held, True, sums.products).exact
-    return compensated_error(sums.a, sums.b, held, sums.rounding, kind, sums.draws, exact)
+def _a_priori(sums: Summed) -> AccumulationBound:
+    task = sums.task
+    return accumulation_bound(task.operand, task.accumulator, sums.terms, task.rounding, products=sums.products)
+
+
+def _exact_error(sums: Summed, start: np.ndarray | None) -> np.ndarray:
+    return np.zeros(sums.shape)
+
+
+def _native_error(sums: Summed, start: np.ndarray | None) -> np.ndarray:
+    return np.asarray(_a_priori(sums).error_without_overflow(magnitudes(sums.a, sums.b)))
+
+
+def _compensated_error(sums: Summed, start: np.ndarray | None) -> np.ndarray:
+    task = sums.task
+    if is_float64(task.target):
+        return _native_error(sums, start)
+    exact = leaves_of(task.operand, task.target, True, sums.products).exact
+    return compensated_error(task, sums.a, sums.b, sums.draws, exact)
+
+
+def _unit_error(sums: Summed, start: np.ndarray | None) -> np.ndarray:
+    return unit_error(sums.a, sums.b, sums.task.operand, sums.task.accumulator, start)
 
 
 @dataclass(frozen=True)
@@ -195,50 +211,43 @@ class Stage:
     factor: float
 
 
-def _tree_error(sums: Sums) -> np.ndarray:
+def _tree_error(sums: Summed, start: np.ndarray | None) -> np.ndarray:
     stages, count, certain = tree_stages(sums)
     if sums.confidence is not None:
         parts = [(stage.fmt, inflated(stage.kept, count, stage.factor)) for stage in stages]
-        return deviation(parts, sums.rounding, count, sums.confidence) + certain
-    error = sum(inflated(stage.kept, count, stage.factor * float(unit(stage.fmt, sums.rounding))) for stage in stages)
+        return deviation(parts, sums.task.rounding, count, sums.confidence) + certain
+    error = sum(inflated(stage.kept, count, stage.factor * float(unit(stage.fmt, sums.task.rounding))) for stage in stages)
     return np.asarray(error + certain if certain else error)
 
 
-def tree_stages(sums: Sums) -> tuple[list[Stage], int, float]:
+def tree_stages(sums: Summed) -> tuple[list[Stage], int, float]:
     """Trees in one format or, promoted, blocks in one and their sums in another: the stages, how many roundings there are at
     most, and what the sums of powers do not show."""
-    accumulator, rounding = sums.accumulator, sums.rounding
-    held, wide = accumulator.format, accumulator.promoted
-    leaves = leaves_of(sums.fmt, held, accumulator.products == "rounded", sums.products)
-    if wide is None:
-        tree = accumulator.order(sums.terms)
-        programs = [program(tree)]
-    else:
-        tree = sequential(sums.terms)
-        programs = promoted_programs(sums.terms, accumulator.order.parameters[0])
-    squares = sums.confidence is not None
-    how = (sums.fmt, held, rounding, tree, accumulator.products != "rounded", leaves.exact, squares)
+    task, rounding = sums.task, sums.task.rounding
+    held, wide = task.target, task.accumulator.promoted
+    leaves = leaves_of(task.operand, held, not task.exact_products, sums.products)
+    known, what = plan(task, sums.terms), Kept(sums.confidence is not None, leaves.exact)
     stack = None
     if sums.a.ndim > 2 and wide is None:
-        stack = watched_stack(_in_line(sums.a), _in_line(sums.b), *how, programs[0])
+        stack = error_sums_of_stack(task, _in_line(sums.a), _in_line(sums.b), what)
     if stack is None and sums.a.ndim == 2 and wide is None:
-        (stack,) = watched_products(sums.a, sums.b, *how, sums.draws, programs)
+        (stack,) = error_sums(task, sums.a, sums.b, sums.draws, what)
     if stack is not None:
         narrow_sum, excess = stack.kept.reshape(sums.shape), stack.excess
     else:
         narrow_sum, wide_sum, excess = np.zeros(sums.shape), np.zeros(sums.shape), 0.0
         for place in np.ndindex(sums.shape[:-2]):
-            parts = watched_products(sums.a[place], sums.b[place], *how, sums.draws, programs)
+            parts = error_sums(task, sums.a[place], sums.b[place], sums.draws, what)
             with np.errstate(over="ignore"):
-                excess = max(excess, _kept(sums, programs, parts, narrow_sum[place], wide_sum[place]))
+                excess = max(excess, _kept(sums, known.programs, parts, narrow_sum[place], wide_sum[place]))
     # At most as many roundings, and additions of what they cost.
-    count = sums.terms * (not leaves.exact) + (tree.nodes if wide is None else sums.terms + len(programs)) + 1
+    count = sums.terms * (not leaves.exact) + (known.tree.nodes if wide is None else sums.terms + len(known.programs)) + 1
     stages = [Stage(held, narrow_sum, 1 + 2 * excess)]
     if wide is not None:
         stages.append(Stage(wide, wide_sum, 1.0))
     certain = count * hidden_underflow(sums, held)
     if wide is not None and wide.flush:
-        certain += len(programs) * to_float(underflow_error(wide, rounding))
+        certain += len(known.programs) * to_float(underflow_error(wide, rounding))
     return stages, count, certain
 
 
@@ -248,22 +257,36 @@ def _in_line(x: np.ndarray) -> np.ndarray:
 
 
 def _kept(
-    sums: Sums, programs: list[np.ndarray], parts: Iterator[Watched], narrow_sum: np.ndarray, wide_sum: np.ndarray
+    sums: Summed, programs: list[np.ndarray], parts: Iterator[ErrorSum], narrow_sum: np.ndarray, wide_sum: np.ndarray
 ) -> float:
     """Add what the roundings of one matrix cost to the sums; returns the relative error of what was added."""
-    wide, excess, total = sums.accumulator.promoted, 0.0, np.zeros(narrow_sum.shape)
+    wide, excess, total = sums.task.accumulator.promoted, 0.0, np.zeros(narrow_sum.shape)
     for lines, part in zip(programs, parts, strict=True):
         narrow_sum += part.kept
         excess = max(excess, part.excess)
         if wide is not None:
-            total = add_rounded(total, part.product, wide, sums.rounding, sums.draws, int(lines[1, 2] + lines[1, 4]))
+            total = add_rounded(total, part.product, wide, sums.task.rounding, sums.draws, node_after(lines))
             power = np.where(np.abs(total) < wide.max_finite, ufp(total), inf)
             wide_sum += power * power if sums.confidence is not None else power
     return excess
 
 
-def hidden_underflow(sums: Sums, held: Format) -> float:
+def hidden_underflow(sums: Summed, held: Format) -> float:
     """What one rounding may lose beside u * ufp of its result: by flushing, or where the carrier shows no underflow."""
-    fits = multiples(held, sums.fmt) if sums.products else quantum(sums.fmt) >= quantum(held)
-    hidden = held.flush or (not fits and (is_like(held, FP32) or is_like(held, FP64)))
-    return to_float(underflow_error(held, sums.rounding)) if hidden else 0.0
+    operand = sums.task.operand
+    fits = multiples(held, operand) if sums.products else quantum(operand) >= quantum(held)
+    hidden = held.flush or (not fits and (is_float32(held) or is_float64(held)))
+    return to_float(underflow_error(held, sums.task.rounding)) if hidden else 0.0
+
+
+#: For each kind of accumulator a bound of the error of its sums.
+_ERRORS: dict[Kind, Callable[[Summed, np.ndarray | None], np.ndarray]] = {
+    TREE: _tree_error,
+    PARTS: _tree_error,
+    KAHAN: _compensated_error,
+    NEUMAIER: _compensated_error,
+    EXACT: _exact_error,
+    NATIVE: _native_error,
+    UNIT: _unit_error,
+}
+_TAKES_STACKS = (TREE, PARTS, EXACT)

@@ -13,7 +13,8 @@ from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.units import Instruction, Output
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.tiles import Draws, add_rounded
+from fpsim.sums.additions import add_rounded
+from fpsim.sums.task import Draws
 from fpsim.sums.units.products import unit_product
 from fpsim.theory.powers import inflated, magnitudes, ufp
 from fpsim.theory.roundings import unit

@@ -9,20 +9,24 @@ from math import prod
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
-from fpsim.arrays.products import _accumulate, matmul_into
+from fpsim.accumulation.kinds import PARTS, TREE
 from fpsim.backend import threads
-from fpsim.numbers.formats import FP32, FP64, Format
+from fpsim.numbers.computing import contains, float32_adds, float64_adds, is_float32
+from fpsim.numbers.formats import Format
 from fpsim.numbers.operands import as_read
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
+from fpsim.numbers.system import NumberSystem
+from fpsim.sums.additions import add_rounded
 from fpsim.sums.observers.counters import Counters
-from fpsim.sums.observers.counting import counted_rounding
-from fpsim.sums.plan import is_like, program, require_arithmetic
-from fpsim.sums.tiles import Draws, add_rounded
+from fpsim.sums.observers.counting import count_product, counted_rounding
+from fpsim.sums.product import FINAL, product_into
+from fpsim.sums.programs import program
+from fpsim.sums.routes import accumulate
+from fpsim.sums.task import Draws, Sum
 
 _LEAST_COLUMNS = 16  # below, rows are transposed
 _LANES = 128
 _GROUP_BYTES = 2 << 20
-_FINAL = 0x9E3779B97F4A7C15  # so that the last rounding's draws are independent of the steps'
 
 
 @dataclass(frozen=True)
@@ -35,99 +39,89 @@ class _Fast:
     round_leaves: bool
 
 
-def contains(wide: Format, narrow: Format) -> bool:
-    """Whether rounding to `wide` leaves every value of `narrow` as it is."""
-    return (
-        wide.precision >= narrow.precision
-        and wide.max_finite >= narrow.max_finite
-        and wide.emin - wide.precision <= narrow.emin - narrow.precision
-        and ((wide.has_infinity and not wide.saturate) or not narrow.has_infinity)
-        and (wide.has_negative_zero or not narrow.has_negative_zero)
-        and wide.flush is None
-    )
-
-
 def _carries(dtype: np.dtype, fmt: Format) -> bool:
     """Whether the carrier's own addition and one rounding to nearest even add two values of the format right."""
     if not fmt.has_negative_zero or fmt.flush is not None or fmt.flush_inputs:
         return False
-    if dtype == np.float32:
-        return is_like(fmt, FP32) or (fmt.precision <= 11 and fmt.emin >= -126 and fmt.emax <= 127)
-    return is_like(fmt, FP64) or (fmt.precision <= 24 and 2 * (fmt.emax + 1) <= 1023)
+    return float64_adds(fmt) if dtype == np.float64 else is_float32(fmt) or float32_adds(fmt)
 
 
 @lru_cache(maxsize=256)
-def _fast(dtype: np.dtype, fmt: Format, accumulator: Accumulator, rounding: Rounding) -> _Fast | None:
+def _fast(dtype: np.dtype, task: Sum) -> _Fast | None:
     """The fast kernels' plan, or None where only matrix products do."""
-    if rounding is not Rounding.NEAREST_EVEN or accumulator.kind != "tree" or fmt.flush_inputs:
+    accumulator, fmt = task.accumulator, task.operand
+    if task.rounding is not Rounding.NEAREST_EVEN or accumulator.kind not in (TREE, PARTS) or fmt.flush_inputs:
         return None
     if accumulator.order.name == "given" and not accumulator.order.parameters[0].is_binary:
         return None
-    narrow, wide = accumulator.format, accumulator.promoted or accumulator.format
+    narrow, wide = task.target, task.held
     round_leaves = not contains(narrow, fmt)
-    if round_leaves and accumulator.products != "rounded":
+    if round_leaves and task.exact_products:
         return None  # leaves are exact, and wider than the accumulator
     for carrier in (dtype, np.dtype(np.float64)):
-        rows = [rounding_constants(target, rounding, carrier) for target in (narrow, wide)]
+        rows = [rounding_constants(target, task.rounding, carrier) for target in (narrow, wide)]
         if rows[0] is not None and rows[1] is not None and _carries(carrier, narrow) and _carries(carrier, wide):
             return _Fast(carrier, rows[0], rows[1], round_leaves)
     return None
 
 
 def sum_axes(
-    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
-    result_format: Format | None = None, counters: Counters | None = None,
-) -> np.ndarray:  # fmt: skip
-    """The sum of x over distinct axes >= 0, terms in row-major order of the axes as listed, rounded once to `fmt`.
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, counters: Counters | None = None
+) -> np.ndarray:
+    """The sum of x over distinct axes >= 0, terms in row-major order of the axes as listed, rounded once to the result.
 
-    A float32 or float64 array of values of `fmt`, any strides; a new array of x's dtype over the axes kept. With
-    `result_format` that is what sums are rounded to. With `counters` the roundings are counted.
+    A float32 or float64 array of values of the task's operand format, any strides; a new array of x's dtype over the axes
+    kept. With `counters` the roundings are counted.
     """
-    final = fmt if result_format is None else result_format
-    accumulator, x = accumulator.for_sums, as_read(x, fmt)
+    task, x = task.of_terms, as_read(x, task.operand)
     kept, shape = _kept(x, axes)
-    plan = _fast(x.dtype, fmt, accumulator, rounding) if counters is None else None
-    if plan is None:
-        lines = x.transpose(kept + axes).reshape(prod(shape), -1 if x.size else prod(x.shape[axis] for axis in axes))
+    fast = _fast(x.dtype, task) if counters is None else None
+    if fast is None:
+        lines, ones = _as_product(x, kept, axes)
         out = np.empty((len(lines), 1), dtype=x.dtype)
-        ones = np.ones((lines.shape[1], 1), dtype=x.dtype)
-        matmul_into(lines, ones, out, fmt, accumulator, rounding, key, counters=counters, result_format=final)
+        product_into(task, lines, ones, out, Draws(key, 0, 1, 1), counters=counters)
         return out.reshape(shape)
-    require_arithmetic(fmt, rounding, "fmt")
-    total = _run(x.astype(plan.dtype, copy=False), kept, axes, accumulator, plan)
-    round_into(total, total, final, rounding)
+    task.require_arithmetic()
+    total = _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
+    task.result.round_into(total, total, task.rounding)
     return total.astype(x.dtype, copy=False).reshape(shape)
 
 
 def mean_axes(
-    x: np.ndarray, axes: tuple[int, ...], fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
-    result_format: Format | None = None, counters: Counters | None = None,
-) -> np.ndarray:  # fmt: skip
-    """As `sum_axes`, but the accumulator is divided by the number of terms, rounded in its format, then to `fmt`.
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, counters: Counters | None = None
+) -> np.ndarray:
+    """As `sum_axes`, but the accumulator is divided by the number of terms, rounded in its format, then to the result's.
 
-    An exact accumulator has no format: its sum is rounded to `fmt`, and so is the quotient. No terms give NaN.
+    An exact accumulator and the library's own have no format: their sum is rounded to the result's, and so is the quotient.
+    No terms give NaN.
     """
-    accumulator, x = accumulator.for_sums, as_read(x, fmt)
-    final = fmt if result_format is None else result_format
+    task, x = task.of_terms, as_read(x, task.operand)
     kept, shape = _kept(x, axes)
     count = prod(x.shape[axis] for axis in axes)
-    if accumulator.kind in ("exact", "native"):
-        total, held = sum_axes(x, axes, fmt, accumulator, rounding, key, final), final
+    held: NumberSystem = task.held
+    if task.accumulator.kind.stands_alone:
+        total, held = sum_axes(task, x, axes, key), task.result
+    elif counters is not None or (fast := _fast(x.dtype, task)) is None:
+        task.require_arithmetic()
+        lines, ones = _as_product(x, kept, axes)
+        draws = Draws(key, 0, 1, 1)
+        total = accumulate(task, lines, ones, draws) if counters is None else count_product(task, lines, ones, draws, counters)
     else:
-        plan = _fast(x.dtype, fmt, accumulator, rounding) if counters is None else None
-        held = accumulator.promoted or accumulator.format
-        if plan is None:
-            lines, ones = x.transpose(kept + axes).reshape(prod(shape), count), np.ones((count, 1), dtype=x.dtype)
-            total, held = _accumulate(lines, ones, fmt, accumulator, rounding, Draws(key, 0, 1, 1), counters)
-        else:
-            total = _run(x.astype(plan.dtype, copy=False), kept, axes, accumulator, plan)
-    quotient = _divided(total.astype(np.float64).reshape(shape), count, held)
-    for target, own in ((held, key ^ (_FINAL >> 1)), (final, key ^ _FINAL)):
+        total = _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
+    quotient = _divided(total.astype(np.float64).reshape(shape), count, held.enclosing)
+    for target, own in ((held, key ^ (FINAL >> 1)), (task.result, key ^ FINAL)):
         given = quotient if counters is None else quotient.copy()
-        round_into(quotient, quotient, target, rounding, own)
+        target.round_into(quotient, quotient, task.rounding, own)
         if counters is not None:
-            counted_rounding(given, quotient, target, rounding, own, 0, counters)
+            counted_rounding(given, quotient, target, task.rounding, own, 0, counters)
     return quotient.astype(x.dtype, copy=False)
+
+
+def _as_product(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The terms of each sum in a row, and as many ones in a column."""
+    terms = prod(x.shape[axis] for axis in axes)
+    lines = x.transpose(kept + axes).reshape(prod(x.shape[axis] for axis in kept), terms)
+    return lines, np.ones((terms, 1), dtype=x.dtype)
 
 
 def _kept(x: np.ndarray, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -213,25 +207,22 @@ def _as_columns(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], ter
     return x.reshape(-1, terms, columns) if columns >= _LEAST_COLUMNS and x.size else None
 
 
-def prefix_axis(
-    x: np.ndarray, axis: int, fmt: Format, accumulator: Accumulator, rounding: Rounding, key: int = 0,
-    result_format: Format | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Every prefix of the sequential chain along one axis >= 0, each rounded once to `fmt` from the accumulator's state.
+def prefix_axis(task: Sum, x: np.ndarray, axis: int, key: int = 0) -> np.ndarray:
+    """Every prefix of the sequential chain along one axis >= 0, each rounded once to the result's format.
 
     Stochastic draws of the chain are those of its line, numbered in row-major order of the other axes.
     """
     from fpsim.backend.numba import reductions as kernels
 
-    accumulator, x = accumulator.for_sums, as_read(x, fmt)
-    require_arithmetic(fmt, rounding, "fmt")
-    require_arithmetic(accumulator.format, rounding, "accumulate")
-    target = fmt if result_format is None else result_format
-    plan = _fast(x.dtype, fmt, accumulator, rounding)
-    final = None if plan is None else rounding_constants(target, rounding, plan.dtype)
+    task, x = task.of_terms, as_read(x, task.operand)
+    task.require_arithmetic()
+    target, rounding = task.result, task.rounding
+    plan = _fast(x.dtype, task)
+    is_plain = isinstance(target, Format) and target.has_negative_zero and target.flush is None
+    final = rounding_constants(target, rounding, plan.dtype) if plan is not None and isinstance(target, Format) else None
     columns = prod(x.shape[axis + 1 :])
-    if plan is None or final is None or not target.has_negative_zero or target.flush is not None:
-        return _prefix_by_steps(x, axis, fmt, target, accumulator, rounding, key)
+    if plan is None or final is None or not is_plain:
+        return _prefix_by_steps(task, x, axis, key)
     if columns == 1 and axis and x.size:
         return _prefix_rows(np.ascontiguousarray(x, dtype=plan.dtype), plan, final).astype(x.dtype, copy=False)
     if columns >= _LEAST_COLUMNS and x.flags.c_contiguous:
@@ -264,25 +255,25 @@ def _prefix_rows(x: np.ndarray, plan: _Fast, final: np.ndarray) -> np.ndarray:
     return out
 
 
-def _prefix_by_steps(
-    x: np.ndarray, axis: int, fmt: Format, target: Format, accumulator: Accumulator, rounding: Rounding, key: int
-) -> np.ndarray:
+def _prefix_by_steps(task: Sum, x: np.ndarray, axis: int, key: int) -> np.ndarray:
     """A step at a time over all lines: right for every mode and format."""
     moved = np.moveaxis(x, axis, 0)
     terms = np.ascontiguousarray(moved, dtype=np.float64).reshape(x.shape[axis], prod(moved.shape[1:]), 1)
-    held, draws = accumulator.format, Draws(key, 0, 1, 1)
-    if accumulator.products != "rounded" and not contains(held, fmt):
-        raise ValueError(f"accumulate = {accumulator}: cumsum of {fmt.name} terms needs leaves rounded to {held.name}")
+    held, rounding, draws = task.target, task.rounding, Draws(key, 0, 1, 1)
+    if task.exact_products and not contains(held, task.operand):
+        raise ValueError(
+            f"accumulate = {task.accumulator}: cumsum of {task.operand.name} terms needs leaves rounded to {held.name}"
+        )
     leaves = np.empty_like(terms)
-    round_into(terms, leaves, held, rounding, key ^ (_FINAL >> 1))
+    round_into(terms, leaves, held, rounding, key ^ (FINAL >> 1))
     total, prefixes = np.zeros(terms.shape[1:]), np.empty_like(terms)
     for k, leaf in enumerate(leaves):
         total = prefixes[k] = add_rounded(total, leaf, held, rounding, draws, k)
     result = np.moveaxis(prefixes.reshape(moved.shape), 0, axis).astype(x.dtype)
-    return _rounded_copy(result, target, rounding, key)
+    return _rounded_copy(result, task.result, rounding, key)
 
 
-def _rounded_copy(x: np.ndarray, fmt: Format, rounding: Rounding, key: int) -> np.ndarray:
+def _rounded_copy(x: np.ndarray, system: NumberSystem, rounding: Rounding, key: int) -> np.ndarray:
     result = np.empty(x.shape, x.dtype)
-    round_into(np.ascontiguousarray(x), result, fmt, rounding, key ^ _FINAL)
+    system.round_into(np.ascontiguousarray(x), result, rounding, key ^ FINAL)
     return result

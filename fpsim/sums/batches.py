@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.kinds import TREE
 from fpsim.backend import threads
-from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.plan import Scheme
-from fpsim.sums.tiles import Draws, Job, extents_of_products
-from fpsim.sums.trees import choose_flags, prepare
+from fpsim.sums.packing import extents_of_products
+from fpsim.sums.plan import plan
+from fpsim.sums.schemes import Scheme
+from fpsim.sums.task import Draws, Sum
+from fpsim.sums.tiles import Job
 
 _FEW = 4  # rows for which products have other ways
 
 
-def batched_tree_products(
-    a: np.ndarray, b: np.ndarray, operand: Format, accumulator: Accumulator, rounding: Rounding
-) -> tuple[np.ndarray, list[int]] | None:
+def batched_products(task: Sum, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, list[int]] | None:
     """The accumulated products of (n, i, k) and (n, k, j), and which of them have to be computed again, one by one.
 
     float32 operands. None for accumulators, modes and shapes that this does not serve.
     """
     (pairs, rows, leaves), columns = a.shape, b.shape[2]
-    wide = accumulator.kind == "tree" and accumulator.promoted is None and rounding is not Rounding.STOCHASTIC
-    if not wide or operand.flush_inputs or rows <= _FEW or columns < 32 or not pairs:
+    serves = task.accumulator.kind is TREE and task.rounding is not Rounding.STOCHASTIC
+    if not serves or task.operand.flush_inputs or rows <= _FEW or columns < 32 or not pairs:
         return None
-    known = prepare(operand, accumulator, rounding, leaves)
-    chosen = known.plan.scheme
-    if not known.tree.is_binary or not a.dtype == b.dtype == np.float32:
+    known = plan(task, leaves)
+    chosen = known.scheme
+    if not known.is_binary or not a.dtype == b.dtype == np.float32:
         return None
-    job = Job(chosen.element, (rows, columns, leaves), known.tree.depth + 1, rounding, Draws())
+    job = Job(chosen.element, (rows, columns, leaves), known.depth, task.rounding, Draws())
     # What one pair calls for serves all: flags say what is looked after, and never change what comes out.
-    flags = choose_flags(known.plan, leaves, rows, lambda: extents_of_products(_elements(a), [_elements(b)]))
+    flags = known.flags(leaves, rows, lambda: extents_of_products(_elements(a), [_elements(b)]))
     out, _, passed = run_pairs(job, a, b, known.programs[0], chosen, flags)
     again = np.flatnonzero(passed.reshape(pairs, -1).any(axis=1)) if passed.any() else ()
     return out, [int(pair) for pair in again]
@@ -46,10 +45,10 @@ def run_pairs(
     from fpsim.backend.numba.batches import make_batch
 
     shape = (chosen.element, job.tile_rows, job.vectors, job.rounding.code, flags)
-    function = make_batch(*shape) if job.what is None else make_batch(*shape, job.what)
+    function = make_batch(*shape) if job.observed is None else make_batch(*shape, job.observed)
     pairs, panels = len(a), -(-job.columns // job.width)
     out = np.empty((pairs, job.groups * job.tile_rows, panels * job.width), chosen.dtype)
-    kept = out if job.what is None else np.empty_like(out)
+    kept = out if job.observed is None else np.empty_like(out)
     passed = np.zeros((pairs, panels, job.groups), np.uint8)
     limit = chosen.dtype.type(chosen.limit)
 

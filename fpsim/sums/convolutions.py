@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
-from typing import Any
 
 import numpy as np
 
-from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
-from fpsim.arrays.products import matmul_into
 from fpsim.backend import threads
-from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.geometry import Geometry
 from fpsim.sums.observers.counters import Counters
+from fpsim.sums.product import product_into
+from fpsim.sums.task import Draws, Sum
 
 #: Bytes of a gathered tile. A product holds it once more, so that a call stays below 64 MB a thread; a smaller tile of
 #: positions is near when it is read again, a tile of taps is as wide as what it repays to pack the gradient for.
@@ -36,41 +35,23 @@ _GATHERED = 4  # what gathering an element costs, in multiply-adds
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """How the sums of a convolution are made: what `matmul_into` takes beside its arrays."""
+class Products:
+    """What is done with the products of matrices that a convolution is made of: what `product_into` takes beside arrays."""
 
-    fmt: Format
-    accumulator: Accumulator
-    rounding: Rounding
+    task: Sum
     key: int = 0
-    counters: Any = None
-    result_format: Format | None = None
-    factors: tuple[Format, Format] | None = None  # of the matrices, where they differ: what is gathered is the right one
+    counters: Counters | None = None
+    before_rounding: Callable[[np.ndarray], None] | None = None
 
     def product(
-        self,
-        left: np.ndarray,
-        right: np.ndarray,
-        out: np.ndarray,
-        elements: tuple[int, int],
-        addend: np.ndarray | None = None,
+        self, left: np.ndarray, right: np.ndarray, out: np.ndarray, elements: tuple[int, int], addend: np.ndarray | None = None
     ) -> None:
-        """out = left @ right (+ addend); element (i, j) draws as number elements[0] + i * elements[1] + j."""
-        matmul_into(
-            left,
-            right,
-            out,
-            self.fmt,
-            self.accumulator,
-            self.rounding,
-            self.key,
-            addend=None if addend is None else np.broadcast_to(addend, out.shape),
-            counters=self.counters,
-            first_element=elements[0],
-            row_elements=elements[1],
-            result_format=self.result_format,
-            factors=self.factors,
-        )
+        """out = left @ right (+ addend); element (i, j) draws as number elements[0] + i * elements[1] + j.
+
+        What is gathered is the right factor.
+        """
+        addends = () if addend is None else (addend,)
+        product_into(self.task, left, right, out, Draws(self.key, *elements), addends, self.counters, self.before_rounding)
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ def forward_into(
     weight: np.ndarray,
     out: np.ndarray,
     geometry: Geometry,
-    how: Arithmetic,
+    products: Products,
     bias: np.ndarray | None = None,
 ) -> None:
     """The convolution of x (N, C, ...) with weight (O, C/groups, ...) into out (N, O, ...); nothing is checked.
@@ -102,7 +83,7 @@ def forward_into(
         rows = slice(group * outer, (group + 1) * outer)
         source = x[:, group * inner : (group + 1) * inner]
         taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
-        _columns_into(weight[rows].reshape(outer, taps.count), taps, out, rows, how, bias)
+        _columns_into(weight[rows].reshape(outer, taps.count), taps, out, rows, products, bias)
 
 
 def input_gradient_into(
@@ -110,20 +91,20 @@ def input_gradient_into(
     weight: np.ndarray,
     out: np.ndarray,
     geometry: Geometry,
-    how: Arithmetic,
+    products: Products,
     bias: np.ndarray | None = None,
 ) -> None:
     """The gradient of the input from that of the output, (N, O, ...), into out (N, C, ...); nothing is checked.
 
     The same operation is the forward pass of a transposed convolution, which is what the bias (C) is for.
     """
-    if _zeros_can_be_left_out(weight, geometry, how, out):
+    if _zeros_can_be_left_out(weight, geometry, products, out):
         for phase in _phases(geometry):
             part = np.empty((geometry.images, geometry.channels, *phase.grid), dtype=out.dtype)
-            _input_gradient_part(gradient, weight[phase.taps], part, geometry, phase.axes, how, bias)
+            _input_gradient_part(gradient, weight[phase.taps], part, geometry, phase.axes, products, bias)
             out[phase.positions] = part
         return
-    _input_gradient_part(gradient, weight, out, geometry, geometry.backward_axes, how, bias)
+    _input_gradient_part(gradient, weight, out, geometry, geometry.backward_axes, products, bias)
 
 
 def _input_gradient_part(
@@ -132,7 +113,7 @@ def _input_gradient_part(
     out: np.ndarray,
     geometry: Geometry,
     axes: np.ndarray,
-    how: Arithmetic,
+    products: Products,
     bias: np.ndarray | None,
 ) -> None:
     """The gradient at the positions that `out` has, from the kernel positions that `weight` has."""
@@ -141,20 +122,20 @@ def _input_gradient_part(
         rows = slice(group * inner, (group + 1) * inner)
         mine = slice(group * outer, (group + 1) * outer)
         taps = _Taps(gradient[:, mine], weight.shape[2:], out.shape[2:], axes)
-        _columns_into(weight[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, out, rows, how, bias)
+        _columns_into(weight[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, out, rows, products, bias)
 
 
-def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, how: Arithmetic, out: np.ndarray) -> bool:
+def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, products: Products, out: np.ndarray) -> bool:
     """Whether the zero terms between strides change no bit, so that each phase of the strides can be computed without.
 
     True of an unfused chain from +0 to nearest even with subnormals kept, whose sum is never -0; but zero times infinity
     is NaN, and counters count every addition.
     """
-    accumulator = how.accumulator
-    chain = accumulator.kind == "tree" and accumulator.order == sequential and accumulator.products == "rounded"
-    nearest = how.rounding is Rounding.NEAREST_EVEN and accumulator.format.flush is None
+    task = products.task
+    chain = task.accumulator.kind is TREE and task.accumulator.order == sequential and not task.exact_products
+    nearest = task.rounding is Rounding.NEAREST_EVEN and task.target.flush is None
     small = out.nbytes // prod(geometry.stride) <= _TAPS_BYTES
-    if isinstance(how.counters, Counters) or max(geometry.stride) == 1:
+    if products.counters is not None or max(geometry.stride) == 1:
         return False
     return chain and nearest and small and bool(np.isfinite(weight).all())
 
@@ -180,7 +161,7 @@ def _phases(geometry: Geometry) -> Iterator[_Phase]:
 
 
 def weight_gradient_into(
-    gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, how: Arithmetic
+    gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, products: Products
 ) -> None:
     """The gradient of the weight from that of the output, (N, O, ...), and x, into out (O, C/groups, ...).
 
@@ -194,11 +175,11 @@ def weight_gradient_into(
         flat = out.reshape(geometry.outputs, taps.count)
         for rows in _ranges(group * outer, (group + 1) * outer, at_once):
             left = gradient[:, rows].swapaxes(0, 1).reshape(rows.stop - rows.start, taps.positions)
-            _tap_columns_into(left, taps, flat, rows, at_once, how)
+            _tap_columns_into(left, taps, flat, rows, at_once, products)
 
 
 def _tap_columns_into(
-    left: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, at_once: int, how: Arithmetic
+    left: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, at_once: int, products: Products
 ) -> None:
     """out[rows] = left @ (what each tap reads, a column each), tile by tile of taps."""
     tiles = _tiles(slice(0, taps.count), at_once, taps.sharers(len(left), taps.count), _COLUMNS)
@@ -208,13 +189,13 @@ def _tap_columns_into(
         for columns in tiles[first:last]:
             right = taps.gather(columns, slice(0, taps.positions), buffer)
             elements = (rows.start * taps.count + columns.start, taps.count)
-            how.product(left, right.T, out[rows, columns], elements)
+            products.product(left, right.T, out[rows, columns], elements)
 
     taps.share(some, len(tiles), len(left), taps.count)
 
 
 def _columns_into(
-    factors: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, how: Arithmetic, bias: np.ndarray | None
+    factors: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, products: Products, bias: np.ndarray | None
 ) -> None:
     """out[n, rows, p] = factors @ (what the taps read at position p of image n), tile by tile of positions."""
     images, channels = out.shape[:2]
@@ -223,7 +204,7 @@ def _columns_into(
     room = min(max(_POSITIONS_BYTES, factors.nbytes // 2), _TAPS_BYTES)  # every tile packs the factors again
     at_once = _whole_panels(max(1, room // max(1, taps.count * out.itemsize)))
     together = max(1, min(images, at_once // max(1, positions)))
-    if how.rounding is Rounding.STOCHASTIC or positions >= at_once:
+    if products.task.rounding is Rounding.STOCHASTIC or positions >= at_once:
         together = 1  # within one image the numbers of elements are affine in row and column
     sharers = taps.sharers(len(factors), taps.positions)
     pieces = []
@@ -244,7 +225,7 @@ def _columns_into(
                 i: int, j: int, right: np.ndarray = right, result: np.ndarray = result, first_element: int = first_element
             ) -> None:
                 added = None if addend is None else addend[i:j]
-                how.product(factors[i:j], right, result[i:j], (first_element + i * positions, positions), added)
+                products.product(factors[i:j], right, result[i:j], (first_element + i * positions, positions), added)
 
             threads.run(product, threads.parts(len(factors), len(factors) * right.size, _ROWS))
             if together == 1:

@@ -9,8 +9,8 @@ import numpy as np
 
 from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.plan import Scheme
-from fpsim.sums.tiles import LANES, line_of
+from fpsim.sums.packing import LANES, line_of
+from fpsim.sums.schemes import Scheme
 
 
 @cache

@@ -5,39 +5,35 @@ from __future__ import annotations
 import numpy as np
 
 from fpsim.accumulation.trees import ADD, CHAIN, FUSED, ZERO, Tree
-from fpsim.numbers.formats import FP64, Format
+from fpsim.numbers.computing import is_float64
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.plan import is_like
-from fpsim.sums.tiles import Draws, add_rounded
+from fpsim.sums.additions import add_rounded
+from fpsim.sums.task import Draws, Sum
 
 _LEAF_STEPS = 2**31  # the rounding of leaf k draws as step 2^31 + k, as in kernels
 _ELEMENTS = 2**17  # of the result at a time: a stack of them stays in the cache
 
 
-def node_product(
-    a: np.ndarray, b: np.ndarray, target: Format, rounding: Rounding, tree: Tree, exact_products: bool, draws: Draws
-) -> np.ndarray:
-    """a @ b along any tree: a new float64 array of values of `target`, (+0) + tree.
+def node_product(task: Sum, tree: Tree, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+    """a @ b along any tree: a new float64 array of values of the accumulator's format, (+0) + tree.
 
-    Operands' products must be exact in float64. Raises ValueError for a target of fp64, whose sums need more than that.
+    Operands' products must be exact in float64. Raises ValueError for additions in fp64, which need more than that.
     """
-    if is_like(target, FP64):
+    if is_float64(task.target):
         raise ValueError("accumulate: a tree with nodes of more than two terms has no kernel for fp64 additions")
     rows, columns = a.shape[0], b.shape[1]
     out = np.empty((rows, columns))
     height = max(1, _ELEMENTS // max(1, columns))
     for first in range(0, rows, height):
-        own = Draws(draws.key, draws.first + first * draws.row_step, draws.row_step, draws.column_step)
-        out[first : first + height] = _Nodes(a[first : first + height], b, target, rounding, exact_products, own).run(tree)
+        part = slice(first, first + height)
+        out[part] = _Nodes(task, a[part], b, draws.at(first)).run(tree)
     return out
 
 
 class _Nodes:
-    def __init__(
-        self, a: np.ndarray, b: np.ndarray, target: Format, rounding: Rounding, exact_products: bool, draws: Draws
-    ):
+    def __init__(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws):
         self.a, self.b = (np.asarray(x, dtype=np.float64) for x in (a, b))
-        self.target, self.rounding, self.exact_products, self.draws = target, rounding, exact_products, draws
+        self.target, self.rounding, self.exact_products, self.draws = task.target, task.rounding, task.exact_products, draws
         self.node = 0
 
     def run(self, tree: Tree) -> np.ndarray:

@@ -17,6 +17,7 @@ from the same stages (`trees.py`, `compensated.py`, `units.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -25,13 +26,14 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
+from fpsim.accumulation.kinds import EXACT, KAHAN, NATIVE, NEUMAIER, PARTS, TREE, UNIT, Kind
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import MAX_LEAVES
 from fpsim.numbers.formats import FP32, Format, get_format
 from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
 from fpsim.theory.roundings import holds, relative_error, underflow_error
-from fpsim.theory.trees import Stage, chain_stage, leaf_stage, leaves_of, tree_stage
+from fpsim.theory.trees import Leaves, Stage, chain_stage, leaf_stage, leaves_of, tree_stage
 from fpsim.theory.units import Sums, flushed_below, split_stage, unit_stage
 from fpsim.theory.upward import ZERO, affine, grown, largest_total, to_float
 
@@ -111,47 +113,88 @@ def _bound(
     zero_below = fmt.min_normal if fmt.flush_inputs else 0.0
     if not products:
         accumulator = accumulator.for_sums
-    if accumulator.kind == "exact":
+    if accumulator.kind is EXACT:
         return AccumulationBound(0.0, 0.0, fmt.max_finite, None, zero_below)
     held = accumulator.promoted or accumulator.format
-    if accumulator.kind == "unit":
-        assert accumulator.unit is not None
-        row = accumulator.unit.instruction(fmt, accumulator.format.name)
-        sums, output = Sums(fmt, terms, Fraction(largest)), row.outputs[accumulator.format.name]
-        zero_below = max(zero_below, flushed_below(row, fmt))
-        if accumulator.order == sequential:
-            stage, later = unit_stage(sums, row, output), max(0, addends - 1)  # its sum starts from the first
-        else:
-            stage, later = split_stage(sums, row, output, held, accumulator.order.parameters[0]), addends
-    else:
-        stage = _sum(fmt, accumulator, terms, rounding, products)
-        later = addends
-    if later:
-        stage = stage.then(_addends(fmt, held, later, rounding))
+    terms_of = _Terms(fmt, accumulator, terms, rounding, products, largest)
+    stage, own = _STAGES[accumulator.kind](terms_of)
+    if accumulator.unit is not None:
+        zero_below = max(zero_below, flushed_below(accumulator.unit.instruction(fmt, accumulator.format.name), fmt))
+    if addends > own:
+        stage = stage.then(_addends(fmt, held, addends - own, rounding))
     top = largest_total(stage.top, stage.relative, stage.absolute)
     return AccumulationBound(to_float(stage.relative), to_float(stage.absolute), top, held, zero_below)
 
 
-def _sum(fmt: Format, accumulator: Accumulator, terms: int, rounding: Rounding, products: bool) -> Stage:
-    """The sum itself, of every kind but exact ones and units."""
-    if accumulator.kind == "native":
-        # Whatever the order, no product meets more than `terms` roundings, its own included; float64 is rounded once more.
-        relative = grown(relative_error(FP32, rounding), terms + 1)
-        return Stage(relative, (terms + 1) * underflow_error(FP32, rounding) * (1 + relative), FP32.max_finite)
-    held = accumulator.format
-    leaves = leaves_of(fmt, held, accumulator.products == "rounded", products)
-    stage = leaf_stage(leaves, fmt, held, rounding, terms, products)
-    if accumulator.kind == "kahan":
-        return stage.then(kahan_stage(terms, held, rounding))
-    if accumulator.kind == "neumaier":
-        return stage.then(neumaier_stage(terms, held, rounding))
-    if accumulator.promoted is None:
-        return stage.then(tree_stage(accumulator.order(terms), held, rounding, leaves))
-    (size,) = accumulator.order.parameters
-    blocks = -(-terms // size)
-    block = tree_stage(Accumulator(format=held).order(min(size, terms)), held, rounding, leaves)
-    stage = stage.then(Stage(block.relative, blocks * block.absolute, block.top))
-    return stage.then(chain_stage(blocks, accumulator.promoted, rounding))
+@dataclass(frozen=True)
+class _Terms:
+    """What is summed: so many products of values of the format (or values themselves), none larger."""
+
+    fmt: Format
+    accumulator: Accumulator
+    count: int
+    rounding: Rounding
+    products: bool
+    largest: float
+
+    @property
+    def leaves(self) -> Leaves:
+        return leaves_of(self.fmt, self.accumulator.format, self.accumulator.rounds_products, self.products)
+
+    @property
+    def leaf_stage(self) -> Stage:
+        """The roundings of the leaves."""
+        return leaf_stage(self.leaves, self.fmt, self.accumulator.format, self.rounding, self.count, self.products)
+
+
+def _native(terms: _Terms) -> tuple[Stage, int]:
+    """Whatever the order, no product meets more than as many roundings as terms, its own included; float64 rounds once more."""
+    relative = grown(relative_error(FP32, terms.rounding), terms.count + 1)
+    absolute = (terms.count + 1) * underflow_error(FP32, terms.rounding) * (1 + relative)
+    return Stage(relative, absolute, FP32.max_finite), 0
+
+
+def _tree(terms: _Terms) -> tuple[Stage, int]:
+    held = terms.accumulator.format
+    return terms.leaf_stage.then(tree_stage(terms.accumulator.order(terms.count), held, terms.rounding, terms.leaves)), 0
+
+
+def _parts(terms: _Terms) -> tuple[Stage, int]:
+    (size,), wide, held = terms.accumulator.order.parameters, terms.accumulator.promoted, terms.accumulator.format
+    assert wide is not None
+    blocks = -(-terms.count // size)
+    block = tree_stage(sequential(min(size, terms.count)), held, terms.rounding, terms.leaves)
+    stage = terms.leaf_stage.then(Stage(block.relative, blocks * block.absolute, block.top))
+    return stage.then(chain_stage(blocks, wide, terms.rounding)), 0
+
+
+def _kahan(terms: _Terms) -> tuple[Stage, int]:
+    return terms.leaf_stage.then(kahan_stage(terms.count, terms.accumulator.format, terms.rounding)), 0
+
+
+def _neumaier(terms: _Terms) -> tuple[Stage, int]:
+    return terms.leaf_stage.then(neumaier_stage(terms.count, terms.accumulator.format, terms.rounding)), 0
+
+
+def _unit(terms: _Terms) -> tuple[Stage, int]:
+    accumulator, held = terms.accumulator, terms.accumulator.format
+    assert accumulator.unit is not None
+    row = accumulator.unit.instruction(terms.fmt, held.name)
+    sums, output = Sums(terms.fmt, terms.count, Fraction(terms.largest)), row.outputs[held.name]
+    if accumulator.order == sequential:
+        return unit_stage(sums, row, output), 1  # its sum starts from the first addend
+    return split_stage(sums, row, output, held, accumulator.order.parameters[0]), 0
+
+
+#: For each kind of accumulator the stage that its sums are, and how many addends are terms of it.
+_STAGES: dict[Kind, Callable[[_Terms], tuple[Stage, int]]] = {
+    TREE: _tree,
+    PARTS: _parts,
+    KAHAN: _kahan,
+    NEUMAIER: _neumaier,
+    NATIVE: _native,
+    UNIT: _unit,
+}
 
 
 def _addends(fmt: Format, held: Format, count: int, rounding: Rounding) -> Stage:

@@ -25,6 +25,7 @@ from math import inf, log, sqrt
 from typing import Any
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
+from fpsim.accumulation.kinds import PARTS, TREE
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
@@ -82,7 +83,7 @@ def probabilistic_bound(
     require_zero_mean(mode)
     if not 0.0 < confidence < 1.0 or outputs < 1:
         raise ValueError(f"confidence lies between 0 and 1 and outputs is at least 1, got {confidence}, {outputs}")
-    if accumulator.kind != "tree":
+    if accumulator.kind not in (TREE, PARTS):
         raise ValueError(f"accumulate = {str(accumulator)!r} is no tree of additions: it has no probabilistic bound")
     certain = accumulation_bound(target, accumulator, terms, mode, products=products)
     steps = _steps(target, accumulator, terms, mode, products) if terms else []

@@ -20,8 +20,9 @@ from fpsim.emulation.certification.products import slopes_of_products
 from fpsim.emulation.certification.slopes import Slope, linear, upwards
 from fpsim.emulation.certification.table import Call, Products, Unit, multiplied, register
 from fpsim.emulation.errors import UnsupportedOp
-from fpsim.emulation.machine.policy import Policy, joined, mixed_products
+from fpsim.emulation.machine.policy import Policy, mixed_products
 from fpsim.emulation.rules.attention import ATTENTION, attend
+from fpsim.numbers.computing import joined
 from fpsim.numbers.formats import FP32, FP64, Format
 from fpsim.numbers.rounding import Rounding
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fpsim.accumulation.kinds import PARTS, TREE, UNIT
 from fpsim.emulation.certification.followed import can_follow, follow
 from fpsim.emulation.certification.single import SINGLE_FROM, product_above
 from fpsim.emulation.certification.slopes import raised, upwards
@@ -96,7 +97,7 @@ class Machine:
         Following every partial sum takes several times the work. None where that is due.
         """
         policy, accumulator = self.policy, self.policy.accumulator
-        if not self.quick or accumulator.kind != "tree":
+        if not self.quick or accumulator.kind not in (TREE, PARTS):
             return None
         if not self._accumulator_shows(accumulator.promoted or accumulator.format):
             return None
@@ -133,7 +134,7 @@ class Machine:
         store = rounding_bound(self.stored, policy.rounding, held=bound.format)
         if sums.divisor != 1:
             kept = rounding_bound(held, policy.rounding)
-            if policy.accumulator.kind in ("exact", "native"):
+            if policy.accumulator.kind.stands_alone:
                 error = error + _of(kept, upwards(magnitudes + error), visible)
             error = error / sums.divisor
             last = _of(kept, upwards(magnitudes / sums.divisor + error), visible)
@@ -143,7 +144,7 @@ class Machine:
     def _bound(self, sums: Products) -> AccumulationBound:
         policy = self.policy
         largest = None
-        if policy.accumulator.kind == "unit":
+        if policy.accumulator.kind is UNIT:
             size = max(float(factor.magnitude.max()) if factor.value.numel() else 0.0 for factor in sums.factors)
             if math.isfinite(size):  # the next power of two, so that few bounds are made
                 exponent = math.ceil(math.log2(max(size, policy.fmt.min_subnormal)))
@@ -156,9 +157,9 @@ class Machine:
     def _accumulator_shows(self, held: Format) -> bool:
         """Whether an infinity inside the accumulator comes out as one."""
         accumulator = self.policy.accumulator
-        if accumulator.kind == "unit":
+        if accumulator.kind is UNIT:
             return False
-        formats = {accumulator.format, held} if accumulator.kind in ("tree", "kahan", "neumaier") else {held}
+        formats = {accumulator.format, held} if accumulator.kind.widens else {held}
         return all(shows_overflow(fmt, self.policy.rounding) for fmt in formats)
 
     def _stored(self, call: Call, store: RoundingBound, inner: torch.Tensor | None) -> torch.Tensor:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from fpsim.arrays.rounding import round as round_to
 from fpsim.emulation.certification.products import bilinear
 from fpsim.emulation.certification.segments import is_segment, quotients
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, diagonal_over, linear, raised, upwards
 from fpsim.emulation.certification.table import Call, Unit, free, register, rounded
 from fpsim.emulation.machine.limits import in_fp32
-from fpsim.numbers.rounding import round as round_to
 
 _aten = torch.ops.aten
 _Range = Callable[..., tuple[torch.Tensor, torch.Tensor]]

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.kinds import TREE
 from fpsim.emulation.certification.partial_sums import tree_errors
 from fpsim.emulation.certification.table import Products
 from fpsim.emulation.machine.policy import Policy
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.running.products import (
-    Sums,
+    Summed,
     hidden_underflow,
     result_error,
     rounded_error,
@@ -24,9 +25,8 @@ from fpsim.running.products import (
     tree_stages,
     unrounded_error,
 )
-from fpsim.sums.observers.error_sums import watched_products
-from fpsim.sums.plan import program
-from fpsim.sums.tiles import Draws
+from fpsim.sums.observers.error_sums import Kept, error_sums
+from fpsim.sums.task import Sum
 from fpsim.theory.powers import inflated
 from fpsim.theory.roundings import holds, unit
 from fpsim.theory.trees import leaves_of
@@ -34,7 +34,7 @@ from fpsim.theory.trees import leaves_of
 
 def is_tree(accumulator: Accumulator) -> bool:
     """Whether the accumulator is one tree of rounded additions."""
-    return accumulator.kind == "tree" and accumulator.promoted is None
+    return accumulator.kind is TREE
 
 
 def can_follow(policy: Policy, sums: Products) -> bool:
@@ -53,7 +53,7 @@ def follow_tree(policy: Policy, sums: Products) -> tuple[torch.Tensor, float, fl
     left, right = _matrices(sums)
     products = sums.factors[1].value.dim() > 0
     accumulator = policy.accumulator if products else policy.accumulator.for_sums
-    given = Sums(left.numpy(), right.numpy(), policy.fmt, accumulator, policy.rounding, Draws(), products)
+    given = Summed(Sum.of(policy.fmt, accumulator, policy.rounding), left.numpy(), right.numpy(), products=products)
     (stage,), count, certain = tree_stages(given)
     growth = 1 + (count + 16) * 2.0**-52
     factor = stage.factor * float(unit(stage.fmt, policy.rounding)) * growth
@@ -91,7 +91,7 @@ def _again(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     fmt, accumulator, rounding = policy.fmt, policy.accumulator, policy.rounding
     accumulator = accumulator if products else accumulator.for_sums
-    sums = Sums(a, b, fmt, accumulator, rounding, Draws(), products)
+    sums = Summed(Sum.of(fmt, accumulator, rounding), a, b, products=products)
     total = result_error(sums, result, addend, target)
     if not squares:
         return total, total, total
@@ -110,24 +110,20 @@ def _again(
     return total, certain, inflated(np.where(np.isfinite(total), kept, 0.0), 8)
 
 
-def _squares(sums: Sums) -> np.ndarray:
+def _squares(sums: Summed) -> np.ndarray:
     """The sum of (u ufp)^2 over the roundings of a tree."""
-    accumulator, held = sums.accumulator, sums.accumulator.format
-    tree = accumulator.order(sums.terms)
-    leaves = leaves_of(sums.fmt, held, accumulator.products == "rounded", sums.products)
+    task = sums.task
+    leaves = leaves_of(task.operand, task.target, not task.exact_products, sums.products)
     kept = np.empty(sums.shape)
     for place in np.ndindex(sums.shape[:-2]):
-        (part,) = watched_products(
-            sums.a[place], sums.b[place], sums.fmt, held, sums.rounding, tree, accumulator.products != "rounded", leaves.exact,
-            True, sums.draws, [program(tree)],
-        )  # fmt: skip
+        (part,) = error_sums(task, sums.a[place], sums.b[place], sums.draws, Kept(True, leaves.exact))
         kept[place] = part.kept.astype(np.float64) * (1 + 2 * part.excess)
-    return inflated(kept * held.unit_roundoff**2, 3 * sums.terms + 8)
+    return inflated(kept * task.target.unit_roundoff**2, 3 * sums.terms + 8)
 
 
-def _certain(sums: Sums) -> float:
+def _certain(sums: Summed) -> float:
     """What no rounding of mean zero explains: products that underflow out of sight."""
-    return (3 * sums.terms + 8) * hidden_underflow(sums, sums.accumulator.format)
+    return (3 * sums.terms + 8) * hidden_underflow(sums, sums.task.target)
 
 
 def _stochastic(

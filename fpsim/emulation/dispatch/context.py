@@ -19,6 +19,7 @@ from torch._C._dynamo import eval_frame
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.emulation.dispatch import switches
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.dispatch.names import ModuleNames
@@ -30,7 +31,6 @@ from fpsim.emulation.machine.mixed import MixedMachine, MixedMode
 from fpsim.emulation.machine.native import NativeMachine, NativeMode
 from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy
 from fpsim.emulation.machine.results import Time
-from fpsim.numbers import arguments
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ class Emulation:
     def __enter__(self) -> Emulation:
         local = self._local
         if local.depth == 0 or current() is not self:
-            arguments.refuse_flush_to_zero()
+            refuse_flush_to_zero()
             if current() not in (None, self) and current().policy != self.policy:  # type: ignore[union-attr]
                 raise RuntimeError(f"already emulating {current().policy} in this thread; leave that context first")  # type: ignore[union-attr]
         if local.depth == 0:

@@ -26,6 +26,7 @@ from fpsim.emulation.registry import PRIMITIVE, RULES
 from fpsim.numbers import rounding as roundings
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.sums.task import Sum
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 _array, _pointer = marks.array_of, marks.pointer_to
@@ -76,7 +77,7 @@ class Machine:
 
     policy: Policy
     fmt: Format
-    operand_format: Format
+    task: Sum
     rounding: Rounding
     tag: marks.Tag
     fast: bool
@@ -99,7 +100,7 @@ class Machine:
         return {
             "policy": policy,
             "fmt": fmt,
-            "operand_format": fmt,
+            "task": Sum.of(fmt, policy.accumulator, rounding),
             "rounding": rounding,
             "tag": marks.Tag(fmt.name),
             "fast": policy.carried_by_float32,
@@ -299,9 +300,9 @@ class Machine:
         """Floating-point numbers of another dtype as values of the format, rounded, in a fresh float32 tensor."""
         return self._narrow(tensor.to(_FLOAT64, copy=True))
 
-    def factors(self, left: torch.Tensor, right: torch.Tensor) -> tuple[Format, Format] | None:
-        """The formats of two operands that a unit multiplies, where they may differ."""
-        return None
+    def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
+        """The sum of products of two operands' values."""
+        return self.task
 
     def is_step_count(self, tensor: torch.Tensor) -> bool:
         """Whether this is `state["step"]` of the optimizer that is stepping: a count, which never rounds."""

@@ -22,16 +22,19 @@ from typing import Any
 import torch
 from torch._C._dynamo import eval_frame
 
+from fpsim.accumulation.kinds import UNIT
 from fpsim.accumulation.units import Formats
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.machine import Machine
 from fpsim.emulation.machine.mapping import ModuleFormats
-from fpsim.emulation.machine.policy import MixedPolicy, joined, mixed_products
+from fpsim.emulation.machine.policy import MixedPolicy, mixed_products
 from fpsim.emulation.machine.updates import KINDS
 from fpsim.emulation.registry import TABLE, each_element, names, positions, tensors_in
+from fpsim.numbers.computing import joined
 from fpsim.numbers.formats import Format
+from fpsim.sums.task import Sum
 
 _FLOAT32 = torch.float32
 #: Families whose rules round all that they make.
@@ -171,7 +174,9 @@ class MixedMachine(Machine):
         arithmetic = self.arithmetic_of(policy)
         if not uniform:  # what float32 makes of wider operands would be rounded twice
             operands = joined(*(fmt for fmt in read if fmt is not None))
-            arithmetic |= {"policy": mixed_products(policy, operands), "operand_format": operands, "fast": False}
+            policy = mixed_products(policy, operands)
+            task = Sum.of(operands, policy.accumulator, policy.rounding, policy.fmt)
+            arithmetic |= {"policy": policy, "task": task, "fast": False}
         return arithmetic | {"tag": self.role_tag(turn.result, turn.role, formats), "_uniform": uniform}
 
     @contextmanager
@@ -241,18 +246,19 @@ class MixedMachine(Machine):
         mark = self._known(tensor)
         return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
 
-    def factors(self, left: torch.Tensor, right: torch.Tensor) -> tuple[Format, Format] | None:
-        if self._uniform or self.policy.accumulator.kind != "unit":
-            return None
+    def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
+        if self._uniform or self.task.accumulator.kind is not UNIT:
+            return self.task
         marks = [self._known(tensor) for tensor in (left, right)]
         first, second = (mark.fmt if mark is not None else None for mark in marks)
         if first is None or second is None:
-            return None
-        own, both = self._takes((first, second)), self._takes(self.operand_format)
-        return (first, second) if own and (first != second or not both) else None
+            return self.task
+        own, both = self._takes((first, second)), self._takes(self.task.operand)
+        takes = own and (first != second or not both)
+        return Sum.of(first, self.task.accumulator, self.task.rounding, self.task.result, second) if takes else self.task
 
     def _takes(self, operands: Formats) -> bool:
-        accumulator = self.policy.accumulator
+        accumulator = self.task.accumulator
         assert accumulator.unit is not None
         return any(row.takes(operands) and accumulator.format.name in row.outputs for row in accumulator.unit.instructions)
 

@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 from fpsim.accumulation import Accumulator, get_accumulator
+from fpsim.accumulation.kinds import NATIVE
 from fpsim.emulation.machine.mapping import FormatMapping, parse_mapping
+from fpsim.numbers.computing import float32_serves, is_float32
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
-from fpsim.sums.axes import contains
 
 GRANULARITIES = ("kernel", "primitive")
 
@@ -30,24 +31,16 @@ class Policy:
 
     @property
     def carried_by_float32(self) -> bool:
-        """Whether add, sub, mul, div and sqrt in float32, then one rounding, are right in this mode.
-
-        To nearest even 24 >= 2p + 2 and emin >= 3p - 150; fp32 is its own carrier. The other modes would need the
-        residual of the float32 operation.
-        """
-        fmt = self.fmt
-        if self.rounding is not Rounding.NEAREST_EVEN or fmt.flush or fmt.flush_inputs:
-            return False
-        if (fmt.precision, fmt.emin, fmt.emax, fmt.specials) == (24, -126, 127, "ieee"):
-            return not fmt.saturate
-        return 24 >= 2 * fmt.precision + 2 and fmt.emin >= 3 * fmt.precision - 150
+        """Whether add, sub, mul, div and sqrt in float32, then one rounding, are right; fp32 is its own carrier."""
+        fmt, nearest = self.fmt, self.rounding is Rounding.NEAREST_EVEN
+        return float32_serves(fmt, self.rounding) or (nearest and is_float32(fmt))
 
     @property
     def is_identity(self) -> bool:
         """Whether this machine is torch itself: fp32 in the library's own order, rounded as the library rounds."""
         return (
             self.fmt == get_format("fp32")
-            and self.accumulator.kind == "native"
+            and self.accumulator.kind is NATIVE
             and self.rounding is Rounding.NEAREST_EVEN
             and self.granularity == "kernel"
         )
@@ -116,7 +109,7 @@ class MixedPolicy(Policy):
 
     def of(self, fmt: Format) -> Policy:
         """The policy of results in one of the formats."""
-        return Policy(fmt, _for_operands(self.accumulator, fmt), self.rounding, self.seed, self.granularity)
+        return Policy(fmt, self.accumulator.widened(fmt), self.rounding, self.seed, self.granularity)
 
     def __str__(self) -> str:
         return super().__str__().replace(f"fmt={self.fmt.name}", f"fmt={self.mapping}", 1)
@@ -142,29 +135,9 @@ def _operand_error(accumulator: Accumulator, fmt: Format) -> ValueError | None:
 
 
 @lru_cache(maxsize=256)
-def joined(*formats: Format) -> Format:
-    """A format that holds every value of the given ones: one of them where it does."""
-    for candidate in formats:
-        if all(contains(candidate, fmt) for fmt in formats):
-            return candidate
-    precision = max(fmt.precision for fmt in formats)
-    least = min(fmt.emin - fmt.precision for fmt in formats) + precision
-    emin = min(least, *(fmt.emin for fmt in formats))
-    name = " and ".join(sorted({fmt.name for fmt in formats}))
-    return Format(name, precision, emin, max(fmt.emax for fmt in formats))
-
-
-@lru_cache(maxsize=256)
 def mixed_products(policy: Policy, operands: Format) -> Policy:
     """The policy, accumulating what has operands of that format."""
-    return replace(policy, accumulator=_for_operands(policy.accumulator, operands))
-
-
-def _for_operands(accumulator: Accumulator, operands: Format) -> Accumulator:
-    """What is wider than 11 bits accumulates in its own format, in the order asked for."""
-    if operands.precision > 11 and accumulator.kind in ("tree", "kahan", "neumaier") and accumulator.format != operands:
-        return Accumulator(accumulator.kind, operands, accumulator.order, accumulator.products, None)
-    return accumulator
+    return replace(policy, accumulator=policy.accumulator.widened(operands))
 
 
 def make_policy(
@@ -210,4 +183,4 @@ def _checked(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity: A
     if granularity not in GRANULARITIES:
         raise ValueError(f"granularity={granularity!r}: known are {', '.join(GRANULARITIES)}")
     asked = get_accumulator(accumulate)
-    return Policy(target, _for_operands(asked, target), mode, seed, granularity, asked=asked)
+    return Policy(target, asked.widened(target), mode, seed, granularity, asked=asked)

@@ -12,12 +12,12 @@ from fpsim.accumulation import Accumulator, Tree, get_accumulator
 from fpsim.accumulation.accumulator import Products
 from fpsim.accumulation.orders import given
 from fpsim.accumulation.units import UNITS
+from fpsim.arrays.rounding import round as round_to
 from fpsim.emulation.replay.calls import Call
 from fpsim.emulation.replay.revealed import Orders
 from fpsim.emulation.replay.tensors import tensor_of
 from fpsim.hardware import product
 from fpsim.numbers.formats import FP32, get_format
-from fpsim.numbers.rounding import round as round_to
 
 #: Families of operations whose results depend on how sums accumulate.
 ACCUMULATING = frozenset(("matmul", "convolution", "reduction", "statistics"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fpsim.numbers.encoding import encode
+from fpsim.arrays.encoding import encode
+from fpsim.arrays.rounding import round as round_to
 from fpsim.numbers.formats import Format, get_format
-from fpsim.numbers.rounding import round as round_to
 
 #: fpsim's name of the format that a dtype holds.
 FORMATS = {

@@ -11,30 +11,10 @@ import torch
 from fpsim.backend.numba import passes
 from fpsim.emulation.machine.machine import WORTH_A_PASS
 from fpsim.emulation.registry import RULES, Entry, Rule, enter, register_functional
-from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.operations import odd_sum
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
-
-
-def odd_sum(a: np.ndarray, b: np.ndarray, rounding: Rounding) -> np.ndarray:
-    """a + b in float64 rounded to odd: no later rounding to 51 bits or fewer can tell it from the exact sum.
-
-    The residual is TwoSum's (Knuth), which is exact: float32 values do not overflow float64. A sum that is exactly zero
-    is -0 when rounding down (IEEE 754-2019, section 6.3).
-    """
-    x, y = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
-    with np.errstate(invalid="ignore"):
-        total = np.asarray(x + y)
-        part = total - x
-        error = (x - (total - part)) + (y - part)
-        inexact = (error != 0) & np.isfinite(total) & ((total.view(np.int64) & 1) == 0)
-        neighbor = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
-    total = np.where(inexact, neighbor, total)
-    if rounding is Rounding.DOWN:
-        cancelled = (total == 0) & ~((x == 0) & (y == 0) & (np.signbit(x) == np.signbit(y)))
-        total = np.where(cancelled, -0.0, total)
-    return total
 
 
 def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

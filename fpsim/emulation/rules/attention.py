@@ -29,9 +29,9 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import accumulated_products, products
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.limits import in_fp32
-from fpsim.emulation.machine.policy import joined
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library, is_native
+from fpsim.numbers.computing import joined
 from fpsim.numbers.formats import FP32, Format
 
 _aten = torch.ops.aten
@@ -71,7 +71,7 @@ def _multiply(machine: Any, left: torch.Tensor, right: torch.Tensor) -> np.ndarr
     """The products of two stacks of values of the format, as the accumulator has them."""
     if is_native(machine):
         return _array(by_library(_aten.bmm.default, left.detach(), right.detach()))
-    return accumulated_products(machine, _array(left), _array(right), machine.factors(left, right))
+    return accumulated_products(machine, machine.sum_of(left, right), _array(left), _array(right))
 
 
 def _multiply_and_round(
@@ -82,13 +82,10 @@ def _multiply_and_round(
         return _scaled(machine, _array(by_library(_aten.bmm.default, left.detach(), right.detach())), factor)
     if not wide and factor != 1:
         return _scaled(machine, _multiply(machine, left, right), factor)
-    operands = _fp32_operands(machine) if wide else None
-    factors = None if wide else machine.factors(left, right)
+    task = machine.task.of_operands(_fp32_operands(machine)) if wide else machine.sum_of(left, right)
     if factor == 1:
-        found = products(machine, _array(left), _array(right), factors=factors, operands=operands)
-        return machine.exact(torch.from_numpy(found))
-    found = accumulated_products(machine, _array(left), _array(right), None, operands)
-    return _scaled(machine, found, factor)
+        return machine.exact(torch.from_numpy(products(machine, task, _array(left), _array(right))))
+    return _scaled(machine, accumulated_products(machine, task, _array(left), _array(right)), factor)
 
 
 def _scaled(machine: Any, accumulated: np.ndarray, factor: float) -> torch.Tensor:
@@ -102,9 +99,9 @@ def _scaled(machine: Any, accumulated: np.ndarray, factor: float) -> torch.Tenso
 
 def _fp32_operands(machine: Any) -> Format:
     """The format of fp32 probabilities beside what the machine reads; refused where a unit takes none."""
-    operands = joined(FP32, machine.operand_format)
+    operands = joined(FP32, machine.task.operand)
     try:
-        machine.policy.accumulator.require_operands(operands)
+        machine.task.accumulator.require_operands(operands)
     except ValueError as error:
         raise machine.refuse(
             f"the math backend keeps probabilities in fp32, and {error}; leave out sdpa_kernel(SDPBackend.MATH)"

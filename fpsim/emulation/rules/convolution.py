@@ -16,7 +16,7 @@ from fpsim.emulation.machine.engine import Watch, reduction
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library, is_native, native
-from fpsim.sums.convolutions import Arithmetic, forward_into, input_gradient_into, weight_gradient_into
+from fpsim.sums.convolutions import Products, forward_into, input_gradient_into, weight_gradient_into
 from fpsim.sums.geometry import Geometry
 
 _aten = torch.ops.aten
@@ -38,14 +38,13 @@ def _compute(
 ) -> torch.Tensor:
     """Run one of the engine's three products into a new tensor of that shape."""
     watch = Watch(machine)
-    policy = machine.policy
     key = machine.key() if machine.stochastic else 0
-    factors = machine.factors(left, right) if into is weight_gradient_into else machine.factors(right, left)
-    how = Arithmetic(machine.operand_format, policy.accumulator, policy.rounding, key, watch, policy.fmt, factors)
+    task = machine.sum_of(left, right) if into is weight_gradient_into else machine.sum_of(right, left)
+    products = Products(task, key, before_rounding=watch)
     first, second = (array_of(item.detach()) for item in (left, right))
     out = np.empty(shape, np.float32)
     geometry, *bias = rest
-    into(_five(first), _five(second), _five(out), geometry, how, *bias)
+    into(_five(first), _five(second), _five(out), geometry, products, *bias)
     watch.finish(out, first, second)
     return torch.from_numpy(out)
 

@@ -147,7 +147,7 @@ def elementary_rule(op: torch._ops.OpOverload) -> Rule:
     return compute
 
 
-#: Of the operations here, beside those of `fpsim.arrays.elementary`: x sigmoid(x) and the like are below x / 2 where x is negative.
+#: Beside those of `fpsim.arrays.elementary`, of the operations here: x sigmoid(x) and the like are below x / 2 where x < 0.
 _BELOW = {
     **BELOW,
     "silu": Below(0.5, where=is_negative),

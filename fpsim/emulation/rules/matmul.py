@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpsim.accumulation.kinds import NATIVE
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.engine import Factors, product, products
+from fpsim.emulation.machine.engine import product, products
 from fpsim.emulation.registry import RULES, Rule, register_functional
+from fpsim.sums.task import Sum
 
 _FLOAT32 = torch.float32
 
@@ -30,7 +32,7 @@ def native(machine: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -
 
 def is_native(machine: Any) -> bool:
     """Whether sums are left to the library."""
-    return machine.policy.accumulator.kind == "native"
+    return machine.policy.accumulator.kind is NATIVE
 
 
 def _emulated(machine: Any, *tensors: torch.Tensor) -> bool:
@@ -49,10 +51,10 @@ def _array(machine: Any, tensor: torch.Tensor) -> np.ndarray:
     return marks.array_of(machine.operand(tensor).detach())
 
 
-def _factors(machine: Any, a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, np.ndarray, Factors]:
-    """Two operands as arrays, and what the machine says of their formats."""
+def _factors(machine: Any, a: torch.Tensor, b: torch.Tensor) -> tuple[Sum, np.ndarray, np.ndarray]:
+    """Two operands as arrays, behind what the sum of their products is."""
     a, b = machine.operand(a), machine.operand(b)
-    return marks.array_of(a.detach()), marks.array_of(b.detach()), machine.factors(a, b)
+    return machine.sum_of(a, b), marks.array_of(a.detach()), marks.array_of(b.detach())
 
 
 def _result(machine: Any, values: np.ndarray) -> torch.Tensor:
@@ -75,8 +77,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         if is_native(machine):
             return native(machine, op, a, b)
         _shapes(machine, a, b, 2)
-        left, right, formats = _factors(machine, a, b)
-        return _result(machine, product(machine, left, right, factors=formats))
+        task, left, right = _factors(machine, a, b)
+        return _result(machine, product(machine, task, left, right))
 
     def addmm(
         machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
@@ -87,8 +89,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
             return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         _shapes(machine, a, b, 2)
         addend = None if beta == 0 else _array(machine, c)
-        left, right, formats = _factors(machine, a, b)
-        return _result(machine, product(machine, left, right, addend, alpha, beta, formats))
+        task, left, right = _factors(machine, a, b)
+        return _result(machine, product(machine, task, left, right, addend, alpha, beta))
 
     def bmm(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if not _emulated(machine, a, b):
@@ -96,8 +98,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         if is_native(machine):
             return native(machine, op, a, b)
         _shapes(machine, a, b, 3)
-        left, right, formats = _factors(machine, a, b)
-        return _result(machine, products(machine, left, right, factors=formats))
+        task, left, right = _factors(machine, a, b)
+        return _result(machine, products(machine, task, left, right))
 
     def baddbmm(
         machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
@@ -109,8 +111,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         _shapes(machine, a, b, 3)
         shape = (a.shape[0], a.shape[1], b.shape[2])
         addend = None if beta == 0 else np.broadcast_to(_array(machine, c), shape)
-        left, right, formats = _factors(machine, a, b)
-        return _result(machine, products(machine, left, right, addend, alpha, beta, formats))
+        task, left, right = _factors(machine, a, b)
+        return _result(machine, products(machine, task, left, right, addend, alpha, beta))
 
     def mv(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if not _emulated(machine, a, b):
@@ -124,8 +126,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
             return native(machine, op, a, b)
         if a.dim() != 1 or a.shape != b.shape:
             raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no dot product"))
-        row, column, formats = _factors(machine, a, b)
-        return _result(machine, product(machine, row[None], column[:, None], factors=formats)).reshape(())
+        task, row, column = _factors(machine, a, b)
+        return _result(machine, product(machine, task, row[None], column[:, None])).reshape(())
 
     def addmv(
         machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
@@ -136,8 +138,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
             return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         column = c.expand(a.shape[0]).unsqueeze(1)
         addend = None if beta == 0 else _array(machine, column)
-        rows, values, formats = _factors(machine, a, b)
-        return _result(machine, product(machine, rows, values[:, None], addend, alpha, beta, formats)[:, 0].copy())
+        task, rows, values = _factors(machine, a, b)
+        return _result(machine, product(machine, task, rows, values[:, None], addend, alpha, beta)[:, 0].copy())
 
     rules: dict[str, Rule] = {
         "mm": mm,

@@ -84,12 +84,8 @@ def _cumsum_rule(op: torch._ops.OpOverload) -> Rule | None:
         x = machine.floating(x)
         if x.dim() == 0:
             return machine.exact(x.clone())
-        policy = machine.policy
         key = machine.key() if machine.stochastic else 0
-        values = array_of(x.detach().contiguous())
-        out = prefix_axis(
-            values, dim % x.dim(), machine.operand_format, policy.accumulator, policy.rounding, key, policy.fmt
-        )
+        out = prefix_axis(machine.task, array_of(x.detach().contiguous()), dim % x.dim(), key)
         return machine.exact(torch.from_numpy(np.ascontiguousarray(out)))
 
     return cumsum

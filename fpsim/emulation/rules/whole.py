@@ -222,7 +222,7 @@ def rrelu_with_noise_(machine: Any, x: Any, *rest: Any, **kwargs: Any) -> torch.
 
 def nextafter(machine: Any, x: Any, y: Any) -> torch.Tensor:
     """The format's next value."""
-    from fpsim.numbers.encoding import next_down, next_up
+    from fpsim.arrays.encoding import next_down, next_up
 
     x, y = machine.operands((x, y))
     if x.dtype is not _FLOAT32 or y.dtype is not _FLOAT32:

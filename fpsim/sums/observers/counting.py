@@ -7,84 +7,72 @@ from dataclasses import replace
 
 import numpy as np
 
-from fpsim.accumulation.orders import sequential
-from fpsim.accumulation.trees import Tree
-from fpsim.numbers.formats import FP32, FP64, Format
-from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.accumulation.kinds import PARTS
+from fpsim.numbers.computing import is_float64
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.system import NumberSystem
+from fpsim.sums.additions import add_rounded
 from fpsim.sums.observers.counters import Counters
 from fpsim.sums.observers.counting_tiles import CountingJob, RareJob
-from fpsim.sums.plan import Plan, Scheme, careful_scheme, is_like, plan, program
-from fpsim.sums.tiles import Draws, add_rounded, extents_of_products
-from fpsim.sums.trees import choose_flags, promoted_programs
+from fpsim.sums.orientation import oriented
+from fpsim.sums.packing import extents_of_products
+from fpsim.sums.parts import no_parts
+from fpsim.sums.plan import Plan, plan
+from fpsim.sums.programs import node_after
+from fpsim.sums.schemes import Scheme
+from fpsim.sums.task import Draws, Sum
 
 
-def counted_tree_product(
-    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
-    draws: Draws, counters: Counters,
-) -> np.ndarray:  # fmt: skip
-    """`tree_product`, counted."""
-    programs = [program(tree)]
-    return next(_products(a, b, operand, target, rounding, tree, exact_products, draws, programs, counters))
-
-
-def counted_promoted_product(
-    a: np.ndarray, b: np.ndarray, operand: Format, narrow: Format, wide: Format, rounding: Rounding, size: int,
-    exact_products: bool, draws: Draws, counters: Counters,
-) -> np.ndarray:  # fmt: skip
-    """`promoted_product`, counted: the blocks' additions and those of their sums."""
-    leaves = a.shape[1]
-    programs = promoted_programs(leaves, size)
-    dtype = np.float32 if is_like(wide, FP32) else np.float64
-    total: np.ndarray = np.zeros((a.shape[0], b.shape[1]), dtype=dtype)
-    blocks = _products(a, b, operand, narrow, rounding, sequential(leaves), exact_products, draws, programs, counters)
-    for lines, block in zip(programs, blocks, strict=True):
-        total = counted_add(total, block, wide, rounding, draws, int(lines[1, 2] + lines[1, 4]), counters)
+@oriented
+def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Counters) -> np.ndarray:
+    """The accumulated a @ b of a tree or of parts, counted: a new array of values of `task.held`."""
+    known = plan(task, a.shape[1])
+    blocks = _products(known, a, b, draws, counters)
+    if task.accumulator.kind is not PARTS:
+        return next(blocks)
+    total = no_parts(task, (a.shape[0], b.shape[1]))
+    for lines, block in zip(known.programs, blocks, strict=True):
+        total = counted_add(total, block, task.held, task.rounding, draws, node_after(lines), counters)
     return total
 
 
-def _products(
-    a: np.ndarray, b: np.ndarray, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool,
-    draws: Draws, programs: list[np.ndarray], counters: Counters,
-) -> Iterator[np.ndarray]:  # fmt: skip
-    """As `_product_runs._products`, counted: what a product does is added to the counters before it is yielded."""
+def _products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Counters) -> Iterator[np.ndarray]:
+    """As `trees.products`, counted: what a product does is added to the counters before it is yielded."""
     from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, SUMS, UNCHANGED, UNDERFLOWS
     from fpsim.backend.numba.sums_rounding import CAREFUL, NATIVE
 
+    task, tree, programs = known.task, known.tree, known.programs
+    target, rounding, exact_products = task.target, task.rounding, task.exact_products
     (rows, leaves), columns = a.shape, b.shape[1]
-    if columns < 32 and rows > columns:
-        swapped = Draws(draws.key, draws.first, draws.column_step, draws.row_step)
-        for part in _products(b.T, a.T, operand, target, rounding, tree, exact_products, swapped, programs, counters):
-            yield part.T
-        return
     largest, smallest = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
-    known = _plan(largest, operand, target, rounding, tree, exact_products)
+    known = _countable(known, largest)
     chosen, shape = known.scheme, (rows, columns, leaves)
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
     simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL
-    if is_like(target, FP64):  # which the careful kernel does not serve: nothing may overflow, and every product is exact
-        simple = simple and 2 * operand.precision <= 53 and largest * (leaves + 1) < 2.0**1000
+    if is_float64(target):  # which the careful kernel does not serve: nothing may overflow, and every product is exact
+        simple = simple and 2 * task.operand.precision <= 53 and largest * (leaves + 1) < 2.0**1000
     if simple and largest < np.inf:
         # Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows.
         underflows_only_in_leaves = not exact_products or (chosen.flags & NATIVE and smallest > 2.0**-100)
         if underflows_only_in_leaves or tree.is_chains:
-            job.what = SUMS
+            job.observed = SUMS
         if underflows_only_in_leaves and chosen.flags & NATIVE and chosen.element == "f4" and tree.is_chains and leaves:
             rare = RareJob(shape, tree.depth + 1, rounding, draws)
             job = rare if rare.suits(left, right, programs[0]) else job
     # Where nothing is watched, an overflow shows in what it gives.
     most = target.max_finite if chosen.flags & NATIVE else np.inf
-    flags = choose_flags(known, leaves, rows, lambda: (largest, smallest))
-    careful = careful_scheme(target, rounding, exact_products)
+    flags = known.flags(leaves, rows, lambda: (largest, smallest))
     vanishing = (0.0, 0.0) if exact_products else _vanishing(target, rounding)
     vanished = None
     for lines in programs:
         job.counts, job.largest = [0, 0, 0], 0.0
-        out = job.run(left, right, lines, flags, chosen.row, chosen.limit)
+        out = job.run(left, right, lines, chosen, flags)
         counted = job
-        if job.passed or (job.what != EVERYTHING and not job.largest < most):
-            counted, out = _again(job, a, b, lines, careful, out)
-        elif job.what == SUMS or (job.what != EVERYTHING and smallest <= max(vanishing)):
+        if job.overflowed or (job.observed != EVERYTHING and not job.largest < most):
+            counted, out = _again(job, a, b, lines, known.careful.scheme, out)
+        elif job.observed == SUMS or (job.observed != EVERYTHING and smallest <= max(vanishing)):
             if vanished is None:
                 vanished = _zero_leaves(a, b, vanishing)
             _leave_out_zero_leaves(job, *vanished, lines)
@@ -96,18 +84,16 @@ def _products(
         yield out
 
 
-def _plan(
-    largest: float, operand: Format, target: Format, rounding: Rounding, tree: Tree, exact_products: bool
-) -> Plan:
+def _countable(known: Plan, largest: float) -> Plan:
     """The plan of a kernel that can count products up to a magnitude."""
     from fpsim.backend.numba.counted import MOST_LEAVES
     from fpsim.backend.numba.sums_rounding import NATIVE
 
-    known = plan(tree, operand, target, rounding, exact_products)
-    hides = bool(known.scheme.flags & NATIVE) and rounding is not Rounding.NEAREST_EVEN  # a leaf's overflow, being finite
-    is_hidden = hides and not (tree.is_chains and largest < target.max_finite)
-    if is_hidden or (known.scheme.element == "f4" and tree.leaves > MOST_LEAVES):
-        return replace(known, scheme=careful_scheme(target, rounding, exact_products))
+    scheme, task = known.scheme, known.task
+    hides = bool(scheme.flags & NATIVE) and task.rounding is not Rounding.NEAREST_EVEN  # a leaf's overflow, being finite
+    is_hidden = hides and not (known.tree.is_chains and largest < task.target.max_finite)
+    if is_hidden or (scheme.element == "f4" and known.leaves > MOST_LEAVES):
+        return replace(known, scheme=known.careful.scheme)
     return known
 
 
@@ -153,7 +139,7 @@ def _leave_out_zero_leaves(job: CountingJob, zeros: np.ndarray, underflows: np.n
         in_chains[leaf : None if stop < 0 else stop : stride] = True
     pushed[lines[lines[:, 0] == PUSH_LEAF, 1]] = True
     job.counts[UNDERFLOWS] += int(underflows[in_chains | pushed].sum())
-    if job.what == SUMS:
+    if job.observed == SUMS:
         job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + padding * int(in_chains.sum())
 
 
@@ -163,11 +149,11 @@ def _again(
     """The tiles that overflowed counted once more, with care; all of them where tallies or draws run through tiles."""
     from fpsim.backend.numba.counted import EVERYTHING
 
-    if job.what == EVERYTHING and job.rounding is not Rounding.STOCHASTIC:
+    if job.observed == EVERYTHING and job.rounding is not Rounding.STOCHASTIC:
         job.redo(a, b, lines, careful, out)
         return job, out
     whole = CountingJob("f8", (job.rows, job.columns, job.leaves), job.depth, job.rounding, job.draws, EVERYTHING)
-    result = whole.run(*whole.pack(a, b), lines, careful.flags, careful.row, careful.limit)
+    result = whole.run(*whole.pack(a, b), lines, careful, careful.flags)
     return whole, result
 
 
@@ -195,12 +181,12 @@ def counted_add(
     counters.largest = max(counters.largest, float(largest))
     if reaching:
         finite = np.isfinite(x) & np.isfinite(y)
-        beyond = add_rounded(x, y, _beyond(target), rounding, draws, node)
+        beyond = add_rounded(x, y, target.beyond, rounding, draws, node)
         counters.overflows += int(np.count_nonzero(finite & (np.abs(beyond) > target.max_finite)))
     return result
 
 
-def counted_rounding(x: np.ndarray, result: np.ndarray, fmt: Format, rounding: Rounding, key: int, first: int,
+def counted_rounding(x: np.ndarray, result: np.ndarray, fmt: NumberSystem, rounding: Rounding, key: int, first: int,
                      counters: Counters) -> None:  # fmt: skip
     """Count what rounding x to `fmt` did, given the result."""
     from fpsim.backend.numba.counted import count_roundings
@@ -212,10 +198,5 @@ def counted_rounding(x: np.ndarray, result: np.ndarray, fmt: Format, rounding: R
     if reaching:
         beyond = np.ascontiguousarray(x, dtype=np.float64)
         wider = np.empty_like(beyond)
-        round_into(beyond, wider, _beyond(fmt), rounding, key, first)
-        counters.overflows += int(np.count_nonzero(np.isfinite(x) & (np.abs(wider) > fmt.max_finite)))
-
-
-def _beyond(fmt: Format) -> Format:
-    """The format with one more exponent at the top, where overflow has not happened yet."""
-    return fmt.replace(name=f"beyond {fmt.name}", emax=fmt.emax + 1, specials="ieee", saturate=False)
+        fmt.beyond.round_into(beyond, wider, rounding, key, first)
+        counters.overflows += int(np.count_nonzero(np.isfinite(x) & ((wider > fmt.max_finite) | (wider < fmt.min_finite))))

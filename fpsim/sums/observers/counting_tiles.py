@@ -7,27 +7,30 @@ from math import prod
 import numpy as np
 
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.tiles import Draws, Job, Panels, aligned
+from fpsim.sums.packing import Panels, aligned
+from fpsim.sums.schemes import Scheme
+from fpsim.sums.task import Draws
+from fpsim.sums.tiles import Job
 
 _BOUNDS = 2**21  # of blocks of tiles, at a time: there is one for each 2048 multiply-adds
 _FEW = 0.5  # of the blocks: where more of them are looked at, it is quicker to look at all
 
 
 class CountingJob(Job):
-    """A job whose kernel counts `what` (see `backend/numba/counted.py`), leaving out the tiles that must be done again."""
+    """A job whose kernel counts `observed` (see `backend/numba/counted.py`), leaving out the tiles that must be done again."""
 
     may_skip = False
 
-    def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, what: int):
+    def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, observed: int):
         super().__init__(element, shape, depth, rounding, draws)
-        self.what: int = what
+        self.observed: int = observed
         self.counts = [0, 0, 0]
         self.largest = 0.0
         self.parent: CountingJob | None = None
         self._tallies: dict[int, np.ndarray] = {}  # by their number
 
     def _part(self, element: str, shape: tuple[int, int, int], draws: Draws) -> Job:
-        part = CountingJob(element, shape, self.depth, self.rounding, draws, self.what)
+        part = CountingJob(element, shape, self.depth, self.rounding, draws, self.observed)
         part.counts = self.counts
         part.parent = self
         return part
@@ -75,13 +78,11 @@ class RareJob(CountingJob):
         *_, ceilings, growths = self._bounds(_split(right[0], 1, self.width)[0])
         return bool((ceilings < growths).mean() <= _FEW)
 
-    def run(
-        self, left: np.ndarray, right: list[Panels], lines: np.ndarray, flags: int, row: np.ndarray, limit: float
-    ) -> np.ndarray:
+    def run(self, left: np.ndarray, right: list[Panels], lines: np.ndarray, scheme: Scheme, flags: int) -> np.ndarray:
         self._look(left, lines)
         at_once = max(1, _BOUNDS // max(1, self.groups * len(self._blocks)))
         some = [part for panels in right for part in _split(panels, at_once, self.width)]
-        return super().run(left, some, lines, flags, row, limit)
+        return super().run(left, some, lines, scheme, flags)
 
     def _look(self, left: np.ndarray, lines: np.ndarray) -> None:
         """Find the blocks of a program, and the extents of the left operand in them."""

@@ -20,9 +20,10 @@ from fpsim.accumulation.units import Formats, Instruction, Output, formats_of_bo
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP16, FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
-from fpsim.sums.plan import constants
-from fpsim.sums.tiles import Draws
-from fpsim.sums.trees import tree_product
+from fpsim.sums.plan import plan
+from fpsim.sums.schemes import constants
+from fpsim.sums.task import Draws, Sum
+from fpsim.sums.trees import product
 from fpsim.sums.units.specials import among_specials, decided, finite_part
 
 TILE = (4, 2)  # rows and vectors that a kernel holds in registers
@@ -345,7 +346,7 @@ def _chain(
         a, b = a[:, order], b[order]
     if not row.flush and not start.view(np.int64).any():  # from +0: what the product kernels have fast paths for
         operand = max(formats_of_both(fmt), key=lambda held: held.precision)
-        return tree_product(a, b, operand, _fused(target), _NEAREST, Draws())
+        return product(plan(Sum.of(operand, _fused(target), _NEAREST), a.shape[1]), a, b, Draws())
     return chain_product(a, b, _FLUSHED if row.flush else target, start, row.flush)
 
 

@@ -11,15 +11,18 @@ from functools import partial
 
 import numpy as np
 
+from fpsim.accumulation.accumulator import get_accumulator
 from fpsim.accumulation.units import Formats, Instruction, formats_of_both
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
-from fpsim.sums.plan import careful_scheme, constants
-from fpsim.sums.trees import Draws, exact_product
+from fpsim.sums.exact import exact_product
+from fpsim.sums.schemes import careful_scheme, constants
+from fpsim.sums.task import Draws, Sum
 from fpsim.sums.units.products import chain_product, without_subnormals
 from fpsim.sums.units.specials import decided
 
 _NEAREST = Rounding.NEAREST_EVEN
+_EXACT = get_accumulator("exact")
 _FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
 _FLUSHED_BEFORE = FP32.replace(name="fp32 without subnormals", flush="before")
 _FLOOR, _SUM_FLOOR = 2.0**24, 2.0**32  # of an addend, and of a sum of products, below the largest power
@@ -97,10 +100,11 @@ def quads(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: n
 
 def exact(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """The exact sum of each block and the addend, rounded once."""
-    total = start
+    left_format, right_format = formats_of_both(fmt)
+    task, total = Sum.of(left_format, _EXACT, _NEAREST, FP32, right_format), start
     for first in range(0, a.shape[1], row.block):
         left, right = a[:, first : first + row.block], b[first : first + row.block]
-        total = exact_product(left, right, formats_of_both(fmt)[0], FP32, _NEAREST, [total], Draws())
+        total = exact_product(task, left, right, [total], Draws())
     return total
 
 

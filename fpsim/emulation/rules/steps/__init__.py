@@ -7,29 +7,13 @@ torch's operations, or is refused under "primitive".
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
 
 from fpsim.emulation.registry import PRIMITIVE, RULES, STEPS, TABLE, WHOLE, Rule, name_of, names, tensors_in
-from fpsim.emulation.rules.steps import (
-    activations,
-    attention,
-    bags,
-    ctc,
-    functions,
-    histograms,
-    interpolation,
-    linear_algebra,
-    losses,
-    normalization,
-    optimizers,
-    reductions,
-    sampling,
-    segments,
-    softmax,
-    windows,
-)  # noqa: F401
 
 #: Families whose operations are all composite.
 COMPOSITE_FAMILIES = frozenset(
@@ -72,6 +56,10 @@ def _refusing(rule: Rule) -> Rule:
     return refuse
 
 
-for _op in TABLE:
-    if is_composite(_op) and _op not in STEPS:
-        PRIMITIVE[_op] = _refusing(RULES[_op])
+def load() -> None:
+    """Load the steps of every family; composite operations without steps are refused from then on. Rules come first."""
+    for family in iter_modules(__path__):
+        import_module(f"{__name__}.{family.name}")
+    for op in TABLE:
+        if is_composite(op) and op not in STEPS:
+            PRIMITIVE[op] = _refusing(RULES[op])

@@ -1,0 +1,23 @@
+"""The kinds of accumulators, a file each and a row in `KINDS`."""
+
+from fpsim.accumulation.kinds.compensated import Compensated
+from fpsim.accumulation.kinds.kind import Kind
+from fpsim.accumulation.kinds.tree import Parts, Tree
+from fpsim.accumulation.kinds.unit import HardwareUnit
+from fpsim.accumulation.kinds.whole import Exact, Native
+
+TREE, PARTS = Tree(), Parts()
+KAHAN, NEUMAIER = Compensated("kahan"), Compensated("neumaier")
+EXACT, NATIVE = Exact(), Native()
+UNIT = HardwareUnit()
+
+#: Every kind, by the name that an `Accumulator` is given.
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (TREE, PARTS, KAHAN, NEUMAIER, EXACT, NATIVE, UNIT)}
+
+
+def get_kind(kind: str | Kind) -> Kind:
+    """The kind of that name; ValueError, listing what there is, for an unknown one."""
+    found = KINDS.get(str(kind))  # there is one of each
+    if found is None:
+        raise ValueError(f"accumulate: no kind {kind!r}; there are {', '.join(KINDS)}")
+    return found

@@ -1,0 +1,44 @@
+"""Sums that are what they are, without a format: exact ones, and the library's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fpsim.accumulation.kinds.kind import Kind
+from fpsim.numbers.formats import FP64, Format
+from fpsim.numbers.modes import Rounding
+
+if TYPE_CHECKING:
+    from fpsim.accumulation.accumulator import Accumulator
+
+
+class Exact(Kind):
+    """The exact sum of exact products and the addend, rounded once to the result's format."""
+
+    name = "exact"
+    stands_alone = True
+    own_addends = 2**31
+    uncounted = "it rounds once, and loses nothing before"
+
+    def held(self, accumulator: Accumulator) -> Format | None:
+        return None
+
+    def computing_formats(self, accumulator: Accumulator, rounding: Rounding) -> tuple[Format, ...]:
+        return ()
+
+
+class Native(Kind):
+    """The library's own product, in whatever order and format it computes."""
+
+    name = "native"
+    stands_alone = True
+    is_symmetric = False
+    uncounted = "the library's own product shows none of its additions"
+
+    def held(self, accumulator: Accumulator) -> Format | None:
+        return FP64  # holds whatever the library gives
+
+    def computing_formats(self, accumulator: Accumulator, rounding: Rounding) -> tuple[Format, ...]:
+        if rounding is not Rounding.NEAREST_EVEN:
+            raise ValueError(f'accumulate="native" computes in nearest-even only, not {rounding}')
+        return ()

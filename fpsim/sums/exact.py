@@ -1,0 +1,99 @@
+"""Exact sums of exact products, rounded once: products split into bins that float64 adds without error, else integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fpsim.backend import threads
+from fpsim.numbers.computing import is_float64
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums.additions import add_rounded
+from fpsim.sums.exact_integers import exact_pairs
+from fpsim.sums.packing import largest_and_smallest, pack_columns, pack_rows
+from fpsim.sums.task import Draws, Sum
+
+
+def exact_product(task: Sum, a: np.ndarray, b: np.ndarray, terms: Sequence[np.ndarray], draws: Draws) -> np.ndarray:
+    """The exact sum of exact products and `terms` (arrays of the result's shape), rounded once to the result's format."""
+    numbers = [a, b, *terms]
+    finite = all(bool(np.isfinite(x).all()) for x in numbers)
+    left, right, *added = numbers if finite else [np.where(np.isfinite(x), x, 0) for x in numbers]
+    found = _binned(left, right, task.operand, added) if _multiplies_exactly(left, right, task.operand) else None
+    if found is None:
+        found = exact_pairs(left, right, added, isinstance(task.result, Format) and is_float64(task.result))
+    high, low = found
+    if task.rounding is Rounding.DOWN and (a.shape[1] or terms):
+        low[(high == 0) & (low == 0)] = -0.0  # an exact zero is -0 under down
+    if not finite:
+        with np.errstate(invalid="ignore"):  # a signaling NaN is no error here
+            signs = [np.where(np.isfinite(x), np.sign(x), x).astype(np.float64) for x in numbers]  # nothing overflows
+            special = sum(signs[2:], signs[0] @ signs[1])
+        high = np.where(np.isfinite(special), high, special)
+        low = np.where(np.isfinite(special), low, 0)
+    return add_rounded(high, low, task.result, task.rounding, draws, 0, residual=True)
+
+
+def _multiplies_exactly(a: np.ndarray, b: np.ndarray, operand: Format) -> bool:
+    """Whether float64 holds the significands of all products: where one factor is powers of two, as in sums, of fp64 too."""
+    return operand.precision <= 24 or any(bool(np.isin(np.abs(np.frexp(x)[0]), (0.0, 0.5)).all()) for x in (b, a))
+
+
+def _binned(
+    a: np.ndarray, b: np.ndarray, operand: Format, terms: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The exact sums of finite numbers as high + low, products and sums being exact in float64; None where they are not."""
+    from fpsim.backend.numba import exact as kernels
+
+    (rows, leaves), columns = a.shape, b.shape[1]
+    left = pack_rows(a, np.dtype("f8"), kernels.ROWS)
+    right = pack_columns(b, np.dtype("f8"), kernels.LANES, rows + kernels.ROWS)[0]
+    plan = _bins(left, right.data, operand, leaves)
+    if plan is None:
+        return None
+    shifts, bins = plan
+    groups, panels = -(-rows // kernels.ROWS), -(-columns // kernels.LANES)
+    stride = panels * kernels.LANES
+    bin_stride = groups * kernels.ROWS * stride
+    sums = np.empty((bins + len(terms), groups * kernels.ROWS, stride))
+    function = kernels.make_exact(bins)
+
+    def some(first: int, last: int) -> None:
+        function(
+            left, right.data, sums.reshape(-1), leaves, panels, right.panel_stride, right.leaf_stride, first, last,
+            stride, bin_stride, shifts,
+        )  # fmt: skip
+
+    threads.run(some, threads.parts(groups, rows * max(1, leaves) * columns))
+    for place, term in enumerate(terms):
+        sums[bins + place] = 0
+        sums[bins + place, :rows, :columns] = term
+    high, low = np.empty(bin_stride), np.empty(bin_stride)
+    kernels.combine(sums.reshape(bins + len(terms), bin_stride), high, low)
+    whole = [x.reshape(-1, stride)[:rows, :columns] for x in (high, low)]
+    return whole[0], whole[1]
+
+
+def _bins(left: np.ndarray, right: np.ndarray, operand: Format, leaves: int) -> tuple[np.ndarray, int] | None:
+    """The constants that split products into bins, from the operands' magnitudes, and how many bins there are.
+
+    None where a constant, or a sum, leaves float64's range.
+    """
+    tops, quanta = [], []
+    for packed in (left, right):
+        high, low = largest_and_smallest(packed)
+        if high == 0:
+            return np.zeros(1), 1
+        tops.append(int(np.frexp(high)[1]))
+        quanta.append(max(int(np.frexp(low)[1]) - 1, operand.emin) - operand.precision + 1)
+    width = min(50, 51 - max(1, leaves).bit_length())
+    place, last = sum(tops) - width, sum(quanta)
+    if place + 53 > 1023 or sum(tops) + leaves.bit_length() > 1022 or last < -1074:
+        return None
+    shifts = []
+    while place > last:
+        shifts.append(1.5 * 2.0 ** (place + 52))
+        place -= width
+    return np.array([*shifts, 0.0]), len(shifts) + 1

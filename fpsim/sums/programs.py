@@ -1,0 +1,67 @@
+"""Trees as programs for the kernels."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from fpsim.accumulation.trees import ADD, CHAIN, FUSED, Tree
+
+
+@lru_cache(maxsize=128)
+def program(tree: Tree) -> np.ndarray:
+    """A tree's steps as the kernel's program: runs of chain steps become one line.
+
+    Raises ValueError for nodes of more than two terms, which `wide_nodes` adds.
+    """
+    from fpsim.backend.numba import products as kernels
+
+    steps = tree.steps.astype(np.int64)
+    if not tree.is_binary:
+        raise ValueError("accumulate: the tree has nodes of more than two terms, which have no counters and no kernel")
+    chain = (steps <= CHAIN) & (steps > FUSED)
+    adds = chain | (steps == ADD)
+    node = np.cumsum(adds) - adds
+    leaves = np.where(chain, CHAIN - steps, np.maximum(steps, 0))
+    gaps = np.diff(leaves)
+    starts = np.flatnonzero(_run_starts(chain, gaps))
+    lengths = np.diff(starts, append=steps.size)
+    table = np.empty((starts.size, 5), dtype=np.int64)
+    operations = np.where(steps == ADD, kernels.ADD, np.where(steps >= 0, kernels.PUSH_LEAF, kernels.PUSH_ZERO))
+    table[:, 0] = np.where(chain, kernels.CHAIN, operations)[starts]
+    table[:, 1], table[:, 2], table[:, 4] = leaves[starts], lengths, node[starts]
+    table[:, 3] = np.where(lengths > 1, np.append(gaps, 1)[starts], 1)
+    if int(steps[0]) != -2:  # the sum is (+0) + tree; what starts from +0 has it already
+        table = np.concatenate([[(kernels.PUSH_ZERO, 0, 1, 1, 0)], table, [(kernels.ADD, 0, 1, 1, tree.nodes)]])
+    table.setflags(write=False)
+    return table
+
+
+def _run_starts(chain: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Which steps begin a line: all but the chain steps that go on at the stride between the first two of their line."""
+    begins = np.ones(chain.size, dtype=bool)
+    follows = chain[1:] & chain[:-1]
+    begins[1:] = ~follows
+    changes = follows[1:] & follows[:-1] & (gaps[1:] != gaps[:-1])
+    for place in np.flatnonzero(changes) + 2:  # the second of a line stays, whatever its stride
+        begins[place] = not begins[place - 1]
+    return begins
+
+
+def block_programs(leaves: int, size: int) -> list[np.ndarray]:
+    """A program for each block of `size` leaves, a chain from +0; the number after its last node is that of its sum's."""
+    from fpsim.backend.numba.products import CHAIN, PUSH_ZERO
+
+    programs, node = [], 0
+    for start in range(0, leaves, size):
+        count = min(size, leaves - start)
+        lines = np.array([(PUSH_ZERO, 0, 1, 1, 0), (CHAIN, start, count, 1, node)], dtype=np.int64)
+        programs.append(lines)
+        node += count + 1
+    return programs
+
+
+def node_after(lines: np.ndarray) -> int:
+    """The number of the node that adds a block's sum to those before."""
+    return int(lines[1, 2] + lines[1, 4])
