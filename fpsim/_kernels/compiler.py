@@ -10,9 +10,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fpsim._kernels.compilation import KernelCompiler, PartCompiler, call_from_kernels_only
 from fpsim._kernels.storage import StoredCode
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -23,14 +24,17 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if function is None:
         return lambda inner: kernel(inner, **options)
     options = {**_OPTIONS, **options}
-    compiled = numba.njit(**options)(function)
+    compiled = numba.njit(**options, pipeline_class=KernelCompiler)(function)
     compiled._cache = StoredCode(function, options)
     return compiled
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """A kernel that LLVM always inlines into its callers."""
-    return kernel(function, forceinline=True)
+    """A function that LLVM always inlines into the kernels that call it; a call from Python raises TypeError."""
+    options = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True}
+    compiled = numba.njit(**options, pipeline_class=PartCompiler)(function)
+    call_from_kernels_only(compiled)
+    return compiled
 
 
 def _same_width(instruction: str) -> Any:
