@@ -1,7 +1,12 @@
-"""How Numba is made to compile kernels cheaply; what code comes out is the same."""
+"""How Numba is made to compile kernels cheaply.
+
+What a kernel computes is the same to the bit. Its instructions need not be: a part that was never machine code reaches LLVM's
+optimization of the kernel in another form. None of them is slower than as Numba compiles it (see `docs/reference/speed.md`).
+"""
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -9,8 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import llvmlite.binding
+from numba.core import typed_passes, untyped_passes
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
+from numba.core.compiler import CompilerBase
+from numba.core.compiler_machinery import PassManager
 
 _ENVIRONMENT = "_ZN08NumbaEnv"  # what the names of a function's environment, a global variable, begin with
 
@@ -27,10 +34,41 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-class KernelCompiler(Compiler):
+#: Numba's passes in its order, without those for what no kernel has (closures, generators, `with` blocks, what is inlined as
+#: Numba's own representation, `literal_unroll`, expressions of whole arrays, parallel loops): these change nothing and take a
+#: tenth of the time, since after most of them the uses of every variable are looked for anew. A kernel that had such a thing
+#: would not compile.
+_PASSES = (
+    untyped_passes.TranslateByteCode,
+    untyped_passes.FixupArgs,
+    untyped_passes.IRProcessing,
+    untyped_passes.RewriteSemanticConstants,
+    untyped_passes.DeadBranchPrune,
+    untyped_passes.GenericRewrites,
+    untyped_passes.ReconstructSSA,
+    typed_passes.NopythonTypeInference,
+    typed_passes.PreLowerStripPhis,
+    typed_passes.NoPythonSupportedFeatureValidation,
+    typed_passes.IRLegalization,
+    typed_passes.AnnotateTypes,
+    typed_passes.NativeLowering,
+    typed_passes.NoPythonBackend,
+)
+
+
+class KernelCompiler(CompilerBase):
     """Numba's compiler, for kernels."""
 
+    def define_pipelines(self) -> list[PassManager]:
+        passes = PassManager("kernels")
+        for compiler_pass in _PASSES:
+            passes.add_pass(compiler_pass, compiler_pass._name)
+        passes.finalize()
+        return [passes]
+
     def compile_extra(self, func: Callable[..., Any]) -> Any:
+        context = self.state.targetctx  # of this compilation alone
+        context.get_abi_sizeof = functools.cache(context.get_abi_sizeof)  # each of hundreds of calls parses a module
         with _no_garbage_collection():
             return super().compile_extra(func)
 
