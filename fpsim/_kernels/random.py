@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim._kernels.compiler import inlined, int_add, int_min, int_mul, int_xor, shift_right
+from fpsim._kernels.compiler import inlined, int_add, int_mul, int_xor, shift_right
 
 _M1, _M2 = np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97)
 _S16, _S15, _S32 = np.uint32(16), np.uint32(15), np.uint64(32)
@@ -45,7 +45,7 @@ def hash_range(key: np.uint64, first: np.int64, out: Any) -> None:
     done = 0
     while done < out.size:
         element = np.uint64(first + done)
-        run = int_min(out.size - done, np.int64(_RUN - (element & (_RUN - _ONE64))))
+        run = min(out.size - done, np.int64(_RUN - (element & (_RUN - _ONE64))))
         _hash_run(np.uint32(element), _high(key, element), np.uint32(key), out[done : done + run])
         done += run
 

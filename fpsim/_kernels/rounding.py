@@ -261,7 +261,7 @@ def make_round_stochastically(plain: bool) -> Any:
     def round_stochastically(bits: Any, out: Any, row: Any, draws: Any, key: Any, first_element: Any) -> None:
         prefer_wide_vectors()
         c = load(row)
-        buffer, hashes = uninitialized(BLOCK, bits.dtype), uninitialized(BLOCK, np.uint32)
+        buffer, hashes = np.empty(BLOCK, bits.dtype), np.empty(BLOCK, np.uint32)  # faster than `uninitialized`
         for start in range(0, bits.size, BLOCK):
             block = bits[start : start + BLOCK]
             _draws(key, first_element + start, hashes[: block.size], draws)
@@ -279,7 +279,7 @@ def make_stream_stochastically(plain: bool) -> Any:
     def stream_stochastically(bits: Any, out: Any, row: Any, draws: Any, key: Any, first_element: Any) -> None:
         prefer_wide_vectors()
         c = load(row)
-        buffer, hashes = uninitialized(STREAMED_BLOCK, bits.dtype), uninitialized(STREAMED_BLOCK, np.uint32)
+        buffer, hashes = np.empty(STREAMED_BLOCK, bits.dtype), np.empty(STREAMED_BLOCK, np.uint32)
         for start in range(0, bits.size, STREAMED_BLOCK):
             block = bits[start : start + STREAMED_BLOCK]
             _draws(key, first_element + start, hashes, draws)
