@@ -1,7 +1,7 @@
 """How Numba is made to compile kernels cheaply.
 
 What a kernel computes is the same to the bit. Its instructions need not be: a part that was never machine code reaches LLVM's
-optimization of the kernel in another form. None of them is slower than as Numba compiles it (see `docs/reference/speed.md`).
+optimization of the kernel in another form, so that speed is measured again where something here changes.
 """
 
 from __future__ import annotations
