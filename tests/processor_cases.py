@@ -192,6 +192,7 @@ FEW = {
     "fused chains": lambda: products("{}:fma"),
     "fused chains in fp32": lambda: products("fp32:fma", (*HALVES, FP32)),
     "fused chains downward": lambda: products("{}:fma", (BF16,), rounding="down"),
+    "chains toward zero": lambda: products("{}", (BF16,), rounding="toward-zero"),
     "exact products": lambda: products("exact", (FP16,)),
     "sums": sums,
     "units": units,

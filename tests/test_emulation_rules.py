@@ -369,3 +369,17 @@ def test_fp32_is_the_identity_where_fp32_rounds_once():
         emulated = [operation(x, y) for operation in operations]
     for operation, result in zip(operations, emulated, strict=True):
         same(result, operation(x, y))
+
+
+def test_targets_of_bytes_are_indices():
+    x, target = torch.tensor([[-0.5, -1.0], [-2.0, -0.25]]).half(), torch.tensor([0, 1], dtype=torch.uint8)
+    expected = functional.nll_loss(x, target)
+    with fpsim.emulate("native"):
+        assert torch.equal(functional.nll_loss(x, target), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float64])
+def test_targets_of_other_dtypes_are_refused_as_by_torch(dtype):
+    x, target = torch.tensor([[-0.5, -1.0], [-2.0, -0.25]]).half(), torch.tensor([0, 1]).to(dtype)
+    with fpsim.emulate("native"), pytest.raises(RuntimeError, match="expected target dtype to be Long or Byte"):
+        functional.nll_loss(x, target)

@@ -117,7 +117,7 @@ def plan(task: Sum, leaves: int) -> Plan:
 
 
 def _make(task: Sum, leaves: int) -> Plan:
-    from fpsim.backend.numba.sums_rounding import CLAMP, TRACK, TRACK_SUMS
+    from fpsim.backend.numba.sums_rounding import CLAMP, TRACK, TRACK_SUMS, shows_overflow
 
     target, rounding, exact = task.target, task.rounding, task.exact_products
     compensated = task.accumulator.kind not in (TREE, PARTS)
@@ -128,7 +128,8 @@ def _make(task: Sum, leaves: int) -> Plan:
     else:
         beyond = overflow_scheme(task.operand, target, rounding, exact, chosen)
         # A leaf is the difference of two sums of its chain: where those stay below the limit, it stays below twice that.
-        watch = TRACK_SUMS if tree.is_chains and is_full(target) else TRACK
+        by_sums = tree.is_chains and is_full(target) and shows_overflow(rounding.code, chosen.flags)
+        watch = TRACK_SUMS if by_sums else TRACK
     is_usual = chosen.element == "f4" and rounding is Rounding.NEAREST_EVEN and not chosen.flags
     kind = CompensatedPlan if compensated else Plan
     largest = growth(tree, target, rounding, tree.is_one_chain)

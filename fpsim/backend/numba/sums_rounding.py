@@ -61,6 +61,15 @@ def _sees_both_sides(mode: int, flags: int) -> bool:
     return mode in (UP, DOWN) and flags & CAREFUL != 0 and flags & EXACT_PRODUCTS != 0
 
 
+def shows_overflow(mode: int, flags: int) -> bool:
+    """Whether what is rounded above the limit stays above it.
+
+    E * MAGIC overflows there. Toward zero it becomes the carrier's largest number; multiplied and added in two operations,
+    that is taken away again and leaves 0.
+    """
+    return HAS_FMA or held_for(mode, flags) != INWARD
+
+
 turn, turn_back = turned(held_for)
 
 

@@ -94,8 +94,10 @@ def _class_weights(
     machine: Any, weight: Any, target: torch.Tensor, classes: int, ignore_index: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(weight of each target in float64, 0 where ignored; targets with ignored ones replaced by 0)."""
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise RuntimeError(f"expected target dtype to be Long or Byte, but got {target.dtype}")
     kept = target != ignore_index
-    safe = torch.where(kept, target, torch.zeros_like(target))
+    safe = torch.where(kept, target, torch.zeros_like(target)).long()
     if bool(((safe < 0) | (safe >= classes)).any()):
         raise IndexError("Target is out of bounds.")
     weights = torch.ones(classes, dtype=torch.float64) if weight is None else machine.operand(weight).double()
