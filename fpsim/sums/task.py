@@ -123,7 +123,7 @@ class Sum:
 
     @cached_property
     def _is_checked(self) -> bool:
-        for system in (self.left, self.right, self.result):
+        for system in (self.left, self.right):  # to the result there is one rounding, which every system has
             require_arithmetic(system, self.rounding, "sum", "fmt")
         for fmt in self.accumulator.kind.computing_formats(self.accumulator, self.rounding):
             require_arithmetic(fmt, self.rounding, "accumulate", "accumulate")
