@@ -36,7 +36,7 @@ def main(path: str, accumulate: str | None) -> None:
         own = None
         if any(record["section"] == "model" for record in read.records):
             own = crosscheck_model(read, make_policy("native", accumulate), lambda *at: say(at=at))
-    except (ValueError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError, NotImplementedError) as error:  # a refusal: the parent prints its sentence and exits with 2
         say(error=str(error))
         return
     before, after = _machine(found), _ending(found)

@@ -83,7 +83,7 @@ def tag_on(tensor: torch.Tensor) -> Tag | None:
     """The tag on the tensor's storage; None too for tensors that have no storage."""
     try:
         return getattr(tensor.untyped_storage(), "_fpsim", None)
-    except NotImplementedError:
+    except NotImplementedError:  # a sparse tensor, a wrapper
         return None
 
 
@@ -137,7 +137,7 @@ def is_parameter(tensor: torch.Tensor) -> bool:
     """Whether `set_parameter` said so."""
     try:
         return getattr(tensor.untyped_storage(), "_fpsim_parameter", False)
-    except (NotImplementedError, RuntimeError, ValueError):
+    except (NotImplementedError, RuntimeError, ValueError):  # as there
         return False
 
 

@@ -11,7 +11,7 @@ from fpsim.backend.numba import normalization as kernels
 from fpsim.backend.numba.sums64 import sum_rows
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
-from fpsim.emulation.registry import register
+from fpsim.emulation.registry import Rule, register
 from fpsim.emulation.rules.normalization import batch_norm, batch_norm_backward, vector_of, wide_tensor
 
 _aten = torch.ops.aten
@@ -76,20 +76,18 @@ def group_norm_backward(
     )
 
 
-@register(_aten._batch_norm_with_update.default, family="normalization")
-def batch_norm_with_update(
-    machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
-) -> tuple[torch.Tensor, ...]:
-    results = batch_norm(machine, x, weight, bias, running_mean, running_var, True, momentum, eps)
-    return (*results, torch.empty(0, dtype=torch.uint8))
+def _with_reserve(training: bool) -> Rule:
+    def normalize(
+        machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
+    ) -> tuple[torch.Tensor, ...]:
+        results = batch_norm(machine, x, weight, bias, running_mean, running_var, training, momentum, eps)
+        return (*results, torch.empty(0, dtype=torch.uint8))
+
+    return normalize
 
 
-@register(_aten._batch_norm_no_update.default, family="normalization")
-def batch_norm_no_update(
-    machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
-) -> tuple[torch.Tensor, ...]:
-    results = batch_norm(machine, x, weight, bias, running_mean, running_var, False, momentum, eps)
-    return (*results, torch.empty(0, dtype=torch.uint8))
+register(_aten._batch_norm_with_update.default, family="normalization")(_with_reserve(training=True))
+register(_aten._batch_norm_no_update.default, family="normalization")(_with_reserve(training=False))
 
 
 @register(_aten.batch_norm_backward.default, family="normalization")
