@@ -110,7 +110,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name in ("accumulation", "bounds", "emulation", "hardware"):
+    if name in ("accumulation", "bounds", "emulation", "hardware", "optim"):
         return import_module(f"fpsim.{name}")
     module = _HOME_OF.get(name)
     if module is None:

@@ -18,11 +18,12 @@ LAYERS = (
     ("arrays", "bounds"),
     ("hardware",),
     ("emulation",),
+    ("optim",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-WITH_TORCH = {"recorder", "emulation", "cli"}
+WITH_TORCH = {"recorder", "emulation", "optim", "cli"}
 
 
 def part(path):

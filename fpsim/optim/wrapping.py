@@ -1,0 +1,72 @@
+"""An optimizer around another one, which it shares parameters and hyperparameters with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from fpsim.optim.changes import Changes
+
+
+class WrappedOptimizer(torch.optim.Optimizer):
+    """Computes what the inner optimizer would add to each parameter, and stores it in its own way.
+
+    `param_groups` are the inner optimizer's, so that schedulers and `zero_grad` work on either. `state_dict` holds both
+    states. A closure is evaluated once, before the step; optimizers that need it within (`LBFGS`) are refused.
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer):
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise TypeError(f"the first argument is a torch optimizer, not {type(inner).__name__}")
+        if isinstance(inner, (torch.optim.LBFGS, WrappedOptimizer)):
+            raise TypeError(f"{type(inner).__name__} cannot be wrapped: its steps are not one change of each parameter")
+        self.inner = inner
+        super().__init__(inner.param_groups, inner.defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; the group joins the inner optimizer too."""
+        if not any(group is param_group for group in self.inner.param_groups):
+            self.inner.add_param_group(param_group)
+        self.param_groups.append(param_group)
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """Every parameter, once."""
+        yield from (item for group in self.param_groups for item in group["params"])
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of the inner optimizer, stored; returns what the closure does."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            changes = Changes(self.parameters())
+            with changes:
+                self.inner.step()
+            for index, parameter in enumerate(self.parameters()):
+                change = changes.of(parameter)
+                if change is not None:
+                    parameter.copy_(self.stored(index, parameter, changes.start(parameter), change))
+        return loss
+
+    def stored(self, index: int, parameter: torch.Tensor, start: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        """The new values of a parameter that held `start` and is to change by `change`, in float64."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's under "inner", and under "stored" what is kept of each parameter, in order."""
+        return {"inner": self.inner.state_dict(), "stored": [dict(self.state[item]) for item in self.parameters()]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """ValueError where the number of parameters differs."""
+        parameters = list(self.parameters())
+        if len(state_dict["stored"]) != len(parameters):
+            raise ValueError(f"the state is of {len(state_dict['stored'])} parameters, the optimizer has {len(parameters)}")
+        self.inner.load_state_dict(state_dict["inner"])
+        self.param_groups = self.inner.param_groups
+        for parameter, kept in zip(parameters, state_dict["stored"], strict=True):
+            self.state[parameter] = {
+                key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in kept.items()
+            }
