@@ -17,6 +17,7 @@ LAYERS = (
     ("running",),
     ("arrays", "bounds"),
     ("hardware",),
+    ("report",),
     ("emulation",),
     ("optim",),
     ("cli",),

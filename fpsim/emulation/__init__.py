@@ -5,8 +5,8 @@ from fpsim.emulation.dispatch.context import Emulation, emulate
 from fpsim.emulation.errors import OutsideContext, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.registry import TABLE, register, unregister
-from fpsim.emulation.report import Counts, Report
 from fpsim.emulation.simulation import Simulation, run
+from fpsim.report import Counts, Report
 
 rules.load()
 

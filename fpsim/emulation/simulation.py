@@ -20,8 +20,9 @@ from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import round_as_told
 from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy, make_policy
-from fpsim.emulation.report import Report, make_report
+from fpsim.emulation.report import make_report
 from fpsim.numbers.rounding import draw_key
+from fpsim.report import Report
 
 
 class Simulation(nn.Module):

@@ -1,0 +1,97 @@
+"""`Report`: what happened to the numbers, where, when and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+from fpsim.report import texts
+from fpsim.report.counts import Counts
+from fpsim.report.records import Distribution, Event, Fix, Limits, Measurement, Module, Row, Treatment
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was seen of an emulation: rows by module, operation and phase in the order of the network, events in theirs.
+
+    policy      the arithmetic, as text
+    limits      those of every format that results have
+    observed    which of `records.PARTS` were looked at
+    steps       optimizer steps, begun ones included
+    ending      "" where all went well, or the one line that says what ended the run early
+    measurement how well the whole did, where that is known
+
+    Iterates over (module, operation, counts); `str` is a table.
+    """
+
+    policy: str
+    rows: tuple[Row, ...] = ()
+    limits: tuple[Limits, ...] = ()
+    observed: tuple[str, ...] = ("counts",)
+    steps: int = 0
+    modules: tuple[Module, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
+    events: tuple[Event, ...] = ()
+    coverage: tuple[Treatment, ...] = ()
+    measurement: Measurement | None = None
+    fixes: tuple[Fix, ...] = ()
+    ending: str = ""
+
+    @cached_property
+    def total(self) -> Counts:
+        """The sum over all rows."""
+        return sum((row.counts for row in self.rows), Counts())
+
+    def by_module(self) -> dict[str, Counts]:
+        """Counts summed over the operations of each module."""
+        found: dict[str, Counts] = {}
+        for module, _, counts in self:
+            found[module] = found.get(module, Counts()) + counts
+        return found
+
+    def by_operation(self) -> dict[str, Counts]:
+        """Counts summed over the modules, for each operation."""
+        found: dict[str, Counts] = {}
+        for _, operation, counts in self:
+            found[operation] = found.get(operation, Counts()) + counts
+        return found
+
+    @property
+    def first(self) -> Event | None:
+        """What broke first: the first event, or None."""
+        return self.events[0] if self.events else None
+
+    def limits_of(self, name: str) -> Limits | None:
+        """The limits of a format by its name; None where the report has none of that name."""
+        return next((limits for limits in self.limits if limits.name == name), None)
+
+    def to_json(self) -> str:
+        """The whole report as JSON text, from which `from_json` makes an equal one."""
+        return texts.encode(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """The report that `to_json` wrote. Raises ValueError for any other text."""
+        return texts.decode(cls, text)
+
+    def __iter__(self) -> Iterator[tuple[str, str, Counts]]:
+        return ((row.module, row.operation, row.counts) for row in self.rows)
+
+    def __str__(self) -> str:
+        always = 6
+        names = [field.name for i, field in enumerate(fields(Counts)) if i < always or getattr(self.total, field.name)]
+        lines = [("module", "operation", *names)]
+        lines += [
+            (module or "-", operation, *(str(getattr(counts, name)) for name in names)) for module, operation, counts in self
+        ]
+        lines.append(("total", "", *(str(getattr(self.total, name)) for name in names)))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        ]
+        return "\n".join([self.policy, *(line.rstrip() for line in text)])
