@@ -10,6 +10,7 @@ import torch
 
 from fpsim.backend.numba import passes
 from fpsim.emulation.machine.machine import WORTH_A_PASS
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import RULES, Entry, Rule, enter, register_functional
 from fpsim.numbers.operations import odd_sum
 
@@ -17,7 +18,7 @@ _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 
 
-def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _exact_wide(machine: Machine, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """What in float64 one rounding in any mode is right from: products are exact, quotients have 53 >= 2p + 2 bits."""
     if name in ("add", "sub"):
         second = y.detach().numpy()
@@ -25,7 +26,7 @@ def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> to
     return getattr(torch, name)(x.double(), y.double())
 
 
-def _promoted(machine: Any, x: Any, y: Any) -> Any:
+def _promoted(machine: Machine, x: Any, y: Any) -> Any:
     """Operands that are not both float32: None if the result is not float32, else both as float32 of the format.
 
     One without dimensions that type promotion passes over is a number.
@@ -55,7 +56,7 @@ def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
     function = getattr(torch, name)
     with_tensor, with_number = _PASSES[name]
 
-    def rule(machine: Any, a: Any, b: Any, alpha: Any = 1, into: torch.Tensor | None = None) -> torch.Tensor:
+    def rule(machine: Machine, a: Any, b: Any, alpha: Any = 1, into: torch.Tensor | None = None) -> torch.Tensor:
         if alpha == 1 and machine.fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
             return machine.finish(function(a, b))
         a_is_scalar, b_is_scalar = not isinstance(a, torch.Tensor), not isinstance(b, torch.Tensor)
@@ -89,7 +90,7 @@ def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
     return rule
 
 
-def _with_scalar(machine: Any, function: Callable[..., Any], x: Any, y: Any) -> torch.Tensor:
+def _with_scalar(machine: Machine, function: Callable[..., Any], x: Any, y: Any) -> torch.Tensor:
     """A Python number under "kernel": the operation in fp32, then one rounding.
 
     Stochastic rounding sees float64 instead, so that its probabilities are those of the exact result. Under "primitive"
@@ -100,7 +101,7 @@ def _with_scalar(machine: Any, function: Callable[..., Any], x: Any, y: Any) -> 
     return machine.finish(function(x, y))
 
 
-def _scaled(machine: Any, function: Callable[..., Any], x: Any, y: Any, factor: float) -> torch.Tensor:
+def _scaled(machine: Machine, function: Callable[..., Any], x: Any, y: Any, factor: float) -> torch.Tensor:
     """x +- factor * y: product and sum in fp32, each rounded there (no FMA), then one rounding to the format."""
     if machine.primitive:
         y = (
@@ -118,11 +119,11 @@ add, sub, mul, div = (_arithmetic(name) for name in ("add", "sub", "mul", "div")
 RULE_OF = {torch.add: add, torch.sub: sub, torch.mul: mul, torch.div: div}
 
 
-def _reverse_sub(machine: Any, a: Any, b: Any, alpha: Any = 1) -> torch.Tensor:
+def _reverse_sub(machine: Machine, a: Any, b: Any, alpha: Any = 1) -> torch.Tensor:
     return sub(machine, b, a) if alpha == 1 else sub(machine, b, a, alpha=alpha)
 
 
-def _div_mode(machine: Any, a: Any, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
+def _div_mode(machine: Machine, a: Any, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
     if rounding_mode is None:
         return div(machine, a, b)
     x, y = machine.operands((a, b))
@@ -143,7 +144,7 @@ def _arithmetic_rule_for(op: torch._ops.OpOverload) -> Rule:
 def _overwriting(rule: Rule) -> Rule:
     """The in-place form: large results go where the first operand was, without a copy."""
 
-    def overwrite(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def overwrite(machine: Machine, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
 
     return overwrite
@@ -152,7 +153,7 @@ def _overwriting(rule: Rule) -> Rule:
 def _updating(rule: Rule) -> Rule:
     """The in-place form of a sum; an optimizer's step count is not rounded."""
 
-    def update(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def update(machine: Machine, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         if machine.optimizer is not None and machine.is_step_count(target):
             return target.add_(other, *args, **kwargs) if rule in _ADDITIONS else _native_in_place(machine)
         return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
@@ -160,7 +161,7 @@ def _updating(rule: Rule) -> Rule:
     return update
 
 
-def _native_in_place(machine: Any) -> Any:
+def _native_in_place(machine: Machine) -> Any:
     raise machine.refuse('an optimizer changes its state["step"] by something other than an addition')
 
 
@@ -187,7 +188,7 @@ def _register_arithmetic() -> None:
 _register_arithmetic()
 
 
-def _sqrt(machine: Any, x: torch.Tensor) -> torch.Tensor:
+def _sqrt(machine: Machine, x: torch.Tensor) -> torch.Tensor:
     x = machine.floating(x) if x.dtype is not _FLOAT64 else x
     if x.dtype is _FLOAT64:
         return torch.sqrt(x)
@@ -208,7 +209,7 @@ register_functional("sqrt", "elementwise", lambda op: _sqrt)
 
 
 def _product_in_steps(
-    machine: Any, x: Any, first: Any, second: Any, value: Any, function: Any, into: torch.Tensor | None
+    machine: Machine, x: Any, first: Any, second: Any, value: Any, function: Any, into: torch.Tensor | None
 ) -> torch.Tensor:
     """x + value * first * second (or / second), from the left, every step in fp32; float64 where fp32 is not enough."""
     x, first, second = (machine.floating(item) for item in (x, first, second))
@@ -227,7 +228,7 @@ def _product_in_steps(
 
 
 def _addcmul(
-    machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
+    machine: Machine, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
 ) -> torch.Tensor:
     if x.dtype is _FLOAT64:
         return torch.addcmul(x, first, second, value=value)
@@ -235,19 +236,19 @@ def _addcmul(
 
 
 def _addcdiv(
-    machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
+    machine: Machine, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
 ) -> torch.Tensor:
     if x.dtype is _FLOAT64:
         return torch.addcdiv(x, first, second, value=value)
     return _product_in_steps(machine, x, first, second, value, torch.div, into)
 
 
-def _lerp(machine: Any, start: Any, end: Any, weight: Any, into: torch.Tensor | None = None) -> torch.Tensor:
+def _lerp(machine: Machine, start: Any, end: Any, weight: Any, into: torch.Tensor | None = None) -> torch.Tensor:
     """start + weight * (end - start), or end - (end - start) * (1 - weight) from weight 0.5 on, every step in fp32."""
     if start.dtype is _FLOAT64:
         return torch.lerp(start, end, weight)
     start, end = machine.floating(start), machine.floating(end)
-    factor = machine.floating(weight) if isinstance(weight, torch.Tensor) else machine.scalar(float(weight))
+    factor: Any = machine.floating(weight) if isinstance(weight, torch.Tensor) else machine.scalar(float(weight))
     if machine.primitive:
         difference = sub(machine, end, start)
         return add(machine, start, mul(machine, difference, factor))
@@ -276,7 +277,7 @@ register_functional("lerp", "formula", lambda op: _lerp)
 def _moving(rule: Rule) -> Rule:
     """The in-place form of these."""
 
-    def move(machine: Any, target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def move(machine: Machine, target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return machine.write(target, rule(machine, target, *args, into=target, **kwargs))
 
     return move

@@ -29,6 +29,7 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import accumulated_products, products
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.limits import in_fp32
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library, is_native
 from fpsim.numbers.computing import joined
@@ -67,7 +68,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return marks.array_of(tensor.detach())
 
 
-def _multiply(machine: Any, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
+def _multiply(machine: Machine, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
     """The products of two stacks of values of the format, as the accumulator has them."""
     if is_native(machine):
         return _array(by_library(_aten.bmm.default, left.detach(), right.detach()))
@@ -75,7 +76,7 @@ def _multiply(machine: Any, left: torch.Tensor, right: torch.Tensor) -> np.ndarr
 
 
 def _multiply_and_round(
-    machine: Any, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0, wide: bool = False
+    machine: Machine, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0, wide: bool = False
 ) -> torch.Tensor:
     """factor times the accumulated products, rounded once. `wide`: fp32 numbers on the left."""
     if is_native(machine):
@@ -88,7 +89,7 @@ def _multiply_and_round(
     return _scaled(machine, accumulated_products(machine, task, _array(left), _array(right)), factor)
 
 
-def _scaled(machine: Any, accumulated: np.ndarray, factor: float) -> torch.Tensor:
+def _scaled(machine: Machine, accumulated: np.ndarray, factor: float) -> torch.Tensor:
     """Exact before the rounding where the accumulator and the factor have 24 bits at most."""
     with np.errstate(all="ignore"):
         values = accumulated.astype(np.float64)
@@ -97,7 +98,7 @@ def _scaled(machine: Any, accumulated: np.ndarray, factor: float) -> torch.Tenso
     return machine.finish(torch.from_numpy(values))
 
 
-def _fp32_operands(machine: Any) -> Format:
+def _fp32_operands(machine: Machine) -> Format:
     """The format of fp32 probabilities beside what the machine reads; refused where a unit takes none."""
     operands = joined(FP32, machine.task.operand)
     try:
@@ -147,7 +148,7 @@ class _Dropout:
 
 
 def _probabilities(
-    machine: Any, rows: _Rows, dropout: _Dropout, wide: bool, keep: bool
+    machine: Machine, rows: _Rows, dropout: _Dropout, wide: bool, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(P in fp32 where it is to be kept or is what is read, P~)."""
     shape, keys = rows.shape, rows.shape[-1]
@@ -179,7 +180,7 @@ def _probabilities(
     return plain, read
 
 
-def _scores(machine: Any, query: torch.Tensor, key: torch.Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
+def _scores(machine: Machine, query: torch.Tensor, key: torch.Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
     """(scores as the accumulator has them, their shape with all dimensions)."""
     groups = _groups(query, key)
     found = _multiply(machine, _stacked(query, groups), _stacked(key, 1).transpose(1, 2))
@@ -192,7 +193,7 @@ def _groups(query: torch.Tensor, key: torch.Tensor) -> int:
 
 
 def attend(
-    machine: Any, query: Any, key: Any, value: Any, mask: Any, kept: Any, dropout_p: float, is_causal: bool, scale: float,
+    machine: Machine, query: Any, key: Any, value: Any, mask: Any, kept: Any, dropout_p: float, is_causal: bool, scale: float,
     wide: bool, keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, _Rows]:  # fmt: skip
     """What `attention` returns, P~ among it in any case, and the lines of scores that it comes from."""
@@ -211,7 +212,7 @@ def attend(
 
 @register(ATTENTION, family="attention")
 def attention(
-    machine: Any, query: Any, key: Any, value: Any, mask: Any, kept: Any, dropout_p: float, is_causal: bool, scale: float,
+    machine: Machine, query: Any, key: Any, value: Any, mask: Any, kept: Any, dropout_p: float, is_causal: bool, scale: float,
     wide: bool, keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """(output, P in fp32, P~): (..., heads, queries, channels); empty P and P~ where they are not to be kept.
@@ -231,8 +232,8 @@ def attention(
 
 @register(ATTENTION_BACKWARD, family="attention")
 def attention_backward(
-    machine: Any, gradient: Any, query: Any, key: Any, value: Any, kept: Any, probabilities: Any, read: Any, dropout_p: float,
-    scale: float, wide: bool, of_mask: bool,
+    machine: Machine, gradient: Any, query: Any, key: Any, value: Any, kept: Any, probabilities: Any, read: Any,
+    dropout_p: float, scale: float, wide: bool, of_mask: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients of query, key, value and, broadcast to the scores, the mask (empty where it is not asked for)."""
     machine.whole()
@@ -280,8 +281,8 @@ def attention_backward(
 
 @register(_aten._scaled_dot_product_flash_attention_for_cpu.default, family="attention")
 def flash_attention(
-    machine: Any, query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, *, attn_mask: Any = None,
-    scale: float | None = None,
+    machine: Machine, query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, *,
+    attn_mask: Any = None, scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """The output, and the scores' logsumexp, which stays wide."""
     if query.dtype is not _FLOAT32:
@@ -294,7 +295,7 @@ def flash_attention(
 
 @register(_aten._scaled_dot_product_flash_attention_for_cpu_backward.default, family="attention")
 def flash_attention_backward(
-    machine: Any, gradient: Any, query: Any, key: Any, value: Any, out: Any, logsumexp: Any, dropout_p: float,
+    machine: Machine, gradient: Any, query: Any, key: Any, value: Any, out: Any, logsumexp: Any, dropout_p: float,
     is_causal: bool, *, attn_mask: Any = None, scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients of query, key and value; the probabilities are computed anew, as the forward pass had them."""

@@ -14,6 +14,7 @@ import torch.distributed
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import reduction
 from fpsim.emulation.machine.native import HALVES, NativeMachine
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, names, register
 from fpsim.emulation.rules.matmul import is_native
 
@@ -26,7 +27,7 @@ MOVEMENTS = names(
 
 
 def _movement_rule(op: torch._ops.OpOverload) -> Rule:
-    def move(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def move(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         for tensor in torch.utils._pytree.tree_leaves(args):
             if isinstance(tensor, torch.Tensor):
                 marks.unmark(tensor)  # other numbers arrive, maybe later
@@ -52,8 +53,9 @@ def _finished(tensors: list[torch.Tensor]) -> Any:
 
 
 def all_reduce(
-    machine: Any, tensors: list[torch.Tensor], group: Any, how: Any, sparse: Any = None, later: bool = True, timeout: int = -1
-) -> Any:
+    machine: Machine, tensors: list[torch.Tensor], group: Any, how: Any, sparse: Any = None, later: bool = True,
+    timeout: int = -1,
+) -> Any:  # fmt: skip
     """Sums and means in the accumulator, rank 0 first; in the library's order they are its own, rounded."""
     kinds: Any = torch.distributed.ReduceOp.RedOpType
     kind = kinds(how.op())
@@ -63,7 +65,7 @@ def all_reduce(
     if kind not in (kinds.SUM, kinds.AVG):
         raise machine.refuse("an all-reduce that is neither a sum nor a mean")
     for tensor in tensors:
-        if native:
+        if isinstance(machine, NativeMachine):
             machine.choose(tensor.dtype)
         terms = torch.stack(_gather(tensor if native else machine.operand(tensor), group, timeout)).float()
         if is_native(machine):

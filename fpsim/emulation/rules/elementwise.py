@@ -13,6 +13,7 @@ import torch
 from fpsim.arrays.elementary import BELOW, Below, is_negative, settle_flushing
 from fpsim.emulation.machine.finishing import BLOCK
 from fpsim.emulation.machine.portable import in_float64
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, names, register_functional
 from fpsim.numbers.rounding import Rounding
 
@@ -27,7 +28,7 @@ def narrow_rule(op: torch._ops.OpOverload) -> Rule:
     """An operation that is exact or rounds once in fp32 (a Python number may take part), then one rounding."""
     wide = wide_rule(op)
 
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         has_scalar = any(type(value) is float for value in (*args, *kwargs.values()))
         if machine.stochastic or machine.primitive or not (machine.fast or has_scalar):
             return wide(machine, *args, **kwargs)
@@ -57,7 +58,7 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     pointwise = torch.Tag.pointwise in op.tags and len(op._schema.returns) == 1
     on_wide = in_float64(op)
 
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         values = machine.operands(args)
         named = {key: machine.operands(value) for key, value in kwargs.items()}
         dtypes = {item.dtype for item in _tensors((*values, *named.values()))}
@@ -84,7 +85,7 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
 
 
 def _by_blocks(
-    machine: Any, op: Any, on_wide: Callable[..., Any], args: Any, kwargs: dict[str, Any], scalars: bool
+    machine: Machine, op: Any, on_wide: Callable[..., Any], args: Any, kwargs: dict[str, Any], scalars: bool
 ) -> torch.Tensor | None:
     """A pointwise operation on large float32 tensors of one shape, block by block; None if they are not that.
 
@@ -124,7 +125,7 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return found
 
 
-def _widen(machine: Any, value: Any, scalars: bool) -> Any:
+def _widen(machine: Machine, value: Any, scalars: bool) -> Any:
     if isinstance(value, torch.Tensor):
         return value.double() if value.dtype is _FLOAT32 else value
     if isinstance(value, (list, tuple)):
@@ -137,7 +138,7 @@ def elementary_rule(op: torch._ops.OpOverload) -> Rule:
     wide = wide_rule(op)
     below = _BELOW.get(op._schema.name.split("::")[1])
 
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         if machine.rounding in _UNSETTLED:
             raise machine.refuse(f"an elementary function has no proven rounding {str(machine.rounding)!r}; to nearest it has")
         if below is not None and machine.fmt.flush == "before" and machine.operand(args[0]).dtype is _FLOAT32:
@@ -160,7 +161,7 @@ _BELOW = {
 
 
 def _judged_exactly(
-    machine: Any, op: torch._ops.OpOverload, below: Below, args: tuple[Any, ...], kwargs: dict[str, Any]
+    machine: Machine, op: torch._ops.OpOverload, below: Below, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> torch.Tensor:
     """The operation in float64, for a format that flushes by exact values (with a factor, `elu` is alpha expm1(x))."""
     x = machine.operand(args[0]).double()
@@ -202,7 +203,7 @@ FORMULAS = names(
 def _tanh_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     wide = wide_rule(op)
 
-    def tanh_gradient(machine: Any, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    def tanh_gradient(machine: Machine, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         gradient, result = machine.operands((gradient, result))
         found = None if machine.stochastic else machine.tanh_gradient(gradient, result)
         return wide(machine, gradient, result) if found is None else found

@@ -11,6 +11,7 @@ from fpsim.backend.numba import normalization as kernels
 from fpsim.backend.numba.sums64 import sum_rows
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, register
 from fpsim.emulation.rules.normalization import batch_norm, batch_norm_backward, vector_of, wide_tensor
 
@@ -19,7 +20,7 @@ _aten = torch.ops.aten
 
 @register(_aten.native_group_norm.default, family="normalization")
 def group_norm(
-    machine: Any, x: Any, weight: Any, bias: Any, images: int, channels: int, size: int, group: int, eps: float
+    machine: Machine, x: Any, weight: Any, bias: Any, images: int, channels: int, size: int, group: int, eps: float
 ) -> tuple[torch.Tensor, ...]:
     if x.dtype is torch.float64:
         return _aten.native_group_norm.default(x, weight, bias, images, channels, size, group, eps)
@@ -45,7 +46,7 @@ def group_norm(
 
 @register(_aten.native_group_norm_backward.default, family="normalization")
 def group_norm_backward(
-    machine: Any, gradient: Any, x: Any, mean: Any, rstd: Any, weight: Any, images: int, channels: int, size: int,
+    machine: Machine, gradient: Any, x: Any, mean: Any, rstd: Any, weight: Any, images: int, channels: int, size: int,
     group: int, output_mask: list[bool],
 ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
     if x.dtype is torch.float64:
@@ -78,7 +79,7 @@ def group_norm_backward(
 
 def _with_reserve(training: bool) -> Rule:
     def normalize(
-        machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
+        machine: Machine, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
     ) -> tuple[torch.Tensor, ...]:
         results = batch_norm(machine, x, weight, bias, running_mean, running_var, training, momentum, eps)
         return (*results, torch.empty(0, dtype=torch.uint8))
@@ -92,7 +93,7 @@ register(_aten._batch_norm_no_update.default, family="normalization")(_with_rese
 
 @register(_aten.batch_norm_backward.default, family="normalization")
 def batch_norm_backward_with_reserve(
-    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_var: Any,
+    machine: Machine, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_var: Any,
     update: bool, eps: float, output_mask: list[bool], reserve: Any,
 ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
     return batch_norm_backward(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, names, register_functional
 from fpsim.emulation.rules.whole import whole_rule
 
@@ -34,7 +35,7 @@ def _pseudoinverse_rule(op: torch._ops.OpOverload) -> Rule | None:
     if op._overloadname != "atol_rtol_tensor":
         return None
 
-    def pseudoinverse(machine: Any, x: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> torch.Tensor:
+    def pseudoinverse(machine: Machine, x: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> torch.Tensor:
         if x.dtype is not _FLOAT32:
             return op(machine.operand(x), atol=atol, rtol=rtol, hermitian=hermitian)
         machine.whole()
@@ -50,7 +51,7 @@ def _pseudoinverse_rule(op: torch._ops.OpOverload) -> Rule | None:
 def _least_squares_rule(op: torch._ops.OpOverload) -> Rule:
     whole = whole_rule(op)
 
-    def least_squares(machine: Any, a: Any, b: Any, rcond: Any = None, *, driver: Any = None) -> Any:
+    def least_squares(machine: Machine, a: Any, b: Any, rcond: Any = None, *, driver: Any = None) -> Any:
         return whole(machine, a, b, _threshold(a) if rcond is None and a.dtype is _FLOAT32 else rcond, driver=driver)
 
     return least_squares

@@ -13,6 +13,7 @@ from fpsim.backend.numba import softmax as kernels
 from fpsim.backend.numba.sums64 import sum_rows
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.portable import in_float64
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, register, register_functional
 
 _aten = torch.ops.aten
@@ -21,7 +22,7 @@ _COST = 16  # of an exponential and its share of a sum, in multiply-adds
 
 
 def _along(
-    machine: Any, kernel: Callable[..., None], dim: int, kind: int, *tensors: torch.Tensor
+    machine: Machine, kernel: Callable[..., None], dim: int, kind: int, *tensors: torch.Tensor
 ) -> torch.Tensor:
     """`kernel(*rows, kind, out)` on the tensors' lines along an axis; rounded as it goes where they lie in memory."""
     shape = tensors[0].shape or torch.Size([1])
@@ -41,7 +42,7 @@ def _along(
 
 
 def _softmax_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
-    def softmax(machine: Any, x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
+    def softmax(machine: Machine, x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
         if x.dtype is torch.float64:
             return native(x, dim, half_to_float)
         machine.whole()
@@ -52,7 +53,7 @@ def _softmax_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
 
 def _softmax_gradient_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
     def softmax_gradient(
-        machine: Any, gradient: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: Any
+        machine: Machine, gradient: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: Any
     ) -> torch.Tensor:
         if output.dtype is torch.float64:
             return native(gradient, output, dim, input_dtype)
@@ -72,7 +73,7 @@ for _name, _kind in (("_softmax", kernels.SOFTMAX), ("_log_softmax", kernels.LOG
 
 
 @register(_aten._safe_softmax.default, family="softmax")
-def safe_softmax(machine: Any, x: torch.Tensor, dim: int, dtype: Any = None) -> torch.Tensor:
+def safe_softmax(machine: Machine, x: torch.Tensor, dim: int, dtype: Any = None) -> torch.Tensor:
     """softmax, but a row of -inf gives zeros: what attention does with rows that are masked out."""
     if x.dtype is torch.float64 or (dtype is not None and dtype is not torch.float32):
         return _aten._safe_softmax.default(machine.operand(x), dim, dtype)
@@ -91,7 +92,7 @@ def _total(values: torch.Tensor) -> float:
 
 
 def _class_weights(
-    machine: Any, weight: Any, target: torch.Tensor, classes: int, ignore_index: int
+    machine: Machine, weight: Any, target: torch.Tensor, classes: int, ignore_index: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(weight of each target in float64, 0 where ignored; targets with ignored ones replaced by 0)."""
     if target.dtype not in (torch.int64, torch.uint8):
@@ -106,7 +107,7 @@ def _class_weights(
 
 def _nll_rule(native: torch._ops.OpOverload) -> Rule:
     def nll(
-        machine: Any, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int
+        machine: Machine, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if x.dtype is torch.float64:
             return native(x, target, weight, reduction, ignore_index)
@@ -130,7 +131,7 @@ def _nll_rule(native: torch._ops.OpOverload) -> Rule:
 
 def _nll_gradient_rule(native: torch._ops.OpOverload) -> Rule:
     def nll_gradient(
-        machine: Any,
+        machine: Machine,
         gradient: Any,
         x: Any,
         target: Any,
@@ -171,7 +172,7 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
     names = [argument.name for argument in op._schema.arguments]
     where = names.index("reduction")
 
-    def loss(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def loss(machine: Machine, *args: Any, **kwargs: Any) -> torch.Tensor:
         bound = dict(zip(names, args, strict=False)) | kwargs
         if bound["self"].dtype is torch.float64:
             return op(*args, **kwargs)
@@ -194,7 +195,7 @@ def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     """torch's formula in float64: it is elementwise, the division by n included; one rounding."""
     on_wide = in_float64(op)
 
-    def loss_gradient(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def loss_gradient(machine: Machine, *args: Any, **kwargs: Any) -> torch.Tensor:
         if args[1].dtype is torch.float64:
             return op(*args, **kwargs)
         machine.whole()

@@ -14,13 +14,14 @@ from fpsim.backend import threads
 from fpsim.backend.numba import normalization as kernels
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
 
 _aten = torch.ops.aten
 _SUM_COST = 4  # of a term of a sum in float64, in multiply-adds
 
 
-def vector_of(machine: Any, tensor: torch.Tensor | None, size: int, default: float) -> np.ndarray:
+def vector_of(machine: Machine, tensor: torch.Tensor | None, size: int, default: float) -> np.ndarray:
     if tensor is None:
         return np.full(size, default)
     return array_of(machine.operand(tensor).detach()).astype(np.float64)
@@ -31,7 +32,7 @@ def _channels(tensor: torch.Tensor) -> np.ndarray:
     return array_of(tensor.detach().contiguous()).reshape(tensor.shape[0], tensor.shape[1], -1)
 
 
-def _like(machine: Any, result: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def _like(machine: Machine, result: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """A contiguous result in the tensor's memory format."""
     if tensor.is_contiguous():
         return result
@@ -49,7 +50,7 @@ def wide_tensor(values: np.ndarray) -> torch.Tensor:
 
 
 def batch_norm(
-    machine: Any,
+    machine: Machine,
     x: Any,
     weight: Any,
     bias: Any,
@@ -87,7 +88,7 @@ def batch_norm(
     return (result, *saved)
 
 
-def _move(machine: Any, running: torch.Tensor, batch: np.ndarray, momentum: float) -> None:
+def _move(machine: Machine, running: torch.Tensor, batch: np.ndarray, momentum: float) -> None:
     """running = (1 - momentum) * running + momentum * batch, rounded once."""
     old = array_of(machine.held(running).detach()).astype(np.float64)
     machine.store(running, torch.from_numpy((1.0 - momentum) * old + momentum * batch))
@@ -99,14 +100,14 @@ register(_aten._native_batch_norm_legit.default, family="normalization")(batch_n
 
 @register(_aten._native_batch_norm_legit.no_stats, family="normalization")
 def batch_norm_without_statistics(
-    machine: Any, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+    machine: Machine, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
 ) -> tuple[torch.Tensor, ...]:
     return batch_norm(machine, x, weight, bias, None, None, training, momentum, eps)
 
 
 @register(_aten.native_batch_norm_backward.default, family="normalization")
 def batch_norm_backward(
-    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any,
+    machine: Machine, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any,
     save_invstd: Any, train: bool, eps: float, output_mask: list[bool],
 ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
     if x.dtype is torch.float64:
@@ -144,7 +145,7 @@ def batch_norm_backward(
 
 
 @register(_aten.native_layer_norm.default, family="normalization")
-def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
+def layer_norm(machine: Machine, x: Any, shape: list[int], weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
     if x.dtype is torch.float64:
         return _aten.native_layer_norm.default(x, shape, weight, bias, eps)
     machine.whole()
@@ -168,7 +169,7 @@ def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, e
 
 @register(_aten.native_layer_norm_backward.default, family="normalization")
 def layer_norm_backward(
-    machine: Any,
+    machine: Machine,
     gradient: Any,
     x: Any,
     shape: list[int],

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.machine.portable import power, sqrt
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.machine.updates import mark_fused
 from fpsim.emulation.registry import Rule, is_out, names, overloads, register
 
@@ -61,7 +62,7 @@ def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> R
 def _foreach_rule(name: str, in_place: bool, op: torch._ops.OpOverload) -> Rule:
     keyword = {"addcdiv": "value", "addcmul": "value"}.get(name)
 
-    def foreach(machine: Any, tensors: list[torch.Tensor], *rest: Any, **kwargs: Any) -> Any:
+    def foreach(machine: Machine, tensors: list[torch.Tensor], *rest: Any, **kwargs: Any) -> Any:
         if "scalars" in kwargs:
             rest = (*rest, kwargs.pop("scalars"))
         if "ord" in kwargs:
@@ -88,12 +89,12 @@ for _name in FOREACH:
                 register(_op, family="foreach")(_foreach_rule(_name, _suffix == "_", _op))
 
 
-def _read(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
+def _read(machine: Machine, tensor: torch.Tensor) -> torch.Tensor:
     """The numbers in a fresh float64 tensor."""
     return machine.operand(tensor).detach().to(torch.float64, copy=True)
 
 
-def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.Tensor, decayed: Any = None) -> None:
+def _update(machine: Machine, param: torch.Tensor, start: torch.Tensor, step: torch.Tensor, decayed: Any = None) -> None:
     """Round start - step into a parameter, or decayed - step; say what of it was meant, and which parts left no trace.
 
     A part left none where without it the parameter would hold the same.
@@ -111,7 +112,7 @@ def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.
         told.append(mark_fused(before, param, start, step, decayed, *parts))
 
 
-def _scale_gradient(machine: Any, gradient: torch.Tensor, maximize: bool, grad_scale: Any) -> torch.Tensor:
+def _scale_gradient(machine: Machine, gradient: torch.Tensor, maximize: bool, grad_scale: Any) -> torch.Tensor:
     value = _read(machine, gradient)
     if grad_scale is not None:
         value = value / _read(machine, grad_scale)
@@ -122,7 +123,7 @@ def _adam_rule(decoupled: bool) -> Rule:
     """Adam in float64 from the stored state; exp_avg, exp_avg_sq and the parameter each rounded once."""
 
     def adam(
-        machine: Any, params: Any, grads: Any, exp_avgs: Any, exp_avg_sqs: Any, max_exp_avg_sqs: Any, state_steps: Any,
+        machine: Machine, params: Any, grads: Any, exp_avgs: Any, exp_avg_sqs: Any, max_exp_avg_sqs: Any, state_steps: Any,
         *, lr: Any, beta1: float, beta2: float, weight_decay: float, eps: float, amsgrad: bool, maximize: bool,
         grad_scale: Any = None, found_inf: Any = None,
     ) -> None:  # fmt: skip
@@ -160,7 +161,7 @@ for _name, _decoupled in (("_fused_adam_", False), ("_fused_adamw_", True)):
 
 
 def _fused_sgd(
-    machine: Any, params: Any, grads: Any, momentum_buffers: Any, *, weight_decay: float, momentum: float, lr: Any,
+    machine: Machine, params: Any, grads: Any, momentum_buffers: Any, *, weight_decay: float, momentum: float, lr: Any,
     dampening: float, nesterov: bool, maximize: bool, is_first_step: bool, grad_scale: Any = None,
     found_inf: Any = None,
 ) -> None:  # fmt: skip
@@ -188,7 +189,7 @@ for _op in overloads("_fused_sgd_").values():
 
 
 def _fused_adagrad(
-    machine: Any, params: Any, grads: Any, state_sums: Any, state_steps: Any, *, lr: Any, lr_decay: float,
+    machine: Machine, params: Any, grads: Any, state_sums: Any, state_steps: Any, *, lr: Any, lr_decay: float,
     weight_decay: float, eps: float, maximize: bool, grad_scale: Any = None, found_inf: Any = None,
 ) -> None:  # fmt: skip
     """Adagrad in float64 from the stored state; the sum of squares and the parameter each rounded once."""

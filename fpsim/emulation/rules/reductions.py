@@ -12,6 +12,7 @@ from fpsim.backend.numba import sums64
 from fpsim.backend.numba.functions import power
 from fpsim.emulation.machine.engine import reduction
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import is_native, native
 
@@ -39,7 +40,7 @@ def shape_of(x: torch.Tensor, axes: list[int], keepdim: bool) -> list[int]:
     return [1 if axis in axes else size for axis, size in enumerate(x.shape) if keepdim or axis not in axes]
 
 
-def _reduce(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dtype: Any, mean: bool) -> torch.Tensor:
+def _reduce(machine: Machine, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dtype: Any, mean: bool) -> torch.Tensor:
     result_dtype = dtype if dtype is not None else x.dtype if x.dtype.is_floating_point else None
     if result_dtype is not _FLOAT32:
         machine.check(x)
@@ -52,7 +53,7 @@ def _reduce(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dty
     return machine.exact(torch.from_numpy(np.ascontiguousarray(sums)).reshape(shape_of(x, axes, keepdim)))
 
 
-def _native_reduction(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dtype: Any) -> torch.Tensor:
+def _native_reduction(machine: Machine, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dtype: Any) -> torch.Tensor:
     if op in (_aten.sum.default, _aten.mean.default):
         return op(x, dtype=dtype)
     return op(x, dim, keepdim, dtype=dtype)
@@ -63,11 +64,11 @@ def _register(name: str, mean: bool) -> None:
     every, some = packet.default, getattr(packet, "dim_IntList" if name == "sum" else "dim")
 
     @register(every, family="reduction")
-    def reduce_all(machine: Any, x: torch.Tensor, *, dtype: Any = None) -> torch.Tensor:
+    def reduce_all(machine: Machine, x: torch.Tensor, *, dtype: Any = None) -> torch.Tensor:
         return _reduce(machine, every, x, None, False, dtype, mean)
 
     @register(some, family="reduction")
-    def reduceaxes_of(machine: Any, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+    def reduceaxes_of(machine: Machine, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
         return _reduce(machine, some, x, dim, keepdim, dtype, mean)
 
 
@@ -77,7 +78,7 @@ _register("mean", mean=True)
 
 @register(_aten.linalg_vector_norm.default, family="reduction")
 def vector_norm(
-    machine: Any, x: torch.Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    machine: Machine, x: torch.Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> torch.Tensor:
     """A kernel: float64 inside, squares summed in a fixed order, one rounding."""
     if x.dtype is _FLOAT64 or dtype is _FLOAT64:
@@ -107,15 +108,15 @@ def vector_norm(
 
 
 @register(_aten.norm.ScalarOpt_dim, family="reduction")
-def norm_over(machine: Any, x: torch.Tensor, p: Any, dim: Any, keepdim: bool = False) -> torch.Tensor:
+def norm_over(machine: Machine, x: torch.Tensor, p: Any, dim: Any, keepdim: bool = False) -> torch.Tensor:
     return vector_norm(machine, x, 2 if p is None else p, dim, keepdim)
 
 
 @register(_aten.trace.default, family="reduction")
-def trace(machine: Any, x: torch.Tensor) -> torch.Tensor:
+def trace(machine: Machine, x: torch.Tensor) -> torch.Tensor:
     return _reduce(machine, _aten.sum.default, x.diagonal(), None, False, None, False)
 
 
 @register(_aten.norm.Scalar, family="reduction")
-def norm(machine: Any, x: torch.Tensor, p: Any = 2) -> torch.Tensor:
+def norm(machine: Machine, x: torch.Tensor, p: Any = 2) -> torch.Tensor:
     return vector_norm(machine, x, p)

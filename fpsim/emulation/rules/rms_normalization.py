@@ -13,6 +13,7 @@ import torch
 
 from fpsim.backend.numba import sums64
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.normalization import vector_of, wide_tensor
 
@@ -67,13 +68,13 @@ def rms_norm(
     return _RMSNorm.apply(input, weight, shape, emulation.machine.epsilon(input.dtype) if eps is None else eps)
 
 
-def _rows(machine: Any, tensor: torch.Tensor, size: int) -> np.ndarray:
+def _rows(machine: Machine, tensor: torch.Tensor, size: int) -> np.ndarray:
     return array_of(machine.floating(tensor).detach().contiguous()).reshape(-1, size)
 
 
 @register(_aten._fused_rms_norm.default, family="normalization")
 def fused_rms_norm(
-    machine: Any, x: Any, shape: list[int], weight: Any, eps: float | None
+    machine: Machine, x: Any, shape: list[int], weight: Any, eps: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight; eps left out is the format's, 2^(1 - p). Unrounded: 1 / sqrt(...)."""
     size = int(np.prod(shape))
@@ -89,7 +90,7 @@ def fused_rms_norm(
 
 @register(_aten._fused_rms_norm_backward.default, family="normalization")
 def fused_rms_norm_backward(
-    machine: Any, gradient: Any, x: Any, shape: list[int], rstd: Any, weight: Any, output_mask: list[bool]
+    machine: Machine, gradient: Any, x: Any, shape: list[int], rstd: Any, weight: Any, output_mask: list[bool]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     size = int(np.prod(shape))
     array, g = _rows(machine, x, size), _rows(machine, gradient, size)
@@ -108,7 +109,7 @@ def fused_rms_norm_backward(
 
 
 @register(_aten.rms_norm.default, family="normalization")
-def whole_rms_norm(machine: Any, x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> torch.Tensor:
+def whole_rms_norm(machine: Machine, x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> torch.Tensor:
     """What arrives whole under `inference_mode`."""
     if not machine.emulates(x.dtype):
         return _plain(x, shape, weight, eps)

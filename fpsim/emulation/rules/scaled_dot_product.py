@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.attention import ATTENTION, ATTENTION_BACKWARD, default_scale
 from fpsim.emulation.rules.steps.attention import attention_in_steps
@@ -203,7 +204,7 @@ def _fits(query: _Tensor, key: _Tensor, value: _Tensor, mask: _Tensor | None, dr
 
 
 def _attend(
-    machine: Any, query: _Tensor, key: _Tensor, value: _Tensor, mask: _Tensor | None, dropout_p: float, is_causal: bool,
+    machine: Machine, query: _Tensor, key: _Tensor, value: _Tensor, mask: _Tensor | None, dropout_p: float, is_causal: bool,
     scale: float | None, gqa: bool, *, kept: _Tensor | None = None, math: bool = False,
 ) -> tuple[_Tensor, _Tensor]:  # fmt: skip
     """(attention, the probabilities that the second product reads where they are kept) in the caller's choice of arithmetic."""
@@ -303,7 +304,7 @@ for _key, _function in (("AutogradCPU", _whole), ("FuncTorchDynamicLayerFrontMod
 
 
 def _arrives(op: torch._ops.OpOverload, function: Any) -> None:
-    def rule(machine: Any, query: _Tensor, *args: Any, **kwargs: Any) -> Any:
+    def rule(machine: Machine, query: _Tensor, *args: Any, **kwargs: Any) -> Any:
         if query.dtype is not torch.float32:
             return op(query, *args, **kwargs)
         with machine.dispatching():
