@@ -19,6 +19,11 @@ from fpsim.sums.task import Sum
 
 #: A function that does what one operation does: it gets the machine, then the operation's own arguments.
 Rule = Callable[..., Any]
+
+# What arguments of operations are
+MaybeTensor = torch.Tensor | None
+MaybeDtype = torch.dtype | None
+Axes = int | list[int] | None
 _Value = TypeVar("_Value")
 
 

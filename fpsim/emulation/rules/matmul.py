@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.accumulation.kinds import NATIVE
 from fpsim.emulation.machine import marks
@@ -26,7 +27,7 @@ def by_library(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
         torch._C._set_mkldnn_enabled(False)
 
 
-def native(machine: Machine, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> torch.Tensor:
+def native(machine: Machine, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Tensor:
     """The library's own order, then one rounding."""
     return machine.finish(by_library(op, *machine.operands(args), **kwargs))
 
@@ -36,7 +37,7 @@ def is_native(machine: Machine) -> bool:
     return machine.policy.accumulator.kind is NATIVE
 
 
-def _emulated(machine: Machine, *tensors: torch.Tensor) -> bool:
+def _emulated(machine: Machine, *tensors: Tensor) -> bool:
     """Whether float32 operands make this an operation of the emulated format; all must be of one dtype then."""
     dtypes = {tensor.dtype for tensor in tensors}
     if _FLOAT32 not in dtypes:
@@ -48,21 +49,21 @@ def _emulated(machine: Machine, *tensors: torch.Tensor) -> bool:
     return True
 
 
-def _array(machine: Machine, tensor: torch.Tensor) -> np.ndarray:
+def _array(machine: Machine, tensor: Tensor) -> np.ndarray:
     return marks.array_of(machine.operand(tensor).detach())
 
 
-def _factors(machine: Machine, a: torch.Tensor, b: torch.Tensor) -> tuple[Sum, np.ndarray, np.ndarray]:
+def _factors(machine: Machine, a: Tensor, b: Tensor) -> tuple[Sum, np.ndarray, np.ndarray]:
     """Two operands as arrays, behind what the sum of their products is."""
     a, b = machine.operand(a), machine.operand(b)
     return machine.sum_of(a, b), marks.array_of(a.detach()), marks.array_of(b.detach())
 
 
-def _result(machine: Machine, values: np.ndarray) -> torch.Tensor:
+def _result(machine: Machine, values: np.ndarray) -> Tensor:
     return machine.exact(torch.from_numpy(values))
 
 
-def _shapes(machine: Machine, a: torch.Tensor, b: torch.Tensor, dims: int) -> None:
+def _shapes(machine: Machine, a: Tensor, b: Tensor, dims: int) -> None:
     if a.dim() != dims or b.dim() != dims or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
         raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
 
@@ -72,7 +73,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
     if any(argument.name == "out_dtype" for argument in op._schema.arguments):
         return None
 
-    def mm(machine: Machine, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def mm(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
         if is_native(machine):
@@ -81,9 +82,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, left, right = _factors(machine, a, b)
         return _result(machine, product(machine, task, left, right))
 
-    def addmm(
-        machine: Machine, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
-    ) -> torch.Tensor:
+    def addmm( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
@@ -93,7 +92,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, left, right = _factors(machine, a, b)
         return _result(machine, product(machine, task, left, right, addend, alpha, beta))
 
-    def bmm(machine: Machine, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def bmm(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
         if is_native(machine):
@@ -102,9 +101,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, left, right = _factors(machine, a, b)
         return _result(machine, products(machine, task, left, right))
 
-    def baddbmm(
-        machine: Machine, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
-    ) -> torch.Tensor:
+    def baddbmm( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
@@ -115,12 +112,12 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, left, right = _factors(machine, a, b)
         return _result(machine, products(machine, task, left, right, addend, alpha, beta))
 
-    def mv(machine: Machine, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def mv(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
         return native(machine, op, a, b) if is_native(machine) else mm(machine, a, b.unsqueeze(1)).squeeze(1)
 
-    def dot(machine: Machine, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def dot(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
         if is_native(machine):
@@ -130,9 +127,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, row, column = _factors(machine, a, b)
         return _result(machine, product(machine, task, row[None], column[:, None])).reshape(())
 
-    def addmv(
-        machine: Machine, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
-    ) -> torch.Tensor:
+    def addmv( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
