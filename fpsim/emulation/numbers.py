@@ -7,11 +7,12 @@ A tensor of no dimensions that type promotion passes over (a float64 constant be
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
+
+from fpsim.emulation.machine.protocol import Machine, Rule
 
 #: What torch computes in the tensor's own dtype: numbers are rounded to the format before.
 IN_THE_FORMAT = frozenset(
@@ -39,7 +40,6 @@ _NUMBERS = ("number", "Optional[number]", "float", "Optional[float]", "List[numb
 _OPERANDS = ("Tensor", "Optional[Tensor]", "List[Tensor]")
 
 Places = tuple[tuple[int, str], ...]
-Rule = Callable[..., Any]
 
 
 @lru_cache(maxsize=4096)
@@ -65,7 +65,7 @@ def taking_numbers(op: torch._ops.OpOverload, name: str, rule: Rule) -> Rule:
 
 
 def _converting(rule: Rule, spots: Places, filling: bool) -> Rule:
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
         if not _is_narrow(tensors):
             return rule(machine, *args, **kwargs)

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.machine.protocol import Machine, Rule
 from fpsim.emulation.numbers import taking_numbers
-
-Rule = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def steps(ops: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _in_steps(rule: Rule, function: Callable[..., Any]) -> Rule:
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         dtypes = {tensor.dtype for tensor in tensors_in((*args, *kwargs.values()))}
         if torch.float64 in dtypes and torch.float32 not in dtypes:  # float64 means itself
             return rule(machine, *args, **kwargs)
@@ -242,7 +241,7 @@ def each_element(args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any,
 def in_place(rule: Rule) -> Rule:
     """The rule of the in-place form: the result is written to the first argument."""
 
-    def write_to_self(machine: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def write_to_self(machine: Machine, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return machine.write(self, rule(machine, self, *args, **kwargs))
 
     return write_to_self
@@ -251,7 +250,7 @@ def in_place(rule: Rule) -> Rule:
 def with_out(rule: Rule, outputs: list[str]) -> Rule:
     """The rule of the `out=` form: results are written to the named keyword arguments, resized where empty."""
 
-    def write_to_out(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def write_to_out(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         targets = [kwargs.pop(name) for name in outputs]
         results = rule(machine, *args, **kwargs)
         for target, result in zip(targets, results if isinstance(results, tuple) else (results,), strict=True):

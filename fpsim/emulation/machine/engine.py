@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ import torch
 from fpsim.accumulation.kinds import EXACT
 from fpsim.backend import threads
 from fpsim.backend.numba import counting
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.numbers.arguments import holds
 from fpsim.numbers.formats import FP64, Format
 from fpsim.numbers.operations import odd_sum
@@ -24,7 +24,7 @@ from fpsim.sums.task import Draws, Sum
 class Watch:
     """Counts what the last rounding of a product or sum does, in the row given or the machine's."""
 
-    def __init__(self, machine: Any, row: np.ndarray | None = None):
+    def __init__(self, machine: Machine, row: np.ndarray | None = None):
         self._machine = machine
         self._counted = False
         self._lock = threading.Lock()
@@ -49,7 +49,7 @@ class Watch:
 
 
 def product(
-    machine: Any, task: Sum, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0,
+    machine: Machine, task: Sum, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0,
     beta: float = 1.0,
 ) -> np.ndarray:  # fmt: skip
     """a @ b (2-D, values of the format) through the accumulator, then rnd(rnd(alpha * acc) + rnd(beta * addend)) there.
@@ -77,7 +77,7 @@ def product(
 
 
 def products(
-    machine: Any, task: Sum, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0,
+    machine: Machine, task: Sum, a: np.ndarray, b: np.ndarray, addend: np.ndarray | None = None, alpha: float = 1.0,
     beta: float = 1.0,
 ) -> np.ndarray:  # fmt: skip
     """`product` of each pair of matrices of two batches, (n, i, k) and (n, k, j); the pairs are split among threads.
@@ -108,7 +108,7 @@ def products(
     return out
 
 
-def accumulated_products(machine: Any, task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """As `products`, left as the accumulator has them: float32 where it holds the accumulator's format, else float64.
 
     An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
@@ -147,7 +147,7 @@ def _in_one_call(task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     return accumulated
 
 
-def _finished(machine: Any, task: Sum, a: np.ndarray, b: np.ndarray, accumulated: np.ndarray) -> np.ndarray:
+def _finished(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarray, accumulated: np.ndarray) -> np.ndarray:
     """Accumulated products counted and rounded to the format."""
     row = machine.row()
     counts = np.zeros_like(row)
@@ -165,7 +165,7 @@ def _finished(machine: Any, task: Sum, a: np.ndarray, b: np.ndarray, accumulated
 
 
 def _epilogue(
-    machine: Any, total: np.ndarray, inner: Format, addend: np.ndarray | None, alpha: float, beta: float
+    machine: Machine, total: np.ndarray, inner: Format, addend: np.ndarray | None, alpha: float, beta: float
 ) -> np.ndarray:
     if alpha != 1:
         total = _rounded(machine, total * machine.scalar(float(alpha)), inner)
@@ -177,13 +177,13 @@ def _epilogue(
     return machine.finish(torch.from_numpy(np.ascontiguousarray(total))).numpy()
 
 
-def _rounded(machine: Any, values: np.ndarray, fmt: Format) -> np.ndarray:
+def _rounded(machine: Machine, values: np.ndarray, fmt: Format) -> np.ndarray:
     values = np.ascontiguousarray(values)
     round_into(values, values, fmt, machine.rounding, machine.key() if machine.stochastic else 0)
     return values
 
 
-def reduction(machine: Any, x: np.ndarray, axes: tuple[int, ...], mean: bool = False) -> np.ndarray:
+def reduction(machine: Machine, x: np.ndarray, axes: tuple[int, ...], mean: bool = False) -> np.ndarray:
     """The sum (or mean) over the axes, in row-major order of what is summed; float32 out, the axes gone."""
     watch = Watch(machine)
     key = machine.key() if machine.stochastic else 0

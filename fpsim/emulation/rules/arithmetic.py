@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.backend.numba import passes
 from fpsim.emulation.machine.machine import WORTH_A_PASS
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import RULES, Entry, Rule, enter, register_functional
 from fpsim.numbers.operations import odd_sum
 
@@ -17,7 +19,7 @@ _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 
 
-def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _exact_wide(machine: Machine, name: str, x: Tensor, y: Tensor) -> Tensor:
     """What in float64 one rounding in any mode is right from: products are exact, quotients have 53 >= 2p + 2 bits."""
     if name in ("add", "sub"):
         second = y.detach().numpy()
@@ -25,7 +27,7 @@ def _exact_wide(machine: Any, name: str, x: torch.Tensor, y: torch.Tensor) -> to
     return getattr(torch, name)(x.double(), y.double())
 
 
-def _promoted(machine: Any, x: Any, y: Any) -> Any:
+def _promoted(machine: Machine, x: Any, y: Any) -> Any:
     """Operands that are not both float32: None if the result is not float32, else both as float32 of the format.
 
     One without dimensions that type promotion passes over is a number.
@@ -33,13 +35,13 @@ def _promoted(machine: Any, x: Any, y: Any) -> Any:
     if torch.result_type(x, y) is not _FLOAT32:
         return None
     sides = [_number_beside(x, y), _number_beside(y, x)]
-    return tuple(machine.floating(item) if isinstance(item, torch.Tensor) else item for item in sides)
+    return tuple(machine.floating(item) if isinstance(item, Tensor) else item for item in sides)
 
 
 def _number_beside(item: Any, other: Any) -> Any:
     """The item; as a number where it is a tensor of no dimensions and another dtype beside a float32 tensor with some."""
-    aside = isinstance(item, torch.Tensor) and item.dim() == 0 and item.dtype is not _FLOAT32
-    return item.item() if aside and isinstance(other, torch.Tensor) and other.dim() and other.dtype is _FLOAT32 else item
+    aside = isinstance(item, Tensor) and item.dim() == 0 and item.dtype is not _FLOAT32
+    return item.item() if aside and isinstance(other, Tensor) and other.dim() and other.dtype is _FLOAT32 else item
 
 
 #: The operations of one pass for a second operand that is a tensor, or a number; a difference adds what is negated.
@@ -51,24 +53,24 @@ _PASSES = {
 }
 
 
-def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
+def _arithmetic(name: str) -> Callable[..., Tensor]:
     function = getattr(torch, name)
     with_tensor, with_number = _PASSES[name]
 
-    def rule(machine: Any, a: Any, b: Any, alpha: Any = 1, into: torch.Tensor | None = None) -> torch.Tensor:
+    def rule(machine: Machine, a: Any, b: Any, alpha: float = 1, into: MaybeTensor = None) -> Tensor:
         if alpha == 1 and machine.fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
             return machine.finish(function(a, b))
-        a_is_scalar, b_is_scalar = not isinstance(a, torch.Tensor), not isinstance(b, torch.Tensor)
+        a_is_scalar, b_is_scalar = not isinstance(a, Tensor), not isinstance(b, Tensor)
         a = a if a_is_scalar else machine.operand(a)
         b = b if b_is_scalar else machine.operand(b)
         if not (a_is_scalar or a.dtype is _FLOAT32) or not (b_is_scalar or b.dtype is _FLOAT32):
             promoted = _promoted(machine, a, b)
             if promoted is None:
                 if name == "div" and not torch.result_type(a, b).is_floating_point:  # of integers: float32 all the same
-                    return machine.finish(torch.div(*(x.double() if isinstance(x, torch.Tensor) else x for x in (a, b))))
+                    return machine.finish(torch.div(*(x.double() if isinstance(x, Tensor) else x for x in (a, b))))
                 return function(a, b) if alpha == 1 else function(a, b, alpha=alpha)
             a, b = promoted
-            a_is_scalar, b_is_scalar = not isinstance(a, torch.Tensor), not isinstance(b, torch.Tensor)
+            a_is_scalar, b_is_scalar = not isinstance(a, Tensor), not isinstance(b, Tensor)
         a = machine.scalar(a) if a_is_scalar else a
         b = machine.scalar(b) if b_is_scalar else b
         if machine.fast and not a_is_scalar and (alpha == 1 or not (machine.primitive or b_is_scalar)):
@@ -89,28 +91,28 @@ def _arithmetic(name: str) -> Callable[..., torch.Tensor]:
     return rule
 
 
-def _with_scalar(machine: Any, function: Callable[..., Any], x: Any, y: Any) -> torch.Tensor:
+def _with_scalar(machine: Machine, function: Callable[..., Any], x: Any, y: Any) -> Tensor:
     """A Python number under "kernel": the operation in fp32, then one rounding.
 
     Stochastic rounding sees float64 instead, so that its probabilities are those of the exact result. Under "primitive"
     the number is a value of the format.
     """
     if machine.stochastic or machine.primitive:
-        return machine.finish(function(*(item.double() if isinstance(item, torch.Tensor) else item for item in (x, y))))
+        return machine.finish(function(*(item.double() if isinstance(item, Tensor) else item for item in (x, y))))
     return machine.finish(function(x, y))
 
 
-def _scaled(machine: Any, function: Callable[..., Any], x: Any, y: Any, factor: float) -> torch.Tensor:
+def _scaled(machine: Machine, function: Callable[..., Any], x: Any, y: Any, factor: float) -> Tensor:
     """x +- factor * y: product and sum in fp32, each rounded there (no FMA), then one rounding to the format."""
     if machine.primitive:
         y = (
             machine.finish(torch.mul(y.double(), factor))
-            if isinstance(y, torch.Tensor)
+            if isinstance(y, Tensor)
             else machine.in_format(y * factor)
         )
         return RULE_OF[function](machine, x, y)
     if machine.stochastic:
-        return machine.finish(function(x.double(), y.double() * factor if isinstance(y, torch.Tensor) else y * factor))
+        return machine.finish(function(x.double(), y.double() * factor if isinstance(y, Tensor) else y * factor))
     return machine.finish(function(x, y * factor))
 
 
@@ -118,18 +120,18 @@ add, sub, mul, div = (_arithmetic(name) for name in ("add", "sub", "mul", "div")
 RULE_OF = {torch.add: add, torch.sub: sub, torch.mul: mul, torch.div: div}
 
 
-def _reverse_sub(machine: Any, a: Any, b: Any, alpha: Any = 1) -> torch.Tensor:
+def _reverse_sub(machine: Machine, a: Any, b: Any, alpha: float = 1) -> Tensor:
     return sub(machine, b, a) if alpha == 1 else sub(machine, b, a, alpha=alpha)
 
 
-def _div_mode(machine: Any, a: Any, b: Any, *, rounding_mode: str | None = None) -> torch.Tensor:
+def _div_mode(machine: Machine, a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is None:
         return div(machine, a, b)
     x, y = machine.operands((a, b))
     if torch.result_type(x, y) is not _FLOAT32:
         return torch.div(x, y, rounding_mode=rounding_mode)
     sides = (_number_beside(x, y), _number_beside(y, x))
-    wide = [machine.floating(item).double() if isinstance(item, torch.Tensor) else machine.scalar(item) for item in sides]
+    wide = [machine.floating(item).double() if isinstance(item, Tensor) else machine.scalar(item) for item in sides]
     return machine.finish(torch.div(*wide, rounding_mode=rounding_mode))
 
 
@@ -143,7 +145,7 @@ def _arithmetic_rule_for(op: torch._ops.OpOverload) -> Rule:
 def _overwriting(rule: Rule) -> Rule:
     """The in-place form: large results go where the first operand was, without a copy."""
 
-    def overwrite(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def overwrite(machine: Machine, target: Tensor, other: Any, *args: Any, **kwargs: Any) -> Tensor:
         return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
 
     return overwrite
@@ -152,7 +154,7 @@ def _overwriting(rule: Rule) -> Rule:
 def _updating(rule: Rule) -> Rule:
     """The in-place form of a sum; an optimizer's step count is not rounded."""
 
-    def update(machine: Any, target: torch.Tensor, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def update(machine: Machine, target: Tensor, other: Any, *args: Any, **kwargs: Any) -> Tensor:
         if machine.optimizer is not None and machine.is_step_count(target):
             return target.add_(other, *args, **kwargs) if rule in _ADDITIONS else _native_in_place(machine)
         return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
@@ -160,7 +162,7 @@ def _updating(rule: Rule) -> Rule:
     return update
 
 
-def _native_in_place(machine: Any) -> Any:
+def _native_in_place(machine: Machine) -> Any:
     raise machine.refuse('an optimizer changes its state["step"] by something other than an addition')
 
 
@@ -187,7 +189,7 @@ def _register_arithmetic() -> None:
 _register_arithmetic()
 
 
-def _sqrt(machine: Any, x: torch.Tensor) -> torch.Tensor:
+def _sqrt(machine: Machine, x: Tensor) -> Tensor:
     x = machine.floating(x) if x.dtype is not _FLOAT64 else x
     if x.dtype is _FLOAT64:
         return torch.sqrt(x)
@@ -208,8 +210,8 @@ register_functional("sqrt", "elementwise", lambda op: _sqrt)
 
 
 def _product_in_steps(
-    machine: Any, x: Any, first: Any, second: Any, value: Any, function: Any, into: torch.Tensor | None
-) -> torch.Tensor:
+    machine: Machine, x: Tensor, first: Tensor, second: Tensor, value: float, function: Callable[..., Tensor], into: MaybeTensor
+) -> Tensor:
     """x + value * first * second (or / second), from the left, every step in fp32; float64 where fp32 is not enough."""
     x, first, second = (machine.floating(item) for item in (x, first, second))
     factor = machine.scalar(value)
@@ -227,33 +229,33 @@ def _product_in_steps(
 
 
 def _addcmul(
-    machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
-) -> torch.Tensor:
+    machine: Machine, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1, into: MaybeTensor = None
+) -> Tensor:
     if x.dtype is _FLOAT64:
         return torch.addcmul(x, first, second, value=value)
     return _product_in_steps(machine, x, first, second, value, torch.mul, into)
 
 
 def _addcdiv(
-    machine: Any, x: Any, first: Any, second: Any, *, value: Any = 1, into: torch.Tensor | None = None
-) -> torch.Tensor:
+    machine: Machine, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1, into: MaybeTensor = None
+) -> Tensor:
     if x.dtype is _FLOAT64:
         return torch.addcdiv(x, first, second, value=value)
     return _product_in_steps(machine, x, first, second, value, torch.div, into)
 
 
-def _lerp(machine: Any, start: Any, end: Any, weight: Any, into: torch.Tensor | None = None) -> torch.Tensor:
+def _lerp(machine: Machine, start: Tensor, end: Tensor, weight: Tensor | float, into: MaybeTensor = None) -> Tensor:
     """start + weight * (end - start), or end - (end - start) * (1 - weight) from weight 0.5 on, every step in fp32."""
     if start.dtype is _FLOAT64:
         return torch.lerp(start, end, weight)
     start, end = machine.floating(start), machine.floating(end)
-    factor = machine.floating(weight) if isinstance(weight, torch.Tensor) else machine.scalar(float(weight))
+    factor: Any = machine.floating(weight) if isinstance(weight, Tensor) else machine.scalar(float(weight))
     if machine.primitive:
         difference = sub(machine, end, start)
         return add(machine, start, mul(machine, difference, factor))
     if machine.stochastic:
         start, end = start.double(), end.double()
-    elif not isinstance(factor, torch.Tensor):
+    elif not isinstance(factor, Tensor):
         near = abs(factor) < 0.5
         operation, single = (passes.TOWARD, factor) if near else (passes.BACK_FROM, float(np.float32(1) - np.float32(factor)))
         result = machine.one_pass(operation, (start, end), single, into)
@@ -262,7 +264,7 @@ def _lerp(machine: Any, start: Any, end: Any, weight: Any, into: torch.Tensor | 
         factor = torch.tensor(factor, dtype=_FLOAT32)
     difference = end - start
     small = abs(factor) < 0.5
-    if isinstance(small, torch.Tensor) and small.dim():
+    if isinstance(small, Tensor) and small.dim():
         near, far = start + factor * difference, end - difference * (1 - factor)
         return machine.finish(torch.where(small, near, far))
     return machine.finish(difference.mul_(factor).add_(start) if small else end - difference.mul_(1 - factor))
@@ -276,7 +278,7 @@ register_functional("lerp", "formula", lambda op: _lerp)
 def _moving(rule: Rule) -> Rule:
     """The in-place form of these."""
 
-    def move(machine: Any, target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def move(machine: Machine, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return machine.write(target, rule(machine, target, *args, into=target, **kwargs))
 
     return move

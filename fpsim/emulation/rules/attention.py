@@ -18,10 +18,10 @@ keys or values is one sum over (head, query), in that order.
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.backend import threads
 from fpsim.backend.numba import softmax as kernels
@@ -29,6 +29,7 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import accumulated_products, products
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.limits import in_fp32
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library, is_native
 from fpsim.numbers.computing import joined
@@ -52,31 +53,29 @@ ATTENTION = torch.ops.fpsim.scaled_dot_product_attention.default
 ATTENTION_BACKWARD = torch.ops.fpsim.scaled_dot_product_attention_backward.default
 
 
-def default_scale(query: torch.Tensor) -> float:
+def default_scale(query: Tensor) -> float:
     """1 / sqrt(channels)."""
     return query.shape[-1] ** -0.5 if query.shape[-1] else float("inf")
 
 
-def _stacked(heads: torch.Tensor, groups: int) -> torch.Tensor:
+def _stacked(heads: Tensor, groups: int) -> Tensor:
     """(..., heads, rows, columns) as (pairs, rows of all the heads of a group, columns)."""
     *outer, rows, columns = heads.shape
     return heads.reshape(prod(outer) // groups, groups * rows, columns)
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
+def _array(tensor: Tensor) -> np.ndarray:
     return marks.array_of(tensor.detach())
 
 
-def _multiply(machine: Any, left: torch.Tensor, right: torch.Tensor) -> np.ndarray:
+def _multiply(machine: Machine, left: Tensor, right: Tensor) -> np.ndarray:
     """The products of two stacks of values of the format, as the accumulator has them."""
     if is_native(machine):
         return _array(by_library(_aten.bmm.default, left.detach(), right.detach()))
     return accumulated_products(machine, machine.sum_of(left, right), _array(left), _array(right))
 
 
-def _multiply_and_round(
-    machine: Any, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0, wide: bool = False
-) -> torch.Tensor:
+def _multiply_and_round( machine: Machine, left: Tensor, right: Tensor, factor: float = 1.0, wide: bool = False) -> Tensor:
     """factor times the accumulated products, rounded once. `wide`: fp32 numbers on the left."""
     if is_native(machine):
         return _scaled(machine, _array(by_library(_aten.bmm.default, left.detach(), right.detach())), factor)
@@ -88,7 +87,7 @@ def _multiply_and_round(
     return _scaled(machine, accumulated_products(machine, task, _array(left), _array(right)), factor)
 
 
-def _scaled(machine: Any, accumulated: np.ndarray, factor: float) -> torch.Tensor:
+def _scaled(machine: Machine, accumulated: np.ndarray, factor: float) -> Tensor:
     """Exact before the rounding where the accumulator and the factor have 24 bits at most."""
     with np.errstate(all="ignore"):
         values = accumulated.astype(np.float64)
@@ -97,7 +96,7 @@ def _scaled(machine: Any, accumulated: np.ndarray, factor: float) -> torch.Tenso
     return machine.finish(torch.from_numpy(values))
 
 
-def _fp32_operands(machine: Any) -> Format:
+def _fp32_operands(machine: Machine) -> Format:
     """The format of fp32 probabilities beside what the machine reads; refused where a unit takes none."""
     operands = joined(FP32, machine.task.operand)
     try:
@@ -112,7 +111,7 @@ def _fp32_operands(machine: Any) -> Format:
 class _Rows:
     """The lines of scores, (..., heads, queries, keys) in row-major order, and what is added to them or leaves them out."""
 
-    def __init__(self, scores: np.ndarray, shape: tuple[int, ...], mask: torch.Tensor | None, is_causal: bool, factor: float):
+    def __init__(self, scores: np.ndarray, shape: tuple[int, ...], mask: MaybeTensor, is_causal: bool, factor: float):
         self.scores = scores.reshape(prod(shape[:-1]), shape[-1])
         self.shape, self.factor, self.is_causal = shape, factor, is_causal
         self.mask: np.ndarray | None = None
@@ -138,7 +137,7 @@ class _Rows:
 class _Dropout:
     """What is kept of the probabilities' lines, over 1 - p; the quotient 1 / (1 - p) is an fp32 number."""
 
-    def __init__(self, kept: torch.Tensor | None, dropout_p: float, keys: int):
+    def __init__(self, kept: MaybeTensor, dropout_p: float, keys: int):
         self.kept = None if kept is None else _array(kept.detach().float().contiguous()).reshape(-1, keys)
         self.factor = in_fp32(1 / (1 - dropout_p)) if dropout_p < 1 else 0.0
 
@@ -146,9 +145,7 @@ class _Dropout:
         return values if self.kept is None else values * (self.kept[rows] * self.factor)
 
 
-def _probabilities(
-    machine: Any, rows: _Rows, dropout: _Dropout, wide: bool, keep: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _probabilities( machine: Machine, rows: _Rows, dropout: _Dropout, wide: bool, keep: bool) -> tuple[Tensor, Tensor]:
     """(P in fp32 where it is to be kept or is what is read, P~)."""
     shape, keys = rows.shape, rows.shape[-1]
     plain = torch.empty(shape if keep or wide else (0,), dtype=_FLOAT32)
@@ -179,22 +176,22 @@ def _probabilities(
     return plain, read
 
 
-def _scores(machine: Any, query: torch.Tensor, key: torch.Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
+def _scores(machine: Machine, query: Tensor, key: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
     """(scores as the accumulator has them, their shape with all dimensions)."""
     groups = _groups(query, key)
     found = _multiply(machine, _stacked(query, groups), _stacked(key, 1).transpose(1, 2))
     return np.ascontiguousarray(found), (*query.shape[:-1], key.shape[-2])
 
 
-def _groups(query: torch.Tensor, key: torch.Tensor) -> int:
+def _groups(query: Tensor, key: Tensor) -> int:
     """How many heads of queries share one head of keys."""
     return query.shape[-3] // key.shape[-3] if query.dim() > 2 and key.shape[-3] else 1
 
 
 def attend(
-    machine: Any, query: Any, key: Any, value: Any, mask: Any, kept: Any, dropout_p: float, is_causal: bool, scale: float,
-    wide: bool, keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, _Rows]:  # fmt: skip
+    machine: Machine, query: Tensor, key: Tensor, value: Tensor, mask: MaybeTensor, kept: MaybeTensor, dropout_p: float,
+    is_causal: bool, scale: float, wide: bool, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, _Rows]:  # fmt: skip
     """What `attention` returns, P~ among it in any case, and the lines of scores that it comes from."""
     machine.whole()
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
@@ -211,9 +208,9 @@ def attend(
 
 @register(ATTENTION, family="attention")
 def attention(
-    machine: Any, query: Any, key: Any, value: Any, mask: Any, kept: Any, dropout_p: float, is_causal: bool, scale: float,
-    wide: bool, keep: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    machine: Machine, query: Tensor, key: Tensor, value: Tensor, mask: MaybeTensor, kept: MaybeTensor, dropout_p: float,
+    is_causal: bool, scale: float, wide: bool, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(output, P in fp32, P~): (..., heads, queries, channels); empty P and P~ where they are not to be kept.
 
     key and value are (..., heads of keys, keys, channels) with the same leading dimensions; mask, boolean or added, and `kept`,
@@ -231,9 +228,9 @@ def attention(
 
 @register(ATTENTION_BACKWARD, family="attention")
 def attention_backward(
-    machine: Any, gradient: Any, query: Any, key: Any, value: Any, kept: Any, probabilities: Any, read: Any, dropout_p: float,
-    scale: float, wide: bool, of_mask: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    machine: Machine, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: MaybeTensor, probabilities: Tensor,
+    read: Tensor, dropout_p: float, scale: float, wide: bool, of_mask: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, value and, broadcast to the scores, the mask (empty where it is not asked for)."""
     machine.whole()
     gradient, query, key, value = machine.operands((gradient, query, key, value))
@@ -280,9 +277,9 @@ def attention_backward(
 
 @register(_aten._scaled_dot_product_flash_attention_for_cpu.default, family="attention")
 def flash_attention(
-    machine: Any, query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, *, attn_mask: Any = None,
-    scale: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    machine: Machine, query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0, is_causal: bool = False, *,
+    attn_mask: MaybeTensor = None, scale: float | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The output, and the scores' logsumexp, which stays wide."""
     if query.dtype is not _FLOAT32:
         op = _aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -294,9 +291,9 @@ def flash_attention(
 
 @register(_aten._scaled_dot_product_flash_attention_for_cpu_backward.default, family="attention")
 def flash_attention_backward(
-    machine: Any, gradient: Any, query: Any, key: Any, value: Any, out: Any, logsumexp: Any, dropout_p: float,
-    is_causal: bool, *, attn_mask: Any = None, scale: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    machine: Machine, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor,
+    dropout_p: float, is_causal: bool, *, attn_mask: MaybeTensor = None, scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key and value; the probabilities are computed anew, as the forward pass had them."""
     if query.dtype is not _FLOAT32:
         op = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default

@@ -14,6 +14,7 @@ import torch
 
 from fpsim.emulation.machine.engine import Watch, reduction
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library, is_native, native
 from fpsim.sums.convolutions import Products, forward_into, input_gradient_into, weight_gradient_into
@@ -34,7 +35,7 @@ def _five(array: np.ndarray) -> np.ndarray:
 
 
 def _compute(
-    machine: Any, into: Callable[..., None], left: torch.Tensor, right: torch.Tensor, shape: tuple[int, ...], *rest: Any
+    machine: Machine, into: Callable[..., None], left: torch.Tensor, right: torch.Tensor, shape: tuple[int, ...], *rest: Any
 ) -> torch.Tensor:
     """Run one of the engine's three products into a new tensor of that shape."""
     watch = Watch(machine)
@@ -53,7 +54,7 @@ def _geometry(x_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilati
     return Geometry.of(tuple(x_shape), tuple(weight_shape), stride, padding, dilation, groups)
 
 
-def _shaped(machine: Any, result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _shaped(machine: Machine, result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Contiguous, or channels last where the input is."""
     channels_last = like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
     return machine.exact(result.contiguous(memory_format=torch.channels_last) if channels_last else result)
@@ -73,7 +74,7 @@ def _transposed_shape(
 
 @register(_aten.convolution.default, family="convolution")
 def convolution(
-    machine: Any,
+    machine: Machine,
     x: Any,
     weight: Any,
     bias: Any,
@@ -117,7 +118,7 @@ def convolution(
 
 @register(_aten.convolution_backward.default, family="convolution")
 def convolution_backward(
-    machine: Any, gradient: Any, x: Any, weight: Any, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
+    machine: Machine, gradient: Any, x: Any, weight: Any, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
     transposed: bool, output_padding: Any, groups: int, output_mask: list[bool],
 ) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
     arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, register_functional
 from fpsim.emulation.rules.whole import whole_rule
 
@@ -16,7 +18,7 @@ def _gradient_rule(op: torch._ops.OpOverload) -> Rule:
     whole = whole_rule(op)
     forward = _aten._pdist_forward.default if "pdist" in op._schema.name else _aten._cdist_forward.default
 
-    def distance_gradient(machine: Any, gradient: Any, *args: Any) -> torch.Tensor:
+    def distance_gradient(machine: Machine, gradient: Tensor, *args: Any) -> Tensor:
         *points, p, distance = args
         if p != float("inf") or distance.dtype is not torch.float32:
             return whole(machine, gradient, *args)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import reduction
 from fpsim.emulation.machine.native import HALVES, NativeMachine
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, names, register
 from fpsim.emulation.rules.matmul import is_native
 
@@ -26,16 +28,16 @@ MOVEMENTS = names(
 
 
 def _movement_rule(op: torch._ops.OpOverload) -> Rule:
-    def move(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def move(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         for tensor in torch.utils._pytree.tree_leaves(args):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, Tensor):
                 marks.unmark(tensor)  # other numbers arrive, maybe later
         return op(*args, **kwargs)
 
     return move
 
 
-def _gather(tensor: torch.Tensor, group: Any, timeout: int) -> list[torch.Tensor]:
+def _gather(tensor: Tensor, group: Any, timeout: int) -> list[Tensor]:
     """The tensor of every rank, in the order of the ranks."""
     size = torch.distributed.ProcessGroup.unbox(group).size()
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(size)]
@@ -44,16 +46,17 @@ def _gather(tensor: torch.Tensor, group: Any, timeout: int) -> list[torch.Tensor
     return parts
 
 
-def _finished(tensors: list[torch.Tensor]) -> Any:
+def _finished(tensors: list[Tensor]) -> Any:
     """A piece of work that is done already, with this result."""
-    future: torch.futures.Future[list[torch.Tensor]] = torch.futures.Future()
+    future: torch.futures.Future[list[Tensor]] = torch.futures.Future()
     future.set_result(tensors)
     return torch._C._distributed_c10d._create_work_from_future(future).boxed()  # type: ignore[attr-defined]
 
 
 def all_reduce(
-    machine: Any, tensors: list[torch.Tensor], group: Any, how: Any, sparse: Any = None, later: bool = True, timeout: int = -1
-) -> Any:
+    machine: Machine, tensors: list[Tensor], group: Any, how: Any, sparse: MaybeTensor = None, later: bool = True,
+    timeout: int = -1,
+) -> Any:  # fmt: skip
     """Sums and means in the accumulator, rank 0 first; in the library's order they are its own, rounded."""
     kinds: Any = torch.distributed.ReduceOp.RedOpType
     kind = kinds(how.op())
@@ -63,7 +66,7 @@ def all_reduce(
     if kind not in (kinds.SUM, kinds.AVG):
         raise machine.refuse("an all-reduce that is neither a sum nor a mean")
     for tensor in tensors:
-        if native:
+        if isinstance(machine, NativeMachine):
             machine.choose(tensor.dtype)
         terms = torch.stack(_gather(tensor if native else machine.operand(tensor), group, timeout)).float()
         if is_native(machine):

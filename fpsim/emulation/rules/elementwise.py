@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.arrays.elementary import BELOW, Below, is_negative, settle_flushing
 from fpsim.emulation.machine.finishing import BLOCK
 from fpsim.emulation.machine.portable import in_float64
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, names, register_functional
 from fpsim.numbers.rounding import Rounding
 
@@ -27,7 +29,7 @@ def narrow_rule(op: torch._ops.OpOverload) -> Rule:
     """An operation that is exact or rounds once in fp32 (a Python number may take part), then one rounding."""
     wide = wide_rule(op)
 
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         has_scalar = any(type(value) is float for value in (*args, *kwargs.values()))
         if machine.stochastic or machine.primitive or not (machine.fast or has_scalar):
             return wide(machine, *args, **kwargs)
@@ -57,7 +59,7 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     pointwise = torch.Tag.pointwise in op.tags and len(op._schema.returns) == 1
     on_wide = in_float64(op)
 
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         values = machine.operands(args)
         named = {key: machine.operands(value) for key, value in kwargs.items()}
         dtypes = {item.dtype for item in _tensors((*values, *named.values()))}
@@ -67,7 +69,7 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
                 return result
         elif _FLOAT64 in dtypes:
             result = op(*values, **named)
-            return machine.finish(result) if isinstance(result, torch.Tensor) and result.dtype is _FLOAT32 else result
+            return machine.finish(result) if isinstance(result, Tensor) and result.dtype is _FLOAT32 else result
         if pointwise:
             result = _by_blocks(machine, op, on_wide, values, named, scalars)
             if result is not None:
@@ -76,7 +78,7 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
             *(_widen(machine, value, scalars) for value in values),
             **{key: _widen(machine, value, scalars) for key, value in named.items()},
         )
-        if isinstance(result, torch.Tensor):
+        if isinstance(result, Tensor):
             return machine.finish(result)
         return tuple(machine.finish(item) for item in result)
 
@@ -84,8 +86,8 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
 
 
 def _by_blocks(
-    machine: Any, op: Any, on_wide: Callable[..., Any], args: Any, kwargs: dict[str, Any], scalars: bool
-) -> torch.Tensor | None:
+    machine: Machine, op: torch._ops.OpOverload, on_wide: Callable[..., Any], args: Any, kwargs: dict[str, Any], scalars: bool
+) -> MaybeTensor:
     """A pointwise operation on large float32 tensors of one shape, block by block; None if they are not that.
 
     What depends on one value of a narrow format alone is looked up.
@@ -97,13 +99,13 @@ def _by_blocks(
     ):
         return None
     flat = {id(item): item.detach().view(-1) for item in tensors}
-    rest = [value if isinstance(value, torch.Tensor) else _widen(machine, value, scalars) for value in args]
-    named = {key: _widen(machine, value, scalars) for key, value in kwargs.items() if not isinstance(value, torch.Tensor)}
+    rest = [value if isinstance(value, Tensor) else _widen(machine, value, scalars) for value in args]
+    named = {key: _widen(machine, value, scalars) for key, value in kwargs.items() if not isinstance(value, Tensor)}
     if len(named) < len(kwargs) or any(isinstance(value, (list, tuple)) for value in args):
         return None
 
-    def on(part: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-        values = [part(flat[id(value)]) if isinstance(value, torch.Tensor) else value for value in rest]
+    def on(part: Callable[[Tensor], Tensor]) -> np.ndarray:
+        values = [part(flat[id(value)]) if isinstance(value, Tensor) else value for value in rest]
         return on_wide(*values, **named).numpy()
 
     if len(tensors) == 1:
@@ -114,18 +116,18 @@ def _by_blocks(
     return machine.compute(lambda i, j: on(lambda whole: whole[i:j].double()), first.shape, cost=_COST)
 
 
-def _tensors(values: Any) -> list[torch.Tensor]:
+def _tensors(values: Any) -> list[Tensor]:
     found = []
     for value in values:
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
             found.extend(_tensors(value))
     return found
 
 
-def _widen(machine: Any, value: Any, scalars: bool) -> Any:
-    if isinstance(value, torch.Tensor):
+def _widen(machine: Machine, value: Any, scalars: bool) -> Any:
+    if isinstance(value, Tensor):
         return value.double() if value.dtype is _FLOAT32 else value
     if isinstance(value, (list, tuple)):
         return type(value)(_widen(machine, item, scalars) for item in value)
@@ -137,7 +139,7 @@ def elementary_rule(op: torch._ops.OpOverload) -> Rule:
     wide = wide_rule(op)
     below = _BELOW.get(op._schema.name.split("::")[1])
 
-    def compute(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         if machine.rounding in _UNSETTLED:
             raise machine.refuse(f"an elementary function has no proven rounding {str(machine.rounding)!r}; to nearest it has")
         if below is not None and machine.fmt.flush == "before" and machine.operand(args[0]).dtype is _FLOAT32:
@@ -160,8 +162,8 @@ _BELOW = {
 
 
 def _judged_exactly(
-    machine: Any, op: torch._ops.OpOverload, below: Below, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> torch.Tensor:
+    machine: Machine, op: torch._ops.OpOverload, below: Below, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
     """The operation in float64, for a format that flushes by exact values (with a factor, `elu` is alpha expm1(x))."""
     x = machine.operand(args[0]).double()
     value = op(x, *args[1:], **kwargs)
@@ -202,7 +204,7 @@ FORMULAS = names(
 def _tanh_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     wide = wide_rule(op)
 
-    def tanh_gradient(machine: Any, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    def tanh_gradient(machine: Machine, gradient: Tensor, result: Tensor) -> Tensor:
         gradient, result = machine.operands((gradient, result))
         found = None if machine.stochastic else machine.tanh_gradient(gradient, result)
         return wide(machine, gradient, result) if found is None else found

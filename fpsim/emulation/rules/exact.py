@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fpsim.emulation.errors import BeingTraced
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL
+from fpsim.emulation.machine.protocol import Machine, MaybeDtype
 from fpsim.emulation.registry import Rule, is_out, names, overloads, register, register_functional
 
 _aten = torch.ops.aten
@@ -69,8 +71,8 @@ JUDGEMENTS = names(
 def _view_rule(op: torch._ops.OpOverload) -> Rule:
     grows = "resize" in op._schema.name
 
-    def view(machine: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(tensor, torch.Tensor):  # a tracer makes a constant of a Python number
+    def view(machine: Machine, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(tensor, Tensor):  # a tracer makes a constant of a Python number
             raise BeingTraced(op)
         if marks.tag_on(tensor) is None:
             machine.check(tensor, computes=False)
@@ -85,13 +87,13 @@ def _view_rule(op: torch._ops.OpOverload) -> Rule:
 def exact_rule(op: torch._ops.OpOverload) -> Rule:
     """Operands in, the operation as torch has it, its float results marked."""
 
-    def select(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def select(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         result = op(*machine.operands(args), **{key: machine.operands(value) for key, value in kwargs.items()})
-        if isinstance(result, torch.Tensor):
+        if isinstance(result, Tensor):
             return machine.exact(result)
         if isinstance(result, (tuple, list)):
             for item in result:
-                if isinstance(item, torch.Tensor):
+                if isinstance(item, Tensor):
                     machine.exact(item)
         return result
 
@@ -102,12 +104,12 @@ def _meeting_rule(op: torch._ops.OpOverload) -> Rule:
     exact = exact_rule(op)
     fills = op._schema.name in ("aten::where", "aten::index_fill", "aten::fill", "aten::scatter")
 
-    def meet(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def meet(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         dtypes = set()
         foreign = False
         for argument in (*args, *kwargs.values()):
             for item in argument if isinstance(argument, (list, tuple)) else (argument,):
-                if isinstance(item, torch.Tensor):
+                if isinstance(item, Tensor):
                     dtypes.add(item.dtype)
                 foreign = foreign or isinstance(item, float)
         if (not foreign and dtypes <= {torch.float32, torch.bool}) or (torch.float32 not in dtypes and not foreign):
@@ -136,7 +138,7 @@ _register()
 
 
 @register(_aten.copy_.default, family="exact")
-def copy_(machine: Any, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+def copy_(machine: Machine, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     machine.check(target)
     if target.dtype is torch.float32 and source.dtype is not torch.float32:
         source = machine.floating(source)
@@ -144,7 +146,9 @@ def copy_(machine: Any, target: torch.Tensor, source: torch.Tensor, non_blocking
 
 
 @register(_aten._to_copy.default, family="exact")
-def to_copy(machine: Any, source: torch.Tensor, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> torch.Tensor:
+def to_copy(
+    machine: Machine, source: Tensor, *, dtype: MaybeDtype = None, device: torch.device | None = None, **kwargs: Any
+) -> Tensor:
     if device is not None and torch.device(device).type != "cpu":
         raise machine.refuse(f"a copy to {device}; emulation runs on the CPU")
     if dtype is torch.float32 and source.dtype is not torch.float32:
@@ -153,7 +157,7 @@ def to_copy(machine: Any, source: torch.Tensor, *, dtype: Any = None, device: An
             if kwargs.get("memory_format")
             else machine.floating(source)
         )
-    if dtype in SMALL:
+    if dtype is not None and dtype in SMALL:
         return machine.cast(source, dtype, **kwargs)
     result = _aten._to_copy.default(machine.operand(source), dtype=dtype, device=device, **kwargs)
     machine.check(result)
@@ -161,13 +165,13 @@ def to_copy(machine: Any, source: torch.Tensor, *, dtype: Any = None, device: An
 
 
 @register(_aten._local_scalar_dense.default, family="comparison")
-def number_of(machine: Any, source: torch.Tensor) -> Any:
+def number_of(machine: Machine, source: Tensor) -> Any:
     machine.check(source, computes=False)
     return _aten._local_scalar_dense.default(source if source.dtype in SMALL else machine.operand(source))
 
 
 @register(_aten.zero_.default, family="constant")
-def zero_(machine: Any, target: torch.Tensor) -> torch.Tensor:
+def zero_(machine: Machine, target: Tensor) -> Tensor:
     target.zero_()
     if target.dtype is torch.float32:
         machine.claim(target)
@@ -177,8 +181,8 @@ def zero_(machine: Any, target: torch.Tensor) -> torch.Tensor:
 def _filler(op: torch._ops.OpOverload) -> Rule:
     """Constants saturate, so that a mask of finfo(float32).min stays finite."""
 
-    def fill(machine: Any, *args: Any, **kwargs: Any) -> Any:
-        is_float = isinstance(args[0], torch.Tensor) and args[0].dtype is torch.float32
+    def fill(machine: Machine, *args: Any, **kwargs: Any) -> Any:
+        is_float = isinstance(args[0], Tensor) and args[0].dtype is torch.float32
         values = [
             machine.constant(value) if isinstance(value, float) or (is_float and isinstance(value, int) and index)
             else machine.filling(value)
@@ -196,7 +200,9 @@ register(_aten.fill.Tensor, family="constant")(_meeting_rule(_aten.fill.Tensor))
 
 
 @register(_aten.nan_to_num.default, family="constant")
-def nan_to_num(machine: Any, x: torch.Tensor, nan: Any = None, posinf: Any = None, neginf: Any = None) -> torch.Tensor:
+def nan_to_num(
+    machine: Machine, x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
     """Infinities become the format's largest finite values where no others are given."""
     x = machine.operand(x)
     if x.dtype is not torch.float32:
@@ -208,7 +214,7 @@ def nan_to_num(machine: Any, x: torch.Tensor, nan: Any = None, posinf: Any = Non
 
 
 @register(_aten.fill_.Scalar, family="constant")
-def fill_scalar_(machine: Any, target: torch.Tensor, value: Any) -> torch.Tensor:
+def fill_scalar_(machine: Machine, target: Tensor, value: float) -> Tensor:
     if target.dtype is not torch.float32:
         machine.check(target)
         marks.unmark(target)
@@ -219,12 +225,12 @@ def fill_scalar_(machine: Any, target: torch.Tensor, value: Any) -> torch.Tensor
 
 
 @register(_aten.fill_.Tensor, family="constant")
-def fill_tensor_(machine: Any, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def fill_tensor_(machine: Machine, target: Tensor, value: Tensor) -> Tensor:
     return machine.write(target, machine.filling(value).to(target.dtype).expand(target.shape))
 
 
 @register(_aten.constant_pad_nd.default, family="constant")
-def constant_pad_nd(machine: Any, source: torch.Tensor, pad: Any, value: Any = 0) -> torch.Tensor:
+def constant_pad_nd(machine: Machine, source: Tensor, pad: list[int], value: float = 0) -> Tensor:
     source = machine.operand(source)
     fill = machine.constant(value) if source.dtype is torch.float32 else value
     return machine.exact(_aten.constant_pad_nd.default(source, pad, fill))
@@ -242,7 +248,7 @@ def _maker(op: torch._ops.OpOverload) -> Rule:
     )
     saturating = op._schema.name.split("::")[1] in ("full", "full_like", "new_full", "scalar_tensor")
 
-    def make(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def make(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         if saturating:
             args = tuple(machine.constant(value) if isinstance(value, float) else value for value in args)
         result = op(*args, **kwargs)
@@ -258,7 +264,7 @@ def _maker(op: torch._ops.OpOverload) -> Rule:
     return make
 
 
-def _saturated(machine: Any, result: torch.Tensor, args: tuple[Any, ...]) -> torch.Tensor:
+def _saturated(machine: Machine, result: Tensor, args: tuple[Any, ...]) -> Tensor:
     value = args[-1] if len(args) > 0 else None
     if isinstance(value, int) and not isinstance(value, bool):
         result.fill_(machine.constant(float(value)))

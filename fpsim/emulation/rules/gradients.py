@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import RULES, TABLE, Entry, enter
 
 _POW = torch.ops.aten.pow.Tensor_Scalar
 _power = RULES[_POW]
 
 
-def pow_of(machine: Any, x: torch.Tensor, exponent: Any) -> torch.Tensor:
+def pow_of(machine: Machine, x: Tensor, exponent: Any) -> Tensor:
     """x to a power that is a number; unrounded within the gradient of rsqrt."""
     if exponent == 3 and x.dtype is torch.float32 and not machine.primitive:
         node: Any = torch._C._current_autograd_node()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.backend.numba import normalization as kernels
 from fpsim.backend.numba.sums64 import sum_rows
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, register
 from fpsim.emulation.rules.normalization import batch_norm, batch_norm_backward, vector_of, wide_tensor
 
@@ -19,8 +19,9 @@ _aten = torch.ops.aten
 
 @register(_aten.native_group_norm.default, family="normalization")
 def group_norm(
-    machine: Any, x: Any, weight: Any, bias: Any, images: int, channels: int, size: int, group: int, eps: float
-) -> tuple[torch.Tensor, ...]:
+    machine: Machine, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, images: int, channels: int, size: int, group: int,
+    eps: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
     if x.dtype is torch.float64:
         return _aten.native_group_norm.default(x, weight, bias, images, channels, size, group, eps)
     machine.whole()
@@ -45,9 +46,9 @@ def group_norm(
 
 @register(_aten.native_group_norm_backward.default, family="normalization")
 def group_norm_backward(
-    machine: Any, gradient: Any, x: Any, mean: Any, rstd: Any, weight: Any, images: int, channels: int, size: int,
-    group: int, output_mask: list[bool],
-) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    machine: Machine, gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: MaybeTensor, images: int, channels: int,
+    size: int, group: int, output_mask: list[bool],
+) -> tuple[MaybeTensor, ...]:  # fmt: skip
     if x.dtype is torch.float64:
         return _aten.native_group_norm_backward.default(
             gradient, x, mean, rstd, weight, images, channels, size, group, output_mask
@@ -78,8 +79,9 @@ def group_norm_backward(
 
 def _with_reserve(training: bool) -> Rule:
     def normalize(
-        machine: Any, x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
-    ) -> tuple[torch.Tensor, ...]:
+        machine: Machine, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, running_mean: MaybeTensor,
+        running_var: MaybeTensor, momentum: float, eps: float,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         results = batch_norm(machine, x, weight, bias, running_mean, running_var, training, momentum, eps)
         return (*results, torch.empty(0, dtype=torch.uint8))
 
@@ -92,9 +94,9 @@ register(_aten._batch_norm_no_update.default, family="normalization")(_with_rese
 
 @register(_aten.batch_norm_backward.default, family="normalization")
 def batch_norm_backward_with_reserve(
-    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any, save_var: Any,
-    update: bool, eps: float, output_mask: list[bool], reserve: Any,
-) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    machine: Machine, gradient: Tensor, x: Tensor, weight: MaybeTensor, running_mean: MaybeTensor, running_var: MaybeTensor,
+    save_mean: Tensor, save_var: Tensor, update: bool, eps: float, output_mask: list[bool], reserve: Tensor,
+) -> tuple[MaybeTensor, ...]:  # fmt: skip
     return batch_norm_backward(
         machine, gradient, x, weight, running_mean, running_var, save_mean, save_var, update, eps, output_mask
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, names, register_functional
 from fpsim.emulation.rules.whole import whole_rule
 
@@ -25,7 +27,7 @@ FACTORIZATIONS = names(
 )
 
 
-def _threshold(x: torch.Tensor) -> float:
+def _threshold(x: Tensor) -> float:
     """Relative to the largest singular value, what torch neglects in a float32 matrix."""
     return max(x.shape[-2:]) * torch.finfo(_FLOAT32).eps
 
@@ -34,7 +36,9 @@ def _pseudoinverse_rule(op: torch._ops.OpOverload) -> Rule | None:
     if op._overloadname != "atol_rtol_tensor":
         return None
 
-    def pseudoinverse(machine: Any, x: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> torch.Tensor:
+    def pseudoinverse(
+        machine: Machine, x: Tensor, *, atol: MaybeTensor = None, rtol: MaybeTensor = None, hermitian: bool = False
+    ) -> Tensor:
         if x.dtype is not _FLOAT32:
             return op(machine.operand(x), atol=atol, rtol=rtol, hermitian=hermitian)
         machine.whole()
@@ -50,7 +54,7 @@ def _pseudoinverse_rule(op: torch._ops.OpOverload) -> Rule | None:
 def _least_squares_rule(op: torch._ops.OpOverload) -> Rule:
     whole = whole_rule(op)
 
-    def least_squares(machine: Any, a: Any, b: Any, rcond: Any = None, *, driver: Any = None) -> Any:
+    def least_squares(machine: Machine, a: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
         return whole(machine, a, b, _threshold(a) if rcond is None and a.dtype is _FLOAT32 else rcond, driver=driver)
 
     return least_squares

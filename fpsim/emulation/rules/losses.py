@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.backend import threads
 from fpsim.backend.numba import softmax as kernels
 from fpsim.backend.numba.sums64 import sum_rows
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.portable import in_float64
+from fpsim.emulation.machine.protocol import Machine, MaybeDtype, MaybeTensor
 from fpsim.emulation.registry import Rule, register, register_functional
 
 _aten = torch.ops.aten
@@ -20,9 +22,7 @@ _NONE, _MEAN, _SUM = range(3)
 _COST = 16  # of an exponential and its share of a sum, in multiply-adds
 
 
-def _along(
-    machine: Any, kernel: Callable[..., None], dim: int, kind: int, *tensors: torch.Tensor
-) -> torch.Tensor:
+def _along( machine: Machine, kernel: Callable[..., None], dim: int, kind: int, *tensors: Tensor) -> Tensor:
     """`kernel(*rows, kind, out)` on the tensors' lines along an axis; rounded as it goes where they lie in memory."""
     shape = tensors[0].shape or torch.Size([1])
     last = dim % len(shape) == len(shape) - 1
@@ -41,7 +41,7 @@ def _along(
 
 
 def _softmax_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
-    def softmax(machine: Any, x: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
+    def softmax(machine: Machine, x: Tensor, dim: int, half_to_float: bool) -> Tensor:
         if x.dtype is torch.float64:
             return native(x, dim, half_to_float)
         machine.whole()
@@ -51,9 +51,7 @@ def _softmax_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
 
 
 def _softmax_gradient_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
-    def softmax_gradient(
-        machine: Any, gradient: torch.Tensor, output: torch.Tensor, dim: int, input_dtype: Any
-    ) -> torch.Tensor:
+    def softmax_gradient( machine: Machine, gradient: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
         if output.dtype is torch.float64:
             return native(gradient, output, dim, input_dtype)
         machine.whole()
@@ -72,7 +70,7 @@ for _name, _kind in (("_softmax", kernels.SOFTMAX), ("_log_softmax", kernels.LOG
 
 
 @register(_aten._safe_softmax.default, family="softmax")
-def safe_softmax(machine: Any, x: torch.Tensor, dim: int, dtype: Any = None) -> torch.Tensor:
+def safe_softmax(machine: Machine, x: Tensor, dim: int, dtype: MaybeDtype = None) -> Tensor:
     """softmax, but a row of -inf gives zeros: what attention does with rows that are masked out."""
     if x.dtype is torch.float64 or (dtype is not None and dtype is not torch.float32):
         return _aten._safe_softmax.default(machine.operand(x), dim, dtype)
@@ -80,7 +78,7 @@ def safe_softmax(machine: Any, x: torch.Tensor, dim: int, dtype: Any = None) -> 
     return _along(machine, kernels.softmax, dim, kernels.SAFE, machine.floating(x))
 
 
-def _total(values: torch.Tensor) -> float:
+def _total(values: Tensor) -> float:
     """The sum of float64 values in row-major order, as `sums64.total` has it."""
     out = np.empty(1)
     sum_rows(values.detach().contiguous().numpy().reshape(1, -1), out)
@@ -91,8 +89,8 @@ def _total(values: torch.Tensor) -> float:
 
 
 def _class_weights(
-    machine: Any, weight: Any, target: torch.Tensor, classes: int, ignore_index: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    machine: Machine, weight: MaybeTensor, target: Tensor, classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
     """(weight of each target in float64, 0 where ignored; targets with ignored ones replaced by 0)."""
     if target.dtype not in (torch.int64, torch.uint8):
         raise RuntimeError(f"expected target dtype to be Long or Byte, but got {target.dtype}")
@@ -106,8 +104,8 @@ def _class_weights(
 
 def _nll_rule(native: torch._ops.OpOverload) -> Rule:
     def nll(
-        machine: Any, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        machine: Machine, x: Tensor, target: Tensor, weight: MaybeTensor, reduction: int, ignore_index: int
+    ) -> tuple[Tensor, Tensor]:
         if x.dtype is torch.float64:
             return native(x, target, weight, reduction, ignore_index)
         machine.whole()
@@ -130,15 +128,9 @@ def _nll_rule(native: torch._ops.OpOverload) -> Rule:
 
 def _nll_gradient_rule(native: torch._ops.OpOverload) -> Rule:
     def nll_gradient(
-        machine: Any,
-        gradient: Any,
-        x: Any,
-        target: Any,
-        weight: Any,
-        reduction: int,
-        ignore_index: int,
-        total_weight: Any,
-    ) -> torch.Tensor:
+        machine: Machine, gradient: Tensor, x: Tensor, target: Tensor, weight: MaybeTensor, reduction: int, ignore_index: int,
+        total_weight: Tensor,
+    ) -> Tensor:  # fmt: skip
         if x.dtype is torch.float64:
             return native(gradient, x, target, weight, reduction, ignore_index, total_weight)
         machine.whole()
@@ -171,7 +163,7 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
     names = [argument.name for argument in op._schema.arguments]
     where = names.index("reduction")
 
-    def loss(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def loss(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         bound = dict(zip(names, args, strict=False)) | kwargs
         if bound["self"].dtype is torch.float64:
             return op(*args, **kwargs)
@@ -179,7 +171,7 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
         reduction = bound.get("reduction", op._schema.arguments[where].default_value)
         values = [bound.get(argument.name, argument.default_value) for argument in op._schema.arguments]
         values[where] = _NONE
-        losses = on_wide(*(machine.floating(item).double() if isinstance(item, torch.Tensor) else item for item in values))
+        losses = on_wide(*(machine.floating(item).double() if isinstance(item, Tensor) else item for item in values))
         if reduction == _NONE:
             return machine.finish(losses)
         total = _total(losses)
@@ -194,13 +186,13 @@ def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     """torch's formula in float64: it is elementwise, the division by n included; one rounding."""
     on_wide = in_float64(op)
 
-    def loss_gradient(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def loss_gradient(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         if args[1].dtype is torch.float64:
             return op(*args, **kwargs)
         machine.whole()
 
         def wide(value: Any) -> Any:
-            return machine.floating(value).double() if isinstance(value, torch.Tensor) else value
+            return machine.floating(value).double() if isinstance(value, Tensor) else value
 
         return machine.finish(on_wide(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()}))
 

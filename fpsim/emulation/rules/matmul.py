@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.accumulation.kinds import NATIVE
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import product, products
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import RULES, Rule, register_functional
 from fpsim.sums.task import Sum
 
@@ -25,17 +27,17 @@ def by_library(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
         torch._C._set_mkldnn_enabled(False)
 
 
-def native(machine: Any, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> torch.Tensor:
+def native(machine: Machine, op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Tensor:
     """The library's own order, then one rounding."""
     return machine.finish(by_library(op, *machine.operands(args), **kwargs))
 
 
-def is_native(machine: Any) -> bool:
+def is_native(machine: Machine) -> bool:
     """Whether sums are left to the library."""
     return machine.policy.accumulator.kind is NATIVE
 
 
-def _emulated(machine: Any, *tensors: torch.Tensor) -> bool:
+def _emulated(machine: Machine, *tensors: Tensor) -> bool:
     """Whether float32 operands make this an operation of the emulated format; all must be of one dtype then."""
     dtypes = {tensor.dtype for tensor in tensors}
     if _FLOAT32 not in dtypes:
@@ -47,21 +49,21 @@ def _emulated(machine: Any, *tensors: torch.Tensor) -> bool:
     return True
 
 
-def _array(machine: Any, tensor: torch.Tensor) -> np.ndarray:
+def _array(machine: Machine, tensor: Tensor) -> np.ndarray:
     return marks.array_of(machine.operand(tensor).detach())
 
 
-def _factors(machine: Any, a: torch.Tensor, b: torch.Tensor) -> tuple[Sum, np.ndarray, np.ndarray]:
+def _factors(machine: Machine, a: Tensor, b: Tensor) -> tuple[Sum, np.ndarray, np.ndarray]:
     """Two operands as arrays, behind what the sum of their products is."""
     a, b = machine.operand(a), machine.operand(b)
     return machine.sum_of(a, b), marks.array_of(a.detach()), marks.array_of(b.detach())
 
 
-def _result(machine: Any, values: np.ndarray) -> torch.Tensor:
+def _result(machine: Machine, values: np.ndarray) -> Tensor:
     return machine.exact(torch.from_numpy(values))
 
 
-def _shapes(machine: Any, a: torch.Tensor, b: torch.Tensor, dims: int) -> None:
+def _shapes(machine: Machine, a: Tensor, b: Tensor, dims: int) -> None:
     if a.dim() != dims or b.dim() != dims or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
         raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
 
@@ -71,7 +73,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
     if any(argument.name == "out_dtype" for argument in op._schema.arguments):
         return None
 
-    def mm(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def mm(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
         if is_native(machine):
@@ -80,9 +82,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, left, right = _factors(machine, a, b)
         return _result(machine, product(machine, task, left, right))
 
-    def addmm(
-        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
-    ) -> torch.Tensor:
+    def addmm( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
@@ -92,7 +92,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, left, right = _factors(machine, a, b)
         return _result(machine, product(machine, task, left, right, addend, alpha, beta))
 
-    def bmm(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def bmm(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
         if is_native(machine):
@@ -101,9 +101,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, left, right = _factors(machine, a, b)
         return _result(machine, products(machine, task, left, right))
 
-    def baddbmm(
-        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
-    ) -> torch.Tensor:
+    def baddbmm( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
@@ -114,12 +112,12 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, left, right = _factors(machine, a, b)
         return _result(machine, products(machine, task, left, right, addend, alpha, beta))
 
-    def mv(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def mv(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
         return native(machine, op, a, b) if is_native(machine) else mm(machine, a, b.unsqueeze(1)).squeeze(1)
 
-    def dot(machine: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def dot(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
         if is_native(machine):
@@ -129,9 +127,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         task, row, column = _factors(machine, a, b)
         return _result(machine, product(machine, task, row[None], column[:, None])).reshape(())
 
-    def addmv(
-        machine: Any, c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
-    ) -> torch.Tensor:
+    def addmv( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):

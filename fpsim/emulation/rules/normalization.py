@@ -9,29 +9,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.backend import threads
 from fpsim.backend.numba import normalization as kernels
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import register
 
 _aten = torch.ops.aten
 _SUM_COST = 4  # of a term of a sum in float64, in multiply-adds
 
 
-def vector_of(machine: Any, tensor: torch.Tensor | None, size: int, default: float) -> np.ndarray:
+def vector_of(machine: Machine, tensor: MaybeTensor, size: int, default: float) -> np.ndarray:
     if tensor is None:
         return np.full(size, default)
     return array_of(machine.operand(tensor).detach()).astype(np.float64)
 
 
-def _channels(tensor: torch.Tensor) -> np.ndarray:
+def _channels(tensor: Tensor) -> np.ndarray:
     """The (n, c, s) array of a tensor (n, c, ...)."""
     return array_of(tensor.detach().contiguous()).reshape(tensor.shape[0], tensor.shape[1], -1)
 
 
-def _like(machine: Any, result: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def _like(machine: Machine, result: Tensor, tensor: Tensor) -> Tensor:
     """A contiguous result in the tensor's memory format."""
     if tensor.is_contiguous():
         return result
@@ -44,21 +46,14 @@ def _by_channels(kernel: Any, *arrays: np.ndarray) -> None:
     threads.run(lambda first, last: kernel(*arrays, first, last), threads.parts(channels, _SUM_COST * arrays[0].size))
 
 
-def wide_tensor(values: np.ndarray) -> torch.Tensor:
+def wide_tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
 def batch_norm(
-    machine: Any,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[torch.Tensor, ...]:
+    machine: Machine, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, running_mean: MaybeTensor, running_var: MaybeTensor,
+    training: bool, momentum: float, eps: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
     if x.dtype is torch.float64:
         return _aten.native_batch_norm.default(x, weight, bias, running_mean, running_var, training, momentum, eps)
     machine.whole()
@@ -87,7 +82,7 @@ def batch_norm(
     return (result, *saved)
 
 
-def _move(machine: Any, running: torch.Tensor, batch: np.ndarray, momentum: float) -> None:
+def _move(machine: Machine, running: Tensor, batch: np.ndarray, momentum: float) -> None:
     """running = (1 - momentum) * running + momentum * batch, rounded once."""
     old = array_of(machine.held(running).detach()).astype(np.float64)
     machine.store(running, torch.from_numpy((1.0 - momentum) * old + momentum * batch))
@@ -99,16 +94,16 @@ register(_aten._native_batch_norm_legit.default, family="normalization")(batch_n
 
 @register(_aten._native_batch_norm_legit.no_stats, family="normalization")
 def batch_norm_without_statistics(
-    machine: Any, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
-) -> tuple[torch.Tensor, ...]:
+    machine: Machine, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, ...]:
     return batch_norm(machine, x, weight, bias, None, None, training, momentum, eps)
 
 
 @register(_aten.native_batch_norm_backward.default, family="normalization")
 def batch_norm_backward(
-    machine: Any, gradient: Any, x: Any, weight: Any, running_mean: Any, running_var: Any, save_mean: Any,
-    save_invstd: Any, train: bool, eps: float, output_mask: list[bool],
-) -> tuple[torch.Tensor | None, ...]:  # fmt: skip
+    machine: Machine, gradient: Tensor, x: Tensor, weight: MaybeTensor, running_mean: MaybeTensor, running_var: MaybeTensor,
+    save_mean: Tensor, save_invstd: Tensor, train: bool, eps: float, output_mask: list[bool],
+) -> tuple[MaybeTensor, ...]:  # fmt: skip
     if x.dtype is torch.float64:
         return _aten.native_batch_norm_backward.default(
             gradient, x, weight, running_mean, running_var, save_mean, save_invstd, train, eps, output_mask
@@ -144,7 +139,9 @@ def batch_norm_backward(
 
 
 @register(_aten.native_layer_norm.default, family="normalization")
-def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, eps: float) -> tuple[torch.Tensor, ...]:
+def layer_norm(
+    machine: Machine, x: Tensor, shape: list[int], weight: MaybeTensor, bias: MaybeTensor, eps: float
+) -> tuple[Tensor, ...]:
     if x.dtype is torch.float64:
         return _aten.native_layer_norm.default(x, shape, weight, bias, eps)
     machine.whole()
@@ -168,16 +165,9 @@ def layer_norm(machine: Any, x: Any, shape: list[int], weight: Any, bias: Any, e
 
 @register(_aten.native_layer_norm_backward.default, family="normalization")
 def layer_norm_backward(
-    machine: Any,
-    gradient: Any,
-    x: Any,
-    shape: list[int],
-    mean: Any,
-    rstd: Any,
-    weight: Any,
-    bias: Any,
-    output_mask: list[bool],
-) -> tuple[torch.Tensor | None, ...]:
+    machine: Machine, gradient: Tensor, x: Tensor, shape: list[int], mean: Tensor, rstd: Tensor, weight: MaybeTensor,
+    bias: MaybeTensor, output_mask: list[bool],
+) -> tuple[MaybeTensor, ...]:  # fmt: skip
     if x.dtype is torch.float64:
         return _aten.native_layer_norm_backward.default(gradient, x, shape, mean, rstd, weight, bias, output_mask)
     machine.whole()

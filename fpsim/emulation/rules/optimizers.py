@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fpsim.emulation.machine.portable import power, sqrt
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.machine.updates import mark_fused
 from fpsim.emulation.registry import Rule, is_out, names, overloads, register
 
@@ -32,9 +34,9 @@ def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> R
     suffix = "_" if in_place else ""
     if name == "norm":
         return rules[_aten.linalg_vector_norm.default]
-    if name in _BOUNDS and not isinstance(sample, torch.Tensor):
+    if name in _BOUNDS and not isinstance(sample, Tensor):
         name = _BOUNDS[name]
-    if name in _ALIASES and isinstance(sample, torch.Tensor):
+    if name in _ALIASES and isinstance(sample, Tensor):
         name = _ALIASES[name]
         rule = rules[getattr(_aten, name).default]
         return (lambda machine, x, *rest: machine.write(x, rule(machine, x, *rest))) if in_place else rule
@@ -42,16 +44,16 @@ def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> R
         functional = _single(rules, name, False, sample)
         return lambda machine, x, *rest: machine.write(x, functional(machine, x, *rest))
     packet = getattr(_aten, name + suffix)
-    if name in ("clamp_min", "clamp_max") and not isinstance(sample, torch.Tensor):
+    if name in ("clamp_min", "clamp_max") and not isinstance(sample, Tensor):
         return rules[packet.default]
     if name == "copy":
         return rules[_aten.copy_.default]
     if name == "pow":
-        overload = "Tensor_Tensor" if isinstance(sample, torch.Tensor) else "Tensor_Scalar"
+        overload = "Tensor_Tensor" if isinstance(sample, Tensor) else "Tensor_Scalar"
         if in_place:
-            overload = "Tensor" if isinstance(sample, torch.Tensor) else "Scalar"
+            overload = "Tensor" if isinstance(sample, Tensor) else "Scalar"
         return rules[getattr(packet, overload)]
-    for overload in ("Tensor", "default") if isinstance(sample, torch.Tensor) else ("Scalar", "default", "Tensor"):
+    for overload in ("Tensor", "default") if isinstance(sample, Tensor) else ("Scalar", "default", "Tensor"):
         op = getattr(packet, overload, None)
         if op in rules:
             return rules[op]
@@ -61,7 +63,7 @@ def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> R
 def _foreach_rule(name: str, in_place: bool, op: torch._ops.OpOverload) -> Rule:
     keyword = {"addcdiv": "value", "addcmul": "value"}.get(name)
 
-    def foreach(machine: Any, tensors: list[torch.Tensor], *rest: Any, **kwargs: Any) -> Any:
+    def foreach(machine: Machine, tensors: list[Tensor], *rest: Any, **kwargs: Any) -> Any:
         if "scalars" in kwargs:
             rest = (*rest, kwargs.pop("scalars"))
         if "ord" in kwargs:
@@ -69,7 +71,7 @@ def _foreach_rule(name: str, in_place: bool, op: torch._ops.OpOverload) -> Rule:
         results = []
         for index, tensor in enumerate(tensors):
             values = [item[index] if isinstance(item, (list, tuple)) else item for item in rest]
-            if name in ("addcdiv", "addcmul") and isinstance(rest[-1], torch.Tensor):
+            if name in ("addcdiv", "addcmul") and isinstance(rest[-1], Tensor):
                 values[-1] = rest[-1][index].item()
             named = dict(kwargs)
             if keyword and len(values) > 2:
@@ -88,12 +90,12 @@ for _name in FOREACH:
                 register(_op, family="foreach")(_foreach_rule(_name, _suffix == "_", _op))
 
 
-def _read(machine: Any, tensor: torch.Tensor) -> torch.Tensor:
+def _read(machine: Machine, tensor: Tensor) -> Tensor:
     """The numbers in a fresh float64 tensor."""
     return machine.operand(tensor).detach().to(torch.float64, copy=True)
 
 
-def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.Tensor, decayed: Any = None) -> None:
+def _update(machine: Machine, param: Tensor, start: Tensor, step: Tensor, decayed: MaybeTensor = None) -> None:
     """Round start - step into a parameter, or decayed - step; say what of it was meant, and which parts left no trace.
 
     A part left none where without it the parameter would hold the same.
@@ -111,7 +113,7 @@ def _update(machine: Any, param: torch.Tensor, start: torch.Tensor, step: torch.
         told.append(mark_fused(before, param, start, step, decayed, *parts))
 
 
-def _scale_gradient(machine: Any, gradient: torch.Tensor, maximize: bool, grad_scale: Any) -> torch.Tensor:
+def _scale_gradient(machine: Machine, gradient: Tensor, maximize: bool, grad_scale: MaybeTensor) -> Tensor:
     value = _read(machine, gradient)
     if grad_scale is not None:
         value = value / _read(machine, grad_scale)
@@ -122,9 +124,10 @@ def _adam_rule(decoupled: bool) -> Rule:
     """Adam in float64 from the stored state; exp_avg, exp_avg_sq and the parameter each rounded once."""
 
     def adam(
-        machine: Any, params: Any, grads: Any, exp_avgs: Any, exp_avg_sqs: Any, max_exp_avg_sqs: Any, state_steps: Any,
-        *, lr: Any, beta1: float, beta2: float, weight_decay: float, eps: float, amsgrad: bool, maximize: bool,
-        grad_scale: Any = None, found_inf: Any = None,
+        machine: Machine, params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor], state_steps: list[Tensor], *, lr: float | Tensor, beta1: float, beta2: float,
+        weight_decay: float, eps: float, amsgrad: bool, maximize: bool, grad_scale: MaybeTensor = None,
+        found_inf: MaybeTensor = None,
     ) -> None:  # fmt: skip
         if found_inf is not None and found_inf.item() == 1:
             return
@@ -160,9 +163,9 @@ for _name, _decoupled in (("_fused_adam_", False), ("_fused_adamw_", True)):
 
 
 def _fused_sgd(
-    machine: Any, params: Any, grads: Any, momentum_buffers: Any, *, weight_decay: float, momentum: float, lr: Any,
-    dampening: float, nesterov: bool, maximize: bool, is_first_step: bool, grad_scale: Any = None,
-    found_inf: Any = None,
+    machine: Machine, params: list[Tensor], grads: list[Tensor], momentum_buffers: list[Tensor], *, weight_decay: float,
+    momentum: float, lr: float | Tensor, dampening: float, nesterov: bool, maximize: bool, is_first_step: bool,
+    grad_scale: MaybeTensor = None, found_inf: MaybeTensor = None,
 ) -> None:  # fmt: skip
     """SGD in float64 from the stored state; the buffer and the parameter each rounded once."""
     if found_inf is not None and found_inf.item() == 1:
@@ -188,8 +191,9 @@ for _op in overloads("_fused_sgd_").values():
 
 
 def _fused_adagrad(
-    machine: Any, params: Any, grads: Any, state_sums: Any, state_steps: Any, *, lr: Any, lr_decay: float,
-    weight_decay: float, eps: float, maximize: bool, grad_scale: Any = None, found_inf: Any = None,
+    machine: Machine, params: list[Tensor], grads: list[Tensor], state_sums: list[Tensor], state_steps: list[Tensor], *,
+    lr: float | Tensor, lr_decay: float, weight_decay: float, eps: float, maximize: bool, grad_scale: MaybeTensor = None,
+    found_inf: MaybeTensor = None,
 ) -> None:  # fmt: skip
     """Adagrad in float64 from the stored state; the sum of squares and the parameter each rounded once."""
     machine.whole()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, is_out, names, overloads, register
 
 DRAWS = names(
@@ -17,7 +19,7 @@ DRAWS = names(
 
 
 def _draw_rule(op: torch._ops.OpOverload) -> Rule:
-    def draw(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def draw(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         result = op(*machine.operands(args), **kwargs)
         machine.check(result)
         return machine.finish(result) if result.dtype is torch.float32 else result
@@ -26,7 +28,7 @@ def _draw_rule(op: torch._ops.OpOverload) -> Rule:
 
 
 def _drawn_into_rule(op: torch._ops.OpOverload) -> Rule:
-    def draw_into(machine: Any, target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def draw_into(machine: Machine, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         machine.check(target)
         if target.dtype is not torch.float32:
             return op(target, *machine.operands(args), **kwargs)
@@ -46,7 +48,7 @@ for _name in DRAWS:
 
 
 @register(torch.ops.aten.native_dropout.default, family="random")
-def native_dropout(machine: Any, x: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
+def native_dropout(machine: Machine, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     x = machine.floating(x)
     if train is False or p == 0:
         return machine.exact(x.clone()), torch.ones_like(x, dtype=torch.bool)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.backend.numba import sums64
 from fpsim.backend.numba.functions import power
 from fpsim.emulation.machine.engine import reduction
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import is_native, native
 
@@ -19,7 +20,7 @@ _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 
 
-def axes_of(dim: Any, dims: int) -> list[int]:
+def axes_of(dim: Axes, dims: int) -> list[int]:
     """The reduced axes, ascending; none or an empty list means all."""
     if dim is None or (isinstance(dim, (list, tuple)) and len(dim) == 0):
         return list(range(dims))
@@ -27,7 +28,7 @@ def axes_of(dim: Any, dims: int) -> list[int]:
     return sorted({axis % max(dims, 1) for axis in given} if dims else set())
 
 
-def columns_of(x: torch.Tensor, axes: list[int]) -> np.ndarray:
+def columns_of(x: Tensor, axes: list[int]) -> np.ndarray:
     """(k, m): row-major over the reduced axes down, row-major over the kept axes across."""
     kept = [axis for axis in range(x.dim()) if axis not in axes]
     count = math.prod(x.shape[axis] for axis in axes)
@@ -35,11 +36,13 @@ def columns_of(x: torch.Tensor, axes: list[int]) -> np.ndarray:
         (count, math.prod(x.shape[axis] for axis in kept)), np.float32)  # fmt: skip
 
 
-def shape_of(x: torch.Tensor, axes: list[int], keepdim: bool) -> list[int]:
+def shape_of(x: Tensor, axes: list[int], keepdim: bool) -> list[int]:
     return [1 if axis in axes else size for axis, size in enumerate(x.shape) if keepdim or axis not in axes]
 
 
-def _reduce(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dtype: Any, mean: bool) -> torch.Tensor:
+def _reduce(
+    machine: Machine, op: torch._ops.OpOverload, x: Tensor, dim: Axes, keepdim: bool, dtype: MaybeDtype, mean: bool
+) -> Tensor:
     result_dtype = dtype if dtype is not None else x.dtype if x.dtype.is_floating_point else None
     if result_dtype is not _FLOAT32:
         machine.check(x)
@@ -52,7 +55,9 @@ def _reduce(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dty
     return machine.exact(torch.from_numpy(np.ascontiguousarray(sums)).reshape(shape_of(x, axes, keepdim)))
 
 
-def _native_reduction(machine: Any, op: Any, x: torch.Tensor, dim: Any, keepdim: bool, dtype: Any) -> torch.Tensor:
+def _native_reduction(
+    machine: Machine, op: torch._ops.OpOverload, x: Tensor, dim: Axes, keepdim: bool, dtype: MaybeDtype
+) -> Tensor:
     if op in (_aten.sum.default, _aten.mean.default):
         return op(x, dtype=dtype)
     return op(x, dim, keepdim, dtype=dtype)
@@ -63,11 +68,11 @@ def _register(name: str, mean: bool) -> None:
     every, some = packet.default, getattr(packet, "dim_IntList" if name == "sum" else "dim")
 
     @register(every, family="reduction")
-    def reduce_all(machine: Any, x: torch.Tensor, *, dtype: Any = None) -> torch.Tensor:
+    def reduce_all(machine: Machine, x: Tensor, *, dtype: MaybeDtype = None) -> Tensor:
         return _reduce(machine, every, x, None, False, dtype, mean)
 
     @register(some, family="reduction")
-    def reduceaxes_of(machine: Any, x: torch.Tensor, dim: Any, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+    def reduceaxes_of(machine: Machine, x: Tensor, dim: Axes, keepdim: bool = False, *, dtype: MaybeDtype = None) -> Tensor:
         return _reduce(machine, some, x, dim, keepdim, dtype, mean)
 
 
@@ -77,8 +82,8 @@ _register("mean", mean=True)
 
 @register(_aten.linalg_vector_norm.default, family="reduction")
 def vector_norm(
-    machine: Any, x: torch.Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> torch.Tensor:
+    machine: Machine, x: Tensor, ord: float = 2, dim: Axes = None, keepdim: bool = False, *, dtype: MaybeDtype = None
+) -> Tensor:
     """A kernel: float64 inside, squares summed in a fixed order, one rounding."""
     if x.dtype is _FLOAT64 or dtype is _FLOAT64:
         return _aten.linalg_vector_norm.default(machine.operand(x), ord, dim, keepdim, dtype=dtype)
@@ -107,15 +112,15 @@ def vector_norm(
 
 
 @register(_aten.norm.ScalarOpt_dim, family="reduction")
-def norm_over(machine: Any, x: torch.Tensor, p: Any, dim: Any, keepdim: bool = False) -> torch.Tensor:
+def norm_over(machine: Machine, x: Tensor, p: float, dim: Axes, keepdim: bool = False) -> Tensor:
     return vector_norm(machine, x, 2 if p is None else p, dim, keepdim)
 
 
 @register(_aten.trace.default, family="reduction")
-def trace(machine: Any, x: torch.Tensor) -> torch.Tensor:
+def trace(machine: Machine, x: Tensor) -> Tensor:
     return _reduce(machine, _aten.sum.default, x.diagonal(), None, False, None, False)
 
 
 @register(_aten.norm.Scalar, family="reduction")
-def norm(machine: Any, x: torch.Tensor, p: Any = 2) -> torch.Tensor:
+def norm(machine: Machine, x: Tensor, p: float = 2) -> Tensor:
     return vector_norm(machine, x, p)

@@ -6,13 +6,16 @@ emulation is entered `torch.rms_norm`, which `nn.RMSNorm` calls, is the function
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.backend.numba import sums64
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.normalization import vector_of, wide_tensor
 
@@ -23,7 +26,7 @@ _below_autograd = torch._C._AutoDispatchBelowAutograd  # type: ignore[attr-defin
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor | None, shape: list[int], eps: float) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: MaybeTensor, shape: list[int], eps: float) -> Tensor:
         with _below_autograd():
             out, rstd = _aten._fused_rms_norm.default(x, shape, weight, eps)
         ctx.save_for_backward(x, weight, rstd)
@@ -46,8 +49,8 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(
-    input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
-) -> torch.Tensor:
+    input: Tensor, normalized_shape: Sequence[int | torch.SymInt], weight: MaybeTensor = None, eps: float | None = None
+) -> Tensor:
     """`torch.rms_norm`, which in a thread that emulates is one operation below autograd."""
     from fpsim.emulation.dispatch.context import current
 
@@ -55,8 +58,8 @@ def rms_norm(
     shape = list(normalized_shape)
     if (
         emulation is None
-        or not isinstance(input, torch.Tensor)
-        or not (weight is None or isinstance(weight, torch.Tensor))
+        or not isinstance(input, Tensor)
+        or not (weight is None or isinstance(weight, Tensor))
         or not emulation.machine.emulates(input.dtype)
         or (weight is not None and (weight.dtype is not input.dtype or list(weight.shape) != shape))
         or list(input.shape[input.dim() - len(shape) :]) != shape
@@ -67,14 +70,14 @@ def rms_norm(
     return _RMSNorm.apply(input, weight, shape, emulation.machine.epsilon(input.dtype) if eps is None else eps)
 
 
-def _rows(machine: Any, tensor: torch.Tensor, size: int) -> np.ndarray:
+def _rows(machine: Machine, tensor: Tensor, size: int) -> np.ndarray:
     return array_of(machine.floating(tensor).detach().contiguous()).reshape(-1, size)
 
 
 @register(_aten._fused_rms_norm.default, family="normalization")
 def fused_rms_norm(
-    machine: Any, x: Any, shape: list[int], weight: Any, eps: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+    machine: Machine, x: Tensor, shape: list[int], weight: MaybeTensor, eps: float | None
+) -> tuple[Tensor, Tensor]:
     """x / sqrt(mean(x^2) + eps) * weight; eps left out is the format's, 2^(1 - p). Unrounded: 1 / sqrt(...)."""
     size = int(np.prod(shape))
     array = _rows(machine, x, size)
@@ -89,8 +92,8 @@ def fused_rms_norm(
 
 @register(_aten._fused_rms_norm_backward.default, family="normalization")
 def fused_rms_norm_backward(
-    machine: Any, gradient: Any, x: Any, shape: list[int], rstd: Any, weight: Any, output_mask: list[bool]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    machine: Machine, gradient: Tensor, x: Tensor, shape: list[int], rstd: Tensor, weight: MaybeTensor, output_mask: list[bool]
+) -> tuple[MaybeTensor, MaybeTensor]:
     size = int(np.prod(shape))
     array, g = _rows(machine, x, size), _rows(machine, gradient, size)
     inverse = array_of(rstd.detach().contiguous()).reshape(-1, 1).astype(np.float64)
@@ -108,7 +111,9 @@ def fused_rms_norm_backward(
 
 
 @register(_aten.rms_norm.default, family="normalization")
-def whole_rms_norm(machine: Any, x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> torch.Tensor:
+def whole_rms_norm(
+    machine: Machine, x: Tensor, shape: list[int], weight: MaybeTensor = None, eps: float | None = None
+) -> Tensor:
     """What arrives whole under `inference_mode`."""
     if not machine.emulates(x.dtype):
         return _plain(x, shape, weight, eps)

@@ -16,7 +16,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.attention import ATTENTION, ATTENTION_BACKWARD, default_scale
 from fpsim.emulation.rules.steps.attention import attention_in_steps
@@ -24,14 +26,13 @@ from fpsim.emulation.rules.steps.attention import attention_in_steps
 _aten = torch.ops.aten
 _WHOLE = _aten.scaled_dot_product_attention.default
 _MATH = _aten._scaled_dot_product_attention_math.default
-_Tensor = torch.Tensor
 
 
 def _batched(info: Any, in_dims: Any, args: Any) -> list[Any]:
     """The arguments with the mapped dimension first in every tensor."""
     found = []
     for value, dim in zip(args, in_dims, strict=True):
-        if isinstance(value, _Tensor):
+        if isinstance(value, Tensor):
             value = value.movedim(dim, 0) if dim is not None else value.expand(info.batch_size, *value.shape)
         found.append(value)
     return found
@@ -92,7 +93,7 @@ class _Attention(torch.autograd.Function):
         if of_mask is not None:
             change = change + of_mask
         result = torch.zeros_like(query @ shared(value).new_zeros(*shared(value).shape[:-2], query.shape[-1], value.shape[-1]))
-        if isinstance(change, _Tensor):
+        if isinstance(change, Tensor):
             moved = plain * change
             moved = moved - plain * moved.sum(-1, keepdim=True)
             result = result + (moved if noise is None else moved * noise) @ shared(value)
@@ -102,13 +103,13 @@ class _Attention(torch.autograd.Function):
 
 
 def _gradients_in_steps(
-    gradient: _Tensor, query: _Tensor, key: _Tensor, value: _Tensor, mask: _Tensor | None, kept: Any, dropout_p: float,
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: MaybeTensor, kept: MaybeTensor, dropout_p: float,
     is_causal: bool, scale: float,
-) -> tuple[_Tensor, ...]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of query, key, value (and a mask of numbers) by autograd through the steps."""
     given = [query, key, value] + ([mask] if mask is not None and mask.is_floating_point() else [])
 
-    def attend(query: _Tensor, key: _Tensor, value: _Tensor, added: _Tensor | None = mask) -> _Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, added: MaybeTensor = mask) -> Tensor:
         return attention_in_steps(query, key, value, added, kept, dropout_p, is_causal, scale)[0]
 
     pull: Any = torch.func.vjp(attend, *given)[1]
@@ -138,7 +139,7 @@ class _AttentionBackward(torch.autograd.Function):
         *given, mask, kept = ctx.saved_tensors
         numbers = mask is not None and mask.is_floating_point()
 
-        def steps(gradient: _Tensor, query: _Tensor, key: _Tensor, value: _Tensor, added: Any = mask) -> tuple[_Tensor, ...]:
+        def steps(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, added: Any = mask) -> tuple[Tensor, ...]:
             return _gradients_in_steps(gradient, query, key, value, added, kept, ctx.dropout_p, ctx.is_causal, ctx.scale)
 
         results: Any
@@ -163,7 +164,7 @@ class _AttentionBackward(torch.autograd.Function):
         if tangents[4] is not None or ctx.of_mask:
             raise NotImplementedError("forward derivatives of the gradient of an attention mask have no rule")
 
-        def steps(gradient: _Tensor, query: _Tensor, key: _Tensor, value: _Tensor) -> tuple[_Tensor, ...]:
+        def steps(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
             return _gradients_in_steps(gradient, query, key, value, mask, kept, ctx.dropout_p, ctx.is_causal, ctx.scale)[:3]
 
         dense = (tuple(item.contiguous() for item in items) for items in (given, moved))  # duals need the same strides
@@ -181,7 +182,7 @@ def _is_wide() -> bool:
     )
 
 
-def _fits(query: _Tensor, key: _Tensor, value: _Tensor, mask: _Tensor | None, dropout_p: float, gqa: bool) -> bool:
+def _fits(query: Tensor, key: Tensor, value: Tensor, mask: MaybeTensor, dropout_p: float, gqa: bool) -> bool:
     """Whether torch takes these operands."""
     if min(query.dim(), key.dim(), value.dim()) < (3 if gqa else 2) or not query.dtype == key.dtype == value.dtype:
         return False
@@ -203,9 +204,9 @@ def _fits(query: _Tensor, key: _Tensor, value: _Tensor, mask: _Tensor | None, dr
 
 
 def _attend(
-    machine: Any, query: _Tensor, key: _Tensor, value: _Tensor, mask: _Tensor | None, dropout_p: float, is_causal: bool,
-    scale: float | None, gqa: bool, *, kept: _Tensor | None = None, math: bool = False,
-) -> tuple[_Tensor, _Tensor]:  # fmt: skip
+    machine: Machine, query: Tensor, key: Tensor, value: Tensor, mask: MaybeTensor, dropout_p: float, is_causal: bool,
+    scale: float | None, gqa: bool, *, kept: MaybeTensor = None, math: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(attention, the probabilities that the second product reads where they are kept) in the caller's choice of arithmetic."""
     if gqa and key.shape[-3] != value.shape[-3]:
         key, value = (item.repeat_interleave(query.shape[-3] // item.shape[-3], -3) for item in (key, value))
@@ -230,7 +231,7 @@ def _attend(
     return out, read
 
 
-def _machine_for(query: _Tensor, others: tuple[Any, ...]) -> Any:
+def _machine_for(query: Tensor, others: tuple[Any, ...]) -> Any:
     """The machine that emulates attention of these operands; None where it is torch's own."""
     from fpsim.emulation.dispatch.context import current
 
@@ -253,9 +254,9 @@ def _lowered(*tensors: Any) -> tuple[Any, ...]:
 
 
 def _whole(
-    query: _Tensor, key: _Tensor, value: _Tensor, attn_mask: _Tensor | None = None, dropout_p: float = 0.0,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: MaybeTensor = None, dropout_p: float = 0.0,
     is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
-) -> _Tensor:  # fmt: skip
+) -> Tensor:  # fmt: skip
     machine = _machine_for(query, (key, value, attn_mask))
     if machine is None or not _fits(query, key, value, attn_mask, dropout_p, enable_gqa):
         return _WHOLE.decompose(
@@ -264,17 +265,15 @@ def _whole(
     return _attend(machine, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)[0]
 
 
-def _transformed(
-    query: _Tensor, key: _Tensor, value: _Tensor, attn_mask: _Tensor | None = None, *rest: Any, **named: Any
-) -> _Tensor:
+def _transformed( query: Tensor, key: Tensor, value: Tensor, attn_mask: MaybeTensor = None, *rest: Any, **named: Any) -> Tensor:
     query, key, value, attn_mask = _lowered(query, key, value, attn_mask)
     return _whole(query, key, value, attn_mask, *rest, **named)
 
 
 def _math(
-    query: _Tensor, key: _Tensor, value: _Tensor, attn_mask: _Tensor | None = None, dropout_p: float = 0.0,
-    is_causal: bool = False, dropout_mask: _Tensor | None = None, *, scale: float | None = None, enable_gqa: bool = False,
-) -> tuple[_Tensor, _Tensor]:  # fmt: skip
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: MaybeTensor = None, dropout_p: float = 0.0,
+    is_causal: bool = False, dropout_mask: MaybeTensor = None, *, scale: float | None = None, enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """torch's math backend by its name: (attention with wide probabilities, these, rounded, for looking at)."""
     machine = _machine_for(query, (key, value, attn_mask))
     if machine is None or not _fits(query, key, value, attn_mask, dropout_p, enable_gqa):
@@ -303,7 +302,7 @@ for _key, _function in (("AutogradCPU", _whole), ("FuncTorchDynamicLayerFrontMod
 
 
 def _arrives(op: torch._ops.OpOverload, function: Any) -> None:
-    def rule(machine: Any, query: _Tensor, *args: Any, **kwargs: Any) -> Any:
+    def rule(machine: Machine, query: Tensor, *args: Any, **kwargs: Any) -> Any:
         if query.dtype is not torch.float32:
             return op(query, *args, **kwargs)
         with machine.dispatching():

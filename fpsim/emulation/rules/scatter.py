@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.emulation.machine.engine import reduction
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, register, register_functional
 from fpsim.emulation.rules.arithmetic import mul
 from fpsim.emulation.rules.exact import exact_rule
@@ -20,7 +22,7 @@ _aten = torch.ops.aten
 _FLOAT32 = torch.float32
 
 
-def _accumulate(machine: Any, base: np.ndarray | None, rows: int, index: np.ndarray, source: np.ndarray) -> np.ndarray:
+def _accumulate(machine: Machine, base: np.ndarray | None, rows: int, index: np.ndarray, source: np.ndarray) -> np.ndarray:
     """(rows, d): base (or zeros), with the rows of source (n, d) summed into those that index (n) names."""
     out = np.zeros((rows, source.shape[1]), np.float32) if base is None else base.copy()
     order = np.argsort(index, kind="stable")
@@ -34,18 +36,18 @@ def _accumulate(machine: Any, base: np.ndarray | None, rows: int, index: np.ndar
     return out
 
 
-def _array(machine: Any, tensor: torch.Tensor) -> np.ndarray:
+def _array(machine: Machine, tensor: Tensor) -> np.ndarray:
     return machine.floating(tensor).detach().contiguous().numpy()
 
 
-def _result(machine: Any, values: np.ndarray, shape: Any) -> torch.Tensor:
+def _result(machine: Machine, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     return machine.exact(torch.from_numpy(np.ascontiguousarray(values)).reshape(shape))
 
 
 @register(_aten.embedding_dense_backward.default, family="scatter")
 def embedding_dense_backward(
-    machine: Any, gradient: Any, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> torch.Tensor:
+    machine: Machine, gradient: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Tensor:
     if gradient.dtype is not _FLOAT32:
         return exact_rule(_aten.embedding_dense_backward.default)(
             machine, gradient, indices, num_weights, padding_idx, scale_grad_by_freq
@@ -62,7 +64,7 @@ def embedding_dense_backward(
 def _index_add_rule(op: torch._ops.OpOverload) -> Rule:
     exact = exact_rule(op)
 
-    def index_add(machine: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> torch.Tensor:
+    def index_add(machine: Machine, x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
         if x.dtype is not _FLOAT32:
             return exact(machine, x, dim, index, source, alpha=alpha)
         source = machine.floating(source)
@@ -81,7 +83,7 @@ def _index_add_rule(op: torch._ops.OpOverload) -> Rule:
 def scatter_add_rule(op: torch._ops.OpOverload) -> Rule:
     exact = exact_rule(op)
 
-    def scatter_add(machine: Any, x: Any, dim: int, index: Any, src: Any) -> torch.Tensor:
+    def scatter_add(machine: Machine, x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
         if x.dtype is not _FLOAT32:
             return exact(machine, x, dim, index, src)
         base = _array(machine, x)
@@ -101,7 +103,9 @@ def scatter_add_rule(op: torch._ops.OpOverload) -> Rule:
 def index_put_rule(op: torch._ops.OpOverload) -> Rule:
     exact = exact_rule(op)
 
-    def index_put(machine: Any, x: Any, indices: Any, values: Any, accumulate: bool = False, *rest: Any) -> torch.Tensor:
+    def index_put(
+        machine: Machine, x: Tensor, indices: list[MaybeTensor], values: Tensor, accumulate: bool = False, *rest: Any
+    ) -> Tensor:
         if not accumulate or x.dtype is not _FLOAT32:
             if x.dtype is _FLOAT32:
                 values = machine.floating(machine.filling(values))
@@ -122,6 +126,6 @@ register_functional("index_put", "scatter", index_put_rule)
 
 @register(_aten._index_put_impl_.default, family="scatter")
 def index_put_into(
-    machine: Any, x: Any, indices: Any, values: Any, accumulate: bool = False, unsafe: bool = False
-) -> torch.Tensor:
+    machine: Machine, x: Tensor, indices: list[MaybeTensor], values: Tensor, accumulate: bool = False, unsafe: bool = False
+) -> Tensor:
     return machine.write(x, index_put_rule(_aten.index_put.default)(machine, x, indices, values, accumulate))

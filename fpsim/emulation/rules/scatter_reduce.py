@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, register, register_functional
 from fpsim.emulation.rules.exact import exact_rule
 from fpsim.emulation.rules.scatter import index_put_rule, scatter_add_rule
@@ -21,8 +23,8 @@ def _scatter_reduce_rule(op: torch._ops.OpOverload) -> Rule:
     exact, whole = exact_rule(op), whole_rule(op)
 
     def scatter_reduce(
-        machine: Any, x: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True
-    ) -> torch.Tensor:
+        machine: Machine, x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+    ) -> Tensor:
         if x.dtype is not _FLOAT32 or reduce in ("amax", "amin"):
             return exact(machine, x, dim, index, src, reduce, include_self=include_self)
         if reduce == "sum":
@@ -38,14 +40,14 @@ register_functional("scatter_reduce", "scatter", _scatter_reduce_rule)
 
 
 @register(_aten.scatter.reduce, family="scatter")
-def scatter_with(machine: Any, x: Any, dim: int, index: Any, src: Any, *, reduce: str) -> torch.Tensor:
+def scatter_with(machine: Machine, x: Tensor, dim: int, index: Tensor, src: Tensor, *, reduce: str) -> Tensor:
     if x.dtype is not _FLOAT32 or reduce != "add":
         return whole_rule(_aten.scatter.reduce)(machine, x, dim, index, src, reduce=reduce)
     return _scatter_add(machine, x, dim, index, src)
 
 
 @register(_aten.scatter.value_reduce, family="scatter")
-def scatter_number_with(machine: Any, x: Any, dim: int, index: Any, value: Any, *, reduce: str) -> torch.Tensor:
+def scatter_number_with(machine: Machine, x: Tensor, dim: int, index: Tensor, value: float, *, reduce: str) -> Tensor:
     if x.dtype is not _FLOAT32:
         return exact_rule(_aten.scatter.value_reduce)(machine, x, dim, index, value, reduce=reduce)
     filled = torch.full(index.shape, float(machine.constant(float(value))), dtype=_FLOAT32)
@@ -53,17 +55,17 @@ def scatter_number_with(machine: Any, x: Any, dim: int, index: Any, value: Any, 
 
 
 @register(_aten.scatter_.reduce, family="scatter")
-def scatter_with_(machine: Any, x: Any, dim: int, index: Any, src: Any, *, reduce: str) -> torch.Tensor:
+def scatter_with_(machine: Machine, x: Tensor, dim: int, index: Tensor, src: Tensor, *, reduce: str) -> Tensor:
     return machine.write(x, scatter_with(machine, x, dim, index, src, reduce=reduce))
 
 
 @register(_aten.scatter_.value_reduce, family="scatter")
-def scatter_number_with_(machine: Any, x: Any, dim: int, index: Any, value: Any, *, reduce: str) -> torch.Tensor:
+def scatter_number_with_(machine: Machine, x: Tensor, dim: int, index: Tensor, value: float, *, reduce: str) -> Tensor:
     return machine.write(x, scatter_number_with(machine, x, dim, index, value, reduce=reduce))
 
 
 def _put_rule(op: torch._ops.OpOverload) -> Rule:
-    def put(machine: Any, x: Any, index: Any, source: Any, accumulate: bool = False) -> torch.Tensor:
+    def put(machine: Machine, x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
         flat = machine.operand(x).reshape(-1)
         return _index_put(machine, flat, [index.reshape(-1)], source.reshape(-1), accumulate).reshape(x.shape)
 
@@ -73,19 +75,19 @@ def _put_rule(op: torch._ops.OpOverload) -> Rule:
 register_functional("put", "scatter", _put_rule)
 
 
-def _inside(x: torch.Tensor, indices: Any) -> list[Any]:
+def _inside(x: Tensor, indices: list[MaybeTensor]) -> list[Any]:
     return [None if item is None else item.clamp(-size, size - 1) for item, size in zip(indices, x.shape, strict=False)]
 
 
 @register(_aten._unsafe_masked_index.default, family="exact")
-def masked_index(machine: Any, x: Any, mask: Any, indices: Any, fill: Any) -> torch.Tensor:
+def masked_index(machine: Machine, x: Tensor, mask: Tensor, indices: list[MaybeTensor], fill: float) -> Tensor:
     x = machine.operand(x)
     chosen = _aten.index.Tensor(x, _inside(x, indices))
     return machine.exact(chosen.masked_fill(~mask, machine.constant(float(fill)) if x.dtype is _FLOAT32 else fill))
 
 
 @register(_aten._unsafe_masked_index_put_accumulate.default, family="scatter")
-def masked_index_put(machine: Any, x: Any, mask: Any, indices: Any, values: Any) -> torch.Tensor:
+def masked_index_put(machine: Machine, x: Tensor, mask: Tensor, indices: list[MaybeTensor], values: Tensor) -> Tensor:
     x, values = machine.operands((x, values))
     kept = machine.exact(values.masked_fill(~mask, 0))
     return _index_put(machine, x, _inside(x, indices), kept, True)

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fpsim.backend.numba import softmax, sums64
 from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import Rule, register, register_functional
 from fpsim.emulation.rules.exact import exact_rule
 from fpsim.emulation.rules.reductions import axes_of, columns_of, shape_of
@@ -35,7 +37,9 @@ def _variance_rule(root: bool, with_mean: bool) -> Any:
             return None
         exact = exact_rule(op)
 
-        def variance(machine: Any, x: Any, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Any:
+        def variance(
+            machine: Machine, x: Tensor, dim: Axes = None, *, correction: float | None = None, keepdim: bool = False
+        ) -> Any:
             if x.dtype is not _FLOAT32:
                 return exact(machine, x, dim, correction=correction, keepdim=keepdim)
             machine.whole()
@@ -62,7 +66,7 @@ for _name, _root, _with_mean in (
 
 
 @register(_aten.logsumexp.default, family="reduction")
-def logsumexp(machine: Any, x: Any, dim: Any, keepdim: bool = False) -> torch.Tensor:
+def logsumexp(machine: Machine, x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
     if x.dtype is torch.float64:
         return _aten.logsumexp.default(x, dim, keepdim)
     machine.whole()
@@ -78,7 +82,7 @@ def _cumsum_rule(op: torch._ops.OpOverload) -> Rule | None:
     if op._overloadname != "default":
         return None
 
-    def cumsum(machine: Any, x: Any, dim: int, *, dtype: Any = None) -> torch.Tensor:
+    def cumsum(machine: Machine, x: Tensor, dim: int, *, dtype: MaybeDtype = None) -> Tensor:
         if (dtype if dtype is not None else x.dtype) is not _FLOAT32:
             return op(machine.operand(x), dim, dtype=dtype)
         x = machine.floating(x)

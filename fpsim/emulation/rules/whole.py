@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import RULES, WHOLE, Entry, Rule, enter, name_of, names, register, register_functional
 from fpsim.emulation.rules.elementwise import wide_rule
 from fpsim.emulation.rules.exact import exact_rule
@@ -52,7 +54,7 @@ def _bag_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     whole = whole_rule(op)
     sparse = [argument.name for argument in op._schema.arguments].index("sparse")
 
-    def bag_gradient(machine: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def bag_gradient(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         if args[sparse]:
             raise machine.refuse("a sparse gradient; use sparse=False")
         return whole(machine, *args, **kwargs)
@@ -71,7 +73,7 @@ def _product_rule(op: torch._ops.OpOverload) -> Rule | None:
         return None
     exact = exact_rule(op)
 
-    def product(machine: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+    def product(machine: Machine, x: Tensor, dim: Axes = None, keepdim: bool = False, *, dtype: MaybeDtype = None) -> Tensor:
         if (dtype if dtype is not None else x.dtype) is not _FLOAT32:
             return exact(machine, x, *(() if dim is None else (dim, keepdim)), dtype=dtype)
         machine.whole()
@@ -91,7 +93,7 @@ def _running_product_rule(op: torch._ops.OpOverload) -> Rule | None:
         return None
     exact = exact_rule(op)
 
-    def running_product(machine: Any, x: Any, dim: int, *, dtype: Any = None) -> torch.Tensor:
+    def running_product(machine: Machine, x: Tensor, dim: int, *, dtype: MaybeDtype = None) -> Tensor:
         if (dtype if dtype is not None else x.dtype) is not _FLOAT32:
             return exact(machine, x, dim, dtype=dtype)
         machine.whole()
@@ -111,7 +113,9 @@ register_functional("cumprod", "reduction", _running_product_rule)
 def _sum_of_numbers_rule(op: torch._ops.OpOverload) -> Rule:
     """A sum in which NaN counts as 0."""
 
-    def sum_of_numbers(machine: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> torch.Tensor:
+    def sum_of_numbers(
+        machine: Machine, x: Tensor, dim: Axes = None, keepdim: bool = False, *, dtype: MaybeDtype = None
+    ) -> Tensor:
         kept = machine.operand(x)
         if kept.is_floating_point():
             kept = machine.exact(kept.masked_fill(kept.isnan(), 0.0))
@@ -130,7 +134,7 @@ register_functional("nansum", "reduction", _sum_of_numbers_rule)
 def _batches_rule(op: torch._ops.OpOverload) -> Rule:
     """c + the sum of a batch of products: every element one chain over (batch, k)."""
 
-    def addbmm(machine: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+    def addbmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if is_native(machine):
             return native(machine, op, c, a, b, beta=beta, alpha=alpha)
         rows = a.transpose(0, 1).reshape(a.shape[1], -1)
@@ -142,7 +146,7 @@ def _batches_rule(op: torch._ops.OpOverload) -> Rule:
 
 
 def _outer_rule(op: torch._ops.OpOverload) -> Rule:
-    def addr(machine: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> torch.Tensor:
+    def addr(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not c.is_floating_point():
             return op(c, a, b, beta=beta, alpha=alpha)
         if is_native(machine):
@@ -156,7 +160,7 @@ register_functional("addbmm", "matmul", _batches_rule)
 register_functional("addr", "matmul", _outer_rule)
 
 
-def addbmm_(machine: Any, c: torch.Tensor, a: Any, b: Any, **factors: Any) -> torch.Tensor:
+def addbmm_(machine: Machine, c: Tensor, a: Tensor, b: Tensor, **factors: Any) -> Tensor:
     """Alone of its kind it broadcasts what it writes to, which gets the result's shape."""
     addend = machine.exact(machine.operand(c).clone())  # what NumPy has seen cannot grow
     result = RULES[_aten.addbmm.default](machine, addend, a, b, **factors)
@@ -172,7 +176,7 @@ enter(Entry(_aten.addbmm_.default, "matmul", addbmm_))
 
 
 def _ctc_rule(op: torch._ops.OpOverload) -> Rule:
-    def ctc_loss(machine: Any, log_probs: Any, targets: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def ctc_loss(machine: Machine, log_probs: Tensor, targets: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         if log_probs.dtype is not _FLOAT32:
             return op(log_probs, targets, *rest)
         machine.whole()
@@ -184,8 +188,9 @@ def _ctc_rule(op: torch._ops.OpOverload) -> Rule:
 
 def _ctc_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     def ctc_gradient(
-        machine: Any, gradient: Any, log_probs: Any, targets: Any, ins: Any, outs: Any, losses: Any, alpha: Any, *rest: Any
-    ) -> torch.Tensor:
+        machine: Machine, gradient: Tensor, log_probs: Tensor, targets: Tensor, ins: Any, outs: Any, losses: Tensor,
+        alpha: Tensor, *rest: Any,
+    ) -> Tensor:  # fmt: skip
         if log_probs.dtype is not _FLOAT32:
             return op(gradient, log_probs, targets, ins, outs, losses, alpha, *rest)
         machine.whole()
@@ -201,8 +206,9 @@ register_functional("_ctc_loss_backward", "loss", _ctc_gradient_rule)
 
 @register(_aten.rrelu_with_noise.default, family="random")
 def rrelu_with_noise(
-    machine: Any, x: Any, noise: Any, lower: Any = 0.125, upper: Any = 1 / 3, training: bool = False, generator: Any = None
-) -> torch.Tensor:
+    machine: Machine, x: Tensor, noise: Tensor, lower: float = 0.125, upper: float = 1 / 3, training: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
     """The drawn slopes are rounded first."""
     x = machine.operand(x)
     if x.dtype is not _FLOAT32:
@@ -216,11 +222,11 @@ def rrelu_with_noise(
 
 
 @register(_aten.rrelu_with_noise_.default, family="random")
-def rrelu_with_noise_(machine: Any, x: Any, *rest: Any, **kwargs: Any) -> torch.Tensor:
+def rrelu_with_noise_(machine: Machine, x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
     return machine.write(x, rrelu_with_noise(machine, x, *rest, **kwargs))
 
 
-def nextafter(machine: Any, x: Any, y: Any) -> torch.Tensor:
+def nextafter(machine: Machine, x: Tensor, y: Tensor) -> Tensor:
     """The format's next value."""
     from fpsim.arrays.encoding import next_down, next_up
 
@@ -238,12 +244,12 @@ register_functional("nextafter", "exact", lambda op: nextafter)
 
 
 @register(_aten._efficientzerotensor.default, family="constant")
-def zeros_without_memory(machine: Any, size: Any, *, dtype: Any = None, **kwargs: Any) -> torch.Tensor:
+def zeros_without_memory(machine: Machine, size: list[int], *, dtype: MaybeDtype = None, **kwargs: Any) -> Tensor:
     return machine.exact(torch.zeros(size, dtype=dtype))
 
 
 @register(_aten._new_zeros_with_same_feature_meta.default, family="constant")
-def zeros_of_a_tangent(machine: Any, x: Any, other: Any, *, self_num_batch_dims: int = 0) -> torch.Tensor:
+def zeros_of_a_tangent(machine: Machine, x: Tensor, other: Tensor, *, self_num_batch_dims: int = 0) -> Tensor:
     """Where the tangent of a tensor of other strides goes."""
     op = _aten._new_zeros_with_same_feature_meta.default
     return machine.exact(op(x, other, self_num_batch_dims=self_num_batch_dims))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import PRIMITIVE, RULES, STEPS, TABLE, WHOLE, Rule, name_of, names, tensors_in
 
 #: Families whose operations are all composite.
@@ -48,7 +49,7 @@ def is_composite(op: torch._ops.OpOverload) -> bool:
 
 
 def _refusing(rule: Rule) -> Rule:
-    def refuse(machine: Any, *args: Any, **kwargs: Any) -> Any:
+    def refuse(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         if any(tensor.dtype is torch.float32 for tensor in tensors_in((*args, *kwargs.values()))):
             raise machine.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it')
         return rule(machine, *args, **kwargs)
