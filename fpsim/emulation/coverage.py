@@ -40,16 +40,6 @@ MEANINGS = {
 
 #: What composite operations arrive as, on some input or on every one, that has had no rule: with one they are decomposed.
 _ARRIVES_AS = {
-    "_pack_padded_sequence": "_pack_padded_sequence_backward",
-    "_weight_norm_interface": "_weight_norm",
-    "_weight_norm_interface_backward": "_weight_norm_differentiable_backward",
-    "fake_quantize_per_tensor_affine_cachemask": """
-        fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask_backward
-    """,
-    "fake_quantize_per_channel_affine_cachemask": """
-        fake_quantize_per_channel_affine fake_quantize_per_channel_affine_cachemask_backward
-    """,
-    "_fused_moving_avg_obs_fq_helper": "fused_moving_avg_obs_fake_quant",
     "_fft_r2c": "fft_fft fft_ifft fft_ihfft fft_ihfft2 fft_ihfftn fft_rfft fft_rfft2 fft_rfftn stft",
     "_fft_c2c": "fft_fft2 fft_fftn fft_ifft2 fft_ifftn",
     "_fft_c2r": "fft_hfft fft_hfft2 fft_hfftn fft_irfft fft_irfft2 fft_irfftn istft",

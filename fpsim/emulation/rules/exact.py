@@ -35,7 +35,8 @@ SELECTIONS = names(
     t_copy transpose_copy alias_copy detach_copy threshold_backward slice_scatter select_scatter select_backward
     slice_backward value_selecting_reduction_backward aminmax as_strided_copy narrow_copy split_with_sizes_copy
     unbind_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
-    floor ceil trunc diagonal_backward _chunk_cat lu_unpack masked_scatter_backward
+    floor ceil trunc diagonal_backward _chunk_cat lu_unpack masked_scatter_backward _pack_padded_sequence
+    _pack_padded_sequence_backward
     """
 )
 
