@@ -93,6 +93,7 @@ class MixedMachine(Machine):
     """A machine with several settings: `turn` before each rule."""
 
     policy: MixedPolicy
+    _turned: _Turn
 
     def __init__(self, policy: MixedPolicy, emulation: Any = None):
         super().__init__(policy, emulation)
@@ -103,10 +104,10 @@ class MixedMachine(Machine):
         self._era = object()
         self._tags: dict[Any, RoleTag] = {}
         self._arithmetics: dict[_Turn, dict[str, Any]] = {}
-        self._turned: _Turn | None = None
         self._targets: tuple[torch.Tensor, ...] = ()
         self._uniform = True
         self._checks = False
+        self._turn_to(_forward_turn(self.settings_at("")))
 
     def forget_marks(self) -> None:
         self._begin_era()
@@ -205,7 +206,6 @@ class MixedMachine(Machine):
     @contextmanager
     def as_forward(self) -> Iterator[None]:
         turn = self._turned
-        assert turn is not None
         self._turn_to(_forward_turn(turn.module))
         try:
             yield
@@ -243,17 +243,18 @@ class MixedMachine(Machine):
                 return tensor
             mark = self._first_seen(tensor)
         turn = self._turned
-        assert turn is not None
         wanted = turn.read_gradient if mark.role in ("gradient", "optimizer") else turn.read
         if wanted is None:
             wanted = mark.fmt or (mark.module.formats.optimizer if mark.role == "activation" else mark.own)
         if mark.fmt is wanted or (mark.fmt is not None and any(tensor is target for target in self._targets)):
             return tensor
-        return self._read_in(tensor, mark, wanted, self._mode_of_reading(mark))
+        fresh = self._read_in(tensor, mark, wanted, self._mode_of_reading(mark))
+        if self.reads is not None:
+            self.reads(tensor, fresh)
+        return fresh
 
     def factor(self, tensor: torch.Tensor) -> torch.Tensor:
         turn = self._turned
-        assert turn is not None
         wanted = turn.module.formats.product
         if wanted is None or tensor.dtype is not _FLOAT32:
             return super().factor(tensor)
@@ -269,20 +270,17 @@ class MixedMachine(Machine):
 
     @property
     def has_factors(self) -> bool:  # type: ignore[override]
-        assert self._turned is not None
         return self._turned.module.formats.product is not None
 
     def _mode_of_reading(self, mark: RoleTag) -> Rounding:
         """That of the role whose format the pass reads such values in."""
         turn = self._turned
-        assert turn is not None
         reads_gradient = turn.by == "gradient" and mark.role in ("gradient", "optimizer")
         role = turn.by if turn.by == "optimizer" or reads_gradient else "activation"
         return getattr(turn.module.roundings, role)
 
     def _read_in(self, tensor: torch.Tensor, mark: RoleTag, fmt: Format, mode: Rounding) -> torch.Tensor:
         turn = self._turned
-        assert turn is not None
         self._turn_to(_Turn(fmt, mark.role, turn.by, mark.module, mode, fmt, fmt))
         fresh = self.rounded_copy(tensor)
         self._turn_to(turn)
@@ -292,7 +290,6 @@ class MixedMachine(Machine):
         """From outside: in the forward pass an activation, in the backward pass a gradient. Its memory remembers which."""
         mark = self._mark_of(tensor)
         if mark is None:
-            assert self._turned is not None
             role = self._turned.role if self._turned.role != "weight" else "activation"
             mark = self.role_tag(None, role, self._turned.module)
             marks.claim(tensor, mark)
@@ -304,7 +301,6 @@ class MixedMachine(Machine):
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
         task = self.product_task
-        assert self._turned is not None
         if self._uniform or self._turned.module.formats.product is not None or task.accumulator.kind is not UNIT:
             return task
         marks = [self._known(tensor) for tensor in (left, right)]
@@ -356,7 +352,6 @@ class MixedMachine(Machine):
     def _storing(self, target: torch.Tensor) -> Iterator[None]:
         """Results are rounded to what the target holds."""
         turn, mark = self._turned, self._mark_of(target)
-        assert turn is not None
         if mark is not None and mark.role != "activation":
             self._turn_to(turn.storing(mark.fmt or mark.own, mark.role, mark.module))
         try:
@@ -373,7 +368,6 @@ class MixedMachine(Machine):
 
     def policy_of_halves(self) -> tuple[Accumulator, Rounding]:
         turn = self._turned
-        assert turn is not None
         return turn.module.accumulators.optimizer, turn.module.roundings.optimizer
 
 

@@ -145,6 +145,24 @@ class MixedPolicy(Policy):
             settings[path] = made.setdefault(key, own)
         return settings
 
+    def of_forward(self, settings: Mapping[str, ModuleSettings]) -> Policy:
+        """The one policy of the forward pass of all modules; ValueError where there are several."""
+        found = {
+            (
+                own.formats.weight, own.formats.activation, own.formats.product or own.formats.activation,
+                own.accumulators.activation, own.accumulators.product or own.accumulators.activation,
+                own.roundings.weight, own.roundings.activation,
+            )
+            for own in settings.values()
+        }  # fmt: skip
+        weight, activation, factor, accumulator, multiplying, *modes = next(iter(found))
+        if len(found) > 1 or len({weight, activation, factor}) > 1 or multiplying != accumulator or len(set(modes)) > 1:
+            raise ValueError(
+                f"the forward pass has several formats, accumulators or modes ({self}); here it takes one of each, for the "
+                "weights, activations and products of all modules"
+            )
+        return self.of(activation, accumulator, modes[0])
+
     def __str__(self) -> str:
         parts = [f"fmt={self.mapping}", f"accumulate={self.accumulators}", f"rounding={self.roundings}"]
         return ", ".join([*parts, *self._remaining])
