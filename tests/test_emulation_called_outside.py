@@ -317,5 +317,5 @@ def test_autograds_own_threads_are_inside(fmt):
         gradients.append(sim.layer.weight.grad)
     assert torch.equal(*gradients) and gradients[0].abs().sum() > 0
     sim = fpsim.run(Nested(64, True), {"*": "fp16", "gradient": "bf16"})
-    with sim, pytest.raises(RuntimeError, match="nested too deep for several formats"):
+    with sim, pytest.raises(RuntimeError, match="nested too deep for settings by module"):
         sim(X.clone().requires_grad_()).sum().backward()

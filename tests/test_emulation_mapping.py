@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 import fpsim
 from fpsim.emulation.dispatch import context
-from fpsim.emulation.machine.mapping import ROLES, parse_mapping
+from fpsim.emulation.machine.mapping import parse_mapping
+from fpsim.emulation.machine.settings import FORMATS, ROLES
 from fpsim.numbers.formats import get_format
 from tests.test_hardware import model
 
@@ -346,7 +347,7 @@ def test_errors(fmt, message):
 
 def test_errors_of_names_and_of_what_is_shared():
     with pytest.raises(TypeError, match="a key is a role"):
-        parse_mapping({3: "fp16"})
+        parse_mapping(FORMATS, {3: "fp16"})
     named = nn.Sequential()
     named.add_module("activation", nn.ReLU())
     with pytest.raises(ValueError, match=r"a role and the name of a module.*'\[a\]ctivation'"):

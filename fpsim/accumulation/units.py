@@ -27,6 +27,7 @@ from functools import cached_property
 from typing import Literal
 
 from fpsim.numbers.formats import FP16, FP32, Format, get_format
+from fpsim.numbers.modes import Rounding
 
 Model = Literal[
     "block", "emulated", "chain", "halves", "odd pairs", "fused pairs", "quads", "exact", "floored", "floored halves",
@@ -70,6 +71,8 @@ class Instruction:
     outputs    by name; "fp32" is what a unit gives when none is named
     swapped    for chains: the later term of each pair first
     flush      whether subnormal operands, addends and results count as zeros
+    conversion the mode in which float32 numbers become such operands, where the hardware has an instruction of its own for
+               that: PTX cvt.rna.tf32 rounds ties away
     """
 
     operands: tuple[str, ...]
@@ -80,6 +83,7 @@ class Instruction:
     swapped: bool = False
     flush: bool = False
     mixes: bool = False
+    conversion: Rounding | None = None
 
     @cached_property
     def formats(self) -> tuple[Format, ...]:
@@ -149,6 +153,10 @@ class Unit:
             f"accumulate: unit {self.name} has no instruction for {given} operands with {output} output; it takes {choices}"
         )
 
+    def conversion_to(self, fmt: Format) -> Rounding | None:
+        """The mode in which float32 numbers become operands of that format; None where the hardware has none of its own."""
+        return next((row.conversion for row in self.instructions if row.takes(fmt)), None)
+
     def __repr__(self) -> str:
         return f"Unit({self.name!r})"
 
@@ -167,11 +175,11 @@ _FNUZ = "e4m3fnuz e5m2fnuz"
 
 def _row(
     operands: str, model: Model, block: int, fraction: int, *outputs: tuple[str, Format, str, str], swapped: bool = False,
-    flush: bool = False, mixes: bool = False,
+    flush: bool = False, mixes: bool = False, conversion: Rounding | None = None,
 ) -> Instruction:  # fmt: skip
     """A row whose outputs are (name, format, rounding, source)."""
     found = {name: Output(fmt, rounding, source.startswith(_SURE), source) for name, fmt, rounding, source in outputs}
-    return Instruction(tuple(operands.split()), model, block, fraction, found, swapped, flush, mixes)
+    return Instruction(tuple(operands.split()), model, block, fraction, found, swapped, flush, mixes, conversion)
 
 
 def _single(source: str, fmt: Format = FP32, rounding: str = _TOWARD_ZERO) -> tuple[str, Format, str, str]:
@@ -192,7 +200,7 @@ def _nearest(
 _AMPERE = (
     _row("fp16", "block", 8, 24, _single(_RECORDED), _half(_RECORDED)),
     _row("bf16", "block", 8, 24, _single(_RECORDED)),
-    _row("tf32", "block", 4, 24, _single(_RECORDED)),
+    _row("tf32", "block", 4, 24, _single(_RECORDED), conversion=Rounding.NEAREST_AWAY),
 )
 _ADA_FP8 = _row(_FP8, "block", 16, 13, _single(_RECORDED, _E8M13), _half(_RECORDED), mixes=True)
 
@@ -201,7 +209,10 @@ def _hopper(source: str) -> tuple[Instruction, ...]:
     return (
         _row("fp16", "block", 16, 25, _single(source), _half(source)),
         _row("bf16", "block", 16, 25, _single(source)),
-        _row("tf32", "block", 8, 25, _single("recorded with 4 terms only: the bits are right, the block of 8 is not sure")),
+        _row(
+            "tf32", "block", 8, 25, _single("recorded with 4 terms only: the bits are right, the block of 8 is not sure"),
+            conversion=Rounding.NEAREST_AWAY,
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -65,8 +66,33 @@ def _accumulator(text: str) -> str:
     return text
 
 
+def _or_mapping(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What reads one value for everything, or a JSON object: a mapping from roles and "*" to values."""
+
+    def parse(text: str) -> Any:
+        if not text.lstrip().startswith("{"):
+            return read(text)
+        try:
+            return json.loads(text, object_pairs_hook=_without_repetition)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{text!r} is no JSON object: {error}") from None
+
+    return parse
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} stands twice in one mapping")
+        found[key] = value
+    return found
+
+
 FORMAT = Parsed("format", _format)
 SYSTEM = Parsed("format", _system)
-POLICY_FORMAT = Parsed("format", _policy_format)
 ROUNDING = Parsed("mode", _rounding)
 ACCUMULATOR = Parsed("accumulator", _accumulator)
+POLICY_FORMAT = Parsed("format", _or_mapping(_policy_format))
+POLICY_ROUNDING = Parsed("mode", _or_mapping(_rounding))
+POLICY_ACCUMULATOR = Parsed("accumulator", _or_mapping(_accumulator))

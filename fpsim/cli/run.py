@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from fpsim.backend.threads import serves_kernels
-from fpsim.cli.parameters import ACCUMULATOR, POLICY_FORMAT, ROUNDING, InputError
+from fpsim.cli.parameters import POLICY_ACCUMULATOR, POLICY_FORMAT, POLICY_ROUNDING, InputError
 from fpsim.cli.processes import no_unseen_processes
 from fpsim.cli.threads import emulated_threads
 
@@ -52,12 +52,16 @@ class ScriptCommand(click.Command):
 
 @click.command(cls=ScriptCommand, options_metavar="SCRIPT [OPTIONS] [SCRIPT ARGUMENTS]...", add_help_option=True)
 @click.argument("script", metavar="")
-@click.option("--fmt", type=POLICY_FORMAT, required=True, help="Format of every float32 tensor.")
-@click.option("--accumulate", type=ACCUMULATOR, default="fp32", show_default=True, help="How sums accumulate.")
-@click.option("--rounding", type=ROUNDING, default="nearest-even", show_default=True, help="Rounding mode.")
+@click.option("--fmt", type=POLICY_FORMAT, required=True, help="Format of every float32 tensor; or JSON, by role.")
+@click.option(
+    "--accumulate", type=POLICY_ACCUMULATOR, default="fp32", show_default=True, help="How sums accumulate; or JSON, by role."
+)
+@click.option(
+    "--rounding", type=POLICY_ROUNDING, default="nearest-even", show_default=True, help="Rounding mode; or JSON, by role."
+)
 @click.option("--seed", type=int, help="Seed of the draws; stochastic rounding needs one.")
 @click.pass_context
-def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: Any, seed: int | None) -> None:
+def run(ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None) -> None:
     """Run a script, unchanged, under emulation.
 
     The first word after SCRIPT that is not one of the options below begins the script's own arguments. Standard
@@ -73,7 +77,8 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: str, rounding: An
     from fpsim.emulation.machine.policy import make_policy
 
     try:
-        emulation = Emulation(make_policy(fmt, accumulate, rounding, seed))
+        policy = make_policy(fmt, accumulate, rounding, seed)
+        emulation = Emulation(policy, policy.resolve())
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
     install_optimizer_hooks()

@@ -19,7 +19,7 @@ from fpsim.emulation.dispatch.mode import run_as_written
 from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import round_as_told
-from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy, make_policy
+from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.report import make_report
 from fpsim.numbers.rounding import draw_key
 from fpsim.report import Report
@@ -61,9 +61,7 @@ class Simulation(nn.Module):
         modules = list(self.model.named_modules())
         parameters, buffers = held_by(modules)
         _check_tensors((*parameters.values(), *buffers.values()), self.policy)
-        if isinstance(self.policy, MixedPolicy):
-            every = dict(self.model.named_modules(remove_duplicate=False))
-            self._emulation.formats = self.policy.mapping.resolve(every)
+        self._emulation.settings = self.policy.resolve(dict(self.model.named_modules(remove_duplicate=False)))
         names = {id(module): name or type(module).__name__ for name, module in modules}
         names[id(self)] = ""
         self._emulation.names = names
@@ -79,17 +77,17 @@ class Simulation(nn.Module):
     def _round_state(self, tensors: list[torch.Tensor]) -> None:
         """Round parameters and float buffers in place; what is a value of the format already stays as it is."""
         machine = self._emulation.machine
-        for index, (tensor, fmt, tag) in enumerate(machine.formats_of(tensors, self.model)):
+        for index, (tensor, fmt, rounding, tag) in enumerate(machine.formats_of(tensors, self.model)):
             if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
                 continue
             data = tensor.detach()
             marks.judge(data)
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
             if data.is_contiguous():
-                round_as_told(data.numpy(), fmt, self.policy.rounding, key)
+                round_as_told(data.numpy(), fmt, rounding, key)
             else:
                 array = data.contiguous().numpy()
-                round_as_told(array, fmt, self.policy.rounding, key)
+                round_as_told(array, fmt, rounding, key)
                 data.copy_(torch.from_numpy(array))
             if marks.covers_storage(data):
                 marks.claim(data, tag)

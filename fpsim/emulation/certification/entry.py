@@ -14,6 +14,7 @@ from fpsim.emulation.certification.certificate import Certificate, Layer, settle
 from fpsim.emulation.certification.methods import METHODS, Found, NeedsOneSample, Request
 from fpsim.emulation.certification.trace import record
 from fpsim.emulation.dispatch import switches
+from fpsim.emulation.machine.policy import MixedPolicy, Policy
 from fpsim.emulation.simulation import Simulation, run
 from fpsim.numbers.rounding import Rounding
 
@@ -40,7 +41,8 @@ def certify(
     model : an `nn.Module` in float32 on the CPU, in eval mode; left as it is.
     x : a batch of inputs (n, ...), or a tuple of the model's arguments; the first axis counts the inputs. The model's output
         (or its `.logits`) is (n, ..., classes).
-    fmt, accumulate, rounding, seed : the emulated machine, as for `run`; any accumulator, hardware units included.
+    fmt, accumulate, rounding, seed : the emulated machine, as for `run`; any accumulator, hardware units included. Mappings
+        that give the forward pass of all modules one format, accumulator and mode.
     method :
         "shadow"         the emulated run beside a float64 run whose own error is bounded: tightest
         "running"        values of the emulated run, and a bound beside each, multiplied by |W| from layer to layer
@@ -78,8 +80,9 @@ def certify(
             'fmt="fp32" with accumulate="native" is torch itself, whose operations are not rounded once each: certify '
             'accumulate="fp32", or compare another machine with any float32 run by reference="fp32"'
         )
-    draws = simulation.policy.rounding is Rounding.STOCHASTIC
-    found = _found(simulation, model, inputs, method, Request(radius, confidence, reference == "fp32", draws))
+    policy = _policy_of(simulation)
+    draws = policy.rounding is Rounding.STOCHASTIC
+    found = _found(simulation, policy, model, inputs, method, Request(radius, confidence, reference == "fp32", draws))
     with torch.no_grad():
         logits, bound = (torch.cat([getattr(part, name) for part in found]) for name in ("logits", "bound"))
         needed = torch.cat([part.bound if part.width is None else part.bound + part.width for part in found])
@@ -117,8 +120,18 @@ def _check(model: Any, method: str, reference: str, radius: Any, confidence: flo
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
 
 
+def _policy_of(simulation: Simulation) -> Policy:
+    """What the forward pass computes in; ValueError where that is not the same everywhere."""
+    if not isinstance(simulation.policy, MixedPolicy):
+        return simulation.policy
+    try:
+        return simulation.policy.of_forward(simulation._emulation.settings or {})
+    except ValueError as error:
+        raise ValueError(f"certify: {error}") from None
+
+
 def _found(
-    simulation: Simulation, model: nn.Module, inputs: tuple[torch.Tensor, ...], method: str, request: Request
+    simulation: Simulation, policy: Policy, model: nn.Module, inputs: tuple[torch.Tensor, ...], method: str, request: Request
 ) -> list[Found]:
     """What the method finds for the batch at once, or else for one input after the other."""
     count = len(inputs[0])
@@ -128,7 +141,7 @@ def _found(
     def certified(some: tuple[torch.Tensor, ...]) -> Found:
         trace = record(simulation, model, some, box=method == "a-priori")  # as `run` is called here, gradients and all
         with _as_recorded():
-            return METHODS[method](trace, simulation.policy, request)
+            return METHODS[method](trace, policy, request)
 
     if request.whole or method in ("shadow", "running", "a-priori"):
         try:

@@ -26,11 +26,11 @@ from fpsim.emulation.dispatch.names import ModuleNames
 from fpsim.emulation.machine import marks, memory
 from fpsim.emulation.machine.halves import Halves
 from fpsim.emulation.machine.machine import Machine
-from fpsim.emulation.machine.mapping import ModuleFormats
 from fpsim.emulation.machine.mixed import MixedMachine, MixedMode
 from fpsim.emulation.machine.native import NativeMachine, NativeMode
 from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy
 from fpsim.emulation.machine.results import Time
+from fpsim.emulation.machine.settings import ModuleSettings
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -104,9 +104,9 @@ class Emulation:
     Re-entry is counted. Counters add up over threads and entries until `reset`.
     """
 
-    def __init__(self, policy: Policy, formats: dict[str, ModuleFormats] | None = None):
+    def __init__(self, policy: Policy, settings: dict[str, ModuleSettings] | None = None):
         self.policy = policy
-        self.formats = formats  # by module path, where there are several
+        self.settings = settings  # by module path, where there are several
         self.training_step = 0
         self.names: dict[int, str] = {}  # the paths of the modules of its model
         self.others = ModuleNames()
@@ -197,8 +197,8 @@ class Emulation:
         """Remember that autograd nodes made from now on belong to this path."""
         if torch.is_grad_enabled():
             if self._local.depth == 0 or self._local.lent:  # autograd numbers its nodes in each thread from 0
-                if self.formats is not None:
-                    raise RuntimeError("checkpoints are nested too deep for several formats; use use_reentrant=False")
+                if self.settings is not None:
+                    raise RuntimeError("checkpoints are nested too deep for settings by module; use use_reentrant=False")
                 return
             machine, nodes, number = self.machine, self.machine.nodes, _sequence()
             if nodes and nodes[-1][0] == number:  # no node was made since
@@ -237,7 +237,7 @@ class Emulation:
         """Count a training step; where paths are but names in a report, those of a finished backward pass are forgotten."""
         self.training_step += 1
         self.machine.calls = 0
-        if self.formats is None and torch._C._current_graph_task_id() == -1:  # else a graph may be used later
+        if self.settings is None and torch._C._current_graph_task_id() == -1:  # else a graph may be used later
             self.machine.nodes.clear()
 
     # Counters
@@ -367,7 +367,7 @@ def emulate(
 
     install_optimizer_hooks()
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
-    emulation = Emulation(policy, policy.mapping.resolve() if isinstance(policy, MixedPolicy) else None)
+    emulation = Emulation(policy, policy.resolve())
     emulation.guard = Guard(emulation, keep=True)
     emulation.guard_outputs = functools.partial(guard_outputs, guard=emulation.guard)
     with emulation:

@@ -89,7 +89,7 @@ def products(
         for index, (left, right) in enumerate(zip(a, b, strict=True)):
             out[index] = product(machine, task, left, right, None if addend is None else addend[index], alpha, beta)
         return out
-    accumulated = None if addend is not None else _in_one_call(task, a, b)
+    accumulated = None if addend is not None or machine.stochastic else _in_one_call(task, a, b)
     if accumulated is not None:
         return _finished(machine, task, a, b, accumulated)
     row = machine.row()
@@ -114,7 +114,7 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
     An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
     """
     row = machine.row()
-    out = _in_one_call(task, a, b)
+    out = None if machine.stochastic else _in_one_call(task, a, b)
     if out is not None:
         Watch(machine, row).finish(np.ascontiguousarray(out), a, b)
         return out

@@ -14,6 +14,7 @@ import torch
 from fpsim.emulation.machine.native import HALVES, NativeMachine, NativeMode, common_dtype
 from fpsim.emulation.machine.policy import make_policy
 from fpsim.emulation.registry import TABLE, each_element, positions, tensors_in
+from fpsim.numbers.rounding import Rounding
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 _to_copy = torch.ops.aten._to_copy.default
@@ -25,7 +26,7 @@ class Halves:
 
     def __init__(self, machine: Any):
         self.machine = machine
-        self._mode: NativeMode | None = None
+        self._modes: dict[Any, NativeMode] = {}
 
     def compute(self, mode: Any, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation's result; NotImplemented where no 16-bit tensor has a part in it, or the machine has none here.
@@ -84,15 +85,19 @@ class Halves:
     def _native(self) -> NativeMode:
         """The mode of a machine of each dtype, made when it is first needed."""
         machine = self.machine
-        if self._mode is None:
+        accumulate, rounding = machine.policy_of_halves()
+        key = (id(accumulate), rounding)  # the policy keeps it alive
+        mode = self._modes.get(key)
+        if mode is None:
             policy = machine.emulation.policy
-            accumulate = policy.asked or policy.accumulator
             try:
-                native = make_policy("native", accumulate, policy.rounding, policy.seed, policy.granularity)
+                native = make_policy(
+                    "native", accumulate, rounding, policy.seed if rounding is Rounding.STOCHASTIC else None, policy.granularity
+                )
             except ValueError as error:
                 raise machine.refuse(str(error)) from None
-            self._mode = NativeMode(_Half(native, machine))
-        return self._mode
+            mode = self._modes[key] = NativeMode(_Half(native, machine))
+        return mode
 
 
 class _Half(NativeMachine):

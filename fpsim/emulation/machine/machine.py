@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpsim.accumulation import Accumulator
 from fpsim.backend.numba import counting
 from fpsim.emulation.errors import MetaTensor, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import marks
@@ -78,6 +79,7 @@ class Machine:
     policy: Policy
     fmt: Format
     task: Sum
+    product_task: Sum  # of products of matrices and convolutions
     rounding: Rounding
     tag: marks.Tag
     fast: bool
@@ -91,16 +93,20 @@ class Machine:
     #: Whether float32's largest number, and a constant beyond the range, mean the format's own largest.
     stands_for_largest = True
     saturates_constants = True
+    #: Whether products read their factors in a format of their own.
+    has_factors = False
 
     @staticmethod
     def arithmetic_of(policy: Policy) -> dict[str, Any]:
         """The attributes that say how a machine of this policy computes."""
         fmt, rounding = policy.fmt, policy.rounding
         finishing = Finish(fmt, rounding)
+        task = Sum.of(fmt, policy.accumulator, rounding)
         return {
             "policy": policy,
             "fmt": fmt,
-            "task": Sum.of(fmt, policy.accumulator, rounding),
+            "task": task,
+            "product_task": task,
             "rounding": rounding,
             "tag": marks.Tag(fmt.name),
             "fast": policy.carried_by_float32,
@@ -288,6 +294,10 @@ class Machine:
         tensor = self.operand(tensor)
         return tensor if tensor.dtype is _FLOAT32 else self._narrow(tensor.to(_FLOAT64, copy=True))
 
+    def factor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A factor of products of matrices or of a convolution, as they read it; as `floating` otherwise."""
+        return self.floating(tensor)
+
     def turn(self, op: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Choose what the operation reads and what its results are rounded to: here always the same."""
 
@@ -301,8 +311,8 @@ class Machine:
         return self._narrow(tensor.to(_FLOAT64, copy=True))
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
-        """The sum of products of two operands' values."""
-        return self.task
+        """The sum of products of two factors' values."""
+        return self.product_task
 
     def is_step_count(self, tensor: torch.Tensor) -> bool:
         """Whether this is `state["step"]` of the optimizer that is stepping: a count, which never rounds."""
@@ -384,6 +394,8 @@ class Machine:
 
     def look_up(self, name: Any, function: Function, x: torch.Tensor) -> torch.Tensor | None:
         """A function of each value of a contiguous operand from a table, as `compute` would have it; None without one."""
+        if self.stochastic:
+            return None
         result = torch.empty(x.shape, dtype=_FLOAT32)
         values, flat = _array(x.detach()).reshape(-1), _array(result).reshape(-1)
         return self._mark(result) if self.tables.apply(name, function, values, flat, self.row()) else None
@@ -393,7 +405,7 @@ class Machine:
         self.finishing.count(flat, row)
 
     def _round(self, result: torch.Tensor) -> torch.Tensor:
-        if not (result.is_contiguous() and self.finishing.round_few(result, self.row())):
+        if self.stochastic or not (result.is_contiguous() and self.finishing.round_few(result, self.row())):
             array = _array(result)
             flat = self._flat(result, array)
             self.finishing.round(flat, flat, self.row(), self._draws())
@@ -449,10 +461,15 @@ class Machine:
 
     def formats_of(
         self, tensors: list[torch.Tensor], model: torch.nn.Module
-    ) -> Iterator[tuple[torch.Tensor, Format, marks.Tag]]:
-        """Every parameter and buffer of a model, the format whose values it holds, and the mark that says so."""
+    ) -> Iterator[tuple[torch.Tensor, Format, Rounding, marks.Tag]]:
+        """Every parameter and buffer of a model, the format that it is rounded to, in which mode, and the mark that says so."""
         for tensor in tensors:
-            yield tensor, self.fmt, self.tag
+            yield tensor, self.fmt, self.rounding, self.tag
+
+    def policy_of_halves(self) -> tuple[Accumulator, Rounding]:
+        """How 16-bit tensors compute while an optimizer steps."""
+        policy = self.emulation.policy
+        return policy.asked or policy.accumulator, policy.rounding
 
     def would_hold(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """What `store` of this value, in the place of the one just stored, would leave in the target; nothing is counted.

@@ -1,41 +1,27 @@
-"""Different formats by role and by module: a mapping, parsed once into entries, and what they give each module of a model."""
+"""Settings by role and by module: a mapping, parsed once into entries, and what it gives each module of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from fpsim.numbers.formats import Format, get_format
+from fpsim.emulation.machine.settings import ROLES, Setting
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ModuleFormats:
-    """The formats of one module, by role.
+class MappingEntry(Generic[T]):
+    """One entry: a role (of all modules), a pattern of module paths or a class of modules, and values for roles.
 
-    weight      what its parameters and float buffers hold
-    activation  what its forward pass reads every operand in and rounds every result to
-    gradient    what its part of the backward pass reads gradients in and rounds every result to
-    optimizer   what an optimizer keeps for its parameters, and rounds intermediate results to
+    One value for all roles of modules leaves the role `product` none of its own.
     """
 
-    weight: Format
-    activation: Format
-    gradient: Format
-    optimizer: Format
-
-
-ROLES = tuple(field.name for field in fields(ModuleFormats))
-
-
-@dataclass(frozen=True)
-class MappingEntry:
-    """One entry: a role (of all modules), a pattern of module paths or a class of modules, and formats for roles."""
-
     key: str | type
-    formats: tuple[tuple[str, Format], ...]
+    values: tuple[tuple[str, T | None], ...]
 
     @property
     def is_role(self) -> bool:
@@ -49,40 +35,50 @@ class MappingEntry:
 
     def __str__(self) -> str:
         key = self.key.__name__ if isinstance(self.key, type) else repr(self.key)
-        kinds = {fmt for _, fmt in self.formats}
-        if len(kinds) == 1 and (self.is_role or len(self.formats) == len(ROLES)):
-            return f"{key}: {self.formats[0][1]}"
-        return f"{key}: {{{', '.join(f'{role}: {fmt}' for role, fmt in self.formats)}}}"
+        if self.is_role or self.values[-1] == ("product", None):
+            return f"{key}: {self.values[0][1]}"
+        return f"{key}: {{{', '.join(f'{role}: {value}' for role, value in self.values)}}}"
 
 
 @dataclass(frozen=True)
-class FormatMapping:
-    """The entries of a mapping in order: where several give a role of a module a format, the last one holds."""
+class RoleMapping(Generic[T]):
+    """The entries of a mapping in order: where several give a role of a module a value, the last one holds."""
 
-    entries: tuple[MappingEntry, ...]
+    setting: Setting[T]
+    entries: tuple[MappingEntry[T], ...]
 
     @property
-    def formats(self) -> tuple[Format, ...]:
-        """Every format that is named, once, in order."""
-        return tuple(dict.fromkeys(fmt for entry in self.entries for _, fmt in entry.formats))
+    def values(self) -> tuple[T, ...]:
+        """Every value that is named, once, in order."""
+        return self.of_roles(self.setting.roles)
+
+    def of_roles(self, roles: tuple[str, ...]) -> tuple[T, ...]:
+        """Every value that one of the roles is given, once, in order."""
+        given = (value for entry in self.entries for role, value in entry.values if role in roles)
+        return tuple(dict.fromkeys(value for value in given if value is not None))
 
     def __str__(self) -> str:
+        if len(self.entries) == 1 and self.entries[0].values[-1] == ("product", None) and self.entries[0].key == "*":
+            return str(self.values[0])
         return f"{{{', '.join(map(str, self.entries))}}}"
 
-    def resolve(self, modules: Mapping[str, Any] | None = None) -> dict[str, ModuleFormats]:
-        """The formats of every module, by path; without modules those of everything, under the path "".
+    def resolve(self, modules: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What every module has, by path: `setting.of_module`; without modules that of everything, under the path "".
 
         An entry holds for the modules that it names and for all that is inside them.
 
         Raises
         ------
         ValueError : an entry that names no module, or that later ones take everything from; a role that a module
-            gets no format for; a role that is also the name of a module; a module under two names that give it two formats.
+            gets no value for; a role that is also the name of a module; a module under two names that give it two values.
         """
+        argument, noun = self.setting.argument, self.setting.noun
         if modules is None:
             for entry in self.entries:
                 if not entry.is_role and entry.key != "*":
-                    raise ValueError(f"fmt: {entry.key!r} names modules, and there is no model here; use run, a role or '*'")
+                    raise ValueError(
+                        f"{argument}: {entry.key!r} names modules, and there is no model here; use run, a role or '*'"
+                    )
             modules = {"": None}
         named = [{path for path, module in modules.items() if entry.matches(path, module)} for entry in self.entries]
         self._check_names(modules, named)
@@ -90,37 +86,53 @@ class FormatMapping:
         found = {}
         for path in modules:
             around = set(_enclosing(path))
-            chosen: dict[str, Format] = {}
+            chosen: dict[str, T | None] = {}
             holder: dict[str, int] = {}
             for index, entry in enumerate(self.entries):
                 if not around.isdisjoint(named[index]):
-                    chosen.update(entry.formats)
-                    holder.update((role, index) for role, _ in entry.formats)
-            for role in ROLES:
+                    chosen.update(entry.values)
+                    holder.update((role, index) for role, _ in entry.values)
+            for role in self.setting.needed:
                 if role not in chosen:
                     where = f"the module {path!r}" if path else "what is outside all other entries' modules"
                     raise ValueError(
-                        f"fmt: no format for the role {role!r} of {where}; give one to all modules first: '*' or {role!r}"
+                        f"{argument}: no {noun} for the role {role!r} of {where}; give one to all modules first: '*' or "
+                        f"{role!r}"
                     )
-            used.update(holder.values())
-            found[path] = ModuleFormats(**chosen)
+            used.update(index for role, index in holder.items() if chosen[role] is not None)
+            found[path] = self.setting.of_module(**chosen)
         for index, entry in enumerate(self.entries):
             if index not in used:
-                raise ValueError(f"fmt: the entry {entry} has no effect, because later entries hold for all that it names")
-        _check_shared(modules, found)
+                raise ValueError(
+                    f"{argument}: the entry {entry} has no effect, because later entries hold for all that it names"
+                )
+        self._check_shared(modules, found)
         return found
 
     def _check_names(self, modules: Mapping[str, Any], named: list[set[str]]) -> None:
+        argument, roles = self.setting.argument, self.setting.roles
         for entry, paths in zip(self.entries, named, strict=True):
             if entry.is_role and entry.key in modules:
                 raise ValueError(
-                    f"fmt: {entry.key!r} is a role and the name of a module; write {{'*': {{{entry.key!r}: ...}}}} for the "
-                    f"role, '[{entry.key[0]}]{entry.key[1:]}' for the module"  # type: ignore[index]
+                    f"{argument}: {entry.key!r} is a role and the name of a module; write {{'*': {{{entry.key!r}: ...}}}} for "
+                    f"the role, '[{entry.key[0]}]{entry.key[1:]}' for the module"  # type: ignore[index]
                 )
             if not paths:
-                close = get_close_matches(str(entry.key), [*ROLES, *modules], 3)
+                close = get_close_matches(str(entry.key), [*roles, *modules], 3)
                 hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-                raise ValueError(f"fmt: {entry.key!r} is no role ({', '.join(ROLES)}) and names no module of the model{hint}")
+                raise ValueError(
+                    f"{argument}: {entry.key!r} is no role ({', '.join(roles)}) and names no module of the model{hint}"
+                )
+
+    def _check_shared(self, modules: Mapping[str, Any], found: dict[str, Any]) -> None:
+        first: dict[int, str] = {}
+        for path, module in modules.items():
+            other = first.setdefault(id(module), path)
+            if found[other] != found[path]:
+                raise ValueError(
+                    f"{self.setting.argument}: {other!r} and {path!r} are one module and would have two sets of "
+                    f"{self.setting.noun}s"
+                )
 
 
 def _enclosing(path: str) -> Iterator[str]:
@@ -131,53 +143,57 @@ def _enclosing(path: str) -> Iterator[str]:
         yield ".".join(parts[:count])
 
 
-def _check_shared(modules: Mapping[str, Any], found: dict[str, ModuleFormats]) -> None:
-    first: dict[int, str] = {}
-    for path, module in modules.items():
-        other = first.setdefault(id(module), path)
-        if found[other] != found[path]:
-            raise ValueError(f"fmt: {other!r} and {path!r} are one module and would have two sets of formats")
-
-
-def parse_mapping(given: Mapping[Any, Any]) -> FormatMapping:
+def parse_mapping(setting: Setting[T], given: Any) -> RoleMapping[T]:
     """The entries of a mapping whose keys are roles, patterns of module paths or classes of modules.
 
-    A value is a format (what `get_format` takes), for a module all four roles, or a mapping from roles to formats.
+    A value is what `setting.read` takes, for a module of all roles, or a mapping from roles to such. Anything but a mapping
+    is one value for everything.
 
     Raises
     ------
-    ValueError : nothing in it, unknown formats, a role of that name that there is none of, a role of a role.
-    TypeError : a key that is neither text nor a class.
+    ValueError : nothing in it, unknown values, a role of that name that there is none of, a role of a role.
+    TypeError : a key that is neither text nor a class, a value of a kind that `setting.read` does not take.
     """
+    if not isinstance(given, Mapping):
+        return RoleMapping(setting, (_for_all_roles(setting, "*", setting.read(given)),))
     if not given:
-        raise ValueError("fmt: the mapping is empty")
-    return FormatMapping(tuple(_parse_entry(key, value) for key, value in given.items()))
+        raise ValueError(f"{setting.argument}: the mapping is empty")
+    return RoleMapping(setting, tuple(_parse_entry(setting, key, value) for key, value in given.items()))
 
 
-def _parse_entry(key: Any, value: Any) -> MappingEntry:
+def _for_all_roles(setting: Setting[T], key: Any, value: T) -> MappingEntry[T]:
+    return MappingEntry(key, (*((role, value) for role in setting.needed), ("product", None)))
+
+
+def _parse_entry(setting: Setting[T], key: Any, value: Any) -> MappingEntry[T]:
+    argument, roles = setting.argument, setting.roles
     if not isinstance(key, (str, type)):
-        raise TypeError(f"fmt: a key is a role, a pattern of module paths or a class of modules, got {key!r}")
+        raise TypeError(f"{argument}: a key is a role, a pattern of module paths or a class of modules, got {key!r}")
     if key in ROLES:
+        _check_role(setting, argument, key)
         if isinstance(value, Mapping):
-            raise ValueError(f"fmt: {key!r} is a role and takes one format, not a mapping")
-        return MappingEntry(key, ((key, _format_of(key, value)),))
+            raise ValueError(f"{argument}: {key!r} is a role and takes one {setting.noun}, not a mapping")
+        return MappingEntry(key, ((str(key), _read(setting, key, value)),))
     if not isinstance(value, Mapping):
-        fmt = _format_of(key, value)
-        return MappingEntry(key, tuple((role, fmt) for role in ROLES))
+        return _for_all_roles(setting, key, _read(setting, key, value))
     for role in value:
-        if role not in ROLES:
-            close = get_close_matches(str(role), ROLES, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"fmt[{key!r}]: there is no role {role!r}, there are {', '.join(ROLES)}{hint}")
+        _check_role(setting, f"{argument}[{key!r}]", role)
     if not value:
-        raise ValueError(f"fmt[{key!r}]: the mapping is empty")
-    return MappingEntry(key, tuple((role, _format_of(key, value[role])) for role in ROLES if role in value))
+        raise ValueError(f"{argument}[{key!r}]: the mapping is empty")
+    return MappingEntry(key, tuple((role, _read(setting, key, value[role])) for role in roles if role in value))
 
 
-def _format_of(key: Any, value: Any) -> Format:
-    if isinstance(value, str) and value.strip().lower() == "native":
-        raise ValueError(f'fmt[{key!r}]: "native" stands alone: there each dtype means itself')
+def _check_role(setting: Setting[Any], where: str, role: Any) -> None:
+    if role not in setting.roles:
+        close = get_close_matches(str(role), setting.roles, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{where}: there is no role {role!r}, there are {', '.join(setting.roles)}{hint}")
+
+
+def _read(setting: Setting[T], key: Any, value: Any) -> T:
+    if value is None:
+        raise ValueError(f"{setting.argument}[{key!r}]: None is no {setting.noun}")
     try:
-        return get_format(value)
+        return setting.read(value)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"fmt[{key!r}]: {error}") from None
+        raise ValueError(f"{setting.argument}[{key!r}]: {str(error).removeprefix(f'{setting.argument}: ')}") from None

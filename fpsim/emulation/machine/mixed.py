@@ -1,4 +1,4 @@
-"""Different formats by role and by module: before each operation the machine turns to what it reads and what it rounds to.
+"""Settings by role and by module: before each operation the machine turns to what it reads, adds in and rounds to.
 
 A mark on memory says which format its values are of, and in which role they were made. The pass that is running says the rest:
 
@@ -7,7 +7,12 @@ backward   gradients are read in the gradient format, all else in the activation
 update     (an optimizer's step, and what reads gradients or optimizer state, or writes parameters, outside of modules and of
            the backward pass) operands are read as they are; results are of the optimizer format
 What is written to parameters, buffers, gradients or optimizer state is of their own format. Reading a value in another
-format than its own rounds a copy of it.
+format than its own rounds a copy of it. Products of matrices and convolutions read their factors in the format of that role,
+where there is one.
+
+Sums go through the pass's accumulator. What is rounded to a role's format is rounded in that role's mode; in an update
+everything is in the optimizer's. Where some rounding is stochastic, every rounding takes a key, so that what an operation draws
+does not depend on how others round.
 """
 
 from __future__ import annotations
@@ -15,25 +20,27 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch._C._dynamo import eval_frame
 
+from fpsim.accumulation import Accumulator
 from fpsim.accumulation.kinds import UNIT
 from fpsim.accumulation.units import Formats
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.machine import Machine
-from fpsim.emulation.machine.mapping import ModuleFormats
 from fpsim.emulation.machine.policy import MixedPolicy, mixed_products
+from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings, Setting
 from fpsim.emulation.machine.updates import KINDS
 from fpsim.emulation.registry import TABLE, each_element, names, positions, tensors_in
 from fpsim.numbers.computing import joined
 from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
 from fpsim.sums.task import Sum
 
 _FLOAT32 = torch.float32
@@ -47,33 +54,46 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 
 
 class RoleTag(marks.Tag):
-    """Values of a format (None: of several, or from outside), made in a role, by a module with these formats."""
+    """Values of a format (None: of several, or from outside), made in a role, by a module with these settings."""
 
-    __slots__ = ("era", "fmt", "formats", "role")
+    __slots__ = ("era", "fmt", "module", "role")
 
-    def __init__(self, fmt: Format | None, role: str, formats: ModuleFormats, era: object):
+    def __init__(self, fmt: Format | None, role: str, module: ModuleSettings, era: object):
         super().__init__(fmt.name if fmt is not None else "several")
-        self.fmt, self.role, self.formats, self.era = fmt, role, formats, era
+        self.fmt, self.role, self.module, self.era = fmt, role, module, era
+
+    @property
+    def own(self) -> Format:
+        """The format of the role in that module."""
+        return getattr(self.module.formats, self.role)
 
     def of_anything(self) -> RoleTag:
-        return self if self.fmt is None else RoleTag(None, self.role, self.formats, self.era)
+        return self if self.fmt is None else RoleTag(None, self.role, self.module, self.era)
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """What one operation reads and makes; None reads as it is."""
+    """What one operation of a pass (named as the role of its results) reads and makes, for a module; None reads as it is."""
 
     result: Format
     role: str
-    formats: ModuleFormats
+    by: str
+    module: ModuleSettings
+    rounding: Rounding
     read: Format | None = None
     read_gradient: Format | None = None
 
+    def storing(self, fmt: Format, role: str, module: ModuleSettings) -> _Turn:
+        """The same where the result is written to what holds values of the format."""
+        mode = module.roundings.optimizer if self.by == "optimizer" else getattr(module.roundings, role)
+        return replace(self, result=fmt, role=role, module=module, rounding=mode)
+
 
 class MixedMachine(Machine):
-    """A machine with several formats: `turn` before each rule."""
+    """A machine with several settings: `turn` before each rule."""
 
     policy: MixedPolicy
+    _turned: _Turn
 
     def __init__(self, policy: MixedPolicy, emulation: Any = None):
         super().__init__(policy, emulation)
@@ -84,46 +104,46 @@ class MixedMachine(Machine):
         self._era = object()
         self._tags: dict[Any, RoleTag] = {}
         self._arithmetics: dict[_Turn, dict[str, Any]] = {}
-        self._turned: _Turn | None = None
         self._targets: tuple[torch.Tensor, ...] = ()
         self._uniform = True
         self._checks = False
+        self._turn_to(_forward_turn(self.settings_at("")))
 
     def forget_marks(self) -> None:
         self._begin_era()
 
-    def role_tag(self, fmt: Format | None, role: str, formats: ModuleFormats) -> RoleTag:
+    def role_tag(self, fmt: Format | None, role: str, module: ModuleSettings) -> RoleTag:
         """The one mark of that meaning."""
-        key = (fmt, role, formats)
+        key = (fmt, role, module)
         found = self._tags.get(key)
         if found is None:
-            found = self._tags[key] = RoleTag(fmt, role, formats, self._era)
+            found = self._tags[key] = RoleTag(fmt, role, module, self._era)
         return found
 
     # Where an operation runs
 
-    def formats_at(self, path: str) -> ModuleFormats:
-        """The formats of a module; one that is no part of the model has those of what calls it."""
-        formats = self.emulation.formats
-        found = formats.get(path)
+    def settings_at(self, path: str) -> ModuleSettings:
+        """The settings of a module; one that is no part of the model has those of what calls it."""
+        settings = self.emulation.settings
+        found = settings.get(path)
         while found is None:
             path = path.rpartition(".")[0]
-            found = formats.get(path)
+            found = settings.get(path)
         return found
 
     def epsilon(self, dtype: torch.dtype) -> float:
-        return 2.0 ** (1 - self.formats_at(self.path).activation.precision)
+        return 2.0 ** (1 - self.settings_at(self.path).formats.activation.precision)
 
-    def _backward_formats(self) -> ModuleFormats:
+    def _backward_settings(self) -> ModuleSettings:
         node: Any = torch._C._current_autograd_node()
         parameter = getattr(node, "variable", None)
         if parameter is not None:  # the sum of gradients that meet in a parameter
             tag = self._known(parameter)
-            return tag.formats if tag is not None else self.formats_at("")
-        return self.formats_at(self.emulation.backward_path(strict=True))
+            return tag.module if tag is not None else self.settings_at("")
+        return self.settings_at(self.emulation.backward_path(strict=True))
 
     def turn(self, op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> None:
-        """Choose what the operation reads and what its results are rounded to."""
+        """Choose what the operation reads, what adds its sums and what its results are rounded to."""
         targets = _targets(op, args, kwargs)
         if op is _NUMBER:  # Python gets what is there
             targets = (args[0],)
@@ -132,12 +152,9 @@ class MixedMachine(Machine):
         if self.optimizer is not None or (not backward and not self.places and self._updates(held, args, kwargs)):
             turn = self._update_turn(held, args, kwargs)
         else:
-            formats = self._backward_formats() if backward else self.formats_at(self.path)
-            result, role = (formats.gradient, "gradient") if backward else (formats.activation, "activation")
+            turn = _backward_turn(self._backward_settings()) if backward else _forward_turn(self.settings_at(self.path))
             if held is not None and held.role == "weight":
-                result, role, formats = held.fmt or held.formats.weight, "weight", held.formats
-            gradients = formats.gradient if backward else formats.activation
-            turn = _Turn(result, role, formats, formats.activation, gradients)
+                turn = turn.storing(held.fmt or held.own, "weight", held.module)
         self._targets = targets
         self._checks = not self._rounds(op)
         if turn != self._turned:
@@ -151,11 +168,11 @@ class MixedMachine(Machine):
 
     def _update_turn(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> _Turn:
         if held is not None and held.role != "activation":
-            return _Turn(held.fmt or getattr(held.formats, held.role), held.role, held.formats)
+            return _update_turn(held.module, held.fmt or held.own, held.role)
         marks = (self._mark_of(tensor) for tensor in tensors_in((*args, *kwargs.values())) if tensor.dtype is _FLOAT32)
         known = next((mark for mark in marks if mark is not None and mark.role != "activation"), None)
-        formats = known.formats if known is not None else self.formats_at(self.path)
-        return _Turn(formats.optimizer, "optimizer", formats)
+        module = known.module if known is not None else self.settings_at(self.path)
+        return _update_turn(module, module.formats.optimizer, "optimizer")
 
     def _turn_to(self, turn: _Turn) -> None:
         arithmetic = self._arithmetics.get(turn)
@@ -165,26 +182,31 @@ class MixedMachine(Machine):
         self._turned = turn
 
     def _arithmetic(self, turn: _Turn) -> dict[str, Any]:
-        formats = turn.formats
+        module, formats = turn.module, turn.module.formats
         read = [turn.read, turn.read_gradient, turn.result]
         if None in read:
             read = [formats.weight, formats.activation, formats.gradient, formats.optimizer, turn.result]
-        policy = self.mixed.of(turn.result)
+        accumulator = getattr(module.accumulators, turn.by)
+        policy = self.mixed.of(turn.result, accumulator, turn.rounding)
         uniform = len(set(read)) == 1
         arithmetic = self.arithmetic_of(policy)
+        operands = turn.result
         if not uniform:  # what float32 makes of wider operands would be rounded twice
             operands = joined(*(fmt for fmt in read if fmt is not None))
             policy = mixed_products(policy, operands)
             task = Sum.of(operands, policy.accumulator, policy.rounding, policy.fmt)
             arithmetic |= {"policy": policy, "task": task, "fast": False}
-        return arithmetic | {"tag": self.role_tag(turn.result, turn.role, formats), "_uniform": uniform}
+        factors = formats.product or operands
+        multiplying = (module.accumulators.product or accumulator).widened(factors)
+        arithmetic["product_task"] = Sum.of(factors, multiplying, turn.rounding, turn.result)
+        if self.mixed.draws:  # the ways of stochastic rounding, which take a key for each
+            arithmetic |= {"stochastic": True, "fast": False}
+        return arithmetic | {"tag": self.role_tag(turn.result, turn.role, module), "_uniform": uniform}
 
     @contextmanager
     def as_forward(self) -> Iterator[None]:
         turn = self._turned
-        assert turn is not None
-        formats = turn.formats
-        self._turn_to(_Turn(formats.activation, "activation", formats, formats.activation, formats.activation))
+        self._turn_to(_forward_turn(turn.module))
         try:
             yield
         finally:
@@ -203,7 +225,7 @@ class MixedMachine(Machine):
         """What is known of a tensor; a parameter that holds other numbers is a weight all the same."""
         tag = self._known(tensor)
         if tag is None and tensor.device.type == "cpu" and marks.owner_of(tensor) is not None:
-            return self.role_tag(None, "weight", self.formats_at(""))
+            return self.role_tag(None, "weight", self.settings_at(""))
         return tag
 
     def made(self, tensor: torch.Tensor) -> bool:
@@ -221,13 +243,45 @@ class MixedMachine(Machine):
                 return tensor
             mark = self._first_seen(tensor)
         turn = self._turned
-        assert turn is not None
         wanted = turn.read_gradient if mark.role in ("gradient", "optimizer") else turn.read
         if wanted is None:
-            wanted = mark.fmt or (mark.formats.optimizer if mark.role == "activation" else getattr(mark.formats, mark.role))
+            wanted = mark.fmt or (mark.module.formats.optimizer if mark.role == "activation" else mark.own)
         if mark.fmt is wanted or (mark.fmt is not None and any(tensor is target for target in self._targets)):
             return tensor
-        self._turn_to(_Turn(wanted, mark.role, mark.formats, wanted, wanted))
+        fresh = self._read_in(tensor, mark, wanted, self._mode_of_reading(mark))
+        if self.reads is not None:
+            self.reads(tensor, fresh)
+        return fresh
+
+    def factor(self, tensor: torch.Tensor) -> torch.Tensor:
+        turn = self._turned
+        wanted = turn.module.formats.product
+        if wanted is None or tensor.dtype is not _FLOAT32:
+            return super().factor(tensor)
+        mark = self._known(tensor)
+        if mark is None or mark.fmt is None:
+            tensor = self.operand(tensor)
+            mark = self._known(tensor)
+        if mark is None or mark.fmt is wanted:
+            return tensor
+        unit = self.product_task.accumulator.unit
+        mode = turn.module.roundings.product or (unit.conversion_to(wanted) if unit is not None else None)
+        return self._read_in(tensor, mark, wanted, mode or self._mode_of_reading(mark))
+
+    @property
+    def has_factors(self) -> bool:  # type: ignore[override]
+        return self._turned.module.formats.product is not None
+
+    def _mode_of_reading(self, mark: RoleTag) -> Rounding:
+        """That of the role whose format the pass reads such values in."""
+        turn = self._turned
+        reads_gradient = turn.by == "gradient" and mark.role in ("gradient", "optimizer")
+        role = turn.by if turn.by == "optimizer" or reads_gradient else "activation"
+        return getattr(turn.module.roundings, role)
+
+    def _read_in(self, tensor: torch.Tensor, mark: RoleTag, fmt: Format, mode: Rounding) -> torch.Tensor:
+        turn = self._turned
+        self._turn_to(_Turn(fmt, mark.role, turn.by, mark.module, mode, fmt, fmt))
         fresh = self.rounded_copy(tensor)
         self._turn_to(turn)
         return fresh
@@ -236,9 +290,8 @@ class MixedMachine(Machine):
         """From outside: in the forward pass an activation, in the backward pass a gradient. Its memory remembers which."""
         mark = self._mark_of(tensor)
         if mark is None:
-            assert self._turned is not None
             role = self._turned.role if self._turned.role != "weight" else "activation"
-            mark = self.role_tag(None, role, self._turned.formats)
+            mark = self.role_tag(None, role, self._turned.module)
             marks.claim(tensor, mark)
         return mark
 
@@ -247,20 +300,16 @@ class MixedMachine(Machine):
         return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
-        if self._uniform or self.task.accumulator.kind is not UNIT:
-            return self.task
+        task = self.product_task
+        if self._uniform or self._turned.module.formats.product is not None or task.accumulator.kind is not UNIT:
+            return task
         marks = [self._known(tensor) for tensor in (left, right)]
         first, second = (mark.fmt if mark is not None else None for mark in marks)
         if first is None or second is None:
-            return self.task
-        own, both = self._takes((first, second)), self._takes(self.task.operand)
+            return task
+        own, both = _takes(task.accumulator, (first, second)), _takes(task.accumulator, task.operand)
         takes = own and (first != second or not both)
-        return Sum.of(first, self.task.accumulator, self.task.rounding, self.task.result, second) if takes else self.task
-
-    def _takes(self, operands: Formats) -> bool:
-        accumulator = self.task.accumulator
-        assert accumulator.unit is not None
-        return any(row.takes(operands) and accumulator.format.name in row.outputs for row in accumulator.unit.instructions)
+        return Sum.of(first, task.accumulator, task.rounding, task.result, second) if takes else task
 
     # Results
 
@@ -288,7 +337,7 @@ class MixedMachine(Machine):
         before = self._known(target)
         super().write(target, result)
         if before is not None and before is not self.tag and not marks.covers_storage(target):
-            marks.claim(target, self.role_tag(None, before.role, before.formats))
+            marks.claim(target, self.role_tag(None, before.role, before.module))
         return target
 
     def store(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
@@ -303,10 +352,8 @@ class MixedMachine(Machine):
     def _storing(self, target: torch.Tensor) -> Iterator[None]:
         """Results are rounded to what the target holds."""
         turn, mark = self._turned, self._mark_of(target)
-        assert turn is not None
         if mark is not None and mark.role != "activation":
-            fmt = mark.fmt or getattr(mark.formats, mark.role)
-            self._turn_to(_Turn(fmt, mark.role, mark.formats, turn.read, turn.read_gradient))
+            self._turn_to(turn.storing(mark.fmt or mark.own, mark.role, mark.module))
         try:
             yield
         finally:
@@ -314,9 +361,34 @@ class MixedMachine(Machine):
 
     def formats_of(
         self, tensors: list[torch.Tensor], model: torch.nn.Module
-    ) -> Iterator[tuple[torch.Tensor, Format, marks.Tag]]:
-        for tensor, formats in _state_of(model, self.emulation.formats):
-            yield tensor, formats.weight, self.role_tag(formats.weight, "weight", formats)
+    ) -> Iterator[tuple[torch.Tensor, Format, Rounding, marks.Tag]]:
+        for tensor, module in _state_of(model, self.emulation.settings):
+            fmt = module.formats.weight
+            yield tensor, fmt, module.roundings.weight, self.role_tag(fmt, "weight", module)
+
+    def policy_of_halves(self) -> tuple[Accumulator, Rounding]:
+        turn = self._turned
+        return turn.module.accumulators.optimizer, turn.module.roundings.optimizer
+
+
+def _forward_turn(module: ModuleSettings) -> _Turn:
+    own = module.formats.activation
+    return _Turn(own, "activation", "activation", module, module.roundings.activation, own, own)
+
+
+def _backward_turn(module: ModuleSettings) -> _Turn:
+    formats = module.formats
+    mode = module.roundings.gradient
+    return _Turn(formats.gradient, "gradient", "gradient", module, mode, formats.activation, formats.gradient)
+
+
+def _update_turn(module: ModuleSettings, result: Format, role: str) -> _Turn:
+    return _Turn(result, role, "optimizer", module, module.roundings.optimizer)
+
+
+def _takes(accumulator: Accumulator, operands: Formats) -> bool:
+    assert accumulator.unit is not None
+    return any(row.takes(operands) and accumulator.format.name in row.outputs for row in accumulator.unit.instructions)
 
 
 def _recomputes() -> bool:
@@ -331,29 +403,39 @@ def _recomputes() -> bool:
 
 
 def _state_of(
-    model: torch.nn.Module, formats: dict[str, ModuleFormats]
-) -> Iterator[tuple[torch.Tensor, ModuleFormats]]:
-    """Every parameter and buffer, with the formats of the module that holds it.
+    model: torch.nn.Module, settings: dict[str, ModuleSettings]
+) -> Iterator[tuple[torch.Tensor, ModuleSettings]]:
+    """Every parameter and buffer, with the settings of the module that holds it.
 
-    Raises ValueError for one that several modules hold, in several formats.
+    Raises ValueError for one that several modules hold, with several settings.
     """
-    seen: dict[int, tuple[str, ModuleFormats]] = {}
+    seen: dict[int, tuple[str, ModuleSettings]] = {}
     for name, tensor in (
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ):
-        own = formats[name.rpartition(".")[0]]
+        own = settings[name.rpartition(".")[0]]
         if id(tensor) not in seen:
             seen[id(tensor)] = name, own
             yield tensor, own
             continue
         other, first = seen[id(tensor)]
-        for role in ("weight", "gradient", "optimizer"):
-            if getattr(first, role) != getattr(own, role):
-                raise ValueError(
-                    f"fmt: {other} and {name} are one tensor and would have two {role} formats, "
-                    f"{getattr(first, role)} and {getattr(own, role)}"
-                )
+        for setting, part, roles in _OF_A_TENSOR:
+            for role in roles:
+                values = [getattr(getattr(each, part), role) for each in (first, own)]
+                if values[0] != values[1]:
+                    raise ValueError(
+                        f"{setting.argument}: {other} and {name} are one tensor and would have two {role} {setting.noun}s, "
+                        f"{values[0]} and {values[1]}"
+                    )
+
+
+#: What a tensor has one of, whatever modules hold it.
+_OF_A_TENSOR: tuple[tuple[Setting[Any], str, tuple[str, ...]], ...] = (
+    (FORMATS, "formats", ("weight", "gradient", "optimizer")),
+    (ACCUMULATORS, "accumulators", ("optimizer",)),
+    (ROUNDINGS, "roundings", ("weight", "gradient", "optimizer")),
+)
 
 
 def _targets(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
@@ -365,7 +447,7 @@ def _targets(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> tu
 
 
 class MixedMode(EmulationMode):
-    """One thread's mode where there are several formats."""
+    """One thread's mode where there are several settings."""
 
     machine: MixedMachine
 
@@ -401,7 +483,7 @@ class MixedMode(EmulationMode):
 
     def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         machine, entry = self.machine, TABLE[func]
-        if entry.family == "foreach":  # each element may have formats of its own
+        if entry.family == "foreach":  # each element may have settings of its own
             results: list[torch.Tensor] = []
             for arguments, named in each_element(args, kwargs):
                 machine.turn(entry.op, arguments, named)

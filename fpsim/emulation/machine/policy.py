@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from fpsim.accumulation import Accumulator, get_accumulator
 from fpsim.accumulation.kinds import NATIVE
-from fpsim.emulation.machine.mapping import FormatMapping, parse_mapping
+from fpsim.emulation.machine.mapping import RoleMapping, parse_mapping
+from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings
 from fpsim.numbers.computing import float32_serves, is_float32
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
@@ -50,11 +52,23 @@ class Policy:
         """Whether each dtype means itself."""
         return False
 
+    @property
+    def draws(self) -> bool:
+        """Whether some rounding is stochastic."""
+        return self.rounding is Rounding.STOCHASTIC
+
+    def resolve(self, modules: Mapping[str, Any] | None = None) -> dict[str, ModuleSettings] | None:
+        """What every module has, by path, where there are several settings; without modules that of everything, under ""."""
+        return None
+
+    @property
+    def _remaining(self) -> list[str]:
+        seed = [f"seed={self.seed}"] if self.seed is not None else []
+        return [*seed, f"granularity={self.granularity}"]
+
     def __str__(self) -> str:
         parts = [f"fmt={self.fmt.name}", f"accumulate={self.accumulator}", f"rounding={self.rounding}"]
-        if self.seed is not None:
-            parts.append(f"seed={self.seed}")
-        return ", ".join([*parts, f"granularity={self.granularity}"])
+        return ", ".join([*parts, *self._remaining])
 
 
 @dataclass(frozen=True)
@@ -99,31 +113,80 @@ def _make_native(accumulate: Any, rounding: Any, seed: Any, granularity: Any) ->
 
 @dataclass(frozen=True)
 class MixedPolicy(Policy):
-    """Different formats by role and by module; `fmt` is the first that is named."""
+    """Settings by role and by module; `fmt`, `accumulator` and `rounding` are the first that are named."""
 
-    mapping: FormatMapping
+    mapping: RoleMapping[Format]
+    accumulators: RoleMapping[Accumulator]
+    roundings: RoleMapping[Rounding]
 
     @property
     def is_identity(self) -> bool:
-        return all(self.of(fmt).is_identity for fmt in self.mapping.formats)
+        choices = product(self.mapping.values, self.accumulators.values, self.roundings.values)
+        return all(self.of(*choice).is_identity for choice in choices)
 
-    def of(self, fmt: Format) -> Policy:
+    @property
+    def draws(self) -> bool:
+        """Whether some rounding is stochastic."""
+        return Rounding.STOCHASTIC in self.roundings.values
+
+    def of(self, fmt: Format, accumulator: Accumulator, rounding: Rounding) -> Policy:
         """The policy of results in one of the formats."""
-        return Policy(fmt, self.accumulator.widened(fmt), self.rounding, self.seed, self.granularity)
+        return Policy(fmt, accumulator.widened(fmt), rounding, self.seed, self.granularity)
+
+    def resolve(self, modules: Mapping[str, Any] | None = None) -> dict[str, ModuleSettings]:
+        """What every module has, by path; raises what `RoleMapping.resolve` raises."""
+        found = [each.resolve(modules) for each in (self.mapping, self.accumulators, self.roundings)]
+        made: dict[Any, ModuleSettings] = {}
+        settings = {}
+        for path in found[0]:
+            own = ModuleSettings(*(each[path] for each in found))
+            # The mappings keep these objects alive: hashing trees takes longer than comparing where they lie.
+            key = tuple(id(value) for part in (own.formats, own.accumulators, own.roundings) for value in vars(part).values())
+            settings[path] = made.setdefault(key, own)
+        return settings
+
+    def of_forward(self, settings: Mapping[str, ModuleSettings]) -> Policy:
+        """The one policy of the forward pass of all modules; ValueError where there are several."""
+        found = {
+            (
+                own.formats.weight, own.formats.activation, own.formats.product or own.formats.activation,
+                own.accumulators.activation, own.accumulators.product or own.accumulators.activation,
+                own.roundings.weight, own.roundings.activation,
+            )
+            for own in settings.values()
+        }  # fmt: skip
+        weight, activation, factor, accumulator, multiplying, *modes = next(iter(found))
+        if len(found) > 1 or len({weight, activation, factor}) > 1 or multiplying != accumulator or len(set(modes)) > 1:
+            raise ValueError(
+                f"the forward pass has several formats, accumulators or modes ({self}); here it takes one of each, for the "
+                "weights, activations and products of all modules"
+            )
+        return self.of(activation, accumulator, modes[0])
 
     def __str__(self) -> str:
-        return super().__str__().replace(f"fmt={self.fmt.name}", f"fmt={self.mapping}", 1)
+        parts = [f"fmt={self.mapping}", f"accumulate={self.accumulators}", f"rounding={self.roundings}"]
+        return ", ".join([*parts, *self._remaining])
 
 
-def _make_mixed(given: Mapping[Any, Any], accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> MixedPolicy:
-    mapping = parse_mapping(given)
-    accumulator = get_accumulator(accumulate)
-    first, *_ = (_checked(fmt, None, rounding, seed, granularity) for fmt in mapping.formats)
-    multiplied = [fmt for entry in mapping.entries for role, fmt in entry.formats if role == "activation"]
-    errors = [error for error in (_operand_error(accumulator, fmt) for fmt in multiplied) if error is not None]
-    if errors and len(errors) == len(multiplied):
-        raise errors[0]
-    return MixedPolicy(first.fmt, accumulator, first.rounding, seed, granularity, mapping)
+def _make_mixed(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> MixedPolicy:
+    accumulators = parse_mapping(ACCUMULATORS, accumulate)
+    roundings = parse_mapping(ROUNDINGS, rounding)
+    if isinstance(fmt, str) and fmt.strip().lower() == "native":
+        argument = "accumulate" if isinstance(accumulate, Mapping) else "rounding"
+        raise ValueError(
+            f'{argument}: a mapping goes with named formats; under fmt="native" one {argument} is that of all roles and modules'
+        )
+    mapping = parse_mapping(FORMATS, fmt)
+    draws = Rounding.STOCHASTIC in roundings.values
+    for each, mode in product(mapping.values, roundings.values):
+        _checked(each, None, mode, seed if not draws or mode is Rounding.STOCHASTIC else None, granularity)
+    factors = mapping.of_roles(("activation", "product"))
+    multiplying = accumulators.of_roles(("activation", "product"))
+    errors = [_operand_error(accumulator, each) for accumulator, each in product(multiplying, factors)]
+    if errors and None not in errors:
+        raise errors[0]  # type: ignore[misc]
+    first = mapping.values[0], accumulators.values[0], roundings.values[0]
+    return MixedPolicy(*first, seed, granularity, mapping, accumulators, roundings)
 
 
 def _operand_error(accumulator: Accumulator, fmt: Format) -> ValueError | None:
@@ -143,21 +206,21 @@ def mixed_products(policy: Policy, operands: Format) -> Policy:
 def make_policy(
     fmt: Any = "fp16",
     accumulate: Any = None,
-    rounding: str | Rounding = "nearest-even",
+    rounding: Any = "nearest-even",
     seed: int | None = None,
     granularity: str = "kernel",
 ) -> Policy:
-    """Parse and check the arguments that `run` and `emulate` share.
+    """Parse and check the arguments that `run` and `emulate` share; the first three may be mappings.
 
     Raises
     ------
     ValueError : unknown names (listing what there is), a format that float32 tensors cannot hold, a missing seed.
     NotImplementedError : choices that are specified but not built.
     """
+    if any(isinstance(given, Mapping) for given in (fmt, accumulate, rounding)):
+        return _make_mixed(fmt, accumulate, rounding, seed, granularity)
     if isinstance(fmt, str) and fmt.strip().lower() == "native":
         return _make_native(accumulate, rounding, seed, granularity)
-    if isinstance(fmt, Mapping):
-        return _make_mixed(fmt, accumulate, rounding, seed, granularity)
     policy = _checked(fmt, accumulate, rounding, seed, granularity)
     policy.accumulator.require_operands(policy.fmt)
     return policy

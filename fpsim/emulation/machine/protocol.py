@@ -39,12 +39,14 @@ class Machine(Protocol):
     policy: Policy
     fmt: Format
     task: Sum
+    product_task: Sum  # of products of matrices and convolutions
     rounding: Rounding
     finishing: Finish
     rules: dict[torch._ops.OpOverload, Rule]
     fast: bool
     stochastic: bool
     primitive: bool
+    has_factors: bool  # whether products read their factors in a format of their own
     optimizer: Any  # torch.optim.Optimizer while it steps, else None
 
     @property
@@ -60,6 +62,9 @@ class Machine(Protocol):
 
     def floating(self, tensor: torch.Tensor) -> torch.Tensor:
         """An operand as the float32 tensor that type promotion makes of it: integers are rounded to the format."""
+
+    def factor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A factor of products of matrices or of a convolution, as they read it; as `floating` otherwise."""
 
     def held(self, tensor: torch.Tensor) -> torch.Tensor:
         """As `operand`, for what the operation stores into as well: the values that are there now."""
@@ -98,7 +103,7 @@ class Machine(Protocol):
         """Whether this is `state["step"]` of the optimizer that is stepping: a count, which never rounds."""
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
-        """The sum of products of two operands' values."""
+        """The sum of products of two factors' values."""
 
     # Results
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
+from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy, make_policy
 from fpsim.emulation.replay.calls import Call, NotReplayed
 from fpsim.emulation.replay.differences import Difference, compare
 from fpsim.recorder.bundle import Bundle, load
@@ -94,6 +94,8 @@ def crosscheck_model(
     a recorded model computes in float32 beside them is then this machine's own torch, as it is under fmt="native".
     Raises BundleError for a file that is none, ValueError for a bundle whose dtypes the policy does not mean.
     """
+    if isinstance(policy, MixedPolicy):
+        raise ValueError(f"what was recorded says nothing of roles: crosscheck takes one setting for all, not {policy}")
     read = bundle if isinstance(bundle, Bundle) else load(bundle)
     check_records(read)
     calls = [Call(read, record) for record in read.records if record["kind"] == "call"]

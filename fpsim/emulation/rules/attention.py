@@ -31,7 +31,7 @@ from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.limits import in_fp32
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import register
-from fpsim.emulation.rules.matmul import by_library, is_native
+from fpsim.emulation.rules.matmul import by_library, multiplies_natively
 from fpsim.numbers.computing import joined
 from fpsim.numbers.formats import FP32, Format
 
@@ -70,18 +70,18 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _multiply(machine: Machine, left: Tensor, right: Tensor) -> np.ndarray:
     """The products of two stacks of values of the format, as the accumulator has them."""
-    if is_native(machine):
+    if multiplies_natively(machine):
         return _array(by_library(_aten.bmm.default, left.detach(), right.detach()))
     return accumulated_products(machine, machine.sum_of(left, right), _array(left), _array(right))
 
 
 def _multiply_and_round( machine: Machine, left: Tensor, right: Tensor, factor: float = 1.0, wide: bool = False) -> Tensor:
     """factor times the accumulated products, rounded once. `wide`: fp32 numbers on the left."""
-    if is_native(machine):
+    if multiplies_natively(machine):
         return _scaled(machine, _array(by_library(_aten.bmm.default, left.detach(), right.detach())), factor)
     if not wide and factor != 1:
         return _scaled(machine, _multiply(machine, left, right), factor)
-    task = machine.task.of_operands(_fp32_operands(machine)) if wide else machine.sum_of(left, right)
+    task = machine.product_task.of_operands(_fp32_operands(machine)) if wide else machine.sum_of(left, right)
     if factor == 1:
         return machine.exact(torch.from_numpy(products(machine, task, _array(left), _array(right))))
     return _scaled(machine, accumulated_products(machine, task, _array(left), _array(right)), factor)
@@ -98,9 +98,9 @@ def _scaled(machine: Machine, accumulated: np.ndarray, factor: float) -> Tensor:
 
 def _fp32_operands(machine: Machine) -> Format:
     """The format of fp32 probabilities beside what the machine reads; refused where a unit takes none."""
-    operands = joined(FP32, machine.task.operand)
+    operands = joined(FP32, machine.product_task.operand)
     try:
-        machine.task.accumulator.require_operands(operands)
+        machine.product_task.accumulator.require_operands(operands)
     except ValueError as error:
         raise machine.refuse(
             f"the math backend keeps probabilities in fp32, and {error}; leave out sdpa_kernel(SDPBackend.MATH)"
@@ -197,12 +197,14 @@ def attend(
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         shapes = ", ".join(str(tuple(item.shape)) for item in (query, key, value))
         raise RuntimeError(machine.message(f"query, key and value of shapes {shapes} do not fit together"))
-    query, key, value = machine.operands((query, key, value))
+    wide = wide and not machine.has_factors
+    query, key, value = map(machine.factor, (query, key, value))
     mask = None if mask is None else machine.operand(mask)
     scores, shape = _scores(machine, query, key)
     rows = _Rows(scores, shape, mask, is_causal, machine.scalar(scale))
     probabilities, read = _probabilities(machine, rows, _Dropout(kept, dropout_p, max(shape[-1], 1)), wide, keep)
-    out = _multiply_and_round(machine, _stacked(read, _groups(query, key)), _stacked(value, 1), wide=wide)
+    multiplied = read if wide else machine.factor(read)
+    out = _multiply_and_round(machine, _stacked(multiplied, _groups(query, key)), _stacked(value, 1), wide=wide)
     return out.view(*query.shape[:-1], value.shape[-1]), probabilities, read, rows
 
 
@@ -233,10 +235,11 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, value and, broadcast to the scores, the mask (empty where it is not asked for)."""
     machine.whole()
-    gradient, query, key, value = machine.operands((gradient, query, key, value))
+    wide = wide and not machine.has_factors
+    gradient, query, key, value = map(machine.factor, (gradient, query, key, value))
     groups, factor, keys = _groups(query, key), machine.scalar(scale), key.shape[-2]
     stacked = _stacked(gradient, groups)
-    read = read if wide else machine.operand(read)
+    read = read if wide else machine.factor(read)
     of_value = _multiply_and_round(machine, _stacked(read, groups).transpose(1, 2), stacked, wide=wide)
     change = np.ascontiguousarray(_multiply(machine, stacked, _stacked(value, 1).transpose(1, 2))).reshape(-1, max(keys, 1))
     dropout = _Dropout(kept, dropout_p, max(keys, 1))
@@ -262,7 +265,7 @@ def attention_backward(
             rounded = machine.compute(by_rows(slopes, keys), probabilities.shape, keys, _COST)
     else:
         of_scores = rounded = machine.compute(by_rows(slopes, keys), probabilities.shape, keys, _COST)
-    rows = _stacked(of_scores, groups)
+    rows = _stacked(of_scores if wide else machine.factor(of_scores), groups)
     of_query = _multiply_and_round(machine, rows, _stacked(key, 1), factor, wide)
     of_key = _multiply_and_round(machine, rows.transpose(1, 2), _stacked(query, groups), factor, wide)
     assert rounded is not None or not of_mask

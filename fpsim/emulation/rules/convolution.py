@@ -16,7 +16,7 @@ from fpsim.emulation.machine.engine import Watch, reduction
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
-from fpsim.emulation.rules.matmul import by_library, is_native, native
+from fpsim.emulation.rules.matmul import by_library, multiplies_natively
 from fpsim.sums.convolutions import Products, forward_into, input_gradient_into, weight_gradient_into
 from fpsim.sums.geometry import Geometry
 
@@ -87,21 +87,11 @@ def convolution(
 ) -> torch.Tensor:
     if x.dtype is torch.float64 and weight.dtype is torch.float64:
         return _aten.convolution.default(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    if is_native(machine):
-        return native(
-            machine,
-            _aten.convolution.default,
-            x,
-            weight,
-            bias,
-            stride,
-            padding,
-            dilation,
-            transposed,
-            output_padding,
-            groups,
-        )
-    x, weight = machine.floating(x), machine.floating(weight)
+    if multiplies_natively(machine):
+        given = (*map(machine.factor, (x, weight)), machine.operands(bias))
+        shape_arguments = (stride, padding, dilation, transposed, output_padding, groups)
+        return machine.finish(by_library(_aten.convolution.default, *given, *shape_arguments))
+    x, weight = machine.factor(x), machine.factor(weight)
     offsets = None if bias is None else array_of(machine.operand(bias).detach())
     dims = x.dim() - 2
     stride, padding, dilation, output_padding = (_full(item, dims) for item in (stride, padding, dilation, output_padding))
@@ -124,10 +114,13 @@ def convolution_backward(
     arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)
     if x.dtype is torch.float64 and weight.dtype is torch.float64:
         return _aten.convolution_backward.default(gradient, x, weight, *arguments)
-    gradient, x, weight = (machine.floating(item) for item in (gradient, x, weight))
-    if is_native(machine):
-        results = by_library(_aten.convolution_backward.default, gradient, x, weight, *arguments)
-        return tuple(None if item is None else machine.finish(item) for item in results)
+    whole = machine.floating(gradient)  # what the gradient of the bias sums
+    gradient, x, weight = map(machine.factor, (gradient, x, weight))
+    if multiplies_natively(machine):
+        gx, gw, gb = by_library(_aten.convolution_backward.default, gradient, x, weight, *arguments)
+        if output_mask[2] and whole is not gradient:
+            gb = whole.sum([axis for axis in range(whole.dim()) if axis != 1])
+        return tuple(None if item is None else machine.finish(item) for item in (gx, gw, gb))
     dims = x.dim() - 2
     stride, padding, dilation = (_full(item, dims) for item in (stride, padding, dilation))
     # A transposed convolution is the gradient of the convolution in which its input and its output change places; an output
@@ -142,6 +135,6 @@ def convolution_backward(
     if output_mask[1]:
         gw = machine.exact(_compute(machine, weight_gradient_into, target, source, tuple(weight.shape), geometry))
     if output_mask[2]:
-        axes = (0, *range(2, gradient.dim()))
-        gb = machine.exact(torch.from_numpy(np.ascontiguousarray(reduction(machine, array_of(gradient.detach()), axes))))
+        axes = (0, *range(2, whole.dim()))
+        gb = machine.exact(torch.from_numpy(np.ascontiguousarray(reduction(machine, array_of(whole.detach()), axes))))
     return gx, gw, gb

@@ -37,6 +37,18 @@ def is_native(machine: Machine) -> bool:
     return machine.policy.accumulator.kind is NATIVE
 
 
+def multiplies_natively(machine: Machine) -> bool:
+    """Whether products of matrices and convolutions are left to the library."""
+    return machine.product_task.accumulator.kind is NATIVE
+
+
+def native_product(machine: Machine, op: torch._ops.OpOverload, *args: Tensor, **factors: float) -> Tensor:
+    """A product in the library's own order, then one rounding; the last two arguments are multiplied."""
+    *addends, a, b = args
+    given = (*machine.operands(addends), machine.factor(a), machine.factor(b))
+    return machine.finish(by_library(op, *given, **factors))
+
+
 def _emulated(machine: Machine, *tensors: Tensor) -> bool:
     """Whether float32 operands make this an operation of the emulated format; all must be of one dtype then."""
     dtypes = {tensor.dtype for tensor in tensors}
@@ -55,7 +67,7 @@ def _array(machine: Machine, tensor: Tensor) -> np.ndarray:
 
 def _factors(machine: Machine, a: Tensor, b: Tensor) -> tuple[Sum, np.ndarray, np.ndarray]:
     """Two operands as arrays, behind what the sum of their products is."""
-    a, b = machine.operand(a), machine.operand(b)
+    a, b = machine.factor(a), machine.factor(b)
     return machine.sum_of(a, b), marks.array_of(a.detach()), marks.array_of(b.detach())
 
 
@@ -76,17 +88,17 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
     def mm(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
-        if is_native(machine):
-            return native(machine, op, a, b)
+        if multiplies_natively(machine):
+            return native_product(machine, op, a, b)
         _shapes(machine, a, b, 2)
         task, left, right = _factors(machine, a, b)
         return _result(machine, product(machine, task, left, right))
 
-    def addmm( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    def addmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
-        if is_native(machine):
-            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        if multiplies_natively(machine):
+            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
         _shapes(machine, a, b, 2)
         addend = None if beta == 0 else _array(machine, c)
         task, left, right = _factors(machine, a, b)
@@ -95,43 +107,57 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
     def bmm(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
-        if is_native(machine):
-            return native(machine, op, a, b)
+        if multiplies_natively(machine):
+            return native_product(machine, op, a, b)
         _shapes(machine, a, b, 3)
         task, left, right = _factors(machine, a, b)
         return _result(machine, products(machine, task, left, right))
 
-    def baddbmm( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    def baddbmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
-        if is_native(machine):
-            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        if multiplies_natively(machine):
+            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
         _shapes(machine, a, b, 3)
         shape = (a.shape[0], a.shape[1], b.shape[2])
         addend = None if beta == 0 else np.broadcast_to(_array(machine, c), shape)
         task, left, right = _factors(machine, a, b)
         return _result(machine, products(machine, task, left, right, addend, alpha, beta))
 
+    def addbmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+        """c + the sum of a batch of products: every element one chain over (batch, k)."""
+        if not _emulated(machine, c, a, b):
+            return op(c, a, b, beta=beta, alpha=alpha)
+        if multiplies_natively(machine):
+            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
+        _shapes(machine, a, b, 3)
+        addend = None if beta == 0 else _array(machine, c)
+        task, left, right = _factors(machine, a, b)
+        rows = left.swapaxes(0, 1).reshape(a.shape[1], -1)
+        return _result(machine, product(machine, task, rows, right.reshape(-1, b.shape[2]), addend, alpha, beta))
+
     def mv(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
-        return native(machine, op, a, b) if is_native(machine) else mm(machine, a, b.unsqueeze(1)).squeeze(1)
+        if multiplies_natively(machine):
+            return native_product(machine, op, a, b)
+        return mm(machine, a, b.unsqueeze(1)).squeeze(1)
 
     def dot(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
         if not _emulated(machine, a, b):
             return op(a, b)
-        if is_native(machine):
-            return native(machine, op, a, b)
+        if multiplies_natively(machine):
+            return native_product(machine, op, a, b)
         if a.dim() != 1 or a.shape != b.shape:
             raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no dot product"))
         task, row, column = _factors(machine, a, b)
         return _result(machine, product(machine, task, row[None], column[:, None])).reshape(())
 
-    def addmv( machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    def addmv(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not _emulated(machine, c, a, b):
             return op(c, a, b, beta=beta, alpha=alpha)
-        if is_native(machine):
-            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        if multiplies_natively(machine):
+            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
         column = c.expand(a.shape[0]).unsqueeze(1)
         addend = None if beta == 0 else _array(machine, column)
         task, rows, values = _factors(machine, a, b)
@@ -142,6 +168,7 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
         "addmm": addmm,
         "bmm": bmm,
         "baddbmm": baddbmm,
+        "addbmm": addbmm,
         "mv": mv,
         "dot": dot,
         "vdot": dot,
@@ -150,6 +177,6 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
     return rules[name]
 
 
-register_functional("mm addmm bmm baddbmm mv dot vdot addmv", "matmul", _rule_for)
+register_functional("mm addmm bmm baddbmm addbmm mv dot vdot addmv", "matmul", _rule_for)
 
 addmm_rule = RULES[torch.ops.aten.addmm.default]

@@ -12,7 +12,7 @@ from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import RULES, WHOLE, Entry, Rule, enter, name_of, names, register, register_functional
 from fpsim.emulation.rules.elementwise import wide_rule
 from fpsim.emulation.rules.exact import exact_rule
-from fpsim.emulation.rules.matmul import addmm_rule, is_native, native
+from fpsim.emulation.rules.matmul import addmm_rule, multiplies_natively, native_product
 from fpsim.emulation.rules.reductions import axes_of, columns_of, shape_of
 
 _aten = torch.ops.aten
@@ -131,32 +131,17 @@ register_functional("nansum", "reduction", _sum_of_numbers_rule)
 # Matrix products in other clothes
 
 
-def _batches_rule(op: torch._ops.OpOverload) -> Rule:
-    """c + the sum of a batch of products: every element one chain over (batch, k)."""
-
-    def addbmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        if is_native(machine):
-            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
-        rows = a.transpose(0, 1).reshape(a.shape[1], -1)
-        return addmm_rule(
-            machine, machine.operands(c), machine.operands(rows), b.reshape(-1, b.shape[2]), beta=beta, alpha=alpha
-        )
-
-    return addbmm
-
-
 def _outer_rule(op: torch._ops.OpOverload) -> Rule:
     def addr(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         if not c.is_floating_point():
             return op(c, a, b, beta=beta, alpha=alpha)
-        if is_native(machine):
-            return native(machine, op, c, a, b, beta=beta, alpha=alpha)
+        if multiplies_natively(machine):
+            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
         return addmm_rule(machine, c, a.unsqueeze(1), b.unsqueeze(0), beta=beta, alpha=alpha)
 
     return addr
 
 
-register_functional("addbmm", "matmul", _batches_rule)
 register_functional("addr", "matmul", _outer_rule)
 
 

@@ -1,0 +1,100 @@
+"""What can be given by role and by module, and what each module has then: formats, accumulators, rounding modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
+
+from fpsim.accumulation import Accumulator, get_accumulator
+from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.rounding import Rounding, get_rounding
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModuleFormats:
+    """The formats of one module, by role.
+
+    weight      what its parameters and float buffers hold
+    activation  what its forward pass reads every operand in and rounds every result to
+    gradient    what its part of the backward pass reads gradients in and rounds every result to
+    optimizer   what an optimizer keeps for its parameters, and rounds intermediate results to
+    product     what products of matrices and convolutions read their factors in; None: as for any other operation
+    """
+
+    weight: Format
+    activation: Format
+    gradient: Format
+    optimizer: Format
+    product: Format | None = None
+
+
+@dataclass(frozen=True)
+class ModuleAccumulators:
+    """What accumulates the sums of one module's forward pass (activation), backward pass (gradient) and updates (optimizer).
+
+    product     the same for products of matrices and convolutions of every pass; None: as for any other sum
+    """
+
+    activation: Accumulator
+    gradient: Accumulator
+    optimizer: Accumulator
+    product: Accumulator | None = None
+
+
+@dataclass(frozen=True)
+class ModuleRoundings:
+    """The modes of one module, by role: that of what is rounded to the role's format outside of updates.
+
+    optimizer   that of every rounding of an update, whatever it writes to
+    product     None: that of the format in which any other operation reads the factor
+    """
+
+    weight: Rounding
+    activation: Rounding
+    gradient: Rounding
+    optimizer: Rounding
+    product: Rounding | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleSettings:
+    """All settings of one module; two of one model are the same object where they are equal."""
+
+    formats: ModuleFormats
+    accumulators: ModuleAccumulators
+    roundings: ModuleRoundings
+
+
+@dataclass(frozen=True)
+class Setting(Generic[T]):
+    """An argument that may be a mapping: its name, what a value of it is called, the values of a module, how one is read."""
+
+    argument: str
+    noun: str
+    of_module: type
+    read: Callable[[Any], T]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that have a value of their own."""
+        return tuple(field.name for field in fields(self.of_module))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The roles that always have one."""
+        return tuple(role for role in self.roles if role != "product")
+
+
+def _read_format(value: Any) -> Format:
+    if isinstance(value, str) and value.strip().lower() == "native":
+        raise ValueError('"native" stands alone: there each dtype means itself')
+    return get_format(value)
+
+
+FORMATS = Setting("fmt", "format", ModuleFormats, _read_format)
+ACCUMULATORS = Setting("accumulate", "accumulator", ModuleAccumulators, get_accumulator)
+ROUNDINGS = Setting("rounding", "mode", ModuleRoundings, get_rounding)
+ROLES = FORMATS.roles
