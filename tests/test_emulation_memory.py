@@ -219,7 +219,7 @@ def test_what_nobody_else_has_stays_marked():
                 optimizer.zero_grad()
                 (sim(torch.ones(5, 4))[0] * own).sum().backward()
                 optimizer.step()
-                tag = sim._emulation.machine.tag
+                tag = sim._emulation.machine.arithmetic.tag
                 state = [value for values in optimizer.state.values() for name, value in values.items() if name != "step"]
                 for tensor in (*sim.parameters(), own, own.grad, *state):
                     assert marks.tag_on(tensor) is tag

@@ -317,7 +317,7 @@ def test_what_is_counted():
 
 def test_marks_follow_storages():
     sim = fpsim.run(mlp(), "fp16")
-    assert marks.tag_on(sim.model[0].weight) is sim._emulation.machine.tag
+    assert marks.tag_on(sim.model[0].weight) is sim._emulation.machine.arithmetic.tag
     with sim:
         x = torch.from_numpy(array := np.full(3, 0.1, np.float32))
         y = x * 1

@@ -41,6 +41,9 @@ STEPS: set[torch._ops.OpOverload] = set()
 #: Names of operations whose rule is one kernel of many steps.
 WHOLE: set[str] = set()
 
+#: What has the dtype of its first operand, whatever it is filled with.
+OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill"))
+
 
 def name_of(op: torch._ops.OpOverload) -> str:
     """The name of an operation without its namespace, and without the mark of its in-place form."""
@@ -148,6 +151,17 @@ def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
             yield from tensors_in(value)
 
 
+def mapped(function: Callable[[Any], Any], value: Any, kind: type | tuple[type, ...] = torch.Tensor) -> Any:
+    """The value with the function applied to every tensor (or other kind) inside lists, tuples and dictionaries."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([mapped(function, item, kind) for item in value])
+    if isinstance(value, dict):
+        return {key: mapped(function, item, kind) for key, item in value.items()}
+    return value
+
+
 def names(text: str) -> list[str]:
     """The names of operations in a text."""
     return text.split()
@@ -225,6 +239,11 @@ def positions(op: torch._ops.OpOverload) -> tuple[int, tuple[tuple[int, str], ..
         if is_statistic or (argument.alias_info is not None and argument.alias_info.is_write):
             written.append((index, argument.name))
     return dtype, tuple(written)
+
+
+def written_by(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments of a call that the operation writes to."""
+    return [args[index] if index < len(args) else kwargs.get(name) for index, name in positions(op)[1]]
 
 
 def each_element(args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -20,6 +20,7 @@ from fpsim.emulation.certification.products import slopes_of_products
 from fpsim.emulation.certification.slopes import Slope, linear, upwards
 from fpsim.emulation.certification.table import Call, Products, Unit, multiplied, register
 from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.policy import Policy, mixed_products
 from fpsim.emulation.rules.attention import ATTENTION, attend
 from fpsim.numbers.computing import joined
@@ -58,7 +59,7 @@ def output(weights: _Tensor, value: _Tensor, wide: bool) -> _Tensor:
 
 
 def record_steps(
-    machine: Any, step: Callable[[Any, Sequence[Any], _Tensor], _Tensor], args: Sequence[Any]
+    machine: FormatMachine, step: Callable[[Any, Sequence[Any], _Tensor], _Tensor], args: Sequence[Any]
 ) -> tuple[_Tensor, ...]:
     """Run the kernel and write down its four steps by `step(op, args, result)`; what the operation returns."""
     query, key, value, mask, kept, dropout_p, is_causal, scale, wide, _ = args

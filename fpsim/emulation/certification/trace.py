@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.registry import TABLE
 from fpsim.emulation.rules.attention import ATTENTION
 from fpsim.emulation.rules.exact import MAKERS
@@ -109,11 +110,11 @@ class _Recorder(TorchDispatchMode):
     """Sees every operation before the emulating mode below it, and writes down what went in and what came out.
 
     The emulation runs as it does without a recorder, draw for draw: what an operation reads a tensor from outside as, the
-    machine tells (`Machine.reads`), each time that it does. Tensors are known by where they lie: views of one storage with the
+    machine tells (`reads`), each time that it does. Tensors are known by where they lie: views of one storage with the
     same shape and strides are one tensor. The trace keeps every storage alive, so that no place is used twice.
     """
 
-    def __init__(self, machine: Any, trace: Trace):
+    def __init__(self, machine: FormatMachine, trace: Trace):
         super().__init__()
         self.machine, self.trace = machine, trace
         self._numbers: dict[Any, int] = {}
@@ -222,7 +223,7 @@ class _Recorder(TorchDispatchMode):
             raise UnsupportedOp(f"{reader}: certification cannot see what it reads a tensor from outside the model as")
         self._outside.append(tensor)  # kept, so that no other tensor takes its place
         number = self.leaf(found.pop(0) if len(found) > 1 else (*found, tensor)[0], tensor)
-        if not self.machine.stochastic:
+        if not self.machine.arithmetic.stochastic:
             self._leaves[place] = number
         return number
 
@@ -289,7 +290,7 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
             for item in inputs:
                 if item.is_floating_point() and item.dtype is not _FLOAT32:
                     raise UnsupportedOp(f"an input of {item.dtype}: certification takes models and inputs in float32")
-                if item.is_floating_point() and machine.stochastic and not box:  # drawn anew wherever it is read
+                if item.is_floating_point() and machine.arithmetic.stochastic and not box:  # drawn anew wherever it is read
                     given.append(item)
                     continue
                 given.append(machine.operand(item.detach().clone()))

@@ -21,13 +21,15 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.emulation.dispatch import switches
+from fpsim.emulation.dispatch.halves import Halves
+from fpsim.emulation.dispatch.mixed import MixedMode
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.dispatch.names import ModuleNames
+from fpsim.emulation.dispatch.native import NativeMode
 from fpsim.emulation.machine import marks, memory
-from fpsim.emulation.machine.halves import Halves
-from fpsim.emulation.machine.machine import Machine
-from fpsim.emulation.machine.mixed import MixedMachine, MixedMode
-from fpsim.emulation.machine.native import NativeMachine, NativeMode
+from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.machine.mixed import MixedMachine
+from fpsim.emulation.machine.native import NativeMachine
 from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy
 from fpsim.emulation.machine.results import Time
 from fpsim.emulation.machine.settings import ModuleSettings
@@ -38,7 +40,7 @@ _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
 
 #: What emulates a policy: a machine for each thread, and the mode that hands it operations.
 _KINDS: dict[type[Policy], tuple[Any, Any]] = {
-    Policy: (Machine, EmulationMode),
+    Policy: (FormatMachine, EmulationMode),
     NativePolicy: (NativeMachine, NativeMode),
     MixedPolicy: (MixedMachine, MixedMode),
 }
@@ -77,7 +79,8 @@ def current() -> Emulation | None:
     modes = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, EmulationMode)]
     if not modes:
         return None
-    emulation: Emulation = modes[-1].machine.emulation
+    emulation = modes[-1].machine.emulation
+    assert isinstance(emulation, Emulation)
     emulation._local.machine = modes[-1].machine
     return emulation
 
@@ -94,7 +97,7 @@ class _Local(threading.local):
     def __init__(self) -> None:
         self.depth = 0
         self.lent = False  # by a thread that waits for this one
-        self.machine: Machine | None = None
+        self.machine: FormatMachine | None = None
         self.mode: EmulationMode | None = None
 
 
@@ -113,7 +116,7 @@ class Emulation:
         self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self._local = _Local()
-        self._machines: list[Machine] = []
+        self._machines: list[FormatMachine] = []
         self._retired: dict[tuple[str, Any, bool], np.ndarray] = {}  # counts of threads that have ended
         _everything.add(self)
         memory.watch()
@@ -124,7 +127,7 @@ class Emulation:
         return self._local.depth > 0 or current() is self
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> FormatMachine:
         """This thread's machine."""
         local = self._local
         if local.machine is None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fpsim.emulation.dispatch.decompositions import decomposition_of
 from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.machine import Machine
+from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.updates import KINDS
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
@@ -27,7 +27,7 @@ class EmulationMode(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, machine: Machine):
+    def __init__(self, machine: FormatMachine):
         super().__init__()
         self.machine = machine
         machine.stepping = self
@@ -101,7 +101,7 @@ class EmulationMode(TorchDispatchMode):
         if "_amp_" in str(func):
             error = self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')
         else:
-            error = UnsupportedOp(f"{func} has no rule, so emulation under {self.machine.policy} cannot run it")
+            error = UnsupportedOp(f"{func} has no rule, so emulation under {self.machine.arithmetic.policy} cannot run it")
         self._explain(error, func, args, kwargs)
         raise error
 

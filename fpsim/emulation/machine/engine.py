@@ -58,7 +58,7 @@ def product(
     is what `machine.sum_of` says of a and b.
     """
     out = np.empty((a.shape[0], b.shape[1]), np.float32)
-    draws = Draws(machine.key() if machine.stochastic else 0, 0, out.shape[1])
+    draws = Draws(machine.draws(), 0, out.shape[1])
     if alpha == 1 and (addend is None or beta == 1):
         addends = () if addend is None else (addend,)
         watch = Watch(machine)
@@ -89,11 +89,11 @@ def products(
         for index, (left, right) in enumerate(zip(a, b, strict=True)):
             out[index] = product(machine, task, left, right, None if addend is None else addend[index], alpha, beta)
         return out
-    accumulated = None if addend is not None or machine.stochastic else _in_one_call(task, a, b)
+    accumulated = None if addend is not None or machine.arithmetic.stochastic else _in_one_call(task, a, b)
     if accumulated is not None:
         return _finished(machine, task, a, b, accumulated)
     row = machine.row()
-    keys = [machine.key() if machine.stochastic else 0 for _ in a]
+    keys = [machine.draws() for _ in a]
     rows = np.zeros((len(a), row.size), row.dtype)
 
     def some(first: int, last: int) -> None:
@@ -114,14 +114,14 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
     An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
     """
     row = machine.row()
-    out = None if machine.stochastic else _in_one_call(task, a, b)
+    out = None if machine.arithmetic.stochastic else _in_one_call(task, a, b)
     if out is not None:
         Watch(machine, row).finish(np.ascontiguousarray(out), a, b)
         return out
     held = FP64 if task.accumulator.kind is EXACT else task.held
     unrounded = task.rounded_to(held)
     out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32 if holds(np.dtype(np.float32), held) else np.float64)
-    keys = [machine.key() if machine.stochastic else 0 for _ in a]
+    keys = [machine.draws() for _ in a]
     rows = np.zeros((len(a), row.size), row.dtype)
 
     def some(first: int, last: int) -> None:
@@ -153,7 +153,7 @@ def _finished(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarray, accumul
     counts = np.zeros_like(row)
     out = np.empty(accumulated.shape, np.float32)
     values = np.ascontiguousarray(accumulated).reshape(-1)
-    machine.finishing.round(values, out.reshape(-1), counts)
+    machine.arithmetic.finishing.round(values, out.reshape(-1), counts)
     if counts[counting.INFINITE] and task.target == task.result:  # as `Watch.finish` has it: overflows
         for left, right, result in zip(a, b, accumulated, strict=True):
             infinite = int(np.isinf(result).sum())
@@ -173,20 +173,20 @@ def _epilogue(
         scaled = addend.astype(np.float64)
         if beta != 1:
             scaled = _rounded(machine, scaled * machine.scalar(float(beta)), inner)
-        total = _rounded(machine, odd_sum(total, scaled, machine.rounding), inner)
+        total = _rounded(machine, odd_sum(total, scaled, machine.arithmetic.rounding), inner)
     return machine.finish(torch.from_numpy(np.ascontiguousarray(total))).numpy()
 
 
 def _rounded(machine: Machine, values: np.ndarray, fmt: Format) -> np.ndarray:
     values = np.ascontiguousarray(values)
-    round_into(values, values, fmt, machine.rounding, machine.key() if machine.stochastic else 0)
+    round_into(values, values, fmt, machine.arithmetic.rounding, machine.draws())
     return values
 
 
 def reduction(machine: Machine, x: np.ndarray, axes: tuple[int, ...], mean: bool = False) -> np.ndarray:
     """The sum (or mean) over the axes, in row-major order of what is summed; float32 out, the axes gone."""
     watch = Watch(machine)
-    key = machine.key() if machine.stochastic else 0
-    out = (mean_axes if mean else sum_axes)(machine.task, x, axes, key)
+    key = machine.draws()
+    out = (mean_axes if mean else sum_axes)(machine.arithmetic.task, x, axes, key)
     watch.finish(np.ascontiguousarray(out), x)
     return out

@@ -17,7 +17,6 @@ does not depend on how others round.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,19 +24,17 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch._C._dynamo import eval_frame
 
 from fpsim.accumulation import Accumulator
 from fpsim.accumulation.kinds import UNIT
 from fpsim.accumulation.units import Formats
-from fpsim.emulation.dispatch.mode import EmulationMode
-from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.machine import Machine
+from fpsim.emulation.machine.arithmetic import Arithmetic
+from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import MixedPolicy, mixed_products
 from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings, Setting
-from fpsim.emulation.machine.updates import KINDS
-from fpsim.emulation.registry import TABLE, each_element, names, positions, tensors_in
+from fpsim.emulation.registry import TABLE, names, positions, tensors_in
 from fpsim.numbers.computing import joined
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
@@ -49,8 +46,6 @@ _ROUNDING_FAMILIES = frozenset(
     names("matmul convolution reduction softmax attention normalization loss elementwise elementary")
 )
 _NUMBER = torch.ops.aten._local_scalar_dense.default
-_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
-_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 
 
 class RoleTag(marks.Tag):
@@ -89,23 +84,21 @@ class _Turn:
         return replace(self, result=fmt, role=role, module=module, rounding=mode)
 
 
-class MixedMachine(Machine):
+class MixedMachine(FormatMachine):
     """A machine with several settings: `turn` before each rule."""
 
-    policy: MixedPolicy
     _turned: _Turn
 
-    def __init__(self, policy: MixedPolicy, emulation: Any = None):
+    def __init__(self, policy: MixedPolicy, emulation: Surroundings):
         super().__init__(policy, emulation)
-        self.mixed = policy
+        self._policies = policy
         self._begin_era()
 
     def _begin_era(self) -> None:
         self._era = object()
         self._tags: dict[Any, RoleTag] = {}
-        self._arithmetics: dict[_Turn, dict[str, Any]] = {}
+        self._arithmetics: dict[_Turn, Arithmetic] = {}
         self._targets: tuple[torch.Tensor, ...] = ()
-        self._uniform = True
         self._checks = False
         self._turn_to(_forward_turn(self.settings_at("")))
 
@@ -124,12 +117,15 @@ class MixedMachine(Machine):
 
     def settings_at(self, path: str) -> ModuleSettings:
         """The settings of a module; one that is no part of the model has those of what calls it."""
-        settings = self.emulation.settings
-        found = settings.get(path)
-        while found is None:
+        settings = self._settings()
+        while path not in settings:
             path = path.rpartition(".")[0]
-            found = settings.get(path)
-        return found
+        return settings[path]
+
+    def _settings(self) -> dict[str, ModuleSettings]:
+        settings = self.emulation.settings
+        assert settings is not None
+        return settings
 
     def epsilon(self, dtype: torch.dtype) -> float:
         return 2.0 ** (1 - self.settings_at(self.path).formats.activation.precision)
@@ -178,30 +174,30 @@ class MixedMachine(Machine):
         arithmetic = self._arithmetics.get(turn)
         if arithmetic is None:
             arithmetic = self._arithmetics[turn] = self._arithmetic(turn)
-        self.__dict__.update(arithmetic)
+        self.arithmetic = arithmetic
         self._turned = turn
 
-    def _arithmetic(self, turn: _Turn) -> dict[str, Any]:
+    def _arithmetic(self, turn: _Turn) -> Arithmetic:
         module, formats = turn.module, turn.module.formats
         read = [turn.read, turn.read_gradient, turn.result]
         if None in read:
             read = [formats.weight, formats.activation, formats.gradient, formats.optimizer, turn.result]
         accumulator = getattr(module.accumulators, turn.by)
-        policy = self.mixed.of(turn.result, accumulator, turn.rounding)
-        uniform = len(set(read)) == 1
-        arithmetic = self.arithmetic_of(policy)
+        policy = self._policies.of(turn.result, accumulator, turn.rounding)
+        arithmetic = replace(Arithmetic.of(policy), tag=self.role_tag(turn.result, turn.role, module))
         operands = turn.result
-        if not uniform:  # what float32 makes of wider operands would be rounded twice
+        if len(set(read)) > 1:
             operands = joined(*(fmt for fmt in read if fmt is not None))
             policy = mixed_products(policy, operands)
             task = Sum.of(operands, policy.accumulator, policy.rounding, policy.fmt)
-            arithmetic |= {"policy": policy, "task": task, "fast": False}
+            # what float32 makes of wider operands would be rounded twice
+            arithmetic = replace(arithmetic, policy=policy, task=task, fast=False, uniform=False)
         factors = formats.product or operands
         multiplying = (module.accumulators.product or accumulator).widened(factors)
-        arithmetic["product_task"] = Sum.of(factors, multiplying, turn.rounding, turn.result)
-        if self.mixed.draws:  # the ways of stochastic rounding, which take a key for each
-            arithmetic |= {"stochastic": True, "fast": False}
-        return arithmetic | {"tag": self.role_tag(turn.result, turn.role, module), "_uniform": uniform}
+        product_task = Sum.of(factors, multiplying, turn.rounding, turn.result)
+        if self._policies.draws:  # the ways of stochastic rounding, which take a key for each
+            arithmetic = replace(arithmetic, stochastic=True, fast=False)
+        return replace(arithmetic, product_task=product_task)
 
     @contextmanager
     def as_forward(self) -> Iterator[None]:
@@ -264,7 +260,7 @@ class MixedMachine(Machine):
             mark = self._known(tensor)
         if mark is None or mark.fmt is wanted:
             return tensor
-        unit = self.product_task.accumulator.unit
+        unit = self.arithmetic.product_task.accumulator.unit
         mode = turn.module.roundings.product or (unit.conversion_to(wanted) if unit is not None else None)
         return self._read_in(tensor, mark, wanted, mode or self._mode_of_reading(mark))
 
@@ -300,8 +296,8 @@ class MixedMachine(Machine):
         return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
-        task = self.product_task
-        if self._uniform or self._turned.module.formats.product is not None or task.accumulator.kind is not UNIT:
+        task = self.arithmetic.product_task
+        if self.arithmetic.uniform or self._turned.module.formats.product is not None or task.accumulator.kind is not UNIT:
             return task
         marks = [self._known(tensor) for tensor in (left, right)]
         first, second = (mark.fmt if mark is not None else None for mark in marks)
@@ -314,7 +310,7 @@ class MixedMachine(Machine):
     # Results
 
     def exact(self, result: torch.Tensor) -> torch.Tensor:
-        if self._uniform or not self._checks or result.dtype is not _FLOAT32:
+        if self.arithmetic.uniform or not self._checks or result.dtype is not _FLOAT32:
             return super().exact(result)
         return self._round(result)
 
@@ -332,11 +328,11 @@ class MixedMachine(Machine):
     def write(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         if target is result or target.dtype is not _FLOAT32:
             return super().write(target, result)
-        if result.dtype is _FLOAT32 and marks.tag_on(result) is not self.tag and not self._uniform:
+        if result.dtype is _FLOAT32 and marks.tag_on(result) is not self.arithmetic.tag and not self.arithmetic.uniform:
             result = self._round(result.detach().clone(memory_format=torch.preserve_format))
         before = self._known(target)
         super().write(target, result)
-        if before is not None and before is not self.tag and not marks.covers_storage(target):
+        if before is not None and before is not self.arithmetic.tag and not marks.covers_storage(target):
             marks.claim(target, self.role_tag(None, before.role, before.module))
         return target
 
@@ -362,7 +358,7 @@ class MixedMachine(Machine):
     def formats_of(
         self, tensors: list[torch.Tensor], model: torch.nn.Module
     ) -> Iterator[tuple[torch.Tensor, Format, Rounding, marks.Tag]]:
-        for tensor, module in _state_of(model, self.emulation.settings):
+        for tensor, module in _state_of(model, self._settings()):
             fmt = module.formats.weight
             yield tensor, fmt, module.roundings.weight, self.role_tag(fmt, "weight", module)
 
@@ -444,57 +440,3 @@ def _targets(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> tu
     if not written or any(given.alias_info is None for given in op._schema.returns):
         return ()
     return tuple(tensors_in(args[index] if index < len(args) else kwargs.get(name) for index, name in written))
-
-
-class MixedMode(EmulationMode):
-    """One thread's mode where there are several settings."""
-
-    machine: MixedMachine
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        kind = KINDS.get(func)
-        if kind is not None and kind.concerns(args, kwargs):
-            changes = self.machine.updates.before(kind, args, kwargs)
-            if changes:
-                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
-                return self.machine.updates.observe(func, kind, changes, again)
-        entry = TABLE.get(func)
-        if entry is None:
-            return self._without_rule(func, args, kwargs)
-        if types and not marks.PLAIN_TYPES.issuperset(types):
-            self._refuse_subclasses(func, types)
-        if self.machine.optimizer is not None:
-            result = self.in_halves(func, types, args, kwargs)
-            if result is not NotImplemented:
-                return result
-        self.machine.op = func
-        try:
-            if _modes_left() == 0:
-                result = self.compute(func, args, kwargs)
-            else:
-                with _without_dispatch():
-                    result = self.compute(func, args, kwargs)
-        except UnsupportedOp as error:
-            self._explain(error, func, args, kwargs)
-            raise
-        self.machine.results.note(result)
-        return result
-
-    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        machine, entry = self.machine, TABLE[func]
-        if entry.family == "foreach":  # each element may have settings of its own
-            results: list[torch.Tensor] = []
-            for arguments, named in each_element(args, kwargs):
-                machine.turn(entry.op, arguments, named)
-                results += machine.rules[entry.op](machine, *arguments, **named) or []
-            return results or None
-        if entry.family != "view":
-            machine.turn(entry.op, args, kwargs)
-        return machine.rules[entry.op](machine, *args, **kwargs)
-
-
-eval_frame.set_code_exec_strategy(
-    MixedMode.__torch_dispatch__.__code__,
-    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
-)

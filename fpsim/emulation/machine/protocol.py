@@ -10,11 +10,9 @@ import numpy as np
 import torch
 
 from fpsim.emulation.errors import UnsupportedOp
-from fpsim.emulation.machine.finishing import Finish, Values
-from fpsim.emulation.machine.policy import Policy
+from fpsim.emulation.machine.arithmetic import Arithmetic
+from fpsim.emulation.machine.finishing import Values
 from fpsim.emulation.machine.tables import Function
-from fpsim.numbers.formats import Format
-from fpsim.numbers.rounding import Rounding
 from fpsim.sums.task import Sum
 
 #: A function that does what one operation does: it gets the machine, then the operation's own arguments.
@@ -36,16 +34,8 @@ class Told(Protocol):
 class Machine(Protocol):
     """Operands in, rounded results out, everything counted. Tensors are float32 tensors of values of the format."""
 
-    policy: Policy
-    fmt: Format
-    task: Sum
-    product_task: Sum  # of products of matrices and convolutions
-    rounding: Rounding
-    finishing: Finish
+    arithmetic: Arithmetic
     rules: dict[torch._ops.OpOverload, Rule]
-    fast: bool
-    stochastic: bool
-    primitive: bool
     has_factors: bool  # whether products read their factors in a format of their own
     optimizer: Any  # torch.optim.Optimizer while it steps, else None
 
@@ -147,8 +137,8 @@ class Machine(Protocol):
     def count_before(self, flat: np.ndarray, row: np.ndarray) -> None:
         """Count what rounding these float32 or float64 numbers to the format is about to do."""
 
-    def key(self) -> int:
-        """The key of one rounding's draws."""
+    def draws(self) -> int:
+        """The key of one rounding's draws, 0 where it draws nothing."""
 
     def dispatching(self) -> AbstractContextManager[None]:
         """Within a rule: torch's operations meet their own rules again."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fpsim.backend.numba import passes
-from fpsim.emulation.machine.machine import WORTH_A_PASS
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
+from fpsim.emulation.machine.writing import WORTH_A_PASS
 from fpsim.emulation.registry import RULES, Entry, Rule, enter, register_functional
 from fpsim.numbers.operations import odd_sum
 
@@ -23,7 +23,8 @@ def _exact_wide(machine: Machine, name: str, x: Tensor, y: Tensor) -> Tensor:
     """What in float64 one rounding in any mode is right from: products are exact, quotients have 53 >= 2p + 2 bits."""
     if name in ("add", "sub"):
         second = y.detach().numpy()
-        return torch.from_numpy(np.asarray(odd_sum(x.detach().numpy(), second if name == "add" else -second, machine.rounding)))
+        total = odd_sum(x.detach().numpy(), second if name == "add" else -second, machine.arithmetic.rounding)
+        return torch.from_numpy(np.asarray(total))
     return getattr(torch, name)(x.double(), y.double())
 
 
@@ -58,7 +59,8 @@ def _arithmetic(name: str) -> Callable[..., Tensor]:
     with_tensor, with_number = _PASSES[name]
 
     def rule(machine: Machine, a: Any, b: Any, alpha: float = 1, into: MaybeTensor = None) -> Tensor:
-        if alpha == 1 and machine.fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
+        fast = machine.arithmetic.fast
+        if alpha == 1 and fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
             return machine.finish(function(a, b))
         a_is_scalar, b_is_scalar = not isinstance(a, Tensor), not isinstance(b, Tensor)
         a = a if a_is_scalar else machine.operand(a)
@@ -73,7 +75,7 @@ def _arithmetic(name: str) -> Callable[..., Tensor]:
             a_is_scalar, b_is_scalar = not isinstance(a, Tensor), not isinstance(b, Tensor)
         a = machine.scalar(a) if a_is_scalar else a
         b = machine.scalar(b) if b_is_scalar else b
-        if machine.fast and not a_is_scalar and (alpha == 1 or not (machine.primitive or b_is_scalar)):
+        if fast and not a_is_scalar and (alpha == 1 or not (machine.arithmetic.primitive or b_is_scalar)):
             factor = machine.scalar(alpha) if alpha != 1 else b if b_is_scalar else 1.0
             factor = -factor if name == "sub" else factor
             operation, operands = (with_number, (a,)) if b_is_scalar else (with_tensor, (a, b))
@@ -82,7 +84,7 @@ def _arithmetic(name: str) -> Callable[..., Tensor]:
                 return result
         if alpha != 1:
             return _scaled(machine, function, a, b, machine.scalar(alpha))
-        if machine.fast:
+        if fast:
             return machine.finish(function(a, b))
         if a_is_scalar or b_is_scalar:
             return _with_scalar(machine, function, a, b)
@@ -97,21 +99,21 @@ def _with_scalar(machine: Machine, function: Callable[..., Any], x: Any, y: Any)
     Stochastic rounding sees float64 instead, so that its probabilities are those of the exact result. Under "primitive"
     the number is a value of the format.
     """
-    if machine.stochastic or machine.primitive:
+    if machine.arithmetic.stochastic or machine.arithmetic.primitive:
         return machine.finish(function(*(item.double() if isinstance(item, Tensor) else item for item in (x, y))))
     return machine.finish(function(x, y))
 
 
 def _scaled(machine: Machine, function: Callable[..., Any], x: Any, y: Any, factor: float) -> Tensor:
     """x +- factor * y: product and sum in fp32, each rounded there (no FMA), then one rounding to the format."""
-    if machine.primitive:
+    if machine.arithmetic.primitive:
         y = (
             machine.finish(torch.mul(y.double(), factor))
             if isinstance(y, Tensor)
             else machine.in_format(y * factor)
         )
         return RULE_OF[function](machine, x, y)
-    if machine.stochastic:
+    if machine.arithmetic.stochastic:
         return machine.finish(function(x.double(), y.double() * factor if isinstance(y, Tensor) else y * factor))
     return machine.finish(function(x, y * factor))
 
@@ -199,7 +201,7 @@ def _sqrt(machine: Machine, x: Tensor) -> Tensor:
     values = x.detach().numpy()
     with np.errstate(invalid="ignore"):
         # NumPy's is correctly rounded, torch's is not.
-        root = np.sqrt(values if machine.fast else values.astype(np.float64))
+        root = np.sqrt(values if machine.arithmetic.fast else values.astype(np.float64))
     return machine.finish(torch.from_numpy(np.asarray(root)))
 
 
@@ -215,10 +217,10 @@ def _product_in_steps(
     """x + value * first * second (or / second), from the left, every step in fp32; float64 where fp32 is not enough."""
     x, first, second = (machine.floating(item) for item in (x, first, second))
     factor = machine.scalar(value)
-    if machine.primitive:
+    if machine.arithmetic.primitive:
         scaled = mul(machine, first, factor) if value != 1 else first
         return add(machine, x, RULE_OF[function](machine, scaled, second))
-    if machine.stochastic:
+    if machine.arithmetic.stochastic:
         x, first, second = x.double(), first.double(), second.double()
     operation = passes.ADD_PRODUCT if function is torch.mul else passes.ADD_QUOTIENT
     result = machine.one_pass(operation, (x, first, second), factor, into)
@@ -250,10 +252,10 @@ def _lerp(machine: Machine, start: Tensor, end: Tensor, weight: Tensor | float, 
         return torch.lerp(start, end, weight)
     start, end = machine.floating(start), machine.floating(end)
     factor: Any = machine.floating(weight) if isinstance(weight, Tensor) else machine.scalar(float(weight))
-    if machine.primitive:
+    if machine.arithmetic.primitive:
         difference = sub(machine, end, start)
         return add(machine, start, mul(machine, difference, factor))
-    if machine.stochastic:
+    if machine.arithmetic.stochastic:
         start, end = start.double(), end.double()
     elif not isinstance(factor, Tensor):
         near = abs(factor) < 0.5

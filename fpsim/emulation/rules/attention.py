@@ -75,13 +75,13 @@ def _multiply(machine: Machine, left: Tensor, right: Tensor) -> np.ndarray:
     return accumulated_products(machine, machine.sum_of(left, right), _array(left), _array(right))
 
 
-def _multiply_and_round( machine: Machine, left: Tensor, right: Tensor, factor: float = 1.0, wide: bool = False) -> Tensor:
+def _multiply_and_round(machine: Machine, left: Tensor, right: Tensor, factor: float = 1.0, wide: bool = False) -> Tensor:
     """factor times the accumulated products, rounded once. `wide`: fp32 numbers on the left."""
     if multiplies_natively(machine):
         return _scaled(machine, _array(by_library(_aten.bmm.default, left.detach(), right.detach())), factor)
     if not wide and factor != 1:
         return _scaled(machine, _multiply(machine, left, right), factor)
-    task = machine.product_task.of_operands(_fp32_operands(machine)) if wide else machine.sum_of(left, right)
+    task = machine.arithmetic.product_task.of_operands(_fp32_operands(machine)) if wide else machine.sum_of(left, right)
     if factor == 1:
         return machine.exact(torch.from_numpy(products(machine, task, _array(left), _array(right))))
     return _scaled(machine, accumulated_products(machine, task, _array(left), _array(right)), factor)
@@ -98,9 +98,9 @@ def _scaled(machine: Machine, accumulated: np.ndarray, factor: float) -> Tensor:
 
 def _fp32_operands(machine: Machine) -> Format:
     """The format of fp32 probabilities beside what the machine reads; refused where a unit takes none."""
-    operands = joined(FP32, machine.product_task.operand)
+    operands = joined(FP32, machine.arithmetic.product_task.operand)
     try:
-        machine.product_task.accumulator.require_operands(operands)
+        machine.arithmetic.product_task.accumulator.require_operands(operands)
     except ValueError as error:
         raise machine.refuse(
             f"the math backend keeps probabilities in fp32, and {error}; leave out sdpa_kernel(SDPBackend.MATH)"
@@ -145,7 +145,7 @@ class _Dropout:
         return values if self.kept is None else values * (self.kept[rows] * self.factor)
 
 
-def _probabilities( machine: Machine, rows: _Rows, dropout: _Dropout, wide: bool, keep: bool) -> tuple[Tensor, Tensor]:
+def _probabilities(machine: Machine, rows: _Rows, dropout: _Dropout, wide: bool, keep: bool) -> tuple[Tensor, Tensor]:
     """(P in fp32 where it is to be kept or is what is read, P~)."""
     shape, keys = rows.shape, rows.shape[-1]
     plain = torch.empty(shape if keep or wide else (0,), dtype=_FLOAT32)

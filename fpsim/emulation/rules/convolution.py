@@ -39,7 +39,7 @@ def _compute(
 ) -> torch.Tensor:
     """Run one of the engine's three products into a new tensor of that shape."""
     watch = Watch(machine)
-    key = machine.key() if machine.stochastic else 0
+    key = machine.draws()
     task = machine.sum_of(left, right) if into is weight_gradient_into else machine.sum_of(right, left)
     products = Products(task, key, before_rounding=watch)
     first, second = (array_of(item.detach()) for item in (left, right))

@@ -31,7 +31,7 @@ def narrow_rule(op: torch._ops.OpOverload) -> Rule:
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         has_scalar = any(type(value) is float for value in (*args, *kwargs.values()))
-        if machine.stochastic or machine.primitive or not (machine.fast or has_scalar):
+        if machine.arithmetic.stochastic or machine.arithmetic.primitive or not (machine.arithmetic.fast or has_scalar):
             return wide(machine, *args, **kwargs)
         values = [machine.scalar(value) if isinstance(value, float) else machine.operands(value) for value in args]
         named = {
@@ -140,9 +140,10 @@ def elementary_rule(op: torch._ops.OpOverload) -> Rule:
     below = _BELOW.get(op._schema.name.split("::")[1])
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        if machine.rounding in _UNSETTLED:
-            raise machine.refuse(f"an elementary function has no proven rounding {str(machine.rounding)!r}; to nearest it has")
-        if below is not None and machine.fmt.flush == "before" and machine.operand(args[0]).dtype is _FLOAT32:
+        rounding = machine.arithmetic.rounding
+        if rounding in _UNSETTLED:
+            raise machine.refuse(f"an elementary function has no proven rounding {str(rounding)!r}; to nearest it has")
+        if below is not None and machine.arithmetic.fmt.flush == "before" and machine.operand(args[0]).dtype is _FLOAT32:
             return _judged_exactly(machine, op, below, args, kwargs)
         return wide(machine, *args, **kwargs)
 
@@ -169,7 +170,7 @@ def _judged_exactly(
     value = op(x, *args[1:], **kwargs)
     factors = [factor for factor in (*args[1:], *kwargs.values()) if isinstance(factor, (int, float))]
     slope = below.slope * prod(factors) if op._schema.name == "aten::elu" else below.slope
-    settle_flushing(replace(below, slope=slope), x.numpy(), value.numpy(), machine.fmt)
+    settle_flushing(replace(below, slope=slope), x.numpy(), value.numpy(), machine.arithmetic.fmt)
     return machine.finish(value)
 
 
@@ -206,7 +207,7 @@ def _tanh_gradient_rule(op: torch._ops.OpOverload) -> Rule:
 
     def tanh_gradient(machine: Machine, gradient: Tensor, result: Tensor) -> Tensor:
         gradient, result = machine.operands((gradient, result))
-        found = None if machine.stochastic else machine.tanh_gradient(gradient, result)
+        found = None if machine.arithmetic.stochastic else machine.tanh_gradient(gradient, result)
         return wide(machine, gradient, result) if found is None else found
 
     return tanh_gradient

@@ -208,7 +208,7 @@ def nan_to_num(
     x = machine.operand(x)
     if x.dtype is not torch.float32:
         return _aten.nan_to_num.default(x, nan, posinf, neginf)
-    largest = machine.fmt.max_finite
+    largest = machine.arithmetic.fmt.max_finite
     high, low = largest if posinf is None else posinf, -largest if neginf is None else neginf
     constants = [machine.constant(float(value)) for value in (nan or 0.0, high, low)]
     return machine.exact(_aten.nan_to_num.default(x, *constants))

@@ -20,7 +20,7 @@ _power = RULES[_POW]
 
 def pow_of(machine: Machine, x: Tensor, exponent: Any) -> Tensor:
     """x to a power that is a number; unrounded within the gradient of rsqrt."""
-    if exponent == 3 and x.dtype is torch.float32 and not machine.primitive:
+    if exponent == 3 and x.dtype is torch.float32 and not machine.arithmetic.primitive:
         node: Any = torch._C._current_autograd_node()
         if node is not None and node.name() == "RsqrtBackward0":
             wide = machine.operand(x).double()

@@ -22,7 +22,7 @@ _NONE, _MEAN, _SUM = range(3)
 _COST = 16  # of an exponential and its share of a sum, in multiply-adds
 
 
-def _along( machine: Machine, kernel: Callable[..., None], dim: int, kind: int, *tensors: Tensor) -> Tensor:
+def _along(machine: Machine, kernel: Callable[..., None], dim: int, kind: int, *tensors: Tensor) -> Tensor:
     """`kernel(*rows, kind, out)` on the tensors' lines along an axis; rounded as it goes where they lie in memory."""
     shape = tensors[0].shape or torch.Size([1])
     last = dim % len(shape) == len(shape) - 1
@@ -51,7 +51,7 @@ def _softmax_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
 
 
 def _softmax_gradient_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
-    def softmax_gradient( machine: Machine, gradient: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
+    def softmax_gradient(machine: Machine, gradient: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
         if output.dtype is torch.float64:
             return native(gradient, output, dim, input_dtype)
         machine.whole()

@@ -34,12 +34,12 @@ def native(machine: Machine, op: torch._ops.OpOverload, *args: Any, **kwargs: An
 
 def is_native(machine: Machine) -> bool:
     """Whether sums are left to the library."""
-    return machine.policy.accumulator.kind is NATIVE
+    return machine.arithmetic.policy.accumulator.kind is NATIVE
 
 
 def multiplies_natively(machine: Machine) -> bool:
     """Whether products of matrices and convolutions are left to the library."""
-    return machine.product_task.accumulator.kind is NATIVE
+    return machine.arithmetic.product_task.accumulator.kind is NATIVE
 
 
 def native_product(machine: Machine, op: torch._ops.OpOverload, *args: Tensor, **factors: float) -> Tensor:

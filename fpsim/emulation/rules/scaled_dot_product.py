@@ -222,7 +222,7 @@ def _attend(
         kept = query.new_empty(shape)
         kept = kept.bernoulli_(1 - dropout_p) if dropout_p < 1 else kept.zero_()
     scale = default_scale(query) if scale is None else float(scale)
-    if machine.primitive or torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed():
+    if machine.arithmetic.primitive or torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed():
         return attention_in_steps(query, key, value, mask, kept, dropout_p, is_causal, scale)
     inputs = (query, key, value, mask)
     followed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0

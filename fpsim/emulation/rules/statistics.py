@@ -88,8 +88,8 @@ def _cumsum_rule(op: torch._ops.OpOverload) -> Rule | None:
         x = machine.floating(x)
         if x.dim() == 0:
             return machine.exact(x.clone())
-        key = machine.key() if machine.stochastic else 0
-        out = prefix_axis(machine.task, array_of(x.detach().contiguous()), dim % x.dim(), key)
+        key = machine.draws()
+        out = prefix_axis(machine.arithmetic.task, array_of(x.detach().contiguous()), dim % x.dim(), key)
         return machine.exact(torch.from_numpy(np.ascontiguousarray(out)))
 
     return cumsum

@@ -220,7 +220,7 @@ def nextafter(machine: Machine, x: Tensor, y: Tensor) -> Tensor:
         return _aten.nextafter.default(x, y)
     x, y = torch.broadcast_tensors(x, y)
     values = x.detach().contiguous().numpy()
-    up, down = (torch.from_numpy(np.asarray(step(values, machine.fmt), np.float32)) for step in (next_up, next_down))
+    up, down = (torch.from_numpy(np.asarray(step(values, machine.arithmetic.fmt), np.float32)) for step in (next_up, next_down))
     moved = torch.where(y > x, up, torch.where(y < x, down, y))
     return machine.exact(torch.where(x.isnan(), x, moved))
 

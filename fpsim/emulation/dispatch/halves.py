@@ -7,13 +7,17 @@ format that the machine has there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from fpsim.emulation.machine.native import HALVES, NativeMachine, NativeMode, common_dtype
-from fpsim.emulation.machine.policy import make_policy
-from fpsim.emulation.registry import TABLE, each_element, positions, tensors_in
+from fpsim.emulation.dispatch.mode import EmulationMode
+from fpsim.emulation.dispatch.native import NativeMode
+from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.machine.native import HALVES, NativeMachine, common_dtype
+from fpsim.emulation.machine.policy import Policy, make_policy
+from fpsim.emulation.registry import TABLE, each_element, mapped, tensors_in, written_by
 from fpsim.numbers.rounding import Rounding
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -24,11 +28,11 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 class Halves:
     """What a machine with formats of its own does with 16-bit tensors while an optimizer steps."""
 
-    def __init__(self, machine: Any):
+    def __init__(self, machine: FormatMachine):
         self.machine = machine
         self._modes: dict[Any, NativeMode] = {}
 
-    def compute(self, mode: Any, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def compute(self, mode: EmulationMode, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation's result; NotImplemented where no 16-bit tensor has a part in it, or the machine has none here.
 
         Raises
@@ -50,16 +54,15 @@ class Halves:
             return results or None
         return self._one(mode, func, types, args, kwargs, wanted)
 
-    def _one(self, mode: Any, func: Any, types: Any, args: Any, kwargs: dict[str, Any], wanted: Any) -> Any:
+    def _one(self, mode: EmulationMode, func: Any, types: Any, args: Any, kwargs: dict[str, Any], wanted: Any) -> Any:
         tensors = [item for item in tensors_in((*args, *kwargs.values())) if item.dtype.is_floating_point]
-        written = [args[index] if index < len(args) else kwargs.get(name) for index, name in positions(func)[1]]
-        targets = {item.dtype for item in tensors_in(written)}
+        targets = {item.dtype for item in tensors_in(written_by(func, args, kwargs))}
         if wanted is None:
             wanted = next(iter(targets)) if func is torch.ops.aten.copy_.default else common_dtype(tensors)
         self.machine.op = func
         if wanted in HALVES:
             self.machine.turn(func, args, kwargs)
-            args, kwargs = self._map(self.machine.operand, _FLOAT32, args, kwargs)
+            args, kwargs = _map(self.machine.operand, (_FLOAT32,), args, kwargs)
             return self._native().dispatch(func, types, args, kwargs)
         if wanted is not _FLOAT32:  # float64 means itself, and integers do
             with _without_dispatch():
@@ -68,19 +71,9 @@ class Halves:
             kinds = ", ".join(map(str, targets))
             raise self.machine.refuse(f"a float32 result that is to be written to a tensor of {kinds}: cast it first")
         self.machine.turn(func, args, kwargs)
-        args, kwargs = self._map(self.machine.narrowed, HALVES, args, kwargs)
+        args, kwargs = _map(self.machine.narrowed, HALVES, args, kwargs)
         with _without_dispatch():
             return mode.compute(func, args, kwargs)
-
-    def _map(self, function: Any, dtypes: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        dtypes = dtypes if isinstance(dtypes, tuple) else (dtypes,)
-
-        def mapped(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return function(value) if value.dtype in dtypes else value
-            return type(value)(map(mapped, value)) if isinstance(value, (list, tuple)) else value
-
-        return tuple(map(mapped, args)), {key: mapped(value) for key, value in kwargs.items()}
 
     def _native(self) -> NativeMode:
         """The mode of a machine of each dtype, made when it is first needed."""
@@ -90,20 +83,26 @@ class Halves:
         mode = self._modes.get(key)
         if mode is None:
             policy = machine.emulation.policy
+            seed = policy.seed if rounding is Rounding.STOCHASTIC else None
             try:
-                native = make_policy(
-                    "native", accumulate, rounding, policy.seed if rounding is Rounding.STOCHASTIC else None, policy.granularity
-                )
+                native = make_policy("native", accumulate, rounding, seed, policy.granularity)
             except ValueError as error:
                 raise machine.refuse(str(error)) from None
             mode = self._modes[key] = NativeMode(_Half(native, machine))
         return mode
 
 
+def _map(
+    function: Callable[[torch.Tensor], torch.Tensor], dtypes: tuple[torch.dtype, ...], args: Any, kwargs: dict[str, Any]
+) -> Any:
+    """The arguments with the function applied to tensors of these dtypes."""
+    return mapped(lambda tensor: function(tensor) if tensor.dtype in dtypes else tensor, (args, kwargs))
+
+
 class _Half(NativeMachine):
     """A 16-bit machine within another one: it counts into the same rows, and its draws go on from the other's."""
 
-    def __init__(self, policy: Any, host: Any):
+    def __init__(self, policy: Policy, host: FormatMachine):
         self._host = host
         super().__init__(policy, host.emulation)
         self.rows = host.rows

@@ -1,0 +1,284 @@
+"""`fmt="native"`: each dtype means itself. float16 and bfloat16 operations go through the table of rules, carried as float32.
+
+Results that a rule leaves unmarked (statistics saved for a backward pass) stay float32. Operations without a half tensor are
+torch's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from fpsim.emulation.dispatch.acceptance import Acceptance, fills_a_mask
+from fpsim.emulation.dispatch.carriers import Call, upcast
+from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
+from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.machine.native import HALVES, NativeMachine, common_dtype
+from fpsim.emulation.machine.updates import KINDS
+from fpsim.emulation.numbers import places
+from fpsim.emulation.registry import (
+    OF_THE_FIRST,
+    RULES,
+    TABLE,
+    each_element,
+    mapped,
+    name_of,
+    positions,
+    tensors_in,
+    written_by,
+)
+
+_aten = torch.ops.aten
+_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_FLOATING = frozenset((*HALVES, _FLOAT32, _FLOAT64))
+_UNINITIALIZED = ("aten::empty", "aten::new_empty")
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+
+#: What takes operands of one dtype only, as torch has it.
+_UNIFORM = ("matmul", "convolution", "scatter")
+
+#: What reads a tensor of no dimensions and a wider dtype as a number.
+_ARITHMETIC = frozenset(("add", "sub", "rsub", "mul", "div", "floor_divide"))
+
+#: What computes in the wider dtype, and is rounded to that of its first operand.
+_ROUNDED_TO_THE_FIRST = frozenset(("huber_loss", "soft_margin_loss", "normal"))
+
+#: What computes a number from a tensor of no dimensions in the dtype of that one.
+_IN_ITS_OWN_DTYPE = frozenset(("ldexp",))
+
+#: What normalizations keep for their gradients, in float32.
+_STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
+
+
+class NativeMode(EmulationMode):
+    """One thread's mode under fmt="native"."""
+
+    machine: NativeMachine
+
+    def __init__(self, machine: NativeMachine):
+        super().__init__(machine)
+        machine.stepping = EmulationMode(machine)  # steps see carriers
+        self._acceptance = Acceptance()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kind = KINDS.get(func)
+        if kind is not None and kind.concerns(args, kwargs):
+            changes = self.machine.updates.before(kind, args, kwargs or {})
+            if changes:
+                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
+                return self.machine.updates.observe(func, kind, changes, again)
+        result = self.dispatch(func, types, args, kwargs or {})
+        self.machine.results.note(result)
+        return result
+
+    def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation's result, whatever the dtypes of its tensors."""
+        if types and FakeTensor in types:
+            self._refuse_subclasses(func, types)
+        rule_exists = func in RULES
+        if rule_exists and TABLE[func].family == "view" and not isinstance(args[0], torch.Tensor):
+            raise BeingTraced(func)
+        tensors = list(tensors_in((*args, *kwargs.values())))
+        kinds = {tensor.dtype for tensor in tensors}
+        wanted = self._wanted(func, args, kwargs) if rule_exists else kwargs.get("dtype")
+        if kinds.isdisjoint(HALVES) and wanted not in HALVES:
+            if not self._half_by_default(func, tensors, wanted):
+                return self._plain(func, args, kwargs, kinds)
+            wanted = torch.get_default_dtype()
+        if not rule_exists:
+            return self._without_rule(func, args, kwargs)
+        self._check_types(func, types)
+        for tensor in tensors:
+            if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+                if tensor.device.type == "meta":
+                    return self._plain(func, args, kwargs, kinds)
+                self.machine.op = func
+                self.machine.check(tensor)
+        if TABLE[func].family == "collective":
+            self.machine.op = func
+            return RULES[func](self.machine, *args, **kwargs)  # it sees the dtypes that are sent
+        if TABLE[func].family == "view" or func._schema.name.startswith(_UNINITIALIZED):
+            return self._plain(func, args, kwargs, kinds)
+        self.machine.op = func
+        try:
+            with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+                return self._compute(func, args, kwargs, tensors, kinds & _FLOATING, wanted)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs)
+            raise
+
+    @staticmethod
+    def _half_by_default(func: Any, tensors: list[torch.Tensor], wanted: Any) -> bool:
+        return not tensors and wanted is None and torch.get_default_dtype() in HALVES and func in RULES
+
+    @staticmethod
+    def _wanted(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        position = positions(func)[0]
+        return args[position] if 0 <= position < len(args) else kwargs.get("dtype")
+
+    def _check_types(self, func: Any, types: Any) -> None:
+        if types and not {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}.issuperset(types):
+            self._refuse_subclasses(func, types)
+
+    def _plain(self, func: Any, args: Any, kwargs: dict[str, Any], kinds: set[torch.dtype]) -> Any:
+        reads_only = func is _aten._local_scalar_dense.default or (func in TABLE and TABLE[func].family == "view")
+        for dtype in () if reads_only else kinds:
+            if "float8" in str(dtype) or "float4" in str(dtype):
+                raise UnsupportedTensor(
+                    f"{func}: a tensor of {dtype}; fmt='native' knows float16, bfloat16, float32 and float64"
+                )
+        with _without_dispatch():
+            return func(*args, **kwargs)
+
+    def _compute(
+        self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor], kinds: set[torch.dtype], wanted: Any
+    ) -> Any:
+        machine = self.machine
+        dtype = wanted if wanted is not None else next((kind for kind in kinds if kind in HALVES), None)
+        if dtype in HALVES and places(func):
+            args, kwargs = self._acceptance.of_numbers(func, args, kwargs, dtype)
+        if func is _aten.copy_.default:
+            return self._copy(*args)
+        if func is _aten._to_copy.default and (wanted not in HALVES or kinds == {wanted}):
+            return func(*args, **kwargs)  # exact, or torch's own
+        if func is _aten._to_copy.default:
+            machine.choose(wanted)
+            fresh = args[0].detach().clone(memory_format=torch.preserve_format)
+            if fresh.dtype in HALVES:
+                fresh = fresh.float()
+            others = {key: value for key, value in kwargs.items() if key not in ("dtype", "device", "pin_memory")}
+            rounded = machine.finish(fresh) if fresh.is_floating_point() else machine.floating(fresh)
+            return _aten._to_copy.default(rounded, dtype=wanted, **others)
+        if wanted is not None:
+            if wanted not in HALVES:
+                args, kwargs = upcast((args, kwargs))
+                return func(*args, **kwargs)
+            return Call(machine, wanted).run(func, args, kwargs)
+        if len(kinds) == 1:
+            return Call(machine, next(iter(kinds))).run(func, args, kwargs)
+        return self._mixed(func, args, kwargs, tensors)
+
+    def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        if target.dtype not in HALVES or source.dtype is target.dtype:
+            return target.copy_(source)
+        machine = self.machine
+        machine.choose(target.dtype)
+        if not source.is_floating_point():
+            return target.copy_(machine.floating(source))
+        fresh = source.detach().float() if source.dtype in HALVES else source.detach().clone()
+        return target.copy_(machine.finish(fresh))
+
+    def _mixed(self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> Any:
+        machine, family = self.machine, TABLE[func].family
+        halves = {tensor.dtype for tensor in tensors}.intersection(HALVES)
+        half = next(iter(halves))
+        if family == "foreach":
+            return self._one_by_one(func, args, kwargs)
+        if len(halves) == 1 and (family == "optimizer" or "nll_loss" in func._schema.name):
+            return Call(machine, half).run(func, args, kwargs)
+        if any(not tensor.dim() and tensor.dtype in (_FLOAT32, _FLOAT64) for tensor in tensors):
+            self._acceptance.of_kinds(func, args, kwargs)
+        if fills_a_mask(func, args):
+            return self._beside_numbers(func, args, kwargs, args[0].dtype)
+        if family == "attention" and len(halves) == 1:  # wide parts stay as they are
+            return Call(machine, half).run(func, args, kwargs)
+        if family in (*_UNIFORM, "attention"):
+            raise machine.refuse(f"operands of different dtypes ({', '.join(sorted({str(item.dtype) for item in tensors}))})")
+        if family == "normalization" and len(halves) == 1:
+            return self._normalize(func, args, kwargs, half)
+        common = self._common(func, args, tensors)
+        if common in HALVES:
+            return self._beside_numbers(func, args, kwargs, common)
+        return self._promoted(func, args, kwargs)
+
+    @staticmethod
+    def _common(func: Any, args: Any, tensors: list[torch.Tensor]) -> torch.dtype:
+        """The dtype that the operation computes in."""
+        if name_of(func) in OF_THE_FIRST:
+            return args[0].dtype
+        return common_dtype([tensor for tensor in tensors if tensor.is_floating_point()])
+
+    def _beside_numbers(self, func: Any, args: Any, kwargs: dict[str, Any], common: torch.dtype) -> Any:
+        """Half operands and wider tensors of no dimensions: numbers to arithmetic, elsewhere operands of the half dtype."""
+        machine = self.machine
+        machine.choose(common)
+        arithmetic = name_of(func) in _ARITHMETIC
+        targets = list(tensors_in(written_by(func, args, kwargs)))
+
+        def beside(value: torch.Tensor) -> Any:
+            if value.dim() or value.dtype not in (_FLOAT32, _FLOAT64) or any(value is item for item in targets):
+                return value
+            if name_of(func) in _IN_ITS_OWN_DTYPE:
+                return value.double()
+            return value.item() if arithmetic else machine.narrowed(value)
+
+        return Call(machine, common).run(func, *mapped(beside, (args, kwargs)))
+
+    def _promoted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation is float32's or float64's: torch's own, on half operands as they are; half targets are rounded to."""
+        targets = list(tensors_in(written_by(func, args, kwargs)))
+        rounds = name_of(func) in _ROUNDED_TO_THE_FIRST and isinstance(args[0], torch.Tensor) and args[0].dtype in HALVES
+        kind = _FLOAT64 if rounds else _FLOAT32
+        wide = {id(item): item.to(kind) for item in tensors_in((*args, *kwargs.values())) if item.dtype in HALVES}
+        arguments, named = mapped(lambda tensor: wide.get(id(tensor), tensor), (args, kwargs))
+        result = func(*arguments, **named)
+        if rounds:
+            self.machine.choose(args[0].dtype)
+            return self.machine.finish(result).to(args[0].dtype)
+        for target in targets:
+            if id(target) in wide:
+                value = wide[id(target)]
+                self._copy(target, value)
+                if result is value:
+                    result = target
+        return result
+
+    def _one_by_one(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """A list operation on tensors of several dtypes: each element for itself."""
+        results: list[torch.Tensor] = []
+        for arguments, named in each_element(args, kwargs):
+            tensors = list(tensors_in((*arguments, *named.values())))
+            kinds = _FLOATING.intersection(tensor.dtype for tensor in tensors)
+            if kinds.isdisjoint(HALVES):
+                result = func(*arguments, **named)
+            elif len(kinds) == 1:
+                result = Call(self.machine, next(iter(kinds))).run(func, arguments, named)
+            else:
+                common = common_dtype([tensor for tensor in tensors if tensor.is_floating_point()])
+                if common in HALVES:
+                    result = self._beside_numbers(func, arguments, named, common)
+                else:
+                    result = self._promoted(func, arguments, named)
+            results += result or []
+        return results or None
+
+    def _normalize(self, func: Any, args: Any, kwargs: dict[str, Any], half: torch.dtype) -> Any:
+        """Half activations and float32 parameters: the first output is rounded once to half, the others to float32.
+
+        Where only the statistics that the forward pass saved are float32, every output is half.
+        """
+        parameters = zip(func._schema.arguments, args, strict=False)
+        if all(
+            value.dtype is half or not value.is_floating_point() or argument.name in _STATISTICS
+            for argument, value in parameters
+            if isinstance(value, torch.Tensor)
+        ):
+            return Call(self.machine, half, as_they_are=True).run(func, args, kwargs)
+        names = {name for _, name in positions(func)[1]}
+        kept = [argument.name for argument in func._schema.arguments]
+        spared = tuple(
+            value.clone() if kept[index] in names and isinstance(value, torch.Tensor) else value
+            for index, value in enumerate(args)
+        )
+        first = Call(self.machine, half, as_they_are=True).run(func, spared, kwargs)
+        self.machine.choose(_FLOAT32)
+        arguments, named = upcast((args, kwargs))
+        others = self.machine.rules[func](self.machine, *arguments, **named)
+        return (first[0], *others[1:]) if isinstance(others, tuple) else first
+
+
+run_as_written(NativeMode.__torch_dispatch__)

@@ -1,0 +1,59 @@
+"""The arithmetic of a machine, as one value that is exchanged where a machine has several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.finishing import Finish
+from fpsim.emulation.machine.policy import Policy
+from fpsim.emulation.machine.tables import Tables
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums.task import Sum
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Arithmetic:
+    """How a machine computes; `dataclasses.replace` makes one that differs.
+
+    fmt, rounding what results are rounded to, and how: `finishing` does it, `tables` where a table is faster
+    task          a sum of values; product_task: of products of matrices and convolutions
+    tag           the mark of memory that holds values of the format
+    fast          whether float32 suffices for elementwise operations
+    uniform       whether all that an operation reads and makes is of one format
+    constants     constants rounded before
+    """
+
+    policy: Policy
+    fmt: Format
+    rounding: Rounding
+    task: Sum
+    product_task: Sum
+    tag: marks.Tag
+    fast: bool
+    stochastic: bool
+    primitive: bool
+    finishing: Finish
+    tables: Tables
+    uniform: bool = True
+    constants: dict[float, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(policy: Policy) -> Arithmetic:
+        """The arithmetic of a policy with one format, with a mark of its own."""
+        fmt, rounding = policy.fmt, policy.rounding
+        finishing, task = Finish(fmt, rounding), Sum.of(fmt, policy.accumulator, rounding)
+        return Arithmetic(
+            policy=policy,
+            fmt=fmt,
+            rounding=rounding,
+            task=task,
+            product_task=task,
+            tag=marks.Tag(fmt.name),
+            fast=policy.carried_by_float32,
+            stochastic=rounding is Rounding.STOCHASTIC,
+            primitive=policy.granularity == "primitive",
+            finishing=finishing,
+            tables=Tables(finishing),
+        )

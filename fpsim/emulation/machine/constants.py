@@ -1,0 +1,79 @@
+"""Python numbers on their way into a machine."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fpsim.backend.numba import counting
+from fpsim.emulation.machine.limits import LARGEST, in_fp32
+from fpsim.emulation.machine.place import Place
+from fpsim.numbers.rounding import Rounding, round_into
+
+
+class Constants(Place):
+    """What numbers among an operation's arguments become."""
+
+    #: Whether float32's largest number, and a constant beyond the range, mean the format's own largest.
+    stands_for_largest = True
+    saturates_constants = True
+
+    def scalar(self, value: float) -> float:
+        """A Python number as an operand of arithmetic: in fp32 under "kernel", rounded to the format under "primitive"."""
+        value = self.meant(value)
+        if self.arithmetic.primitive:
+            return self.in_format(value, draws=type(value) is float)
+        return in_fp32(value) if type(value) is float else value
+
+    def meant(self, value: Any) -> Any:
+        """What a number stands for: float32's largest for the format's own, and so infinity where the format has none."""
+        if type(value) is not float or not self.stands_for_largest:
+            return value
+        if abs(value) == LARGEST or (abs(value) == np.inf and not self.arithmetic.fmt.has_infinity):
+            return math.copysign(self.arithmetic.fmt.max_finite, value)
+        return value
+
+    def in_format(self, value: Any, draws: bool = False) -> Any:
+        """A Python number rounded to the format; an overflow is counted. What is no number is returned as it is.
+
+        A value of the format draws only if `draws`: how many draws there were is part of what a seed means.
+        """
+        if type(value) is not float and type(value) is not int:
+            return value
+        if abs(value) == np.inf and not self.arithmetic.fmt.has_infinity:
+            return value  # no value of the format is infinite, and comparisons find that out
+        value = self.meant(value)
+        if abs(value) > self.arithmetic.fmt.max_finite:
+            own = np.zeros(counting.LENGTH, np.int64)
+            self.arithmetic.finishing.count(np.array([value], dtype=np.float64), own)
+            self.row()[counting.OVERFLOWS] += own[counting.OVERFLOWS]
+        if self.arithmetic.stochastic and not draws and self._is_value(value):
+            return value
+        rounded = self.constant(value, saturate=False)
+        return value if rounded == value else rounded
+
+    def _is_value(self, value: float) -> bool:
+        inward = np.array([value], dtype=np.float64)
+        round_into(inward, inward, self.arithmetic.fmt, Rounding.TOWARD_ZERO)
+        return bool(inward[0] == value)
+
+    def constant(self, value: Any, saturate: bool = True) -> Any:
+        """A constant that fills a tensor: rounded, and saturated if it is finite or the format has no infinity."""
+        if type(value) is not float and type(value) is not int:
+            return value
+        if value == 0:
+            return value if self.arithmetic.fmt.has_negative_zero else 0.0
+        saturate = saturate and self.saturates_constants
+        found = self.arithmetic.constants.get(value) if saturate and not self.arithmetic.stochastic else None
+        if found is not None:
+            return found
+        array = np.array([value], dtype=np.float64)
+        round_into(array, array, self.arithmetic.fmt, self.arithmetic.rounding, self.draws())
+        result = float(array[0])
+        if saturate and value == value and ((np.isinf(result) and abs(value) != np.inf) or not abs(result) <= np.inf):
+            result = self.arithmetic.fmt.max_finite if value > 0 else -self.arithmetic.fmt.max_finite
+        if saturate and not self.arithmetic.stochastic:
+            self.arithmetic.constants[value] = result
+        return result

@@ -1,0 +1,80 @@
+"""Where in a model a thread is, and what is counted and drawn there."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from fpsim.backend.numba import counting
+from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.machine.arithmetic import Arithmetic
+from fpsim.emulation.machine.limits import hash_of
+from fpsim.emulation.machine.policy import Policy
+from fpsim.emulation.machine.results import Results, Time
+from fpsim.emulation.machine.settings import ModuleSettings
+from fpsim.numbers import rounding as roundings
+
+
+class Surroundings(Protocol):
+    """What a machine asks of the emulation that it belongs to."""
+
+    policy: Policy
+    training_step: int
+    settings: dict[str, ModuleSettings] | None
+
+    def backward_path(self, strict: bool = False) -> str:
+        """The module whose forward pass made the autograd node that is running."""
+
+
+class Place:
+    """The module and operation that a thread is in, with counters and draws."""
+
+    def __init__(self, arithmetic: Arithmetic, emulation: Surroundings):
+        self.arithmetic = arithmetic
+        self.emulation = emulation
+        self.op: Any = None
+        self.rows: dict[tuple[str, Any, bool], np.ndarray] = {}
+        self.path = ""
+        self.calls = 0
+        self.places: list[tuple[str, int]] = []
+        self.nodes: list[tuple[int, str, Time]] = []  # from which autograd node on nodes were made by which module, and when
+        self.first_node = 0
+        self.many_nodes = 0  # above which those of graphs that are gone are forgotten
+        self.time = Time()
+        self.results = Results()
+
+    def row(self) -> np.ndarray:
+        """The counters of the current module and operation."""
+        key = (self.place(), self.op, self.arithmetic.fmt.saturate)
+        try:
+            return self.rows[key]
+        except KeyError:
+            return self.rows.setdefault(key, np.zeros(counting.LENGTH, dtype=np.int64))
+
+    def place(self) -> str:
+        """The path of the module whose forward pass, or whose part of the backward pass, is running."""
+        if self.places or torch._C._current_graph_task_id() == -1:  # a recomputed forward pass has places too
+            return self.path
+        return self.emulation.backward_path()
+
+    def key(self) -> int:
+        """The key of one rounding's draws: a hash of seed, training step, module path and op number in its call."""
+        self.calls += 1
+        path = self.path if self.places or torch._C._current_graph_task_id() == -1 else "<backward>"
+        assert self.arithmetic.policy.seed is not None
+        return roundings.draw_key(self.arithmetic.policy.seed, hash_of(self.emulation.training_step, path, self.calls))
+
+    def draws(self) -> int:
+        """The key of one rounding's draws, 0 where it draws nothing."""
+        return self.key() if self.arithmetic.stochastic else 0
+
+    def message(self, reason: str) -> str:
+        """A sentence that names the current operation and module."""
+        place = self.path or "no module"
+        return f"{self.op} (called from {place}): {reason}"
+
+    def refuse(self, reason: str) -> UnsupportedOp:
+        """An `UnsupportedOp` for the current operation."""
+        return UnsupportedOp(self.message(reason))
