@@ -1,7 +1,8 @@
 """Emulation of torch: an unmodified model on a machine with other arithmetic. Nothing else in fpsim imports torch."""
 
 from fpsim.emulation import rules
-from fpsim.emulation.dispatch.context import Emulation, emulate
+from fpsim.emulation.dispatch.block import emulate
+from fpsim.emulation.dispatch.context import Emulation
 from fpsim.emulation.errors import OutsideContext, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.registry import TABLE, register, unregister

@@ -142,13 +142,15 @@ def _in_steps(rule: Rule, function: Callable[..., Any]) -> Rule:
     return compute
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
-    """The tensors among values, those in lists and tuples too."""
+def tensors_in(values: Iterable[Any], kind: type = torch.Tensor) -> Iterator[Any]:
+    """The tensors (or another kind) among values, those inside lists, tuples and dictionaries too, in order."""
     for value in values:
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, kind):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
+            yield from tensors_in(value, kind)
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values(), kind)
 
 
 def mapped(function: Callable[[Any], Any], value: Any, kind: type | tuple[type, ...] = torch.Tensor) -> Any:

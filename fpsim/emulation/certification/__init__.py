@@ -1,6 +1,6 @@
 """Certificates: rigorous bounds on what emulated arithmetic does to a model's logits."""
 
-from fpsim.emulation.certification.certificate import Certificate, Layer, classification_tolerance
+from fpsim.emulation.certification.certificate import Certificate, classification_tolerance
 from fpsim.emulation.certification.comparison import Tolerance, tolerance
 from fpsim.emulation.certification.entry import certify
 from fpsim.emulation.certification.table import TABLE, register

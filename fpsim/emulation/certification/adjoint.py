@@ -18,8 +18,8 @@ import torch
 from fpsim.emulation.certification.costs import Machine, Own
 from fpsim.emulation.certification.forward import Link, Pass, States, inherited, signed
 from fpsim.emulation.certification.slopes import EPSILON, Operand, transpose, upwards
+from fpsim.emulation.certification.steps import Trace
 from fpsim.emulation.certification.table import Call, Row
-from fpsim.emulation.certification.trace import Trace
 from fpsim.emulation.machine.policy import Policy
 
 _ROWS = 64  # logits that go back together

@@ -9,24 +9,13 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.certification.drawing import draw
+from fpsim.emulation.certification.layers import Layer
+
 LIBRARY = (
     "float64 and float32 operations of the library are correctly rounded, its elementary functions within 8 units in the last "
     "place, its sums in any order, without the shortcuts of Strassen, Winograd or Fourier transforms"
 )
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One module: bounds on what its last operation gave, and what its operations add to the mean bound of the logits.
-
-    `part` is NaN where the method does not take the bound apart ("shadow").
-    """
-
-    path: str
-    largest_bound: float
-    mean_bound: float
-    mean_magnitude: float
-    part: float
 
 
 @dataclass(frozen=True)
@@ -114,9 +103,7 @@ class Certificate:
 
     def plot(self) -> Any:
         """A matplotlib figure: the bound layer by layer, and each layer's part of the logits' bound."""
-        from fpsim.emulation.certification.drawing import draw
-
-        return draw(self)
+        return draw(self.layers, f"{self.method}: {self.policy}")
 
     def __str__(self) -> str:
         count, total = int(self.certified.sum()), self.certified.numel()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from fpsim.emulation.certification.certificate import Certificate
+from fpsim.emulation.certification.layers import Layer
 
 
-def draw(certificate: Certificate) -> Any:
+def draw(layers: Sequence[Layer], title: str) -> Any:
     """Left: the bound of each module's results beside their size, on a logarithmic axis. Right: parts of the logits' bound."""
     from matplotlib.figure import Figure
 
-    layers = certificate.layers
     places = np.arange(len(layers))
     parts = np.array([layer.part for layer in layers])
     apart = bool(np.isfinite(parts).all())
@@ -31,5 +30,5 @@ def draw(certificate: Certificate) -> Any:
     if apart:
         axes[1].barh(places, 100 * parts / max(parts.sum(), np.finfo(float).tiny))
         axes[1].set_xlabel("part of the logits' bound (%)")
-    figure.suptitle(f"{certificate.method}: {certificate.policy}", fontsize=9)
+    figure.suptitle(title, fontsize=9)
     return figure

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fpsim.emulation.certification.certificate import Certificate, Layer, settles
+from fpsim.emulation.certification.certificate import Certificate, settles
+from fpsim.emulation.certification.layers import Layer
 from fpsim.emulation.certification.methods import METHODS, Found, NeedsOneSample, Request
 from fpsim.emulation.certification.trace import record
 from fpsim.emulation.dispatch import switches

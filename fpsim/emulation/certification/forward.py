@@ -24,9 +24,10 @@ from fpsim.emulation.certification.costs import Machine, Own
 from fpsim.emulation.certification.long_products import long_product_error
 from fpsim.emulation.certification.norms import slope_norm
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, has_nan, raised, upwards
+from fpsim.emulation.certification.steps import Ref, Step, Trace
 from fpsim.emulation.certification.table import DOUBLE, INSIDE, TABLE, Call, Products, Row, Unit, row_of
-from fpsim.emulation.certification.trace import Ref, Step, Trace, map_tensors, tensors_in
 from fpsim.emulation.machine.policy import Policy
+from fpsim.emulation.registry import mapped, tensors_in
 from fpsim.theory.roundings import rounding_bound
 
 
@@ -264,8 +265,8 @@ def walk(source: Pass, ending: Mapping[Step, list[int]] = MappingProxyType({})) 
     states.update({number: Plain(trace.values[number], False) for number in trace.integers})
     for step in trace.steps:
         numbers = [number for number in step.outputs if number is not None]
-        places = map_tensors(functools.partial(_operand, step, states), (step.args, step.kwargs), Ref)
-        operands = tensors_in(places, Operand)
+        places = mapped(functools.partial(_operand, step, states), (step.args, step.kwargs), Ref)
+        operands = list(tensors_in(places, Operand))
         if not operands:
             _without_numbers(source, step, states, numbers)
             continue
@@ -283,7 +284,7 @@ def walk(source: Pass, ending: Mapping[Step, list[int]] = MappingProxyType({})) 
                 states[number] = None if trace.values[number].is_floating_point() else Plain(trace.values[number], True)
                 continue
             call = Call(step, places, index)
-            refs = tensors_in((step.args, step.kwargs), Ref)
+            refs = list(tensors_in((step.args, step.kwargs), Ref))
             call.numbers = [ref.index for ref in refs if isinstance(states[ref.index], Operand)]
             if source.machine is not None:
                 call.recorded = functools.partial(trace.double, number)
@@ -314,7 +315,7 @@ def _without_numbers(source: Pass, step: Step, states: States, numbers: list[int
         if not value.is_floating_point():
             states[number] = Plain(value, False)
             continue
-        args, kwargs = map_tensors(lambda ref: states[ref.index].value, (step.args, step.kwargs), Ref)  # type: ignore[union-attr]
+        args, kwargs = mapped(lambda ref: states[ref.index].value, (step.args, step.kwargs), Ref)  # type: ignore[union-attr]
         result = step.op(*args, **kwargs)
         exact = (result[index] if isinstance(result, (tuple, list)) else result).double()
         source.trace.references.setdefault(number, exact)

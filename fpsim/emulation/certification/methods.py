@@ -12,8 +12,8 @@ import torch
 from fpsim.emulation.certification.adjoint import Shadow, contributions, shares
 from fpsim.emulation.certification.forward import Box, Library, Pass, Running, States, logits_of, walk
 from fpsim.emulation.certification.slopes import Operand, upwards
+from fpsim.emulation.certification.steps import Trace
 from fpsim.emulation.certification.table import SINGLE
-from fpsim.emulation.certification.trace import Trace
 from fpsim.emulation.machine.policy import Policy
 from fpsim.numbers.rounding import Rounding
 

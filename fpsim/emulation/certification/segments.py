@@ -13,15 +13,12 @@ All three are identities. What is left of a range is what the exact point's own 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
 
+from fpsim.emulation.certification.rows import Rows
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
 from fpsim.emulation.certification.table import DOUBLE, TABLE, Call
-
-if TYPE_CHECKING:
-    from fpsim.emulation.certification.normalization import Rows
 
 _NEAR = 0.05  # relative uncertainties up to which squares are left to a factor
 

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import torch
 
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
-from fpsim.emulation.certification.trace import Step, map_tensors, tensors_in
+from fpsim.emulation.certification.steps import Step
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.policy import Policy
+from fpsim.emulation.registry import mapped, tensors_in
 from fpsim.numbers.formats import Format
 
 _Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -60,7 +61,7 @@ class Call:
         self.step, self.index = step, index
         self.numbers: list[int] = []
         self.args, self.kwargs = places
-        self.operands: list[Operand] = tensors_in(places, Operand)
+        self.operands: list[Operand] = list(tensors_in(places, Operand))
         self.result: torch.Tensor | None = None
         self.recorded: Callable[[], torch.Tensor] | None = None
         self._read: Any = None
@@ -78,7 +79,7 @@ class Call:
     def run(self, tensors: Sequence[Any]) -> Any:
         """The operation itself on these tensors in the operands' places; its result of number `index`."""
         queue = iter(tensors)
-        args, kwargs = map_tensors(lambda _: next(queue), (self.args, self.kwargs), Operand)
+        args, kwargs = mapped(lambda _: next(queue), (self.args, self.kwargs), Operand)
         result = self.step.op(*args, **kwargs)
         return result[self.index] if isinstance(result, (tuple, list)) else result
 

@@ -7,16 +7,17 @@ the operation's missing rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fpsim.emulation.certification.attention import record_steps
+from fpsim.emulation.certification.steps import Ref, Step, Trace
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
-from fpsim.emulation.registry import TABLE
+from fpsim.emulation.registry import TABLE, mapped, tensors_in
 from fpsim.emulation.rules.attention import ATTENTION
 from fpsim.emulation.rules.exact import MAKERS
 from fpsim.emulation.simulation import Simulation
@@ -26,84 +27,6 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _MAKERS = frozenset(f"aten::{name}" for name in MAKERS)
 _DETACH = torch.ops.aten.detach.default
 _UNINITIALIZED = frozenset(f"aten::{name}" for name in MAKERS if "empty" in name)
-
-
-@dataclass(frozen=True)
-class Ref:
-    """The tensor of that number."""
-
-    index: int
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One operation: its arguments with a `Ref` for each tensor, and the numbers of its results (None: no tensor)."""
-
-    op: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: tuple[int | None, ...]
-    path: str
-
-    def message(self, reason: str) -> str:
-        name = self.op if isinstance(self.op, torch._ops.OpOverload) else self.op.__name__
-        return f"{name} (called from {self.path or 'no module'}): {reason}"
-
-    def refuse(self, reason: str) -> UnsupportedOp:
-        return UnsupportedOp(self.message(reason))
-
-
-@dataclass
-class Trace:
-    """`values` are what the emulated run computed; `references` are the exact values of what it started from.
-
-    `integers` are the numbers of constants of integers and booleans.
-    """
-
-    steps: list[Step] = field(default_factory=list)
-    values: list[torch.Tensor] = field(default_factory=list)
-    references: dict[int, torch.Tensor] = field(default_factory=dict)
-    integers: list[int] = field(default_factory=list)
-    inputs: list[int] = field(default_factory=list)
-    output: int = -1
-
-    def double(self, number: int) -> torch.Tensor:
-        """A value in float64."""
-        return self.values[number].double()
-
-    def add(self, value: torch.Tensor) -> int:
-        with _without_dispatch():
-            self.values.append(value.detach())
-        return len(self.values) - 1
-
-
-def map_tensors(function: Callable[[Any], Any], value: Any, kind: type = torch.Tensor) -> Any:
-    """The function applied to every tensor (or other kind) inside lists, tuples and dictionaries."""
-    if isinstance(value, kind):
-        return function(value)
-    nested = (kind, list, tuple, dict)
-    if isinstance(value, (list, tuple)):
-        return type(value)([map_tensors(function, item, kind) if isinstance(item, nested) else item for item in value])
-    if isinstance(value, dict):
-        return {key: map_tensors(function, item, kind) if isinstance(item, nested) else item for key, item in value.items()}
-    return value
-
-
-def tensors_in(value: Any, kind: type = torch.Tensor) -> list[Any]:
-    """Every tensor (or other kind) inside lists, tuples and dictionaries, in order."""
-    found: list[Any] = []
-    _collect(found, (value,), kind)
-    return found
-
-
-def _collect(found: list[Any], values: Iterable[Any], kind: type) -> None:
-    for item in values:
-        if isinstance(item, kind):
-            found.append(item)
-        elif isinstance(item, (list, tuple)):
-            _collect(found, item, kind)
-        elif isinstance(item, dict):
-            _collect(found, item.values(), kind)
 
 
 class _Recorder(TorchDispatchMode):
@@ -151,21 +74,19 @@ class _Recorder(TorchDispatchMode):
             self._keep_old_values(target)
         self._read = {}
         if func is ATTENTION:
-            from fpsim.emulation.certification.attention import record_steps
-
             return record_steps(self.machine, self._step, args)
         result = func(*args, **kwargs)
         name = func._schema.name
         if name in _UNINITIALIZED:
             self._in_storage.setdefault(_storage(result), [])
-        elif name in _MAKERS and not tensors_in((args, kwargs)):
+        elif name in _MAKERS and not any(True for _ in tensors_in((args, kwargs))):
             with _without_dispatch():
                 self.leaf(result, func(*args, **kwargs))
         elif func is _DETACH and not outside:  # autograd calls it too: the same tensor
             pass
         elif not (outside and func in TABLE and TABLE[func].family == "view"):  # what is seen through a view is outside too
             valued = name not in _MAKERS
-            places = map_tensors(lambda tensor: self._number(tensor, func if valued else None), (args, kwargs))
+            places = mapped(lambda tensor: self._number(tensor, func if valued else None), (args, kwargs))
             self._record(func, places, result, target)
         else:
             self._outside.extend(outside)
@@ -191,7 +112,7 @@ class _Recorder(TorchDispatchMode):
 
     def _step(self, op: Callable[..., Any], args: Sequence[Any], result: torch.Tensor) -> torch.Tensor:
         """Write down one step of an operation, and what it gave; returns that."""
-        places = tuple(map_tensors(lambda tensor: self._number(tensor, op), list(args)))
+        places = tuple(mapped(lambda tensor: self._number(tensor, op), list(args)))
         self.trace.steps.append(Step(op, places, {}, (self.remember(result),), self.machine.path))
         return result
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 import functools
 import operator
 import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -347,31 +346,3 @@ def _start_child_without_emulation() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_child_without_emulation)
-
-
-@contextlib.contextmanager
-def emulate(
-    fmt: Any = "fp16",
-    accumulate: Any = None,
-    rounding: Any = "nearest-even",
-    seed: int | None = None,
-    granularity: str = "kernel",
-) -> Iterator[Emulation]:
-    """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
-
-    A backward pass through what is computed inside belongs inside as well; outside it raises `OutsideContext`.
-
-    Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
-    `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
-    with a different policy.
-    """
-    from fpsim.emulation.dispatch.hooks import Guard, guard_outputs, install_optimizer_hooks
-    from fpsim.emulation.machine.policy import make_policy
-
-    install_optimizer_hooks()
-    policy = make_policy(fmt, accumulate, rounding, seed, granularity)
-    emulation = Emulation(policy, policy.resolve())
-    emulation.guard = Guard(emulation, keep=True)
-    emulation.guard_outputs = functools.partial(guard_outputs, guard=emulation.guard)
-    with emulation:
-        yield emulation

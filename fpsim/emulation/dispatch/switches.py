@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import torch
-
-from fpsim.emulation.rules.rms_normalization import rms_norm
 
 _lock = threading.Lock()
 _entered = 0
 _saved: tuple[bool, ...] = ()
-_rms_norm = torch.rms_norm
+#: Functions of torch that are replaced while anything is emulated, by name.
+replacements: dict[str, Callable[..., Any]] = {}
+_replaced: dict[str, Callable[..., Any]] = {}
 
 
 def _read() -> tuple[bool, ...]:
@@ -28,16 +30,18 @@ def _write(values: tuple[bool, ...]) -> None:
 
 
 def enter() -> None:
-    """Switch the fused path of attention modules and oneDNN off, and `rms_norm` to one operation.
+    """Switch the fused path of attention modules and oneDNN off, and put the `replacements` in their places.
 
     The first entry remembers what they were.
     """
-    global _entered, _saved, _rms_norm
+    global _entered, _saved
     with _lock:
         if _entered == 0:
-            _saved, _rms_norm = _read(), torch.rms_norm
+            _saved = _read()
             _write((False, False))
-            torch.rms_norm = rms_norm
+            for name, function in replacements.items():
+                _replaced[name] = getattr(torch, name)
+                setattr(torch, name, function)
         _entered += 1
 
 
@@ -52,7 +56,8 @@ def leave() -> None:
 
 def _restore() -> None:
     _write(_saved)
-    torch.rms_norm = _rms_norm
+    for name, function in _replaced.items():
+        setattr(torch, name, function)
 
 
 def reset() -> None:

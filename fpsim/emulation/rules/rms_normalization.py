@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from fpsim.backend.numba import sums64
+from fpsim.emulation.dispatch import switches
+from fpsim.emulation.dispatch.context import current
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import register
@@ -52,8 +54,6 @@ def rms_norm(
     input: Tensor, normalized_shape: Sequence[int | torch.SymInt], weight: MaybeTensor = None, eps: float | None = None
 ) -> Tensor:
     """`torch.rms_norm`, which in a thread that emulates is one operation below autograd."""
-    from fpsim.emulation.dispatch.context import current
-
     emulation = current()
     shape = list(normalized_shape)
     if (
@@ -68,6 +68,9 @@ def rms_norm(
     ):
         return _plain(input, normalized_shape, weight, eps)
     return _RMSNorm.apply(input, weight, shape, emulation.machine.epsilon(input.dtype) if eps is None else eps)
+
+
+switches.replacements["rms_norm"] = rms_norm
 
 
 def _rows(machine: Machine, tensor: Tensor, size: int) -> np.ndarray:

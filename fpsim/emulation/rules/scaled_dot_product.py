@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpsim.emulation.dispatch.context import current
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.attention import ATTENTION, ATTENTION_BACKWARD, default_scale
@@ -233,8 +234,6 @@ def _attend(
 
 def _machine_for(query: Tensor, others: tuple[Any, ...]) -> Any:
     """The machine that emulates attention of these operands; None where it is torch's own."""
-    from fpsim.emulation.dispatch.context import current
-
     emulation = current()
     if emulation is None or emulation._local.mode is None or not emulation.machine.emulates(query.dtype):
         return None

@@ -1,0 +1,37 @@
+"""A block in which all that a thread does is emulated."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from fpsim.emulation.dispatch.context import Emulation
+from fpsim.emulation.dispatch.hooks import Guard, guard_outputs, install_optimizer_hooks
+from fpsim.emulation.machine.policy import make_policy
+
+
+@contextlib.contextmanager
+def emulate(
+    fmt: Any = "fp16",
+    accumulate: Any = None,
+    rounding: Any = "nearest-even",
+    seed: int | None = None,
+    granularity: str = "kernel",
+) -> Iterator[Emulation]:
+    """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
+
+    A backward pass through what is computed inside belongs inside as well; outside it raises `OutsideContext`.
+
+    Tensors from outside are rounded, out of place, whenever they are used. Yields the `Emulation`, whose
+    `rows()` are its counters. Raises what `run` raises for its arguments, and RuntimeError inside another emulation
+    with a different policy.
+    """
+    install_optimizer_hooks()
+    policy = make_policy(fmt, accumulate, rounding, seed, granularity)
+    emulation = Emulation(policy, policy.resolve())
+    emulation.guard = Guard(emulation, keep=True)
+    emulation.guard_outputs = functools.partial(guard_outputs, guard=emulation.guard)
+    with emulation:
+        yield emulation
