@@ -14,7 +14,8 @@ from fpsim.hardware.table import conversions_markdown, markdown, scaled_markdown
 from fpsim.numbers.formats import BF16, FP16, FP32, get_format
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.units import products, steps
-from fpsim.sums.units.products import _around_specials, unit_product
+from fpsim.sums.units.blocks import around_specials
+from fpsim.sums.units.products import unit_product
 from fpsim.sums.units.step_kernels import step_product
 from tests import units_oracle as oracle
 
@@ -100,7 +101,7 @@ class Recording:
         target = Output(output.format, rounding, False, "")
 
         def multiply(a, b, c):
-            return _around_specials(a, b, self.fmt, other, target, c.astype(np.float64))
+            return around_specials(a, b, self.fmt, other, target, c.astype(np.float64))
 
         return self.mismatches(multiply)
 

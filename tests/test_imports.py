@@ -70,17 +70,35 @@ def test_torch_is_loaded_by_the_emulation_alone(path):
     assert not loads_torch or part(path) in WITH_TORCH, f"{module_name(path)} loads torch"
 
 
-def test_modules_of_the_package_are_not_entangled():
-    """No cycle among the files, counting what they import when they are loaded."""
-    names = {module_name(path): path for path in FILES}
-    needs = {}
-    for name, path in names.items():
-        found = {longest(names, imported) for imported in imports(path, when_loaded=True)}
-        needs[name] = found - {name, ""}
+def rows_of(needs):
+    """The names in the order in which each needs only earlier ones; those in or behind a circle are left out."""
     done = set()
     while ready := {name for name, wanted in needs.items() if name not in done and wanted <= done}:
         done |= ready
-    assert set(needs) == done, f"in or behind a cycle: {sorted(set(needs) - done)}"
+    return done
+
+
+def needs_of(room):
+    """What each room imports of others, wherever in a file it does; `room(module name)` is where a module is."""
+    names = {module_name(path): path for path in FILES}
+    needs = {room(name): set() for name in names}
+    for name, path in names.items():
+        needs[room(name)] |= {room(longest(names, imported)) for imported in imports(path)} - {room(name), ""}
+    return needs
+
+
+def test_modules_of_the_package_are_not_entangled():
+    """No circle among the files, counting imports inside functions and those for types alone."""
+    needs = needs_of(lambda name: name)
+    assert set(needs) == rows_of(needs), f"in or behind a circle: {sorted(set(needs) - rows_of(needs))}"
+
+
+def test_folders_of_the_emulation_are_not_entangled():
+    """The same of its folders: machines know nothing of the modes that hand them operations."""
+    needs = needs_of(lambda name: ".".join(name.split(".")[:3]))
+    folders = {f"fpsim.emulation.{path.parent.name}" for path in (PACKAGE / "emulation").glob("*/__init__.py")}
+    between = {name: needs[name] & folders for name in folders}
+    assert folders == rows_of(between), f"in or behind a circle: {sorted(folders - rows_of(between))}"
 
 
 def longest(names, imported):

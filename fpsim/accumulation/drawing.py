@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fpsim.accumulation.forms import Member, members_of
-from fpsim.accumulation.trees import Tree
+from fpsim.accumulation.program import Program
 
 _MOST_LEAVES = 4096
 
 
-def text(tree: Tree) -> str:
+def text(tree: Program) -> str:
     """The tree as lines of text, the root first; every addition is a ``+`` with its members below it.
 
     Starts from +0 are left out. Raises ValueError above 4096 leaves.
@@ -32,7 +32,7 @@ def text(tree: Tree) -> str:
     return "\n".join(lines)
 
 
-def graphviz(tree: Tree) -> str:
+def graphviz(tree: Program) -> str:
     """The tree as source for graphviz's ``dot``. Raises ValueError above 4096 leaves."""
     nodes, root = _shown(tree)
     lines = ["digraph tree {", "  rankdir=BT; node [shape=circle, fontsize=10];"]
@@ -47,7 +47,7 @@ def graphviz(tree: Tree) -> str:
     return "\n".join([*lines, "}"])
 
 
-def plot(tree: Tree, axes: Any = None) -> Any:
+def plot(tree: Program, axes: Any = None) -> Any:
     """The tree drawn into matplotlib axes (new ones when none are given), which are returned.
 
     A node stands at the height of its longest path to a leaf; fused nodes are squares.
@@ -78,7 +78,7 @@ def plot(tree: Tree, axes: Any = None) -> Any:
     return axes
 
 
-def _shown(tree: Tree) -> tuple[list[list[Member]], Member | None]:
+def _shown(tree: Program) -> tuple[list[list[Member]], Member | None]:
     if tree.leaves > _MOST_LEAVES:
         raise ValueError(f"tree: {tree.leaves} leaves are too many to draw; at most {_MOST_LEAVES}")
     return members_of(tree)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fpsim.accumulation.trees import ADD, CHAIN, FUSED, ZERO, Tree
+from fpsim.accumulation.program import ADD, CHAIN, FUSED, ZERO, Program
 
 # A member of a node is a leaf (its number, >= 0) or a node (~index, < 0); None stands for a bare +0.
 Member = int
 
 
-def members_of(tree: Tree) -> tuple[list[list[Member]], Member | None]:
+def members_of(tree: Program) -> tuple[list[list[Member]], Member | None]:
     """The nodes of a tree in program order, each the list of its members with every +0 left out, and the root."""
     nodes: list[list[Member]] = []
 
@@ -69,14 +69,14 @@ def _emit(nodes: list[list[Member]], root: Member | None, start: bool) -> list[i
     return steps
 
 
-def canonical_steps(tree: Tree) -> list[int]:
+def canonical_steps(tree: Program) -> list[int]:
     """The program of ``tree.canonical()``."""
     nodes, root = members_of(tree)
     _arrange(nodes)
     return _emit(nodes, root, start=False)
 
 
-def chain_steps(tree: Tree) -> list[int]:
+def chain_steps(tree: Program) -> list[int]:
     """The program of ``tree.chains()``; ValueError if the tree has fused nodes."""
     if not tree.is_binary:
         raise ValueError("tree: it has fused nodes of more than two terms, which no chain of additions can express")

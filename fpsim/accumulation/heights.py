@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpsim.accumulation.trees import ADD, CHAIN, FUSED, ZERO, Tree
+from fpsim.accumulation.program import ADD, CHAIN, FUSED, ZERO, Program
 
 _EMPTY = -1  # the count of a bare +0
 
 
-def most_roundings(tree: Tree, leaves_are_values: bool) -> int:
+def most_roundings(tree: Program, leaves_are_values: bool) -> int:
     """The largest number of additions that round between a leaf and the result, which is (+0) + tree.
 
     An addition to +0 rounds nothing but a leaf that is no value of the format.

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.accumulation.trees import ADD, CHAIN, MAX_LEAVES, ZERO, Tree
+from fpsim.accumulation.program import ADD, CHAIN, MAX_LEAVES, ZERO
+from fpsim.accumulation.trees import Tree
 
 _COMBINATIONS = ("sequential", "pairwise")
 _NESTED_HEIGHT = 50  # a parser of literals refuses much deeper parentheses

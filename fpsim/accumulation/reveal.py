@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.accumulation.trees import ADD, CHAIN, FUSED, ZERO, Tree
+from fpsim.accumulation.program import ADD, CHAIN, FUSED, ZERO
+from fpsim.accumulation.trees import Tree
 
 # (largest count, unit, mask): mask + count * unit is mask, rounded to nearest or toward zero, to any format that holds
 # float16, float32 or float64; sums of float16 inside float32 too.

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fpsim.numbers.formats import Format
+from fpsim.numbers.binary import BinaryFloat
 from fpsim.numbers.modes import Rounding
 
 
@@ -47,7 +47,7 @@ class _Carrier:
             found += 1
         return found
 
-    def rounds(self, fmt: Format, rounding: Rounding) -> bool:
+    def rounds(self, fmt: BinaryFloat, rounding: Rounding) -> bool:
         """Whether the kernel for this carrier rounds to the format: no number it uses leaves the carrier's range."""
         stochastic = rounding is Rounding.STOCHASTIC
         emin = fmt.emin - 1 if fmt.flush and stochastic else fmt.emin
@@ -66,7 +66,7 @@ _CARRIERS = {
 
 
 @lru_cache(maxsize=1024)
-def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.ndarray | None:
+def rounding_constants(fmt: BinaryFloat, rounding: Rounding, dtype: np.dtype) -> np.ndarray | None:
     """The row of integers that a rounding kernel gets (named in `backend/numba/rounding.py`), read-only.
 
     None where the carrier's own range is too small for the kernel's intermediates.
@@ -144,6 +144,6 @@ def rounding_constants(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.n
     return row
 
 
-def top_gap_is_wide(fmt: Format) -> bool:
+def top_gap_is_wide(fmt: BinaryFloat) -> bool:
     """Whether 2^(emax+1) lies two ulps above max_finite, the code between being a NaN."""
     return fmt.stochastic_top - fmt.max_finite > 2.0 ** (fmt.emax - fmt.precision + 1)

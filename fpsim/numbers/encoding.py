@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fpsim.numbers.formats import Format
+from fpsim.numbers.binary import BinaryFloat
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import Field, NumberSystem
 
@@ -22,16 +22,16 @@ def code_dtype(fmt: NumberSystem) -> np.dtype:
     return np.dtype(next(f"u{size}" for size in (1, 2, 4, 8) if fmt.bits <= 8 * size))
 
 
-def _signs(fmt: Format) -> int:
+def _signs(fmt: BinaryFloat) -> int:
     return 1 << (fmt.bits - 1) if fmt.signed else 0
 
 
-def infinity_index(fmt: Format) -> int:
+def infinity_index(fmt: BinaryFloat) -> int:
     """The code of +infinity: the exponent field all ones."""
     return (2**fmt.exponent_bits - 1) << (fmt.precision - 1)
 
 
-def nan_code(fmt: Format) -> int | None:
+def nan_code(fmt: BinaryFloat) -> int | None:
     """The canonical code of NaN (positive and quiet), None where there is no code for it."""
     stored = fmt.precision - 1
     match fmt.specials:
@@ -44,7 +44,7 @@ def nan_code(fmt: Format) -> int | None:
     return None
 
 
-def _index(magnitude: np.ndarray, fmt: Format) -> np.ndarray:
+def _index(magnitude: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
     """The codes of finite non-negative float64 values of the format."""
     p, emin = fmt.precision, fmt.emin
     exponent = np.maximum(np.frexp(np.where(magnitude == 0, 2.0**emin, magnitude))[1] - 1, emin)
@@ -53,7 +53,7 @@ def _index(magnitude: np.ndarray, fmt: Format) -> np.ndarray:
     return (exponent.astype(np.int64) - emin << np.int64(p - 1)) + (count if fmt.has_zero else 0)
 
 
-def _value(index: np.ndarray, fmt: Format) -> np.ndarray:
+def _value(index: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
     """The float64 values of codes of finite non-negative values."""
     stored = fmt.precision - 1
     field, fraction = index >> np.int64(stored), index & np.int64(2**stored - 1)
@@ -64,7 +64,7 @@ def _value(index: np.ndarray, fmt: Format) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _all_values(fmt: Format) -> Format:
+def _all_values(fmt: BinaryFloat) -> BinaryFloat:
     """The format whose rounding leaves every value that has a code as it is."""
     return fmt.replace(flush=None, saturate=fmt.specials == "finite")
 
@@ -76,9 +76,9 @@ def first_non_value(array: np.ndarray, fmt: NumberSystem) -> tuple[int, ...] | N
     Subnormal values have codes whether or not results are flushed.
     """
     info = np.finfo(array.dtype)
-    held = _all_values(fmt) if isinstance(fmt, Format) else fmt
+    held = _all_values(fmt) if isinstance(fmt, BinaryFloat) else fmt
     whole = (info.nmant + 1, info.minexp, info.maxexp)
-    if isinstance(held, Format) and held.has_infinity and (held.precision, held.emin, held.emax + 1) == whole:
+    if isinstance(held, BinaryFloat) and held.has_infinity and (held.precision, held.emin, held.emax + 1) == whole:
         return None  # the dtype has no other values
     flat = array.reshape(-1)
     rounded = np.empty(min(flat.size, _BLOCK), array.dtype)
@@ -103,7 +103,7 @@ def require_values(array: np.ndarray, fmt: NumberSystem, name: str) -> None:
         raise ValueError(f"{place} = {found!r} is not a value of {fmt.name}; round it to the format first")
 
 
-def encode_values(values: np.ndarray, fmt: Format) -> np.ndarray:
+def encode_values(values: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
     """The codes, uint64, of float64 values of the format; ValueError for a NaN where it has no code for one."""
     wide = values.reshape(-1)
     is_nan = np.isnan(wide)
@@ -121,7 +121,7 @@ def encode_values(values: np.ndarray, fmt: Format) -> np.ndarray:
     return code.reshape(values.shape)
 
 
-def decode_codes(codes: np.ndarray, fmt: Format) -> np.ndarray:
+def decode_codes(codes: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
     """The float64 values of uint64 codes, and NaN for what is none."""
     signs = np.uint64(_signs(fmt))
     index = (codes & ~signs if fmt.signed else codes).view(np.int64)
@@ -137,14 +137,14 @@ def decode_codes(codes: np.ndarray, fmt: Format) -> np.ndarray:
     return value
 
 
-def ulp_of(x: np.ndarray, fmt: Format) -> np.ndarray:
+def ulp_of(x: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
     """2^(max(e, emin) - p + 1) of float64 numbers."""
     finite = np.isfinite(x)
     exponent = np.frexp(np.where(finite & (x != 0), x, 2.0**fmt.emin))[1] - 1
     return np.where(finite, np.ldexp(1.0, np.maximum(exponent, fmt.emin) - fmt.precision + 1), np.abs(x))
 
 
-def next_of(x: np.ndarray, fmt: Format, direction: int) -> np.ndarray:
+def next_of(x: np.ndarray, fmt: BinaryFloat, direction: int) -> np.ndarray:
     """The next value above (direction 1) or below (-1) each of float64 values."""
     wide = direction * x
     negative = (wide < 0) if fmt.signed else np.full(wide.shape, direction < 0)
@@ -165,7 +165,7 @@ def next_of(x: np.ndarray, fmt: Format, direction: int) -> np.ndarray:
     return np.asarray(value)
 
 
-def fields_of(code: int, fmt: Format) -> list[Field]:
+def fields_of(code: int, fmt: BinaryFloat) -> list[Field]:
     """Sign, exponent and significand, with what they stand for in a finite number."""
     digits = f"{code:0{fmt.bits}b}"
     exponent_at, significand_at = int(fmt.signed), int(fmt.signed) + fmt.exponent_bits

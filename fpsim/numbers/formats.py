@@ -7,27 +7,20 @@ the table at the end of this file.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from fpsim.numbers.binary import BinaryFloat
+from fpsim.numbers.computing import contains, why_no_arithmetic
+from fpsim.numbers.encoding import decode_codes, encode_values, fields_of, next_of, ulp_of
 from fpsim.numbers.modes import Rounding
-from fpsim.numbers.system import Field, NumberSystem
-
-Specials = Literal["ieee", "fn", "fnuz", "finite"]
-Flush = Literal["after", "before"]
-
-_SPECIALS = ("ieee", "fn", "fnuz", "finite")
-_FLUSHES = (None, "after", "before")
-
-#: The format that all others are rounded from: nothing wider can be computed with here.
-_WIDEST_PRECISION, _WIDEST_EMIN, _WIDEST_EMAX = 53, -1022, 1023
+from fpsim.numbers.rounding import round_into
+from fpsim.numbers.system import Field
 
 
-@dataclass(frozen=True)
-class Format(NumberSystem):
+class Format(BinaryFloat):
     """A binary floating-point format (IEEE 754-2019, section 3.3, and its 8-bit and narrower relatives).
 
     Parameters
@@ -49,112 +42,6 @@ class Format(NumberSystem):
     ValueError, TypeError : when the numbers do not describe a format whose values float64 holds.
     """
 
-    name: str
-    precision: int
-    emin: int
-    emax: int
-    specials: Specials = "ieee"
-    saturate: bool = False
-    flush: Flush | None = None
-    flush_inputs: bool = False
-    signed: bool = True
-
-    def __post_init__(self) -> None:
-        for field in ("precision", "emin", "emax"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"Format {self.name!r}: {field} must be an int, got {value!r}")
-        if not isinstance(self.name, str) or not self.name:
-            raise TypeError(f"Format: name must be a nonempty string, got {self.name!r}")
-        if self.specials not in _SPECIALS:
-            raise ValueError(f"Format {self.name!r}: specials is one of {_SPECIALS}, got {self.specials!r}")
-        if self.flush not in _FLUSHES:
-            raise ValueError(f"Format {self.name!r}: flush is one of {_FLUSHES}, got {self.flush!r}")
-        if not 1 <= self.precision <= _WIDEST_PRECISION:
-            raise ValueError(f"Format {self.name!r}: precision must be 1 to 53, got {self.precision}")
-        if not _WIDEST_EMIN <= self.emin <= self.emax <= _WIDEST_EMAX:
-            raise ValueError(
-                f"Format {self.name!r}: exponents must satisfy -1022 <= emin <= emax <= 1023, "
-                f"got {self.emin}, {self.emax}"
-            )
-        if self.emin - self.precision + 1 < _WIDEST_EMIN - _WIDEST_PRECISION + 1:
-            raise ValueError(f"Format {self.name!r}: its smallest subnormal is below float64's")
-        if self.specials == "fn" and self.signed and self.precision == 1:
-            raise ValueError(f"Format {self.name!r}: an fn format needs a stored significand bit for its NaN")
-        if self.specials == "finite" and not self.saturate:
-            raise ValueError(f"Format {self.name!r}: without infinity and NaN a format has to saturate")
-        if not self.signed and (self.precision != 1 or self.specials != "fn"):
-            raise ValueError(f"Format {self.name!r}: only a scale (precision 1, specials 'fn') can be unsigned")
-
-    @property
-    def unit_roundoff(self) -> float:
-        """u = 2^-p, the largest relative error of rounding a normal number to nearest."""
-        return 2.0**-self.precision
-
-    @cached_property
-    def max_finite(self) -> float:  # type: ignore[override]
-        """The largest finite value."""
-        ones = 2**self.precision - 1
-        if self.specials == "fn" and self.signed:
-            ones -= 1  # the code of all ones is the NaN
-        return float(ones) * 2.0 ** (self.emax - self.precision + 1)
-
-    @property
-    def min_normal(self) -> float:
-        """2^emin, the smallest positive normal value."""
-        return 2.0**self.emin
-
-    @property
-    def min_subnormal(self) -> float:
-        """The smallest positive value: 2^(emin-p+1), or `min_normal` where subnormals are flushed or absent."""
-        return self.min_normal if self.flush or not self.has_zero else 2.0 ** (self.emin - self.precision + 1)
-
-    @property
-    def has_infinity(self) -> bool:
-        """Whether the format has codes for infinities."""
-        return self.specials == "ieee"
-
-    @property
-    def has_nan(self) -> bool:
-        """Whether the format has a code for NaN."""
-        return self.specials != "finite"
-
-    @property
-    def has_zero(self) -> bool:
-        """Whether the format has a zero (all but float8_e8m0fnu)."""
-        return self.signed
-
-    @property
-    def has_negative_zero(self) -> bool:
-        """Whether -0 is told from +0."""
-        return self.signed and self.specials != "fnuz"
-
-    @property
-    def bias(self) -> int:
-        """What the stored exponent exceeds the exponent by."""
-        return (1 if self.has_zero else 0) - self.emin
-
-    @cached_property
-    def exponent_bits(self) -> int:
-        """Width of the exponent field."""
-        largest_field = self.emax + self.bias + (1 if self.specials == "ieee" else 0)
-        return max(1, largest_field.bit_length())
-
-    @property
-    def bits(self) -> int:
-        """Width of a code: sign, exponent and stored significand bits."""
-        return int(self.signed) + self.exponent_bits + self.precision - 1
-
-    @property
-    def stochastic_top(self) -> float:
-        """2^(emax+1), the virtual neighbour above `max_finite`; choosing it is overflow."""
-        return 2.0 ** (self.emax + 1) if self.emax < _WIDEST_EMAX else float("inf")
-
-    @property
-    def min_finite(self) -> float:
-        """The least finite value."""
-        return -self.max_finite if self.signed else self.min_normal
-
     @property
     def enclosing(self) -> Format:
         """The format itself."""
@@ -166,49 +53,28 @@ class Format(NumberSystem):
         return self.replace(name=f"beyond {self.name}", emax=self.emax + 1, specials="ieee", saturate=False)
 
     def lacks(self, operation: str, rounding: Rounding) -> str | None:
-        from fpsim.numbers.computing import why_no_arithmetic
-
         if operation == "round":
             one_bit = rounding is Rounding.ODD and self.precision == 1
             return f"{self.name} cannot be rounded to odd: a significand of one bit is never even" if one_bit else None
         return why_no_arithmetic(self, rounding)
 
     def round_into(self, x: np.ndarray, out: np.ndarray, rounding: Rounding, key: int = 0, first_element: int = 0) -> None:
-        from fpsim.numbers.rounding import round_into
-
         round_into(x, out, self, rounding, key, first_element)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        from fpsim.numbers.encoding import encode_values
-
         return encode_values(values, self)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        from fpsim.numbers.encoding import decode_codes
-
         return decode_codes(codes, self)
 
     def ulp(self, x: np.ndarray) -> np.ndarray:
-        from fpsim.numbers.encoding import ulp_of
-
         return ulp_of(x, self)
 
     def next(self, x: np.ndarray, direction: int) -> np.ndarray:
-        from fpsim.numbers.encoding import next_of
-
         return next_of(x, self, direction)
 
     def fields(self, code: int) -> list[Field]:
-        from fpsim.numbers.encoding import fields_of
-
         return fields_of(code, self)
-
-    def replace(self, **changes: Any) -> Format:
-        """A copy with some fields changed, e.g. `get_format("fp16").replace(name="fp16ftz", flush="after")`."""
-        return replace(self, **changes)
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def _ieee(name: str, exponent_bits: int, stored: int, **changes: Any) -> Format:
@@ -326,3 +192,16 @@ def dtype_name(dtype: Any) -> str | None:
         except TypeError:
             return None
     return None
+
+
+@lru_cache(maxsize=256)
+def joined(*formats: Format) -> Format:
+    """A format that holds every value of the given ones: one of them where it does."""
+    for candidate in formats:
+        if all(contains(candidate, fmt) for fmt in formats):
+            return candidate
+    precision = max(fmt.precision for fmt in formats)
+    least = min(fmt.emin - fmt.precision for fmt in formats) + precision
+    emin = min(least, *(fmt.emin for fmt in formats))
+    name = " and ".join(sorted({fmt.name for fmt in formats}))
+    return Format(name, precision, emin, max(fmt.emax for fmt in formats))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend import threads
+from fpsim.numbers.binary import BinaryFloat
 from fpsim.numbers.carriers import rounding_constants as rounding_constants, top_gap_is_wide
-from fpsim.numbers.formats import Format
 from fpsim.numbers.modes import Rounding as Rounding, get_rounding as get_rounding
 from fpsim.numbers.system import NumberSystem
 
@@ -58,7 +58,7 @@ def round_into(
 
     Nothing is checked. Non-contiguous arrays are copied.
     """
-    if not isinstance(fmt, Format):
+    if not isinstance(fmt, BinaryFloat):
         fmt.round_into(x, out, rounding, key, first_element)
         return
     if not fmt.has_zero:
@@ -110,7 +110,9 @@ def _streamable(target: np.ndarray) -> tuple[int, int]:
     return first, first + (target.size - first) // STREAMED_BLOCK * STREAMED_BLOCK
 
 
-def _round_scale_into(x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding, key: int, first_element: int) -> None:
+def _round_scale_into(
+    x: np.ndarray, out: np.ndarray, fmt: BinaryFloat, rounding: Rounding, key: int, first_element: int
+) -> None:
     """A scale has no zero, no sign and no infinity: those are NaN, and what lies below its least value becomes it."""
     with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
         wide = x.astype(np.float64)

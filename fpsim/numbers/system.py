@@ -8,14 +8,11 @@ the operation is computed there, rounded to odd where it is inexact, and `round_
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpsim.numbers.modes import Rounding
-
-if TYPE_CHECKING:
-    from fpsim.numbers.formats import Format
 
 
 class Field(NamedTuple):
@@ -68,8 +65,8 @@ class NumberSystem(ABC):
 
     @property
     @abstractmethod
-    def enclosing(self) -> Format:
-        """A binary float format that holds every value: what plans for products of them are made with."""
+    def enclosing(self) -> Any:
+        """A binary float format, a `Format`, that holds every value: what plans for products of them are made with."""
 
     @property
     @abstractmethod

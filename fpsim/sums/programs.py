@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from fpsim.accumulation.trees import ADD, CHAIN, FUSED, Tree
+from fpsim.accumulation.program import ADD, CHAIN, FUSED
+from fpsim.accumulation.trees import Tree
 
 
 @lru_cache(maxsize=128)

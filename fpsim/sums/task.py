@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.accumulation.trees import Tree
 from fpsim.backend.subnormals import refuse_flush_to_zero
-from fpsim.numbers.computing import joined, require_arithmetic
-from fpsim.numbers.formats import Format
+from fpsim.numbers.computing import require_arithmetic
+from fpsim.numbers.formats import Format, joined
 from fpsim.numbers.names import get_system
 from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
 from fpsim.numbers.system import NumberSystem

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpsim.accumulation.trees import ADD, CHAIN, FUSED, ZERO, Tree
+from fpsim.accumulation.program import ADD, CHAIN, FUSED, ZERO
+from fpsim.accumulation.trees import Tree
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.additions import add_rounded

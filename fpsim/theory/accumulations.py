@@ -28,7 +28,7 @@ import numpy as np
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.accumulation.kinds import EXACT, KAHAN, NATIVE, NEUMAIER, PARTS, TREE, UNIT, Kind
 from fpsim.accumulation.orders import sequential
-from fpsim.accumulation.trees import MAX_LEAVES
+from fpsim.accumulation.program import MAX_LEAVES
 from fpsim.numbers.formats import FP32, Format, get_format
 from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage

@@ -1,15 +1,10 @@
 """The kinds of accumulators, a file each and a row in `KINDS`."""
 
-from fpsim.accumulation.kinds.compensated import Compensated
+from fpsim.accumulation.kinds.compensated import KAHAN, NEUMAIER
 from fpsim.accumulation.kinds.kind import Kind
-from fpsim.accumulation.kinds.tree import Parts, Tree
-from fpsim.accumulation.kinds.unit import HardwareUnit
-from fpsim.accumulation.kinds.whole import Exact, Native
-
-TREE, PARTS = Tree(), Parts()
-KAHAN, NEUMAIER = Compensated("kahan"), Compensated("neumaier")
-EXACT, NATIVE = Exact(), Native()
-UNIT = HardwareUnit()
+from fpsim.accumulation.kinds.tree import PARTS, TREE
+from fpsim.accumulation.kinds.unit import UNIT
+from fpsim.accumulation.kinds.whole import EXACT, NATIVE
 
 #: Every kind, by the name that an `Accumulator` is given.
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (TREE, PARTS, KAHAN, NEUMAIER, EXACT, NATIVE, UNIT)}

@@ -11,3 +11,6 @@ class Compensated(Kind):
 
     def __init__(self, name: str):
         self.name = name
+
+
+KAHAN, NEUMAIER = Compensated("kahan"), Compensated("neumaier")

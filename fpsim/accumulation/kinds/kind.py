@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from fpsim.accumulation.orders import sequential
+from fpsim.accumulation.orders import Order, sequential
+from fpsim.accumulation.units import Unit
 from fpsim.numbers.formats import Format
 from fpsim.numbers.modes import Rounding
 
-if TYPE_CHECKING:
-    from fpsim.accumulation.accumulator import Accumulator
+
+class Asked(Protocol):
+    """What a kind asks of the accumulator that is of it: `accumulator.Accumulator`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def format(self) -> Format: ...
+    @property
+    def order(self) -> Order: ...
+    @property
+    def products(self) -> str: ...
+    @property
+    def promoted(self) -> Format | None: ...
+    @property
+    def unit(self) -> Unit | None: ...
+
+
+Whole = TypeVar("Whole", bound=Asked)
 
 
 class Kind:
@@ -30,25 +48,25 @@ class Kind:
     #: Why its roundings cannot be counted; None where they can.
     uncounted: str | None = "it adds many terms at once"
 
-    def check(self, accumulator: Accumulator) -> None:
+    def check(self, accumulator: Asked) -> None:
         """Raise ValueError for parts that do not go together."""
         plain = accumulator.order == sequential and accumulator.products == "rounded" and accumulator.promoted is None
         if not plain:
             raise ValueError(f"accumulate: {self.name} takes no order, no fma or exact-products and no second format")
 
-    def held(self, accumulator: Accumulator) -> Format | None:
+    def held(self, accumulator: Asked) -> Format | None:
         """The format whose values its sums are; None where a sum is exact until it is rounded to the result's format."""
         return accumulator.format
 
-    def computing_formats(self, accumulator: Accumulator, rounding: Rounding) -> tuple[Format, ...]:
+    def computing_formats(self, accumulator: Asked, rounding: Rounding) -> tuple[Format, ...]:
         """The formats that its additions compute in; ValueError for a rounding mode that it has not."""
         return (accumulator.format,)
 
-    def for_sums(self, accumulator: Accumulator) -> Accumulator:
+    def for_sums(self, accumulator: Whole) -> Whole:
         """What adds terms that are no products."""
         return accumulator
 
-    def text(self, accumulator: Accumulator) -> str:
+    def text(self, accumulator: Asked) -> str:
         """What `get_accumulator` reads."""
         return self.name if self.stands_alone else f"{accumulator.format.name}:{self.name}"
 
@@ -65,7 +83,5 @@ class Kind:
     def __repr__(self) -> str:
         return f"<accumulator kind {self.name}>"
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        from fpsim.accumulation.kinds import get_kind
-
-        return get_kind, (self.name,)  # there is one of each
+    def __reduce__(self) -> str:
+        return self.name.upper()  # there is one of each, beside its class

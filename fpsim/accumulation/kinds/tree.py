@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fpsim.accumulation.kinds.kind import Kind
+from fpsim.accumulation.kinds.kind import Asked, Kind
 from fpsim.accumulation.orders import sequential
 from fpsim.numbers.formats import Format
 from fpsim.numbers.modes import Rounding
-
-if TYPE_CHECKING:
-    from fpsim.accumulation.accumulator import Accumulator
 
 _SUFFIXES = {"rounded": "", "exact": ":exact-products", "fma": ":fma"}
 
@@ -22,14 +17,14 @@ class Tree(Kind):
     widens = True
     uncounted = None
 
-    def check(self, accumulator: Accumulator) -> None:
+    def check(self, accumulator: Asked) -> None:
         if accumulator.products == "fma" and not accumulator.order.is_chains:
             raise ValueError(
                 f"accumulate: fma needs an order made of chains, and {accumulator.order.brief} is not; "
                 "use exact-products, or tree.chains() for a tree whose first two terms of a chain may start from +0"
             )
 
-    def text(self, accumulator: Accumulator) -> str:
+    def text(self, accumulator: Asked) -> str:
         order = "" if accumulator.order == sequential else f":{accumulator.order}"
         return accumulator.format.name + order + _SUFFIXES[accumulator.products]
 
@@ -39,7 +34,7 @@ class Parts(Tree):
 
     name = "parts"
 
-    def check(self, accumulator: Accumulator) -> None:
+    def check(self, accumulator: Asked) -> None:
         super().check(accumulator)
         narrow, wide = accumulator.format, accumulator.promoted
         if wide is None:
@@ -50,12 +45,15 @@ class Parts(Tree):
         if lost or wide.min_subnormal > narrow.min_subnormal or not wide.signed:
             raise ValueError(f"accumulate: '->{wide.name}' must hold every value of {narrow.name}, and does not")
 
-    def held(self, accumulator: Accumulator) -> Format | None:
+    def held(self, accumulator: Asked) -> Format | None:
         return accumulator.promoted
 
-    def computing_formats(self, accumulator: Accumulator, rounding: Rounding) -> tuple[Format, ...]:
+    def computing_formats(self, accumulator: Asked, rounding: Rounding) -> tuple[Format, ...]:
         assert accumulator.promoted is not None
         return accumulator.format, accumulator.promoted
 
-    def text(self, accumulator: Accumulator) -> str:
+    def text(self, accumulator: Asked) -> str:
         return f"{super().text(accumulator)}->{accumulator.promoted}"
+
+
+TREE, PARTS = Tree(), Parts()

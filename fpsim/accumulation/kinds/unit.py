@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from fpsim.accumulation.kinds.kind import Kind
-from fpsim.accumulation.kinds.tree import Tree
+from fpsim.accumulation.kinds.kind import Asked, Kind, Whole
+from fpsim.accumulation.kinds.tree import TREE
 from fpsim.accumulation.orders import sequential
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.modes import Rounding
-
-if TYPE_CHECKING:
-    from fpsim.accumulation.accumulator import Accumulator
 
 
 class HardwareUnit(Kind):
@@ -21,7 +17,7 @@ class HardwareUnit(Kind):
     name = "unit"
     own_addends = 1
 
-    def check(self, accumulator: Accumulator) -> None:
+    def check(self, accumulator: Asked) -> None:
         unit, plain = accumulator.unit, accumulator.products == "rounded" and accumulator.promoted is None
         if not plain or not (accumulator.order == sequential or accumulator.order.name == "split"):
             raise ValueError("accumulate: unit takes no order but split(k), no fma or exact-products and no second format")
@@ -31,15 +27,18 @@ class HardwareUnit(Kind):
             outputs = ", ".join(unit.output_names)
             raise ValueError(f"accumulate: unit {unit.name} has no {accumulator.format.name} output; it has {outputs}")
 
-    def computing_formats(self, accumulator: Accumulator, rounding: Rounding) -> tuple[Format, ...]:
+    def computing_formats(self, accumulator: Asked, rounding: Rounding) -> tuple[Format, ...]:
         return ()
 
-    def for_sums(self, accumulator: Accumulator) -> Accumulator:
+    def for_sums(self, accumulator: Whole) -> Whole:
         """Units only multiply, and beside them sums are chains in fp32."""
-        return replace(accumulator, kind=Tree(), format=FP32, order=sequential, unit=None)
+        return replace(accumulator, kind=TREE, format=FP32, order=sequential, unit=None)
 
-    def text(self, accumulator: Accumulator) -> str:
+    def text(self, accumulator: Asked) -> str:
         assert accumulator.unit is not None
         usual = accumulator.format.name == accumulator.unit.output_names[0]
         parts = [accumulator.unit.name, *([] if usual else [accumulator.format.name])]
         return ":".join(parts + ([] if accumulator.order == sequential else [str(accumulator.order)]))
+
+
+UNIT = HardwareUnit()

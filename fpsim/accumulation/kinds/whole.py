@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fpsim.accumulation.kinds.kind import Kind
+from fpsim.accumulation.kinds.kind import Asked, Kind
 from fpsim.numbers.formats import FP64, Format
 from fpsim.numbers.modes import Rounding
-
-if TYPE_CHECKING:
-    from fpsim.accumulation.accumulator import Accumulator
 
 
 class Exact(Kind):
@@ -20,10 +15,10 @@ class Exact(Kind):
     own_addends = 2**31
     uncounted = "it rounds once, and loses nothing before"
 
-    def held(self, accumulator: Accumulator) -> Format | None:
+    def held(self, accumulator: Asked) -> Format | None:
         return None
 
-    def computing_formats(self, accumulator: Accumulator, rounding: Rounding) -> tuple[Format, ...]:
+    def computing_formats(self, accumulator: Asked, rounding: Rounding) -> tuple[Format, ...]:
         return ()
 
 
@@ -35,10 +30,13 @@ class Native(Kind):
     is_symmetric = False
     uncounted = "the library's own product shows none of its additions"
 
-    def held(self, accumulator: Accumulator) -> Format | None:
+    def held(self, accumulator: Asked) -> Format | None:
         return FP64  # holds whatever the library gives
 
-    def computing_formats(self, accumulator: Accumulator, rounding: Rounding) -> tuple[Format, ...]:
+    def computing_formats(self, accumulator: Asked, rounding: Rounding) -> tuple[Format, ...]:
         if rounding is not Rounding.NEAREST_EVEN:
             raise ValueError(f'accumulate="native" computes in nearest-even only, not {rounding}')
         return ()
+
+
+EXACT, NATIVE = Exact(), Native()

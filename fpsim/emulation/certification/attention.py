@@ -23,8 +23,7 @@ from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.policy import Policy, mixed_products
 from fpsim.emulation.rules.attention import ATTENTION, attend
-from fpsim.numbers.computing import joined
-from fpsim.numbers.formats import FP32, FP64, Format
+from fpsim.numbers.formats import FP32, FP64, Format, joined
 from fpsim.numbers.rounding import Rounding
 
 _Tensor = torch.Tensor

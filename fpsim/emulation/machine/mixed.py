@@ -35,8 +35,7 @@ from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import MixedPolicy, mixed_products
 from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings, Setting
 from fpsim.emulation.registry import TABLE, names, positions, tensors_in
-from fpsim.numbers.computing import joined
-from fpsim.numbers.formats import Format
+from fpsim.numbers.formats import Format, joined
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.task import Sum
 

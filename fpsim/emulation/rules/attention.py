@@ -32,8 +32,7 @@ from fpsim.emulation.machine.limits import in_fp32
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library, multiplies_natively
-from fpsim.numbers.computing import joined
-from fpsim.numbers.formats import FP32, Format
+from fpsim.numbers.formats import FP32, Format, joined
 
 _aten = torch.ops.aten
 _FLOAT32 = torch.float32

@@ -13,7 +13,7 @@ import numpy as np
 from fpsim.accumulation.units import ScaledInstruction
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
-from fpsim.sums.units.products import block_product
+from fpsim.sums.units.blocks import block_product
 from fpsim.sums.units.specials import among_specials, decided, finite_part
 from fpsim.sums.units.steps import powers
 

@@ -9,7 +9,7 @@ import numpy as np
 from fpsim.accumulation.units import Formats, Instruction, formats_of_both
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP32
-from fpsim.sums.units.products import TILE, Packed, padded
+from fpsim.sums.units.packing import TILE, Packed, padded
 
 
 def step_product(

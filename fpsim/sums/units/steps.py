@@ -18,7 +18,7 @@ from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.exact import exact_product
 from fpsim.sums.schemes import careful_scheme, constants
 from fpsim.sums.task import Draws, Sum
-from fpsim.sums.units.products import chain_product, without_subnormals
+from fpsim.sums.units.chains import chain_product, without_subnormals
 from fpsim.sums.units.specials import decided
 
 _NEAREST = Rounding.NEAREST_EVEN

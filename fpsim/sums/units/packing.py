@@ -1,0 +1,57 @@
+"""Operands in the layout of the kernels of hardware units."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fpsim.backend import threads
+from fpsim.numbers.formats import Format
+
+TILE = (4, 2)  # rows and vectors that a kernel holds in registers
+_LANES = {"f4": 16, "f8": 8}
+_EXPONENT = {"f4": np.int32(0x7F800000), "f8": np.int64(0x7FF0000000000000)}
+
+
+def padded(a: np.ndarray, b: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both operands with zeros up to a whole number of blocks."""
+    missing = -a.shape[1] % block
+    if missing == 0:
+        return a, b
+    return np.pad(a, ((0, 0), (0, missing))), np.pad(b, ((0, missing), (0, 0)))
+
+
+class Packed:
+    """Operands in the layout of the kernels."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, element: str):
+        from fpsim.backend.numba.products import pack_columns, pack_rows
+
+        self.element = element
+        (self.rows, self.leaves), self.columns = a.shape, b.shape[1]
+        rows, width = TILE[0], TILE[1] * _LANES[element]
+        self.groups, self.panels = -(-self.rows // rows), -(-self.columns // width)
+        self.a = np.empty(self.groups * rows * self.leaves, element)
+        self.b = np.empty(self.panels * width * self.leaves, element)
+        self.out = np.empty((self.groups * rows, self.panels * width), element)
+        pack_rows(a, self.a, rows, 0, self.groups)
+        pack_columns(b, self.b, width)
+
+    def powers(self, formats: tuple[Format, Format]) -> list[np.ndarray]:
+        """2^exponent of every element of both, in the same layout (see `backend/numba/blocks.py`)."""
+        from fpsim.backend.numba.blocks import powers
+
+        found = [np.empty_like(values) for values in (self.a, self.b)]
+        for values, own, out in zip((self.a, self.b), formats, found, strict=True):
+            powers(values, _EXPONENT[self.element], values.dtype.type(2.0**own.emin), out)
+        return found
+
+    def started(self, start: np.ndarray | None) -> np.ndarray:
+        """The matrix that holds the addends and then the sums, in whole tiles; the same one every time."""
+        self.out.fill(0)
+        if start is not None:
+            self.out[: self.rows, : self.columns] = start
+        return self.out
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Ranges of row groups for the threads."""
+        return threads.parts(self.groups, 4 * self.rows * self.leaves * self.columns)
