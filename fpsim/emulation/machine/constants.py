@@ -21,7 +21,6 @@ class Constants(Place):
     saturates_constants = True
 
     def scalar(self, value: float) -> float:
-        """A Python number as an operand of arithmetic: in fp32 under "kernel", rounded to the format under "primitive"."""
         value = self.meant(value)
         if self.arithmetic.primitive:
             return self.in_format(value, draws=type(value) is float)
@@ -36,10 +35,6 @@ class Constants(Place):
         return value
 
     def in_format(self, value: Any, draws: bool = False) -> Any:
-        """A Python number rounded to the format; an overflow is counted. What is no number is returned as it is.
-
-        A value of the format draws only if `draws`: how many draws there were is part of what a seed means.
-        """
         if type(value) is not float and type(value) is not int:
             return value
         if abs(value) == np.inf and not self.arithmetic.fmt.has_infinity:
@@ -60,7 +55,6 @@ class Constants(Place):
         return bool(inward[0] == value)
 
     def constant(self, value: Any, saturate: bool = True) -> Any:
-        """A constant that fills a tensor: rounded, and saturated if it is finite or the format has no infinity."""
         if type(value) is not float and type(value) is not int:
             return value
         if value == 0:

@@ -46,7 +46,7 @@ _AS_THEY_ARE = frozenset(
 
 
 class FormatMachine(Writing):
-    """A machine of one format, for one thread."""
+    """A machine of one format, for one thread; what its methods do for rules, `protocol.Machine` says."""
 
     #: Whether products read their factors in a format of their own.
     has_factors = False
@@ -102,14 +102,12 @@ class FormatMachine(Writing):
         return fresh
 
     def holds(self, value: Any) -> bool:
-        """Whether this is a float32 tensor that is known to hold values of the format."""
         try:
             return value.untyped_storage()._fpsim is self.arithmetic.tag and value.dtype is _FLOAT32
         except (AttributeError, NotImplementedError):
             return False
 
     def filling(self, value: Any) -> Any:
-        """What fills elements: a number, or a tensor of one element from outside, is a constant; else an operand."""
         if isinstance(value, float):
             return self.constant(value)
         if isinstance(value, torch.Tensor) and value.dim() == 0 and value.dtype is _FLOAT32:
@@ -125,19 +123,15 @@ class FormatMachine(Writing):
         return marks.tag_on(tensor) is self.arithmetic.tag
 
     def emulates(self, dtype: torch.dtype) -> bool:
-        """Whether tensors of this dtype hold values of an emulated format."""
         return dtype is _FLOAT32
 
     def epsilon(self, dtype: torch.dtype) -> float:
-        """The distance from 1 to the next larger value of what a forward pass computes in."""
         return 2.0 ** (1 - self.arithmetic.fmt.precision)
 
     def held(self, tensor: torch.Tensor) -> torch.Tensor:
-        """As `operand`, for what the operation stores into as well: the values that are there now."""
         return self.operand(tensor)
 
     def cast(self, source: torch.Tensor, dtype: torch.dtype, **kwargs: Any) -> torch.Tensor:
-        """A tensor of a dtype below float32, rounded once to it; under a named format it can be printed and read."""
         self.check(source, computes=False)
         if source.dtype is not dtype:
             wide = np.array((source if source.dtype in SMALL else self.operand(source)).detach().double().numpy(), order="C")
@@ -146,7 +140,6 @@ class FormatMachine(Writing):
         return torch.ops.aten._to_copy.default(source, dtype=dtype, **kwargs)
 
     def check(self, tensor: torch.Tensor, computes: bool = True) -> None:
-        """Refuse a tensor that this machine does not have; a dtype below float32 only for what computes with it."""
         dtype = tensor.dtype
         if tensor.device.type == "meta":
             raise MetaTensor
@@ -165,7 +158,6 @@ class FormatMachine(Writing):
         )  # fmt: skip
 
     def operands(self, value: Any) -> Any:
-        """`operand` over tensors inside lists and tuples; everything else as it is."""
         if isinstance(value, torch.Tensor):
             return self.operand(value)
         if isinstance(value, (list, tuple)):
@@ -173,12 +165,10 @@ class FormatMachine(Writing):
         return value
 
     def floating(self, tensor: torch.Tensor) -> torch.Tensor:
-        """An operand as the float32 tensor that type promotion makes of it: integers are rounded to the format."""
         tensor = self.operand(tensor)
         return tensor if tensor.dtype is _FLOAT32 else self._narrow(tensor.to(_FLOAT64, copy=True))
 
     def factor(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A factor of products of matrices or of a convolution, as they read it; as `floating` otherwise."""
         return self.floating(tensor)
 
     def turn(self, op: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -190,15 +180,12 @@ class FormatMachine(Writing):
         yield
 
     def narrowed(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Floating-point numbers of another dtype as values of the format, rounded, in a fresh float32 tensor."""
         return self._narrow(tensor.to(_FLOAT64, copy=True))
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
-        """The sum of products of two factors' values."""
         return self.arithmetic.product_task
 
     def is_step_count(self, tensor: torch.Tensor) -> bool:
-        """Whether this is `state["step"]` of the optimizer that is stepping: a count, which never rounds."""
         if self.optimizer is None or tensor.dim() != 0:
             return False
         if marks.tag_on(tensor) is marks.EXEMPT:
@@ -226,11 +213,9 @@ class FormatMachine(Writing):
 
     @contextmanager
     def dispatching(self) -> Iterator[None]:
-        """Within a rule: torch's operations meet their own rules again."""
         with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.Python, False), self.stepping:  # type: ignore[attr-defined]
             yield
 
     def whole(self) -> None:
-        """What a rule that rounds many steps as one calls first: under "primitive" it should not have been reached."""
         if self.arithmetic.primitive:
             raise self.refuse('this operation is rounded as a whole; granularity="primitive" has no steps for it')

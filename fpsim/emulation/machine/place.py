@@ -46,7 +46,6 @@ class Place:
         self.results = Results()
 
     def row(self) -> np.ndarray:
-        """The counters of the current module and operation."""
         key = (self.place(), self.op, self.arithmetic.fmt.saturate)
         try:
             return self.rows[key]
@@ -67,14 +66,11 @@ class Place:
         return roundings.draw_key(self.arithmetic.policy.seed, hash_of(self.emulation.training_step, path, self.calls))
 
     def draws(self) -> int:
-        """The key of one rounding's draws, 0 where it draws nothing."""
         return self.key() if self.arithmetic.stochastic else 0
 
     def message(self, reason: str) -> str:
-        """A sentence that names the current operation and module."""
         place = self.path or "no module"
         return f"{self.op} (called from {place}): {reason}"
 
     def refuse(self, reason: str) -> UnsupportedOp:
-        """An `UnsupportedOp` for the current operation."""
         return UnsupportedOp(self.message(reason))

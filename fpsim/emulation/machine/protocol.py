@@ -63,7 +63,7 @@ class Machine(Protocol):
         """Floating-point numbers of another dtype as values of the format, rounded, in a fresh float32 tensor."""
 
     def cast(self, source: torch.Tensor, dtype: torch.dtype, **kwargs: Any) -> torch.Tensor:
-        """A tensor of a dtype below float32, rounded once to it."""
+        """A tensor of a dtype below float32, rounded once to it; under a named format it can be printed and read."""
 
     def filling(self, value: Any) -> Any:
         """What fills elements: a number, or a tensor of one element from outside, is a constant; else an operand."""
@@ -75,7 +75,10 @@ class Machine(Protocol):
         """A constant that fills a tensor: rounded, and saturated if it is finite or the format has no infinity."""
 
     def in_format(self, value: Any, draws: bool = False) -> Any:
-        """A Python number rounded to the format; an overflow is counted. What is no number is returned as it is."""
+        """A Python number rounded to the format; an overflow is counted. What is no number is returned as it is.
+
+        A value of the format draws only if `draws`: how many draws there were is part of what a seed means.
+        """
 
     def check(self, tensor: torch.Tensor, computes: bool = True) -> None:
         """Refuse a tensor that this machine does not have; a dtype below float32 only for what computes with it."""
@@ -98,7 +101,10 @@ class Machine(Protocol):
     # Results
 
     def finish(self, result: torch.Tensor) -> torch.Tensor:
-        """A fresh result rounded, counted and marked: float32 in place, float64 into float32; anything else as it is."""
+        """Round a fresh result to the format, count what happened, mark it: float32 in place, float64 into float32.
+
+        Anything else (integers, booleans) is returned as it is.
+        """
 
     def exact(self, result: torch.Tensor) -> torch.Tensor:
         """Mark a fresh float32 result whose elements are values of the format already."""
@@ -113,15 +119,25 @@ class Machine(Protocol):
         """Mark a tensor that was written to, if it is all of its storage and nobody else's."""
 
     def would_hold(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """What `store` of this value, in the place of the one just stored, would leave in the target; nothing is counted."""
+        """What `store` of this value, in the place of the one just stored, would leave in the target; nothing is counted.
+
+        Stochastic rounding draws what it drew for that one.
+        """
 
     def compute(self, values: Values, shape: Any, granule: int = 1, cost: int = 0) -> torch.Tensor:
-        """A fresh result: `values(i, j)` gives the float64 numbers of elements i ... j - 1 in row-major order."""
+        """A fresh result: `values(i, j)` gives the float64 numbers of elements i ... j - 1 in row-major order.
+
+        Ranges start at multiples of `granule`, may be computed by several threads at once, and end up rounded, counted and
+        marked. `cost` is that of an element, in multiply-adds.
+        """
 
     def one_pass(
         self, operation: int, tensors: tuple[torch.Tensor, ...], factor: float = 1.0, into: torch.Tensor | None = None
     ) -> torch.Tensor | None:
-        """An operation of `backend/numba/passes.py` on large float32 operands of one shape; None if they are not that."""
+        """An operation of `backend/numba/passes.py` on large float32 operands of one shape; None if they are not that.
+
+        The result is fresh, or `into`, which may be one of the operands; fresh too where it is but a part of one.
+        """
 
     def tanh_gradient(self, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor | None:
         """gradient * (1 - result^2), computed in float64, of large float32 operands of one shape; None if they are not that."""

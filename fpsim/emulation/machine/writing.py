@@ -30,10 +30,6 @@ class Writing(Constants):
     """What fresh results become."""
 
     def finish(self, result: torch.Tensor) -> torch.Tensor:
-        """Round a fresh result to the format, count what happened, mark it: float32 in place, float64 into float32.
-
-        Anything else (integers, booleans) is returned as it is.
-        """
         dtype = result.dtype
         if dtype is _FLOAT32:
             return self._round(result)
@@ -42,7 +38,6 @@ class Writing(Constants):
         return result
 
     def exact(self, result: torch.Tensor) -> torch.Tensor:
-        """Mark a fresh float32 result whose elements are values of the format already."""
         return self._mark(result)
 
     def _mark(self, result: torch.Tensor) -> torch.Tensor:
@@ -51,11 +46,6 @@ class Writing(Constants):
         return result
 
     def compute(self, values: Values, shape: Any, granule: int = 1, cost: int = 0) -> torch.Tensor:
-        """A fresh result: `values(i, j)` gives the float64 numbers of elements i ... j - 1 in row-major order.
-
-        Ranges start at multiples of `granule`, may be computed by several threads at once, and end up rounded, counted and
-        marked. `cost` is that of an element, in multiply-adds.
-        """
         result = torch.empty(shape, dtype=_FLOAT32)
         flat = _array(result).reshape(-1)
         self.arithmetic.finishing.compute(values, flat, self.row(), self.draws(), granule, cost)
@@ -64,10 +54,6 @@ class Writing(Constants):
     def one_pass(
         self, operation: int, tensors: tuple[torch.Tensor, ...], factor: float = 1.0, into: torch.Tensor | None = None
     ) -> torch.Tensor | None:
-        """An operation of `backend/numba/passes.py` on large float32 operands of one shape; None if they are not that.
-
-        The result is fresh, or `into`, which may be one of the operands; fresh too where it is but a part of one.
-        """
         if into is not None and any(0 < abs(_pointer(item) - _pointer(into)) < 4 * item.numel() for item in tensors):
             into = None
         if not self.arithmetic.fast or not _serve_a_pass(tensors if into is None else (*tensors, into)):
@@ -82,7 +68,6 @@ class Writing(Constants):
         return result
 
     def tanh_gradient(self, gradient: torch.Tensor, result: torch.Tensor) -> torch.Tensor | None:
-        """gradient * (1 - result^2), computed in float64, of large float32 operands of one shape; None if they are not that."""
         if not _serve_a_pass((gradient, result)):
             return None
         out = torch.empty(gradient.shape, dtype=_FLOAT32)
@@ -91,7 +76,6 @@ class Writing(Constants):
         return self._mark(out)
 
     def look_up(self, name: Hashable, function: Function, x: torch.Tensor) -> torch.Tensor | None:
-        """A function of each value of a contiguous operand from a table, as `compute` would have it; None without one."""
         if self.arithmetic.stochastic:
             return None
         result = torch.empty(x.shape, dtype=_FLOAT32)
@@ -99,7 +83,6 @@ class Writing(Constants):
         return self._mark(result) if self.arithmetic.tables.apply(name, function, values, flat, self.row()) else None
 
     def count_before(self, flat: np.ndarray, row: np.ndarray) -> None:
-        """Count what rounding these float32 or float64 numbers to the format is about to do."""
         self.arithmetic.finishing.count(flat, row)
 
     def _round(self, result: torch.Tensor) -> torch.Tensor:
@@ -133,7 +116,6 @@ class Writing(Constants):
         return np.ascontiguousarray(array).reshape(-1)
 
     def write(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-        """Store a result in an existing tensor, as in-place and `out=` operations do; returns the target."""
         if target is result:
             return target
         if not torch.can_cast(result.dtype, target.dtype):
@@ -148,19 +130,13 @@ class Writing(Constants):
         return target
 
     def claim(self, target: torch.Tensor) -> None:
-        """Mark a tensor that was written to, if it is all of its storage and nobody else's."""
         if marks.tag_on(target) is not self.arithmetic.tag and marks.covers_storage(target):
             marks.claim(target, self.arithmetic.tag)
 
     def store(self, target: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-        """Round a fresh result into an existing tensor; returns the target."""
         return self.write(target, self.finish(result))
 
     def would_hold(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """What `store` of this value, in the place of the one just stored, would leave in the target; nothing is counted.
-
-        Stochastic rounding draws what it drew for that one.
-        """
         rows, self.rows = self.rows, {}
         if self.arithmetic.stochastic:
             self.calls -= 1
