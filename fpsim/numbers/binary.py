@@ -20,26 +20,7 @@ _WIDEST_PRECISION, _WIDEST_EMIN, _WIDEST_EMAX = 53, -1022, 1023
 
 @dataclass(frozen=True)
 class BinaryFloat(NumberSystem):
-    """A binary floating-point format (IEEE 754-2019, section 3.3, and its 8-bit and narrower relatives).
-
-    Parameters
-    ----------
-    name : what it is called in messages, tables and `get_format`.
-    precision : p, bits of the significand, the implicit leading bit included.
-    emin, emax : exponents of the smallest normal number 2^emin and of the largest binade [2^emax, 2^(emax+1)).
-    specials : which codes are not numbers. "ieee": the top exponent holds infinities and NaNs. "fn": no infinity,
-        one NaN whose code is all ones. "fnuz": no infinity and no negative zero, whose code is the one NaN.
-        "finite": neither infinity nor NaN.
-    saturate : whether overflow and infinities give +-`max_finite` instead of infinity (or NaN).
-    flush : None keeps subnormal results; "after" flushes them to a signed zero as judged after rounding (x86),
-        "before" as judged before rounding (ARM).
-    flush_inputs : whether subnormal operands count as zeros (denormals are zero).
-    signed : False only for an unsigned scale without a zero (float8_e8m0fnu).
-
-    Raises
-    ------
-    ValueError, TypeError : when the numbers do not describe a format whose values float64 holds.
-    """
+    """The numbers that a binary floating-point format is; `formats.Format` says what they mean, and computes with them."""
 
     name: str
     precision: int

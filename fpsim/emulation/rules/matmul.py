@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import Tensor
 from fpsim.accumulation.kinds import NATIVE
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import product, products
-from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import RULES, Rule, register_functional
+from fpsim.emulation.machine.protocol import Machine, MaybeTensor
+from fpsim.emulation.registry import RULES, Rule, name_of, register_functional
 from fpsim.sums.task import Sum
 
 _FLOAT32 = torch.float32
@@ -71,112 +72,72 @@ def _factors(machine: Machine, a: Tensor, b: Tensor) -> tuple[Sum, np.ndarray, n
     return machine.sum_of(a, b), marks.array_of(a.detach()), marks.array_of(b.detach())
 
 
-def _result(machine: Machine, values: np.ndarray) -> Tensor:
-    return machine.exact(torch.from_numpy(values))
-
-
 def _shapes(machine: Machine, a: Tensor, b: Tensor, dims: int) -> None:
     if a.dim() != dims or b.dim() != dims or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
         raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
 
 
+def _matrices(machine: Machine, a: Tensor, b: Tensor, c: MaybeTensor = None, beta: float = 1, alpha: float = 1) -> np.ndarray:
+    _shapes(machine, a, b, 2)
+    addend = None if c is None or beta == 0 else _array(machine, c)
+    task, left, right = _factors(machine, a, b)
+    return product(machine, task, left, right, addend, alpha, beta)
+
+
+def _batches(machine: Machine, a: Tensor, b: Tensor, c: MaybeTensor = None, beta: float = 1, alpha: float = 1) -> np.ndarray:
+    _shapes(machine, a, b, 3)
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    addend = None if c is None or beta == 0 else np.broadcast_to(_array(machine, c), shape)
+    task, left, right = _factors(machine, a, b)
+    return products(machine, task, left, right, addend, alpha, beta)
+
+
+def _sum_of_batches(machine: Machine, a: Tensor, b: Tensor, c: Tensor, beta: float = 1, alpha: float = 1) -> np.ndarray:
+    """c + the sum of a batch of products: every element one chain over (batch, k)."""
+    _shapes(machine, a, b, 3)
+    addend = None if beta == 0 else _array(machine, c)
+    task, left, right = _factors(machine, a, b)
+    rows = left.swapaxes(0, 1).reshape(a.shape[1], -1)
+    return product(machine, task, rows, right.reshape(-1, b.shape[2]), addend, alpha, beta)
+
+
+def _column(machine: Machine, a: Tensor, b: Tensor, c: MaybeTensor = None, beta: float = 1, alpha: float = 1) -> np.ndarray:
+    _shapes(machine, a, b.unsqueeze(1), 2)
+    addend = None if c is None or beta == 0 else _array(machine, c.expand(a.shape[0]).unsqueeze(1))
+    task, rows, values = _factors(machine, a, b)
+    return product(machine, task, rows, values[:, None], addend, alpha, beta)[:, 0].copy()
+
+
+def _number(machine: Machine, a: Tensor, b: Tensor) -> np.ndarray:
+    if a.dim() != 1 or a.shape != b.shape:
+        raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no dot product"))
+    task, row, column = _factors(machine, a, b)
+    return product(machine, task, row[None], column[:, None]).reshape(())
+
+
+_PRODUCTS: dict[str, Callable[..., np.ndarray]] = {
+    "mm": _matrices, "addmm": _matrices, "bmm": _batches, "baddbmm": _batches, "addbmm": _sum_of_batches,
+    "mv": _column, "addmv": _column, "dot": _number, "vdot": _number,
+}
+
+
 def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
-    name = op._schema.name.split("::")[1]
     if any(argument.name == "out_dtype" for argument in op._schema.arguments):
         return None
+    compute = _PRODUCTS[name_of(op)]
 
-    def mm(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
-        if not _emulated(machine, a, b):
-            return op(a, b)
+    def rule(machine: Machine, *tensors: Tensor, **factors: float) -> Tensor:
+        """`tensors` end with the two that are multiplied; `factors` are alpha and beta."""
+        if not _emulated(machine, *tensors):
+            return op(*tensors, **factors)
         if multiplies_natively(machine):
-            return native_product(machine, op, a, b)
-        _shapes(machine, a, b, 2)
-        task, left, right = _factors(machine, a, b)
-        return _result(machine, product(machine, task, left, right))
+            return native_product(machine, op, *tensors, **factors)
+        *addends, a, b = tensors
+        return machine.exact(torch.from_numpy(compute(machine, a, b, *addends, **factors)))
 
-    def addmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        if not _emulated(machine, c, a, b):
-            return op(c, a, b, beta=beta, alpha=alpha)
-        if multiplies_natively(machine):
-            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
-        _shapes(machine, a, b, 2)
-        addend = None if beta == 0 else _array(machine, c)
-        task, left, right = _factors(machine, a, b)
-        return _result(machine, product(machine, task, left, right, addend, alpha, beta))
-
-    def bmm(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
-        if not _emulated(machine, a, b):
-            return op(a, b)
-        if multiplies_natively(machine):
-            return native_product(machine, op, a, b)
-        _shapes(machine, a, b, 3)
-        task, left, right = _factors(machine, a, b)
-        return _result(machine, products(machine, task, left, right))
-
-    def baddbmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        if not _emulated(machine, c, a, b):
-            return op(c, a, b, beta=beta, alpha=alpha)
-        if multiplies_natively(machine):
-            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
-        _shapes(machine, a, b, 3)
-        shape = (a.shape[0], a.shape[1], b.shape[2])
-        addend = None if beta == 0 else np.broadcast_to(_array(machine, c), shape)
-        task, left, right = _factors(machine, a, b)
-        return _result(machine, products(machine, task, left, right, addend, alpha, beta))
-
-    def addbmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        """c + the sum of a batch of products: every element one chain over (batch, k)."""
-        if not _emulated(machine, c, a, b):
-            return op(c, a, b, beta=beta, alpha=alpha)
-        if multiplies_natively(machine):
-            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
-        _shapes(machine, a, b, 3)
-        addend = None if beta == 0 else _array(machine, c)
-        task, left, right = _factors(machine, a, b)
-        rows = left.swapaxes(0, 1).reshape(a.shape[1], -1)
-        return _result(machine, product(machine, task, rows, right.reshape(-1, b.shape[2]), addend, alpha, beta))
-
-    def mv(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
-        if not _emulated(machine, a, b):
-            return op(a, b)
-        if multiplies_natively(machine):
-            return native_product(machine, op, a, b)
-        return mm(machine, a, b.unsqueeze(1)).squeeze(1)
-
-    def dot(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
-        if not _emulated(machine, a, b):
-            return op(a, b)
-        if multiplies_natively(machine):
-            return native_product(machine, op, a, b)
-        if a.dim() != 1 or a.shape != b.shape:
-            raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no dot product"))
-        task, row, column = _factors(machine, a, b)
-        return _result(machine, product(machine, task, row[None], column[:, None])).reshape(())
-
-    def addmv(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        if not _emulated(machine, c, a, b):
-            return op(c, a, b, beta=beta, alpha=alpha)
-        if multiplies_natively(machine):
-            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
-        column = c.expand(a.shape[0]).unsqueeze(1)
-        addend = None if beta == 0 else _array(machine, column)
-        task, rows, values = _factors(machine, a, b)
-        return _result(machine, product(machine, task, rows, values[:, None], addend, alpha, beta)[:, 0].copy())
-
-    rules: dict[str, Rule] = {
-        "mm": mm,
-        "addmm": addmm,
-        "bmm": bmm,
-        "baddbmm": baddbmm,
-        "addbmm": addbmm,
-        "mv": mv,
-        "dot": dot,
-        "vdot": dot,
-        "addmv": addmv,
-    }
-    return rules[name]
+    return rule
 
 
-register_functional("mm addmm bmm baddbmm addbmm mv dot vdot addmv", "matmul", _rule_for)
+register_functional(_PRODUCTS, "matmul", _rule_for)
 
 addmm_rule = RULES[torch.ops.aten.addmm.default]
