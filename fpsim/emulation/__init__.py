@@ -4,6 +4,7 @@ from fpsim.emulation import rules
 from fpsim.emulation.dispatch.context import Emulation, emulate
 from fpsim.emulation.errors import OutsideContext, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine.policy import Policy
+from fpsim.emulation.observers import Call, Observer, observer_named
 from fpsim.emulation.registry import TABLE, register, unregister
 from fpsim.emulation.simulation import Simulation, run
 from fpsim.report import Counts, Report
@@ -12,8 +13,10 @@ rules.load()
 
 __all__ = [
     "TABLE",
+    "Call",
     "Counts",
     "Emulation",
+    "Observer",
     "OutsideContext",
     "Policy",
     "Report",
@@ -21,6 +24,7 @@ __all__ = [
     "UnsupportedOp",
     "UnsupportedTensor",
     "emulate",
+    "observer_named",
     "register",
     "run",
     "unregister",

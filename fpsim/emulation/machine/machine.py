@@ -23,7 +23,7 @@ from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.machine.results import Results, Time
 from fpsim.emulation.machine.tables import Function, Tables
 from fpsim.emulation.machine.updates import Updates
-from fpsim.emulation.registry import PRIMITIVE, RULES
+from fpsim.emulation.registry import PRIMITIVE, RULES, tensors_in
 from fpsim.numbers import rounding as roundings
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
@@ -75,6 +75,8 @@ class Machine:
         self.updates = Updates(self)
         self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps
         self.reads: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # told what a tensor from outside is read as
+        self.mode: Any = None  # what hands it operations while the context is entered
+        self.call: Any = None  # what observers were told of last that is not computed yet
 
     policy: Policy
     fmt: Format
@@ -499,6 +501,28 @@ class Machine:
         if self.places or torch._C._current_graph_task_id() == -1:  # a recomputed forward pass has places too
             return self.path
         return self.emulation.backward_path() if self.emulation is not None else self.path
+
+    def phase_of(self, op: Any, args: Any) -> str:
+        """The pass that an operation belongs to: "forward", "backward" or "optimizer"."""
+        if self.places:
+            return "forward"  # a recomputed one too, and a closure's
+        if torch._C._current_graph_task_id() != -1:
+            return "backward"
+        if torch.is_grad_enabled():
+            return "forward"
+        steps = self.optimizer is not None or (op._schema.is_mutable and any(map(marks.is_parameter, tensors_in(args[:1]))))
+        return "optimizer" if steps else "forward"
+
+    def format_of(self, tensor: torch.Tensor) -> Format:
+        """The format whose values a floating-point tensor holds that an operation read or made."""
+        return self.fmt if tensor.dtype is _FLOAT32 else get_format(str(tensor.dtype).removeprefix("torch."))
+
+    def as_number(self, value: float) -> float:
+        """A Python number as arithmetic reads it; nothing is counted or drawn."""
+        value = self.meant(value)
+        if not self.primitive or self.stochastic:
+            return in_fp32(value) if type(value) is float else value
+        return self.constant(value, saturate=False) if abs(value) < np.inf else value
 
     def key(self) -> int:
         """The key of one rounding's draws: a hash of seed, training step, module path and op number in its call."""

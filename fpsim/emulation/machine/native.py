@@ -24,6 +24,7 @@ from fpsim.emulation.machine.policy import NativePolicy
 from fpsim.emulation.machine.updates import KINDS
 from fpsim.emulation.numbers import places
 from fpsim.emulation.registry import RULES, TABLE, each_element, name_of, overloads, positions
+from fpsim.numbers.formats import Format, get_format
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -89,6 +90,9 @@ class NativeMachine(Machine):
 
     def emulates(self, dtype: torch.dtype) -> bool:
         return dtype in HALVES
+
+    def format_of(self, tensor: torch.Tensor) -> Format:
+        return get_format(str(tensor.dtype).removeprefix("torch."))
 
     def epsilon(self, dtype: torch.dtype) -> float:
         return torch.finfo(dtype).eps

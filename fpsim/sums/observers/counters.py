@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.system import NumberSystem
+from fpsim.sums.observers import counting
+from fpsim.sums.task import Draws, Sum
+
 
 @dataclass
 class Counters:
@@ -39,3 +47,18 @@ class Counters:
         """Start again from nothing."""
         self.additions = self.swamped = self.overflows = self.underflows = 0
         self.largest = 0.0
+
+    # What a `SumObserver` is asked
+
+    def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+        return counting.count_product(task, a, b, draws, self)
+
+    def addition(
+        self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
+    ) -> np.ndarray:
+        return counting.counted_add(x, y, target, rounding, draws, node, self, addend_only=True)
+
+    def rounded(
+        self, x: np.ndarray, result: np.ndarray, system: NumberSystem, rounding: Rounding, key: int, first: int
+    ) -> None:
+        counting.counted_rounding(x, result, system, rounding, key, first, self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
-from fpsim.sums.observers.counters import Counters
 from fpsim.sums.observers.counting_tiles import CountingJob, RareJob
 from fpsim.sums.orientation import oriented
 from fpsim.sums.packing import extents_of_products
@@ -22,6 +22,9 @@ from fpsim.sums.plan import Plan, plan
 from fpsim.sums.programs import node_after
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws, Sum
+
+if TYPE_CHECKING:
+    from fpsim.sums.observers.counters import Counters
 
 
 @oriented
