@@ -171,7 +171,7 @@ def step(model, x, targets, **policy):
     with sim:
         y = sim(x)
         y = y + torch.bmm(y.clamp(-2, 2).view(1, 40, 33), y[:33].clamp(-1, 1).view(1, 33, 33))[0]
-        ((y * 2.0**-9).square() * 0.5).sum(0).backward(targets)
+        ((y * torch.full((33,), 2.0**-9)).square() * 0.5).sum(0).backward(targets)
         optimizer.step()
     return y.detach(), [p.grad for p in sim.parameters()], [p.detach() for p in sim.parameters()]
 
