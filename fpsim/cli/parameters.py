@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import click
 
-from fpsim.cli.console import plain
+from fpsim.report.plain import plain
 
 
 class InputError(click.ClickException):

@@ -115,7 +115,7 @@ def _what_may_run_later() -> int:
 def _report(emulation: Any) -> None:
     """What happened to the numbers, or the sentence that nothing did, on standard error."""
     from fpsim.emulation.report import make_report
-    from fpsim.report import Counts
+    from fpsim.report.counts import Counts
 
     report = make_report(emulation.policy, emulation.rows())
     if report.total != Counts():

@@ -22,7 +22,7 @@ from fpsim.emulation.machine.limits import round_as_told
 from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.report import make_report
 from fpsim.numbers.rounding import draw_key
-from fpsim.report import Report
+from fpsim.report.report import Report
 
 
 class Simulation(nn.Module):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from fpsim.report import texts
 from fpsim.report.counts import Counts
 from fpsim.report.records import Distribution, Event, Fix, Limits, Measurement, Module, Row, Treatment
+from fpsim.report.verdict import Verdict, verdict_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Report:
         """What broke first: the first event, or None."""
         return self.events[0] if self.events else None
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the model survives this arithmetic, in a sentence."""
+        return verdict_of(self)
+
     def limits_of(self, name: str) -> Limits | None:
         """The limits of a format by its name; None where the report has none of that name."""
         return next((limits for limits in self.limits if limits.name == name), None)
@@ -75,23 +82,21 @@ class Report:
         """The report that `to_json` wrote. Raises ValueError for any other text."""
         return texts.decode(cls, text)
 
+    def to_dataframe(self) -> Any:
+        """The rows as a `pandas.DataFrame`; what was not observed is NaN. Raises ImportError without pandas."""
+        from fpsim.report.frames import to_dataframe
+
+        return to_dataframe(self)
+
     def __iter__(self) -> Iterator[tuple[str, str, Counts]]:
         return ((row.module, row.operation, row.counts) for row in self.rows)
 
     def __str__(self) -> str:
-        always = 6
-        names = [field.name for i, field in enumerate(fields(Counts)) if i < always or getattr(self.total, field.name)]
-        lines = [("module", "operation", *names)]
-        lines += [
-            (module or "-", operation, *(str(getattr(counts, name)) for name in names)) for module, operation, counts in self
-        ]
-        lines.append(("total", "", *(str(getattr(self.total, name)) for name in names)))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        ]
-        return "\n".join([self.policy, *(line.rstrip() for line in text)])
+        from fpsim.report.terminal import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        from fpsim.report.terminal import rendered
+
+        return rendered(self)

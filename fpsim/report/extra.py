@@ -1,0 +1,16 @@
+"""Packages that showing a report needs, beyond those that fpsim always needs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def needed(package: str) -> Any:
+    """The package. Raises ImportError, naming the extra, where it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ImportError(
+            f"this needs {package}: install the extra, pip install 'fpsim-numerics[report]'", name=package
+        ) from None
