@@ -11,6 +11,5 @@ def needed(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise ImportError(
-            f"this needs {package}: install the extra, pip install 'fpsim-numerics[report]'", name=package
-        ) from None
+        sentence = f"this needs {package}: install the extra `report`, pip install -c constraints.txt '.[report]'"
+        raise ImportError(sentence, name=package) from None

@@ -59,6 +59,21 @@ class Report:
             found[operation] = found.get(operation, Counts()) + counts
         return found
 
+    @cached_property
+    def by_path(self) -> dict[str, list[Row]]:
+        """The rows of each module, those without any included."""
+        found: dict[str, list[Row]] = {path: [] for path in self.paths}
+        for row in self.rows:
+            found[row.module].append(row)
+        return found
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The path of every module that anything is said of, in the order of the network."""
+        known = [module.path for module in self.modules]
+        named = [entry.module for entries in (self.rows, self.distributions, self.events) for entry in entries]
+        return tuple(dict.fromkeys([*known, *named]))
+
     @property
     def first(self) -> Event | None:
         """What broke first: the first event, or None."""
@@ -81,6 +96,17 @@ class Report:
     def from_json(cls, text: str) -> Report:
         """The report that `to_json` wrote. Raises ValueError for any other text."""
         return texts.decode(cls, text)
+
+    def to_html(self, path: Any) -> None:
+        """Write one self-contained page that asks no network for anything. Raises ImportError without Jinja2."""
+        from fpsim.report.pages import write_page
+
+        write_page(self, path)
+
+    def _repr_html_(self) -> str:
+        from fpsim.report.pages import fragment
+
+        return fragment(self)
 
     def to_dataframe(self) -> Any:
         """The rows as a `pandas.DataFrame`; what was not observed is NaN. Raises ImportError without pandas."""

@@ -36,7 +36,11 @@ def verdict_of(report: Report) -> Verdict:
     broken = next((event for event in report.events if event.kind == "nonfinite"), None)
     harmed = next((event for event in report.events if event.kind not in _HARMLESS), None)
     if broken is not None:
-        return Verdict("breaks", f"Breaks {_when(broken, report.steps)}: {subject(broken)} made infinity or NaN.", measured)
+        return Verdict(
+            "breaks",
+            f"Breaks {_when(broken, report.steps)}: {subject(broken)} made {_how_many(broken)} infinite or NaN.",
+            measured,
+        )
     if total.made:
         return Verdict("breaks", f"Breaks: {counted(total.made, 'infinity or NaN')} made of finite operands.", measured)
     if harmed is not None:
@@ -86,6 +90,10 @@ def number(value: float | None) -> str:
 
 def _when(event: Event, steps: int) -> str:
     return f"at step {event.step} of {steps}" if steps else "before the first step"
+
+
+def _how_many(event: Event) -> str:
+    return f"{event.count:,} of {event.elements:,} results" if event.elements else "results"
 
 
 def _measured(measurement: Measurement | None) -> str:
