@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from fpsim.report import texts
@@ -102,6 +103,16 @@ class Report:
         from fpsim.report.pages import write_page
 
         write_page(self, path)
+
+    def save(self, path: Any) -> None:
+        """Write it as the path's suffix says: .html or .json. Raises ValueError for others, and what writing raises."""
+        match Path(path).suffix:
+            case ".html":
+                self.to_html(path)
+            case ".json":
+                Path(path).write_text(self.to_json(), encoding="utf-8")
+            case suffix:
+                raise ValueError(f"a report is saved as .html or as .json, not as {suffix!r}")
 
     def _repr_html_(self) -> str:
         from fpsim.report.pages import fragment
