@@ -7,7 +7,8 @@ from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.observers import Call, Observer, observer_named
 from fpsim.emulation.registry import TABLE, register, unregister
 from fpsim.emulation.simulation import Simulation, run
-from fpsim.report import Counts, Report
+from fpsim.report.counts import Counts
+from fpsim.report.report import Report
 
 rules.load()
 

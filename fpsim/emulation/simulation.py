@@ -23,7 +23,7 @@ from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.observers.observer import Observer, get_observers
 from fpsim.emulation.report import make_report
 from fpsim.numbers.rounding import draw_key
-from fpsim.report import Report
+from fpsim.report.report import Report
 
 
 class Simulation(nn.Module):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from fpsim.report import texts
 from fpsim.report.counts import Counts
 from fpsim.report.records import Distribution, Event, Fix, Limits, Measurement, Module, Row, Treatment
+from fpsim.report.verdict import Verdict, verdict_of
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,30 @@ class Report:
             found[operation] = found.get(operation, Counts()) + counts
         return found
 
+    @cached_property
+    def by_path(self) -> dict[str, list[Row]]:
+        """The rows of each module, those without any included."""
+        found: dict[str, list[Row]] = {path: [] for path in self.paths}
+        for row in self.rows:
+            found[row.module].append(row)
+        return found
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The path of every module that anything is said of, in the order of the network."""
+        known = [module.path for module in self.modules]
+        named = [entry.module for entries in (self.rows, self.distributions, self.events) for entry in entries]
+        return tuple(dict.fromkeys([*known, *named]))
+
     @property
     def first(self) -> Event | None:
         """What broke first: the first event, or None."""
         return self.events[0] if self.events else None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the model survives this arithmetic, in a sentence."""
+        return verdict_of(self)
 
     def limits_of(self, name: str) -> Limits | None:
         """The limits of a format by its name; None where the report has none of that name."""
@@ -75,23 +98,42 @@ class Report:
         """The report that `to_json` wrote. Raises ValueError for any other text."""
         return texts.decode(cls, text)
 
+    def to_html(self, path: Any) -> None:
+        """Write one self-contained page that asks no network for anything. Raises ImportError without Jinja2."""
+        from fpsim.report.pages import write_page
+
+        write_page(self, path)
+
+    def save(self, path: Any) -> None:
+        """Write it as the path's suffix says: .html or .json. Raises ValueError for others, and what writing raises."""
+        match Path(path).suffix:
+            case ".html":
+                self.to_html(path)
+            case ".json":
+                Path(path).write_text(self.to_json(), encoding="utf-8")
+            case suffix:
+                raise ValueError(f"a report is saved as .html or as .json, not as {suffix!r}")
+
+    def _repr_html_(self) -> str:
+        from fpsim.report.pages import fragment
+
+        return fragment(self)
+
+    def to_dataframe(self) -> Any:
+        """The rows as a `pandas.DataFrame`; what was not observed is NaN. Raises ImportError without pandas."""
+        from fpsim.report.frames import to_dataframe
+
+        return to_dataframe(self)
+
     def __iter__(self) -> Iterator[tuple[str, str, Counts]]:
         return ((row.module, row.operation, row.counts) for row in self.rows)
 
     def __str__(self) -> str:
-        always = 6
-        names = [field.name for i, field in enumerate(fields(Counts)) if i < always or getattr(self.total, field.name)]
-        lines = [("module", "operation", *names)]
-        lines += [
-            (module or "-", operation, *(str(getattr(counts, name)) for name in names)) for module, operation, counts in self
-        ]
-        lines.append(("total", "", *(str(getattr(self.total, name)) for name in names)))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        ]
-        return "\n".join([self.policy, *(line.rstrip() for line in text)])
+        from fpsim.report.terminal import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        from fpsim.report.terminal import rendered
+
+        return rendered(self)
