@@ -33,7 +33,7 @@ def quiet(steps=0):
 
 
 def row(module, operation, phase, layer, **counts):
-    exponent = 4 - 2 * layer
+    exponent = 4 - 2 * (layer % 8)
     return Row(
         module, operation, phase, Counts(elements=4096, **counts), "fp16",
         Range(2.0 ** (exponent + 3), 2.0 ** (exponent - 17)),
@@ -57,7 +57,7 @@ def broken(layers=4):
     rows += [row(path, "_foreach_add_", "optimizer", i, updates=900, lost=50 * i) for i, path in enumerate(paths)]
     rows.append(replace(rows[1], operation="softmax", range=Range(), local=None, cumulative=Error(4, 1.0, 0.0), place=None))
     distributions = [
-        Distribution(path, role, "fp16", spread(center - 3 * i))
+        Distribution(path, role, "fp16", spread(center - 3 * (i % 4)))
         for i, path in enumerate(paths)
         for role, center in (("weight", -4), ("activation", 2), ("gradient", -14))
     ]

@@ -1,5 +1,6 @@
 """`fpsim run`: names, updates, threads, and scripts in which nothing is emulated."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from fpsim.cli import main
 from fpsim.emulation.dispatch.context import Emulation
 from fpsim.emulation.machine.policy import make_policy
 from fpsim.emulation.report import make_report
+from fpsim.report.report import Report
 
 ROOT = Path(__file__).parent.parent
 
@@ -197,6 +199,41 @@ def test_a_script_counts_the_updates_that_the_api_counts(tmp_path):
     total = sim.report().total
     assert total.updates == 3 * 40 and total.lost > 0
     assert error.splitlines()[-1].split()[-2:] == [str(total.updates), str(total.lost)]
+
+
+FAILING = "net = Net(); train(net, torch.optim.SGD(net.parameters(), lr=0.1), x)\nimport os; os.chdir('/')\n"
+
+
+@pytest.mark.parametrize(
+    "last, code, ending",
+    [
+        ("", 0, ""),
+        ("raise KeyError('lost')", 1, "KeyError: 'lost'"),
+        ("raise KeyboardInterrupt", 130, "KeyboardInterrupt"),
+        ("raise SystemExit(3)", 3, ""),
+        ("torch.fft.fft(torch.eye(3))", 1, "UnsupportedOp"),
+    ],
+)
+def test_a_script_leaves_its_report_however_it_ends(tmp_path, monkeypatch, last, code, ending):
+    monkeypatch.chdir(tmp_path)  # which the script leaves
+    path = tmp_path / "report.json"
+    found, _, error = run(tmp_path, TRAINING + FAILING + last, "--fmt", "fp16", "--report", "report.json")
+    report = Report.from_json(path.read_text())
+    assert found == code and f"the report is in {path}" in error
+    assert report.ending.startswith(ending) and bool(report.ending) == bool(ending)
+    assert not ending or report.ending.endswith(f"{os.sep}script.py:24)")
+    assert report.total.updates == 3 * 40
+
+
+def test_a_report_is_a_page_where_its_name_says_so(tmp_path):
+    run(tmp_path, TRAINING + "Net()(x)", "--fmt", "fp16", "--report", str(tmp_path / "report.html"))
+    assert "Net.layers.1" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name, sentence", [("r.txt", ".html or as .json"), ("no/r.html", "cannot be written"), ("", "cannot")])
+def test_a_report_that_cannot_be_written_is_refused_before_the_script(tmp_path, name, sentence):
+    code, output, error = run(tmp_path, "print('started')", "--fmt", "fp16", "--report", str(tmp_path / name))
+    assert code == 2 and output == "" and "--report" in error and sentence in error
 
 
 def test_a_script_counts_what_it_updates_by_hand(tmp_path):

@@ -104,7 +104,7 @@ def operands(fmt: Format, seed: int, special: bool = False) -> tuple[np.ndarray,
 def check(fmt: Format, accumulator: Accumulator, mode: Rounding, a: np.ndarray, b: np.ndarray) -> None:
     counters, out, plain = fpsim.Counters(), np.empty((len(a), b.shape[1])), np.empty((len(a), b.shape[1]))
     task = Sum.of(fmt, accumulator, mode)
-    product_into(task, a, b, out, counters=counters)
+    product_into(task, a, b, out, observer=counters)
     product_into(task, a, b, plain)
     assert np.array_equal(out, plain, equal_nan=True)
     wanted = Counting(fmt, accumulator, mode)

@@ -121,7 +121,7 @@ def test_every_requirement_is_pinned():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["demo"] + extras["test"]
+    wanted = project["dependencies"] + extras["demo"] + extras["report"] + extras["test"]
     names = {line.partition(">")[0].lower() for line in wanted}
     lines = (ROOT / "constraints.txt").read_text().lower().splitlines()
     pins = dict(line.split("==") for line in lines if "==" in line)

@@ -18,9 +18,7 @@ def mlp(seed: int) -> nn.Module:
     with torch.no_grad():
         for layer in model:
             if isinstance(layer, nn.Linear):
-                layer.weight.copy_(
-                    torch.randn(layer.weight.shape, generator=generator) * math.sqrt(2 / layer.in_features)
-                )
+                layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * math.sqrt(2 / layer.in_features))
                 layer.bias.zero_()
     return model
 

@@ -1,4 +1,4 @@
-"""What the commands print of other people's text: names, paths and messages as they are, without markup and control codes."""
+"""Where the commands print."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-
-
-def plain(text: str) -> str:
-    """The text with what cannot be printed as escapes, so that it neither steers a terminal nor breaks a line.
-
-    A half of a surrogate pair, which no encoding can write, is one such character.
-    """
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
 
 
 def console(**options: Any) -> Console:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fpsim.cli.console import console as make_console, plain
+from fpsim.cli.console import console as make_console
 from fpsim.cli.parameters import ACCUMULATOR, FORMAT, InputError, Parsed
+from fpsim.report.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from fpsim.cli.console import plain
+from fpsim.report.plain import plain
 
 
 class InputError(click.ClickException):
@@ -89,6 +92,22 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _writable(text: str) -> Path:
+    path = Path(text).absolute()  # whatever folder a script goes to
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{text!r} cannot be written")
+    return path
+
+
+def _report(text: str) -> Path:
+    path = _writable(text)
+    if path.suffix not in (".html", ".json"):
+        raise ValueError(f"{text!r}: a report is written as .html or as .json")
+    if path.suffix == ".html" and find_spec("jinja2") is None:
+        raise ValueError("a page needs jinja2: install the extra, pip install -c constraints.txt '.[report]'")
+    return path
+
+
 FORMAT = Parsed("format", _format)
 SYSTEM = Parsed("format", _system)
 ROUNDING = Parsed("mode", _rounding)
@@ -96,3 +115,4 @@ ACCUMULATOR = Parsed("accumulator", _accumulator)
 POLICY_FORMAT = Parsed("format", _or_mapping(_policy_format))
 POLICY_ROUNDING = Parsed("mode", _or_mapping(_rounding))
 POLICY_ACCUMULATOR = Parsed("accumulator", _or_mapping(_accumulator))
+REPORT = Parsed("path", _report)

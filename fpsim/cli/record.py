@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from fpsim.cli.console import plain, progress
+from fpsim.cli.console import progress
 from fpsim.cli.parameters import InputError
+from fpsim.report.plain import plain
 
 
 @click.command()

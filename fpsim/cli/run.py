@@ -7,17 +7,21 @@ import os
 import runpy
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import click
 
 from fpsim.backend.threads import serves_kernels
-from fpsim.cli.parameters import POLICY_ACCUMULATOR, POLICY_FORMAT, POLICY_ROUNDING, InputError
+from fpsim.cli.parameters import POLICY_ACCUMULATOR, POLICY_FORMAT, POLICY_ROUNDING, REPORT, InputError
 from fpsim.cli.processes import no_unseen_processes
 from fpsim.cli.threads import emulated_threads
+from fpsim.report.plain import plain
 
 
 class ScriptCommand(click.Command):
@@ -60,15 +64,18 @@ class ScriptCommand(click.Command):
     "--rounding", type=POLICY_ROUNDING, default="nearest-even", show_default=True, help="Rounding mode; or JSON, by role."
 )
 @click.option("--seed", type=int, help="Seed of the draws; stochastic rounding needs one.")
+@click.option("--report", "page", type=REPORT, help="Where the report goes as a page (.html) or as data (.json).")
 @click.pass_context
-def run(ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None) -> None:
+def run(
+    ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None, page: Path | None
+) -> None:
     """Run a script, unchanged, under emulation.
 
     The first word after SCRIPT that is not one of the options below begins the script's own arguments. Standard
-    output is the script's alone: the report of what happened to the numbers goes to standard error at the end, or one
-    line that says that nothing was emulated. The exit code is the script's. Threads of the script are emulated as well.
-    Processes that it starts would not be: starting one is an error, but for the workers of a DataLoader and programs
-    other than Python.
+    output is the script's alone: the report of what happened to the numbers goes to standard error at the end, and with
+    --report to a file, also where the script fails or is interrupted; or one line says that nothing was emulated. The
+    exit code is the script's. Threads of the script are emulated as well. Processes that it starts would not be:
+    starting one is an error, but for the workers of a DataLoader and programs other than Python.
     """
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")
@@ -82,8 +89,8 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: An
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
     install_optimizer_hooks()
-    ending = ExitStack()
-    ending.callback(_report, emulation)
+    ending, failed = ExitStack(), _Failure()
+    ending.callback(_report, emulation, page, failed)
     for context in (
         _as_main(script, ctx.meta["script_words"]),
         no_unseen_processes(),
@@ -97,6 +104,7 @@ def run(ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: An
         runpy.run_path(script, run_name="__main__")
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - shown, and told by the exit code
         error.__traceback__ = _from_script(error.__traceback__, script)
+        failed.note(error, script)
         sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     finally:
@@ -112,12 +120,27 @@ def _what_may_run_later() -> int:
     return waited_for + atexit._ncallbacks()
 
 
-def _report(emulation: Any) -> None:
-    """What happened to the numbers, or the sentence that nothing did, on standard error."""
-    from fpsim.emulation.report import make_report
-    from fpsim.report import Counts
+class _Failure:
+    """What ended the script, in one line; "" while nothing did."""
 
-    report = make_report(emulation.policy, emulation.rows())
+    text = ""
+
+    def note(self, error: BaseException, script: str) -> None:
+        """Remember an exception, and the last line of the script that it came through."""
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == script]
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        self.text = f"{type(error).__name__}: {error}".rstrip(": ") + place
+
+
+def _report(emulation: Any, page: Path | None, failed: _Failure) -> None:
+    """What happened to the numbers, or the sentence that nothing did, on standard error and in a file."""
+    from fpsim.emulation.report import make_report
+    from fpsim.report.counts import Counts
+
+    report = replace(make_report(emulation.policy, emulation.rows()), ending=failed.text)
+    if page is not None:
+        report.save(page)
+        click.echo(f"fpsim run: the report is in {plain(str(page))}", err=True)
     if report.total != Counts():
         click.echo(f"\n{report}", err=True)
         return
@@ -143,8 +166,8 @@ def _as_main(script: str, words: list[str]) -> Iterator[None]:
         sys.argv, sys.path[:] = argv, path
 
 
-def _from_script(traceback: TracebackType | None, script: str) -> TracebackType | None:
+def _from_script(found: TracebackType | None, script: str) -> TracebackType | None:
     """The part of a traceback that begins in the script, as running it with python would show it."""
-    while traceback is not None and traceback.tb_frame.f_code.co_filename != script:
-        traceback = traceback.tb_next
-    return traceback
+    while found is not None and found.tb_frame.f_code.co_filename != script:
+        found = found.tb_next
+    return found

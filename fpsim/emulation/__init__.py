@@ -5,16 +5,20 @@ from fpsim.emulation.dispatch.block import emulate
 from fpsim.emulation.dispatch.context import Emulation
 from fpsim.emulation.errors import OutsideContext, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine.policy import Policy
+from fpsim.emulation.observers import Call, Observer, observer_named
 from fpsim.emulation.registry import TABLE, register, unregister
 from fpsim.emulation.simulation import Simulation, run
-from fpsim.report import Counts, Report
+from fpsim.report.counts import Counts
+from fpsim.report.report import Report
 
 rules.load()
 
 __all__ = [
     "TABLE",
+    "Call",
     "Counts",
     "Emulation",
+    "Observer",
     "OutsideContext",
     "Policy",
     "Report",
@@ -22,6 +26,7 @@ __all__ = [
     "UnsupportedOp",
     "UnsupportedTensor",
     "emulate",
+    "observer_named",
     "register",
     "run",
     "unregister",

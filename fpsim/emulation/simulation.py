@@ -20,9 +20,10 @@ from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import round_as_told
 from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
+from fpsim.emulation.observers.observer import Observer, get_observers
 from fpsim.emulation.report import make_report
 from fpsim.numbers.rounding import draw_key
-from fpsim.report import Report
+from fpsim.report.report import Report
 
 
 class Simulation(nn.Module):
@@ -120,6 +121,14 @@ class Simulation(nn.Module):
         """Start counting anew."""
         self._emulation.reset()
 
+    def observe(self, observe: Any) -> None:
+        """Tell observers (one, its name, or several) of every operation from now on; raises what `run` raises for them."""
+        self._emulation.observe(observe)
+
+    def unobserve(self, observer: Observer) -> None:
+        """Tell this observer no more. Raises ValueError if it is told nothing."""
+        self._emulation.unobserve(observer)
+
     def crosscheck(self, bundle: Any) -> Any:
         """What another machine recorded of this model (`fpsim.recording`), each operation computed again under this policy.
 
@@ -208,6 +217,7 @@ def run(
     seed: int | None = None,
     granularity: str = "kernel",
     inplace: bool = False,
+    observe: Any = None,
 ) -> Simulation:
     """A `Simulation` of the model: a copy of it whose parameters and buffers are rounded to the format.
 
@@ -220,10 +230,12 @@ def run(
     rounding, seed : the rounding mode of every rounding; "stochastic" needs a seed.
     granularity : "kernel" rounds once per torch operation, "primitive" every elementary operation.
     inplace : use the model itself; its parameters are rounded.
+    observe : what is told of every operation: an `fpsim.emulation.Observer`, the name of one, or several of these. A copy of
+        the simulation is not observed.
 
     Raises
     ------
-    TypeError : not a module.
+    TypeError : not a module; not an observer.
     UnsupportedTensor : parameters in float16, bfloat16 or complex numbers, or on another device; never where fmt="fp32" with
         accumulate="native" is torch itself.
     ValueError : unknown names, float64 parameters, a model that cannot be copied (use inplace=True).
@@ -242,13 +254,17 @@ def run(
             "run() under torch.inference_mode() would make parameters that can never be trained; call it outside"
         )
     check_state(model, policy)
+    observers = get_observers(observe)
     if inplace:
-        return Simulation(model, policy)
+        simulation = Simulation(model, policy)
+        simulation.observe(observers)
+        return simulation
     try:
         duplicate = copy.deepcopy(model)
     except Exception as error:
         raise ValueError(f"the model cannot be copied ({error}); run(model, inplace=True) uses the model itself") from error
     simulation = Simulation(duplicate, policy)
+    simulation.observe(observers)
     reference = weakref.ref(simulation._emulation)
     for parameter in model.parameters():
         if (marks.owner_of(parameter) or ("script",))[0] == "script":

@@ -173,7 +173,10 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How well the whole did: a metric's value, the ends of a 95 % interval for it, and over what. NaN: no interval."""
+    """How well the whole did: a metric's value, the ends of a 95 % interval for it, and over what. NaN: no interval.
+
+    degraded : whether the value is worse than what the user, or whoever measured it, allows
+    """
 
     metric: str
     value: float
@@ -181,6 +184,7 @@ class Measurement:
     high: float
     samples: int
     steps: int
+    degraded: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from fpsim.report import texts
-from fpsim.report.counts import Counts
-from fpsim.report.records import Distribution, Event, Fix, Limits, Measurement, Module, Row, Treatment
+from fpsim.report import frames, texts
+from fpsim.report.data import ReportData
+from fpsim.report.pages import fragment, write_page
+from fpsim.report.terminal import as_text, rendered
+from fpsim.report.verdict import Verdict, verdict_of
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(ReportData):
     """What was seen of an emulation: rows by module, operation and phase in the order of the network, events in theirs.
 
     policy      the arithmetic, as text
@@ -25,46 +25,10 @@ class Report:
     Iterates over (module, operation, counts); `str` is a table.
     """
 
-    policy: str
-    rows: tuple[Row, ...] = ()
-    limits: tuple[Limits, ...] = ()
-    observed: tuple[str, ...] = ("counts",)
-    steps: int = 0
-    modules: tuple[Module, ...] = ()
-    distributions: tuple[Distribution, ...] = ()
-    events: tuple[Event, ...] = ()
-    coverage: tuple[Treatment, ...] = ()
-    measurement: Measurement | None = None
-    fixes: tuple[Fix, ...] = ()
-    ending: str = ""
-
-    @cached_property
-    def total(self) -> Counts:
-        """The sum over all rows."""
-        return sum((row.counts for row in self.rows), Counts())
-
-    def by_module(self) -> dict[str, Counts]:
-        """Counts summed over the operations of each module."""
-        found: dict[str, Counts] = {}
-        for module, _, counts in self:
-            found[module] = found.get(module, Counts()) + counts
-        return found
-
-    def by_operation(self) -> dict[str, Counts]:
-        """Counts summed over the modules, for each operation."""
-        found: dict[str, Counts] = {}
-        for _, operation, counts in self:
-            found[operation] = found.get(operation, Counts()) + counts
-        return found
-
     @property
-    def first(self) -> Event | None:
-        """What broke first: the first event, or None."""
-        return self.events[0] if self.events else None
-
-    def limits_of(self, name: str) -> Limits | None:
-        """The limits of a format by its name; None where the report has none of that name."""
-        return next((limits for limits in self.limits if limits.name == name), None)
+    def verdict(self) -> Verdict:
+        """Whether the model survives this arithmetic, in a sentence."""
+        return verdict_of(self)
 
     def to_json(self) -> str:
         """The whole report as JSON text, from which `from_json` makes an equal one."""
@@ -75,23 +39,29 @@ class Report:
         """The report that `to_json` wrote. Raises ValueError for any other text."""
         return texts.decode(cls, text)
 
-    def __iter__(self) -> Iterator[tuple[str, str, Counts]]:
-        return ((row.module, row.operation, row.counts) for row in self.rows)
+    def to_html(self, path: Any) -> None:
+        """Write one self-contained page that asks no network for anything. Raises ImportError without Jinja2."""
+        write_page(self, path)
+
+    def save(self, path: Any) -> None:
+        """Write it as the path's suffix says: .html or .json. Raises ValueError for others, and what writing raises."""
+        match Path(path).suffix:
+            case ".html":
+                self.to_html(path)
+            case ".json":
+                Path(path).write_text(self.to_json(), encoding="utf-8")
+            case suffix:
+                raise ValueError(f"a report is saved as .html or as .json, not as {suffix!r}")
+
+    def _repr_html_(self) -> str:
+        return fragment(self)
+
+    def to_dataframe(self) -> Any:
+        """The rows as a `pandas.DataFrame`; what was not observed is NaN. Raises ImportError without pandas."""
+        return frames.to_dataframe(self)
 
     def __str__(self) -> str:
-        always = 6
-        names = [field.name for i, field in enumerate(fields(Counts)) if i < always or getattr(self.total, field.name)]
-        lines = [("module", "operation", *names)]
-        lines += [
-            (module or "-", operation, *(str(getattr(counts, name)) for name in names)) for module, operation, counts in self
-        ]
-        lines.append(("total", "", *(str(getattr(self.total, name)) for name in names)))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        ]
-        return "\n".join([self.policy, *(line.rstrip() for line in text)])
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        return rendered(self)

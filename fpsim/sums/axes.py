@@ -17,8 +17,7 @@ from fpsim.numbers.operands import as_read
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
-from fpsim.sums.observers.counters import Counters
-from fpsim.sums.observers.counting import count_product, counted_rounding
+from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.product import FINAL, product_into
 from fpsim.sums.programs import program
 from fpsim.sums.routes import accumulate
@@ -66,20 +65,20 @@ def _fast(dtype: np.dtype, task: Sum) -> _Fast | None:
 
 
 def sum_axes(
-    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, counters: Counters | None = None
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, observer: SumObserver | None = None
 ) -> np.ndarray:
     """The sum of x over distinct axes >= 0, terms in row-major order of the axes as listed, rounded once to the result.
 
     A float32 or float64 array of values of the task's operand format, any strides; a new array of x's dtype over the axes
-    kept. With `counters` the roundings are counted.
+    kept. `observer` is told what the roundings do.
     """
     task, x = task.of_terms, as_read(x, task.operand)
     kept, shape = _kept(x, axes)
-    fast = _fast(x.dtype, task) if counters is None else None
+    fast = _fast(x.dtype, task) if observer is None else None
     if fast is None:
         lines, ones = _as_product(x, kept, axes)
         out = np.empty((len(lines), 1), dtype=x.dtype)
-        product_into(task, lines, ones, out, Draws(key, 0, 1, 1), counters=counters)
+        product_into(task, lines, ones, out, Draws(key, 0, 1, 1), observer=observer)
         return out.reshape(shape)
     task.require_arithmetic()
     total = _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
@@ -88,7 +87,7 @@ def sum_axes(
 
 
 def mean_axes(
-    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, counters: Counters | None = None
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, observer: SumObserver | None = None
 ) -> np.ndarray:
     """As `sum_axes`, but the accumulator is divided by the number of terms, rounded in its format, then to the result's.
 
@@ -101,19 +100,19 @@ def mean_axes(
     held: NumberSystem = task.held
     if task.accumulator.kind.stands_alone:
         total, held = sum_axes(task, x, axes, key), task.result
-    elif counters is not None or (fast := _fast(x.dtype, task)) is None:
+    elif observer is not None or (fast := _fast(x.dtype, task)) is None:
         task.require_arithmetic()
         lines, ones = _as_product(x, kept, axes)
         draws = Draws(key, 0, 1, 1)
-        total = accumulate(task, lines, ones, draws) if counters is None else count_product(task, lines, ones, draws, counters)
+        total = (accumulate if observer is None else observer.product)(task, lines, ones, draws)
     else:
         total = _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
     quotient = _divided(total.astype(np.float64).reshape(shape), count, held.enclosing)
     for target, own in ((held, key ^ (FINAL >> 1)), (task.result, key ^ FINAL)):
-        given = quotient if counters is None else quotient.copy()
+        given = quotient if observer is None else quotient.copy()
         target.round_into(quotient, quotient, task.rounding, own)
-        if counters is not None:
-            counted_rounding(given, quotient, target, task.rounding, own, 0, counters)
+        if observer is not None:
+            observer.rounded(given, quotient, target, task.rounding, own, 0)
     return quotient.astype(x.dtype, copy=False)
 
 

@@ -20,7 +20,7 @@ from fpsim.accumulation.orders import sequential
 from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.geometry import Geometry
-from fpsim.sums.observers.counters import Counters
+from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.product import product_into
 from fpsim.sums.task import Draws, Sum
 
@@ -40,7 +40,7 @@ class Products:
 
     task: Sum
     key: int = 0
-    counters: Counters | None = None
+    observer: SumObserver | None = None
     before_rounding: Callable[[np.ndarray], None] | None = None
 
     def product(
@@ -51,7 +51,7 @@ class Products:
         What is gathered is the right factor.
         """
         addends = () if addend is None else (addend,)
-        product_into(self.task, left, right, out, Draws(self.key, *elements), addends, self.counters, self.before_rounding)
+        product_into(self.task, left, right, out, Draws(self.key, *elements), addends, self.observer, self.before_rounding)
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, products: Pro
     """Whether the zero terms between strides change no bit, so that each phase of the strides can be computed without.
 
     True of an unfused chain from +0 to nearest even with subnormals kept, whose sum is never -0; but zero times infinity
-    is NaN, and counters count every addition.
+    is NaN, and observers are told of every addition.
     """
     task = products.task
     chain = task.accumulator.kind is TREE and task.accumulator.order == sequential and not task.exact_products
     nearest = task.rounding is Rounding.NEAREST_EVEN and task.target.flush is None
     small = out.nbytes // prod(geometry.stride) <= _TAPS_BYTES
-    if products.counters is not None or max(geometry.stride) == 1:
+    if products.observer is not None or max(geometry.stride) == 1:
         return False
     return chain and nearest and small and bool(np.isfinite(weight).all())
 

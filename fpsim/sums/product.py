@@ -13,8 +13,7 @@ from fpsim.numbers.operands import as_read
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded, round_rows
-from fpsim.sums.observers.counters import Counters
-from fpsim.sums.observers.counting import count_product, counted_add, counted_rounding
+from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.routes import accumulate
 from fpsim.sums.task import Draws, Sum
 
@@ -30,7 +29,7 @@ def product_into(
     out: np.ndarray,
     draws: Draws | None = None,
     addends: Sequence[np.ndarray] = (),
-    counters: Counters | None = None,
+    observer: SumObserver | None = None,
     before_rounding: Callable[[np.ndarray], None] | None = None,
 ) -> None:
     """out = a @ b + addends, as `task` says: 2-D float32 or float64 arrays of values of its formats, any strides.
@@ -39,7 +38,7 @@ def product_into(
     after the other, in its format, before the one rounding to the result's. Draws left out number the elements of `out` in
     row-major order, with key 0.
 
-    `counters` receives what the roundings did. `before_rounding` is called with the accumulated matrix before its last
+    `observer` is told what the roundings do. `before_rounding` is called with the accumulated matrix before its last
     rounding, where that is to another format.
     Raises ValueError for formats too wide to compute in and in flush-to-zero mode; operands are not checked.
     """
@@ -52,36 +51,36 @@ def product_into(
     addends = [as_read(term, task.operand) for term in addends]
     own = task.accumulator.kind.own_addends
     terms = [np.broadcast_to(np.asarray(term), out.shape) for term in addends[:own]]
-    if counters is None:
+    if observer is None:
         result = accumulate(task, a, b, draws, addends=terms)
     else:
-        result = count_product(task, a, b, draws, counters)
+        result = observer.product(task, a, b, draws)
     if task.accumulator.held is None:  # what is exact has been rounded to the result's system
         out[...] = result
         return
     held, rounding = task.held, task.rounding
     for node, addend in enumerate(addends[own:], _EPILOGUE):
-        term = _term(addend, out.shape, held, rounding, draws, counters)
-        if counters is None:
+        term = _term(addend, out.shape, held, rounding, draws, observer)
+        if observer is None:
             result = add_rounded(result, term, held, rounding, draws, node, out=result)
         else:
-            result = counted_add(result, term, held, rounding, draws, node, counters, addend_only=True)
+            result = observer.addition(result, term, held, rounding, draws, node)
     if held is not task.result and held != task.result:
         result = np.ascontiguousarray(result)
         if before_rounding is not None:
             before_rounding(result)
-        _round(result, task.result, rounding, draws.with_key(draws.key ^ FINAL), counters)
+        _round(result, task.result, rounding, draws.with_key(draws.key ^ FINAL), observer)
     out[...] = result
 
 
 def _term(
-    term: np.ndarray, shape: tuple[int, ...], fmt: Format, rounding: Rounding, draws: Draws, counters: Counters | None
+    term: np.ndarray, shape: tuple[int, ...], fmt: Format, rounding: Rounding, draws: Draws, observer: SumObserver | None
 ) -> np.ndarray:
     """What is added after a sum, rounded to the accumulator's format, in the result's shape."""
-    each = counters is not None or rounding is Rounding.STOCHASTIC  # element by element of the result
+    each = observer is not None or rounding is Rounding.STOCHASTIC  # element by element of the result
     rounded = np.array(np.broadcast_to(term, shape) if each else term, dtype=np.float64, order="C")
     if each:
-        _round(rounded, fmt, rounding, draws.with_key(draws.key ^ _TERM), counters)
+        _round(rounded, fmt, rounding, draws.with_key(draws.key ^ _TERM), observer)
     else:
         round_into(rounded, rounded, fmt, rounding)
     if holds(np.dtype(np.float32), fmt):
@@ -89,12 +88,12 @@ def _term(
     return np.broadcast_to(rounded, shape)
 
 
-def _round(x: np.ndarray, system: NumberSystem, rounding: Rounding, draws: Draws, counters: Counters | None) -> None:
-    """Round a contiguous matrix in place, counting if asked to."""
-    if counters is None:
+def _round(x: np.ndarray, system: NumberSystem, rounding: Rounding, draws: Draws, observer: SumObserver | None) -> None:
+    """Round a contiguous matrix in place."""
+    if observer is None:
         round_rows(x, system, rounding, draws)
         return
     for i, rows in enumerate(x if rounding is Rounding.STOCHASTIC else [x]):
         given, own = rows.copy(), draws.at(i)
         round_into(rows, rows, system, rounding, own.key, own.first)
-        counted_rounding(given, rows, system, rounding, own.key, own.first, counters)
+        observer.rounded(given, rows, system, rounding, own.key, own.first)

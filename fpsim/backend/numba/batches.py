@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend.numba.compiler import kernel
-from fpsim.backend.numba.products import NOTHING, make_product, pack_columns, pack_rows
+from fpsim.backend.numba.observed import NOTHING
+from fpsim.backend.numba.products import make_product, pack_columns, pack_rows
 
 
 @lru_cache(maxsize=64)

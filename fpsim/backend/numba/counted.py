@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend.numba.compiler import as_bits, as_float, int_add, kernel, prefer_wide_vectors
-from fpsim.backend.numba.products import OBSERVERS, Step
+from fpsim.backend.numba.observed import EVERYTHING as EVERYTHING, SUMS as SUMS, observes
+from fpsim.backend.numba.products import Step
 from fpsim.backend.numba.sums_rounding import MAX_FINITE, Arithmetic
 from fpsim.backend.numba.tiles import (
     HAS_MASK_REGISTERS,
@@ -28,10 +29,6 @@ from fpsim.backend.numba.tiles import (
 UNCHANGED, UNDERFLOWS, OVERFLOWS, LARGEST = range(4)  # vectors of tallies
 TALLIES = 4
 MOST_LEAVES = 2**24  # counts are as wide as the carrier: a tile's vectors count 2^31 in float32's
-
-# What is counted. With SUMS, every chain step that leaves its sum as it was, those of zero leaves too: the caller knows how
-# many leaves are zero, and that nothing overflows. With EVERYTHING, what the tallies' names say.
-SUMS, EVERYTHING = range(2)
 
 _INFINITY = float("inf")
 _COUNTED_AT_ONCE = 2**16  # numbers, by counts of 32 bits
@@ -66,6 +63,7 @@ def _is_not_zero(left: Vector, right: Vector, term: Vector) -> Vector:
     return masks[0].beside(masks[1])
 
 
+@observes(SUMS, EVERYTHING)
 class CountingStep(Step):
     """The operations of a tile, and their tallies."""
 
@@ -196,9 +194,6 @@ class CountingStep(Step):
             return
         for total in sums.split():
             self.tallied[LARGEST] = larger(total.absolute(), self.tallied[LARGEST])  # which a NaN leaves as it is
-
-
-OBSERVERS.update({SUMS: CountingStep, EVERYTHING: CountingStep})
 
 
 @kernel

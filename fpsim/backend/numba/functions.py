@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba import error_function, transcendental, trigonometric
 from fpsim.backend.numba.compiler import kernel, prefer_wide_vectors
 from fpsim.backend.numba.error_function import erf64, erfc64
 from fpsim.backend.numba.transcendental import (
@@ -26,7 +25,7 @@ from fpsim.backend.numba.transcendental import (
     sinh64,
     tanh64,
 )
-from fpsim.backend.numba.trigonometric import acos64, asin64, atan64, cos64, sin64, tan64
+from fpsim.backend.numba.trigonometric import acos64, asin64, atan64, cos64, is_far, reduced, reduced_near, sin64, tan64, turns
 
 
 @kernel
@@ -65,10 +64,10 @@ def _log2(x: Any, out: Any) -> None:
 
 
 @kernel
-def _log10(x: Any, out: Any, powers: Any) -> None:
+def _log10(x: Any, out: Any) -> None:
     prefer_wide_vectors()
     for i in range(x.size):
-        out[i] = log10_64(x[i], powers)
+        out[i] = log10_64(x[i])
 
 
 @kernel
@@ -78,46 +77,51 @@ def _log1p(x: Any, out: Any) -> None:
         out[i] = log1p_64(x[i])
 
 
-@kernel
-def _sin(x: Any, out: Any, turned: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = sin64(x[i], turned)
+_BLOCK = 256
+
+
+def _make_circular(function: Any) -> Any:
+    """The kernel of sin64, cos64 or tan64. Blocks of numbers that need no table become vectors."""
+
+    @kernel
+    def circular(x: Any, out: Any, table: Any) -> None:
+        prefer_wide_vectors()
+        for start in range(0, x.size, _BLOCK):
+            values, results = x[start : start + _BLOCK], out[start : start + _BLOCK]
+            far = 0
+            for i in range(values.size):
+                far += is_far(values[i])
+            if far:
+                for i in range(values.size):
+                    n, r = reduced(values[i], table)
+                    results[i] = function(values[i], n, r)
+            else:
+                for i in range(values.size):
+                    n, r = reduced_near(values[i])
+                    results[i] = function(values[i], n, r)
+
+    return circular
 
 
 @kernel
-def _cos(x: Any, out: Any, turned: Any) -> None:
+def _asin(x: Any, out: Any) -> None:
     prefer_wide_vectors()
     for i in range(x.size):
-        out[i] = cos64(x[i], turned)
+        out[i] = asin64(x[i])
 
 
 @kernel
-def _tan(x: Any, out: Any, turned: Any) -> None:
+def _acos(x: Any, out: Any) -> None:
     prefer_wide_vectors()
     for i in range(x.size):
-        out[i] = tan64(x[i], turned)
+        out[i] = acos64(x[i])
 
 
 @kernel
-def _asin(x: Any, out: Any, arctangents: Any) -> None:
+def _atan(x: Any, out: Any) -> None:
     prefer_wide_vectors()
     for i in range(x.size):
-        out[i] = asin64(x[i], arctangents)
-
-
-@kernel
-def _acos(x: Any, out: Any, arctangents: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = acos64(x[i], arctangents)
-
-
-@kernel
-def _atan(x: Any, out: Any, arctangents: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = atan64(x[i], arctangents)
+        out[i] = atan64(x[i])
 
 
 @kernel
@@ -170,17 +174,17 @@ def _sigmoid(x: Any, out: Any) -> None:
 
 
 @kernel
-def _erf(x: Any, out: Any, series: Any, coefficients: Any) -> None:
+def _erf(x: Any, out: Any) -> None:
     prefer_wide_vectors()
     for i in range(x.size):
-        out[i] = erf64(x[i], series, coefficients)
+        out[i] = erf64(x[i])
 
 
 @kernel
-def _erfc(x: Any, out: Any, series: Any, coefficients: Any) -> None:
+def _erfc(x: Any, out: Any) -> None:
     prefer_wide_vectors()
     for i in range(x.size):
-        out[i] = erfc64(x[i], series, coefficients)
+        out[i] = erfc64(x[i])
 
 
 @kernel
@@ -198,9 +202,9 @@ _KERNELS = {
     "log2": _log2,
     "log10": _log10,
     "log1p": _log1p,
-    "sin": _sin,
-    "cos": _cos,
-    "tan": _tan,
+    "sin": _make_circular(sin64),
+    "cos": _make_circular(cos64),
+    "tan": _make_circular(tan64),
     "asin": _asin,
     "acos": _acos,
     "atan": _atan,
@@ -217,20 +221,10 @@ _KERNELS = {
 }
 
 
-def _tables(name: str) -> tuple[np.ndarray, ...]:
-    """What else the function's kernel gets."""
-    if name in ("sin", "cos", "tan"):
-        return (trigonometric.turns(),)
-    if name in ("asin", "acos", "atan"):
-        return (trigonometric.ARCTANGENTS,)
-    if name in ("erf", "erfc"):
-        return error_function.SERIES, error_function.COEFFICIENTS
-    return (transcendental.POWERS_OF_TEN,) if name == "log10" else ()
-
-
 def apply(name: str, x: np.ndarray, out: np.ndarray) -> None:
     """out = the function of x; flat float64 arrays of one size, which may be the same one."""
-    _KERNELS[name](x, out, *_tables(name))
+    tables = (turns(),) if name in ("sin", "cos", "tan") else ()
+    _KERNELS[name](x, out, *tables)
 
 
 @kernel

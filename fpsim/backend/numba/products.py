@@ -16,6 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import as_bits, as_float, int_and, int_sub, int_xor, kernel
+from fpsim.backend.numba.observed import NOTHING, STEPS, observes
 from fpsim.backend.numba.random import element_hash
 from fpsim.backend.numba.sums_rounding import (
     BY_BITS,
@@ -56,7 +57,6 @@ from fpsim.backend.numba.tiles import (
 
 # Instructions of a compiled program: rows of (operation, leaf, count, stride, first node).
 PUSH_ZERO, PUSH_LEAF, ADD, CHAIN = range(4)
-NOTHING = -1  # of what a kernel may observe
 BY_ELEMENT = -1  # a tally for each element of a tile, in the place of a number of vectors
 LEAF_STEPS = 0x80000000  # the rounding of leaf k draws as step 2^31 + k, that of node i as step i
 
@@ -186,20 +186,18 @@ class Step:
         return self.each(self.chain, totals, *zip(*pairs, strict=True), leaf_draws, draws)
 
 
+@observes(NOTHING)
 class PlainStep(Step):
     """The operations and nothing else."""
 
     stages = True
 
 
-OBSERVERS: dict[int, type[Step]] = {NOTHING: PlainStep}  # by what they observe; `counted` and `watched` add theirs
-
-
 def _step(context: Any, builder: Any, tile: TileType, codes: tuple[Any, ...], constants: Any, tallied: Any, offset: Any,
           stride: Any) -> Step:  # fmt: skip
     """The step of a mode, flags and what is observed; `tallied` is (array type, array)."""
     mode, flags, what = (code.literal_value for code in codes)
-    step = OBSERVERS[what](context, builder, tile, mode, flags, constants)
+    step: Step = STEPS[what](context, builder, tile, mode, flags, constants)
     if step.tallies:
         by_element = [] if step.tallies != BY_ELEMENT else tile_places(builder, tile, offset, stride)
         places = by_element or [builder.add(offset, index(i * tile.lanes)) for i in range(step.tallies)]
@@ -305,9 +303,9 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
     width = vectors * lanes
     size = rows * width
     track = flags & (TRACK | TRACK_SUMS)
-    kept = OBSERVERS[what].tallies
+    kept = STEPS[what].tallies
     by_element = kept == BY_ELEMENT
-    make_chain = OBSERVERS[what].make_chain
+    make_chain = STEPS[what].make_chain
     has_own_chain = make_chain is not None
     run_chain: Any = make_chain(mode, flags) if make_chain else None
     kept_rows, kept_vectors = (rows, vectors) if by_element else (1, kept)

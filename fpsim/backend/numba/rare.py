@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 from fpsim.backend.numba.block_bounds import LANES, LEAST, SLACK, swamped_share
 from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_and
 from fpsim.backend.numba.counted import LARGEST, UNCHANGED, CountingStep
-from fpsim.backend.numba.products import NOTHING, OBSERVERS, chain_tile, largest_lane
+from fpsim.backend.numba.observed import NOTHING, RARE as RARE, RECOUNTING, SEEKING, observes
+from fpsim.backend.numba.products import chain_tile, largest_lane
 from fpsim.backend.numba.tiles import (
     EXPONENT,
     Stored,
@@ -34,9 +35,8 @@ from fpsim.backend.numba.tiles import (
     vectors_of,
 )
 
-RARE, SEEKING, RECOUNTING = range(6, 9)
 
-
+@observes(RARE)
 class _RareStep(CountingStep):
     """What lies outside chains is counted as everywhere."""
 
@@ -45,6 +45,7 @@ class _RareStep(CountingStep):
         return _make_chain(mode, flags)
 
 
+@observes(SEEKING)
 class _SeekingStep(CountingStep):
     """Keeps the largest magnitude, in the register for what is seen."""
 
@@ -62,6 +63,7 @@ class _SeekingStep(CountingStep):
         return self.builder.insert_value(seen, in_pairs(larger_magnitude, [*self.met, before]).value, 0)
 
 
+@observes(RECOUNTING)
 class _RecountingStep(CountingStep):
     """Counts the nonzero leaves that leave their sum as it was."""
 
@@ -74,9 +76,6 @@ class _RecountingStep(CountingStep):
             given = arithmetic.last_leaf.compare("!=", 0.0)
         self.tally(UNCHANGED, given & new.compare("==", old))
         return new
-
-
-OBSERVERS.update({RARE: _RareStep, SEEKING: _SeekingStep, RECOUNTING: _RecountingStep})
 
 
 @intrinsic

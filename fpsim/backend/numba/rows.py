@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend.numba.compiler import kernel, prefer_wide_vectors, prefetch
+from fpsim.backend.numba.observed import NOTHING
 from fpsim.backend.numba.processor import FEATURES
-from fpsim.backend.numba.products import LEAF_STEPS, NOTHING, chain_tile, largest_lane
+from fpsim.backend.numba.products import LEAF_STEPS, chain_tile, largest_lane
 from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, constants_of, turn, turn_back
 from fpsim.backend.numba.tiles import load_tile, store_tile, zero_tile
 from fpsim.backend.numba.transposition import LINE_BYTES, TILE_BYTES, transpose_tile

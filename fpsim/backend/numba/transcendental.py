@@ -20,7 +20,6 @@ _LN2 = 0.6931471805599453
 _LOG10_E = 0.4342944819032518
 _LOG10_2_HIGH = 0.30102999560767785  # log10 2 to 33 bits
 _LOG10_2_LOW = 5.630334806675098e-11
-POWERS_OF_TEN = np.array([float(10**power) for power in range(23)])  # those that float64 holds exactly
 _NEAREST_INTEGER = 6755399441055744.0  # 1.5 * 2^52: a sum with it has the rounded integer in its last bits
 
 
@@ -133,16 +132,27 @@ def log2_64(x: Any) -> Any:
 
 
 @inlined
-def log10_64(x: Any, powers: Any) -> Any:
-    """log10 x within three ulps, exact for `powers`, those of ten up to 10^22; limits as those of ln."""
+def _power_of_ten(shifted: Any) -> Any:
+    """10^k, exactly, for the integer 0 <= k <= 22 that `shifted` = k + _NEAREST_INTEGER holds."""
+    bits = as_bits(shifted)
+    result = 10.0 if bits & np.int64(1) else 1.0
+    result *= 1e2 if bits & np.int64(2) else 1.0
+    result *= 1e4 if bits & np.int64(4) else 1.0
+    result *= 1e8 if bits & np.int64(8) else 1.0
+    return result * (1e16 if bits & np.int64(16) else 1.0)
+
+
+@inlined
+def log10_64(x: Any) -> Any:
+    """log10 x within three ulps, exact for the powers of ten up to 10^22; limits as those of ln."""
     if not 0.0 < x < np.inf:
         return _limit_of_log(x)
     k, s, z, p = _logarithm(x)
     result = k * _LOG10_2_HIGH + ((2.0 * s + 2.0 * s * z * p) * _LOG10_E + k * _LOG10_2_LOW)
-    whole = np.rint(result)
-    if 0.0 <= whole < powers.size and powers[np.intp(whole)] == x:
-        return whole
-    return result
+    shifted = result + _NEAREST_INTEGER
+    whole = shifted - _NEAREST_INTEGER
+    is_power = (0.0 <= whole) & (whole <= 22.0) & (_power_of_ten(shifted) == x)
+    return whole if is_power else result
 
 
 @inlined

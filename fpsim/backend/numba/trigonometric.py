@@ -25,10 +25,10 @@ _LIMB = np.uint64(32)
 _MASK = np.uint64(0xFFFFFFFF)
 
 #: atan(i / 8)
-ARCTANGENTS = np.array([
+ARCTANGENTS = (
     0.0, 0.12435499454676144, 0.24497866312686414, 0.35877067027057225, 0.4636476090008061, 0.5585993153435624,
     0.6435011087932844, 0.7188299996216245, 0.7853981633974483,
-])  # fmt: skip
+)  # fmt: skip
 
 
 @cache
@@ -100,15 +100,26 @@ def _reduced_by_table(x: Any, table: Any) -> Any:
 
 
 @inlined
-def _reduced(a: Any, table: Any) -> Any:
-    """(n, r) with a = n pi/2 + r, n modulo 4, |r| about pi/4 at most, for finite a >= 0."""
-    if a >= _LARGE:
-        return _reduced_by_table(a, table)
+def is_far(x: Any) -> Any:
+    """Whether x is reduced by the table of `turns`."""
+    return _LARGE <= abs(x) < np.inf
+
+
+@inlined
+def reduced_near(x: Any) -> Any:
+    """(n, r) with |x| = n pi/2 + r, n modulo 4, |r| about pi/4 at most, for |x| < 2^20; r is NaN for infinities and NaN."""
+    a = abs(x)
     shifted = a * _TWO_OVER_PI + _NEAREST_INTEGER
     n = shifted - _NEAREST_INTEGER
     first = a - n * _PARTS[0]  # exact, as the next product is: n has 20 bits
     high, low = _two_sum(first, -(n * _PARTS[1]))
     return as_bits(shifted) & np.int64(3), high + (low - n * _PARTS[2])
+
+
+@inlined
+def reduced(x: Any, table: Any) -> Any:
+    """The same for every x."""
+    return _reduced_by_table(abs(x), table) if is_far(x) else reduced_near(x)
 
 
 @inlined
@@ -144,48 +155,51 @@ def _cosine(r: Any) -> Any:
 
 
 @inlined
-def sin64(x: Any, table: Any) -> Any:
-    """sin x within two ulps; NaN of infinities. `table` is that of `turns`."""
-    a = abs(x)
-    if not a < np.inf:
-        return np.nan
-    if a < 2.0**-27:
-        return x
-    n, r = _reduced(a, table)
-    value = _cosine(r) if n & 1 else _sine(r)
-    return -value if (n & 2 != 0) != (x < 0.0) else value
+def sin64(x: Any, n: Any, r: Any) -> Any:
+    """sin x within two ulps, from what x reduces to; NaN of infinities."""
+    sine, cosine = _sine(r), _cosine(r)
+    value = cosine if n & 1 else sine
+    value = -value if (n & 2 != 0) != (x < 0.0) else value
+    value = x if abs(x) < 2.0**-27 else value
+    return value if abs(x) < np.inf else np.nan
 
 
 @inlined
-def cos64(x: Any, table: Any) -> Any:
-    """cos x within two ulps; NaN of infinities."""
-    a = abs(x)
-    if not a < np.inf:
-        return np.nan
-    n, r = _reduced(a, table)
-    value = _sine(r) if n & 1 else _cosine(r)
-    return -value if (n + 1) & 2 else value
+def cos64(x: Any, n: Any, r: Any) -> Any:
+    """cos x within two ulps, from what x reduces to; NaN of infinities."""
+    sine, cosine = _sine(r), _cosine(r)
+    value = sine if n & 1 else cosine
+    value = -value if (n + 1) & 2 else value
+    return value if abs(x) < np.inf else np.nan
 
 
 @inlined
-def tan64(x: Any, table: Any) -> Any:
-    """tan x within four ulps; NaN of infinities."""
-    a = abs(x)
-    if not a < np.inf:
-        return np.nan
-    if a < 2.0**-27:
-        return x
-    n, r = _reduced(a, table)
-    value = -_cosine(r) / _sine(r) if n & 1 else _sine(r) / _cosine(r)
-    return -value if x < 0.0 else value
+def tan64(x: Any, n: Any, r: Any) -> Any:
+    """tan x within four ulps, from what x reduces to; NaN of infinities."""
+    sine, cosine = _sine(r), _cosine(r)
+    value = (-cosine if n & 1 else sine) / (sine if n & 1 else cosine)
+    value = -value if x < 0.0 else value
+    value = x if abs(x) < 2.0**-27 else value
+    return value if abs(x) < np.inf else np.nan
 
 
 @inlined
-def atan64(x: Any, arctangents: Any) -> Any:
-    """atan x within two ulps: from the nearest of `arctangents`, those of eighths, by the series to the 15th power."""
+def _near_arctangent(place: Any) -> Any:
+    """ARCTANGENTS[place]: by selection, which loops over it make vectors of, where they would not of a load."""
+    lower = ARCTANGENTS[1] if place == 1.0 else ARCTANGENTS[0]
+    lower = ARCTANGENTS[2] if place == 2.0 else lower
+    lower = ARCTANGENTS[3] if place == 3.0 else lower
+    lower = ARCTANGENTS[4] if place == 4.0 else lower
+    upper = ARCTANGENTS[6] if place == 6.0 else ARCTANGENTS[5]
+    upper = ARCTANGENTS[7] if place == 7.0 else upper
+    upper = ARCTANGENTS[8] if place == 8.0 else upper
+    return upper if place > 4.0 else lower
+
+
+@inlined
+def atan64(x: Any) -> Any:
+    """atan x within two ulps: from the nearest of those of eighths, by the series to the 15th power."""
     a = abs(x)
-    if a != a:
-        return x
     t = 1.0 / a if a > 1.0 else a
     place = np.rint(8.0 * t)
     near = 0.125 * place
@@ -198,17 +212,18 @@ def atan64(x: Any, arctangents: Any) -> Any:
     p = p * z - 1.0 / 7.0
     p = p * z + 1.0 / 5.0
     p = p * z - 1.0 / 3.0
-    value = arctangents[np.intp(place)] + (u + u * z * p)
-    return np.copysign(_HALF_PI - (value - _HALF_PI_REST) if a > 1.0 else value, x)
+    value = _near_arctangent(place) + (u + u * z * p)
+    value = np.copysign(_HALF_PI - (value - _HALF_PI_REST) if a > 1.0 else value, x)
+    return x if x != x else value
 
 
 @inlined
-def asin64(x: Any, arctangents: Any) -> Any:
+def asin64(x: Any) -> Any:
     """asin x within four ulps; NaN beyond 1."""
-    return atan64(x / np.sqrt((1.0 - x) * (1.0 + x)), arctangents)
+    return atan64(x / np.sqrt((1.0 - x) * (1.0 + x)))
 
 
 @inlined
-def acos64(x: Any, arctangents: Any) -> Any:
+def acos64(x: Any) -> Any:
     """acos x within four ulps; NaN beyond 1."""
-    return 2.0 * atan64(np.sqrt((1.0 - x) / (1.0 + x)), arctangents)
+    return 2.0 * atan64(np.sqrt((1.0 - x) / (1.0 + x)))

@@ -7,14 +7,19 @@ where it may be inexact. A result of `max_finite` and above counts as infinite: 
 
 from __future__ import annotations
 
-from fpsim.backend.numba.products import BY_ELEMENT, OBSERVERS, Step
+from fpsim.backend.numba.observed import (
+    MAGNITUDES as MAGNITUDES,
+    MAGNITUDES_EXACT_LEAVES as MAGNITUDES_EXACT_LEAVES,
+    SQUARES as SQUARES,
+    SQUARES_EXACT_LEAVES as SQUARES_EXACT_LEAVES,
+    observes,
+)
+from fpsim.backend.numba.products import BY_ELEMENT, Step
 from fpsim.backend.numba.sums_rounding import LOWEST, MAX_FINITE
 from fpsim.backend.numba.tiles import EXPONENT, Stored, Vector, larger_power, splat
 
-# What is kept: sums of ufp, or of its squares; for leaves that are exact or not (then they count too).
-MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES = range(2, 6)
 
-
+@observes(MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)
 class WatchingStep(Step):
     """The operations of a tile, and one sum for each of its elements."""
 
@@ -68,6 +73,3 @@ class WatchingStep(Step):
         values = not self.arithmetic.exact_products  # then a sum with zero rounds nothing
         self._keep(new, self._cost(new, not values), (left, right) if values else None)
         return new
-
-
-OBSERVERS.update(dict.fromkeys((MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES), WatchingStep))

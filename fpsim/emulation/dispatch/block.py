@@ -19,6 +19,7 @@ def emulate(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     granularity: str = "kernel",
+    observe: Any = None,
 ) -> Iterator[Emulation]:
     """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
 
@@ -31,6 +32,7 @@ def emulate(
     install_optimizer_hooks()
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
     emulation = Emulation(policy, policy.resolve())
+    emulation.observe(observe)
     emulation.guard = Guard(emulation, keep=True)
     emulation.guard_outputs = functools.partial(guard_outputs, guard=emulation.guard)
     with emulation:

@@ -25,6 +25,7 @@ from fpsim.emulation.dispatch.mixed import MixedMode
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.dispatch.names import ModuleNames
 from fpsim.emulation.dispatch.native import NativeMode
+from fpsim.emulation.dispatch.observing import choose_kind
 from fpsim.emulation.machine import marks, memory
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.mixed import MixedMachine
@@ -32,6 +33,7 @@ from fpsim.emulation.machine.native import NativeMachine
 from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy
 from fpsim.emulation.machine.results import Time
 from fpsim.emulation.machine.settings import ModuleSettings
+from fpsim.emulation.observers.observer import Observer, get_observers
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -114,6 +116,7 @@ class Emulation:
         self.others = ModuleNames()
         self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
+        self.observers: tuple[Observer, ...] = ()
         self._local = _Local()
         self._machines: list[FormatMachine] = []
         self._retired: dict[tuple[str, Any, bool], np.ndarray] = {}  # counts of threads that have ended
@@ -147,7 +150,8 @@ class Emulation:
             machine = self.machine
             _install()
             if rules_of_the_identity or not self.policy.is_identity:
-                mode = _KINDS[type(self.policy)][1](machine)
+                mode = machine.mode = _KINDS[type(self.policy)][1](machine)
+                choose_kind(mode, bool(self.observers))
                 switches.enter()
                 mode.__enter__()
                 local.mode = mode
@@ -168,7 +172,7 @@ class Emulation:
                 switches.leave()
             _uninstall()
             machine = self.machine
-            machine.path, machine.places, machine.optimizer = "", [], None
+            machine.path, machine.places, machine.optimizer, machine.mode = "", [], None, None
             machine.updates.end_step()
             machine.time.leads_into = machine.results.guard(self.guard)
             self._forget_nodes()
@@ -239,8 +243,32 @@ class Emulation:
         """Count a training step; where paths are but names in a report, those of a finished backward pass are forgotten."""
         self.training_step += 1
         self.machine.calls = 0
+        for observer in self.observers:
+            observer.after_step(self.training_step - 1)
         if self.settings is None and torch._C._current_graph_task_id() == -1:  # else a graph may be used later
             self.machine.nodes.clear()
+
+    # Observers
+
+    def observe(self, observe: Any) -> None:
+        """Tell observers (one, its name, or several of these) of every operation from now on.
+
+        Raises TypeError and ValueError for what is no observer.
+        """
+        self._tell(self.observers + tuple(item for item in get_observers(observe) if item not in self.observers))
+
+    def unobserve(self, observer: Observer) -> None:
+        """Tell this observer no more. Raises ValueError if it is told nothing."""
+        if observer not in self.observers:
+            raise ValueError(f"{type(observer).__name__} does not observe here")
+        self._tell(tuple(item for item in self.observers if item is not observer))
+
+    def _tell(self, observers: tuple[Observer, ...]) -> None:
+        with _lock:
+            self.observers = observers
+            for machine in self._machines:
+                if machine.mode is not None:
+                    choose_kind(machine.mode, bool(observers))
 
     # Counters
 

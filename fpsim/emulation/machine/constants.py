@@ -26,6 +26,13 @@ class Constants(Place):
             return self.in_format(value, draws=type(value) is float)
         return in_fp32(value) if type(value) is float else value
 
+    def as_number(self, value: float) -> float:
+        """A Python number as arithmetic reads it; nothing is counted or drawn."""
+        value = self.meant(value)
+        if not self.arithmetic.primitive or self.arithmetic.stochastic:
+            return in_fp32(value) if type(value) is float else value
+        return self.constant(value, saturate=False) if abs(value) < np.inf else value
+
     def meant(self, value: Any) -> Any:
         """What a number stands for: float32's largest for the format's own, and so infinity where the format has none."""
         if type(value) is not float or not self.stands_for_largest:

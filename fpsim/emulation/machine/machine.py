@@ -24,7 +24,7 @@ from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.updates import Updates
 from fpsim.emulation.machine.writing import Writing
-from fpsim.emulation.registry import PRIMITIVE, RULES
+from fpsim.emulation.registry import PRIMITIVE, RULES, tensors_in
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.task import Sum
@@ -59,6 +59,8 @@ class FormatMachine(Writing):
         self.updates = Updates(self)
         self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps
         self.reads: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # told what a tensor from outside is read as
+        self.mode: Any = None  # what hands it operations while the context is entered
+        self.call: Any = None  # what observers were told of last that is not computed yet
 
     def forget_marks(self) -> None:
         """What is marked may be changed outside, by anyone: from now on only a new mark counts."""
@@ -210,6 +212,21 @@ class FormatMachine(Writing):
         """How 16-bit tensors compute while an optimizer steps."""
         policy = self.emulation.policy
         return policy.asked or policy.accumulator, policy.rounding
+
+    def phase_of(self, op: torch._ops.OpOverload, args: Any) -> str:
+        """The pass that an operation belongs to: "forward", "backward" or "optimizer"."""
+        if self.places:
+            return "forward"  # a recomputed one too, and a closure's
+        if torch._C._current_graph_task_id() != -1:
+            return "backward"
+        if torch.is_grad_enabled():
+            return "forward"
+        steps = self.optimizer is not None or (op._schema.is_mutable and any(map(marks.is_parameter, tensors_in(args[:1]))))
+        return "optimizer" if steps else "forward"
+
+    def format_of(self, tensor: torch.Tensor) -> Format:
+        """The format whose values a floating-point tensor holds that an operation read or made."""
+        return self.arithmetic.fmt if tensor.dtype is _FLOAT32 else get_format(str(tensor.dtype).removeprefix("torch."))
 
     @contextmanager
     def dispatching(self) -> Iterator[None]:

@@ -294,6 +294,10 @@ class MixedMachine(FormatMachine):
         mark = self._known(tensor)
         return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
 
+    def format_of(self, tensor: torch.Tensor) -> Format:
+        mark = self._known(tensor) if tensor.dtype is _FLOAT32 else None
+        return mark.fmt if mark is not None and mark.fmt is not None else super().format_of(tensor)
+
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
         task = self.arithmetic.product_task
         if self.arithmetic.uniform or self._turned.module.formats.product is not None or task.accumulator.kind is not UNIT:

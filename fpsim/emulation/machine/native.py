@@ -8,6 +8,7 @@ from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import NativePolicy, Policy
+from fpsim.numbers.formats import Format, get_format
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -43,6 +44,9 @@ class NativeMachine(FormatMachine):
 
     def emulates(self, dtype: torch.dtype) -> bool:
         return dtype in HALVES
+
+    def format_of(self, tensor: torch.Tensor) -> Format:
+        return get_format(str(tensor.dtype).removeprefix("torch."))
 
     def epsilon(self, dtype: torch.dtype) -> float:
         return torch.finfo(dtype).eps

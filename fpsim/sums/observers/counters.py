@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import numpy as np
+
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.system import NumberSystem
+from fpsim.sums.observers import counting
+from fpsim.sums.observers.tally import Tally
+from fpsim.sums.task import Draws, Sum
 
 
-@dataclass
-class Counters:
+class Counters(Tally):
     """What happened in the sums of products: pass one as ``counters=``, and every call adds to it.
 
     additions   rounded additions, those to the +0 that a chain starts from included
@@ -21,21 +27,17 @@ class Counters:
     Counts do not depend on the number of threads. An object must not be used by two calls at the same time.
     """
 
-    additions: int = 0
-    swamped: int = 0
-    overflows: int = 0
-    underflows: int = 0
-    largest: float = 0.0
+    # What a `SumObserver` is asked
 
-    def add(self, other: Counters) -> None:
-        """Add what another object has counted."""
-        self.additions += other.additions
-        self.swamped += other.swamped
-        self.overflows += other.overflows
-        self.underflows += other.underflows
-        self.largest = max(self.largest, other.largest)
+    def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+        return counting.count_product(task, a, b, draws, self)
 
-    def clear(self) -> None:
-        """Start again from nothing."""
-        self.additions = self.swamped = self.overflows = self.underflows = 0
-        self.largest = 0.0
+    def addition(
+        self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
+    ) -> np.ndarray:
+        return counting.counted_add(x, y, target, rounding, draws, node, self, addend_only=True)
+
+    def rounded(
+        self, x: np.ndarray, result: np.ndarray, system: NumberSystem, rounding: Rounding, key: int, first: int
+    ) -> None:
+        counting.counted_rounding(x, result, system, rounding, key, first, self)

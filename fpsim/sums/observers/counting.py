@@ -13,8 +13,8 @@ from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
-from fpsim.sums.observers.counters import Counters
 from fpsim.sums.observers.counting_tiles import CountingJob, RareJob
+from fpsim.sums.observers.tally import Tally
 from fpsim.sums.orientation import oriented
 from fpsim.sums.packing import extents_of_products
 from fpsim.sums.parts import no_parts
@@ -25,7 +25,7 @@ from fpsim.sums.task import Draws, Sum
 
 
 @oriented
-def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Counters) -> np.ndarray:
+def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> np.ndarray:
     """The accumulated a @ b of a tree or of parts, counted: a new array of values of `task.held`."""
     known = plan(task, a.shape[1])
     blocks = _products(known, a, b, draws, counters)
@@ -37,7 +37,7 @@ def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counter
     return total
 
 
-def _products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Counters) -> Iterator[np.ndarray]:
+def _products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> Iterator[np.ndarray]:
     """As `trees.products`, counted: what a product does is added to the counters before it is yielded."""
     from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, SUMS, UNCHANGED, UNDERFLOWS
     from fpsim.backend.numba.sums_rounding import CAREFUL, NATIVE
@@ -164,7 +164,7 @@ def _additions(lines: np.ndarray) -> int:
 
 
 def counted_add(
-    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int, counters: Counters,
+    x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int, counters: Tally,
     addend_only: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """`add_rounded`, counted; with `addend_only` only y can be swamped."""
@@ -187,7 +187,7 @@ def counted_add(
 
 
 def counted_rounding(x: np.ndarray, result: np.ndarray, fmt: NumberSystem, rounding: Rounding, key: int, first: int,
-                     counters: Counters) -> None:  # fmt: skip
+                     counters: Tally) -> None:  # fmt: skip
     """Count what rounding x to `fmt` did, given the result."""
     from fpsim.backend.numba.counted import count_roundings
 

@@ -1,0 +1,33 @@
+"""Models by name, their weights drawn so that they are the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from experiments.models.convolutional import SmallCNN, SmallResNet
+from experiments.models.initial import draw_weights
+from experiments.models.perceptron import perceptron
+from experiments.models.transformers import SmallGPT, SmallViT
+
+#: Twins of the papers' families: they train in about a minute or less under emulation.
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: perceptron(64, 64, 10),
+    "mlp-bn": lambda: perceptron(64, 64, 10, norm=True),
+    "cnn": lambda: SmallCNN(channels=1, width=8, stride=1),
+    "cnn32": lambda: SmallCNN(channels=3, width=8, stride=2),
+    "resnet8": lambda: SmallResNet(width=8),
+    "vit": lambda: SmallViT(channels=1, patch=2),
+    "vit32": lambda: SmallViT(channels=3, patch=8),
+    "gpt": SmallGPT,
+}
+
+
+def build(name: str, seed: int) -> nn.Module:
+    """The model with the weights of the seed. Raises ValueError listing the names."""
+    if name not in MODELS:
+        raise ValueError(f"there is no model {name!r}; there are {', '.join(MODELS)}")
+    model = MODELS[name]()
+    draw_weights(model, seed)
+    return model

@@ -1,0 +1,224 @@
+"""One training run under emulation, from a configuration alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fpsim
+from experiments.answer import number
+from experiments.data import Dataset, load
+from experiments.draws import Draws, digest
+from experiments.models import build
+from experiments.models.initial import perturb
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+OPTIMIZERS = ("sgd", "adam", "adamw")
+UPDATES = ("nearest", "stochastic", "kahan", "fp32")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained and how. The learning rate is constant, or falls linearly to 0 with schedule="linear".
+
+    fmt, accumulate, rounding, granularity   the machine, as for `fpsim.run`
+    norms       the format inside norms, their statistics and parameters included; "" for that of the rest
+    update      how updates are stored: "nearest", "stochastic", "kahan" (fpsim.optim), "fp32" (a float32 copy of the weights)
+    loss        the loss in the machine's format ("machine") or in float64 ("wide")
+    loss_scale  the loss is multiplied, and SGD's learning rate divided, by this power of two
+    perturb     move every initial weight by one ulp of float32
+    stored      round the initial weights to this format first, so that arms start from the same values
+    limit       as many training examples; 0 for all
+    """
+
+    data: str
+    model: str
+    seed: int
+    epochs: int = 1
+    batch: int = 32
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    optimizer: str = "sgd"
+    eps: float = 1e-8
+    schedule: str = "constant"
+    fmt: str = "fp32"
+    accumulate: str = "fp32"
+    rounding: str = "nearest-even"
+    granularity: str = "kernel"
+    norms: str = ""
+    update: str = "nearest"
+    loss: str = "machine"
+    loss_scale: float = 1.0
+    perturb: bool = False
+    stored: str = ""
+    limit: int = 0
+
+    @classmethod
+    def of(cls, configuration: Mapping[str, Any]) -> Training:
+        """From a run's configuration. Raises ValueError for a key that is none of the above."""
+        given = {key: value for key, value in configuration.items() if key != "arm"}
+        if unknown := set(given) - {field.name for field in fields(cls)}:
+            raise ValueError(f"a training has no {', '.join(sorted(unknown))}")
+        made = cls(**given)
+        for name, known in (("optimizer", OPTIMIZERS), ("update", UPDATES), ("schedule", ("constant", "linear"))):
+            if getattr(made, name) not in known:
+                raise ValueError(f"{name}={getattr(made, name)!r}: there are {', '.join(known)}")
+        if made.loss_scale != 1 and made.optimizer != "sgd":
+            raise ValueError("loss_scale divides the learning rate, which undoes it for SGD alone")
+        return made
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """The arguments of `fpsim.run`."""
+        fmt: Any = self.fmt
+        if self.update == "fp32" or self.norms:
+            fmt = {"*": self.fmt}
+            if self.update == "fp32":
+                fmt |= {"weight": "fp32", "optimizer": "fp32"}
+            if self.norms:
+                fmt |= dict.fromkeys(NORMS, self.norms)
+        seed = self.seed if self.rounding == "stochastic" else None
+        return {
+            "fmt": fmt, "accumulate": self.accumulate, "rounding": self.rounding, "seed": seed,
+            "granularity": self.granularity,
+        }  # fmt: skip
+
+
+class Trainer:
+    """A training that can be stopped between epochs and taken up again, bit for bit."""
+
+    def __init__(self, training: Training, root: Path | None = None):
+        self.training = training
+        self.data: Dataset = load(training.data, root)
+        model = build(training.model, training.seed)
+        with torch.no_grad():
+            if training.stored:
+                for parameter in model.parameters():
+                    parameter.copy_(fpsim.round(parameter.detach(), training.stored))
+        if training.perturb:
+            perturb(model, training.seed)
+        self._begin(model)
+
+    def _begin(self, model: nn.Module) -> None:
+        machine = self.training.machine
+        if isinstance(machine["fmt"], dict):  # a class that the model has none of would be refused
+            present = {type(module) for module in model.modules()}
+            machine["fmt"] = {key: value for key, value in machine["fmt"].items() if isinstance(key, str) or key in present}
+        self.simulation = fpsim.run(model, **machine)
+        self.optimizer = self._optimizer()
+        self.losses: list[float] = []
+        self.epoch = 0
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        asked, parameters = self.training, self.simulation.parameters()
+        if asked.optimizer == "sgd":
+            lr = asked.lr / asked.loss_scale
+            inner: torch.optim.Optimizer = torch.optim.SGD(
+                parameters, lr=lr, momentum=asked.momentum, weight_decay=asked.weight_decay * asked.loss_scale
+            )
+        else:
+            kind = torch.optim.Adam if asked.optimizer == "adam" else torch.optim.AdamW
+            inner = kind(parameters, lr=asked.lr, eps=asked.eps, weight_decay=asked.weight_decay)
+        if asked.update == "stochastic":
+            return fpsim.optim.Stochastic(inner, seed=asked.seed)
+        return fpsim.optim.Kahan(inner) if asked.update == "kahan" else inner
+
+    @property
+    def examples(self) -> int:
+        return self.training.limit or len(self.data.targets)
+
+    def run_epoch(self) -> None:
+        """Every example once, in an order that depends on the seed and the epoch."""
+        asked = self.training
+        order = Draws(asked.seed, f"order {self.epoch}").permutation(len(self.data.targets))[: self.examples]
+        steps = -(-self.examples // asked.batch)
+        self.simulation.train()
+        with self.simulation:
+            for number_, start in enumerate(range(0, self.examples, asked.batch)):
+                if asked.schedule == "linear":
+                    left = 1 - (self.epoch * steps + number_) / (asked.epochs * steps)
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = asked.lr / asked.loss_scale * left
+                batch = order[start : start + asked.batch]
+                self._step(torch.tensor(self.data.inputs[batch]), torch.tensor(self.data.targets[batch]))
+        self.epoch += 1
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> None:
+        logits = self.simulation(inputs).flatten(0, -2)
+        loss = F.cross_entropy(logits if self.training.loss == "machine" else logits.double(), targets.flatten())
+        self.optimizer.zero_grad()
+        (loss * self.training.loss_scale if self.training.loss_scale != 1 else loss).backward()
+        self.optimizer.step()
+        self.losses.append(loss.item())
+
+    def logits(self, batch: int = 200) -> np.ndarray:
+        """Those of the test data, computed by the machine, float64."""
+        self.simulation.eval()
+        with torch.no_grad(), self.simulation:
+            parts = [
+                self.simulation(torch.tensor(self.data.test_inputs[start : start + batch])).double()
+                for start in range(0, len(self.data.test_targets), batch)
+            ]
+        return torch.cat(parts).flatten(0, -2).numpy()
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the training depends on."""
+        return {
+            "model": self.simulation.state_dict(), "optimizer": self.optimizer.state_dict(), "losses": self.losses,
+            "epoch": self.epoch, "draws": self.simulation.rng_state(),
+        }  # fmt: skip
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.simulation.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.simulation.set_rng_state(state["draws"])
+        self.losses, self.epoch = list(state["losses"]), state["epoch"]
+
+    def result(self) -> dict[str, Any]:
+        """Accuracy in integers, losses, the digest of all weights, and what happened to the numbers."""
+        logits, targets = self.logits(), self.data.test_targets.reshape(-1)
+        held = [tensor.detach().numpy() for tensor in self.simulation.state_dict().values()]
+        total = self.simulation.report().total
+        return {
+            "correct": correct(logits, targets), "of": len(targets), "test_loss": cross_entropy(logits, targets),
+            "loss": rounded(math.fsum(self.losses[-20:]) / len(self.losses[-20:])) if self.losses else "none",
+            "stable": bool(np.isfinite(self.losses).all() and np.isfinite(logits).all()),
+            "digest": digest(*held), "steps": len(self.losses), "updates": total.updates, "lost": total.lost,
+            "overflows": total.overflows, "underflows": total.underflows,
+        }  # fmt: skip
+
+
+def train(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a whole training."""
+    trainer = Trainer(Training.of(configuration))
+    for _ in range(trainer.training.epochs):
+        trainer.run_epoch()
+    return trainer.result()
+
+
+def correct(logits: np.ndarray, targets: np.ndarray) -> int:
+    """How many rows have their first largest element at the target; a row with a NaN has none."""
+    return int(np.count_nonzero((np.argmax(logits, 1) == targets) & ~np.isnan(logits).any(1)))
+
+
+def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float | str:
+    """The mean in float64."""
+    with np.errstate(all="ignore"):
+        shifted = logits - logits.max(1, keepdims=True)
+        losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(targets)), targets]
+    return rounded(math.fsum(losses) / len(losses)) if np.isfinite(losses).all() else number(np.mean(losses))
+
+
+def rounded(value: float) -> float | str:
+    """Six significant digits: where a library's last bit could show, it does not."""
+    return number(float(f"{value:.6g}"))

@@ -1,0 +1,32 @@
+"""What kernels of sums may observe: one list that deals the numbers, and one table of the steps that observe it.
+
+The numbers are in the names of stored machine code: what was dealt keeps its number, and what is new goes to the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+# NOTHING. `counted`: SUMS, every chain step that leaves its sum as it was, those of zero leaves too (the caller knows how many
+# leaves are zero, and that nothing overflows); EVERYTHING, what the tallies' names say. `watched`: sums of ufp, or of its
+# squares; for leaves that are exact or not (then they count too). `rare`: what is swamped seldom.
+(
+    NOTHING, SUMS, EVERYTHING, MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES, RARE, SEEKING, RECOUNTING
+) = range(-1, 9)  # fmt: skip
+
+#: The kind of `products.Step` for each.
+STEPS: dict[int, type[Any]] = {}
+
+
+def observes(*numbers: int) -> Callable[[type[Any]], type[Any]]:
+    """A decorator that makes a class the step of what it observes. Raises ValueError where there is one."""
+
+    def register(step: type[Any]) -> type[Any]:
+        for number in numbers:
+            if number in STEPS:
+                raise ValueError(f"{step.__name__}: {STEPS[number].__name__} observes number {number} already")
+            STEPS[number] = step
+        return step
+
+    return register

@@ -1,0 +1,6 @@
+"""What is told of every operation under emulation: observers, and the registry that knows those of fpsim by name."""
+
+from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.observer import OBSERVERS, Observer, observer_named
+
+__all__ = ["OBSERVERS", "Call", "Observer", "observer_named"]

@@ -1,0 +1,98 @@
+"""One operation, as observers are told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.observers.float64 import compute_in_float64
+from fpsim.emulation.registry import TABLE, positions, tensors_in
+from fpsim.numbers.formats import Format
+from fpsim.numbers.rounding import Rounding
+
+
+class Call:
+    """An operation under emulation: what it is, where it runs, its operands and, once computed, its results.
+
+    operation   torch's overload, such as `torch.ops.aten.addmm.default`
+    args, kwargs   its arguments as they came; float32 operands from outside are read rounded (`operands`)
+    result      what it returned; None before
+    outer       the operation that this one is a part of, if any
+    is_composed   whether it was computed by others that were told of: then they rounded, not it
+    module      the path of the module whose forward pass, or whose part of the backward pass, it belongs to
+    phase       the pass: "forward", "backward" or "optimizer" (an optimizer's step, and updates of parameters by hand)
+    step        the training step: how many optimizers' steps have ended
+    rounding    the rounding mode
+    """
+
+    __slots__ = (
+        "_copies", "_machine", "_read", "args", "is_composed", "kwargs", "module", "operation", "outer", "phase", "result",
+        "step",
+    )  # fmt: skip
+
+    def __init__(
+        self, machine: FormatMachine, operation: Any, args: Any, kwargs: dict[str, Any], outer: Call | None, keeps: bool
+    ):
+        self._machine = machine
+        self.operation, self.args, self.kwargs, self.outer = operation, args, kwargs, outer
+        self.result: Any = None
+        self.is_composed = False
+        self.module: str = machine.place()
+        self.phase: str = machine.phase_of(operation, args)
+        self.step: int = machine.emulation.training_step
+        self._copies = {id(tensor): tensor.detach().clone() for tensor in self.written} if keeps else {}
+        self._read: dict[int, torch.Tensor] = {}
+
+    @property
+    def name(self) -> str:
+        """The operation's name in reports: `addmm`, `add_.Tensor`."""
+        return str(self.operation).removeprefix("aten.").removesuffix(".default")
+
+    @property
+    def family(self) -> str:
+        """The family of its rule: "matmul", "elementwise", "exact" (moves numbers, rounds none), ..."""
+        return TABLE[self.operation].family
+
+    @property
+    def rounding(self) -> Rounding:
+        return self._machine.arithmetic.rounding
+
+    @property
+    def written(self) -> tuple[torch.Tensor, ...]:
+        """The arguments that the operation writes to."""
+        found = (self.args[i] if i < len(self.args) else self.kwargs.get(name) for i, name in positions(self.operation)[1])
+        return tuple(tensors_in(found))
+
+    @property
+    def results(self) -> tuple[torch.Tensor, ...]:
+        """The floating-point tensors that it made or wrote to, each once."""
+        found = {id(tensor): tensor for tensor in (*tensors_in((self.result,)), *self.written)}
+        return tuple(tensor for tensor in found.values() if tensor.is_floating_point() and tensor.is_cpu)
+
+    @property
+    def operands(self) -> tuple[torch.Tensor, ...]:
+        """The floating-point tensors among its arguments, with the values that it read."""
+        found = tensors_in((*self.args, *self.kwargs.values()))
+        return tuple(self.as_read(tensor) for tensor in found if tensor.is_floating_point() and tensor.is_cpu)
+
+    def as_read(self, tensor: torch.Tensor) -> torch.Tensor:
+        """An operand with the values that the operation reads it as, written to or not (`Observer.keeps_operands`)."""
+        return self._read.get(id(tensor), self._copies.get(id(tensor), tensor))
+
+    def format_of(self, tensor: torch.Tensor) -> Format:
+        """The format whose values an operand or result holds."""
+        return self._machine.format_of(tensor)
+
+    def note_read(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        """A tensor from outside was read rounded."""
+        self._read[id(tensor)] = value
+
+    def exact(self) -> tuple[torch.Tensor, ...] | None:
+        """The results before they were rounded: the operation in float64, which errs as float64 does, on the same operands.
+
+        One for each of `results`. None where there is no such thing: random numbers, and what other processes send. An
+        observer that asks for it says so by `keeps_operands`.
+        """
+        return compute_in_float64(self, lambda tensor: self.as_read(tensor).double(), self._machine.as_number)

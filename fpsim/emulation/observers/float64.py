@@ -1,0 +1,61 @@
+"""An operation once more in float64, on operands of the caller's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fpsim.emulation.registry import TABLE, positions, tensors_in
+
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_FLOAT64 = torch.float64
+_ARITHMETIC = ("elementwise", "formula", "foreach")  # families that compute with Python numbers
+_NO_FUNCTIONS = ("random", "collective")  # families whose results are no functions of their arguments
+
+
+def compute_in_float64(
+    call: Any, widen: Callable[[torch.Tensor], torch.Tensor], number: Callable[[float], float] = float
+) -> tuple[torch.Tensor, ...] | None:
+    """The results of a `Call`, each as float64 gives it on `widen(operand)`; what `widen` returns is written to in place.
+
+    `number` says what arithmetic reads Python numbers as.
+
+    Where the operation asks for a dtype below float64, or for the default one, it is asked for float64. None for random
+    numbers and collectives.
+    """
+    operation = call.operation
+    if TABLE[operation].family in _NO_FUNCTIONS:
+        return None
+    is_arithmetic = TABLE[operation].family in _ARITHMETIC
+    wide: dict[int, torch.Tensor] = {}
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            if id(value) not in wide:
+                is_written = any(value is target for target in call.written)
+                keeps = value.dtype not in _NARROW
+                wide[id(value)] = (value.detach().clone() if is_written else value) if keeps else widen(value)
+            return wide[id(value)]
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(widened, value))
+        if type(value) is float and is_arithmetic:
+            return number(value)
+        return _FLOAT64 if isinstance(value, torch.dtype) and value in _NARROW else value
+
+    args, kwargs = widened(call.args), {key: widened(value) for key, value in call.kwargs.items()}
+    if _makes_the_default(call, args):
+        kwargs["dtype"] = _FLOAT64
+    result = operation(*args, **kwargs)
+    found = {id(tensor): item for tensor, item in zip(tensors_in((call.result,)), tensors_in((result,)), strict=True)}
+    found |= {id(tensor): wide[id(tensor)] for tensor in call.written}
+    return tuple(found[id(tensor)] for tensor in call.results)
+
+
+def _makes_the_default(call: Any, args: Any) -> bool:
+    """Whether the dtype of the results is the default one: asked for by no argument, and not an operand's."""
+    place = positions(call.operation)[0]
+    if place < 0 or call.kwargs.get("dtype") is not None or (place < len(args) and args[place] is not None):
+        return False
+    return bool(call.results) and not any(item.is_floating_point() for item in tensors_in(args))

@@ -1,0 +1,66 @@
+"""What an observer is, and the one table of those that have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fpsim.emulation.observers.call import Call
+
+
+class Observer:
+    """Told of every operation that makes or moves numbers under emulation; a subclass says what it keeps of them.
+
+    Views, and memory that nothing was written to yet, are no such operation. An operation that is made of others (under
+    granularity="primitive", or one that changes a parameter) is told after its parts, which have it as their `outer`. The
+    thread that computes calls, with torch's dispatch disabled: what an observer computes with torch is torch's own, and not
+    observed. It must change none of the tensors, and keep no `Call`, whose tensors would stay in memory.
+    """
+
+    #: Whether `Call.exact` and `Call.operands` shall be of what was there before the operation wrote to it (a copy of that).
+    keeps_operands = False
+
+    def before(self, call: Call) -> None:
+        """An operation is about to be computed."""
+
+    def after(self, call: Call) -> None:
+        """It was computed; not called where it raised."""
+
+    def after_step(self, step: int) -> None:
+        """An optimizer's step has ended: the training step of that number, from 0."""
+
+
+#: By name: what `observe="..."` makes one of.
+OBSERVERS: dict[str, type[Observer]] = {}
+
+
+def observer_named(name: str) -> Callable[[type[Observer]], type[Observer]]:
+    """A decorator that names a class of observers. Raises ValueError for a name that is taken, TypeError for no observer."""
+
+    def register(kind: type[Observer]) -> type[Observer]:
+        if not (isinstance(kind, type) and issubclass(kind, Observer)):
+            raise TypeError(f"a named observer is a class derived from fpsim.emulation.Observer, got {kind!r}")
+        if name in OBSERVERS:
+            raise ValueError(f"an observer {name!r} exists already ({OBSERVERS[name].__name__})")
+        OBSERVERS[name] = kind
+        return kind
+
+    return register
+
+
+def get_observers(observe: Any) -> tuple[Observer, ...]:
+    """What `observe=` says: nothing, an observer or the name of one, or several of these.
+
+    Raises TypeError for anything else, a class among them, and ValueError for unknown names.
+    """
+    if observe is None:
+        return ()
+    if isinstance(observe, Observer):
+        return (observe,)
+    if isinstance(observe, str):
+        if observe not in OBSERVERS:
+            raise ValueError(f"unknown observer {observe!r}; known: {', '.join(sorted(OBSERVERS))}")
+        return (OBSERVERS[observe](),)
+    if not isinstance(observe, Iterable):
+        raise TypeError(f"observe takes observers and their names, got {observe!r}: derive from fpsim.emulation.Observer")
+    return tuple(found for item in observe for found in get_observers(item))

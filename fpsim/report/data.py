@@ -1,0 +1,74 @@
+"""What a report holds: rows, events and what they were seen of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from fpsim.report.counts import Counts
+from fpsim.report.records import Distribution, Event, Fix, Limits, Measurement, Module, Row, Treatment
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """The numbers of a report, which `report.Report` describes and shows."""
+
+    policy: str
+    rows: tuple[Row, ...] = ()
+    limits: tuple[Limits, ...] = ()
+    observed: tuple[str, ...] = ("counts",)
+    steps: int = 0
+    modules: tuple[Module, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
+    events: tuple[Event, ...] = ()
+    coverage: tuple[Treatment, ...] = ()
+    measurement: Measurement | None = None
+    fixes: tuple[Fix, ...] = ()
+    ending: str = ""
+
+    @cached_property
+    def total(self) -> Counts:
+        """The sum over all rows."""
+        return sum((row.counts for row in self.rows), Counts())
+
+    def by_module(self) -> dict[str, Counts]:
+        """Counts summed over the operations of each module."""
+        found: dict[str, Counts] = {}
+        for module, _, counts in self:
+            found[module] = found.get(module, Counts()) + counts
+        return found
+
+    def by_operation(self) -> dict[str, Counts]:
+        """Counts summed over the modules, for each operation."""
+        found: dict[str, Counts] = {}
+        for _, operation, counts in self:
+            found[operation] = found.get(operation, Counts()) + counts
+        return found
+
+    @cached_property
+    def by_path(self) -> dict[str, list[Row]]:
+        """The rows of each module, those without any included."""
+        found: dict[str, list[Row]] = {path: [] for path in self.paths}
+        for row in self.rows:
+            found[row.module].append(row)
+        return found
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The path of every module that anything is said of, in the order of the network."""
+        known = [module.path for module in self.modules]
+        named = [entry.module for entries in (self.rows, self.distributions, self.events) for entry in entries]
+        return tuple(dict.fromkeys([*known, *named]))
+
+    @property
+    def first(self) -> Event | None:
+        """What broke first: the first event, or None."""
+        return self.events[0] if self.events else None
+
+    def limits_of(self, name: str) -> Limits | None:
+        """The limits of a format by its name; None where the report has none of that name."""
+        return next((limits for limits in self.limits if limits.name == name), None)
+
+    def __iter__(self) -> Iterator[tuple[str, str, Counts]]:
+        return ((row.module, row.operation, row.counts) for row in self.rows)

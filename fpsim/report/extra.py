@@ -1,0 +1,15 @@
+"""Packages that showing a report needs, beyond those that fpsim always needs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def needed(package: str) -> Any:
+    """The package. Raises ImportError, naming the extra, where it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        sentence = f"this needs {package}: install the extra `report`, pip install -c constraints.txt '.[report]'"
+        raise ImportError(sentence, name=package) from None

@@ -1,0 +1,76 @@
+"""A report as HTML: one self-contained page, or the first screen of it for a notebook."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fpsim.report import layout, strip
+from fpsim.report.data import ReportData
+from fpsim.report.extra import needed
+from fpsim.report.payload import payload
+from fpsim.report.plain import plain
+from fpsim.report.records import EVENTS, TREATMENTS
+from fpsim.report.verdict import beside, counted, number, verdict_of
+
+_FOLDER = Path(__file__).parent / "page"
+_MOST_EVENTS = 200
+
+
+def write_page(report: ReportData, path: Any) -> None:
+    """Write the page as UTF-8. Raises ImportError without Jinja2, and what writing a file raises."""
+    Path(path).write_text(page(report), encoding="utf-8")
+
+
+def page(report: ReportData) -> str:
+    """The whole page as text: styles, script and data inside it, so that it asks no network for anything."""
+    return _template("page.html").render(
+        **_context(report),
+        data=payload(report),
+        events=report.events[:_MOST_EVENTS],
+        events_left_out=max(0, len(report.events) - _MOST_EVENTS),
+        timeline=layout.timeline(report.events[:_MOST_EVENTS], report.steps),
+        meanings=EVENTS,
+        style=_text("page.css"),
+        script=_text("page.js"),
+    )
+
+
+def fragment(report: ReportData) -> str:
+    """The first screen, for a notebook: no script, and nothing that meets a second one beside it."""
+    return _template("notebook.html").render(**_context(report))
+
+
+def _context(report: ReportData) -> dict[str, Any]:
+    first = report.first
+    limits = report.limits_of(first.format) if first is not None else None
+    calls = {kind: [entry for entry in report.coverage if entry.treatment == kind] for kind in TREATMENTS}
+    return {
+        "report": report,
+        "verdict": verdict_of(report),
+        "first": first,
+        "numbers": beside(first, limits) if first is not None else [],
+        "line": layout.number_line(first, limits) if first is not None else None,
+        "strip": strip.strip(report),
+        "coverage": {kind: (sum(entry.calls for entry in entries), entries) for kind, entries in calls.items()},
+        "limits_of": report.limits_of,
+        "beside": beside,
+        "first_style": _text("first_screen.css"),
+    }
+
+
+@cache
+def _template(name: str) -> Any:
+    jinja2 = needed("jinja2")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"plain": plain, "number": number, "counted": counted}
+    return environment.get_template(name)
+
+
+@cache
+def _text(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")

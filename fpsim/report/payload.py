@@ -1,0 +1,107 @@
+"""What the page's script reads: a report's rows and histograms as lists, texts that come again named by their numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fpsim.report.counts import Error
+from fpsim.report.data import ReportData
+from fpsim.report.plain import plain
+from fpsim.report.records import Distribution, Limits, Row
+
+#: Rows that a page holds, some 120 bytes each: those in which something happened come first, the rest are in `to_json`.
+MOST_ROWS = 5000
+_COUNTS = (
+    "elements", "overflows", "underflows", "nonfinite", "updates", "lost", "subnormals", "made", "additions", "swamped",
+)  # fmt: skip
+
+
+class _Names:
+    """Texts, each once."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        return self.numbers.setdefault(plain(text), len(self.numbers))
+
+    @property
+    def texts(self) -> list[str]:
+        return list(self.numbers)
+
+
+def payload(report: ReportData) -> dict[str, Any]:
+    """Plain lists, numbers and texts; numbers that JSON lacks as the texts that JavaScript's Number() reads."""
+    modules = {path: index for index, path in enumerate(report.paths)}
+    kinds = {module.path: module for module in report.modules}
+    operations, places = _Names(), _Names()
+    kept = _kept(report)
+    rows = [[modules[row.module], *_cells(row, operations, places)] for row in kept]
+    return {
+        "modules": [[plain(path), plain(kinds[path].kind) if path in kinds else ""] for path in modules],
+        "operations": operations.texts,
+        "places": places.texts,
+        "counts": _COUNTS,
+        "rows": rows,
+        "left_out": len(report.rows) - len(kept),
+        "formats": [_limits(limits) for limits in report.limits],
+        "histograms": [_histogram(distribution, modules[distribution.module]) for distribution in report.distributions],
+        "events": [[modules[event.module], operations(event.operation), event.phase] for event in report.events],
+    }
+
+
+def _kept(report: ReportData) -> list[Row]:
+    """At most `MOST_ROWS` rows in their order."""
+    if len(report.rows) <= MOST_ROWS:
+        return list(report.rows)
+
+    def quietness(index: int) -> tuple[bool, int]:
+        counts = report.rows[index].counts
+        return not (counts.overflows or counts.made or counts.nonfinite or counts.lost or counts.swamped), index
+
+    chosen = sorted(sorted(range(len(report.rows)), key=quietness)[:MOST_ROWS])
+    return [report.rows[index] for index in chosen]
+
+
+def _cells(row: Row, operations: _Names, places: _Names) -> list[Any]:
+    ends = [_number(row.range.largest), _number(row.range.smallest)] if row.range else [None, None]
+    return [
+        operations(row.operation),
+        row.phase,
+        plain(row.format),
+        [getattr(row.counts, name) for name in _COUNTS],
+        *ends,
+        *_error(row.local),
+        *_error(row.cumulative),
+        places(str(row.place)) if row.place is not None else None,
+    ]
+
+
+def _error(error: Error | None) -> list[Any]:
+    return [None, None] if error is None else [_number(error.relative), _number(error.ulps)]
+
+
+def _limits(limits: Limits) -> dict[str, Any]:
+    return {
+        "name": plain(limits.name),
+        "roundoff": limits.unit_roundoff,
+        "emin": limits.emin,
+        "emax": limits.emax,
+        "least": math.frexp(limits.smallest_subnormal)[1] - 1,
+    }
+
+
+def _histogram(distribution: Distribution, module: int) -> list[Any]:
+    seen = distribution.histogram
+    specials = [seen.zeros, seen.infinite, seen.nan]
+    return [module, distribution.role, plain(distribution.format), seen.first, seen.counts, specials]
+
+
+def _number(value: float) -> float | str:
+    """A few digits of it: a page shows no more."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return float(f"{value:.6g}")

@@ -1,0 +1,101 @@
+"""The verdict of a report: one word, and one sentence that can be read alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fpsim.report.data import ReportData
+from fpsim.report.records import Event, Limits, Measurement
+
+#: What only loses small numbers that stand beside larger ones: ordinary in any narrow format.
+_HARMLESS = ("underflow", "passed-on")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """word : "breaks", "degrades", "survives" or "nothing ran"; measured : a sentence on the metric, "" without one."""
+
+    word: str
+    sentence: str
+    measured: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.measured}".strip()
+
+
+def verdict_of(report: ReportData) -> Verdict:
+    """Breaks: an infinity or NaN was made. Degrades: an event says that something was lost, or the metric does."""
+    measured = _measured(report.measurement)
+    total = report.total
+    if not report.rows:
+        return Verdict("nothing ran", "Nothing has been computed in this arithmetic yet.", measured)
+    broken = next((event for event in report.events if event.kind == "nonfinite"), None)
+    harmed = next((event for event in report.events if event.kind not in _HARMLESS), None)
+    if broken is not None:
+        return Verdict(
+            "breaks",
+            f"Breaks {_when(broken, report.steps)}: {subject(broken)} made {_how_many(broken)} infinite or NaN.",
+            measured,
+        )
+    if total.made:
+        return Verdict("breaks", f"Breaks: {counted(total.made, 'infinity or NaN')} made of finite operands.", measured)
+    if harmed is not None:
+        what = harmed.text.partition(". ")[0].rstrip(".") or f"{subject(harmed)}: {harmed.kind}"
+        return Verdict("degrades", f"Degrades {_when(harmed, report.steps)}: {what}.", measured)
+    if report.measurement is not None and report.measurement.degraded:
+        return Verdict("degrades", "Degrades, though no single operation failed.", measured)
+    seen = f"{total.elements:,} results, {counted(total.overflows, 'overflow')}, {total.nonfinite or 'no'} infinities or NaN"
+    looked = "" if "events" in report.observed else "; events were not observed"
+    return Verdict("survives", f"Survives {counted(report.steps, 'step')}: {seen}{looked}.", measured)
+
+
+def subject(event: Event) -> str:
+    """Which operation of which module, and where in the source."""
+    inside = f"{event.operation} in {event.module or 'the model itself'}"
+    return f"{inside} ({event.place})" if event.place is not None else inside
+
+
+def beside(event: Event, limits: Limits | None) -> list[tuple[str, float]]:
+    """The numbers of an event and the limit of its format that they met, each with its name."""
+    numbers = [("exact result", event.exact), ("rounded", event.rounded)]
+    found = [(name, value) for name, value in numbers if value is not None]
+    if limits is None:
+        return found
+    if event.kind in ("overflow", "nonfinite"):
+        found.append((f"largest number of {limits.name}", limits.largest))
+    elif event.kind in ("underflow", "loss-underflow", "zero-gradient"):
+        found.append((f"smallest positive number of {limits.name}", limits.smallest_subnormal))
+    elif event.kind in ("stopped", "swamped", "stale-statistic"):
+        found.append((f"unit roundoff of {limits.name}", limits.unit_roundoff))
+    return found
+
+
+def counted(number: int, noun: str) -> str:
+    """As in "no overflows", "1 overflow", "1,234 overflows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}" if number else f"no {noun}s"
+
+
+def number(value: float | None) -> str:
+    """A number in at most six significant digits, an integer in full; "-" for none."""
+    if value is None:
+        return "-"
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e7:
+        return str(int(value))
+    return f"{value:.6g}"
+
+
+def _when(event: Event, steps: int) -> str:
+    return f"at step {event.step} of {steps}" if steps else "before the first step"
+
+
+def _how_many(event: Event) -> str:
+    return f"{event.count:,} of {event.elements:,} results" if event.elements else "results"
+
+
+def _measured(measurement: Measurement | None) -> str:
+    if measurement is None:
+        return ""
+    interval = "" if math.isnan(measurement.low) else f" (95 % interval {measurement.low:.3g} to {measurement.high:.3g})"
+    over = f"{counted(measurement.samples, 'sample')} and {counted(measurement.steps, 'step')}"
+    return f"{measurement.metric.capitalize()}: {measurement.value:.3g}{interval}, over {over}."

@@ -1,0 +1,29 @@
+"""The numbers that counters are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Tally:
+    """What happened in sums so far: `counters.Counters` says what each number is."""
+
+    additions: int = 0
+    swamped: int = 0
+    overflows: int = 0
+    underflows: int = 0
+    largest: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        """Add what another object has counted."""
+        self.additions += other.additions
+        self.swamped += other.swamped
+        self.overflows += other.overflows
+        self.underflows += other.underflows
+        self.largest = max(self.largest, other.largest)
+
+    def clear(self) -> None:
+        """Start again from nothing."""
+        self.additions = self.swamped = self.overflows = self.underflows = 0
+        self.largest = 0.0

@@ -1,0 +1,80 @@
+"""A training is a function of its configuration: its bits are those that are committed, wherever it was stopped."""
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.claim import get_claim, names
+from experiments.models import MODELS, build
+from experiments.models.initial import perturb
+from experiments.training import Trainer, Training, correct, train
+
+SMALL = {"data": "digits", "model": "mlp-bn", "seed": 0, "epochs": 2, "limit": 64}
+
+
+@pytest.mark.parametrize("extra", [{"update": "stochastic", "schedule": "linear"}, {"update": "kahan"}])
+def test_a_training_that_was_stopped_goes_on_bit_for_bit(extra, tmp_path):
+    asked = Training.of({**SMALL, "fmt": "bf16", "momentum": 0.5, **extra})
+    whole, first = Trainer(asked), Trainer(asked)
+    whole.run_epoch(), whole.run_epoch()
+    first.run_epoch()
+    torch.save(first.state(), tmp_path / "state")
+    second = Trainer(asked)
+    second.resume(torch.load(tmp_path / "state"))
+    second.run_epoch()
+    assert second.result()["digest"] == whole.result()["digest"] != first.result()["digest"]
+    assert second.losses == whole.losses
+
+
+def test_arms_differ_and_repeat():
+    arms = ({}, {"perturb": True}, {"fmt": "fp16"}, {"fmt": "fp16", "accumulate": "fp16"}, {"fmt": "fp16", "norms": "fp32"})
+    digests = [train({**SMALL, **arm, "arm": "any"})["digest"] for arm in (*arms, arms[2])]
+    assert len(set(digests)) == 5 and digests[5] == digests[2]
+
+
+def test_a_scaled_loss_is_undone_by_the_learning_rate():
+    """Powers of two that nothing overflows or underflows under change no bit."""
+    plain, scaled = (train({**SMALL, "fmt": "bf16", "loss_scale": scale}) for scale in (1.0, 128.0))
+    assert plain["digest"] == scaled["digest"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_drawn_the_same_everywhere(name):
+    first, second = (dict(build(name, 3).named_parameters()) for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    weights = [value for value in first.values() if value.dim() > 1]
+    assert all(0 < float(weight.detach().abs().max()) <= 1 / np.sqrt(weight[0].numel()) for weight in weights)
+
+
+def test_a_perturbed_model_is_one_ulp_away():
+    model, other = build("mlp-bn", 0), build("mlp-bn", 0)
+    perturb(other, 0)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        a, b = a.detach().numpy(), b.detach().numpy()
+        assert ((b == np.nextafter(a, np.float32(np.inf))) | (b == np.nextafter(a, np.float32(-np.inf)))).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [({"learning_rate": 1}, "learning_rate"), ({"optimizer": "lion"}, "sgd, adam, adamw"), ({"update": "odd"}, "kahan"),
+     ({"optimizer": "adam", "loss_scale": 8.0}, "SGD")],
+)  # fmt: skip
+def test_what_a_training_does_not_know_is_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        Training.of({**SMALL, **wrong})
+
+
+def test_a_row_with_nan_is_not_correct():
+    assert correct(np.array([[np.nan, 1.0], [0.0, 1.0], [1.0, 1.0]]), np.array([0, 1, 0])) == 2
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_smallest_form_of_every_claim_has_the_committed_results(name):
+    """The same bits on every machine: digests of weights, counts, figures."""
+    claim = get_claim(name)
+    kept = claim.store("smallest").records()
+    runs = claim.runs("smallest")
+    assert set(kept) == {run.key for run in runs}, "python -m experiments run --smallest"
+    for run in runs:
+        assert claim.measure(run).result == kept[run.key].result, run.configuration
+    claim.judge(list(kept.values()))
