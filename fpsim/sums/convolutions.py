@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
-from math import gcd, prod
+from math import prod
 
 import numpy as np
 
@@ -19,8 +18,10 @@ from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
 from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
+from fpsim.sums import grouped
 from fpsim.sums.geometry import Geometry
 from fpsim.sums.observers.observer import SumObserver
+from fpsim.sums.phases import phases, slices, whole
 from fpsim.sums.product import product_into
 from fpsim.sums.task import Draws, Sum
 
@@ -43,6 +44,16 @@ class Products:
     observer: SumObserver | None = None
     before_rounding: Callable[[np.ndarray], None] | None = None
 
+    @property
+    def of_groups(self) -> grouped.Job | None:
+        """The same for the sums of all groups at once; None where each group's product is wanted."""
+        return grouped.Job(self.task, self.key, self.observer, self.before_rounding)
+
+    def joined(self, groups: int, rows: int, leaves: int, columns: int) -> grouped.Job | None:
+        """`of_groups` where that is quicker than a product of (rows, leaves) and (leaves, columns) for each group."""
+        alone = self.observer is not None and self.task.accumulator.kind is not TREE
+        return self.of_groups if not alone and grouped.is_quicker(self.task, groups, rows, leaves, columns) else None
+
     def product(
         self, left: np.ndarray, right: np.ndarray, out: np.ndarray, elements: tuple[int, int], addend: np.ndarray | None = None
     ) -> None:
@@ -52,16 +63,6 @@ class Products:
         """
         addends = () if addend is None else (addend,)
         product_into(self.task, left, right, out, Draws(self.key, *elements), addends, self.observer, self.before_rounding)
-
-
-@dataclass(frozen=True)
-class _Phase:
-    """Positions of the input, the kernel positions that they meet, and where those read the gradient."""
-
-    positions: tuple[slice, ...]
-    taps: tuple[slice, ...]
-    grid: tuple[int, ...]
-    axes: np.ndarray
 
 
 def forward_into(
@@ -79,6 +80,10 @@ def forward_into(
     its format, before the one rounding to the format.
     """
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
+    joined = products.joined(geometry.groups, outer, inner * prod(geometry.kernel), geometry.images * prod(geometry.grid))
+    if joined is not None:
+        grouped.forward_into(x, weight, out, geometry, joined, bias)
+        return
     for group in range(geometry.groups):
         rows = slice(group * outer, (group + 1) * outer)
         source = x[:, group * inner : (group + 1) * inner]
@@ -98,31 +103,24 @@ def input_gradient_into(
 
     The same operation is the forward pass of a transposed convolution, which is what the bias (C) is for.
     """
-    if _zeros_can_be_left_out(weight, geometry, products, out):
-        for phase in _phases(geometry):
-            part = np.empty((geometry.images, geometry.channels, *phase.grid), dtype=out.dtype)
-            _input_gradient_part(gradient, weight[phase.taps], part, geometry, phase.axes, products, bias)
-            out[phase.positions] = part
-        return
-    _input_gradient_part(gradient, weight, out, geometry, geometry.backward_axes, products, bias)
-
-
-def _input_gradient_part(
-    gradient: np.ndarray,
-    weight: np.ndarray,
-    out: np.ndarray,
-    geometry: Geometry,
-    axes: np.ndarray,
-    products: Products,
-    bias: np.ndarray | None,
-) -> None:
-    """The gradient at the positions that `out` has, from the kernel positions that `weight` has."""
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
-    for group in range(geometry.groups):
-        rows = slice(group * inner, (group + 1) * inner)
-        mine = slice(group * outer, (group + 1) * outer)
-        taps = _Taps(gradient[:, mine], weight.shape[2:], out.shape[2:], axes)
-        _columns_into(weight[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, out, rows, products, bias)
+    everything = whole(geometry.kernel, geometry.size, geometry.backward_axes)
+    parts = phases(geometry) if _zeros_can_be_left_out(weight, geometry, products, out) else (everything,)
+    columns = geometry.images * prod(geometry.size)
+    joined = products.joined(geometry.groups, inner, outer * prod(geometry.kernel) // len(parts), columns)
+    if joined is not None:
+        grouped.input_gradient_into(gradient, weight, out, geometry, parts, joined, bias)
+        return
+    for part in parts:
+        own = out if part is everything else np.empty((geometry.images, geometry.channels, *part.grid), dtype=out.dtype)
+        factors, axes = weight[slices(part.taps)], np.array(part.axes, dtype=np.int64)
+        for group in range(geometry.groups):
+            rows = slice(group * inner, (group + 1) * inner)
+            mine = slice(group * outer, (group + 1) * outer)
+            taps = _Taps(gradient[:, mine], part.kernel, part.grid, axes)
+            _columns_into(factors[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, own, rows, products, bias)
+        if own is not out:
+            out[slices(part.positions)] = own
 
 
 def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, products: Products, out: np.ndarray) -> bool:
@@ -140,26 +138,6 @@ def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, products: Pro
     return chain and nearest and small and bool(np.isfinite(weight).all())
 
 
-def _phases(geometry: Geometry) -> Iterator[_Phase]:
-    """The positions of the input in classes that meet the same kernel positions, each a convolution of stride 1."""
-    choices = []
-    for axis in range(3):
-        stride, padding, dilation = geometry.stride[axis], geometry.padding[axis], geometry.dilation[axis]
-        rows = []
-        for first in range(min(stride, geometry.size[axis])):
-            met = [tap for tap in range(geometry.kernel[axis]) if (first + padding - tap * dilation) % stride == 0]
-            start, step = (met[0], stride // gcd(stride, dilation)) if met else (geometry.kernel[axis], 1)
-            # Position first + stride * j and tap start + step * t read the gradient at j + offset + t * backward.
-            offset, backward = (first + padding - start * dilation) // stride, -(step * dilation // stride)
-            rows.append((slice(first, None, stride), slice(start, None, step), (1, offset, backward, 1)))
-        choices.append(rows)
-    for combination in product(*choices):
-        positions, taps, axes = zip(*combination, strict=True)
-        grid = tuple(len(range(*places.indices(size))) for places, size in zip(positions, geometry.size, strict=True))
-        everything = (slice(None), slice(None))
-        yield _Phase(everything + positions, everything + taps, grid, np.array(axes, dtype=np.int64))
-
-
 def weight_gradient_into(
     gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, products: Products
 ) -> None:
@@ -168,6 +146,10 @@ def weight_gradient_into(
     Nothing is checked.
     """
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
+    joined = products.joined(geometry.groups, outer, geometry.images * prod(geometry.grid), inner * prod(geometry.kernel))
+    if joined is not None:
+        grouped.weight_gradient_into(gradient, x, out, geometry, joined)
+        return
     for group in range(geometry.groups):
         source = x[:, group * inner : (group + 1) * inner]
         taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)

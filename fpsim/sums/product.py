@@ -55,11 +55,27 @@ def product_into(
         result = accumulate(task, a, b, draws, addends=terms)
     else:
         result = observer.product(task, a, b, draws)
+    finish_into(task, result, out, draws, addends[own:], observer, before_rounding)
+
+
+def finish_into(
+    task: Sum,
+    result: np.ndarray,
+    out: np.ndarray,
+    draws: Draws,
+    addends: Sequence[np.ndarray] = (),
+    observer: SumObserver | None = None,
+    before_rounding: Callable[[np.ndarray], None] | None = None,
+) -> None:
+    """out = accumulated sums + the addends that are no terms of them, rounded to the result's format, as `product_into`.
+
+    `result`, which may be `out`, is of no further use.
+    """
     if task.accumulator.held is None:  # what is exact has been rounded to the result's system
         out[...] = result
         return
     held, rounding = task.held, task.rounding
-    for node, addend in enumerate(addends[own:], _EPILOGUE):
+    for node, addend in enumerate(addends, _EPILOGUE):
         term = _term(addend, out.shape, held, rounding, draws, observer)
         if observer is None:
             result = add_rounded(result, term, held, rounding, draws, node, out=result)
@@ -70,7 +86,8 @@ def product_into(
         if before_rounding is not None:
             before_rounding(result)
         _round(result, task.result, rounding, draws.with_key(draws.key ^ FINAL), observer)
-    out[...] = result
+    if result is not out:
+        out[...] = result
 
 
 def _term(

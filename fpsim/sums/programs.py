@@ -66,3 +66,10 @@ def block_programs(leaves: int, size: int) -> list[np.ndarray]:
 def node_after(lines: np.ndarray) -> int:
     """The number of the node that adds a block's sum to those before."""
     return int(lines[1, 2] + lines[1, 4])
+
+
+def additions(lines: np.ndarray) -> int:
+    """How many a program makes."""
+    from fpsim.backend.numba.products import ADD, CHAIN
+
+    return int(lines[lines[:, 0] == CHAIN, 2].sum() + np.count_nonzero(lines[:, 0] == ADD))

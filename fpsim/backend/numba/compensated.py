@@ -39,7 +39,7 @@ def _neumaier(
 
 
 @intrinsic(prefer_literal=True)
-def _step_tile(
+def step_tile(
     typing_context: Any, total: Any, lost: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any,
     constants: Any, hashes: Any, place: Any, stride: Any, leaf_step: Any, step: Any, mode: Any, flags: Any,
     neumaier: Any,
@@ -72,7 +72,7 @@ def _step_tile(
 
 
 @intrinsic(prefer_literal=True)
-def _finish_tile(
+def finish_tile(
     typing_context: Any, total: Any, lost: Any, seen: Any, constants: Any, hashes: Any, place: Any, stride: Any,
     step: Any, mode: Any, flags: Any,
 ) -> Any:  # fmt: skip
@@ -116,14 +116,14 @@ def make_compensated(element: str, rows: int, vectors: int, mode: int, flags: in
                 lost = zero_tile(kind, rows, vectors)
                 seen = zero_tile(kind, 1, 1)
                 for k in range(leaves):
-                    total, lost, seen = _step_tile(
+                    total, lost, seen = step_tile(
                         total, lost, seen, a, a_offset, b, b_offset, constants, hashes, place, out_stride,
                         k + LEAF_STEPS, k * OPERATIONS, mode, flags, neumaier,
                     )  # fmt: skip
                     a_offset += rows
                     b_offset += leaf_stride
                 if neumaier:
-                    total, seen = _finish_tile(
+                    total, seen = finish_tile(
                         total, lost, seen, constants, hashes, place, out_stride, leaves * OPERATIONS, mode, flags
                     )
                 store_tile(total, out, place, out_stride)

@@ -78,7 +78,14 @@ def _draws(builder: Any, bits: Vector, step: Any) -> Vector:
 def operand_pairs(
     builder: Any, tile: TileType, a: Any, a_offset: Any, b: Any, b_offset: Any
 ) -> list[tuple[Vector, Vector]]:
-    """The pairs of factors, one for each vector of the tile."""
+    """The pairs of factors, one for each vector of the tile: a factor for each row by vectors of columns or, where offsets are
+    tuples of one for each vector, vectors by vectors."""
+    if isinstance(a_offset.type, ir.ArrayType):
+        places = ([builder.extract_value(offset, i) for i in range(tile.count)] for offset in (a_offset, b_offset))
+        return [
+            (load_vector(builder, a, left, tile.lanes), load_vector(builder, b, right, tile.lanes))
+            for left, right in zip(*places, strict=True)
+        ]
     columns = [
         load_vector(builder, b, builder.add(b_offset, index(tile.lanes * vector)), tile.lanes)
         for vector in range(tile.vectors)
@@ -206,7 +213,7 @@ def _step(context: Any, builder: Any, tile: TileType, codes: tuple[Any, ...], co
 
 
 @intrinsic(prefer_literal=True)
-def _leaf_tile(
+def leaf_tile(
     typing_context: Any, total: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, constants: Any,
     hashes: Any, place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, what: Any,
 ) -> Any:  # fmt: skip
@@ -229,7 +236,7 @@ def _leaf_tile(
 
 
 @intrinsic(prefer_literal=True)
-def _add_tile(
+def add_tile(
     typing_context: Any, right: Any, seen: Any, stack: Any, left: Any, width: Any, constants: Any, hashes: Any,
     place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, what: Any,
 ) -> Any:  # fmt: skip
@@ -360,7 +367,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                             node += 1
                     elif operation == ADD:
                         height -= 1
-                        top, seen = _add_tile(
+                        top, seen = add_tile(
                             top, seen, stack, (height - 1) * size, width, constants, hashes, place, out_stride, node,
                             tallied, tally, mode, flags, what,
                         )  # fmt: skip
@@ -369,7 +376,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                             store_tile(top, stack, (height - 1) * size, width)
                         height += 1
                         if operation == PUSH_LEAF:
-                            top, seen = _leaf_tile(
+                            top, seen = leaf_tile(
                                 top, seen, a, a_start + leaf * rows, b, b_start + leaf * leaf_stride, constants, hashes,
                                 place, out_stride, leaf + LEAF_STEPS, tallied, tally, mode, flags, what,
                             )  # fmt: skip
@@ -470,7 +477,7 @@ def make_add(mode: int, flags: int) -> Any:
         like = zero_tile(np.float64, 1, 1)
         for i in range(0, x.size, 8):
             right = load_tile(like, y, i, 0)
-            total, _ = _add_tile(right, like, x, i, 0, constants, hashes, i, 0, node, x, 0, mode, flags, NOTHING)
+            total, _ = add_tile(right, like, x, i, 0, constants, hashes, i, 0, node, x, 0, mode, flags, NOTHING)
             store_tile(total, x, i, 0)
         turn_back(previous, mode, flags)
 

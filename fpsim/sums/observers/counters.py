@@ -7,6 +7,7 @@ import numpy as np
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
+from fpsim.sums.lanes import LaneSums
 from fpsim.sums.observers import counting
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.task import Draws, Sum
@@ -31,6 +32,9 @@ class Counters(Tally):
 
     def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
         return counting.count_product(task, a, b, draws, self)
+
+    def lanes(self, sums: LaneSums) -> np.ndarray:
+        return counting.count_lanes(sums, self)
 
     def addition(
         self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int

@@ -13,13 +13,14 @@ from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
+from fpsim.sums.lanes import LaneSums
 from fpsim.sums.observers.counting_tiles import CountingJob, RareJob
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.orientation import oriented
 from fpsim.sums.packing import extents_of_products
 from fpsim.sums.parts import no_parts
 from fpsim.sums.plan import Plan, plan
-from fpsim.sums.programs import node_after
+from fpsim.sums.programs import additions, node_after
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws, Sum
 
@@ -80,7 +81,7 @@ def _products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters:
         counters.underflows += counted.counts[UNDERFLOWS]
         counters.overflows += counted.counts[OVERFLOWS]
         counters.largest = max(counters.largest, counted.largest)
-        counters.additions += rows * columns * _additions(lines)
+        counters.additions += rows * columns * additions(lines)
         yield out
 
 
@@ -143,6 +144,24 @@ def _leave_out_zero_leaves(job: CountingJob, zeros: np.ndarray, underflows: np.n
         job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + padding * int(in_chains.sum())
 
 
+def count_lanes(sums: LaneSums, counters: Counters) -> np.ndarray:
+    """The sums of a tree lane by lane, counted by the careful kernel; float64's own additions by theirs."""
+    from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, TALLIES, UNCHANGED, UNDERFLOWS, sum_tallies
+
+    known = sums.known
+    chosen = known.scheme if is_float64(known.task.target) else known.careful.scheme
+    (lines,) = known.programs
+    out, passed, tallied = sums.run(chosen, chosen.flags, lines, sums.tiles, EVERYTHING, TALLIES)
+    tallies, counts = tallied.reshape(passed.size, TALLIES, -1), np.zeros(3, np.int64)
+    largest = float(sum_tallies(tallies, tallies.view(f"u{tallies.itemsize}"), passed.reshape(-1), counts))
+    counters.additions += sums.count * additions(lines)
+    counters.swamped += int(counts[UNCHANGED])
+    counters.underflows += int(counts[UNDERFLOWS])
+    counters.overflows += int(counts[OVERFLOWS])
+    counters.largest = max(counters.largest, largest)
+    return sums.shaped(out)
+
+
 def _again(
     job: CountingJob, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray
 ) -> tuple[CountingJob, np.ndarray]:
@@ -155,12 +174,6 @@ def _again(
     whole = CountingJob("f8", (job.rows, job.columns, job.leaves), job.depth, job.rounding, job.draws, EVERYTHING)
     result = whole.run(*whole.pack(a, b), lines, careful, careful.flags)
     return whole, result
-
-
-def _additions(lines: np.ndarray) -> int:
-    from fpsim.backend.numba.products import ADD, CHAIN
-
-    return int(lines[lines[:, 0] == CHAIN, 2].sum() + np.count_nonzero(lines[:, 0] == ADD))
 
 
 def counted_add(

@@ -9,17 +9,21 @@ import numpy as np
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
+from fpsim.sums.lanes import LaneSums
 from fpsim.sums.task import Draws, Sum
 
 
 class SumObserver(Protocol):
-    """Told of the roundings of a sum in three parts; `Counters` is one.
+    """Told of the roundings of a sum in parts; `Counters` is one.
 
     What a kernel keeps for it has a number in `backend/numba/observed.py`.
     """
 
     def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
         """The accumulated a @ b of a tree or of parts: a new array of values of `task.held`."""
+
+    def lanes(self, sums: LaneSums) -> np.ndarray:
+        """The accumulated sums of a tree, lane by lane."""
 
     def addition(
         self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int

@@ -1,0 +1,110 @@
+"""Convolutions of many groups, computed together, are those of their groups computed one by one, bit for bit."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import fpsim
+from fpsim.accumulation.kinds import NATIVE
+from fpsim.arrays.convolution import conv, conv_input_gradient, conv_weight_gradient
+from fpsim.backend import threads
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums import convolutions, grouped
+from fpsim.sums.observers.counters import Counters
+from tests.test_routes import CASES, SPECIALS, same, task_of, unsupported
+
+#: x, weight, steps: one to three axes, multipliers, few and many channels a group, groups that fill no whole block.
+SHAPES = (
+    ((2, 40, 9, 8), (40, 1, 3, 3), {"padding": 1, "groups": 40}),
+    ((1, 24, 9, 8), (48, 1, 3, 2), {"padding": 1, "stride": 2, "groups": 24}),
+    ((3, 17, 23), (34, 1, 5), {"padding": 2, "stride": 3, "dilation": 2, "groups": 17}),
+    ((2, 20, 5, 6, 4), (20, 1, 2, 3, 2), {"padding": (0, 1, 2), "stride": (1, 2, 1), "groups": 20}),
+    ((2, 48, 7, 7), (32, 3, 3, 3), {"padding": 1, "groups": 16}),
+    ((2, 6, 7, 7), (4, 3, 3, 3), {"padding": 2, "stride": (2, 1), "dilation": (1, 2), "groups": 2}),
+    ((1, 4, 7, 7), (4, 1, 1, 1), {"stride": 3, "groups": 4}),
+)
+OFTEN = {("fp16", Rounding.NEAREST_EVEN), ("fp16", Rounding.STOCHASTIC), ("fp16 parts", Rounding.NEAREST_EVEN)}
+
+
+def cases(names, often):
+    return [
+        pytest.param(name, mode, marks=() if (name, mode) in often else pytest.mark.exhaustive, id=f"{name}-{mode}")
+        for name, mode in itertools.product(names, Rounding)
+    ]
+
+
+def products(task, shape, special, counting=False):
+    """The convolution with a bias and both gradients, and what each of them counted."""
+    (x_shape, weight_shape, steps), generator = shape, np.random.default_rng(1)
+    fmt, seed = task.operand, 5 if task.rounding is Rounding.STOCHASTIC else None
+    counters = [Counters() if counting else None for _ in range(3)]
+    how = [
+        {**steps, "fmt": fmt, "accumulate": task.accumulator, "rounding": task.rounding, "seed": seed, "counters": own}
+        for own in counters
+    ]
+
+    def some(size):
+        values = SPECIALS[special](generator.standard_normal(size), generator)
+        return fpsim.round(np.ascontiguousarray(values, np.float32), fmt)
+
+    x, weight, bias = some(x_shape), some(weight_shape), some(weight_shape[:1])
+    y = conv(x, weight, bias, **how[0])
+    gradient = some(y.shape)
+    for_x = conv_input_gradient(gradient, weight, x_shape, **how[1])
+    return (y, for_x, conv_weight_gradient(gradient, x, weight_shape, **how[2])), counters
+
+
+def both(monkeypatch, task, shape, special, counting=False):
+    """The same with all groups together and group by group."""
+    found = []
+    for together in (True, False):
+        monkeypatch.setattr(grouped, "is_quicker", lambda task, groups, *_, together=together: together and groups > 1)
+        found.append(products(task, shape, special, counting))
+    return found
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(CASES, OFTEN))
+def test_groups_together_are_groups_apart(name, mode, monkeypatch):
+    task = task_of(name, mode)
+    if unsupported(task) or name == "wide nodes":
+        pytest.skip(f"{name} has no arithmetic in this mode, or is a tree over 9 terms alone")
+    for shape, special in itertools.product(SHAPES, SPECIALS):
+        (together, _), (apart, _) = both(monkeypatch, task, shape, special)
+        for left, right in zip(together, apart, strict=True):
+            assert same(left, right).all(), (shape, special)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), cases(["fp16", "fp16 pairwise", "fp32", "fp16 parts", "fp32 in fp64"], {("fp16", Rounding.NEAREST_EVEN)})
+)
+def test_counts_are_those_of_groups_apart(name, mode, monkeypatch):
+    task = task_of(name, mode)
+    if unsupported(task):
+        pytest.skip(f"{name} has no arithmetic in this mode")
+    for shape, special in itertools.product(SHAPES, ("ordinary", "overflow", "subnormal", "everything")):
+        together, apart = both(monkeypatch, task, shape, special, counting=True)
+        assert together[1] == apart[1], (shape, special)
+
+
+@pytest.mark.parametrize("mode", [Rounding.NEAREST_EVEN, Rounding.STOCHASTIC])
+def test_pieces_and_threads_change_no_bit(mode, monkeypatch):
+    task, shape = task_of("fp16", mode), ((3, 70, 30, 31), (70, 1, 3, 3), {"padding": 1, "groups": 70})
+    whole, _ = products(task, shape, "everything")
+    for size, count in ((1, 1), (200_000, 2)):
+        monkeypatch.setattr(grouped, "_BYTES", size)
+        threads.set_num_threads(count)
+        try:
+            pieces, _ = products(task, shape, "everything")
+        finally:
+            threads.set_num_threads(None)
+        assert all(same(left, right).all() for left, right in zip(whole, pieces, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "wide nodes" and CASES[name] != NATIVE.name])
+def test_no_group_is_a_job(name, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a product for each group")
+
+    monkeypatch.setattr(convolutions.Products, "product", refuse)
+    products(task_of(name, Rounding.NEAREST_EVEN), SHAPES[0], "ordinary")
