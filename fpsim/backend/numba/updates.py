@@ -14,36 +14,41 @@ from fpsim.backend.numba.counting import LOST as LOST_COLUMN, UPDATES as UPDATES
 MOVED, MEANT, LOST = 1, 2, 4
 
 #: What tells the elements that are meant to change, of operands a and b.
-CONDITIONS = ("a != 0", "sign(a) / b != 0", "a / 2 != a", "a != b")
-NOT_ZERO, QUOTIENT, SCALED, DIFFERENT = range(len(CONDITIONS))
+CONDITIONS = ("false", "a != 0", "sign(a) / b != 0", "a / 2 != a", "a != b")
+NOTHING, NOT_ZERO, QUOTIENT, SCALED, DIFFERENT = range(len(CONDITIONS))
 
 
 @kernel
-def find_moved(condition: int, first: int, second: int, marks: Any) -> None:
-    """marks = MOVED where the condition holds of the float32 numbers at two addresses, else 0."""
+def find_moved(condition: int, first: int, second: int, kept: int, base: Any, marks: Any) -> None:
+    """Mark as MOVED where the condition holds of the float32 numbers at two addresses; what was marked stays so.
+
+    The numbers at `kept` are copied to `base`, unless it is empty.
+    """
     a, b = carray(floats_at(first), (marks.size,)), carray(floats_at(second), (marks.size,))
     zero, infinity = np.float32(0), np.float32(np.inf)
     if condition == NOT_ZERO:
         for i in range(marks.size):
-            marks[i] = a[i] != zero
+            marks[i] |= np.uint8(a[i] != zero)
     elif condition == QUOTIENT:
         for i in range(marks.size):
             sign = np.float32(a[i] > zero) - np.float32(a[i] < zero)  # which does not underflow
-            marks[i] = sign / b[i] != zero
+            marks[i] |= np.uint8(sign / b[i] != zero)
     elif condition == SCALED:
         for i in range(marks.size):
-            marks[i] = (a[i] != zero) & (abs(a[i]) != infinity)
-    else:
+            marks[i] |= np.uint8((a[i] != zero) & (abs(a[i]) != infinity))
+    elif condition == DIFFERENT:
         for i in range(marks.size):
-            marks[i] = a[i] != b[i]
+            marks[i] |= np.uint8(a[i] != b[i])
+    if base.size:
+        base[:] = carray(floats_at(kept), (marks.size,))
 
 
 @kernel
-def mark_decay(moved: Any, before: int, after: int, marks: Any) -> None:
-    """Mark what `find_moved` found as MEANT, and as LOST where the float32 numbers before and after are the same."""
-    a, b = carray(floats_at(before), (marks.size,)), carray(floats_at(after), (marks.size,))
+def mark_decay(before: Any, after: int, marks: Any) -> None:
+    """What is MOVED becomes MEANT, and LOST where the float32 numbers before and after are the same."""
+    b = carray(floats_at(after), (marks.size,))
     for i in range(marks.size):
-        marks[i] |= moved[i] * np.uint8(LOST + MEANT if a[i] == b[i] else MEANT)
+        marks[i] *= np.uint8(LOST + MEANT if before[i] == b[i] else MEANT)
 
 
 @kernel
@@ -65,12 +70,17 @@ def mark_parts(
 
 
 @kernel
-def count_marks(marks: Any, base: int, after: int, row: Any) -> None:
-    """Count elements with any mark, and the lost ones: those marked so, and MOVED ones that equal those at `base`."""
-    a, b = carray(floats_at(base), (marks.size,)), carray(floats_at(after), (marks.size,))
+def count_marks(marks: Any, base: Any, after: int, row: Any) -> None:
+    """Count elements with any mark, and the lost ones: those marked so, and MOVED ones that equal those in `base`, if any."""
+    b = carray(floats_at(after), (marks.size,))
     updates = lost = 0
-    for i in range(marks.size):
-        updates += marks[i] != 0
-        lost += ((marks[i] & LOST) != 0) | (((marks[i] & MOVED) != 0) & (a[i] == b[i]))
+    if base.size:
+        for i in range(marks.size):
+            updates += marks[i] != 0
+            lost += ((marks[i] & LOST) != 0) | (((marks[i] & MOVED) != 0) & (base[i] == b[i]))
+    else:
+        for i in range(marks.size):
+            updates += marks[i] != 0
+            lost += (marks[i] & LOST) != 0
     row[UPDATES_COLUMN] += updates
     row[LOST_COLUMN] += lost

@@ -63,7 +63,7 @@ class _InPlace(Kind):
     def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
         if not updates.counts(args[0]) or not _are_plain(args) or not _are_plain(kwargs.values()):
             return []
-        return [updates.keeping(_change(self.name, args[0], args[1:], kwargs))]
+        return [updates.change(self.name, args[0], args[1:], kwargs)]
 
 
 class _ForEach(Kind):
@@ -74,7 +74,7 @@ class _ForEach(Kind):
         if not _are_plain(args) or not _are_plain(kwargs.values()):
             return []
         parts = _parts(self.name, args, kwargs)
-        return [updates.keeping(_change(self.name, *part)) for part in parts if updates.counts(part[0])]
+        return [updates.change(self.name, *part) for part in parts if updates.counts(part[0])]
 
 
 class _Into(Kind):
@@ -88,7 +88,12 @@ class _Into(Kind):
         if not updates.counts(out) or not _are_plain(args) or not _are_plain(kwargs.values()):
             return []
         others = {key: value for key, value in kwargs.items() if key != "out"}
-        return [updates.keeping(_change_into(self.name, out, args, others))]
+        first = args[0]
+        if isinstance(first, torch.Tensor) and tags.pointer_to(first) == tags.pointer_to(out) and first.shape == out.shape:
+            return [updates.change(self.name, out, args[1:], others)]
+        wide, arguments, named = _wide((out, args, others))
+        marks = _moved(getattr(torch, self.name)(*arguments, **named) != wide)
+        return [Change(out, marks, False, tags.array_of(out.detach().to(_FLOAT32, copy=True)).reshape(-1))]
 
 
 class _Fresh(Kind):
@@ -108,7 +113,7 @@ class _Fresh(Kind):
             return []
         shapes = [item.shape for item in tensors_in(args)]
         wider = any(len(shape) > first.dim() for shape in shapes) or torch.broadcast_shapes(*shapes) != first.shape
-        return [] if wider else [_change(self.name, first, args[1:], kwargs)]
+        return [] if wider else [Change(first, _marks_of(self.name, first, args[1:], kwargs), False, _NOTHING)]
 
 
 class _Told(Kind):
@@ -118,7 +123,7 @@ class _Told(Kind):
         return True
 
     def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
-        return [Change(item) for item in args[0]] if any(map(updates.counts, args[0])) else []
+        return [Change(item, _NOTHING, False, _NOTHING) for item in args[0]] if any(map(updates.counts, args[0])) else []
 
 
 class _Detach(Kind):
@@ -152,14 +157,17 @@ def _are_plain(values: Any) -> bool:
     return True
 
 
+_NOTHING = np.empty(0, np.float32)
+
+
 @dataclass(slots=True)
 class Change:
     """What is to become of one tensor: marks of what is meant, whether it only decays, and the elements before if needed."""
 
     target: torch.Tensor
-    marks: np.ndarray | None = None
-    decays: bool = False
-    before: torch.Tensor | None = None
+    marks: np.ndarray
+    decays: bool
+    base: np.ndarray
 
 
 @dataclass(slots=True)
@@ -169,7 +177,7 @@ class _Step:
     target: torch.Tensor
     row: np.ndarray
     marks: np.ndarray
-    base: torch.Tensor | None = None
+    base: np.ndarray
 
 
 class Updates:
@@ -199,13 +207,28 @@ class Updates:
             tags.set_parameter(tensor)  # and so of what `.data` shares with it
         return tensor.is_cpu and bool(self._machine.emulates(tensor.dtype))
 
-    def keeping(self, change: Change) -> Change:
-        """The change, with the elements as they are now, unless a step has those it began with."""
-        step = self._steps.get(_place_of(change.target)) if self._steps else None
-        if change.decays or step is None or step.base is None:
-            elements = _floats(change.target)
-            change.before = elements.clone() if elements is change.target else elements
-        return change
+    def change(self, name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
+        """What an operation in place means. A step has one array of marks, and of the elements that it began with."""
+        other = rest[0]
+        decays = name in ("mul", "div") and (not isinstance(other, torch.Tensor) or other.dim() == 0)
+        step = self._steps.get(_place_of(target)) if self._steps and not decays else None
+        elements = _floats(target)
+        marks = np.zeros(target.numel(), np.uint8) if step is None else step.marks
+        base = copied = _NOTHING
+        if step is None or not step.base.size:
+            if elements is target:
+                base = copied = np.empty(marks.size, np.float32)
+            else:
+                base = tags.array_of(elements).reshape(-1)
+        few = _condition_of(name, target, rest, kwargs)
+        if few is None:
+            marks |= _moved(_meant(name, target, rest, kwargs))
+            few = kernels.NOTHING, elements, elements
+        _find(*few, elements, copied, marks)
+        earlier = tags.change_of(other, target) if name == "copy" else None
+        if earlier is not None:  # of what was computed from the target: what was meant there
+            marks |= earlier
+        return Change(target, marks, decays, base)
 
     def observe(self, op: Any, kind: Kind, changes: list[Change], compute: Callable[[], Any]) -> Any:
         """The operation's result; what it did is compared with what it meant."""
@@ -227,7 +250,7 @@ class Updates:
         with _without_dispatch():
             if is_told:
                 for change, marks in zip(changes, told or (), strict=False):  # where gradients are infinite, none
-                    self._note(change.target, marks, None)
+                    self._note(change.target, marks, _NOTHING)
             else:
                 for change in changes:
                     self._finish(change)
@@ -235,30 +258,29 @@ class Updates:
 
     def _finish(self, change: Change) -> None:
         """Note what became of a change."""
-        moved, before = change.marks, change.before
-        assert moved is not None
-        if self._steps is None or not change.decays:
-            self._note(change.target, moved, before)
-            return
-        assert before is not None
-        after, marks = _floats(change.target), np.zeros(moved.size, np.uint8)
-        old, new = tags.pointer_to(before), tags.pointer_to(after)
-        _in_parts(marks.size, lambda i, j: kernels.mark_decay(moved[i:j], old + 4 * i, new + 4 * i, marks[i:j]))
-        self._note(change.target, marks, None)
+        marks, base = change.marks, change.base
+        if change.decays:
+            after = _floats(change.target)
+            new = tags.pointer_to(after)
+            _in_parts(marks.size, lambda i, j: kernels.mark_decay(base[i:j], new + 4 * i, marks[i:j]))
+            base = _NOTHING
+        self._note(change.target, marks, base)
 
-    def _note(self, target: torch.Tensor, marks: np.ndarray, before: torch.Tensor | None) -> None:
+    def _note(self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray) -> None:
         """Count marks, or keep them until the step ends."""
         row = self._machine.row()
         if self._steps is None:
-            _count(target, marks, before, row)
+            _count(target, marks, base, row)
             return
         key = _place_of(target)
         step = self._steps.get(key)
         if step is None:
-            self._steps[key] = _Step(target, row, marks, before)
-        else:
-            step.marks = step.marks | marks
-            step.base = before if step.base is None else step.base
+            self._steps[key] = _Step(target, row, marks, base)
+            return
+        if step.marks is not marks:
+            step.marks |= marks
+        if not step.base.size:
+            step.base = base
 
     def begin_step(self, optimizer: Any) -> None:
         """From now on the changes of an element are one update; a step within another one's is part of that."""
@@ -288,7 +310,7 @@ def _floats(tensor: torch.Tensor) -> torch.Tensor:
     """
     if tensor.dtype is _FLOAT32 and tensor.is_contiguous() and not tensor.is_neg():
         return tensor
-    return tensor.to(_FLOAT32, copy=True, memory_format=torch.contiguous_format)
+    return tensor.detach().to(_FLOAT32, copy=True, memory_format=torch.contiguous_format)
 
 
 def _in_parts(size: int, task: Callable[[int, int], None]) -> None:
@@ -298,37 +320,34 @@ def _in_parts(size: int, task: Callable[[int, int], None]) -> None:
         threads.run(task, threads.parts(size, _COST * size, BLOCK))
 
 
-def _count(target: torch.Tensor, marks: np.ndarray, base: torch.Tensor | None, row: np.ndarray) -> None:
+def _count(target: torch.Tensor, marks: np.ndarray, base: np.ndarray, row: np.ndarray) -> None:
     after = _floats(target)
     new = tags.pointer_to(after)
-    old = new if base is None else tags.pointer_to(base)
 
     def part(i: int, j: int, own: np.ndarray) -> None:
-        kernels.count_marks(marks[i:j], old + 4 * i, new + 4 * i, own)
+        kernels.count_marks(marks[i:j], base[i:j], new + 4 * i, own)
 
     if marks.size < BLOCK:
-        part(0, marks.size, row)
+        kernels.count_marks(marks, base, new, row)
     else:
         Finish.split(marks.size, _COST, BLOCK, row, part)
 
 
-#: The conditions of `backend/numba/updates.py`, for operands that float32 does not hold, or of several shapes.
-_CONDITIONS: dict[int, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    kernels.NOT_ZERO: lambda a, b: a != 0,
-    kernels.QUOTIENT: lambda a, b: a.sign() / b != 0,
-    kernels.DIFFERENT: lambda a, b: a != b,
-}
-
-
-def _moved_where(condition: int, a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
-    if a.shape != b.shape or a.dtype not in _HELD_BY_FLOAT32 or b.dtype not in _HELD_BY_FLOAT32:
-        return _moved(_CONDITIONS[condition](a, b))
-    marks = np.empty(a.numel(), np.uint8)
+def _find(
+    condition: int, a: torch.Tensor, b: torch.Tensor, elements: torch.Tensor, base: np.ndarray, marks: np.ndarray
+) -> None:
+    """`find_moved` of `backend/numba/updates.py`."""
     first = _floats(a)
     second = first if b is a else _floats(b)
-    one, two = tags.pointer_to(first), tags.pointer_to(second)
-    _in_parts(marks.size, lambda i, j: kernels.find_moved(condition, one + 4 * i, two + 4 * i, marks[i:j]))
-    return marks
+    one, two, kept = tags.pointer_to(first), tags.pointer_to(second), tags.pointer_to(elements)
+
+    def part(i: int, j: int) -> None:
+        kernels.find_moved(condition, one + 4 * i, two + 4 * i, kept + 4 * i, base[i:j], marks[i:j])
+
+    if marks.size < BLOCK:
+        kernels.find_moved(condition, one, two, kept, base, marks)
+    else:
+        _in_parts(marks.size, part)
 
 
 def _moved(mask: torch.Tensor) -> np.ndarray:
@@ -353,18 +372,6 @@ def mark_fused(
     return marks
 
 
-def _change(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
-    other = rest[0]
-    is_number = not isinstance(other, torch.Tensor) or other.dim() == 0
-    marks = _moved_by_few(name, target, rest, kwargs)
-    if marks is None:
-        marks = _moved(_meant(name, target, rest, kwargs))
-    if name == "copy":  # of what was computed from the target: what was meant there
-        earlier = tags.change_of(other, target)
-        marks = marks if earlier is None else marks | earlier
-    return Change(target, marks, name in ("mul", "div") and is_number)
-
-
 def _meant(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """The elements that the operation's exact result differs from."""
     wide, others, named = _wide((target, rest, kwargs))
@@ -375,28 +382,33 @@ def _meant(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[
     return in_place(torch.zeros_like(wide), *others, **named) != 0 if adds else in_place(wide.clone(), *others, **named) != wide
 
 
-def _moved_by_few(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> np.ndarray | None:
-    """The same without float64, for what is done most; None for everything else."""
+def _condition_of(
+    name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[int, torch.Tensor, torch.Tensor] | None:
+    """What tells the same of two tensors in float32, for what is done most: a condition of `find_moved`, and its operands."""
     first = rest[0]
-    if not isinstance(first, torch.Tensor) or first.shape != target.shape:
-        if name == "mul" and isinstance(first, float) and first != 1 and abs(first) <= 2:
-            return _moved_where(kernels.SCALED, target, target)
+    few = None
+    if not isinstance(first, torch.Tensor):
+        if name == "mul" and isinstance(first, float) and first != 1 and 0 < first <= 2:
+            few = kernels.SCALED, target, target
+    elif name in ("add", "sub") and len(rest) == 1 and kwargs.get("alpha", 1) != 0:
+        few = kernels.NOT_ZERO, first, first
+    elif name == "addcdiv" and len(rest) == 2 and kwargs.get("value", 1) != 0:
+        few = kernels.QUOTIENT, first, rest[1]
+    elif name == "copy":
+        few = kernels.DIFFERENT, target, first
+    if few is None or any(item.shape != target.shape or item.dtype not in _HELD_BY_FLOAT32 for item in few[1:]):
         return None
-    if name in ("add", "sub") and len(rest) == 1 and kwargs.get("alpha", 1) != 0:
-        return _moved_where(kernels.NOT_ZERO, first, first)
-    if name == "addcdiv" and len(rest) == 2 and kwargs.get("value", 1) != 0:
-        return _moved_where(kernels.QUOTIENT, first, rest[1])
-    if name == "copy":
-        return _moved_where(kernels.DIFFERENT, target, first)
-    return None
+    return few
 
 
-def _change_into(name: str, target: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
-    first = args[0]
-    if isinstance(first, torch.Tensor) and tags.pointer_to(first) == tags.pointer_to(target) and first.shape == target.shape:
-        return _change(name, target, args[1:], kwargs)
-    wide, others, named = _wide((target, args, kwargs))
-    return Change(target, _moved(getattr(torch, name)(*others, **named) != wide))
+def _marks_of(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> np.ndarray:
+    few = _condition_of(name, target, rest, kwargs)
+    if few is None:
+        return _moved(_meant(name, target, rest, kwargs))
+    marks = np.zeros(target.numel(), np.uint8)
+    _find(*few, target, _NOTHING, marks)
+    return marks
 
 
 def _wide(value: Any) -> Any:
