@@ -97,7 +97,7 @@ def draw(answer: Answer, path: Path, digest: str) -> None:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     answer.draw(figure)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Description": digest, "Software": None})
 
 
