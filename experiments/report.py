@@ -64,7 +64,8 @@ def compose(answers: Sequence[tuple[Claim, Sequence[Record], Answer]]) -> str:
 def _section(claim: Claim, records: Sequence[Record], answer: Answer) -> list[str]:
     folder = f"../experiments/claims/{claim.name}"
     spent = duration(sum(record.seconds for record in records))
-    files = f"[Protocol]({folder}/README.md), [configuration]({folder}/configuration.toml), [results]({folder}/results.jsonl)"
+    runs = f"../experiments/claims/{claim.source.name}"
+    files = f"[Protocol]({folder}/README.md), [configuration]({runs}/configuration.toml), [results]({runs}/results.jsonl)"
     command = f"{len(records)} runs, {spent} of processor time: `python -m experiments run {claim.name}`"
     parts = [
         f"## {claim.name}\n",
