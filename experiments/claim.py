@@ -3,6 +3,7 @@
 `configuration.toml`:
 
     title, section      what is claimed, and where it stands
+    runs_of             another claim, whose runs these are: nothing else but `title` and `section` then
     [base]              what all runs have in common
     [arms.NAME]         what an arm sets on top of it
     [grid]              NAME = [values]: factors crossed with every arm
@@ -49,9 +50,14 @@ class Claim:
     def title(self) -> str:
         return self.settings["title"]
 
+    @property
+    def source(self) -> Claim:
+        """The claim whose runs these are: itself, unless it judges those of another."""
+        return get_claim(self.settings["runs_of"]) if "runs_of" in self.settings else self
+
     def store(self, size: str = "full", folder: Path | None = None) -> Store:
         """Where the runs of a size are kept: beside the claim, or in a folder of the user's."""
-        base = self.folder if folder is None else folder / self.name
+        base = self.source.folder if folder is None else folder / self.source.name
         return Store(base / ("results.jsonl" if size == "full" else f"{size}.jsonl"))
 
     def runs(self, size: str = "full", seeds: int | None = None) -> list[Run]:
@@ -59,6 +65,8 @@ class Claim:
 
         Raises ValueError for arms that there are not.
         """
+        if self.source is not self:
+            return self.source.runs(size, seeds)
         chosen = {**self.settings["sizes"]["full"], **self.settings["sizes"].get(size, {})}
         count = chosen.pop("seeds", 1) if seeds is None else seeds
         chosen.pop("seeds", None)

@@ -64,7 +64,8 @@ def compose(answers: Sequence[tuple[Claim, Sequence[Record], Answer]]) -> str:
 def _section(claim: Claim, records: Sequence[Record], answer: Answer) -> list[str]:
     folder = f"../experiments/claims/{claim.name}"
     spent = duration(sum(record.seconds for record in records))
-    files = f"[Protocol]({folder}/README.md), [configuration]({folder}/configuration.toml), [results]({folder}/results.jsonl)"
+    runs = f"../experiments/claims/{claim.source.name}"
+    files = f"[Protocol]({folder}/README.md), [configuration]({runs}/configuration.toml), [results]({runs}/results.jsonl)"
     command = f"{len(records)} runs, {spent} of processor time: `python -m experiments run {claim.name}`"
     parts = [
         f"## {claim.name}\n",
@@ -97,7 +98,7 @@ def draw(answer: Answer, path: Path, digest: str) -> None:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     answer.draw(figure)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Description": digest, "Software": None})
 
 
