@@ -144,7 +144,7 @@ def _leave_out_zero_leaves(job: CountingJob, zeros: np.ndarray, underflows: np.n
         job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + padding * int(in_chains.sum())
 
 
-def count_lanes(sums: LaneSums, counters: Counters) -> np.ndarray:
+def count_lanes(sums: LaneSums, counters: Tally) -> np.ndarray:
     """The sums of a tree lane by lane, counted by the careful kernel; float64's own additions by theirs."""
     from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, TALLIES, UNCHANGED, UNDERFLOWS, sum_tallies
 
