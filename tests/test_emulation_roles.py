@@ -168,10 +168,11 @@ def step(model, x, targets, **policy):
     """What a step of training makes: (output, gradients, updated parameters)."""
     sim = fpsim.run(model, **policy)
     optimizer = torch.optim.SGD(sim.parameters(), lr=0.1, momentum=0.9)
+    scale = torch.full((33,), 2.0**-9)
     with sim:
         y = sim(x)
         y = y + torch.bmm(y.clamp(-2, 2).view(1, 40, 33), y[:33].clamp(-1, 1).view(1, 33, 33))[0]
-        ((y * torch.full((33,), 2.0**-9)).square() * 0.5).sum(0).backward(targets)
+        ((y * scale).square() * 0.5).sum(0).backward(targets)
         optimizer.step()
     return y.detach(), [p.grad for p in sim.parameters()], [p.detach() for p in sim.parameters()]
 

@@ -228,6 +228,7 @@ def run(
         that `.half()` and `.bfloat16()` models and `torch.autocast` are emulated, and float32 and float64 are torch's own.
     accumulate : how products and sums are accumulated; left out, fp32 in sequence.
     rounding, seed : the rounding mode of every rounding; "stochastic" needs a seed.
+        fmt, accumulate and rounding may each be a mapping from roles, patterns of module paths and classes of modules.
     granularity : "kernel" rounds once per torch operation, "primitive" every elementary operation.
     inplace : use the model itself; its parameters are rounded.
     observe : what is told of every operation: an `fpsim.emulation.Observer`, the name of one, or several of these. A copy of
