@@ -65,6 +65,10 @@ class FixedPoint(NumberSystem):
         return self.least * self.quantum
 
     @property
+    def saturate(self) -> bool:
+        return True
+
+    @property
     def has_infinity(self) -> bool:
         return False
 

@@ -73,6 +73,11 @@ class NumberSystem(ABC):
     def beyond(self) -> NumberSystem:
         """The system with room at the top, where overflow has not happened yet."""
 
+    @property
+    @abstractmethod
+    def saturate(self) -> bool:
+        """Whether what lies beyond the range becomes the nearest finite value."""
+
     def lacks(self, operation: str, rounding: Rounding) -> str | None:
         """Why it has no such operation in that mode, None where it has.
 

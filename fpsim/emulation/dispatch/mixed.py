@@ -11,6 +11,7 @@ from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.mixed import MixedMachine
+from fpsim.emulation.machine.systems import what_is_lacking
 from fpsim.emulation.machine.updates import KINDS
 from fpsim.emulation.registry import TABLE, each_element
 
@@ -58,12 +59,20 @@ class MixedMode(EmulationMode):
         if entry.family == "foreach":  # each element may have settings of its own
             results: list[torch.Tensor] = []
             for arguments, named in each_element(args, kwargs):
-                machine.turn(entry.op, arguments, named)
+                self._turn(entry.op, arguments, named)
                 results += machine.rules[entry.op](machine, *arguments, **named) or []
             return results or None
         if entry.family != "view":
-            machine.turn(entry.op, args, kwargs)
+            self._turn(entry.op, args, kwargs)
         return machine.rules[entry.op](machine, *args, **kwargs)
+
+
+    def _turn(self, op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> None:
+        machine = self.machine
+        machine.turn(op, args, kwargs)
+        reason = what_is_lacking(machine.arithmetic.fmt, machine.arithmetic.rounding, op)
+        if reason is not None:
+            raise machine.refuse(reason)
 
 
 run_as_written(MixedMode.__torch_dispatch__)

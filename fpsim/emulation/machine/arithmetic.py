@@ -8,8 +8,8 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.finishing import Finish
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.machine.tables import Tables
-from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.system import NumberSystem
 from fpsim.sums.task import Sum
 
 
@@ -26,7 +26,7 @@ class Arithmetic:
     """
 
     policy: Policy
-    fmt: Format
+    fmt: NumberSystem
     rounding: Rounding
     task: Sum
     product_task: Sum

@@ -16,6 +16,7 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import counting_limits
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
+from fpsim.numbers.system import NumberSystem
 
 #: Elements that are computed in float64 at a time.
 BLOCK = 1 << 14
@@ -38,6 +39,10 @@ def by_rows(kernel: Callable[[slice, np.ndarray], None], size: int) -> Values:
 
 class Finish:
     """Counting and rounding to one format in one mode. Draws of stochastic rounding are functions of key and element."""
+
+    fmt: NumberSystem
+    #: Whether kernels round to the format; else the number system does.
+    has_kernels = True
 
     def __init__(self, fmt: Format, rounding: Rounding):
         self.fmt, self.rounding = fmt, rounding

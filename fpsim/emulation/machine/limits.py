@@ -13,6 +13,7 @@ import torch
 from fpsim.backend.numba import counting, rounding as kernels
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
+from fpsim.numbers.system import NumberSystem
 
 #: The dtypes below float32 that hold values of a format of their own, and its name.
 SMALL = {
@@ -56,7 +57,7 @@ def _largest_to_zero(fmt: Format, rounding: Rounding, sign: float) -> float:
     return sign * float(np.int64(low).view(np.float64))
 
 
-def round_as_told(array: np.ndarray, fmt: Format, rounding: Rounding, key: int = 0) -> None:
+def round_as_told(array: np.ndarray, fmt: NumberSystem, rounding: Rounding, key: int = 0) -> None:
     """Round float32 numbers in place; the largest there are stand for the format's own, whatever their rounding gives."""
     if not counting.reaches(array.reshape(-1), LARGEST):
         round_into(array, array, fmt, rounding, key)

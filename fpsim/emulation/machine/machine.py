@@ -27,6 +27,7 @@ from fpsim.emulation.machine.writing import Writing
 from fpsim.emulation.registry import PRIMITIVE, RULES, tensors_in
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.numbers.system import NumberSystem
 from fpsim.sums.task import Sum
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -128,7 +129,7 @@ class FormatMachine(Writing):
         return dtype is _FLOAT32
 
     def epsilon(self, dtype: torch.dtype) -> float:
-        return 2.0 ** (1 - self.arithmetic.fmt.precision)
+        return 2.0 ** (1 - self.arithmetic.fmt.enclosing.precision)
 
     def held(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.operand(tensor)
@@ -203,7 +204,7 @@ class FormatMachine(Writing):
 
     def formats_of(
         self, tensors: list[torch.Tensor], model: torch.nn.Module
-    ) -> Iterator[tuple[torch.Tensor, Format, Rounding, marks.Tag]]:
+    ) -> Iterator[tuple[torch.Tensor, NumberSystem, Rounding, marks.Tag]]:
         """Every parameter and buffer of a model, the format that it is rounded to, in which mode, and the mark that says so."""
         for tensor in tensors:
             yield tensor, self.arithmetic.fmt, self.arithmetic.rounding, self.arithmetic.tag
@@ -226,7 +227,7 @@ class FormatMachine(Writing):
 
     def format_of(self, tensor: torch.Tensor) -> Format:
         """The format whose values a floating-point tensor holds that an operation read or made."""
-        return self.arithmetic.fmt if tensor.dtype is _FLOAT32 else get_format(str(tensor.dtype).removeprefix("torch."))
+        return self.arithmetic.fmt.enclosing if tensor.dtype is _FLOAT32 else get_format(str(tensor.dtype).removeprefix("torch."))
 
     @contextmanager
     def dispatching(self) -> Iterator[None]:

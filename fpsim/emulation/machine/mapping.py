@@ -50,11 +50,7 @@ class RoleMapping(Generic[T]):
     @property
     def values(self) -> tuple[T, ...]:
         """Every value that is named, once, in order."""
-        return self.of_roles(self.setting.roles)
-
-    def of_roles(self, roles: tuple[str, ...]) -> tuple[T, ...]:
-        """Every value that one of the roles is given, once, in order."""
-        given = (value for entry in self.entries for role, value in entry.values if role in roles)
+        given = (value for entry in self.entries for _, value in entry.values)
         return tuple(dict.fromkeys(value for value in given if value is not None))
 
     def __str__(self) -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from fpsim.accumulation import Accumulator
@@ -32,11 +33,14 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.place import Surroundings
-from fpsim.emulation.machine.policy import MixedPolicy, mixed_products
+from fpsim.emulation.machine.policy import MixedPolicy, mixed_products, widened
 from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings, Setting
+from fpsim.emulation.machine.systems import SystemFinish
+from fpsim.emulation.machine.tables import Tables
 from fpsim.emulation.registry import TABLE, names, positions, tensors_in
 from fpsim.numbers.formats import Format, joined
 from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.system import NumberSystem
 from fpsim.sums.task import Sum
 
 _FLOAT32 = torch.float32
@@ -52,12 +56,12 @@ class RoleTag(marks.Tag):
 
     __slots__ = ("era", "fmt", "module", "role")
 
-    def __init__(self, fmt: Format | None, role: str, module: ModuleSettings, era: object):
+    def __init__(self, fmt: NumberSystem | None, role: str, module: ModuleSettings, era: object):
         super().__init__(fmt.name if fmt is not None else "several")
         self.fmt, self.role, self.module, self.era = fmt, role, module, era
 
     @property
-    def own(self) -> Format:
+    def own(self) -> NumberSystem:
         """The format of the role in that module."""
         return getattr(self.module.formats, self.role)
 
@@ -69,15 +73,15 @@ class RoleTag(marks.Tag):
 class _Turn:
     """What one operation of a pass (named as the role of its results) reads and makes, for a module; None reads as it is."""
 
-    result: Format
+    result: NumberSystem
     role: str
     by: str
     module: ModuleSettings
     rounding: Rounding
-    read: Format | None = None
-    read_gradient: Format | None = None
+    read: NumberSystem | None = None
+    read_gradient: NumberSystem | None = None
 
-    def storing(self, fmt: Format, role: str, module: ModuleSettings) -> _Turn:
+    def storing(self, fmt: NumberSystem, role: str, module: ModuleSettings) -> _Turn:
         """The same where the result is written to what holds values of the format."""
         mode = module.roundings.optimizer if self.by == "optimizer" else getattr(module.roundings, role)
         return replace(self, result=fmt, role=role, module=module, rounding=mode)
@@ -104,7 +108,7 @@ class MixedMachine(FormatMachine):
     def forget_marks(self) -> None:
         self._begin_era()
 
-    def role_tag(self, fmt: Format | None, role: str, module: ModuleSettings) -> RoleTag:
+    def role_tag(self, fmt: NumberSystem | None, role: str, module: ModuleSettings) -> RoleTag:
         """The one mark of that meaning."""
         key = (fmt, role, module)
         found = self._tags.get(key)
@@ -127,7 +131,7 @@ class MixedMachine(FormatMachine):
         return settings
 
     def epsilon(self, dtype: torch.dtype) -> float:
-        return 2.0 ** (1 - self.settings_at(self.path).formats.activation.precision)
+        return float(self.settings_at(self.path).formats.activation.ulp(np.ones(1))[0])
 
     def _backward_settings(self) -> ModuleSettings:
         node: Any = torch._C._current_autograd_node()
@@ -185,14 +189,17 @@ class MixedMachine(FormatMachine):
         policy = self._policies.of(turn.result, accumulator, turn.rounding)
         arithmetic = replace(Arithmetic.of(policy), tag=self.role_tag(turn.result, turn.role, module))
         operands = turn.result
+        if not isinstance(turn.result, Format):
+            finishing = SystemFinish(turn.result, turn.rounding)
+            arithmetic = replace(arithmetic, fmt=turn.result, finishing=finishing, tables=Tables(finishing), fast=False)
         if len(set(read)) > 1:
-            operands = joined(*(fmt for fmt in read if fmt is not None))
+            operands = joined(*(fmt.enclosing for fmt in read if fmt is not None))
             policy = mixed_products(policy, operands)
-            task = Sum.of(operands, policy.accumulator, policy.rounding, policy.fmt)
             # what float32 makes of wider operands would be rounded twice
-            arithmetic = replace(arithmetic, policy=policy, task=task, fast=False, uniform=False)
+            arithmetic = replace(arithmetic, policy=policy, fast=False, uniform=False)
+        arithmetic = replace(arithmetic, task=Sum.of(operands, policy.accumulator, turn.rounding, turn.result))
         factors = formats.product or operands
-        multiplying = (module.accumulators.product or accumulator).widened(factors)
+        multiplying = widened(module.accumulators.product or accumulator, factors)
         product_task = Sum.of(factors, multiplying, turn.rounding, turn.result)
         if self._policies.draws:  # the ways of stochastic rounding, which take a key for each
             arithmetic = replace(arithmetic, stochastic=True, fast=False)
@@ -260,7 +267,7 @@ class MixedMachine(FormatMachine):
         if mark is None or mark.fmt is wanted:
             return tensor
         unit = self.arithmetic.product_task.accumulator.unit
-        mode = turn.module.roundings.product or (unit.conversion_to(wanted) if unit is not None else None)
+        mode = turn.module.roundings.product or (unit.conversion_to(wanted.enclosing) if unit is not None else None)
         return self._read_in(tensor, mark, wanted, mode or self._mode_of_reading(mark))
 
     @property
@@ -274,7 +281,7 @@ class MixedMachine(FormatMachine):
         role = turn.by if turn.by == "optimizer" or reads_gradient else "activation"
         return getattr(turn.module.roundings, role)
 
-    def _read_in(self, tensor: torch.Tensor, mark: RoleTag, fmt: Format, mode: Rounding) -> torch.Tensor:
+    def _read_in(self, tensor: torch.Tensor, mark: RoleTag, fmt: NumberSystem, mode: Rounding) -> torch.Tensor:
         turn = self._turned
         self._turn_to(_Turn(fmt, mark.role, turn.by, mark.module, mode, fmt, fmt))
         fresh = self.rounded_copy(tensor)
@@ -296,7 +303,7 @@ class MixedMachine(FormatMachine):
 
     def format_of(self, tensor: torch.Tensor) -> Format:
         mark = self._known(tensor) if tensor.dtype is _FLOAT32 else None
-        return mark.fmt if mark is not None and mark.fmt is not None else super().format_of(tensor)
+        return mark.fmt.enclosing if mark is not None and mark.fmt is not None else super().format_of(tensor)
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
         task = self.arithmetic.product_task
@@ -306,14 +313,16 @@ class MixedMachine(FormatMachine):
         first, second = (mark.fmt if mark is not None else None for mark in marks)
         if first is None or second is None:
             return task
-        own, both = _takes(task.accumulator, (first, second)), _takes(task.accumulator, task.operand)
+        own, both = _takes(task.accumulator, (first.enclosing, second.enclosing)), _takes(task.accumulator, task.operand)
         takes = own and (first != second or not both)
         return Sum.of(first, task.accumulator, task.rounding, task.result, second) if takes else task
 
     # Results
 
     def exact(self, result: torch.Tensor) -> torch.Tensor:
-        if self.arithmetic.uniform or not self._checks or result.dtype is not _FLOAT32:
+        arithmetic = self.arithmetic
+        closed = arithmetic.uniform and arithmetic.finishing.has_kernels  # a system may lack what a negation or a sign gives
+        if closed or not self._checks or result.dtype is not _FLOAT32:
             return super().exact(result)
         return self._round(result)
 
@@ -360,7 +369,7 @@ class MixedMachine(FormatMachine):
 
     def formats_of(
         self, tensors: list[torch.Tensor], model: torch.nn.Module
-    ) -> Iterator[tuple[torch.Tensor, Format, Rounding, marks.Tag]]:
+    ) -> Iterator[tuple[torch.Tensor, NumberSystem, Rounding, marks.Tag]]:
         for tensor, module in _state_of(model, self._settings()):
             fmt = module.formats.weight
             yield tensor, fmt, module.roundings.weight, self.role_tag(fmt, "weight", module)
@@ -381,7 +390,7 @@ def _backward_turn(module: ModuleSettings) -> _Turn:
     return _Turn(formats.gradient, "gradient", "gradient", module, mode, formats.activation, formats.gradient)
 
 
-def _update_turn(module: ModuleSettings, result: Format, role: str) -> _Turn:
+def _update_turn(module: ModuleSettings, result: NumberSystem, role: str) -> _Turn:
     return _Turn(result, role, "optimizer", module, module.roundings.optimizer)
 
 

@@ -14,7 +14,9 @@ from fpsim.emulation.machine.mapping import RoleMapping, parse_mapping
 from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings
 from fpsim.numbers.computing import float32_serves, is_float32
 from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.names import get_system
 from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
+from fpsim.numbers.system import NumberSystem
 
 GRANULARITIES = ("kernel", "primitive")
 
@@ -115,7 +117,7 @@ def _make_native(accumulate: Any, rounding: Any, seed: Any, granularity: Any) ->
 class MixedPolicy(Policy):
     """Settings by role and by module; `fmt`, `accumulator` and `rounding` are the first that are named."""
 
-    mapping: RoleMapping[Format]
+    mapping: RoleMapping[NumberSystem]
     accumulators: RoleMapping[Accumulator]
     roundings: RoleMapping[Rounding]
 
@@ -129,12 +131,15 @@ class MixedPolicy(Policy):
         """Whether some rounding is stochastic."""
         return Rounding.STOCHASTIC in self.roundings.values
 
-    def of(self, fmt: Format, accumulator: Accumulator, rounding: Rounding) -> Policy:
-        """The policy of results in one of the formats."""
-        return Policy(fmt, accumulator.widened(fmt), rounding, self.seed, self.granularity)
+    def of(self, system: NumberSystem, accumulator: Accumulator, rounding: Rounding) -> Policy:
+        """The policy of results in one of the formats, or in the format that encloses a number system."""
+        return Policy(system.enclosing, widened(accumulator, system), rounding, self.seed, self.granularity)
 
     def resolve(self, modules: Mapping[str, Any] | None = None) -> dict[str, ModuleSettings]:
-        """What every module has, by path; raises what `RoleMapping.resolve` raises."""
+        """What every module has, by path.
+
+        Raises what `RoleMapping.resolve` raises, and ValueError where no module can multiply what its forward pass reads.
+        """
         found = [each.resolve(modules) for each in (self.mapping, self.accumulators, self.roundings)]
         made: dict[Any, ModuleSettings] = {}
         settings = {}
@@ -143,6 +148,9 @@ class MixedPolicy(Policy):
             # The mappings keep these objects alive: hashing trees takes longer than comparing where they lie.
             key = tuple(id(value) for part in (own.formats, own.accumulators, own.roundings) for value in vars(part).values())
             settings[path] = made.setdefault(key, own)
+        errors = [_factor_error(own) for own in made.values()]
+        if None not in errors:
+            raise errors[0]  # type: ignore[misc]
         return settings
 
     def of_forward(self, settings: Mapping[str, ModuleSettings]) -> Policy:
@@ -161,6 +169,8 @@ class MixedPolicy(Policy):
                 f"the forward pass has several formats, accumulators or modes ({self}); here it takes one of each, for the "
                 "weights, activations and products of all modules"
             )
+        if not isinstance(activation, Format):
+            activation.require("bound", modes[0])
         return self.of(activation, accumulator, modes[0])
 
     def __str__(self) -> str:
@@ -180,18 +190,19 @@ def _make_mixed(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity
     draws = Rounding.STOCHASTIC in roundings.values
     for each, mode in product(mapping.values, roundings.values):
         _checked(each, None, mode, seed if not draws or mode is Rounding.STOCHASTIC else None, granularity)
-    factors = mapping.of_roles(("activation", "product"))
-    multiplying = accumulators.of_roles(("activation", "product"))
-    errors = [_operand_error(accumulator, each) for accumulator, each in product(multiplying, factors)]
-    if errors and None not in errors:
-        raise errors[0]  # type: ignore[misc]
-    first = mapping.values[0], accumulators.values[0], roundings.values[0]
+    first = mapping.values[0].enclosing, accumulators.values[0], roundings.values[0]
     return MixedPolicy(*first, seed, granularity, mapping, accumulators, roundings)
 
 
-def _operand_error(accumulator: Accumulator, fmt: Format) -> ValueError | None:
+def widened(accumulator: Accumulator, operands: NumberSystem) -> Accumulator:
+    """What accumulates operands of a format or system: such as hold no sums, in what was asked for."""
+    return accumulator.widened(operands) if isinstance(operands, Format) else accumulator
+
+
+def _factor_error(own: ModuleSettings) -> ValueError | None:
+    system = own.formats.product or own.formats.activation
     try:
-        accumulator.require_operands(fmt)
+        (own.accumulators.product or own.accumulators.activation).require_operands(system.enclosing.replace(name=system.name))
     except ValueError as error:
         return error
     return None
@@ -221,6 +232,8 @@ def make_policy(
         return _make_mixed(fmt, accumulate, rounding, seed, granularity)
     if isinstance(fmt, str) and fmt.strip().lower() == "native":
         return _make_native(accumulate, rounding, seed, granularity)
+    if not isinstance(get_system(fmt), Format):
+        return _make_mixed(fmt, accumulate, rounding, seed, granularity)
     policy = _checked(fmt, accumulate, rounding, seed, granularity)
     policy.accumulator.require_operands(policy.fmt)
     return policy
@@ -228,7 +241,10 @@ def make_policy(
 
 def _checked(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> Policy:
     """The policy of one format; whether its accumulator takes operands of the format is not asked."""
-    target = get_format(fmt)
+    system = get_system(fmt)
+    target = system.enclosing
+    if not isinstance(system, Format) and (target.precision > 24 or target.emin - target.precision + 1 < -149):
+        raise ValueError(f"fmt={system.name!r} has values that float32 tensors cannot hold; emulation takes at most 24 bits")
     if not target.has_zero:
         raise ValueError(f"fmt={target.name!r} has no zero and no sign; a model cannot run in it")
     if target.precision > 24 or target.emax > 127 or target.emin - target.precision + 1 < -149:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from fpsim.accumulation import Accumulator, get_accumulator
-from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.names import get_system
 from fpsim.numbers.rounding import Rounding, get_rounding
+from fpsim.numbers.system import NumberSystem
 
 T = TypeVar("T")
 
@@ -24,11 +25,11 @@ class ModuleFormats:
     product     what products of matrices and convolutions read their factors in; None: as for any other operation
     """
 
-    weight: Format
-    activation: Format
-    gradient: Format
-    optimizer: Format
-    product: Format | None = None
+    weight: NumberSystem
+    activation: NumberSystem
+    gradient: NumberSystem
+    optimizer: NumberSystem
+    product: NumberSystem | None = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ class Setting(Generic[T]):
         return tuple(role for role in self.roles if role != "product")
 
 
-def _read_format(value: Any) -> Format:
+def _read_format(value: Any) -> NumberSystem:
     if isinstance(value, str) and value.strip().lower() == "native":
         raise ValueError('"native" stands alone: there each dtype means itself')
-    return get_format(value)
+    return get_system(value)
 
 
 FORMATS = Setting("fmt", "format", ModuleFormats, _read_format)

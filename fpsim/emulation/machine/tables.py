@@ -27,9 +27,9 @@ class Tables:
     """The tables of one format and mode, made as they become worth it."""
 
     def __init__(self, finish: Finish):
-        fmt = finish.fmt
+        fmt = finish.fmt.enclosing
         self._finish = finish
-        self.serves = not finish.stochastic and fmt.precision <= _WIDEST and fmt.emin >= -126
+        self.serves = finish.has_kernels and not finish.stochastic and fmt.precision <= _WIDEST and fmt.emin >= -126
         self._tables: OrderedDict[Hashable, np.ndarray] = OrderedDict()
         self._asked: OrderedDict[Hashable, int] = OrderedDict()
         self._dropped = np.int32(24 - fmt.precision)
@@ -72,7 +72,7 @@ class Tables:
 
     def _places(self) -> np.ndarray:
         """Where the format's values, and some that are none, lie in a table: leading bits of float32 numbers."""
-        fmt = self._finish.fmt
+        fmt = self._finish.fmt.enclosing
         least, largest, infinity = (
             int(np.float32(value).view(np.int32)) >> int(self._dropped)
             for value in (fmt.min_subnormal, fmt.max_finite, np.inf)

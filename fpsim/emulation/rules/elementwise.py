@@ -143,7 +143,8 @@ def elementary_rule(op: torch._ops.OpOverload) -> Rule:
         rounding = machine.arithmetic.rounding
         if rounding in _UNSETTLED:
             raise machine.refuse(f"an elementary function has no proven rounding {str(rounding)!r}; to nearest it has")
-        if below is not None and machine.arithmetic.fmt.flush == "before" and machine.operand(args[0]).dtype is _FLOAT32:
+        flush = machine.arithmetic.fmt.enclosing.flush
+        if below is not None and flush == "before" and machine.operand(args[0]).dtype is _FLOAT32:
             return _judged_exactly(machine, op, below, args, kwargs)
         return wide(machine, *args, **kwargs)
 
@@ -170,7 +171,7 @@ def _judged_exactly(
     value = op(x, *args[1:], **kwargs)
     factors = [factor for factor in (*args[1:], *kwargs.values()) if isinstance(factor, (int, float))]
     slope = below.slope * prod(factors) if op._schema.name == "aten::elu" else below.slope
-    settle_flushing(replace(below, slope=slope), x.numpy(), value.numpy(), machine.arithmetic.fmt)
+    settle_flushing(replace(below, slope=slope), x.numpy(), value.numpy(), machine.arithmetic.fmt.enclosing)
     return machine.finish(value)
 
 
