@@ -17,9 +17,15 @@ def round_with(values, draws, row, out):
 
 
 @kernel
+def draw_of(key, element, step):
+    """The draw of one element's step."""
+    return kernel_random.step_draw(kernel_random.element_hash(key, element), step)
+
+
+@kernel
 def known_draws(key, count, out):
     for i in range(count):
-        out[i] = kernel_random.step_draw(kernel_random.element_hash(key, np.int64(i)), np.uint32(0))
+        out[i] = draw_of(key, np.int64(i), np.uint32(0))
 
 
 def draws_of(seed, count):

@@ -15,13 +15,13 @@ from hypothesis import given, settings, strategies as st
 import fpsim
 from fpsim.accumulation import Accumulator, Tree, get_accumulator
 from fpsim.backend import threads
-from fpsim.backend.numba.random import element_hash, step_draw
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.product import product_into
 from fpsim.sums.schemes import scheme
 from fpsim.sums.task import Draws, Sum
+from tests.draws import draw_of
 from tests.strategies import nested_trees
 
 NAN, INF = float("nan"), float("inf")
@@ -130,10 +130,10 @@ class Oracle:
 
     def __init__(self, fmt: Format, accumulator: Accumulator, mode: Rounding, element: int):
         self.fmt, self.accumulator, self.mode = fmt, accumulator, mode
-        self.hash = np.uint32(element_hash(np.uint64(KEY), np.int64(element)))
+        self.element = np.int64(element)
 
     def draw(self, step: int) -> int | None:
-        return int(step_draw(self.hash, np.uint32(step))) if self.mode is Rounding.STOCHASTIC else None
+        return draw_of(np.uint64(KEY), self.element, np.uint32(step)) if self.mode is Rounding.STOCHASTIC else None
 
     def add(self, left: Any, right: Any, step: int, fmt: Format | None = None) -> float:
         return self.add_all((left, right), step, fmt)

@@ -1,5 +1,6 @@
 """A second process compiles nothing and stores nothing, whatever it calls."""
 
+import gc
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.compiler import inlined, kernel
 from fpsim.backend.numba.identity import identity, identity_of_function
 from fpsim.backend.numba.storage import CACHE_FOLDER
 
@@ -39,6 +40,16 @@ def test_a_second_process_compiles_nothing_and_stores_nothing(tmp_path):
 @kernel
 def twice(x):
     return 2 * x
+
+
+@inlined
+def thrice(x):
+    return 3 * x
+
+
+@kernel
+def six_times(x):
+    return 2 * thrice(x)
 
 
 def closing_over(value):
@@ -99,3 +110,22 @@ def test_the_same_code_elsewhere_is_another_kernel():
     assert identity_of_function(closing_over(1)) == identity_of_function(closing_over(1))
     assert identity_of_function(closing_over(1)) != identity_of_function(closing_over(2))
     assert identity(njit(closing_over(1))) != identity(njit(fastmath=True)(closing_over(1)))
+
+
+def test_what_is_inlined_is_part_of_kernels_and_nothing_by_itself():
+    assert six_times(7) == 42
+    for value in (7, 7.0):
+        with pytest.raises(TypeError, match="thrice is inlined into kernels, and cannot be called by itself"):
+            thrice(value)
+    assert not list(Path(CACHE_FOLDER).glob("*thrice*"))
+    assert list(Path(CACHE_FOLDER).glob("*six_times*"))
+
+
+def test_compilation_leaves_garbage_collection_as_it_was():
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            kernel(closing_over(enabled))(1)
+            assert gc.isenabled() is enabled
+        finally:
+            gc.enable()

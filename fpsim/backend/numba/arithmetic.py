@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, fused_multiply_add, inlined, kernel, prefer_wide_vectors
+from fpsim.backend.numba.compiler import (
+    as_bits,
+    as_float,
+    fused_multiply_add,
+    inlined,
+    int_max,
+    kernel,
+    prefer_wide_vectors,
+    uninitialized,
+)
 from fpsim.backend.numba.random import hash_range, step_draw
 from fpsim.backend.numba.rounding import load, round_bits_stochastically
 
@@ -119,7 +128,7 @@ def _truncated(op: Any, result: Any, rest: Any, divisor: Any, precision: Any, le
     rest = -rest if sign != 0 else rest
     magnitude -= _ONE if rest < 0.0 else np.int64(0)
     exponent = (magnitude >> _EXPONENT) - _BIAS
-    ulp = max(exponent - precision + _ONE, least) + (_ONE if as_float(magnitude) >= top else np.int64(0))
+    ulp = int_max(exponent - precision + _ONE, least) + (_ONE if as_float(magnitude) >= top else np.int64(0))
     more = exponent - np.int64(52) - (ulp - np.int64(32))  # log2 of float64's steps in units
     count = np.int64(0)
     if more > 0 and rest != 0.0:
@@ -154,7 +163,7 @@ def round_truncated(bits: Any, counts: Any, out: Any, row: Any, key: Any, first_
     `rounding_constants` of the format for float64.
     """
     constants = load(row)
-    hashes = np.empty(bits.size, np.uint32)
+    hashes = uninitialized(bits.size, np.uint32)
     hash_range(key, first_element, hashes)
     for i in range(bits.size):
         draw = np.int64(step_draw(hashes[i], np.uint32(0))) - counts[i]

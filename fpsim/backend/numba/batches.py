@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.compiler import int_max, kernel, uninitialized, zeroed
 from fpsim.backend.numba.observed import NOTHING
 from fpsim.backend.numba.products import make_product, pack_columns, pack_rows
 
@@ -30,10 +30,10 @@ def make_batch(element: str, rows: int, vectors: int, mode: int, flags: int, wha
     ) -> None:  # fmt: skip
         leaves, columns = b.shape[1], out.shape[2]
         groups, panels = out.shape[1] // rows, columns // width
-        left = np.empty(max(1, groups * rows * leaves), out.dtype)
-        right = np.empty(max(1, panels * leaves * width), out.dtype)
-        stack = np.empty(depth * rows * width, out.dtype)
-        hashes = np.zeros(1, np.uint32)
+        left = uninitialized(int_max(1, groups * rows * leaves), out.dtype)
+        right = uninitialized(int_max(1, panels * leaves * width), out.dtype)
+        stack = uninitialized(depth * rows * width, out.dtype)
+        hashes = zeroed(1, np.uint32)
         for pair in range(first, last):
             pack_rows(a[pair], left, rows, 0, groups)
             pack_columns(b[pair], right, width)

@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_add, int_and, int_sub, kernel, prefer_wide_vectors
+from fpsim.backend.numba.compiler import (
+    as_bits,
+    as_float,
+    inlined,
+    int_add,
+    int_and,
+    int_sub,
+    kernel,
+    prefer_wide_vectors,
+    uninitialized,
+)
 from fpsim.backend.numba.sums_rounding import NEAREST_EVEN
 
 LANES = 16  # terms of a block
@@ -44,7 +54,7 @@ def extents_of_panels(
     or row has in each block, (panel, block). A block is (first term, number of terms, stride); infinity fills it up.
     """
     prefer_wide_vectors()
-    squares = np.empty(width, np.float32)
+    squares = uninitialized(width, np.float32)
     for panel in range(norms.shape[0]):
         for block in range(blocks.shape[0]):
             squares[:] = 0

@@ -8,11 +8,15 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
+from numba.core.typing.npydecl import parse_dtype
 from numba.extending import intrinsic
+from numba.np.arrayobj import _empty_nd_impl
 
+from fpsim.backend.numba.compilation import KernelCompiler, PartCompiler, call_from_kernels_only
 from fpsim.backend.numba.storage import StoredCode
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -23,14 +27,17 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if function is None:
         return lambda inner: kernel(inner, **options)
     options = {**_OPTIONS, **options}
-    compiled = numba.njit(**options)(function)
+    compiled = numba.njit(**options, pipeline_class=KernelCompiler)(function)
     compiled._cache = StoredCode(function, options)
     return compiled
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """A kernel that LLVM always inlines into its callers."""
-    return kernel(function, forceinline=True)
+    """A function that LLVM always inlines into the kernels that call it; a call from Python raises TypeError."""
+    options = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True}
+    compiled = numba.njit(**options, pipeline_class=PartCompiler)(function)
+    call_from_kernels_only(compiled)
+    return compiled
 
 
 def _same_width(instruction: str) -> Any:
@@ -83,6 +90,60 @@ def convert_like(typing_context: Any, value: Any, like: Any) -> Any:
         return (builder.fptosi if like.signed else builder.fptoui)(arguments[0], context.get_value_type(like))
 
     return like(value, like), generate
+
+
+def _of_two_integers(name: str, comparison: str) -> Any:
+    """The one of two integers that compares so; Numba's own `min` and `max` are compiled for each pair of types anew."""
+
+    def operation(typing_context: Any, left: Any, right: Any) -> Any:
+        if not isinstance(left, types.Integer) or not isinstance(right, types.Integer):
+            return None
+        result = typing_context.unify_types(left, right)
+        if not isinstance(result, types.Integer):  # of int64 and uint64
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pairs = zip(arguments, signature.args, strict=True)
+            one, other = (context.cast(builder, value, given, result) for value, given in pairs)
+            compare = builder.icmp_signed if result.signed else builder.icmp_unsigned
+            return builder.select(compare(comparison, one, other), one, other)
+
+        return result(left, right), generate
+
+    operation.__name__ = name
+    return intrinsic(operation)
+
+
+int_min = _of_two_integers("int_min", "<")
+int_max = _of_two_integers("int_max", ">")
+
+
+def _new_array(name: str, fill: bool) -> Any:
+    """A C-contiguous array of a size, or a shape, and a dtype; `numpy.empty` and `numpy.zeros` are compiled for each anew."""
+
+    def operation(typing_context: Any, shape: Any, dtype: Any) -> Any:
+        is_tuple = isinstance(shape, types.UniTuple)
+        if not isinstance(shape.dtype if is_tuple else shape, types.Integer):
+            return None
+        result = types.Array(parse_dtype(dtype), shape.count if is_tuple else 1, "C")
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            given = signature.args[0]
+            sizes = cgutils.unpack_tuple(builder, arguments[0]) if is_tuple else [arguments[0]]
+            kind = given.dtype if is_tuple else given
+            array = _empty_nd_impl(context, builder, result, [context.cast(builder, size, kind, types.intp) for size in sizes])
+            if fill:
+                cgutils.memset(builder, array.data, builder.mul(array.itemsize, array.nitems), 0)
+            return array._getvalue()
+
+        return result(shape, dtype), generate
+
+    operation.__name__ = name
+    return intrinsic(operation)
+
+
+uninitialized = _new_array("uninitialized", fill=False)
+zeroed = _new_array("zeroed", fill=True)
 
 
 _FLOAT_OF = {32: types.float32, 64: types.float64}

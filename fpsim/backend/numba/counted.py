@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, int_add, kernel, prefer_wide_vectors
+from fpsim.backend.numba.compiler import as_bits, as_float, int_add, int_max, int_min, kernel, prefer_wide_vectors, zeroed
 from fpsim.backend.numba.observed import EVERYTHING as EVERYTHING, SUMS as SUMS, observes
 from fpsim.backend.numba.products import Step
 from fpsim.backend.numba.sums_rounding import MAX_FINITE, Arithmetic
@@ -204,8 +204,8 @@ def sum_tallies(tallied: Any, counts: Any, passed: Any, sums: Any) -> float:
     """
     prefer_wide_vectors()
     lanes = tallied.shape[2]
-    largest = np.zeros(lanes, tallied.dtype)
-    totals = np.zeros((LARGEST, lanes), np.uint64)
+    largest = zeroed(lanes, tallied.dtype)
+    totals = zeroed((LARGEST, lanes), np.uint64)
     for tile in range(tallied.shape[0]):
         if passed[tile]:
             continue
@@ -229,7 +229,7 @@ def count_sums(x: Any, y: Any, result: Any, addend_only: bool, most: float, coun
     none = as_bits(result.dtype.type(0))
     highest, limit = none, result.dtype.type(most)
     for start in range(0, result.size, _COUNTED_AT_ONCE):
-        stop = min(start + _COUNTED_AT_ONCE, result.size)
+        stop = int_min(start + _COUNTED_AT_ONCE, result.size)
         left, right, total = x[start:stop], y[start:stop], result[start:stop]
         lost = underflows = reaching = np.uint32(0)
         for i in range(total.size):
@@ -238,7 +238,7 @@ def count_sums(x: Any, y: Any, result: Any, addend_only: bool, most: float, coun
             underflows = int_add(underflows, np.uint32((total[i] == 0) & (left[i] != -right[i])))
             finite = (abs(left[i]) < np.inf) & (abs(right[i]) < np.inf)
             reaching = int_add(reaching, np.uint32(finite & (not abs(total[i]) < limit)))
-            highest = max(highest, as_bits(abs(total[i])) if total[i] == total[i] else none)
+            highest = int_max(highest, as_bits(abs(total[i])) if total[i] == total[i] else none)
         counts[0] += np.int64(lost)
         counts[1] += np.int64(underflows)
         counts[2] += np.int64(reaching)

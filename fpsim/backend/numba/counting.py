@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from fpsim.backend.numba.compiler import as_bits, as_float, convert_like, floats_at, inlined, int_add, int_or, kernel
+from fpsim.backend.numba.compiler import (
+    as_bits,
+    as_float,
+    convert_like,
+    floats_at,
+    inlined,
+    int_add,
+    int_min,
+    int_or,
+    kernel,
+    uninitialized,
+)
 from fpsim.backend.numba.rounding import load, round_bits
 
 # Columns of a row of counts.
@@ -48,7 +59,8 @@ def count_block(values: Any, limits: Any, row: Any) -> None:
     kind = values.dtype.type
     zero = kind(0)
     some = as_bits(kind(1))
-    high, low = min(limits[0], -limits[1]), max(limits[2], -limits[3])
+    high = limits[0] if limits[0] < -limits[1] else -limits[1]
+    low = limits[2] if limits[2] > -limits[3] else -limits[3]
     found = as_bits(zero)
     for i in range(values.size):
         magnitude = abs(values[i])
@@ -132,7 +144,7 @@ def make_count_and_round(mode: int, plain: bool) -> Any:
     @kernel
     def count_and_round(values: Any, out: Any, constants: Any, limits: Any, row: Any) -> None:
         c = load(constants)
-        buffer = np.empty(min(BLOCK, values.size), np.float32)
+        buffer = uninitialized(int_min(BLOCK, values.size), np.float32)
         for start in range(0, values.size, BLOCK):
             block = values[start : start + BLOCK]
             count_block(block, limits, row)

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, kernel
+from fpsim.backend.numba.compiler import as_bits, as_float, inlined, kernel, uninitialized
 from fpsim.backend.numba.products import operand_pairs
 from fpsim.backend.numba.tiles import TileType, data_of, index, splat, tile_of, vectors_of, zero_tile
 
@@ -111,7 +111,7 @@ def combine(values: Any, high: Any, low: Any) -> None:
     join a non-overlapping expansion one by one (Shewchuk, Discrete Comput. Geom. 18, 1997, Grow-Expansion).
     """
     terms, count = values.shape
-    parts = np.empty(terms)
+    parts = uninitialized(terms, np.float64)
     for i in range(count):
         for j in range(terms):
             carry = values[j, i]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.compiler import inlined, kernel, uninitialized
 from fpsim.backend.numba.sums64 import total
 
 # Batch normalization: x is (images, channels, size); sums run over each image's plane, then over the images.
@@ -20,7 +20,7 @@ def batch_statistics(x: Any, mean: Any, variance: Any, first: int, last: int) ->
     """Mean and biased variance of the channels first ... last - 1, in two passes."""
     images, _, size = x.shape
     count = images * size
-    terms = np.empty(size)
+    terms = uninitialized(size, np.float64)
     for c in range(first, last):
         summed = 0.0
         for n in range(images):
@@ -55,7 +55,7 @@ def batch_apply(x: Any, first: int, mean: Any, inverse: Any, weight: Any, bias: 
 def batch_gradient_sums(g: Any, x: Any, mean: Any, summed: Any, products: Any, first: int, last: int) -> None:
     """Sums of g and of g * (x - mean) over the channels first ... last - 1."""
     images, _, size = x.shape
-    terms = np.empty(size)
+    terms = uninitialized(size, np.float64)
     for c in range(first, last):
         m = mean[c]
         gradients = scaled = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim.backend.numba.compiler import kernel, prefer_wide_vectors
+from fpsim.backend.numba.compiler import int_min, kernel, prefer_wide_vectors
 from fpsim.backend.numba.copies import LANES, copy_lanes
 from fpsim.backend.numba.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
@@ -21,7 +21,7 @@ def pack_lines(line: Any, stride: int, columns: int, leaves: int, out: Any, widt
     whole = leaves // step * step
     for panel in range((columns + width - 1) // width):
         base = panel * leaves * width
-        full = min(columns - panel * width, width) // side * side  # columns in whole tiles
+        full = int_min(columns - panel * width, width) // side * side  # columns in whole tiles
         for low in range(0, whole, step):  # a line of the cache is read once, and written while it is there
             for first in range(0, full, side):
                 start = (panel * width + first) * stride
@@ -39,7 +39,7 @@ def pack_lines_across(line: Any, stride: int, columns: int, leaves: int, out: An
     """`products.pack_columns` for the matrix whose element (k, j) is line[k * stride + j]."""
     for panel in range((columns + width - 1) // width):
         start, base = panel * width, panel * leaves * width
-        used = min(width, columns - start)
+        used = int_min(width, columns - start)
         for _ in range(leaves):
             for j in range(0, width, LANES):
                 copy_lanes(line, start + j, out, base + j, 0, used - j, width - j)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, kernel
+from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_min, kernel, uninitialized
 from fpsim.backend.numba.counting import BLOCK, count_block
 from fpsim.backend.numba.rounding import load, round_bits
 
@@ -80,9 +80,9 @@ def make_pass(mode: int, plain: bool) -> Any:
         operation: int, x: Any, y: Any, z: Any, f: Any, out: Any, constants: Any, limits: Any, row: Any
     ) -> None:
         c = load(constants)
-        buffer = np.empty(min(BLOCK, x.size), np.float32)
+        buffer = uninitialized(int_min(BLOCK, x.size), np.float32)
         for start in range(0, x.size, BLOCK):
-            stop = min(start + BLOCK, x.size)
+            stop = int_min(start + BLOCK, x.size)
             values = buffer[: stop - start]
             _compute(operation, x[start:stop], y[start:stop], z[start:stop], f, values)
             count_block(values, limits, row)
@@ -100,9 +100,9 @@ def make_tanh_gradient(mode: int, plain: bool) -> Any:
     @kernel
     def tanh_gradient(g: Any, y: Any, out: Any, constants: Any, limits: Any, row: Any) -> None:
         c = load(constants)
-        buffer = np.empty(min(BLOCK, g.size), np.float64)
+        buffer = uninitialized(int_min(BLOCK, g.size), np.float64)
         for start in range(0, g.size, BLOCK):
-            stop = min(start + BLOCK, g.size)
+            stop = int_min(start + BLOCK, g.size)
             values, gradients, results = buffer[: stop - start], g[start:stop], y[start:stop]
             for i in range(values.size):  # a float32's square is exact in float64: whether it is fused makes no difference
                 result = np.float64(results[i])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.compiler import inlined, int_max, int_min, kernel
 from fpsim.backend.numba.copies import LANES, copy_lanes
 
 
@@ -66,16 +66,16 @@ def gather_taps(
         w, h, d, image = first_w, first_h, first_d, first_image
         # Along the last axis positions low <= w < high read something, every w_divisor-th of them, w = low first.
         start = w_offset + kw * w_tap
-        low = min(_first_reading(start, w_step, w_divisor), w_grid)
+        low = int_min(_first_reading(start, w_step, w_divisor), w_grid)
         index = (start + low * w_step) // w_divisor
         high = low
         if index < w_size:
-            high = min(w_grid, low + (w_size - 1 - index) // w_step * w_divisor + 1)
+            high = int_min(w_grid, low + (w_size - 1 - index) // w_step * w_divisor + 1)
         row = out[t]
         filled = 0
         depth = _source_index(d, kd, d_size, d_step, d_offset, d_tap, d_divisor)
         while filled < count:
-            run = min(w_grid - w, count - filled)
+            run = int_min(w_grid - w, count - filled)
             height = _source_index(h, kh, h_size, h_step, h_offset, h_tap, h_divisor)
             first, last = low - w, high - w  # of this run
             if depth < 0 or height < 0:
@@ -88,9 +88,9 @@ def gather_taps(
             else:
                 for j in range(run):
                     row[filled + j] = 0
-                passed = (max(0, -first) + w_divisor - 1) // w_divisor  # of those that read
+                passed = (int_max(0, -first) + w_divisor - 1) // w_divisor  # of those that read
                 place = line + (index + passed * w_step) * w_stride
-                for j in range(first + passed * w_divisor, min(last, run), w_divisor):
+                for j in range(first + passed * w_divisor, int_min(last, run), w_divisor):
                     row[filled + j] = source[place]
                     place += w_step * w_stride
             filled += run

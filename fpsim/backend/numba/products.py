@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fpsim.backend.numba.compiler import as_bits, as_float, int_and, int_sub, int_xor, kernel
+from fpsim.backend.numba.compiler import as_bits, as_float, int_and, int_max, int_min, int_sub, int_xor, kernel
 from fpsim.backend.numba.observed import NOTHING, STEPS, observes
 from fpsim.backend.numba.random import element_hash
 from fpsim.backend.numba.sums_rounding import (
@@ -407,11 +407,11 @@ def pack_columns(source: Any, out: Any, width: int) -> None:
     by_columns = source.strides[0] < source.strides[1]  # then a few terms of every column at a time, line by line
     for panel in range(panels):
         start = panel * width
-        used = min(width, columns - start)
+        used = int_min(width, columns - start)
         base = panel * leaves * width
         if by_columns:
             for low in range(0, leaves, 16):
-                high = min(low + 16, leaves)
+                high = int_min(low + 16, leaves)
                 for j in range(used):
                     column = source[low:high, start + j]
                     for k in range(column.size):
@@ -453,9 +453,9 @@ def extent(values: Any) -> Any:
     for i in range(values.size):
         bits = as_bits(values[i])
         magnitude = int_sub(bits, int_and(bits, sign))
-        largest = max(largest, magnitude)
-        smallest = min(smallest, magnitude if magnitude != 0 else infinity)
-    return as_float(min(largest, infinity)), as_float(smallest)
+        largest = int_max(largest, magnitude)
+        smallest = int_min(smallest, magnitude if magnitude != 0 else infinity)
+    return as_float(int_min(largest, infinity)), as_float(smallest)
 
 
 @kernel

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, kernel, prefer_wide_vectors
+from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_min, kernel, prefer_wide_vectors, uninitialized, zeroed
 from fpsim.backend.numba.products import ADD, CHAIN, PUSH_LEAF
 from fpsim.backend.numba.rounding import NEAREST_EVEN, load, round_bits
 from fpsim.backend.numba.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
@@ -86,10 +86,10 @@ def sum_columns(
     prefer_wide_vectors()
     columns = x.shape[2]
     blocks = (columns + BLOCK - 1) // BLOCK
-    stack = np.empty((depth, BLOCK), x.dtype)
+    stack = uninitialized((depth, BLOCK), x.dtype)
     for item in range(first, last):
         start = item % blocks * BLOCK
-        stop = min(start + BLOCK, columns)
+        stop = int_min(start + BLOCK, columns)
         _run(x, item // blocks, start, stop, stack, program, chain_row, add_row, round_leaves)
         target = out[item // blocks, start:stop]
         for j in range(target.size):
@@ -107,22 +107,23 @@ def sum_rows(
     """
     prefer_wide_vectors()
     side = TILE_BYTES // line.itemsize
-    columns = np.zeros((1, leaves, lanes), line.dtype)
+    columns = zeroed((1, leaves, lanes), line.dtype)
     flat = columns.reshape(-1)
-    stack = np.empty((depth, lanes), line.dtype)
+    stack = uninitialized((depth, lanes), line.dtype)
+    origin = np.int64(0)  # no literal, which would make another specialization of `_run`
     for group in range(first, last):
         begin = group * lanes
-        count = min(lanes, rows - begin)
+        count = int_min(lanes, rows - begin)
         for row in range(0, count, side):
             whole = leaves // side * side if row + side <= count else 0
             source = (begin + row) * row_stride
             for k in range(0, whole, side):
                 transpose_tile(line, source + k, row_stride, flat, k * lanes + row, lanes)
-            for i in range(row, min(row + side, count)):
+            for i in range(row, int_min(row + side, count)):
                 terms = line[(begin + i) * row_stride : (begin + i) * row_stride + leaves]
                 for k in range(whole, leaves):
                     columns[0, k, i] = terms[k]
-        _run(columns, 0, 0, lanes, stack, program, chain_row, add_row, round_leaves)
+        _run(columns, origin, origin, lanes, stack, program, chain_row, add_row, round_leaves)
         for i in range(count):
             out[begin + i] = stack[0, i]
 
@@ -139,10 +140,10 @@ def prefix_sums(
     chain, final = load(chain_row), load(final_row)
     columns = x.shape[2]
     blocks = (columns + BLOCK - 1) // BLOCK
-    total = np.empty(BLOCK, x.dtype)
+    total = uninitialized(BLOCK, x.dtype)
     for item in range(first, last):
         image, start = item // blocks, item % blocks * BLOCK
-        stop = min(start + BLOCK, columns)
+        stop = int_min(start + BLOCK, columns)
         top = total[: stop - start]
         for j in range(top.size):
             top[j] = 0
@@ -172,13 +173,13 @@ def prefix_rows(
     chain, final = load(chain_row), load(final_row)
     side = TILE_BYTES // line.itemsize
     step = LINE_BYTES // line.itemsize
-    columns, total = np.zeros(step * lanes, line.dtype), np.empty(lanes, line.dtype)
+    columns, total = zeroed(step * lanes, line.dtype), uninitialized(lanes, line.dtype)
     for group in range(first, last):
-        count = min(lanes, rows - group * lanes)
+        count = int_min(lanes, rows - group * lanes)
         start = group * lanes * leaves
         total[:] = 0
         for low in range(0, leaves, step):
-            terms = min(step, leaves - low)
+            terms = int_min(step, leaves - low)
             full = count // side * side if terms == step else 0
             for row in range(0, full, side):
                 for k in range(0, step, side):

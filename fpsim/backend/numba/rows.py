@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import kernel, prefer_wide_vectors, prefetch
+from fpsim.backend.numba.compiler import int_max, int_min, kernel, prefer_wide_vectors, prefetch, uninitialized, zeroed
 from fpsim.backend.numba.observed import NOTHING
 from fpsim.backend.numba.processor import FEATURES
 from fpsim.backend.numba.products import LEAF_STEPS, chain_tile, largest_lane
@@ -62,20 +62,20 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
         previous = turn(mode, flags)
         constants = constants_of(constants_row)
         like = zero_tile(kind, 1, vectors)
-        no_draws = np.empty(1, np.uint32)
-        buffer = np.zeros(at_once * width, row.dtype)
+        no_draws = uninitialized(1, np.uint32)
+        buffer = zeroed(at_once * width, row.dtype)
         if along_columns:
             for panel in range(first, last):
-                used = min(columns - panel * width, width)
+                used = int_min(columns - panel * width, width)
                 full = used // side * side
                 buffer[:] = 0
                 top, seen = like, zero_tile(kind, 1, 1)
                 for block in range((leaves - lead + at_once - 1) // at_once + 1):
                     # Before the first line that is read whole a tile is read that it overlaps.
-                    low = max(0, lead + (block - 1) * at_once)
-                    high = min(lead + block * at_once, leaves)
+                    low = int_max(0, lead + (block - 1) * at_once)
+                    high = int_min(lead + block * at_once, leaves)
                     start = panel * width * stride + low
-                    whole = min(lead, 1) * side if block == 0 else (high - low) // side * side
+                    whole = int_min(lead, 1) * side if block == 0 else (high - low) // side * side
                     for column in range(0, full, side):
                         for k in range(0, whole, side):
                             transpose_tile(matrix, start + column * stride + k, stride, buffer, k * width + column, width)
@@ -100,9 +100,9 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
             for panel in range(first, last):
                 store_tile(like, out, panel * width, 0)
             for low in range(0, leaves, at_once):
-                high = min(low + at_once, leaves)
+                high = int_min(low + at_once, leaves)
                 for panel in range(first, last):
-                    place = min(panel * width, columns - width)
+                    place = int_min(panel * width, columns - width)
                     ahead = panel + _PANELS_AHEAD
                     blocks = (ahead - first) // (last - first)
                     ahead = ((ahead - first) % (last - first) + first) * width + blocks * at_once * stride

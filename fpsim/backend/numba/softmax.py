@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_and, int_or, int_xor, kernel, shift_down
+from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_and, int_or, int_xor, kernel, shift_down, uninitialized
 from fpsim.backend.numba.sums64 import total
 from fpsim.backend.numba.transcendental import exp64, log64
 
@@ -79,7 +79,7 @@ def softmax_gradient(gradient: Any, output: Any, kind: int, out: Any) -> None:
 @kernel
 def log_of_sum(x: Any, out: Any) -> None:
     """max + log(sum(exp(x - max))) of each row; max itself where it is infinite, -inf for n = 0."""
-    terms = np.empty(x.shape[1])
+    terms = uninitialized(x.shape[1], np.float64)
     for i in range(x.shape[0]):
         largest = _exponentials(x[i], terms)
         out[i] = largest if abs(largest) == np.inf else largest + log64(total(terms))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.compiler import inlined, kernel, uninitialized
 
 LANES = 8
 
@@ -34,7 +34,7 @@ def total(terms: Any) -> Any:
 @kernel
 def sum_rows(x: Any, out: Any) -> None:
     """Sums of the rows of (rows, n), as `total` has them."""
-    terms = np.empty(x.shape[1])
+    terms = uninitialized(x.shape[1], np.float64)
     for i in range(x.shape[0]):
         row = x[i]
         for k in range(row.size):
@@ -45,7 +45,7 @@ def sum_rows(x: Any, out: Any) -> None:
 @kernel
 def sum_squares_of_rows(x: Any, out: Any) -> None:
     """Sums of the squares of the rows of (rows, n), as `total` has them."""
-    terms = np.empty(x.shape[1])
+    terms = uninitialized(x.shape[1], np.float64)
     for i in range(x.shape[0]):
         row = x[i]
         for k in range(row.size):

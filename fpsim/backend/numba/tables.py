@@ -11,12 +11,14 @@ from fpsim.backend.numba.compiler import (
     as_float,
     int_add,
     int_and,
+    int_min,
     int_or,
     int_sub,
     int_xor,
     kernel,
     shift_left,
     shift_right,
+    uninitialized,
 )
 from fpsim.backend.numba.counting import BLOCK, ELEMENTS, INFINITE, NAN, OVERFLOWS, UNDERFLOWS
 
@@ -39,7 +41,7 @@ def look_up(values: Any, out: Any, table: Any, dropped: Any, row: Any) -> bool:
     if foreign != zero:
         return False
     mask = np.int32(EVENT_BITS)
-    events = np.empty(min(BLOCK, values.size), np.int32)
+    events = uninitialized(int_min(BLOCK, values.size), np.int32)
     for start in range(0, values.size, BLOCK):
         block, target = values[start : start + BLOCK], out[start : start + BLOCK]
         any_event = zero

@@ -27,6 +27,8 @@ from fpsim.backend.numba.compiler import (
     prefer_wide_vectors,
     shift_left,
     shift_right,
+    uninitialized,
+    zeroed,
 )
 from fpsim.backend.numba.tiles import REGISTER_BITS, SIGN, data_of, load_vector
 
@@ -47,9 +49,9 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
     most = int_sub(none, one)
     magnitude = shift_right(most, one)
     most_lost, is_some, given = max(positive, negative), False, none
-    nonzero, least_a, least_b = np.zeros(leaves, a.dtype), np.full(leaves, most), np.full(leaves, most)
+    nonzero, least_a, least_b = zeroed(leaves, a.dtype), np.full(leaves, most), np.full(leaves, most)
     per_line = VECTOR_BYTES // a.itemsize
-    limits = np.zeros((leaves + per_line - 1) // per_line * per_line, a.dtype)  # of a's magnitudes, less one
+    limits = zeroed((leaves + per_line - 1) // per_line * per_line, a.dtype)  # of a's magnitudes, less one
     largest = none
     for i in range(rows):
         row = a[i]
@@ -103,15 +105,15 @@ def _count_by_value(
     none = int_sub(one, one)
     magnitude, sign = shift_right(int_sub(none, one), one), a.dtype.type(8 * a.itemsize - 1)
     # For each sign of a product and magnitude of one factor, how many magnitudes of the other make it vanish.
-    enough = np.zeros((2, count), np.int64)
+    enough = zeroed((2, count), np.int64)
     for n in range(count):
         factor = np.float64(as_float(int_add(smallest, shift_left(a.dtype.type(n), shift))))
         for negated, least in enumerate((positive, negative)):
             if least > 0:
                 beyond = np.int64(_largest_factor(values, factor, least)) - np.int64(smallest)
                 enough[negated, n] = 0 if beyond < 0 else min(count, int(beyond >> np.int64(shift)) + 1)
-    factors = np.zeros((leaves, 2, count), np.uint32)
-    row = np.zeros(limits.size, a.dtype)
+    factors = zeroed((leaves, 2, count), np.uint32)
+    row = zeroed(limits.size, a.dtype)
     per_line = VECTOR_BYTES // a.itemsize
     for i in range(rows):
         row[:leaves] = a[i]
@@ -122,7 +124,7 @@ def _count_by_value(
                 small &= small - 1
                 n = shift_right(int_sub(int_and(row[k], magnitude), smallest), shift)
                 factors[k, np.int64(shift_right(row[k], sign)), np.int64(n)] += np.uint32(1)
-    others, up_to = np.zeros((2, count), np.int64), np.zeros((2, count + 1), np.int64)
+    others, up_to = zeroed((2, count), np.int64), zeroed((2, count + 1), np.int64)
     for k in range(leaves):
         if limits[k] == none:
             continue
@@ -156,10 +158,10 @@ def _count_by_limit(values: Any, a: Any, b: Any, positive: float, negative: floa
     per_line = VECTOR_BYTES // a.itemsize
     stride = (columns + per_line - 1) // per_line * per_line
     # Lines of what is compared with a limit, for every k that is looked at: of all of b's row, or of each sign by itself.
-    room, has_lines = np.empty(leaves * parts * stride + per_line, b.dtype), np.zeros(leaves, np.bool_)
+    room, has_lines = uninitialized(leaves * parts * stride + per_line, b.dtype), zeroed(leaves, np.bool_)
     first = -room.ctypes.data % VECTOR_BYTES // a.itemsize  # whole lines of the cache are read in half the time
     lines = room[first : first + leaves * parts * stride].reshape((leaves, parts, stride))
-    row = np.zeros(limits.size, a.dtype)
+    row = zeroed(limits.size, a.dtype)
     for i in range(rows):
         row[:leaves] = a[i]
         for low in range(0, row.size, per_line):

@@ -47,13 +47,19 @@ def counting_limits(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.ndar
 
 
 def _largest_to_zero(fmt: Format, rounding: Rounding, sign: float) -> float:
-    """The largest magnitude that rounds to zero, signed: rounding is monotone, so bisection over bits finds it."""
+    """The largest magnitude that rounds to zero, signed: rounding is monotone, so bisection over bits finds it.
+
+    By the kernel that rounds a machine's float64 results, which is there already.
+    """
+    constants = rounding_constants(fmt, rounding, np.dtype(np.float64))
+    kernel = counting.make_count_and_round(rounding.code, fmt.flush is None and fmt.has_negative_zero)
+    rounded, nothing, counts = np.empty(1, np.float32), np.zeros(4), np.zeros(counting.LENGTH, np.int64)
     low, high = 0, int(np.float64(fmt.min_normal).view(np.int64))
     while high - low > 1:
         middle = (low + high) // 2
         value = np.array([sign * float(np.int64(middle).view(np.float64))])
-        round_into(value, value, fmt, rounding)
-        low, high = (middle, high) if value[0] == 0 else (low, middle)
+        kernel(value, rounded, constants, nothing, counts)
+        low, high = (middle, high) if rounded[0] == 0 else (low, middle)
     return sign * float(np.int64(low).view(np.float64))
 
 
