@@ -94,7 +94,7 @@ def judge(records: Sequence[Record]) -> Answer:
         Finding("Gamma > 2 delta implies the same class", _holds(not violated),
                 f"{violated} of {inputs} pairs of outputs violate it", same),
         Finding("Gamma >= 2 delta implies it as well", _holds(not _tie_differs()),
-                "M32 = (.375, .625), M16 = (.5, .5): Gamma = 2 delta = .25, classes 1 and 0", "exact, the first largest output"),
+                "M32 = (.375, .625), M16 = (.5, .5): Gamma = 2 delta = .25, classes 1 and 0", "exact, first largest"),
         Finding("A >= C and |difference of accuracies| <= 1 - A", _holds(not broken),
                 f"broken by {len(broken)} of {len(pairs)} pairs", same),
         Finding("certified bounds contain the error of every logit", _holds(not beyond),
