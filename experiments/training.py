@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -204,6 +205,15 @@ def train(configuration: Mapping[str, Any]) -> dict[str, Any]:
     for _ in range(trainer.training.epochs):
         trainer.run_epoch()
     return trainer.result()
+
+
+@functools.lru_cache(maxsize=8)
+def trained(training: Training) -> dict[str, Tensor]:
+    """The state of the model after a whole training; not to be written to."""
+    trainer = Trainer(training)
+    for _ in range(training.epochs):
+        trainer.run_epoch()
+    return {name: value.clone() for name, value in trainer.simulation.state_dict().items()}
 
 
 def correct(logits: np.ndarray, targets: np.ndarray) -> int:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from experiments.answer import Answer, Finding, Table, Verdict
 from experiments.comparison import Comparison, compare
 from experiments.runs import Record
-from experiments.training import Trainer, Training
+from experiments.training import Trainer, Training, trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,23 +23,14 @@ def measure(configuration: Mapping[str, Any]) -> dict[str, Any]:
     before = given.pop("before")
     asked = Training.of(given)
     trainer = Trainer(asked)
-    first = replace(asked, fmt="fp32", accumulate="fp32", update="nearest", lr=0.01, epochs=before)
-    trainer.simulation.load_state_dict(converged(first))
+    first = replace(asked, fmt="fp32", accumulate="fp32", update="nearest", lr=0.05, epochs=before)
+    trainer.simulation.load_state_dict(trained(first))
     start = [parameter.detach().clone() for parameter in trainer.simulation.parameters()]
     trainer.epoch = before
     for _ in range(asked.epochs):
         trainer.run_epoch()
     moved = sum(int((a != b).sum()) for a, b in zip(start, trainer.simulation.parameters(), strict=True))
     return {**trainer.result(), "moved": moved, "weights": sum(part.numel() for part in start)}
-
-
-@functools.lru_cache(maxsize=4)
-def converged(training: Training) -> dict[str, torch.Tensor]:
-    """The state of a model after a training in fp32."""
-    trainer = Trainer(training)
-    for _ in range(training.epochs):
-        trainer.run_epoch()
-    return {name: value.clone() for name, value in trainer.simulation.state_dict().items()}
 
 
 def judge(records: Sequence[Record]) -> Answer:

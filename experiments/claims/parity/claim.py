@@ -21,7 +21,7 @@ REFERENCE, NULL, MARGIN = "fp32", "fp32, one ulp off", 0.5
 def judge(records: Sequence[Record]) -> Answer:
     found = compare(records, REFERENCE, NULL, MARGIN)
     seeds = len(found.arms[REFERENCE].records)
-    conditions = f"digits, 64-64-10 with batch norm, SGD .01, {seeds} seeds, margin {MARGIN} points"
+    conditions = f"digits, 64-64-10 with batch norm, SGD .05, {seeds} seeds, margin {MARGIN} points"
     findings = [found.finding(name, f"{name}: the accuracy of fp32", conditions) for name in found.paired]
     counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Verdict}
     pure = [name for name in ("fp16 sums fp16", "bf16 sums bf16") if name in found.paired]
