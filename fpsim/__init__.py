@@ -28,6 +28,7 @@ _HOMES = {
     "fpsim.arrays.convolution": "conv conv_input_gradient conv_weight_gradient",
     "fpsim.backend.threads": "get_num_threads set_num_threads",
     "fpsim.emulation": "Report Simulation UnsupportedOp emulate run",
+    "fpsim.emulation.comparing": "compare",
     "fpsim.emulation.replay": "crosscheck",
     "fpsim.recorder": "record recording",
     "fpsim.emulation.certification": "Certificate Tolerance certify tolerance",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
         certify as certify,
         tolerance as tolerance,
     )
+    from fpsim.emulation.comparing import compare as compare
     from fpsim.emulation.replay import crosscheck as crosscheck
     from fpsim.numbers.fixed_point import FixedPoint as FixedPoint
     from fpsim.numbers.formats import FORMATS as FORMATS, Format as Format, get_format as get_format

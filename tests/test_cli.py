@@ -250,8 +250,9 @@ def test_demo_prints_a_row_for_each_arithmetic_and_a_picture(tmp_path):
         correct, images = map(int, row[2].split("/"))
         assert 200 < correct <= images == 450
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert str(picture) in output
-    assert max(len(line) for line in output.splitlines() if str(picture) not in line) <= 80
+    page = picture.with_suffix(".html")
+    assert str(picture) in output and str(page) in output and "fp16/fp16:pairwise" in page.read_text()
+    assert max(len(line) for line in output.splitlines() if str(tmp_path) not in line) <= 80
 
 
 def test_demo_keeps_what_is_finished_when_interrupted(tmp_path, monkeypatch):
@@ -279,7 +280,7 @@ def test_demo_names_the_extra_that_is_missing(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     code, _, error = invoke("demo")
     assert code == 2
-    assert "scikit-learn and matplotlib" in error
+    assert "scikit-learn and matplotlib and Jinja2" in error
     assert "'.[demo]'" in error
 
 

@@ -170,7 +170,7 @@ def test_rows_beyond_the_most_leave_out_quiet_ones(monkeypatch):
 def test_a_missing_package_names_the_extra(monkeypatch):
     real = builtins.__import__
     monkeypatch.setattr("importlib.import_module", lambda name: real(f"no_{name}"))
-    pages._template.cache_clear()
+    pages.template.cache_clear()
     with pytest.raises(ImportError, match=r"needs jinja2: install the extra `report`"):
         page(quiet())
     with pytest.raises(ImportError, match=r"needs pandas: install the extra `report`"):

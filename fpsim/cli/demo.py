@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fpsim.cli.digits import Digits, Outcome
+    from fpsim.report.comparison import Comparison
+    from fpsim.report.records import Measurement
 
-_REQUIRED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+_REQUIRED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "jinja2": "Jinja2"}
 _DEFAULT = "fp32,bf16,fp16,fp16/fp16,e5m2"
 
 
@@ -58,8 +60,9 @@ def _arithmetics(text: str) -> list[Arithmetic]:
     help="Arithmetics to compare: FORMAT or FORMAT/ACCUMULATOR, separated by commas.",
 )
 @click.option(
-    "--output", type=click.Path(), default="fpsim-demo.png", show_default=True, help="Where the loss curves go (PNG)."
-)
+    "--output", type=click.Path(), default="fpsim-demo.png", show_default=True,
+    help="Where the loss curves go (PNG); the report is a page beside it (.html).",
+)  # fmt: skip
 def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None:
     """Train one small network in several arithmetics and compare.
 
@@ -85,7 +88,9 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None
     )
     if any(outcome.losses for outcome in outcomes.values()):
         _draw(outcomes, output)
-        console.print(f"\nLoss curves: {plain(output)}", soft_wrap=True)
+        page = os.path.splitext(output)[0] + ".html"
+        _comparison(outcomes, len(digits.test_labels)).to_html(page)
+        console.print(f"\nLoss curves: {plain(output)}\nReport: {plain(page)}", soft_wrap=True)
     if interrupted:
         raise SystemExit(130)
 
@@ -160,6 +165,37 @@ def _cells(outcome: Outcome, images: int) -> list[str]:
     counts = (total.overflows, total.underflows, total.nonfinite)
     lost = f"{total.lost / total.updates:.1%}" if total.updates else "-"
     return [accuracy, f"{outcome.final_loss:.4f}", *map(str, counts), lost, f"{outcome.seconds:.0f}"]
+
+
+def _comparison(outcomes: dict[Arithmetic, Outcome], images: int) -> Comparison:
+    """The runs and their reports; one whose test is worse than the first's beyond both 95 % intervals is degraded."""
+    from fpsim.report.comparison import Comparison
+    from fpsim.report.runs import Run
+
+    runs: list[Run] = []
+    for arithmetic, outcome in outcomes.items():
+        if outcome.report is None:
+            continue
+        measured = _measured(outcome.correct, images, len(outcome.losses)) if outcome.correct is not None else None
+        first = runs[0].report.measurement if runs else None
+        if measured is not None and first is not None:
+            measured = replace(measured, degraded=measured.high < first.low)
+        report = replace(outcome.report, losses=tuple(outcome.losses), measurement=measured)
+        if outcome.correct is None:
+            report = replace(report, ending="KeyboardInterrupt")
+        runs.append(Run(f"{arithmetic.fmt}/{arithmetic.accumulate}", report, seconds=outcome.seconds))
+    return Comparison(tuple(runs))
+
+
+def _measured(correct: int, images: int, steps: int) -> Measurement:
+    """The share of the test images and its Wilson interval."""
+    from scipy.stats import binomtest
+
+    from fpsim.report.records import Measurement
+
+    interval = binomtest(correct, images).proportion_ci(method="wilson")
+    share = correct / images
+    return Measurement("share of test images classified", share, float(interval.low), float(interval.high), images, steps)
 
 
 def _draw(outcomes: dict[Arithmetic, Outcome], path: str) -> None:

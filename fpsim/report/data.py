@@ -25,6 +25,7 @@ class ReportData:
     coverage: tuple[Treatment, ...] = ()
     measurement: Measurement | None = None
     fixes: tuple[Fix, ...] = ()
+    losses: tuple[float, ...] = ()
     ending: str = ""
 
     @cached_property

@@ -89,3 +89,46 @@ def spread(low: int, high: int) -> range:
 def exponent(value: float) -> int:
     """floor(log2 |value|) of a finite number other than zero."""
     return math.frexp(value)[1] - 1
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Losses over steps: points of SVG polylines in a square of 100 units; ticks are (y, label), steps (x, step)."""
+
+    points: tuple[str, ...]
+    ticks: tuple[tuple[float, str], ...]
+    steps: tuple[tuple[float, int], ...]
+
+
+_MOST_POINTS = 400
+
+
+def curves(series: Sequence[Sequence[float]]) -> Curves | None:
+    """Finite losses, on a logarithmic scale where all are positive; of many steps, means of neighbors. None without any."""
+    means = [_means(losses) for losses in series]
+    finite = [loss for points in means for _, loss in points]
+    if not finite:
+        return None
+    logarithmic = min(finite) > 0
+    heights = [math.log10(loss) if logarithmic else loss for loss in finite]
+    low, high = min(heights), max(heights)
+    margin = (high - low) / 20 or 0.5
+    tall = Scale(low - margin, high + margin, down=True)
+    wide = Scale(0, max(max(map(len, series)) - 1, 1))
+    drawn = tuple(
+        " ".join(f"{wide(step)},{tall(math.log10(loss) if logarithmic else loss)}" for step, loss in points) for points in means
+    )
+    levels = [low + (high - low) * i / 4 for i in range(5)]
+    ticks = tuple((tall(level), f"{10**level if logarithmic else level:.3g}") for level in dict.fromkeys(levels))
+    return Curves(drawn, ticks, tuple((wide(step), step) for step in spread(0, int(wide.high))))
+
+
+def _means(losses: Sequence[float]) -> list[tuple[float, float]]:
+    """(step, mean) of neighboring finite losses."""
+    size = max(1, -(-len(losses) // _MOST_POINTS))
+    found = []
+    for start in range(0, len(losses), size):
+        group = [(step, loss) for step, loss in enumerate(losses[start : start + size], start) if math.isfinite(loss)]
+        if group:
+            found.append((sum(step for step, _ in group) / len(group), sum(loss for _, loss in group) / len(group)))
+    return found

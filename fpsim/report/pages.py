@@ -25,24 +25,25 @@ def write_page(report: ReportData, path: Any) -> None:
 
 def page(report: ReportData) -> str:
     """The whole page as text: styles, script and data inside it, so that it asks no network for anything."""
-    return _template("page.html").render(
-        **_context(report),
+    return template("page.html").render(
+        **context(report),
         data=payload(report),
         events=report.events[:_MOST_EVENTS],
         events_left_out=max(0, len(report.events) - _MOST_EVENTS),
         timeline=layout.timeline(report.events[:_MOST_EVENTS], report.steps),
         meanings=EVENTS,
-        style=_text("page.css"),
-        script=_text("page.js"),
+        style=text("page.css"),
+        script=text("page.js"),
     )
 
 
 def fragment(report: ReportData) -> str:
     """The first screen, for a notebook: no script, and nothing that meets a second one beside it."""
-    return _template("notebook.html").render(**_context(report))
+    return template("notebook.html").render(**context(report))
 
 
-def _context(report: ReportData) -> dict[str, Any]:
+def context(report: ReportData) -> dict[str, Any]:
+    """The names that `first_screen.html` reads."""
     first = report.first
     limits = report.limits_of(first.format) if first is not None else None
     calls = {kind: [entry for entry in report.coverage if entry.treatment == kind] for kind in TREATMENTS}
@@ -56,12 +57,13 @@ def _context(report: ReportData) -> dict[str, Any]:
         "coverage": {kind: (sum(entry.calls for entry in entries), entries) for kind, entries in calls.items()},
         "limits_of": report.limits_of,
         "beside": beside,
-        "first_style": _text("first_screen.css"),
+        "first_style": text("first_screen.css"),
     }
 
 
 @cache
-def _template(name: str) -> Any:
+def template(name: str) -> Any:
+    """The Jinja2 template of that name. Raises ImportError without Jinja2."""
     jinja2 = needed("jinja2")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -72,5 +74,6 @@ def _template(name: str) -> Any:
 
 
 @cache
-def _text(name: str) -> str:
+def text(name: str) -> str:
+    """A file beside the templates."""
     return (_FOLDER / name).read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ class Report(ReportData):
     limits      those of every format that results have
     observed    which of `records.PARTS` were looked at
     steps       optimizer steps, begun ones included
+    losses      of every step, where they were kept
     ending      "" where all went well, or the one line that says what ended the run early
     measurement how well the whole did, where that is known
 

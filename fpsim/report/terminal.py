@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group
 
 
-_STYLES = {"breaks": "bold red", "degrades": "bold yellow", "survives": "bold green", "nothing ran": "bold"}
+_STYLES = {
+    "breaks": "bold red",
+    "degrades": "bold yellow",
+    "survives": "bold green",
+    "stopped": "bold yellow",
+    "nothing ran": "bold",
+}
 #: Counts that a table has even where they are all zero.
 _ALWAYS = 6
 

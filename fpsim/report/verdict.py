@@ -14,7 +14,7 @@ _HARMLESS = ("underflow", "passed-on")
 
 @dataclass(frozen=True)
 class Verdict:
-    """word : "breaks", "degrades", "survives" or "nothing ran"; measured : a sentence on the metric, "" without one."""
+    """word : "breaks", "degrades", "survives", "stopped" or "nothing ran"; measured : on the metric, "" without one."""
 
     word: str
     sentence: str
@@ -28,7 +28,8 @@ def verdict_of(report: ReportData) -> Verdict:
     """Breaks: an infinity or NaN was made. Degrades: an event says that something was lost, or the metric does."""
     measured = _measured(report.measurement)
     total = report.total
-    if not report.rows:
+    stopped = Verdict("stopped", f"Stopped early: {report.ending}", measured)
+    if not report.rows and not report.ending:
         return Verdict("nothing ran", "Nothing has been computed in this arithmetic yet.", measured)
     broken = next((event for event in report.events if event.kind == "nonfinite"), None)
     harmed = next((event for event in report.events if event.kind not in _HARMLESS), None)
@@ -45,9 +46,12 @@ def verdict_of(report: ReportData) -> Verdict:
         return Verdict("degrades", f"Degrades {_when(harmed, report.steps)}: {what}.", measured)
     if report.measurement is not None and report.measurement.degraded:
         return Verdict("degrades", "Degrades, though no single operation failed.", measured)
+    if report.ending:
+        return stopped
     seen = f"{total.elements:,} results, {counted(total.overflows, 'overflow')}, {total.nonfinite or 'no'} infinities or NaN"
+    steps = f" {counted(report.steps, 'step')}" if report.steps else ""
     looked = "" if "events" in report.observed else "; events were not observed"
-    return Verdict("survives", f"Survives {counted(report.steps, 'step')}: {seen}{looked}.", measured)
+    return Verdict("survives", f"Survives{steps}: {seen}{looked}.", measured)
 
 
 def subject(event: Event) -> str:
