@@ -227,7 +227,9 @@ class FormatMachine(Writing):
 
     def format_of(self, tensor: torch.Tensor) -> Format:
         """The format whose values a floating-point tensor holds that an operation read or made."""
-        return self.arithmetic.fmt.enclosing if tensor.dtype is _FLOAT32 else get_format(str(tensor.dtype).removeprefix("torch."))
+        if tensor.dtype is _FLOAT32:
+            return self.arithmetic.fmt.enclosing
+        return get_format(str(tensor.dtype).removeprefix("torch."))
 
     @contextmanager
     def dispatching(self) -> Iterator[None]:
