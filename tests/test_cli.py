@@ -32,7 +32,7 @@ def test_help_lists_the_commands_and_loads_neither_torch_nor_numba():
     code += "assert not {'torch', 'numba', 'rich'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "run", "explain", "formats"):
+    for command in ("demo", "run", "compare", "explain", "formats"):
         assert command in done.stdout
 
 

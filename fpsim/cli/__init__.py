@@ -1,4 +1,4 @@
-"""The command line: `fpsim demo`, `fpsim run`, `fpsim explain`, `fpsim formats`, `fpsim coverage`,
+"""The command line: `fpsim demo`, `fpsim run`, `fpsim compare`, `fpsim explain`, `fpsim formats`, `fpsim coverage`,
 `fpsim record`, `fpsim crosscheck`, `fpsim cache`.
 
 Exit codes: 0, or what a script run under emulation exits with; 2 for input that makes no sense, after one sentence on
@@ -9,6 +9,7 @@ import click
 
 from fpsim import __version__
 from fpsim.cli.cache import cache
+from fpsim.cli.compare import compare
 from fpsim.cli.coverage import coverage
 from fpsim.cli.crosscheck import crosscheck
 from fpsim.cli.demo import demo
@@ -26,5 +27,5 @@ def main() -> None:
     """Run floating-point programs in other arithmetic, bit for bit."""
 
 
-for _command in (demo, run, explain, formats, coverage, record, crosscheck, cache):
+for _command in (demo, run, compare, explain, formats, coverage, record, crosscheck, cache):
     main.add_command(_command)

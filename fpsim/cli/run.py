@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from fpsim.backend.threads import serves_kernels
+from fpsim.cli.losses import losses_kept
 from fpsim.cli.parameters import POLICY_ACCUMULATOR, POLICY_FORMAT, POLICY_ROUNDING, REPORT, InputError
 from fpsim.cli.processes import no_unseen_processes
 from fpsim.cli.threads import emulated_threads
@@ -65,10 +66,12 @@ class ScriptCommand(click.Command):
 )
 @click.option("--seed", type=int, help="Seed of the draws; stochastic rounding needs one.")
 @click.option("--report", "page", type=REPORT, help="Where the report goes as a page (.html) or as data (.json).")
+@click.option("--losses", "keeps_losses", is_flag=True, hidden=True, help="Keep what backward passes start from.")
 @click.pass_context
 def run(
-    ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None, page: Path | None
-) -> None:
+    ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None, page: Path | None,
+    keeps_losses: bool,
+) -> None:  # fmt: skip
     """Run a script, unchanged, under emulation.
 
     The first word after SCRIPT that is not one of the options below begins the script's own arguments. Standard
@@ -89,8 +92,10 @@ def run(
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
     install_optimizer_hooks()
-    ending, failed = ExitStack(), _Failure()
-    ending.callback(_report, emulation, page, failed)
+    ending, seen = ExitStack(), _Seen()
+    ending.callback(_report, emulation, page, seen)
+    if keeps_losses:
+        seen.losses = ending.enter_context(losses_kept())
     for context in (
         _as_main(script, ctx.meta["script_words"]),
         no_unseen_processes(),
@@ -104,7 +109,7 @@ def run(
         runpy.run_path(script, run_name="__main__")
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - shown, and told by the exit code
         error.__traceback__ = _from_script(error.__traceback__, script)
-        failed.note(error, script)
+        seen.note(error, script)
         sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     finally:
@@ -120,24 +125,26 @@ def _what_may_run_later() -> int:
     return waited_for + atexit._ncallbacks()
 
 
-class _Failure:
-    """What ended the script, in one line; "" while nothing did."""
+class _Seen:
+    """What was seen of the script: what ended it, in one line, "" while nothing did; and its losses, if they are kept."""
 
-    text = ""
+    def __init__(self) -> None:
+        self.ending = ""
+        self.losses: list[float] = []
 
     def note(self, error: BaseException, script: str) -> None:
         """Remember an exception, and the last line of the script that it came through."""
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == script]
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        self.text = f"{type(error).__name__}: {error}".rstrip(": ") + place
+        self.ending = f"{type(error).__name__}: {error}".rstrip(": ") + place
 
 
-def _report(emulation: Any, page: Path | None, failed: _Failure) -> None:
+def _report(emulation: Any, page: Path | None, seen: _Seen) -> None:
     """What happened to the numbers, or the sentence that nothing did, on standard error and in a file."""
     from fpsim.emulation.report import make_report
     from fpsim.report.counts import Counts
 
-    report = replace(make_report(emulation.policy, emulation.rows()), ending=failed.text)
+    report = replace(make_report(emulation.policy, emulation.rows()), ending=seen.ending, losses=tuple(seen.losses))
     if page is not None:
         report.save(page)
         click.echo(f"fpsim run: the report is in {plain(str(page))}", err=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fpsim.report import comparing, pages, texts
 from fpsim.report.runs import Runs
+from fpsim.report.saving import save, write
 
 
 class Comparison(Runs):
@@ -23,7 +23,11 @@ class Comparison(Runs):
 
     def to_html(self, path: Any) -> None:
         """Write one self-contained page. Raises ImportError without Jinja2."""
-        Path(path).write_text(self.page(), encoding="utf-8")
+        write(self.page(), path)
+
+    def save(self, path: Any) -> None:
+        """Write it as the path's suffix says: .html or .json. Raises ValueError for others, and what writing raises."""
+        save(self, path)
 
     def page(self) -> str:
         """The page as text."""

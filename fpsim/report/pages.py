@@ -18,11 +18,6 @@ _FOLDER = Path(__file__).parent / "page"
 _MOST_EVENTS = 200
 
 
-def write_page(report: ReportData, path: Any) -> None:
-    """Write the page as UTF-8. Raises ImportError without Jinja2, and what writing a file raises."""
-    Path(path).write_text(page(report), encoding="utf-8")
-
-
 def page(report: ReportData) -> str:
     """The whole page as text: styles, script and data inside it, so that it asks no network for anything."""
     return template("page.html").render(

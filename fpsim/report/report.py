@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fpsim.report import frames, texts
 from fpsim.report.data import ReportData
-from fpsim.report.pages import fragment, write_page
+from fpsim.report.pages import fragment, page
+from fpsim.report.saving import save, write
 from fpsim.report.terminal import as_text, rendered
 from fpsim.report.verdict import Verdict, verdict_of
 
@@ -42,17 +42,11 @@ class Report(ReportData):
 
     def to_html(self, path: Any) -> None:
         """Write one self-contained page that asks no network for anything. Raises ImportError without Jinja2."""
-        write_page(self, path)
+        write(page(self), path)
 
     def save(self, path: Any) -> None:
         """Write it as the path's suffix says: .html or .json. Raises ValueError for others, and what writing raises."""
-        match Path(path).suffix:
-            case ".html":
-                self.to_html(path)
-            case ".json":
-                Path(path).write_text(self.to_json(), encoding="utf-8")
-            case suffix:
-                raise ValueError(f"a report is saved as .html or as .json, not as {suffix!r}")
+        save(self, path)
 
     def _repr_html_(self) -> str:
         return fragment(self)
