@@ -85,7 +85,7 @@ def judge(records: Sequence[Record]) -> Answer:
     findings.append(
         Finding(
             "training blows up, and the shift cures it", Verdict.INCONCLUSIVE,
-            "not run: the source's GPT-2 fails after thousands of steps; a step of a GPT of 50,000 weights takes half a second here",
+            "not run: the source's GPT-2 fails after thousands of steps; here one of 72,000 weights takes half a second a step",
             "the mechanism alone is tested",
         )
     )  # fmt: skip
@@ -95,10 +95,9 @@ def judge(records: Sequence[Record]) -> Answer:
         for (arm, where), some in cells.items()
     ]  # fmt: skip
     columns = ("setting", "values", "mean error, ulp", "deviation over seeds", "p (Holm)", "rounded up", "rounded down", "ties")
-    on = {where: means[ON, where].mean() for _, where in means}
-    summary = "mean signed error where the claim has a bias: " + ", ".join(
-        f"{value:+.3f} ulp ({where})" for where, value in on.items()
-    )
+    where = max((key[1] for key in means), key=lambda place: abs(means[ON, place].mean()))
+    shown = ", ".join(f"{name} {means[name, where].mean():+.3f}" for name in (ON, *INTERVENTIONS))
+    summary = f"mean signed error in ulp ({where}): {shown}; whether training blows up was not run"
     table = Table("Signed errors of P V rounded to bf16:", columns, rows)
     return Answer(summary, findings, (table,), lambda figure: _draw(figure, means))
 
