@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -82,13 +83,16 @@ def on_dask(address: str) -> Executor:
     def execute(store: Store, runs: Sequence[Run], measure: Measure) -> Iterator[Record]:
         try:
             from distributed import Client, LocalCluster, as_completed as as_finished
+
+            from experiments.dask_workers import OneThread
         except ImportError as error:
             raise ImportError(f"--executor {address}: install the extra, pip install '.[cluster]' ({error})") from None
-        target = address.removeprefix("dask://")
-        if target == "local":
-            target = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-        with Client(target) as client:
-            client.run(one_thread)
+        with contextlib.ExitStack() as stack:
+            target = address.removeprefix("dask://")
+            if target == "local":
+                target = stack.enter_context(LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None))
+            client = stack.enter_context(Client(target))
+            client.register_plugin(OneThread())
             futures = client.map(measure, runs, pure=False)
             for future in as_finished(futures):
                 yield store.append(future.result())

@@ -71,9 +71,3 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
         corrected[index] = largest
     return [float(value) for value in corrected]
-
-
-def proportion(successes: int, count: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a fraction (Clopper and Pearson)."""
-    interval = stats.binomtest(successes, count).proportion_ci(0.95, "exact")
-    return float(interval.low), float(interval.high)
