@@ -116,7 +116,7 @@ def report(chosen: Sequence[str], size: str, seeds: int | None, store: Path | No
     from experiments.report import write
 
     try:
-        write(claims_of(chosen), output, size, seeds, store)
+        unfinished = write(claims_of(chosen), output, size, seeds, store)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    console.print(f"written: {output.name}")
+    console.print(f"written: {output.name}" + (f"; not finished: {', '.join(unfinished)}" if unfinished else ""))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.answer import Answer, Table, text
+from experiments.answer import Answer, Table, Verdict, text
 from experiments.claim import Claim
 from experiments.estimate import duration
 from experiments.runs import Record
@@ -21,38 +21,38 @@ and *inconclusive* hold of the conditions that are named, no more.
 """
 
 
-def records_of(claim: Claim, size: str = "full", seeds: int | None = None, store: Path | None = None) -> list[Record]:
-    """The records of all planned runs, in the plan's order.
-
-    Raises ValueError where one is missing: what is not finished is not judged.
-    """
-    kept = claim.store(size, store).records()
-    runs = claim.runs(size, seeds)
-    if absent := [run.key for run in runs if run.key not in kept]:
-        missing = f"{claim.name}: {len(absent)} of {len(runs)} runs have no result"
-        raise ValueError(f"{missing}; python -m experiments run {claim.name} computes them")
-    return [kept[run.key] for run in runs]
-
-
 def results_digest(records: Sequence[Record]) -> str:
     """What a picture says of the results that it was drawn from."""
     return hashlib.sha256("".join(record.line() for record in records).encode()).hexdigest()[:16]
 
 
-def write(claims: Sequence[Claim], page: Path, size: str, seeds: int | None, store: Path | None) -> None:
-    """The page, and a picture for each claim that draws one."""
-    found = [(claim, records_of(claim, size, seeds, store)) for claim in claims]
-    answers = [(claim, records, claim.judge(records)) for claim, records in found]
+def write(claims: Sequence[Claim], page: Path, size: str, seeds: int | None, store: Path | None) -> list[str]:
+    """The page, and a picture for each claim that draws one. Returns the names of claims that are not finished."""
+    answers = [judged(claim, size, seeds, store) for claim in claims]
     for claim, records, answer in answers:
-        if answer.draw is not None:
+        if answer is not None and answer.draw is not None:
             draw(answer, page.parent / PICTURES / f"{claim.name}.png", results_digest(records))
     page.write_text(compose(answers))
+    return [claim.name for claim, _, answer in answers if answer is None]
 
 
-def compose(answers: Sequence[tuple[Claim, Sequence[Record], Answer]]) -> str:
+Judged = tuple[Claim, Sequence[Record], Answer | None]
+
+
+def judged(claim: Claim, size: str = "full", seeds: int | None = None, store: Path | None = None) -> Judged:
+    """A claim, its records and what they come to; nothing where a run is missing, for what is not finished is not judged."""
+    kept = claim.store(size, store).records()
+    runs = claim.runs(size, seeds)
+    if any(run.key not in kept for run in runs):
+        return claim, (), None
+    records = [kept[run.key] for run in runs]
+    return claim, records, claim.judge(records)
+
+
+def compose(answers: Sequence[Judged]) -> str:
     """The page's text."""
     overview = [
-        (f"[{claim.title}](#{claim.name})", ", ".join(finding.verdict for finding in answer.findings), answer.summary)
+        (f"[{claim.title}](#{claim.name})", *(("not finished", "") if answer is None else (_verdicts(answer), answer.summary)))
         for claim, _, answer in answers
     ]
     parts = [INTRODUCTION, markdown(Table("", ("claim", "verdicts", "in short"), overview))]
@@ -61,8 +61,17 @@ def compose(answers: Sequence[tuple[Claim, Sequence[Record], Answer]]) -> str:
     return "\n".join(parts)
 
 
-def _section(claim: Claim, records: Sequence[Record], answer: Answer) -> list[str]:
+def _verdicts(answer: Answer) -> str:
+    """How many findings came out in which way."""
+    found = [finding.verdict for finding in answer.findings]
+    return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in Verdict if verdict in found)
+
+
+def _section(claim: Claim, records: Sequence[Record], answer: Answer | None) -> list[str]:
     folder = f"../experiments/claims/{claim.name}"
+    if answer is None:
+        protocol = f"[protocol]({folder}/README.md) stands, its runs are not finished: `python -m experiments run {claim.name}`"
+        return [f"## {claim.name}\n", f"{claim.title} ({claim.settings['section']}). The {protocol}\n"]
     spent = duration(sum(record.seconds for record in records))
     runs = f"../experiments/claims/{claim.source.name}"
     files = f"[Protocol]({folder}/README.md), [configuration]({runs}/configuration.toml), [results]({runs}/results.jsonl)"

@@ -38,11 +38,13 @@ def test_a_run_computes_what_is_missing_and_no_more(tmp_path, monkeypatch):
     ("arguments", "says"),
     [(("run", "nothing"), "there is no claim 'nothing'; there are"),
      (("run", "epsilon", "--executor", "slurm"), "local and dask"),
-     (("report", "epsilon", "--store", "empty"), "24 of 24 runs have no result")],
+     (("run", "epsilon", "--store", "bad"), "results.jsonl, line 1")],
 )  # fmt: skip
 def test_what_is_unknown_or_missing_is_said(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("experiments.command.one_thread", lambda: None)
+    (tmp_path / "bad" / "epsilon").mkdir(parents=True)
+    (tmp_path / "bad" / "epsilon" / "results.jsonl").write_text("nothing\n")
     result = invoke(*arguments)
     assert result.exit_code != 0 and says in result.output and "Traceback" not in result.output
 
