@@ -21,6 +21,7 @@ import fpsim
 
 LIMIT = 12  # times torch
 ACCUMULATORS = ("fp16", "fp32")
+_IN_A_ROW = 5
 CONSOLE = Console(width=110)
 _aten = torch.ops.aten
 
@@ -38,7 +39,8 @@ class Shape:
 
     def __str__(self) -> str:
         groups = "" if self.inner == 1 else f", {self.channels // self.inner} groups"
-        return f"{self.kernel} x {self.kernel} over {self.channels}{groups}, {self.images} x {self.size}^2, stride {self.stride}"
+        kernel = f"{self.kernel} x {self.kernel} over {self.channels}{groups}"
+        return f"{kernel}, {self.images} x {self.size}^2, stride {self.stride}"
 
 
 SHAPES = (
@@ -96,13 +98,13 @@ def step(accumulate: str | None) -> Callable[[], object]:
 
 
 def least(jobs: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """The least processor seconds of each job, taking turns, after two that compile and warm up."""
+    """The least processor seconds of each job, which take turns of a few runs: only the first finds another's data near."""
     found = dict.fromkeys(jobs, float("inf"))
-    for turn in range(runs + 2):
+    for _ in range(runs):
         for name, run in jobs.items():
-            start = time.process_time()
-            run()
-            if turn > 1:
+            for _ in range(_IN_A_ROW):
+                start = time.process_time()
+                run()
                 found[name] = min(found[name], time.process_time() - start)
     return found
 
@@ -123,7 +125,7 @@ def row(table: Table, name: str, what: str, times: dict[str, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15, help="interleaved runs of each (15)")
+    parser.add_argument("--runs", type=int, default=15, help="turns of each (15)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     table = Table(title="Times what torch takes in float32, one thread, least processor times")
