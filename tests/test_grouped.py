@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim.accumulation.kinds import NATIVE
 from fpsim.arrays.convolution import conv, conv_input_gradient, conv_weight_gradient
 from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums import convolutions, grouped
+from fpsim.sums import convolutions, joined
 from fpsim.sums.observers.counters import Counters
 from tests.test_routes import CASES, SPECIALS, same, task_of, unsupported
 
@@ -23,7 +22,10 @@ SHAPES = (
     ((2, 6, 7, 7), (4, 3, 3, 3), {"padding": 2, "stride": (2, 1), "dilation": (1, 2), "groups": 2}),
     ((1, 4, 7, 7), (4, 1, 1, 1), {"stride": 3, "groups": 4}),
 )
-OFTEN = {("fp16", Rounding.NEAREST_EVEN), ("fp16", Rounding.STOCHASTIC), ("fp16 parts", Rounding.NEAREST_EVEN)}
+NINE_TERMS = (((1, 6, 3, 3), (6, 1, 3, 3), {"padding": 1, "groups": 6}),)
+OFTEN = {("fp16", Rounding.STOCHASTIC)} | {
+    (name, Rounding.NEAREST_EVEN) for name in ("fp16", "fp16 parts", "fp16 exact", "wide nodes")
+}
 
 
 def cases(names, often):
@@ -58,7 +60,7 @@ def both(monkeypatch, task, shape, special, counting=False):
     """The same with all groups together and group by group."""
     found = []
     for together in (True, False):
-        monkeypatch.setattr(grouped, "is_quicker", lambda task, groups, *_, together=together: together and groups > 1)
+        monkeypatch.setattr(joined, "is_quicker", lambda task, groups, *_, together=together: together and groups > 1)
         found.append(products(task, shape, special, counting))
     return found
 
@@ -66,9 +68,10 @@ def both(monkeypatch, task, shape, special, counting=False):
 @pytest.mark.parametrize(("name", "mode"), cases(CASES, OFTEN))
 def test_groups_together_are_groups_apart(name, mode, monkeypatch):
     task = task_of(name, mode)
-    if unsupported(task) or name == "wide nodes":
-        pytest.skip(f"{name} has no arithmetic in this mode, or is a tree over 9 terms alone")
-    for shape, special in itertools.product(SHAPES, ("ordinary", "overflow", "subnormal", "everything")):
+    if unsupported(task):
+        pytest.skip(f"{name} has no arithmetic in this mode")
+    shapes = NINE_TERMS if name == "wide nodes" else SHAPES
+    for shape, special in itertools.product(shapes, ("ordinary", "overflow", "subnormal", "everything")):
         (together, _), (apart, _) = both(monkeypatch, task, shape, special)
         for left, right in zip(together, apart, strict=True):
             assert same(left, right).all(), (shape, special)
@@ -91,7 +94,7 @@ def test_pieces_and_threads_change_no_bit(mode, monkeypatch):
     task, shape = task_of("fp16", mode), ((3, 70, 30, 31), (70, 1, 3, 3), {"padding": 1, "groups": 70})
     whole, _ = products(task, shape, "everything")
     for size, count in ((1, 1), (200_000, 2)):
-        monkeypatch.setattr(grouped, "_BYTES", size)
+        monkeypatch.setattr(joined, "_BYTES", size)
         threads.set_num_threads(count)
         try:
             pieces, _ = products(task, shape, "everything")
@@ -100,10 +103,11 @@ def test_pieces_and_threads_change_no_bit(mode, monkeypatch):
         assert all(same(left, right).all() for left, right in zip(whole, pieces, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "wide nodes" and CASES[name] != NATIVE.name])
+@pytest.mark.parametrize("name", CASES)
 def test_no_group_is_a_job(name, monkeypatch):
     def refuse(*_):
         raise AssertionError("a product for each group")
 
     monkeypatch.setattr(convolutions.Products, "product", refuse)
-    products(task_of(name, Rounding.NEAREST_EVEN), SHAPES[0], "ordinary")
+    shape = NINE_TERMS[0] if name == "wide nodes" else SHAPES[0]
+    products(task_of(name, Rounding.NEAREST_EVEN), shape, "ordinary")

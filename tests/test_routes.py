@@ -22,7 +22,7 @@ CASES = {
     "fp16 exact products": "fp16:pairwise:exact-products", "bf16": "bf16", "bf16 fma": "bf16:fma", "fp32": "fp32",
     "fp32 fma": "fp32:fma", "tf32": "tf32", "fp16 kahan": "fp16:kahan", "fp16 neumaier": "fp16:neumaier",
     "fp16 parts": "fp16:blocked(5)->fp32", "e4m3 e4m3fn": "e4m3fn", "fp16 e4m3fnuz": "e4m3fnuz", "wide nodes": WIDE_NODES,
-    "fp32 in fp64": "fp64",
+    "fp16 exact": "exact", "fp32 in fp64": "fp64",
 }  # fmt: skip
 SPECIALS = {
     "ordinary": lambda x, generator: x,

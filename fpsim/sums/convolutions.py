@@ -18,7 +18,7 @@ from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
 from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums import grouped
+from fpsim.sums import grouped, joined
 from fpsim.sums.geometry import Geometry
 from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.phases import phases, slices, whole
@@ -45,14 +45,14 @@ class Products:
     before_rounding: Callable[[np.ndarray], None] | None = None
 
     @property
-    def of_groups(self) -> grouped.Job | None:
+    def of_groups(self) -> joined.Job | None:
         """The same for the sums of all groups at once; None where each group's product is wanted."""
-        return grouped.Job(self.task, self.key, self.observer, self.before_rounding)
+        return joined.Job(self.task, self.key, self.observer, self.before_rounding)
 
-    def joined(self, groups: int, rows: int, leaves: int, columns: int) -> grouped.Job | None:
+    def joined(self, groups: int, rows: int, leaves: int, columns: int) -> joined.Job | None:
         """`of_groups` where that is quicker than a product of (rows, leaves) and (leaves, columns) for each group."""
         alone = self.observer is not None and self.task.accumulator.kind is not TREE
-        return self.of_groups if not alone and grouped.is_quicker(self.task, groups, rows, leaves, columns) else None
+        return self.of_groups if not alone and joined.is_quicker(self.task, groups, rows, leaves, columns) else None
 
     def product(
         self, left: np.ndarray, right: np.ndarray, out: np.ndarray, elements: tuple[int, int], addend: np.ndarray | None = None
@@ -80,9 +80,9 @@ def forward_into(
     its format, before the one rounding to the format.
     """
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
-    joined = products.joined(geometry.groups, outer, inner * prod(geometry.kernel), geometry.images * prod(geometry.grid))
-    if joined is not None:
-        grouped.forward_into(x, weight, out, geometry, joined, bias)
+    together = products.joined(geometry.groups, outer, inner * prod(geometry.kernel), geometry.images * prod(geometry.grid))
+    if together is not None:
+        grouped.forward_into(x, weight, out, geometry, together, bias)
         return
     for group in range(geometry.groups):
         rows = slice(group * outer, (group + 1) * outer)
@@ -107,9 +107,9 @@ def input_gradient_into(
     everything = whole(geometry.kernel, geometry.size, geometry.backward_axes)
     parts = phases(geometry) if _zeros_can_be_left_out(weight, geometry, products, out) else (everything,)
     columns = geometry.images * prod(geometry.size)
-    joined = products.joined(geometry.groups, inner, outer * prod(geometry.kernel) // len(parts), columns)
-    if joined is not None:
-        grouped.input_gradient_into(gradient, weight, out, geometry, parts, joined, bias)
+    together = products.joined(geometry.groups, inner, outer * prod(geometry.kernel) // len(parts), columns)
+    if together is not None:
+        grouped.input_gradient_into(gradient, weight, out, geometry, parts, together, bias)
         return
     for part in parts:
         own = out if part is everything else np.empty((geometry.images, geometry.channels, *part.grid), dtype=out.dtype)
@@ -146,9 +146,9 @@ def weight_gradient_into(
     Nothing is checked.
     """
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
-    joined = products.joined(geometry.groups, outer, geometry.images * prod(geometry.grid), inner * prod(geometry.kernel))
-    if joined is not None:
-        grouped.weight_gradient_into(gradient, x, out, geometry, joined)
+    together = products.joined(geometry.groups, outer, geometry.images * prod(geometry.grid), inner * prod(geometry.kernel))
+    if together is not None:
+        grouped.weight_gradient_into(gradient, x, out, geometry, together)
         return
     for group in range(geometry.groups):
         source = x[:, group * inner : (group + 1) * inner]

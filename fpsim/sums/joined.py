@@ -1,0 +1,151 @@
+"""The sums of all groups of a convolution at once: when that is quicker, how they are made, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fpsim.accumulation.kinds import PARTS
+from fpsim.numbers.operands import as_read
+from fpsim.sums import lanes, written_out
+from fpsim.sums.additions import add_rounded
+from fpsim.sums.lanes import LANES, Factor, LaneSums, Numbers
+from fpsim.sums.layout import beside, by_groups
+from fpsim.sums.observers.observer import SumObserver
+from fpsim.sums.parts import no_parts
+from fpsim.sums.plan import plan
+from fpsim.sums.product import finish_into
+from fpsim.sums.programs import node_after
+from fpsim.sums.task import Draws, Sum
+from fpsim.sums.windows import table
+
+#: For the left and the right factor what each row, then what each leaf adds to a place, in numbers.
+Places = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+_BYTES = 8 << 20  # of operands and results at a time
+_CALL = 250_000  # what a product of its own costs beside its sums, in multiply-adds
+_GATHERED = 4  # what gathering one of its factors costs
+_PAIRED = 1.3  # what a multiply-add costs whose factors both come from memory
+_WRITTEN = 30  # what one costs whose product is written out
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with the sums (see `sums.convolutions.Products`)."""
+
+    task: Sum
+    key: int
+    observer: SumObserver | None
+    before_rounding: Callable[[np.ndarray], None] | None
+
+
+def is_quicker(task: Sum, groups: int, rows: int, leaves: int, columns: int) -> bool:
+    """Whether all groups can be computed together, at less than a product of (rows, leaves) and (leaves, columns) for each."""
+    padded = -(-rows // 4) * 4 * -(-columns // 32) * 32 if rows > 2 else rows * -(-columns // 128) * 128
+    apart = groups * (_CALL + leaves * (padded + _GATHERED * columns))
+    together = -(-groups // LANES) * LANES * rows * columns * leaves
+    if groups == 1 or not 0 < together * _PAIRED < apart:
+        return False
+    return lanes.serves(task, leaves) or (together * _WRITTEN < apart and written_out.serves(task, leaves))
+
+
+class Sums:
+    """The accumulated sums, (images, outputs, columns ...), whose elements are numbered in that order, and what they become.
+
+    Those of a piece come as (blocks, row, image, column, LANES).
+    """
+
+    def __init__(self, job: Job, leaves: int, out: np.ndarray, groups: int, bias: np.ndarray | None):
+        self.job, self.out, self.groups, self.leaves = job, out, groups, leaves
+        self.rows, self.columns = out.shape[1] // groups, prod(out.shape[2:])
+        self.bias = None if bias is None else as_read(bias, job.task.operand)
+        self.in_lanes, self.in_parts = lanes.serves(job.task, leaves), job.task.accumulator.kind is PARTS
+        self.dtype = plan(job.task, leaves).scheme.dtype if self.in_lanes else np.dtype(np.float64)
+        held = no_parts(job.task, (0, 0)).dtype if self.in_parts else self.dtype
+        self.total = out if held == out.dtype else np.empty(out.shape, held)
+
+    def pieces(self, elements: int) -> Iterator[tuple[slice, slice]]:
+        """Groups, in whole blocks, and images that are computed together, given what one of each takes."""
+        images, elements = len(self.out), elements if self.in_lanes else elements + self.leaves * self.rows * self.columns
+        size = LANES * self.dtype.itemsize * max(1, elements)
+        together = max(1, min(images, _BYTES // size))
+        at_once = max(1, _BYTES // (size * together)) * LANES
+        for first in range(0, self.groups, at_once):
+            for image in range(0, images, together):
+                yield slice(first, min(first + at_once, self.groups)), slice(image, min(image + together, images))
+
+    def add(
+        self, leaves: int, left: np.ndarray, right: np.ndarray, places: Places, some: slice, images: slice,
+        columns: tuple[Any, ...] = (),
+    ) -> None:  # fmt: skip
+        """The sums of a piece, in all columns or some, from factors laid out, of which the left has a block of zeros more."""
+        own = self.total[images, some.start * self.rows : some.stop * self.rows][columns]
+        if self.in_lanes:
+            a_rows, b_rows, a_steps, b_steps = places
+            outputs, step = self.out.shape[1], self.rows * self.columns
+            rows = table((self.rows, self.columns), (len(own), outputs * self.columns), (self.columns, 1))
+            numbers = Numbers(rows, LANES * step, step, images.start * outputs * self.columns + some.start * step)
+            factors = Factor(left, a_rows, a_steps), Factor(right, b_rows, b_steps)
+            sums = LaneSums(plan(self.job.task, leaves), *factors, numbers, self.job.key, own.size)
+            observer = self.job.observer
+            self._place(sums.made() if observer is None else iter([observer.lanes(sums)]), own, some, images)
+        else:
+            self._write_out(left[:-1], right, places, own, some, images)
+
+    def _write_out(
+        self, left: np.ndarray, right: np.ndarray, places: Places, own: np.ndarray, some: slice, images: slice
+    ) -> None:
+        """The sums of products that are written out, image by image."""
+        a_rows, b_rows, a_steps, b_steps = (x // LANES for x in places)
+        factors = [
+            values.reshape(len(values), -1, LANES)[:, rows.reshape(self.rows, len(own), 1, -1) + steps[:, None]]
+            for values, rows, steps in ((left, a_rows, a_steps), (right, b_rows, b_steps))
+        ]
+        with np.errstate(invalid="ignore"):
+            found = factors[0] * factors[1]
+        products = np.empty((len(own), self.leaves, own.shape[1], self.columns))
+        self._copy(found, products.swapaxes(1, 2))
+        terms = []
+        if self.job.task.accumulator.kind.own_addends and self.bias is not None:
+            terms = [np.repeat(self.bias[some.start * self.rows : some.stop * self.rows], self.columns)]
+        for image, numbers in enumerate(self._first_numbers(some, images)):
+            draws, flat = Draws(self.job.key, numbers), products[image].reshape(self.leaves, own[image].size)
+            own[image] = written_out.column_sums(self.job.task, flat, terms, draws).reshape(own[image].shape)
+
+    def _first_numbers(self, some: slice, images: slice) -> Iterator[int]:
+        """Of each image of a piece the number of the first element."""
+        for image in range(images.start, images.stop):
+            yield (image * self.out.shape[1] + some.start * self.rows) * self.columns
+
+    def _place(self, found: Iterator[np.ndarray], own: np.ndarray, some: slice, images: slice) -> None:
+        """The sums of each program where they belong, those of parts chained."""
+        if not self.in_parts:
+            self._copy(next(found), own)
+            return
+        task = self.job.task
+        total, block = (np.zeros((*own.shape[:2], self.columns), dtype) for dtype in (own.dtype, self.dtype))
+        for lines, part in zip(plan(task, self.leaves).programs, found, strict=True):
+            self._copy(part, block)
+            for image, first in enumerate(self._first_numbers(some, images)):
+                draws = Draws(self.job.key, first, self.columns)
+                total[image] = add_rounded(total[image], block[image], task.held, task.rounding, draws, node_after(lines))
+        own[...] = total.reshape(own.shape)
+
+    def _copy(self, found: np.ndarray, own: np.ndarray) -> None:
+        placed = by_groups(own, own.shape[1] // self.rows)
+        for target, vectors in beside(placed, found.reshape(len(found), *placed.shape[1:], LANES)):
+            target[...] = vectors
+
+    def finish(self) -> None:
+        """Add the bias, where it is no term of the sums, and round to the result."""
+        job = self.job
+        addends: Sequence[np.ndarray] = ()
+        if self.bias is not None and not job.task.accumulator.kind.own_addends:
+            addends = (np.broadcast_to(self.bias, self.out.shape[:2]).reshape(-1, 1),)
+        out = self.out.reshape(-1, self.columns)
+        total = out if self.total is self.out else self.total.reshape(out.shape)
+        finish_into(job.task, total, out, Draws(job.key, 0, self.columns), addends, job.observer, job.before_rounding)
