@@ -43,7 +43,7 @@ def test_names_are_text_everywhere():
 def test_the_first_screen_answers_in_order():
     text = html.unescape(re.sub(r"<[^>]+>", " ", fragment(broken())))
     order = [
-        "Breaks at step 5 of 12: square in layers.1 (models/net.py:41) made 3 of 4,096 results infinite or NaN.",
+        "Breaks at step 5 of 12: square in layers.1 (net.py:41) made 3 of 4,096 results infinite or NaN.",
         "0.31 (95 % interval 0.22 to 0.43), over 256 samples and 12 steps",
         "The run ended early: FloatingPointError",
         "What broke first", "models/net.py:41", "energy = scores.square().mean()", "260 * 260 = 67600", "67600", "65504",
@@ -92,7 +92,11 @@ def event(kind, **more):
         ),
         (replace(made(), measurement=replace(broken().measurement, degraded=True)), "degrades", "no single operation failed"),
         *(
-            (replace(made(), events=(event(kind),)), "degrades", "Degrades at step 1 of 3: It happened.")
+            (
+                replace(made(), events=(event(kind, rounded=1.0),)),
+                "degrades",
+                f"Degrades at step 1 of 3: {EVENTS[kind]}, mm in a.",
+            )
             for kind in EVENTS
             if kind not in ("nonfinite", "underflow", "passed-on")
         ),
@@ -223,7 +227,7 @@ def click(driver, selector):
 
 def test_rows_are_sorted_and_filtered(opened):
     whole = cells(opened, "module")
-    assert whole == [path or "the model itself" for path in (plain(row.module) for row in broken().rows)]
+    assert whole == [path or "outside any module" for path in (plain(row.module) for row in broken().rows)]
     click(opened, "th.underflows button")
     assert cells(opened, "underflows")[:4] == ["300", "200", "100", "·"]
     click(opened, "th.underflows button")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fpsim.report.counts import Counts
-from fpsim.report.records import Distribution, Event, Fix, Limits, Measurement, Module, Row, Treatment
+from fpsim.report.records import ORDINARY, Distribution, Event, Fix, Limits, Measurement, Module, Row, Treatment
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class ReportData:
 
     @property
     def first(self) -> Event | None:
-        """What broke first: the first event, or None."""
-        return self.events[0] if self.events else None
+        """What broke first: the first event that made an infinity or NaN, else the first that is no `records.ORDINARY` one."""
+        broken = (event for event in self.events if event.breaks)
+        return next(broken, None) or next((event for event in self.events if event.kind not in ORDINARY), None)
 
     def limits_of(self, name: str) -> Limits | None:
         """The limits of a format by its name; None where the report has none of that name."""

@@ -20,12 +20,14 @@ _MOST_EVENTS = 200
 
 def page(report: ReportData) -> str:
     """The whole page as text: styles, script and data inside it, so that it asks no network for anything."""
+    events = report.events[:_MOST_EVENTS]
     return template("page.html").render(
         **context(report),
         data=payload(report),
-        events=report.events[:_MOST_EVENTS],
-        events_left_out=max(0, len(report.events) - _MOST_EVENTS),
-        timeline=layout.timeline(report.events[:_MOST_EVENTS], report.steps),
+        events=events,
+        firsts=set({event.kind: index for index, event in reversed(list(enumerate(events)))}.values()),
+        events_left_out=len(report.events) - len(events),
+        timeline=layout.timeline(events, report.steps),
         meanings=EVENTS,
         style=text("page.css"),
         script=text("page.js"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from fpsim.numbers.system import NumberSystem
@@ -25,6 +26,9 @@ EVENTS = {
     "loss-underflow": "the loss, or the scaled loss's gradient, became zero",
     "stale-statistic": "running statistics were updated and did not move",
 }
+
+#: Events that say nothing bad: what only passes on, and small numbers that are lost beside larger ones.
+ORDINARY = ("underflow", "passed-on")
 
 #: How what was run was computed.
 TREATMENTS = ("emulated", "exact", "library")
@@ -156,6 +160,12 @@ class Event:
     elements: int = 0
     text: str = ""
     chain: tuple[Link, ...] = ()
+
+    @property
+    def breaks(self) -> bool:
+        """Whether it made an infinity or NaN; an overflow of a format that saturates makes none."""
+        made = self.rounded is None or not math.isfinite(self.rounded)
+        return self.kind == "nonfinite" or (self.kind == "overflow" and made)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def strip(report: ReportData) -> Strip | None:
         tuple((tall(tick), f"2^{tick}") for tick in _ticks(tall, limits)),
         tuple((deep(tick), f"1e{tick}") for tick in spread(int(deep.low), int(deep.high))) if has_errors else (),
         tuple(
-            (round(column.x + width / 2, 2), column.module or "(model)")
+            (round(column.x + width / 2, 2), column.module or "(outside)")
             for column in columns[:: max(1, -(-len(columns) // _LABELS))]
         ),
     )
@@ -135,7 +135,7 @@ def _column(group: _Layer, x: float, width: float, tall: Scale, deep: Scale) -> 
     words = [f"{phase or 'results'}: {number(seen.smallest)} to {number(seen.largest)}" for phase, seen in ranges]
     errors = ("local", group.local), ("cumulative", group.cumulative)
     words += [f"{name} error {error:.2g}" for name, error in errors if error]
-    name = group.modules[0] or "the model itself"
+    name = group.modules[0] or "outside any module"
     several = dict.fromkeys(group.modules)
     return Column(
         group.modules[0],

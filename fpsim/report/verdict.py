@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from fpsim.report.data import ReportData
-from fpsim.report.records import Event, Limits, Measurement
-
-#: What only loses small numbers that stand beside larger ones: ordinary in any narrow format.
-_HARMLESS = ("underflow", "passed-on")
+from fpsim.report.records import EVENTS, Event, Limits, Measurement
 
 
 @dataclass(frozen=True)
@@ -25,25 +23,27 @@ class Verdict:
 
 
 def verdict_of(report: ReportData) -> Verdict:
-    """Breaks: an infinity or NaN was made. Degrades: an event says that something was lost, or the metric does."""
+    """Breaks: an infinity or NaN was made. Degrades: an event says that something was lost, or the metric does.
+
+    What only passes on (`passed-on`), or loses small numbers beside larger ones (`underflow`), is ordinary.
+    """
     measured = _measured(report.measurement)
     total = report.total
     stopped = Verdict("stopped", f"Stopped early: {report.ending}", measured)
     if not report.rows and not report.ending:
         return Verdict("nothing ran", "Nothing has been computed in this arithmetic yet.", measured)
-    broken = next((event for event in report.events if event.kind == "nonfinite"), None)
-    harmed = next((event for event in report.events if event.kind not in _HARMLESS), None)
-    if broken is not None:
+    first = report.first
+    if first is not None and first.breaks:
         return Verdict(
             "breaks",
-            f"Breaks {_when(broken, report.steps)}: {subject(broken)} made {_how_many(broken)} infinite or NaN.",
+            f"Breaks {_when(first, report.steps)}: {subject(first)} made {_how_many(first)} infinite or NaN.",
             measured,
         )
     if total.made:
         return Verdict("breaks", f"Breaks: {counted(total.made, 'infinity or NaN')} made of finite operands.", measured)
-    if harmed is not None:
-        what = harmed.text.partition(". ")[0].rstrip(".") or f"{subject(harmed)}: {harmed.kind}"
-        return Verdict("degrades", f"Degrades {_when(harmed, report.steps)}: {what}.", measured)
+    if first is not None:
+        what = EVENTS.get(first.kind, first.kind)
+        return Verdict("degrades", f"Degrades {_when(first, report.steps)}: {what}, {subject(first)}.", measured)
     if report.measurement is not None and report.measurement.degraded:
         return Verdict("degrades", "Degrades, though no single operation failed.", measured)
     if report.ending:
@@ -55,9 +55,9 @@ def verdict_of(report: ReportData) -> Verdict:
 
 
 def subject(event: Event) -> str:
-    """Which operation of which module, and where in the source."""
-    inside = f"{event.operation} in {event.module or 'the model itself'}"
-    return f"{inside} ({event.place})" if event.place is not None else inside
+    """Which operation of which module, and the line of the source without its folders."""
+    inside = f"{event.operation} in {event.module}" if event.module else f"{event.operation} outside any module"
+    return f"{inside} ({PurePath(event.place.file).name}:{event.place.line})" if event.place is not None else inside
 
 
 def beside(event: Event, limits: Limits | None) -> list[tuple[str, float]]:

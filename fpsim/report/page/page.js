@@ -3,7 +3,7 @@
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
   const value = (x) => (x === null ? NaN : Number(x));
-  const modules = data.modules.map(([path, kind], index) => ({ index, path, kind, rows: [], name: path || "the model itself" }));
+  const modules = data.modules.map(([path, kind], index) => ({ index, path, kind, rows: [], name: path || "outside any module" }));
   const rows = data.rows.map(([module, operation, phase, format, counts, largest, smallest, local, localUlps, error, ulps, place], index) => {
     const row = { index, module, operation: data.operations[operation], phase, format, place: place === null ? "" : data.places[place] };
     data.counts.forEach((name, i) => { row[name] = counts[i]; });
@@ -37,7 +37,7 @@
   const within = (module) => (row) => {
     if (module === null) return true;
     const path = modules[row.module].path, outer = modules[module].path;
-    return path === outer || outer === "" || path.startsWith(`${outer}.`);
+    return path === outer || (outer !== "" && path.startsWith(`${outer}.`));
   };
 
   // Metrics: what the map can be coloured by, each from 0 (nothing) to 1 on a logarithmic scale that is always the same.
@@ -75,7 +75,7 @@
       node.module = module;
     }
     const element = (node) => {
-      const label = node.name || "the model itself";
+      const label = node.name || "outside any module";
       let tile = make("span", { className: "tile", textContent: label });
       if (node.module) {
         tile = make("button", { type: "button", className: "tile", tabIndex: tiles.length ? -1 : 0, textContent: label });
@@ -254,6 +254,7 @@
     const now = items.findIndex((item) => item.classList.contains("current"));
     const next = items[Math.min(items.length - 1, Math.max(0, now + step))];
     items.forEach((item) => item.classList.toggle("current", item === next));
+    next.closest("details")?.setAttribute("open", "");
     next.focus();
   }
   function move(event, elements) {
@@ -289,6 +290,9 @@
     });
     document.querySelectorAll(".jump").forEach((button) => button.addEventListener("click", () => showEvent(Number(button.dataset.event))));
     byId("metric").addEventListener("change", (event) => { state.metric = Number(event.target.value); colourMap(); });
+    document.querySelectorAll(".timeline a").forEach((mark) => mark.addEventListener("click", () => {
+      document.querySelector(mark.getAttribute("href")).closest("details")?.setAttribute("open", "");
+    }));
     for (const id of ["query", "phase", "notable"]) byId(id).addEventListener("input", showRows);
     byId("all").addEventListener("click", () => { state.everything = true; showRows(); });
     byId("clear").addEventListener("click", () => select(null));
