@@ -337,3 +337,38 @@ def test_cache_says_why_a_folder_is_not_used(cache, monkeypatch, tmp_path):
     code, output, errors = invoke("cache")
     assert (code, output.splitlines()[0]) == (0, str(tmp_path / "home" / "fpsim"))
     assert errors == f"fpsim keeps no compiled kernels in {cache}: others can write to it (chmod go-w).\n"
+
+
+def test_warm_compiles_ahead_and_nothing_twice(tmp_path, monkeypatch):
+    from fpsim.cli.kernel_sets import SETS, Work
+
+    monkeypatch.setenv("FPSIM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setitem(SETS, "functions", (Work("kernels_of_arrays", "bounds"),))
+    found = []
+    for _ in range(2):
+        code, output, errors = invoke("warm", "functions", "--processes", "1")
+        assert (code, errors) == (0, "")
+        found.append(int(output.split()[0]))
+    assert found[0] > 0 == found[1]
+    assert len(list(tmp_path.rglob("*.kernel"))) > 0
+
+
+def test_warm_does_each_piece_of_work_once():
+    from fpsim.cli.kernel_sets import EVERYTHING, SETS, work_of
+
+    everything = work_of((EVERYTHING,))
+    assert all(everything.count(work) == 1 for pieces in SETS.values() for work in pieces)
+    assert work_of(("arrays", "functions", "arrays")) == [*SETS["arrays"], *SETS["functions"]]
+
+
+def test_warm_refuses_a_set_that_it_does_not_know():
+    code, _, errors = invoke("warm", "training-fp8")
+    assert code == 2 and "training-fp16" in errors
+
+
+def test_warm_says_that_there_is_no_folder(monkeypatch):
+    from fpsim.backend.numba import folders
+
+    monkeypatch.setattr(folders, "choose", lambda: None)
+    code, output, errors = invoke("warm")
+    assert (code, output) == (2, "") and "set FPSIM_CACHE_DIR to a writable one" in errors

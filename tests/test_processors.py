@@ -1,7 +1,7 @@
 """The same bits on every processor: levels of x86 simulated by what kernels are compiled for, and what every other one runs.
 
-Each level is a process of its own with an empty cache of kernels. What it must give is recorded; after a change that is
-meant, `python -m tests.processor_cases --all > tests/recordings/processors.json` records anew.
+Each level is a process of its own, with a folder of its own for kernels: none can run another's. What it must give is
+recorded; after a change that is meant, `python -m tests.processor_cases --all > tests/recordings/processors.json` records anew.
 """
 
 import json
@@ -15,6 +15,7 @@ from llvmlite import binding
 from numba.core import codegen
 
 from fpsim.backend.numba.processor import instructions
+from fpsim.backend.numba.storage import CACHE_FOLDER
 
 ROOT = Path(__file__).parents[1]
 RECORDED = json.loads((ROOT / "tests/recordings/processors.json").read_text())
@@ -30,7 +31,7 @@ def level(name, processor=None, features=None, portable=False, everything=False,
     if processor:
         environment |= {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features}
     marks = [] if often else [pytest.mark.exhaustive]
-    return pytest.param(environment, everything, id=name + (", every case" if everything else ""), marks=marks)
+    return pytest.param(name, environment, everything, id=name + (", every case" if everything else ""), marks=marks)
 
 
 LEVELS = [
@@ -50,21 +51,24 @@ LEVELS = [
 ]
 
 
-def digests(everything, environment, folder):
+def digests(name, environment, everything):
+    folder = Path(CACHE_FOLDER).parent / "processors" / name.replace(" ", "-")
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
     env = {**os.environ, **environment, "FPSIM_CACHE_DIR": str(folder), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "tests.processor_cases", *(["--all"] if everything else [])]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    assert any(folder.rglob("*.kernel"))
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("environment, everything", LEVELS)
-def test_a_level_gives_the_recorded_bits(environment, everything, tmp_path):
+@pytest.mark.parametrize("name, environment, everything", LEVELS)
+def test_a_level_gives_the_recorded_bits(name, environment, everything):
     wanted = environment.get("NUMBA_CPU_FEATURES")
     is_x86 = binding.get_process_triple().startswith(("x86_64", "amd64"))
     if wanted and not (is_x86 and {name[1:] for name in wanted.split(",")} <= HOST):
         pytest.skip("this processor cannot run what is compiled for that one")
-    found = digests(everything, environment, tmp_path)
+    found = digests(name, environment, everything)
     assert found == {name: RECORDED[name] for name in found}
     assert not everything or set(found) == set(RECORDED)
 

@@ -1,5 +1,5 @@
 """The command line: `fpsim demo`, `fpsim run`, `fpsim compare`, `fpsim explain`, `fpsim formats`, `fpsim coverage`,
-`fpsim record`, `fpsim crosscheck`, `fpsim cache`.
+`fpsim record`, `fpsim crosscheck`, `fpsim cache`, `fpsim warm`.
 
 Exit codes: 0, or what a script run under emulation exits with; 2 for input that makes no sense, after one sentence on
 standard error; 130 after Ctrl-C.
@@ -17,6 +17,7 @@ from fpsim.cli.explain import explain
 from fpsim.cli.formats import formats
 from fpsim.cli.record import record
 from fpsim.cli.run import run
+from fpsim.cli.warm import warm
 
 __all__ = ["main"]
 
@@ -27,5 +28,5 @@ def main() -> None:
     """Run floating-point programs in other arithmetic, bit for bit."""
 
 
-for _command in (demo, run, compare, explain, formats, coverage, record, crosscheck, cache):
+for _command in (demo, run, compare, explain, formats, coverage, record, crosscheck, cache, warm):
     main.add_command(_command)

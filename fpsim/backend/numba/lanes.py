@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend.numba.compensated import OPERATIONS, finish_tile, step_tile
-from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.compiler import inlined, kernel, uninitialized
 from fpsim.backend.numba.observed import NOTHING, STEPS
 from fpsim.backend.numba.products import (
     ADD,
@@ -81,7 +81,7 @@ def make_lanes(element: str, mode: int, flags: int, what: int = NOTHING) -> Any:
     ) -> None:  # fmt: skip
         previous = turn(mode, flags)
         constants = constants_of(row)
-        places = np.empty(SLOTS, np.int64)
+        places = uninitialized(SLOTS, np.int64)
         for tile in range(first, last):
             a_places = _slots_of(tiles[tile], parts, lanes, a_rows, a_stride, slots, zeros, places)
             b_places = _slots_of(tiles[tile], parts, lanes, b_rows, b_stride, slots, 0, places)
@@ -144,7 +144,7 @@ def make_compensated_lanes(element: str, mode: int, flags: int, neumaier: int) -
     ) -> None:  # fmt: skip
         previous = turn(mode, flags)
         constants = constants_of(row)
-        places = np.empty(SLOTS, np.int64)
+        places = uninitialized(SLOTS, np.int64)
         for tile in range(first, last):
             a_places = _slots_of(tiles[tile], parts, lanes, a_rows, a_stride, slots, zeros, places)
             b_places = _slots_of(tiles[tile], parts, lanes, b_rows, b_stride, slots, 0, places)
