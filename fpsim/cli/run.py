@@ -134,10 +134,9 @@ class _Failure:
 
 def _report(emulation: Any, page: Path | None, failed: _Failure) -> None:
     """What happened to the numbers, or the sentence that nothing did, on standard error and in a file."""
-    from fpsim.emulation.report import make_report
     from fpsim.report.counts import Counts
 
-    report = replace(make_report(emulation.policy, emulation.rows()), ending=failed.text)
+    report = replace(emulation.report(), ending=failed.text)
     if page is not None:
         report.save(page)
         click.echo(f"fpsim run: the report is in {plain(str(page))}", err=True)

@@ -16,11 +16,12 @@ PARTS = ("counts", "range", "histograms", "events", "swamping", "shadow")
 #: The kinds of events, each with what it means; the first of each kind in a place is kept.
 EVENTS = {
     "overflow": "a finite result was beyond the format's range",
-    "nonfinite": "an infinity or NaN was made of finite operands",
+    "nonfinite": "an infinity or NaN was made here",
     "passed-on": "an infinity or NaN came in as an operand and went on",
-    "underflow": "a nonzero result became zero",
-    "zero-gradient": "every element of a gradient is zero, though the gradient before it is not",
+    "underflow": "every nonzero element of a result became zero",
+    "zero-gradient": "every element of a gradient became zero, though exactly some are not",
     "stopped": "no element of a parameter changed in a step that was meant to change it",
+    "decay-lost": "the decay of a parameter left no trace, though the step moved it",
     "swamped": "additions inside a sum lost their addends",
     "loss-underflow": "the loss, or the scaled loss's gradient, became zero",
     "stale-statistic": "running statistics were updated and did not move",

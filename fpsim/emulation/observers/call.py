@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.machine.rows import Where, counts_of
 from fpsim.emulation.observers.float64 import compute_in_float64
+from fpsim.emulation.observers.tensors import holds_emulated
 from fpsim.emulation.registry import TABLE, positions, tensors_in
+from fpsim.emulation.report import name_of_operation
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
+from fpsim.report.counts import Counts
+from fpsim.sums.observers.counters import Counters
 
 
 class Call:
@@ -25,22 +32,26 @@ class Call:
     phase       the pass: "forward", "backward" or "optimizer" (an optimizer's step, and updates of parameters by hand)
     step        the training step: how many optimizers' steps have ended
     rounding    the rounding mode
+    sums        what happened inside its products and sums, where an observer has `looks_into_sums`; else None
     """
 
     __slots__ = (
         "_copies", "_machine", "_read", "args", "is_composed", "kwargs", "module", "operation", "outer", "phase", "result",
-        "step",
+        "rows", "step", "sums",
     )  # fmt: skip
 
     def __init__(
-        self, machine: FormatMachine, operation: Any, args: Any, kwargs: dict[str, Any], outer: Call | None, keeps: bool
-    ):
+        self, machine: FormatMachine, operation: Any, args: Any, kwargs: dict[str, Any], outer: Call | None, keeps: bool,
+        looks_into_sums: bool,
+    ):  # fmt: skip
         self._machine = machine
         self.operation, self.args, self.kwargs, self.outer = operation, args, kwargs, outer
         self.result: Any = None
         self.is_composed = False
         self.module: str = machine.place()
-        self.phase: str = machine.phase_of(operation, args)
+        self.phase: str = machine.phase()
+        self.rows: dict[Where, np.ndarray] = {}
+        self.sums = Counters() if looks_into_sums else None
         self.step: int = machine.emulation.training_step
         self._copies = {id(tensor): tensor.detach().clone() for tensor in self.written} if keeps else {}
         self._read: dict[int, torch.Tensor] = {}
@@ -48,7 +59,7 @@ class Call:
     @property
     def name(self) -> str:
         """The operation's name in reports: `addmm`, `add_.Tensor`."""
-        return str(self.operation).removeprefix("aten.").removesuffix(".default")
+        return name_of_operation(self.operation)
 
     @property
     def family(self) -> str:
@@ -58,6 +69,11 @@ class Call:
     @property
     def rounding(self) -> Rounding:
         return self._machine.arithmetic.rounding
+
+    @property
+    def counts(self) -> Counts:
+        """What rounding did to its results."""
+        return sum((counts_of(where, row) for where, row in self.rows.items()), Counts())
 
     @property
     def written(self) -> tuple[torch.Tensor, ...]:
@@ -72,6 +88,19 @@ class Call:
         return tuple(tensor for tensor in found.values() if tensor.is_floating_point() and tensor.is_cpu)
 
     @property
+    def emulated(self) -> tuple[torch.Tensor, ...]:
+        """Those of `results` that hold numbers of an emulated format: no float64, no step count, nothing that stays wide."""
+        return tuple(tensor for tensor in self.results if holds_emulated(self._machine, tensor))
+
+    @property
+    def is_of_finite(self) -> bool:
+        """Whether all numbers that it read are finite, Python's among its arguments too."""
+        numbers = (*self.args, *self.kwargs.values())
+        return all(math.isfinite(value) for value in numbers if type(value) is float) and all(
+            bool(tensor.isfinite().all()) for tensor in self.operands
+        )
+
+    @property
     def operands(self) -> tuple[torch.Tensor, ...]:
         """The floating-point tensors among its arguments, with the values that it read."""
         found = tensors_in((*self.args, *self.kwargs.values()))
@@ -80,6 +109,10 @@ class Call:
     def as_read(self, tensor: torch.Tensor) -> torch.Tensor:
         """An operand with the values that the operation reads it as, written to or not (`Observer.keeps_operands`)."""
         return self._read.get(id(tensor), self._copies.get(id(tensor), tensor))
+
+    def was_outside(self, tensor: torch.Tensor) -> bool:
+        """Whether an operand came from outside and was rounded when it was read."""
+        return id(tensor) in self._read
 
     def format_of(self, tensor: torch.Tensor) -> Format:
         """The format whose values an operand or result holds."""
