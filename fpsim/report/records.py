@@ -89,7 +89,7 @@ class Row:
 
     phase       one of `PHASES`; "" where it is not known
     format      the name of the format of the results, one of the report's `limits`
-    local       the error of this operation alone, its operands being the shadow's rounded to the format; None without a shadow
+    local       the error of this operation alone, on the operands that it had; None without a shadow
     cumulative  the error against the shadow
     place       the line of the user's source that first ran it, where it is known
     """

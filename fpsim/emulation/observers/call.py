@@ -10,7 +10,7 @@ import torch
 
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.rows import Where, counts_of
-from fpsim.emulation.observers.float64 import compute_in_float64
+from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
 from fpsim.emulation.observers.tensors import holds_emulated
 from fpsim.emulation.registry import TABLE, positions, tensors_in
 from fpsim.emulation.report import name_of_operation
@@ -18,6 +18,8 @@ from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.report.counts import Counts
 from fpsim.sums.observers.counters import Counters
+
+_UNKNOWN = object()
 
 
 class Call:
@@ -36,8 +38,8 @@ class Call:
     """
 
     __slots__ = (
-        "_copies", "_machine", "_read", "args", "is_composed", "kwargs", "module", "operation", "outer", "phase", "result",
-        "rows", "step", "sums",
+        "_copies", "_exact", "_machine", "_read", "args", "is_composed", "kwargs", "module", "operation", "outer", "phase",
+        "result", "rows", "step", "sums",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +57,7 @@ class Call:
         self.step: int = machine.emulation.training_step
         self._copies = {id(tensor): tensor.detach().clone() for tensor in self.written} if keeps else {}
         self._read: dict[int, torch.Tensor] = {}
+        self._exact: Any = _UNKNOWN
 
     @property
     def name(self) -> str:
@@ -82,10 +85,15 @@ class Call:
         return tuple(tensors_in(found))
 
     @property
+    def made(self) -> tuple[torch.Tensor, ...]:
+        """All tensors that it made or wrote to, each once."""
+        found = {id(tensor): tensor for tensor in (*tensors_in((self.result,)), *self.written)}
+        return tuple(tensor for tensor in found.values() if tensor.is_cpu)
+
+    @property
     def results(self) -> tuple[torch.Tensor, ...]:
         """The floating-point tensors that it made or wrote to, each once."""
-        found = {id(tensor): tensor for tensor in (*tensors_in((self.result,)), *self.written)}
-        return tuple(tensor for tensor in found.values() if tensor.is_floating_point() and tensor.is_cpu)
+        return tuple(tensor for tensor in self.made if tensor.is_floating_point())
 
     @property
     def emulated(self) -> tuple[torch.Tensor, ...]:
@@ -105,6 +113,15 @@ class Call:
         """The floating-point tensors among its arguments, with the values that it read."""
         found = tensors_in((*self.args, *self.kwargs.values()))
         return tuple(self.as_read(tensor) for tensor in found if tensor.is_floating_point() and tensor.is_cpu)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All tensors among its arguments."""
+        return tuple(tensors_in((*self.args, *self.kwargs.values())))
+
+    def as_written(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that it writes to, as it was before and before it was read (`Observer.keeps_operands`)."""
+        return self._copies.get(id(tensor), tensor)
 
     def as_read(self, tensor: torch.Tensor) -> torch.Tensor:
         """An operand with the values that the operation reads it as, written to or not (`Observer.keeps_operands`)."""
@@ -128,4 +145,16 @@ class Call:
         One for each of `results`. None where there is no such thing: random numbers, and what other processes send. An
         observer that asks for it says so by `keeps_operands`.
         """
-        return compute_in_float64(self, lambda tensor: self.as_read(tensor).double(), self._machine.as_number)
+        if self._exact is _UNKNOWN:
+            self._exact = compute_in_float64(self, self._widened, self._machine.as_number)
+            if self._exact is not None:
+                self._exact = tuple(
+                    wide for tensor, wide in zip(self.made, self._exact, strict=True) if tensor.is_floating_point()
+                )
+        return self._exact
+
+    def _widened(self, tensor: torch.Tensor) -> torch.Tensor:
+        value = self.as_read(tensor)
+        if is_widened(tensor):
+            return value.double()
+        return value.clone() if any(tensor is target for target in self.written) else value
