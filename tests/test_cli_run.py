@@ -15,7 +15,6 @@ import fpsim
 from fpsim.cli import main
 from fpsim.emulation.dispatch.context import Emulation
 from fpsim.emulation.machine.policy import make_policy
-from fpsim.emulation.report import make_report
 from fpsim.report.report import Report
 
 ROOT = Path(__file__).parent.parent
@@ -267,7 +266,7 @@ def paths(function):
     emulation = Emulation(make_policy("fp16"))
     with emulation:
         function()
-    return {module for module, _, _ in make_report(emulation.policy, emulation.rows()) if module}
+    return {module for module, _, _ in emulation.report() if module}
 
 
 def test_names_of_modules_that_are_no_ones():

@@ -7,7 +7,6 @@ from ml_dtypes import bfloat16
 from torch import nn
 
 import fpsim
-from fpsim.emulation.report import make_report
 
 RATE, DECAY = 1e-2, 1e-2
 DECOUPLED = {"decoupled_weight_decay": True, "weight_decay": DECAY}
@@ -83,7 +82,7 @@ def counted(fmt, function, start, **machine):
     parameter = nn.Parameter(torch.from_numpy(start).to(dtype))
     with fpsim.emulate(fmt, **machine) as emulation:
         function(parameter)
-    total = make_report(emulation.policy, emulation.rows()).total
+    total = emulation.report().total
     return total.updates, total.lost, parameter.detach().double().numpy()
 
 
@@ -325,7 +324,7 @@ def test_marks_lie_as_the_elements_do(layout, name, implementation):
     assert parameter.is_contiguous() == (layout != "transposed")
     with fpsim.emulate("bf16") as emulation:
         optimizer_of(name, parameter, implementation).step()
-    total = make_report(emulation.policy, emulation.rows()).total
+    total = emulation.report().total
 
     wide = nn.Parameter(torch.from_numpy(np.array(start, np.float64)))
     wide.grad = torch.from_numpy(np.array(gradient, np.float64))

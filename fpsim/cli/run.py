@@ -141,10 +141,9 @@ class _Seen:
 
 def _report(emulation: Any, page: Path | None, seen: _Seen) -> None:
     """What happened to the numbers, or the sentence that nothing did, on standard error and in a file."""
-    from fpsim.emulation.report import make_report
     from fpsim.report.counts import Counts
 
-    report = replace(make_report(emulation.policy, emulation.rows()), ending=seen.ending, losses=tuple(seen.losses))
+    report = replace(emulation.report(), ending=seen.ending, losses=tuple(seen.losses))
     if page is not None:
         report.save(page)
         click.echo(f"fpsim run: the report is in {plain(str(page))}", err=True)

@@ -50,3 +50,7 @@ class MetaTensor(UnsupportedTensor):
 
 class OutsideContext(RuntimeError):
     """A module, a backward pass or an optimizer step of an emulated model outside the emulating context."""
+
+
+class NonFinite(ArithmeticError):
+    """An infinity or NaN was made, or came in: what `on_nonfinite="raise"` stops at, with what was behind it."""

@@ -1,35 +1,56 @@
-"""Reports of what emulations have counted."""
+"""Reports of what emulations have counted, and of what their observers have seen."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from fpsim.backend.numba import counting
-from fpsim.emulation.machine.policy import Policy
-from fpsim.report.counts import Counts
-from fpsim.report.records import Row
+from fpsim.emulation.machine.rows import FORMATS_MET, counts_of
+from fpsim.report.counts import Counts, Range
+from fpsim.report.records import PARTS, PHASES, Distribution, Event, Limits, Module, Row
 from fpsim.report.report import Report
 
-
-def make_report(policy: Policy, rows: dict[tuple[str, Any, bool], np.ndarray]) -> Report:
-    """The report of raw counters."""
-    named: dict[tuple[str, str], Counts] = {}
-    for (module, operation, saturates), row in rows.items():
-        key = (module, str(operation).removeprefix("aten.").removesuffix(".default"))
-        named[key] = named.get(key, Counts()) + _counts(row, saturates)
-    return Report(str(policy), tuple(Row(*key, counts=named[key]) for key in sorted(named)))
+Key = tuple[str, str, str, str]  # module, operation, phase, format: as text
 
 
-def _counts(row: np.ndarray, saturates: bool) -> Counts:
-    overflows, infinite = int(row[counting.OVERFLOWS]), int(row[counting.INFINITE])
-    nonfinite = int(row[counting.NAN]) + (0 if saturates else overflows + infinite)
-    return Counts(
-        int(row[counting.ELEMENTS]),
-        overflows,
-        int(row[counting.UNDERFLOWS]),
-        nonfinite,
-        int(row[counting.UPDATES]),
-        int(row[counting.LOST]),
+@dataclass
+class Draft:
+    """What observers add to a report."""
+
+    rows: dict[Key, Row] = field(default_factory=dict)
+    observed: list[str] = field(default_factory=lambda: ["counts"])
+    distributions: list[Distribution] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def add(self, key: Key, counts: Counts | None = None, magnitudes: Range | None = None, **others: Any) -> None:
+        """Add counts and widen the range of a row; others are set."""
+        module, operation, phase, fmt = key
+        row = self.rows.get(key) or Row(module, operation, phase, format=fmt)
+        counts = row.counts if counts is None else row.counts + counts
+        self.rows[key] = replace(row, counts=counts, range=row.range | (magnitudes or Range()), **others)
+
+
+def make_report(emulation: Any) -> Report:
+    """The report of an `Emulation`: rows in the order of the network, then of the passes, then of the operations."""
+    draft = Draft()
+    for where, row in emulation.rows().items():
+        draft.add((where.module, name_of_operation(where.operation), where.phase, where.format), counts_of(where, row))
+    for observer in emulation.observers:
+        observer.contribute(draft)
+    paths = dict.fromkeys((*emulation.modules, *(key[0] for key in draft.rows)))
+    order = {path: index for index, path in enumerate(paths)}
+    return Report(
+        str(emulation.policy),
+        tuple(sorted(draft.rows.values(), key=lambda row: (order[row.module], PHASES.index(row.phase)))),
+        limits=tuple(Limits.of(FORMATS_MET[name]) for name in dict.fromkeys(key[3] for key in draft.rows)),
+        observed=tuple(part for part in PARTS if part in draft.observed),
+        steps=emulation.training_step,
+        modules=tuple(Module(path, kind, parameters) for path, (kind, parameters) in emulation.modules.items()),
+        distributions=tuple(draft.distributions),
+        events=tuple(draft.events),
     )
+
+
+def name_of_operation(operation: Any) -> str:
+    """An operation's name in reports: `addmm`, `add_.Tensor`."""
+    return str(operation).removeprefix("aten.").removesuffix(".default")

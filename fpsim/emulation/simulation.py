@@ -21,7 +21,6 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import round_as_told
 from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.observers.observer import Observer, get_observers
-from fpsim.emulation.report import make_report
 from fpsim.numbers.rounding import draw_key
 from fpsim.report.report import Report
 
@@ -70,9 +69,9 @@ class Simulation(nn.Module):
             guard_modules((module for _, module in modules), self._emulation)
         self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())])
         owner = weakref.ref(self._emulation)
-        for _, parameter in parameters.values():
+        for name, parameter in parameters.values():
             marks.set_owner(parameter, "emulated", owner)
-            marks.set_parameter(parameter)
+            marks.set_parameter(parameter, name)
             guard_parameter(parameter, self._guard)
 
     def _round_state(self, tensors: list[torch.Tensor]) -> None:
@@ -115,7 +114,7 @@ class Simulation(nn.Module):
 
     def report(self) -> Report:
         """What happened to the numbers since the start or `reset_report`, by module and operation."""
-        return make_report(self.policy, self._emulation.rows())
+        return self._emulation.report()
 
     def reset_report(self) -> None:
         """Start counting anew."""
@@ -218,6 +217,7 @@ def run(
     granularity: str = "kernel",
     inplace: bool = False,
     observe: Any = None,
+    on_nonfinite: str | None = None,
 ) -> Simulation:
     """A `Simulation` of the model: a copy of it whose parameters and buffers are rounded to the format.
 
@@ -233,6 +233,8 @@ def run(
     inplace : use the model itself; its parameters are rounded.
     observe : what is told of every operation: an `fpsim.emulation.Observer`, the name of one, or several of these. A copy of
         the simulation is not observed.
+    on_nonfinite : "raise" stops with `NonFinite` at the first infinity or NaN that was not asked for, "warn" says it once: what
+        it was made of, where, and the operations behind it.
 
     Raises
     ------
@@ -255,7 +257,7 @@ def run(
             "run() under torch.inference_mode() would make parameters that can never be trained; call it outside"
         )
     check_state(model, policy)
-    observers = get_observers(observe)
+    observers = get_observers(observe, on_nonfinite)
     if inplace:
         simulation = Simulation(model, policy)
         simulation.observe(observers)

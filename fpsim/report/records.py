@@ -17,11 +17,12 @@ PARTS = ("counts", "range", "histograms", "events", "swamping", "shadow")
 #: The kinds of events, each with what it means; the first of each kind in a place is kept.
 EVENTS = {
     "overflow": "a finite result was beyond the format's range",
-    "nonfinite": "an infinity or NaN was made of finite operands",
+    "nonfinite": "an infinity or NaN was made here",
     "passed-on": "an infinity or NaN came in as an operand and went on",
-    "underflow": "a nonzero result became zero",
-    "zero-gradient": "every element of a gradient is zero, though the gradient before it is not",
+    "underflow": "every nonzero element of a result became zero",
+    "zero-gradient": "every element of a gradient became zero, though exactly some are not",
     "stopped": "no element of a parameter changed in a step that was meant to change it",
+    "decay-lost": "the decay of a parameter left no trace, though the step moved it",
     "swamped": "additions inside a sum lost their addends",
     "loss-underflow": "the loss, or the scaled loss's gradient, became zero",
     "stale-statistic": "running statistics were updated and did not move",
@@ -92,7 +93,7 @@ class Row:
 
     phase       one of `PHASES`; "" where it is not known
     format      the name of the format of the results, one of the report's `limits`
-    local       the error of this operation alone, its operands being the shadow's rounded to the format; None without a shadow
+    local       the error of this operation alone, on the operands that it had; None without a shadow
     cumulative  the error against the shadow
     place       the line of the user's source that first ran it, where it is known
     """

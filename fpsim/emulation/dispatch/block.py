@@ -10,6 +10,7 @@ from typing import Any
 from fpsim.emulation.dispatch.context import Emulation
 from fpsim.emulation.dispatch.hooks import Guard, guard_outputs, install_optimizer_hooks
 from fpsim.emulation.machine.policy import make_policy
+from fpsim.emulation.observers.observer import get_observers
 
 
 @contextlib.contextmanager
@@ -20,6 +21,7 @@ def emulate(
     seed: int | None = None,
     granularity: str = "kernel",
     observe: Any = None,
+    on_nonfinite: str | None = None,
 ) -> Iterator[Emulation]:
     """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
 
@@ -32,7 +34,7 @@ def emulate(
     install_optimizer_hooks()
     policy = make_policy(fmt, accumulate, rounding, seed, granularity)
     emulation = Emulation(policy, policy.resolve())
-    emulation.observe(observe)
+    emulation.observe(get_observers(observe, on_nonfinite))
     emulation.guard = Guard(emulation, keep=True)
     emulation.guard_outputs = functools.partial(guard_outputs, guard=emulation.guard)
     with emulation:

@@ -32,8 +32,11 @@ from fpsim.emulation.machine.mixed import MixedMachine
 from fpsim.emulation.machine.native import NativeMachine
 from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy
 from fpsim.emulation.machine.results import Time
+from fpsim.emulation.machine.rows import Where, add_rows
 from fpsim.emulation.machine.settings import ModuleSettings
 from fpsim.emulation.observers.observer import Observer, get_observers
+from fpsim.emulation.report import make_report
+from fpsim.report.report import Report
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -117,9 +120,10 @@ class Emulation:
         self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self.observers: tuple[Observer, ...] = ()
+        self.modules: dict[str, tuple[str, int]] = {}  # by path, in the order of their first calls: class and parameters
         self._local = _Local()
         self._machines: list[FormatMachine] = []
-        self._retired: dict[tuple[str, Any, bool], np.ndarray] = {}  # counts of threads that have ended
+        self._retired: dict[Where, np.ndarray] = {}  # counts of threads that have ended
         _everything.add(self)
         memory.watch()
 
@@ -187,8 +191,10 @@ class Emulation:
         if path is None:
             path, fresh = self.others.path_of(module, machine.path)
             if fresh:
-                for parameter in module.parameters():
-                    marks.set_parameter(parameter)
+                for name, parameter in module.named_parameters():
+                    marks.set_parameter(parameter, f"{path}.{name}")
+        if path and path not in self.modules:
+            self.modules[path] = type(module).__name__, sum(item.numel() for item in module.parameters())
         machine.path = path
         machine.calls = 0
         self._note(machine.path)
@@ -272,12 +278,16 @@ class Emulation:
 
     # Counters
 
-    def rows(self) -> dict[tuple[str, Any, bool], np.ndarray]:
-        """Counters by (module path, operation, whether the format saturates), summed over threads."""
+    def report(self) -> Report:
+        """What happened to the numbers since the start or `reset`, in the order of the network."""
+        return make_report(self)
+
+    def rows(self) -> dict[Where, np.ndarray]:
+        """Counters by where results were made, summed over threads."""
         with _lock:
             total = {key: row.copy() for key, row in self._retired.items()}
             for machine in self._machines:
-                _add(machine.rows, total)
+                add_rows(machine.rows, total)
         return total
 
     def retire_thread(self) -> None:
@@ -286,19 +296,16 @@ class Emulation:
             machine, self._local.machine = self._local.machine, None
             if machine in self._machines:
                 self._machines.remove(machine)
-                _add(machine.rows, self._retired)
+                add_rows(machine.rows, self._retired)
 
     def reset(self) -> None:
-        """Forget all counts."""
+        """Forget all counts, and what observers have seen."""
+        for observer in self.observers:
+            observer.reset()
         with _lock:
             self._retired.clear()
             for machine in self._machines:
                 machine.rows.clear()
-
-
-def _add(rows: dict[tuple[str, Any, bool], np.ndarray], total: dict[tuple[str, Any, bool], np.ndarray]) -> None:
-    for key, row in list(rows.items()):
-        total[key] = total[key] + row if key in total else row.copy()
 
 
 # Module hooks, while any emulation is entered

@@ -103,9 +103,17 @@ class _Half(NativeMachine):
     """A 16-bit machine within another one: it counts into the same rows, and its draws go on from the other's."""
 
     def __init__(self, policy: Policy, host: FormatMachine):
-        self._host = host
+        self._host, rows = host, host.rows
         super().__init__(policy, host.emulation)
-        self.rows = host.rows
+        host.rows = rows
+
+    @property
+    def rows(self) -> Any:
+        return self._host.rows
+
+    @rows.setter
+    def rows(self, rows: Any) -> None:
+        self._host.rows = rows
 
     def place(self) -> str:
         return self._host.place()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
+from fpsim.emulation.machine.rows import add_rows
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.registry import TABLE
 
@@ -28,15 +29,17 @@ def _tell(machine: Any, compute: Callable[[], Any], operation: Any, args: Any, k
     if outer is not None and outer.args is args and outer.operation is operation:  # a change of a parameter, looked at
         return compute()
     with _without_dispatch(), torch.no_grad():
-        call = Call(machine, operation, args, kwargs, outer, any(item.keeps_operands for item in observers))
+        keeps, looks = (any(getattr(item, need) for item in observers) for need in ("keeps_operands", "looks_into_sums"))
+        call = Call(machine, operation, args, kwargs, outer, keeps, looks)
         for item in observers:
             item.before(call)
     reads, machine.reads = machine.reads, _noting(call, machine.reads)
-    machine.call = call
+    rows, machine.rows, machine.call = machine.rows, call.rows, call
     try:
         call.result = compute()
     finally:
-        machine.call, machine.reads = outer, reads
+        machine.rows, machine.call, machine.reads = rows, outer, reads
+        add_rows(call.rows, rows)
     if outer is not None:
         outer.is_composed = True
     with _without_dispatch(), torch.no_grad():

@@ -29,6 +29,7 @@ class Watch:
         self._counted = False
         self._lock = threading.Lock()
         self.row = machine.row() if row is None else row
+        self._infinite = int(self.row[counting.INFINITE])
 
     def __call__(self, accumulated: np.ndarray) -> None:
         self._counted = True
@@ -39,10 +40,9 @@ class Watch:
 
     def finish(self, out: np.ndarray, *operands: np.ndarray) -> None:
         """Count results that nobody counted; an infinity from finite operands is an overflow."""
-        before = int(self.row[counting.INFINITE])
         if not self._counted:
             counting.count_results(out.reshape(-1), self.row)
-        infinite = int(self.row[counting.INFINITE]) - before
+        infinite = int(self.row[counting.INFINITE]) - self._infinite
         if infinite and all(np.isfinite(operand).all() for operand in operands):
             self.row[counting.INFINITE] -= infinite
             self.row[counting.OVERFLOWS] += infinite
@@ -62,7 +62,7 @@ def product(
     if alpha == 1 and (addend is None or beta == 1):
         addends = () if addend is None else (addend,)
         watch = Watch(machine)
-        product_into(task, a, b, out, draws, addends, before_rounding=watch)
+        product_into(task, a, b, out, draws, addends, machine.look_into(task), watch)
         watch.finish(out, a, b, *addends)
         return out
     # Without factors the engine's own epilogue does; with them its value before the last rounding is what they scale.
@@ -71,7 +71,7 @@ def product(
     def keep(accumulated: np.ndarray) -> None:
         kept.append(accumulated.astype(np.float64))  # a copy: the engine rounds it in place next
 
-    product_into(task, a, b, out, draws, before_rounding=keep)
+    product_into(task, a, b, out, draws, (), machine.look_into(task), keep)
     total = kept[0] if kept else out.astype(np.float64)
     return _epilogue(machine, total, task.accumulator.promoted or task.target, addend, alpha, beta)
 
@@ -89,7 +89,9 @@ def products(
         for index, (left, right) in enumerate(zip(a, b, strict=True)):
             out[index] = product(machine, task, left, right, None if addend is None else addend[index], alpha, beta)
         return out
-    accumulated = None if addend is not None or machine.arithmetic.stochastic else _in_one_call(task, a, b)
+    observer = machine.look_into(task)
+    in_turn = addend is not None or machine.arithmetic.stochastic or observer is not None
+    accumulated = None if in_turn else _in_one_call(task, a, b)
     if accumulated is not None:
         return _finished(machine, task, a, b, accumulated)
     row = machine.row()
@@ -100,7 +102,7 @@ def products(
         for i in range(first, last):
             watch = Watch(machine, rows[i])
             addends = () if addend is None else (addend[i],)
-            product_into(task, a[i], b[i], out[i], Draws(keys[i], 0, out.shape[2]), addends, before_rounding=watch)
+            product_into(task, a[i], b[i], out[i], Draws(keys[i], 0, out.shape[2]), addends, observer, watch)
             watch.finish(out[i], a[i], b[i], *addends)
 
     threads.run(some, threads.parts(len(a), out.size * a.shape[2]))
@@ -114,7 +116,8 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
     An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
     """
     row = machine.row()
-    out = None if machine.arithmetic.stochastic else _in_one_call(task, a, b)
+    observer = machine.look_into(task)
+    out = None if machine.arithmetic.stochastic or observer is not None else _in_one_call(task, a, b)
     if out is not None:
         Watch(machine, row).finish(np.ascontiguousarray(out), a, b)
         return out
@@ -126,7 +129,7 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
 
     def some(first: int, last: int) -> None:
         for i in range(first, last):
-            product_into(unrounded, a[i], b[i], out[i], Draws(keys[i], 0, out.shape[2]))
+            product_into(unrounded, a[i], b[i], out[i], Draws(keys[i], 0, out.shape[2]), observer=observer)
             Watch(machine, rows[i]).finish(out[i], a[i], b[i])
 
     threads.run(some, threads.parts(len(a), out.size * a.shape[2]))
@@ -187,6 +190,7 @@ def reduction(machine: Machine, x: np.ndarray, axes: tuple[int, ...], mean: bool
     """The sum (or mean) over the axes, in row-major order of what is summed; float32 out, the axes gone."""
     watch = Watch(machine)
     key = machine.draws()
-    out = (mean_axes if mean else sum_axes)(machine.arithmetic.task, x, axes, key)
+    task = machine.arithmetic.task
+    out = (mean_axes if mean else sum_axes)(task, x, axes, key, machine.look_into(task.of_terms))
     watch.finish(np.ascontiguousarray(out), x)
     return out

@@ -24,10 +24,11 @@ from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.updates import Updates
 from fpsim.emulation.machine.writing import Writing
-from fpsim.emulation.registry import PRIMITIVE, RULES, tensors_in
+from fpsim.emulation.registry import PRIMITIVE, RULES
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.numbers.system import NumberSystem
+from fpsim.sums.observers.counters import Counters
 from fpsim.sums.task import Sum
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -214,16 +215,13 @@ class FormatMachine(Writing):
         policy = self.emulation.policy
         return policy.asked or policy.accumulator, policy.rounding
 
-    def phase_of(self, op: torch._ops.OpOverload, args: Any) -> str:
-        """The pass that an operation belongs to: "forward", "backward" or "optimizer"."""
-        if self.places:
-            return "forward"  # a recomputed one too, and a closure's
-        if torch._C._current_graph_task_id() != -1:
-            return "backward"
-        if torch.is_grad_enabled():
-            return "forward"
-        steps = self.optimizer is not None or (op._schema.is_mutable and any(map(marks.is_parameter, tensors_in(args[:1]))))
-        return "optimizer" if steps else "forward"
+    @property
+    def updates_parameters(self) -> bool:
+        return self.optimizer is not None or self.updates.are_made
+
+    def look_into(self, task: Sum) -> Counters | None:
+        call = self.call
+        return call.sums if call is not None and task.accumulator.kind.uncounted is None else None
 
     def format_of(self, tensor: torch.Tensor) -> Format:
         """The format whose values a floating-point tensor holds that an operation read or made."""

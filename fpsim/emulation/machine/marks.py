@@ -125,10 +125,14 @@ def owner_of(tensor: torch.Tensor) -> tuple[str, Any] | None:
     return getattr(tensor.untyped_storage(), "_fpsim_owner", None)
 
 
-def set_parameter(tensor: torch.Tensor) -> None:
-    """Say that this storage is a parameter's, of which updates are counted; nothing where the tensor has no storage."""
+def set_parameter(tensor: torch.Tensor, name: str = "") -> None:
+    """Say that this storage is a parameter's, of which updates are counted; nothing where the tensor has no storage.
+
+    It keeps the first name that it was given.
+    """
     try:
-        tensor.untyped_storage()._fpsim_parameter = True  # type: ignore[attr-defined]
+        storage: Any = tensor.untyped_storage()
+        storage._fpsim_parameter = getattr(storage, "_fpsim_parameter", "") or name
     except (NotImplementedError, RuntimeError, ValueError):  # of another layout, or not initialized yet
         return
 
@@ -136,9 +140,14 @@ def set_parameter(tensor: torch.Tensor) -> None:
 def is_parameter(tensor: torch.Tensor) -> bool:
     """Whether `set_parameter` said so."""
     try:
-        return getattr(tensor.untyped_storage(), "_fpsim_parameter", False)
+        return hasattr(tensor.untyped_storage(), "_fpsim_parameter")
     except (NotImplementedError, RuntimeError, ValueError):  # as there
         return False
+
+
+def name_of_parameter(tensor: torch.Tensor) -> str:
+    """The name that `set_parameter` was given; "" without one, and for what is no parameter."""
+    return getattr(tensor.untyped_storage(), "_fpsim_parameter", "") if is_parameter(tensor) else ""
 
 
 def set_change(tensor: torch.Tensor, source: torch.Tensor, meant: Any) -> None:

@@ -13,6 +13,7 @@ from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.limits import hash_of
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.machine.results import Results, Time
+from fpsim.emulation.machine.rows import FORMATS_MET, Where
 from fpsim.emulation.machine.settings import ModuleSettings
 from fpsim.numbers import rounding as roundings
 
@@ -35,7 +36,7 @@ class Place:
         self.arithmetic = arithmetic
         self.emulation = emulation
         self.op: Any = None
-        self.rows: dict[tuple[str, Any, bool], np.ndarray] = {}
+        self.rows: dict[Where, np.ndarray] = {}
         self.path = ""
         self.calls = 0
         self.places: list[tuple[str, int]] = []
@@ -46,11 +47,33 @@ class Place:
         self.results = Results()
 
     def row(self) -> np.ndarray:
-        key = (self.place(), self.op, self.arithmetic.fmt.saturate)
+        return self.row_of(self.where())
+
+    def row_of(self, where: Where) -> np.ndarray:
+        """The counters of a place."""
         try:
-            return self.rows[key]
+            return self.rows[where]
         except KeyError:
-            return self.rows.setdefault(key, np.zeros(counting.LENGTH, dtype=np.int64))
+            FORMATS_MET.setdefault(where.format, self.arithmetic.fmt)
+            return self.rows.setdefault(where, np.zeros(counting.LENGTH, dtype=np.int64))
+
+    def where(self, module: str | None = None) -> Where:
+        """The place of what is computed now, or that of the same in another module."""
+        fmt = self.arithmetic.fmt
+        return Where(self.place() if module is None else module, self.op, self.phase(), fmt.name, fmt.saturate)
+
+    def phase(self) -> str:
+        """The pass that is running: "forward", "backward" or "optimizer", to which updates by hand belong."""
+        if self.places:
+            return "forward"  # a recomputed one too, and a closure's
+        if torch._C._current_graph_task_id() != -1:
+            return "backward"
+        return "optimizer" if self.updates_parameters and not torch.is_grad_enabled() else "forward"
+
+    @property
+    def updates_parameters(self) -> bool:
+        """Whether an optimizer steps, or an operation that changes a parameter is running."""
+        raise NotImplementedError
 
     def place(self) -> str:
         """The path of the module whose forward pass, or whose part of the backward pass, is running."""

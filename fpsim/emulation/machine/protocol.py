@@ -13,6 +13,7 @@ from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.finishing import Values
 from fpsim.emulation.machine.tables import Function
+from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.task import Sum
 
 #: A function that does what one operation does: it gets the machine, then the operation's own arguments.
@@ -148,7 +149,10 @@ class Machine(Protocol):
     # Counters, draws and the place in the model
 
     def row(self) -> np.ndarray:
-        """The counters of the current module and operation."""
+        """The counters of the current module, operation, pass and format."""
+
+    def look_into(self, task: Sum) -> SumObserver | None:
+        """What is told of the roundings inside a sum of products, if an observer wants to know and they can be counted."""
 
     def count_before(self, flat: np.ndarray, row: np.ndarray) -> None:
         """Count what rounding these float32 or float64 numbers to the format is about to do."""

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from fpsim.backend import threads
-from fpsim.backend.numba import updates as kernels
+from fpsim.backend.numba import counting, updates as kernels
 from fpsim.emulation.machine import marks as tags
 from fpsim.emulation.machine.finishing import BLOCK, Finish
+from fpsim.emulation.machine.rows import Where
 from fpsim.emulation.registry import is_out, names, overloads, tensors_in
 
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -175,9 +176,27 @@ class _Step:
     """What an optimizer's step has done to one tensor so far; `base` holds the elements before all but decay."""
 
     target: torch.Tensor
-    row: np.ndarray
+    where: Where
+    name: str
     marks: np.ndarray
     base: np.ndarray
+
+
+@dataclass(slots=True)
+class Update:
+    """What became of the change of a parameter in an optimizer's step, or in an operation outside of one.
+
+    name     the parameter's; "" where it is not known
+    target   the parameter, or the view of it that was written to
+    updates  elements that were meant to change
+    lost     those of them that are as they were, or whose decay left no trace
+    """
+
+    name: str
+    target: torch.Tensor
+    where: Where
+    updates: int
+    lost: int
 
 
 class Updates:
@@ -191,6 +210,11 @@ class Updates:
         self._steps: dict[tuple[Any, ...], _Step] | None = None
         #: By a fused operation, for each parameter: its elements' marks; None while they are not asked for.
         self.told: list[np.ndarray] | None = None
+
+    @property
+    def are_made(self) -> bool:
+        """Whether an operation that changes a parameter is running."""
+        return self._busy or self._fused is not None
 
     def before(self, kind: Kind, args: Any, kwargs: dict[str, Any]) -> list[Change]:
         """The changes of parameters that an operation is about to make, or to compute; none for most."""
@@ -268,14 +292,15 @@ class Updates:
 
     def _note(self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray) -> None:
         """Count marks, or keep them until the step ends."""
-        row = self._machine.row()
+        name = tags.name_of_parameter(target)
+        where = self._machine.where(name.rpartition(".")[0] if name else None)
         if self._steps is None:
-            _count(target, marks, base, row)
+            self._count(target, marks, base, where, name)
             return
         key = _place_of(target)
         step = self._steps.get(key)
         if step is None:
-            self._steps[key] = _Step(target, row, marks, base)
+            self._steps[key] = _Step(target, where, name, marks, base)
             return
         if step.marks is not marks:
             step.marks |= marks
@@ -296,7 +321,21 @@ class Updates:
         steps, self._steps, self._optimizer = self._steps, None, None
         with _without_dispatch(), torch.no_grad():
             for step in (steps or {}).values():
-                _count(step.target, step.marks, step.base, step.row)
+                self._count(step.target, step.marks, step.base, step.where, step.name)
+
+
+    def _count(
+        self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray, where: Where, name: str
+    ) -> None:
+        """Count what became of a change, and tell observers."""
+        row = np.zeros(counting.LENGTH, np.int64)
+        _count(target, marks, base, row)
+        self._machine.row_of(where)[:] += row
+        observers = self._machine.emulation.observers if self._machine.emulation is not None else ()
+        if observers:
+            update = Update(name, target, where, int(row[counting.UPDATES]), int(row[counting.LOST]))
+            for observer in observers:
+                observer.after_update(update)
 
 
 def _place_of(tensor: torch.Tensor) -> tuple[Any, ...]:

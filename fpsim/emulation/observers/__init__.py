@@ -1,6 +1,7 @@
 """What is told of every operation under emulation: observers, and the registry that knows those of fpsim by name."""
 
+from fpsim.emulation.observers import events, histograms, ranges, shadow, swamping
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.observer import OBSERVERS, Observer, observer_named
 
-__all__ = ["OBSERVERS", "Call", "Observer", "observer_named"]
+__all__ = ["OBSERVERS", "Call", "Observer", "events", "histograms", "observer_named", "ranges", "shadow", "swamping"]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from fpsim.emulation.machine.machine import FormatMachine
-from fpsim.emulation.observers.float64 import compute_in_float64
+from fpsim.emulation.machine.rows import Where, counts_of
+from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
+from fpsim.emulation.observers.tensors import holds_emulated
 from fpsim.emulation.registry import TABLE, positions, tensors_in
+from fpsim.emulation.report import name_of_operation
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
+from fpsim.report.counts import Counts
+from fpsim.sums.observers.counters import Counters
+
+_UNKNOWN = object()
 
 
 class Call:
@@ -25,30 +34,35 @@ class Call:
     phase       the pass: "forward", "backward" or "optimizer" (an optimizer's step, and updates of parameters by hand)
     step        the training step: how many optimizers' steps have ended
     rounding    the rounding mode
+    sums        what happened inside its products and sums, where an observer has `looks_into_sums`; else None
     """
 
     __slots__ = (
-        "_copies", "_machine", "_read", "args", "is_composed", "kwargs", "module", "operation", "outer", "phase", "result",
-        "step",
+        "_copies", "_exact", "_machine", "_read", "args", "is_composed", "kwargs", "module", "operation", "outer", "phase",
+        "result", "rows", "step", "sums",
     )  # fmt: skip
 
     def __init__(
-        self, machine: FormatMachine, operation: Any, args: Any, kwargs: dict[str, Any], outer: Call | None, keeps: bool
-    ):
+        self, machine: FormatMachine, operation: Any, args: Any, kwargs: dict[str, Any], outer: Call | None, keeps: bool,
+        looks_into_sums: bool,
+    ):  # fmt: skip
         self._machine = machine
         self.operation, self.args, self.kwargs, self.outer = operation, args, kwargs, outer
         self.result: Any = None
         self.is_composed = False
         self.module: str = machine.place()
-        self.phase: str = machine.phase_of(operation, args)
+        self.phase: str = machine.phase()
+        self.rows: dict[Where, np.ndarray] = {}
+        self.sums = Counters() if looks_into_sums else None
         self.step: int = machine.emulation.training_step
         self._copies = {id(tensor): tensor.detach().clone() for tensor in self.written} if keeps else {}
         self._read: dict[int, torch.Tensor] = {}
+        self._exact: Any = _UNKNOWN
 
     @property
     def name(self) -> str:
         """The operation's name in reports: `addmm`, `add_.Tensor`."""
-        return str(self.operation).removeprefix("aten.").removesuffix(".default")
+        return name_of_operation(self.operation)
 
     @property
     def family(self) -> str:
@@ -60,16 +74,39 @@ class Call:
         return self._machine.arithmetic.rounding
 
     @property
+    def counts(self) -> Counts:
+        """What rounding did to its results."""
+        return sum((counts_of(where, row) for where, row in self.rows.items()), Counts())
+
+    @property
     def written(self) -> tuple[torch.Tensor, ...]:
         """The arguments that the operation writes to."""
         found = (self.args[i] if i < len(self.args) else self.kwargs.get(name) for i, name in positions(self.operation)[1])
         return tuple(tensors_in(found))
 
     @property
+    def made(self) -> tuple[torch.Tensor, ...]:
+        """All tensors that it made or wrote to, each once."""
+        found = {id(tensor): tensor for tensor in (*tensors_in((self.result,)), *self.written)}
+        return tuple(tensor for tensor in found.values() if tensor.is_cpu)
+
+    @property
     def results(self) -> tuple[torch.Tensor, ...]:
         """The floating-point tensors that it made or wrote to, each once."""
-        found = {id(tensor): tensor for tensor in (*tensors_in((self.result,)), *self.written)}
-        return tuple(tensor for tensor in found.values() if tensor.is_floating_point() and tensor.is_cpu)
+        return tuple(tensor for tensor in self.made if tensor.is_floating_point())
+
+    @property
+    def emulated(self) -> tuple[torch.Tensor, ...]:
+        """Those of `results` that hold numbers of an emulated format: no float64, no step count, nothing that stays wide."""
+        return tuple(tensor for tensor in self.results if holds_emulated(self._machine, tensor))
+
+    @property
+    def is_of_finite(self) -> bool:
+        """Whether all numbers that it read are finite, Python's among its arguments too."""
+        numbers = (*self.args, *self.kwargs.values())
+        return all(math.isfinite(value) for value in numbers if type(value) is float) and all(
+            bool(tensor.isfinite().all()) for tensor in self.operands
+        )
 
     @property
     def operands(self) -> tuple[torch.Tensor, ...]:
@@ -77,9 +114,22 @@ class Call:
         found = tensors_in((*self.args, *self.kwargs.values()))
         return tuple(self.as_read(tensor) for tensor in found if tensor.is_floating_point() and tensor.is_cpu)
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All tensors among its arguments."""
+        return tuple(tensors_in((*self.args, *self.kwargs.values())))
+
+    def as_written(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that it writes to, as it was before and before it was read (`Observer.keeps_operands`)."""
+        return self._copies.get(id(tensor), tensor)
+
     def as_read(self, tensor: torch.Tensor) -> torch.Tensor:
         """An operand with the values that the operation reads it as, written to or not (`Observer.keeps_operands`)."""
         return self._read.get(id(tensor), self._copies.get(id(tensor), tensor))
+
+    def was_outside(self, tensor: torch.Tensor) -> bool:
+        """Whether an operand came from outside and was rounded when it was read."""
+        return id(tensor) in self._read
 
     def format_of(self, tensor: torch.Tensor) -> Format:
         """The format whose values an operand or result holds."""
@@ -95,4 +145,16 @@ class Call:
         One for each of `results`. None where there is no such thing: random numbers, and what other processes send. An
         observer that asks for it says so by `keeps_operands`.
         """
-        return compute_in_float64(self, lambda tensor: self.as_read(tensor).double(), self._machine.as_number)
+        if self._exact is _UNKNOWN:
+            self._exact = compute_in_float64(self, self._widened, self._machine.as_number)
+            if self._exact is not None:
+                self._exact = tuple(
+                    wide for tensor, wide in zip(self.made, self._exact, strict=True) if tensor.is_floating_point()
+                )
+        return self._exact
+
+    def _widened(self, tensor: torch.Tensor) -> torch.Tensor:
+        value = self.as_read(tensor)
+        if is_widened(tensor):
+            return value.double()
+        return value.clone() if any(tensor is target for target in self.written) else value

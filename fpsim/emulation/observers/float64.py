@@ -7,23 +7,28 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.machine import marks
+from fpsim.emulation.observers.attention64 import IN_FLOAT64
 from fpsim.emulation.registry import TABLE, positions, tensors_in
 
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _FLOAT64 = torch.float64
 _ARITHMETIC = ("elementwise", "formula", "foreach")  # families that compute with Python numbers
 _NO_FUNCTIONS = ("random", "collective")  # families whose results are no functions of their arguments
 
 
+def is_widened(tensor: torch.Tensor) -> bool:
+    """Whether a tensor stands for numbers that are float64 in float64: step counts and integers stay what they are."""
+    return tensor.dtype in NARROW and marks.tag_on(tensor) is not marks.EXEMPT
+
+
 def compute_in_float64(
     call: Any, widen: Callable[[torch.Tensor], torch.Tensor], number: Callable[[float], float] = float
 ) -> tuple[torch.Tensor, ...] | None:
-    """The results of a `Call`, each as float64 gives it on `widen(operand)`; what `widen` returns is written to in place.
+    """What a `Call` made or wrote to, each tensor as the operation gives it on `widen(operand)`, which is written to in place.
 
-    `number` says what arithmetic reads Python numbers as.
-
-    Where the operation asks for a dtype below float64, or for the default one, it is asked for float64. None for random
-    numbers and collectives.
+    In the order of `Call.made`. `number` says what arithmetic reads Python numbers as. Where the operation asks for a dtype
+    below float64, or for the default one, it is asked for float64. None for random numbers and collectives.
     """
     operation = call.operation
     if TABLE[operation].family in _NO_FUNCTIONS:
@@ -34,23 +39,21 @@ def compute_in_float64(
     def widened(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             if id(value) not in wide:
-                is_written = any(value is target for target in call.written)
-                keeps = value.dtype not in _NARROW
-                wide[id(value)] = (value.detach().clone() if is_written else value) if keeps else widen(value)
+                wide[id(value)] = widen(value)
             return wide[id(value)]
         if isinstance(value, (list, tuple)):
             return type(value)(map(widened, value))
         if type(value) is float and is_arithmetic:
             return number(value)
-        return _FLOAT64 if isinstance(value, torch.dtype) and value in _NARROW else value
+        return _FLOAT64 if isinstance(value, torch.dtype) and value in NARROW else value
 
     args, kwargs = widened(call.args), {key: widened(value) for key, value in call.kwargs.items()}
     if _makes_the_default(call, args):
         kwargs["dtype"] = _FLOAT64
-    result = operation(*args, **kwargs)
+    result = IN_FLOAT64.get(operation, operation)(*args, **kwargs)
     found = {id(tensor): item for tensor, item in zip(tensors_in((call.result,)), tensors_in((result,)), strict=True)}
     found |= {id(tensor): wide[id(tensor)] for tensor in call.written}
-    return tuple(found[id(tensor)] for tensor in call.results)
+    return tuple(found[id(tensor)] for tensor in call.made)
 
 
 def _makes_the_default(call: Any, args: Any) -> bool:

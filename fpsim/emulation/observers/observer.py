@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
+from fpsim.emulation.report import Draft
 
 
 class Observer:
@@ -17,6 +19,8 @@ class Observer:
     observed. It must change none of the tensors, and keep no `Call`, whose tensors would stay in memory.
     """
 
+    #: Whether `Call.sums` shall count what happens inside products and sums, which takes slower kernels.
+    looks_into_sums = False
     #: Whether `Call.exact` and `Call.operands` shall be of what was there before the operation wrote to it (a copy of that).
     keeps_operands = False
 
@@ -25,6 +29,15 @@ class Observer:
 
     def after(self, call: Call) -> None:
         """It was computed; not called where it raised."""
+
+    def after_update(self, update: Update) -> None:
+        """A parameter was changed, or was meant to be: once in an optimizer's step, and by each operation outside of one."""
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+
+    def contribute(self, draft: Draft) -> None:
+        """Add what was seen to a report."""
 
     def after_step(self, step: int) -> None:
         """An optimizer's step has ended: the training step of that number, from 0."""
@@ -48,11 +61,13 @@ def observer_named(name: str) -> Callable[[type[Observer]], type[Observer]]:
     return register
 
 
-def get_observers(observe: Any) -> tuple[Observer, ...]:
-    """What `observe=` says: nothing, an observer or the name of one, or several of these.
+def get_observers(observe: Any, on_nonfinite: str | None = None) -> tuple[Observer, ...]:
+    """What `observe=` says: nothing, an observer or the name of one, or several of these; and who looks for `on_nonfinite=`.
 
     Raises TypeError for anything else, a class among them, and ValueError for unknown names.
     """
+    if on_nonfinite is not None:
+        return (*get_observers(observe), OBSERVERS["events"](on_nonfinite=on_nonfinite))  # type: ignore[call-arg]
     if observe is None:
         return ()
     if isinstance(observe, Observer):

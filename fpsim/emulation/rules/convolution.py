@@ -41,7 +41,7 @@ def _compute(
     watch = Watch(machine)
     key = machine.draws()
     task = machine.sum_of(left, right) if into is weight_gradient_into else machine.sum_of(right, left)
-    products = Products(task, key, before_rounding=watch)
+    products = Products(task, key, machine.look_into(task), watch)
     first, second = (array_of(item.detach()) for item in (left, right))
     out = np.empty(shape, np.float32)
     geometry, *bias = rest

@@ -25,23 +25,34 @@ class Counters(Tally):
     underflows  such roundings that made a zero of what is not zero. Subnormal results are not counted.
     largest     the largest magnitude of a sum (infinity where one was reached); a NaN is passed over
 
-    Counts do not depend on the number of threads. An object must not be used by two calls at the same time.
+    Counts do not depend on the number of threads. Calls at the same time may share an object.
     """
 
     # What a `SumObserver` is asked
 
     def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
-        return counting.count_product(task, a, b, draws, self)
+        own = Counters()
+        result = counting.count_product(task, a, b, draws, own)
+        self.add(own)
+        return result
 
     def lanes(self, sums: LaneSums) -> np.ndarray:
-        return counting.count_lanes(sums, self)
+        own = Counters()
+        result = counting.count_lanes(sums, own)
+        self.add(own)
+        return result
 
     def addition(
         self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
     ) -> np.ndarray:
-        return counting.counted_add(x, y, target, rounding, draws, node, self, addend_only=True)
+        own = Counters()
+        result = counting.counted_add(x, y, target, rounding, draws, node, own, addend_only=True)
+        self.add(own)
+        return result
 
     def rounded(
         self, x: np.ndarray, result: np.ndarray, system: NumberSystem, rounding: Rounding, key: int, first: int
     ) -> None:
-        counting.counted_rounding(x, result, system, rounding, key, first, self)
+        own = Counters()
+        counting.counted_rounding(x, result, system, rounding, key, first, own)
+        self.add(own)

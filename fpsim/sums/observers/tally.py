@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+
+_lock = threading.Lock()
 
 
 @dataclass
@@ -17,11 +20,12 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Add what another object has counted."""
-        self.additions += other.additions
-        self.swamped += other.swamped
-        self.overflows += other.overflows
-        self.underflows += other.underflows
-        self.largest = max(self.largest, other.largest)
+        with _lock:  # parts of a product are computed by several threads at once
+            self.additions += other.additions
+            self.swamped += other.swamped
+            self.overflows += other.overflows
+            self.underflows += other.underflows
+            self.largest = max(self.largest, other.largest)
 
     def clear(self) -> None:
         """Start again from nothing."""

@@ -1,0 +1,229 @@
+"""What broke first: the first time that something of a kind happened in a place, explained, with the chain behind it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from fpsim.backend.numba import counting, magnitudes
+from fpsim.emulation.errors import NonFinite
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.updates import Update
+from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.explanation import Element, element_of, sentence
+from fpsim.emulation.observers.lines import Lines
+from fpsim.emulation.observers.observer import Observer, observer_named
+from fpsim.emulation.observers.origins import Origin, Origins, chain_to
+from fpsim.emulation.observers.source import Line, place_of, running_line
+from fpsim.emulation.observers.tensors import Survey
+from fpsim.emulation.report import Draft, name_of_operation
+from fpsim.report.records import EVENTS, Event
+
+_GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
+_FEW = 32  # additions that say nothing about a share
+
+
+@observer_named("events")
+class Events(Observer):
+    """The kinds of `report.records.EVENTS`, the first of each in each module, operation and pass.
+
+    share : from which share of the additions of a sum on it counts as swamped
+    on_nonfinite : "raise" (`NonFinite`) or "warn" at the first number that is not finite and was not asked for; None goes on
+    most : how many events are kept
+    """
+
+    keeps_operands = looks_into_sums = True
+
+    def __init__(self, share: float = 0.25, on_nonfinite: str | None = None, most: int = 1000):
+        if on_nonfinite not in (None, "raise", "warn"):
+            raise ValueError(f'on_nonfinite is "raise", "warn" or None, got {on_nonfinite!r}')
+        self.share, self.on_nonfinite, self.most = share, on_nonfinite, most
+        self.reset()
+
+    def reset(self) -> None:
+        self.events: dict[tuple[str, ...], Event] = {}
+        self._lines, self._origins = Lines(), Origins()
+        self._begun: dict[int, torch.Tensor] = {}  # parameters as they were before this step, by address
+        self._step = 0
+
+    # What is told
+
+    def before(self, call: Call) -> None:
+        self._step = call.step
+        for tensor in call.written:
+            if marks.is_parameter(tensor):
+                self._begun.setdefault(tensor.data_ptr(), call.as_read(tensor))
+
+    def after(self, call: Call) -> None:
+        if call.is_composed:
+            return
+        results = call.emulated
+        line = self._lines.of(call)
+        overflows = sum(int(row[counting.OVERFLOWS]) for row in call.rows.values())
+        underflows = sum(int(row[counting.UNDERFLOWS]) for row in call.rows.values())
+        for index, tensor in enumerate(results):
+            survey = Survey(call.format_of(tensor).min_normal)
+            origin = Origin(call, line, self._origins.parents_of(call, index, len(results)))
+            origin.nonfinite, origin.underflows = survey.add(tensor), underflows
+            origin.largest = survey.extremes[0]
+            if origin.nonfinite:
+                self._judge_nonfinite(call, tensor, origin, overflows)
+            elif overflows:
+                self._add_overflow(call, tensor, origin)
+            if survey.counts[magnitudes.ZEROS] == tensor.numel() > 0 and call.family not in _GIVEN:
+                self._judge_zeros(call, tensor, origin)
+            self._origins.keep(tensor, origin)
+        if results:
+            self._judge_sums(call, results[0])
+            self._judge_statistics(call)
+
+    def after_update(self, update: Update) -> None:
+        before = self._begun.pop(update.target.data_ptr(), None)
+        if before is None or before.shape != update.target.shape or not update.updates:
+            return
+        stays = before == update.target.detach()
+        if bool(stays.all()):
+            self._add_update("stopped", update, stays, "no element of {} changed in a step that was meant to change {} of {}")
+        elif update.lost >= 0.9 * update.updates and not bool(stays.any()):
+            text = "the decay of {} left no trace in {} of {} elements, though the step moved them"
+            self._add_update("decay-lost", update, ~stays, text)
+
+    def after_step(self, step: int) -> None:
+        self._lines.age()
+        self._begun.clear()
+
+    def contribute(self, draft: Draft) -> None:
+        draft.observed += ["events", "swamping"] if self.looks_into_sums else ["events"]
+        draft.events += self.events.values()
+
+    # What it means
+
+    def _judge_nonfinite(self, call: Call, tensor: torch.Tensor, origin: Origin, overflows: int) -> None:
+        numbers = [value for value in (*call.args, *call.kwargs.values()) if type(value) is float]
+        bad = [item for item in (*call.operands, torch.tensor(numbers)) if not bool(item.isfinite().all())]
+        is_nan = bool(tensor.isnan().any())
+        exact = self._exact_of(call, tensor)
+        overflowed = ~tensor.isfinite() if exact is None else ~tensor.isfinite() & exact.isfinite()
+        if bool(overflowed.any()) and (overflows or exact is not None):
+            origin.cause = origin
+            self._add("overflow", call, tensor, origin, overflowed)
+        elif overflows or not bad or (is_nan and not any(bool(item.isnan().any()) for item in bad)):
+            origin.cause = origin  # with overflows: of an operand from outside, when it was read
+            self._add("overflow" if overflows else "nonfinite", call, tensor, origin, ~tensor.isfinite())
+        else:
+            causes = [parent.cause for parent in origin.parents if parent.cause is not None]
+            origin.cause = causes[0] if causes else None
+            is_mask = not is_nan and not bool((tensor == torch.inf).any())  # -inf from outside or filled in
+            is_filled = not any(item.numel() for item in bad if item.dim()) or all(item is bad[-1] for item in bad if numbers)
+            if causes or not (is_mask or (is_filled and call.family == "constant")):
+                self._add("passed-on", call, tensor, origin, ~tensor.isfinite())
+
+    def _add_overflow(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
+        """Something overflowed, and all results are finite: they saturated, or what overflowed is no result."""
+        fmt, exact = call.format_of(tensor), self._exact_of(call, tensor)
+        is_lost = tensor.abs() == fmt.max_finite
+        if exact is not None:
+            is_lost &= exact.abs() > fmt.max_finite
+        self._add("overflow", call, tensor, origin, is_lost)
+
+    def _judge_zeros(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
+        kind = {"forward": "underflow", "backward": "zero-gradient"}.get(call.phase)
+        if kind is None:
+            return
+        exact = self._exact_of(call, tensor)
+        if exact is not None and bool((exact != 0).any()):
+            self._add("loss-underflow" if not tensor.dim() else kind, call, tensor, origin, exact != 0)
+
+    def _judge_sums(self, call: Call, tensor: torch.Tensor) -> None:
+        sums = call.sums
+        if sums is None or sums.additions < _FEW or sums.swamped < self.share * sums.additions:
+            return
+        origin = self._origins.of(tensor)
+        exact = self._exact_of(call, tensor)
+        is_lost = torch.ones_like(tensor, dtype=torch.bool)
+        if exact is not None:
+            error = (tensor - exact).abs().nan_to_num(0.0)
+            is_lost = error == error.max()
+        text = f"{sums.swamped} of {sums.additions} additions inside left a sum as it was"
+        self._add("swamped", call, tensor, origin, is_lost, text, sums.swamped, sums.additions)
+
+    def _judge_statistics(self, call: Call) -> None:
+        if call.family != "normalization" or call.phase != "forward":
+            return
+        for tensor in call.written:
+            if tensor.is_floating_point() and tensor.numel() and torch.equal(call.as_read(tensor), tensor):
+                exact = self._exact_of(call, tensor)
+                if exact is not None and bool((exact != tensor).any()):
+                    origin = Origin(call, running_line(), ())
+                    self._add("stale-statistic", call, tensor, origin, exact != tensor)
+
+    @staticmethod
+    def _exact_of(call: Call, tensor: torch.Tensor) -> torch.Tensor | None:
+        exact = call.exact()
+        if exact is None:
+            return None
+        return next(wide for result, wide in zip(call.results, exact, strict=True) if result is tensor)
+
+    # What is kept
+
+    def _add(
+        self, kind: str, call: Call, tensor: torch.Tensor, origin: Origin | None, where: torch.Tensor, text: str = "",
+        count: int = 0, elements: int = 0,
+    ) -> None:  # fmt: skip
+        key = (kind, call.module) if kind == "passed-on" else (kind, call.module, call.name, call.phase)
+        if key in self.events or len(self.events) >= self.most:
+            return
+        places = where.reshape(-1).nonzero()
+        element, fmt = Element(), call.format_of(tensor)
+        if places.numel():
+            element = element_of(call, tensor, self._exact_of(call, tensor), int(places[0]))
+        line = origin.line if origin is not None else running_line()
+        share = f"{text or f'{places.numel()} of {tensor.numel()} elements'}; {sentence(element, fmt)}"
+        event = Event(
+            kind, call.step, call.module, call.name, call.phase, place_of(line), element.index, element.operands, element.exact,
+            element.rounded, fmt.name, count or places.numel(), elements or tensor.numel(),
+            _text(kind, call.step, call.module, call.name, call.phase, line, share),
+            chain_to(origin) if origin is not None else (),
+        )  # fmt: skip
+        self._keep(key, event, not bool(tensor.isfinite().all()))
+
+    def _add_update(self, kind: str, update: Update, where: torch.Tensor, text: str) -> None:
+        module, operation, phase = update.where.module, name_of_operation(update.where.operation), update.where.phase
+        key = (kind, update.name or module, operation, phase)
+        if key in self.events or len(self.events) >= self.most:
+            return
+        line, place = running_line(), int(where.reshape(-1).nonzero()[0])
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), update.target.shape))
+        value = float(update.target[index])
+        name = update.name or "a parameter"
+        operands = ((f"{name}[{', '.join(map(str, index))}]", value),)
+        count = update.updates if kind == "stopped" else update.lost
+        said = f"{text.format(name, count, update.target.numel())}: e.g. {value:.6g}"
+        event = Event(
+            kind, self._step, module, operation, phase, place_of(line), index, operands, None, value, update.where.format,
+            update.lost, update.target.numel(), _text(kind, self._step, module, operation, phase, line, said),
+        )  # fmt: skip
+        self._keep(key, event, False)
+
+    def _keep(self, key: tuple[str, ...], event: Event, is_nonfinite: bool) -> None:
+        self.events[key] = event
+        if is_nonfinite and self.on_nonfinite == "raise":
+            raise NonFinite(said_of(event))
+        if is_nonfinite and self.on_nonfinite == "warn":
+            self.on_nonfinite = None
+            warnings.warn(said_of(event), stacklevel=2)
+
+
+def _text(kind: str, step: int, module: str, operation: str, phase: str, line: Line | None, said: str) -> str:
+    place: Any = place_of(line)
+    source = f" at {place}{f' ({place.text})' if place.text else ''}" if place is not None else ""
+    where = f"{module or 'outside any module'}, {operation}, {phase} pass of step {step}{source}"
+    return f"{EVENTS[kind]}: {where}: {said}."
+
+
+def said_of(event: Event) -> str:
+    """An event and the chain behind it, as lines of text."""
+    links = [f"  {link.module or '-'} {link.operation} ({link.phase}): {link.note}" for link in event.chain]
+    return "\n".join([event.text, *(["behind it, the cause first:", *links] if links else [])])

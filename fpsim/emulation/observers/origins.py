@@ -1,0 +1,97 @@
+"""Where the numbers in a tensor's memory come from: the operations that made them, and those that made their operands."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.source import Line, place_of
+from fpsim.report.records import Link
+
+_KEPT = 50_000  # origins whose parents are known; what is older has none
+_PARENTS = 4
+
+
+class Origin:
+    """One operation that made numbers. `cause` is the one that first made those that are not finite, if any are not."""
+
+    __slots__ = ("cause", "largest", "line", "module", "nonfinite", "operation", "parents", "phase", "step", "underflows")
+
+    def __init__(self, call: Call, line: Line | None, parents: tuple[Origin, ...]):
+        self.module, self.operation, self.phase, self.step = call.module, call.name, call.phase, call.step
+        self.line, self.parents = line, parents
+        self.largest, self.nonfinite, self.underflows = 0.0, 0, 0
+        self.cause: Origin | None = None
+
+    def link(self) -> Link:
+        """This operation as part of the chain behind an event."""
+        notes = [f"largest {self.largest:.6g}"]
+        if self.nonfinite:
+            notes.append(f"{self.nonfinite} not finite" + (", made here" if self.cause is self else ""))
+        if self.underflows:
+            notes.append(f"{self.underflows} underflowed to 0")
+        return Link(self.module, self.operation, self.phase, f"step {self.step}: {', '.join(notes)}", place_of(self.line))
+
+
+class Origins:
+    """The last operations, known by the memory that they wrote to."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Origin] = deque()
+
+    def of(self, tensor: torch.Tensor) -> Origin | None:
+        """What last wrote to a tensor's memory; None for what comes from outside."""
+        return getattr(tensor.untyped_storage(), "_fpsim_origin", None)
+
+    def parents_of(self, call: Call, index: int, count: int) -> tuple[Origin, ...]:
+        """The origins of what a call's result of that number was computed from; of lists, the elements of that number."""
+        found: dict[int, Origin] = {}
+        for tensor in _operands(call, index, count):
+            origin = self.of(tensor)
+            if origin is not None:
+                found[id(origin)] = origin
+        return tuple(sorted(found.values(), key=_weight, reverse=True)[:_PARENTS])
+
+    def keep(self, tensor: torch.Tensor, origin: Origin) -> None:
+        """The origin is what made this tensor."""
+        storage: Any = tensor.untyped_storage()
+        storage._fpsim_origin = origin
+        self._kept.append(origin)
+        if len(self._kept) > _KEPT:
+            self._kept.popleft().parents = ()
+
+
+def _operands(call: Call, index: int, count: int) -> Iterator[torch.Tensor]:
+    for value in (*call.args, *call.kwargs.values()):
+        if isinstance(value, (list, tuple)):
+            value = value[index] if len(value) == count else next((item for item in value if item is not None), None)
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.is_cpu:
+            yield value
+
+
+def _weight(origin: Origin) -> tuple[bool, float]:
+    return origin.nonfinite > 0, origin.largest
+
+
+def chain_to(origin: Origin, most: int = 8, behind: int = 4) -> tuple[Link, ...]:
+    """The operations from the cause to this one, and so many behind the cause: of several that with the largest number."""
+    chain = _path(origin, origin.cause or origin, most)
+    if chain[-1] is not (origin.cause or origin):
+        chain.append(origin.cause or origin)  # further away
+    chain += _path(chain[-1], None, behind + 1)[1:]
+    return tuple(item.link() for item in reversed(chain))
+
+
+def _path(start: Origin, end: Origin | None, most: int) -> list[Origin]:
+    """From an operation back to another one, by what is not finite or else largest, at most so many."""
+    path = [start]
+    while len(path) < most and path[-1] is not end and path[-1].parents:
+        parent = max(path[-1].parents, key=_weight)
+        if parent in path:
+            break
+        path.append(parent)
+    return path

@@ -1,0 +1,128 @@
+"""The same run in float64 beside the emulated one: the same operations, masks and random numbers, errors being rounding's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fpsim.backend.numba import magnitudes
+from fpsim.emulation.machine import marks
+from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
+from fpsim.emulation.observers.observer import Observer, observer_named
+from fpsim.emulation.report import Draft, Key
+from fpsim.report.counts import Error
+
+_DROPOUT = torch.ops.aten.native_dropout.default
+_MOVING = ("exact", "constant", "random", "collective")  # families that make no error of their own
+
+
+@observer_named("shadow")
+class Shadow(Observer):
+    """Every tensor that the emulation computes has a shadow of its memory, with the float64 numbers in the place of its own.
+
+    Parameters start from the values that the emulation has, inputs from what they are before they are rounded. What a model
+    decides with Python's numbers (`.item()`) it decides by the emulated ones; what it draws at random is what it drew there.
+    All of that is a float64 run to the bit; attention, which libraries compute in orders of their own, to within rounding.
+    What is written to parameters outside the context is not seen: `reset` lets shadows start anew.
+    """
+
+    keeps_operands = True
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._era = object()
+        self._local: dict[Key, np.ndarray] = {}
+        self._cumulative: dict[Key, np.ndarray] = {}
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The shadow of a tensor: a view of what is kept, float64 for floating-point numbers; None where there is none."""
+        found: Any = getattr(tensor.untyped_storage(), "_fpsim_shadow", None)
+        if found is None or found[0] is not self._era or found[1] != tensor.element_size():
+            return None
+        return found[2].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())  # type: ignore[no-any-return]
+
+    def after(self, call: Call) -> None:
+        if call.outer is not None:  # the whole of it is computed at once
+            return
+        if not call.results and all(self.of(tensor) is None for tensor in call.tensors):
+            return
+        shadows = self._compute(call)
+        for tensor, shadow in zip(call.made, shadows, strict=True):
+            if self.of(tensor) is not shadow and marks.tag_on(tensor) is not marks.EXEMPT:
+                self._keep(tensor, shadow)
+        self._measure(call, shadows)
+
+    def _compute(self, call: Call) -> tuple[torch.Tensor, ...]:
+        if call.operation is _DROPOUT:
+            kept = call.result[1]
+            probability = call.args[1]
+            scale = 0.0 if probability == 1 else 1 / (1 - probability)
+            return (self._operand(call, call.args[0]) * kept * scale if call.args[2] is not False else
+                    self._operand(call, call.args[0])), kept  # fmt: skip
+        shadows = compute_in_float64(call, lambda tensor: self._operand(call, tensor))
+        if shadows is None:
+            return tuple(tensor.double() if is_widened(tensor) else tensor for tensor in call.made)
+        return shadows
+
+    def _operand(self, call: Call, tensor: torch.Tensor) -> torch.Tensor:
+        """An operand's shadow, which is written to in place where it is; made now for what has none."""
+        found = self.of(tensor)
+        if found is not None:
+            return found
+        is_written = any(tensor is target for target in call.written)
+        given = call.as_written(tensor) if is_written else tensor
+        wide = given.double() if is_widened(tensor) else given.clone() if is_written else given
+        if is_written or marks.is_parameter(tensor):
+            self._keep(tensor, wide)
+            return self.of(tensor)  # type: ignore[return-value]
+        return wide
+
+    def _keep(self, tensor: torch.Tensor, shadow: torch.Tensor) -> None:
+        """Let the tensor's memory have this shadow; where the tensor is but a part, the rest is what it is."""
+        storage: Any = tensor.untyped_storage()
+        size = storage.nbytes() // tensor.element_size()
+        dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
+        there = self.of(tensor)
+        if there is not None:
+            there.copy_(shadow)
+            return
+        covers = tensor.numel() == size and not tensor.storage_offset()
+        if covers and shadow.stride() == tensor.stride() and shadow.dtype is dtype:
+            buffer = shadow.as_strided((size,), (1,))
+        else:
+            buffer = tensor.detach().as_strided((size,), (1,), 0).to(dtype, copy=True)
+            buffer.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(shadow)
+        storage._fpsim_shadow = self._era, tensor.element_size(), buffer
+
+    def _measure(self, call: Call, shadows: tuple[torch.Tensor, ...]) -> None:
+        exact = None if call.family in _MOVING else call.exact()
+        of_result = {id(tensor): shadow for tensor, shadow in zip(call.made, shadows, strict=True)}
+        of_exact = {} if exact is None else {id(tensor): wide for tensor, wide in zip(call.results, exact, strict=True)}
+        for tensor in call.emulated:
+            fmt = call.format_of(tensor)
+            key = (call.module, call.name, call.phase, fmt.name)
+            for sums, reference in ((self._cumulative, of_result[id(tensor)]), (self._local, of_exact.get(id(tensor)))):
+                if reference is not None:
+                    row = sums.setdefault(key, np.zeros(4))
+                    magnitudes.compare(_flat(tensor.float()), _flat(reference), fmt.emin, fmt.precision, row)
+
+    def contribute(self, draft: Draft) -> None:
+        draft.observed.append("shadow")
+        for key, row in self._cumulative.items():
+            local = self._local.get(key)
+            draft.add(key, cumulative=_error(row), local=_error(local if local is not None else np.zeros(4)))
+
+
+def _flat(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = marks.array_of(tensor.detach().contiguous())
+    return array.reshape(-1)
+
+
+def _error(row: np.ndarray) -> Error:
+    elements, squares, reference, ulps = row.tolist()
+    return Error(int(elements), squares, reference, ulps)

@@ -1,0 +1,32 @@
+"""Additions inside products and sums that lost an addend."""
+
+from __future__ import annotations
+
+from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.observer import Observer, observer_named
+from fpsim.emulation.report import Draft, Key
+from fpsim.report.counts import Counts
+
+
+@observer_named("swamping")
+class Swamping(Observer):
+    """By module, operation, pass and format; of sums that are trees of rounded additions."""
+
+    looks_into_sums = True
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._counts: dict[Key, Counts] = {}
+
+    def after(self, call: Call) -> None:
+        sums = call.sums
+        if sums is not None and sums.additions and not call.is_composed and call.emulated:
+            key = (call.module, call.name, call.phase, call.format_of(call.emulated[0]).name)
+            self._counts[key] = self._counts.get(key, Counts()) + Counts(additions=sums.additions, swamped=sums.swamped)
+
+    def contribute(self, draft: Draft) -> None:
+        draft.observed.append("swamping")
+        for key, counts in self._counts.items():
+            draft.add(key, counts)

@@ -1,0 +1,132 @@
+"""The first event names the fault: ten planted ones, and what is no fault."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fpsim
+from fpsim.emulation.errors import NonFinite
+from fpsim.emulation.observers.events import Events, said_of
+from tests.planted_faults import FAULTS
+
+CASES = [pytest.param(fault, fmt, id=f"{name}-{fmt}") for name, fault in FAULTS.items() for fmt in fault.formats]
+
+
+@pytest.mark.parametrize(("fault", "fmt"), CASES)
+def test_the_first_event_names_the_planted_fault(fault, fmt):
+    report = fault.run(fmt).report()
+    first = report.first
+    found = (first.kind, first.module, first.operation, first.phase, first.step)
+    assert found == (fault.kind, fault.module, fault.operation, fault.phase, fault.step), said_of(first)
+    for text in fault.says:
+        assert text in first.text, (text, first.text)
+    assert first.place.file == fault.run.__code__.co_filename
+    assert first.format == fpsim.get_format(fmt).name and first.count > 0
+    assert [link.module for link in first.chain][-2:-1] == [*fault.chain][-1:] or not fault.chain
+
+
+def test_an_overflow_says_its_operands_exact_and_rounded_result():
+    x = torch.tensor([1.0, 300.0, 2.0])
+    events = Events()
+    with fpsim.emulate("fp16", observe=events):
+        y = x * x
+        (y + 1).sum()
+    first, passed = list(events.events.values())[:2]
+    assert first.operands == (("self", 300.0), ("other", 300.0)) and first.index == (1,)
+    assert (first.exact, first.rounded, first.count, first.elements) == (90000.0, math.inf, 1, 3)
+    assert first.place.text == "y = x * x"
+    assert passed.kind == "passed-on" and passed.place.text == "(y + 1).sum()"
+    assert [link.operation for link in passed.chain][-2:] == ["mul.Tensor", "add.Tensor"]
+    assert "made here" in passed.chain[-2].note
+
+
+def test_a_backward_pass_is_placed_at_the_line_of_its_forward_call():
+    events = Events()
+    w = torch.nn.Parameter(torch.tensor([200.0]))
+    with fpsim.emulate("fp16", observe=events):
+        a = w * 2.0**-10
+        b = (a * 2.0**15).tanh()
+        c = b * 0
+        (c + a * 2.0**10).sum().mul(2.0**7).backward()
+    first = next(iter(events.events.values()))
+    assert (first.kind, first.phase) == ("overflow", "backward")
+    assert first.place.text == "(c + a * 2.0**10).sum().mul(2.0**7).backward()"
+
+
+def test_deliberate_infinities_are_no_event():
+    mask = torch.tensor([[False, True], [False, False]])
+    outside = torch.tensor([[0.0, -math.inf], [0.0, 0.0]])
+    events = Events()
+    with fpsim.emulate("fp16", observe=events):
+        scores = torch.ones(2, 2).masked_fill(mask, -math.inf)
+        torch.softmax(scores + outside, dim=1)
+        torch.full((2,), math.inf)
+        best = torch.full((2,), -math.inf)
+        torch.maximum(best, torch.ones(2))
+    assert not events.events
+
+
+def test_numbers_from_outside_that_are_not_finite_are_passed_on():
+    events = Events()
+    with fpsim.emulate("fp16", observe=events):
+        torch.tensor([1.0, math.nan]) * 2
+    (first,) = events.events.values()
+    assert first.kind == "passed-on"
+    events.reset()
+    with fpsim.emulate("fp16", observe=events):
+        torch.tensor([1.0, 1e6]) * 2
+    (first,) = events.events.values()
+    assert first.kind == "overflow" and ("self from outside", 1e6) in first.operands
+
+
+def test_on_nonfinite():
+    def run(action):
+        sim = fpsim.run(nn.Linear(2, 2), "fp16", on_nonfinite=action)
+        with sim:
+            sim(torch.full((1, 2), 6e4)).mul(1e3).mul(2)
+        return sim
+
+    with pytest.raises(NonFinite, match=r"became -?inf in fp16") as caught:
+        run("raise")
+    assert "behind it, the cause first:" in str(caught.value) and "addmm" in str(caught.value)
+    with pytest.warns(UserWarning, match="became -?inf in fp16") as told:
+        run("warn")
+    assert len(told) == 1
+    with pytest.raises(ValueError, match="on_nonfinite is"):
+        run("stop")
+    with pytest.warns(UserWarning, match="nan"), fpsim.emulate("fp16", on_nonfinite="warn"):
+        torch.zeros(1) / torch.zeros(1)
+
+
+def test_a_healthy_training_has_no_events():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 3))
+    sim = fpsim.run(model, "fp16", observe="events")
+    optimizer = torch.optim.SGD(sim.parameters(), lr=0.1, momentum=0.9)
+    with sim:
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(sim(torch.randn(8, 8)), torch.arange(8) % 3).backward()
+            optimizer.step()
+    assert sim.report().events == ()
+
+
+def test_events_are_bounded():
+    events = Events(most=3)
+    with fpsim.emulate("fp16", observe=events):
+        for name in ("exp", "square", "reciprocal", "log", "cosh"):
+            getattr(torch, name)(torch.tensor([-1e4, 0.0]))
+    assert len(events.events) == 3
+
+
+def test_saturating_formats_overflow_to_their_largest_number():
+    events = Events()
+    with fpsim.emulate(fpsim.get_format("e4m3fn").replace(name="saturating", saturate=True), observe=events):
+        x = torch.tensor([30.0, 1.0])
+        x * x
+    (first,) = events.events.values()
+    assert (first.kind, first.exact, first.rounded, first.index) == ("overflow", 900.0, 448.0, (0,))
+    assert np.isfinite(first.rounded)
