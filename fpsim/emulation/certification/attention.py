@@ -22,7 +22,8 @@ from fpsim.emulation.certification.table import Call, Products, Unit, multiplied
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.policy import Policy, mixed_products
-from fpsim.emulation.rules.attention import ATTENTION, attend
+from fpsim.emulation.operations import ATTENTION
+from fpsim.emulation.rules.attention import attend
 from fpsim.numbers.formats import FP32, FP64, Format, joined
 from fpsim.numbers.rounding import Rounding
 

@@ -17,8 +17,8 @@ from fpsim.emulation.certification.attention import record_steps
 from fpsim.emulation.certification.steps import Ref, Step, Trace
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.operations import ATTENTION
 from fpsim.emulation.registry import TABLE, mapped, tensors_in
-from fpsim.emulation.rules.attention import ATTENTION
 from fpsim.emulation.rules.exact import MAKERS
 from fpsim.emulation.simulation import Simulation
 

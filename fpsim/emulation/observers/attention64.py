@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpsim.emulation.rules.attention import ATTENTION, ATTENTION_BACKWARD
+from fpsim.emulation.operations import ATTENTION, ATTENTION_BACKWARD
 
 
 def _repeated(heads: Tensor, like: Tensor) -> Tensor:

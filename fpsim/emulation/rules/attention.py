@@ -30,6 +30,7 @@ from fpsim.emulation.machine.engine import accumulated_products, products
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.limits import in_fp32
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
+from fpsim.emulation.operations import ATTENTION, ATTENTION_BACKWARD
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library, multiplies_natively
 from fpsim.numbers.formats import FP32, Format, joined
@@ -37,19 +38,6 @@ from fpsim.numbers.formats import FP32, Format, joined
 _aten = torch.ops.aten
 _FLOAT32 = torch.float32
 _COST = 24  # of a score's exponential, masks and sums, in multiply-adds
-
-_library = torch.library.Library("fpsim", "DEF")
-_library.define(
-    "scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor? kept, float dropout_p, "
-    "bool is_causal, float scale, bool wide, bool keep) -> (Tensor output, Tensor probabilities, Tensor read)"
-)
-_library.define(
-    "scaled_dot_product_attention_backward(Tensor gradient, Tensor query, Tensor key, Tensor value, Tensor? kept, "
-    "Tensor probabilities, Tensor read, float dropout_p, float scale, bool wide, bool of_mask) "
-    "-> (Tensor, Tensor, Tensor, Tensor)"
-)
-ATTENTION = torch.ops.fpsim.scaled_dot_product_attention.default
-ATTENTION_BACKWARD = torch.ops.fpsim.scaled_dot_product_attention_backward.default
 
 
 def default_scale(query: Tensor) -> float:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fpsim.emulation.dispatch.context import current
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
+from fpsim.emulation.operations import ATTENTION, ATTENTION_BACKWARD
 from fpsim.emulation.registry import register
-from fpsim.emulation.rules.attention import ATTENTION, ATTENTION_BACKWARD, default_scale
+from fpsim.emulation.rules.attention import default_scale
 from fpsim.emulation.rules.steps.attention import attention_in_steps
 
 _aten = torch.ops.aten
