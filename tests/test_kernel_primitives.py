@@ -46,3 +46,12 @@ def test_new_arrays_have_their_shape_dtype_and_zeros(size, dtype):
         assert zeros[0, 0] == 1 and np.count_nonzero(zeros) == 1
         assert room.shape == (size,) and room.dtype == np.uint32 and (room == 7).all()
         zeros[:], room[:] = 1, 9
+
+
+def test_an_array_assigned_to_another_is_refused_for_the_text_that_it_brings():
+    @kernel
+    def assign(x, y):
+        x[:] = y
+
+    with pytest.raises(TypeError, match="a kernel makes text, which takes seconds to compile"):
+        assign(np.zeros(3), np.ones(3))

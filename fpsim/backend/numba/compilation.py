@@ -49,6 +49,8 @@ def _calls_known(context: Any) -> Iterator[None]:
     resolve = context.resolve_function_type
 
     def resolve_once(function: Any, arguments: Any, keywords: Any) -> Any:
+        if types.unicode_type in arguments:  # Numba's own message of shapes that do not match, for one
+            raise TypeError("a kernel makes text, which takes seconds to compile: assign arrays element by element")
         if keywords or not isinstance(function, types.Function):
             return resolve(function, arguments, keywords)
         key = function, tuple(arguments)

@@ -40,7 +40,9 @@ def find_moved(condition: int, first: int, second: int, kept: int, base: Any, ma
         for i in range(marks.size):
             marks[i] |= np.uint8(a[i] != b[i])
     if base.size:
-        base[:] = carray(floats_at(kept), (marks.size,))
+        numbers = carray(floats_at(kept), (marks.size,))
+        for i in range(marks.size):  # what Numba makes of one array assigned to another takes seconds to compile
+            base[i] = numbers[i]
 
 
 @kernel

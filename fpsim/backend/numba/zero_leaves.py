@@ -116,7 +116,9 @@ def _count_by_value(
     row = zeroed(limits.size, a.dtype)
     per_line = VECTOR_BYTES // a.itemsize
     for i in range(rows):
-        row[:leaves] = a[i]
+        given = a[i]
+        for k in range(leaves):
+            row[k] = given[k]
         for low in range(0, row.size, per_line):
             small = _are_below(row, limits, low)
             while small != 0:
@@ -163,7 +165,9 @@ def _count_by_limit(values: Any, a: Any, b: Any, positive: float, negative: floa
     lines = room[first : first + leaves * parts * stride].reshape((leaves, parts, stride))
     row = zeroed(limits.size, a.dtype)
     for i in range(rows):
-        row[:leaves] = a[i]
+        given = a[i]
+        for k in range(leaves):
+            row[k] = given[k]
         for low in range(0, row.size, per_line):
             small = _are_below(row, limits, low)
             while small != 0:
