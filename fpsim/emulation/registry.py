@@ -38,6 +38,9 @@ PRIMITIVE: dict[torch._ops.OpOverload, Rule] = {}
 #: The operations that have steps.
 STEPS: set[torch._ops.OpOverload] = set()
 
+#: What stands for an operation in float64, where torch has no kernel for it.
+IN_FLOAT64: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
+
 #: Names of operations whose rule is one kernel of many steps.
 WHOLE: set[str] = set()
 

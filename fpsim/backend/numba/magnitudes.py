@@ -6,80 +6,117 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.compiler import (
+    as_float,
+    int_add,
+    int_and,
+    int_max,
+    int_min,
+    int_sub,
+    kernel,
+    prefer_wide_vectors,
+    shift_left,
+    shift_right,
+)
 
 # What `survey` counts.
 ZEROS, SUBNORMALS, INFINITE, NAN = range(4)
+# Its constants, as int32 codes: 0, 1, all bits of a magnitude, infinity, the smallest normal number.
+ZERO, ONE, MAGNITUDE, INFINITY, NORMAL = range(5)
 
 #: Of the exponents that `count_exponents` tells apart, the smallest; its array ends with zeros, infinities and NaN.
 LOWEST, EXPONENTS = -149, 277
-_MAGNITUDE, _INFINITY = 0x7FFFFFFF, 0x7F800000
+
+_BLOCK = 1 << 20  # elements, by counts of 32 bits
+_LANES, _PART = 8, 1024
 
 
 @kernel
-def survey(bits: Any, normal: int, extremes: Any, counts: Any) -> None:
-    """Add counts, and widen extremes (the largest finite and the smallest nonzero magnitude), of float32 codes (uint32).
+def survey(codes: Any, constants: Any, extremes: Any, counts: Any) -> None:
+    """Add to counts and widen extremes (the largest finite and the smallest nonzero magnitude, as codes) by float32 codes.
 
-    Magnitudes and `normal`, the code below which a nonzero number is subnormal, are codes too.
+    Magnitudes below the smallest normal number, zero apart, are subnormal. All are int32.
     """
-    largest, smallest = np.uint32(extremes[0]), np.uint32(extremes[1])
-    for start in range(0, bits.size, 4096):
-        block = bits[start : start + 4096]
-        nonzero = subnormal = infinite = nan = np.uint32(0)
+    prefer_wide_vectors()
+    zero, one, mask = constants[ZERO], constants[ONE], constants[MAGNITUDE]
+    infinity, normal = constants[INFINITY], constants[NORMAL]
+    largest, smallest = extremes[0], extremes[1]
+    for start in range(0, codes.size, _BLOCK):
+        block = codes[start : start + _BLOCK]
+        zeros = below = infinite = nan = zero
         for i in range(block.size):
-            magnitude = np.uint32(block[i] & np.uint32(_MAGNITUDE))
-            largest = max(largest, magnitude if magnitude < np.uint32(_INFINITY) else np.uint32(0))
-            smallest = min(smallest, magnitude if magnitude > np.uint32(0) else np.uint32(_INFINITY))
-            nonzero += np.uint32(magnitude > np.uint32(0))
-            subnormal += np.uint32((magnitude > np.uint32(0)) & (magnitude < np.uint32(normal)))
-            infinite += np.uint32(magnitude == np.uint32(_INFINITY))
-            nan += np.uint32(magnitude > np.uint32(_INFINITY))
-        counts[ZEROS] += block.size - nonzero
-        counts[SUBNORMALS] += subnormal
+            magnitude = int_and(block[i], mask)
+            largest = int_max(largest, magnitude if magnitude < infinity else zero)
+            smallest = int_min(smallest, magnitude if magnitude > zero else infinity)
+            zeros = int_add(zeros, one if magnitude == zero else zero)
+            below = int_add(below, one if magnitude < normal else zero)
+            infinite = int_add(infinite, one if magnitude == infinity else zero)
+            nan = int_add(nan, one if magnitude > infinity else zero)
+        counts[ZEROS] += zeros
+        counts[SUBNORMALS] += int_sub(below, zeros)
         counts[INFINITE] += infinite
         counts[NAN] += nan
     extremes[0], extremes[1] = largest, smallest
 
 
 @kernel
-def count_exponents(bits: Any, counts: Any) -> None:
+def count_exponents(codes: Any, counts: Any) -> None:
     """Add to counts[e - LOWEST] the float32 codes whose exponent floor(log2 |x|) is e; then zeros, infinities, NaN."""
-    for i in range(bits.size):
-        magnitude = bits[i] & np.uint32(_MAGNITUDE)
-        exponent = magnitude >> np.uint32(23)
+    for i in range(codes.size):
+        magnitude = codes[i] & 0x7FFFFFFF
+        exponent = magnitude >> 23
         if exponent == 0:
             if magnitude == 0:
                 counts[EXPONENTS] += 1
                 continue
             place = -1
             while magnitude:
-                magnitude >>= np.uint32(1)
+                magnitude >>= 1
                 place += 1
             counts[place] += 1
         elif exponent == 255:
-            counts[EXPONENTS + 1 + (magnitude > np.uint32(_INFINITY))] += 1
+            counts[EXPONENTS + 1 + (magnitude > 0x7F800000)] += 1
         else:
             counts[exponent + 22] += 1
 
 
 @kernel
-def compare(results: Any, reference: Any, least: int, precision: int, sums: Any) -> None:
+def compare(results: Any, reference: Any, codes: Any, constants: Any, sums: Any) -> None:
     """How far float32 results are from float64 ones, over the elements finite in both: adds to sums[0] how many, to sums[1] and
     sums[2] the squares of the differences and of the reference, and widens sums[3], the largest difference in ulps of the
-    reference (2^(max(e, least) - precision + 1), e being its exponent).
+    reference. `codes` are the reference's, int64.
+
+    constants, int64: 0, 52, 0x7FF, the biased exponent below which an ulp is as there, that of 2^(p - 1) times 2^1023, 1.
     """
-    count, squares, whole, most = 0, 0.0, 0.0, sums[3]
-    for i in range(results.size):
-        value, exact = np.float64(results[i]), reference[i]
-        difference = value - exact
-        if abs(value) < np.inf and abs(exact) < np.inf:
-            count += 1
-            squares += difference * difference
-            whole += exact * exact
-            if difference != 0.0:
-                exponent = max(int(np.floor(np.log2(abs(exact)))) if exact != 0.0 else least, least)
-                most = max(most, abs(difference) * 2.0 ** (precision - 1 - exponent))
-    sums[0] += count
-    sums[1] += squares
-    sums[2] += whole
-    sums[3] = most
+    prefer_wide_vectors()
+    zero, shift, mask, least, top = constants[0], constants[1], constants[2], constants[3], constants[4]
+    differences, references = np.zeros(_PART), np.zeros(_PART)
+    squares, whole, most = np.zeros(_LANES), np.zeros(_LANES), np.zeros(_LANES)
+    for start in range(0, results.size, _PART):
+        size, left_out = min(_PART, results.size - start), zero
+        values, exact, bits = results[start : start + size], reference[start : start + size], codes[start : start + size]
+        differences[size:] = 0.0
+        references[size:] = 0.0
+        for i in range(size):
+            value, wide = np.float64(values[i]), exact[i]
+            is_finite = (abs(value) < np.inf) & (abs(wide) < np.inf)
+            differences[i] = abs(value - wide) if is_finite else 0.0
+            references[i] = wide if is_finite else 0.0
+            left_out = int_add(left_out, zero if is_finite else constants[5])
+        sums[0] += size - left_out
+        for first in range(0, _PART, _LANES):  # so many sums at a time
+            for lane in range(_LANES):
+                difference, wide = differences[first + lane], references[first + lane]
+                squares[lane] += difference * difference
+                whole[lane] += wide * wide
+        for i in range(size):
+            exponent = int_max(int_and(shift_right(bits[i], shift), mask), least)
+            differences[i] *= as_float(shift_left(int_max(int_sub(top, exponent), zero), shift))
+        for first in range(0, _PART, _LANES):
+            for lane in range(_LANES):
+                ulps = differences[first + lane]
+                most[lane] = ulps if ulps > most[lane] else most[lane]
+    for lane in range(_LANES):
+        sums[1] += squares[lane]
+        sums[2] += whole[lane]
+        sums[3] = max(sums[3], most[lane])

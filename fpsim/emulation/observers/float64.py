@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.machine import marks
-from fpsim.emulation.observers.attention64 import IN_FLOAT64
-from fpsim.emulation.registry import TABLE, positions, tensors_in
+from fpsim.emulation.registry import IN_FLOAT64, TABLE, positions, tensors_in
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _FLOAT64 = torch.float64

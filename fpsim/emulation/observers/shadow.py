@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,13 +110,21 @@ class Shadow(Observer):
             for sums, reference in ((self._cumulative, of_result[id(tensor)]), (self._local, of_exact.get(id(tensor)))):
                 if reference is not None:
                     row = sums.setdefault(key, np.zeros(4))
-                    magnitudes.compare(_flat(tensor.float()), _flat(reference), fmt.emin, fmt.precision, row)
+                    exact_values = _flat(reference)
+                    constants = _constants(fmt.emin, fmt.precision)
+                    magnitudes.compare(_flat(tensor.float()), exact_values, exact_values.view(np.int64), constants, row)
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("shadow")
         for key, row in self._cumulative.items():
             local = self._local.get(key)
             draft.add(key, cumulative=_error(row), local=_error(local if local is not None else np.zeros(4)))
+
+
+@lru_cache(maxsize=256)
+def _constants(emin: int, precision: int) -> np.ndarray:
+    """What `magnitudes.compare` reads."""
+    return np.array([0, 52, 0x7FF, emin + 1023, precision - 1 + 2 * 1023, 1], np.int64)
 
 
 def _flat(tensor: torch.Tensor) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fpsim.emulation.operations import ATTENTION, ATTENTION_BACKWARD
+from fpsim.emulation.registry import IN_FLOAT64
 
 
 def _repeated(heads: Tensor, like: Tensor) -> Tensor:
@@ -53,5 +53,4 @@ def attention_backward(
     )  # fmt: skip
 
 
-#: What stands for the operation in float64.
-IN_FLOAT64: dict[Any, Callable[..., Any]] = {ATTENTION: attention, ATTENTION_BACKWARD: attention_backward}
+IN_FLOAT64.update({ATTENTION: attention, ATTENTION_BACKWARD: attention_backward})
