@@ -7,7 +7,7 @@ from typing import Any
 
 from fpsim.emulation.machine.rows import FORMATS_MET, counts_of
 from fpsim.report.counts import Counts, Range
-from fpsim.report.records import PARTS, PHASES, Distribution, Event, Limits, Module, Row
+from fpsim.report.records import PARTS, PHASES, Distribution, Event, Limits, Module, Row, Treatment
 from fpsim.report.report import Report
 
 Key = tuple[str, str, str, str]  # module, operation, phase, format: as text
@@ -21,6 +21,7 @@ class Draft:
     observed: list[str] = field(default_factory=lambda: ["counts"])
     distributions: list[Distribution] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    coverage: list[Treatment] = field(default_factory=list)
 
     def add(self, key: Key, counts: Counts | None = None, magnitudes: Range | None = None, **others: Any) -> None:
         """Add counts and widen the range of a row; others are set."""
@@ -48,6 +49,7 @@ def make_report(emulation: Any) -> Report:
         modules=tuple(Module(path, kind, parameters) for path, (kind, parameters) in emulation.modules.items()),
         distributions=tuple(draft.distributions),
         events=tuple(draft.events),
+        coverage=tuple(draft.coverage),
     )
 
 

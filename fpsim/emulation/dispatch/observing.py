@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
+from fpsim.emulation.machine.memory import only_looking
 from fpsim.emulation.machine.rows import add_rows
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.registry import TABLE
@@ -28,7 +29,7 @@ def _tell(machine: Any, compute: Callable[[], Any], operation: Any, args: Any, k
     observers, outer = machine.emulation.observers, machine.call
     if outer is not None and outer.args is args and outer.operation is operation:  # a change of a parameter, looked at
         return compute()
-    with _without_dispatch(), torch.no_grad():
+    with _without_dispatch(), torch.no_grad(), only_looking():
         keeps, looks = (any(getattr(item, need) for item in observers) for need in ("keeps_operands", "looks_into_sums"))
         call = Call(machine, operation, args, kwargs, outer, keeps, looks)
         for item in observers:
@@ -42,7 +43,7 @@ def _tell(machine: Any, compute: Callable[[], Any], operation: Any, args: Any, k
         add_rows(call.rows, rows)
     if outer is not None:
         outer.is_composed = True
-    with _without_dispatch(), torch.no_grad():
+    with _without_dispatch(), torch.no_grad(), only_looking():
         for item in observers:
             item.after(call)
     return call.result

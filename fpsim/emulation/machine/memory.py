@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,13 +34,32 @@ _WRITERS: dict[Any, tuple[str, ...]] = {
 }
 
 
+class _Looking(threading.local):
+    """How deep this thread is in what only looks at memory."""
+
+    depth = 0
+
+
+_looking = _Looking()
+
+
+@contextmanager
+def only_looking() -> Iterator[None]:
+    """What hands out an alias in here is trusted to write nothing through it, now or later."""
+    _looking.depth += 1
+    try:
+        yield
+    finally:
+        _looking.depth -= 1
+
+
 def _handing_out(original: Callable[..., Any], silent: tuple[str, ...]) -> Callable[..., Any]:
     """The call, after which the storage is shared, unless a module of these packages made it."""
 
     @functools.wraps(original)
     def hand_out(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith(silent):
+        if not _looking.depth and not sys._getframe(1).f_globals.get("__name__", "").startswith(silent):
             marks.share(self)
         return result
 

@@ -18,7 +18,7 @@ from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.observers.origins import Origin, Origins, chain_to
 from fpsim.emulation.observers.source import Line, place_of, running_line
 from fpsim.emulation.observers.tensors import Survey
-from fpsim.emulation.report import Draft, name_of_operation
+from fpsim.emulation.report import Draft, Key, name_of_operation
 from fpsim.report.records import EVENTS, Event
 
 _GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
@@ -46,6 +46,7 @@ class Events(Observer):
         self.events: dict[tuple[str, ...], Event] = {}
         self._lines, self._origins = Lines(), Origins()
         self._begun: dict[int, torch.Tensor] = {}  # parameters as they were before this step, by address
+        self._places: dict[Key, Line | None] = {}
         self._step = 0
 
     # What is told
@@ -76,6 +77,8 @@ class Events(Observer):
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
         if results:
+            key = (call.module, call.name, call.phase, call.format_of(results[0]).name)
+            self._places.setdefault(key, line)
             self._judge_sums(call, results[0])
             self._judge_statistics(call)
 
@@ -95,8 +98,10 @@ class Events(Observer):
         self._begun.clear()
 
     def contribute(self, draft: Draft) -> None:
-        draft.observed += ["events", "swamping"] if self.looks_into_sums else ["events"]
+        draft.observed.append("events")
         draft.events += self.events.values()
+        for key, line in self._places.items():
+            draft.add(key, place=place_of(line))
 
     # What it means
 

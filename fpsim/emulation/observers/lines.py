@@ -11,7 +11,7 @@ from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.source import Line, running_line
 
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
-_KEPT = 200_000  # nodes
+_KEPT = 50_000  # nodes
 
 
 class Lines:

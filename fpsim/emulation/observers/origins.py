@@ -12,7 +12,7 @@ from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.source import Line, place_of
 from fpsim.report.records import Link
 
-_KEPT = 50_000  # origins whose parents are known; what is older has none
+_KEPT = 10_000  # origins whose parents are known; what is older has none
 _PARENTS = 4
 
 
