@@ -3,7 +3,7 @@
 from fpsim.emulation import rules
 from fpsim.emulation.dispatch.block import emulate
 from fpsim.emulation.dispatch.context import Emulation
-from fpsim.emulation.errors import OutsideContext, UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.errors import NonFinite, OutsideContext, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.observers import Call, Observer, observer_named
 from fpsim.emulation.registry import TABLE, register, unregister
@@ -18,6 +18,7 @@ __all__ = [
     "Call",
     "Counts",
     "Emulation",
+    "NonFinite",
     "Observer",
     "OutsideContext",
     "Policy",

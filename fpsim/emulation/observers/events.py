@@ -106,24 +106,23 @@ class Events(Observer):
     # What it means
 
     def _judge_nonfinite(self, call: Call, tensor: torch.Tensor, origin: Origin, overflows: int) -> None:
+        """Made here, of finite operands or of infinities that were asked for, or else passed on."""
         numbers = [value for value in (*call.args, *call.kwargs.values()) if type(value) is float]
         bad = [item for item in (*call.operands, torch.tensor(numbers)) if not bool(item.isfinite().all())]
-        is_nan = bool(tensor.isnan().any())
-        exact = self._exact_of(call, tensor)
+        causes = [parent.cause for parent in origin.parents if parent.cause is not None]
+        exact, is_nan = self._exact_of(call, tensor), bool(tensor.isnan().any())
         overflowed = ~tensor.isfinite() if exact is None else ~tensor.isfinite() & exact.isfinite()
         if bool(overflowed.any()) and (overflows or exact is not None):
             origin.cause = origin
             self._add("overflow", call, tensor, origin, overflowed)
+        elif causes and bad:
+            origin.cause = causes[0]
+            self._add("passed-on", call, tensor, origin, ~tensor.isfinite())
         elif overflows or not bad or (is_nan and not any(bool(item.isnan().any()) for item in bad)):
             origin.cause = origin  # with overflows: of an operand from outside, when it was read
             self._add("overflow" if overflows else "nonfinite", call, tensor, origin, ~tensor.isfinite())
-        else:
-            causes = [parent.cause for parent in origin.parents if parent.cause is not None]
-            origin.cause = causes[0] if causes else None
-            is_mask = not is_nan and not bool((tensor == torch.inf).any())  # -inf from outside or filled in
-            is_filled = not any(item.numel() for item in bad if item.dim()) or all(item is bad[-1] for item in bad if numbers)
-            if causes or not (is_mask or (is_filled and call.family == "constant")):
-                self._add("passed-on", call, tensor, origin, ~tensor.isfinite())
+        elif (is_nan or bool((tensor == torch.inf).any())) and call.family != "constant":
+            self._add("passed-on", call, tensor, origin, ~tensor.isfinite())  # from outside; -inf alone is a mask
 
     def _add_overflow(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
         """Something overflowed, and all results are finite: they saturated, or what overflowed is no result."""

@@ -29,7 +29,7 @@ class Origin:
 
     def link(self) -> Link:
         """This operation as part of the chain behind an event."""
-        notes = [f"largest {self.largest:.6g}"]
+        notes = [f"largest {self.largest:.6g}"] if self.largest or not self.nonfinite else []
         if self.nonfinite:
             notes.append(f"{self.nonfinite} not finite" + (", made here" if self.cause is self else ""))
         if self.underflows:
@@ -50,6 +50,8 @@ class Origins:
     def parents_of(self, call: Call, index: int, count: int) -> tuple[Origin, ...]:
         """The origins of what a call's result of that number was computed from; of lists, the elements of that number."""
         found: dict[int, Origin] = {}
+        if call.family in ("constant", "random"):  # which read shapes alone
+            return ()
         for tensor in _operands(call, index, count):
             origin = self.of(tensor)
             if origin is not None:
