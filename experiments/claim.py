@@ -3,6 +3,7 @@
 `configuration.toml`:
 
     title, section      what is claimed, and where it stands
+    on_request = true   leave it out of `list`, `run` and `report` unless it is named
     runs_of             another claim, whose runs these are: nothing else but `title` and `section` then
     [base]              what all runs have in common
     [arms.NAME]         what an arm sets on top of it
@@ -11,7 +12,7 @@
     [sizes.quick], [sizes.smallest]     the same, on top of `full`
 
 `claim.py` has `measure(configuration) -> result` (JSON values, a function of the configuration alone) and
-`judge(records) -> Answer`.
+`judge(records) -> Answer`; it may have `expected(configuration) -> seconds` for an estimate before the first run.
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ class Claim:
         base = self.source.folder if folder is None else folder / self.source.name
         return Store(base / ("results.jsonl" if size == "full" else f"{size}.jsonl"))
 
-    def runs(self, size: str = "full", seeds: int | None = None) -> list[Run]:
+    def runs(self, size: str = "full", seeds: int | None = None, data: str | None = None) -> list[Run]:
         """All runs of a size, seed by seed, so that what is finished early is a smaller experiment of the same form.
 
         Raises ValueError for arms that there are not.
         """
         if self.source is not self:
-            return self.source.runs(size, seeds)
+            return self.source.runs(size, seeds, data)
         chosen = {**self.settings["sizes"]["full"], **self.settings["sizes"].get(size, {})}
         count = chosen.pop("seeds", 1) if seeds is None else seeds
         chosen.pop("seeds", None)
@@ -75,7 +76,7 @@ class Claim:
         grid = {**self.settings.get("grid", {}), **chosen.pop("grid", {})}
         if unknown := set(names) - set(arms):
             raise ValueError(f"{self.name}: there are no arms {sorted(unknown)}, there are {', '.join(arms)}")
-        base = {**self.settings.get("base", {}), **chosen}
+        base = {**self.settings.get("base", {}), **chosen, **({"data": data} if data else {})}
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         return [
             Run(self.name, {**base, **point, **arms[arm], "arm": arm, "seed": seed})
@@ -90,6 +91,11 @@ class Claim:
         result = self._module().measure(run.configuration)
         return Record(run, result, time.process_time() - start, environment())
 
+    def expected(self, run: Run) -> float | None:
+        """The processor seconds that the claim itself expects of a run; None where it does not say."""
+        expected = getattr(self._module(), "expected", None)
+        return None if expected is None else expected(run.configuration)
+
     def judge(self, records: Sequence[Record]) -> Answer:
         """What finished runs come to."""
         return self._module().judge(records)
@@ -99,8 +105,9 @@ class Claim:
 
 
 def names() -> list[str]:
-    """The claims that there are."""
-    return sorted(path.parent.name for path in CLAIMS.glob("*/configuration.toml"))
+    """The claims that there are, less those that are run on request."""
+    every = sorted(path.parent.name for path in CLAIMS.glob("*/configuration.toml"))
+    return [name for name in every if not get_claim(name).settings.get("on_request")]
 
 
 @functools.cache

@@ -26,9 +26,11 @@ def results_digest(records: Sequence[Record]) -> str:
     return hashlib.sha256("".join(record.line() for record in records).encode()).hexdigest()[:16]
 
 
-def write(claims: Sequence[Claim], page: Path, size: str, seeds: int | None, store: Path | None) -> list[str]:
+def write(
+    claims: Sequence[Claim], page: Path, size: str, seeds: int | None, store: Path | None, data: str | None = None
+) -> list[str]:
     """The page, and a picture for each claim that draws one. Returns the names of claims that are not finished."""
-    answers = [judged(claim, size, seeds, store) for claim in claims]
+    answers = [judged(claim, size, seeds, store, data) for claim in claims]
     for claim, records, answer in answers:
         if answer is not None and answer.draw is not None:
             draw(answer, page.parent / PICTURES / f"{claim.name}.png", results_digest(records))
@@ -39,10 +41,12 @@ def write(claims: Sequence[Claim], page: Path, size: str, seeds: int | None, sto
 Judged = tuple[Claim, Sequence[Record], Answer | None]
 
 
-def judged(claim: Claim, size: str = "full", seeds: int | None = None, store: Path | None = None) -> Judged:
+def judged(
+    claim: Claim, size: str = "full", seeds: int | None = None, store: Path | None = None, data: str | None = None
+) -> Judged:
     """A claim, its records and what they come to; nothing where a run is missing, for what is not finished is not judged."""
     kept = claim.store(size, store).records()
-    runs = claim.runs(size, seeds)
+    runs = claim.runs(size, seeds, data)
     if any(run.key not in kept for run in runs):
         return claim, (), None
     records = [kept[run.key] for run in runs]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import fpsim
 from experiments.answer import number
 from experiments.data import Dataset, load
 from experiments.draws import Draws, digest
-from experiments.models import build
+from experiments.models import build, structure
 from experiments.models.initial import perturb
+from experiments.runs import Run
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -97,9 +100,9 @@ class Training:
 class Trainer:
     """A training that can be stopped between epochs and taken up again, bit for bit."""
 
-    def __init__(self, training: Training, root: Path | None = None):
+    def __init__(self, training: Training):
         self.training = training
-        self.data: Dataset = load(training.data, root)
+        self.data: Dataset = load(training.data)
         model = build(training.model, training.seed)
         with torch.no_grad():
             if training.stored:
@@ -200,11 +203,44 @@ class Trainer:
 
 
 def train(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a whole training."""
+    """The result of a whole training; where checkpoints are kept, it goes on from the last one."""
     trainer = Trainer(Training.of(configuration))
-    for _ in range(trainer.training.epochs):
+    path = checkpoint(configuration)
+    if path is not None and path.exists():
+        trainer.resume(torch.load(path))
+    while trainer.epoch < trainer.training.epochs:
         trainer.run_epoch()
+        if path is not None:
+            save(trainer.state(), path)
     return trainer.result()
+
+
+def checkpoint(configuration: Mapping[str, Any]) -> Path | None:
+    """Where the checkpoint of a run is, in the folder that FPSIM_CHECKPOINTS names; None without one."""
+    folder = os.environ.get("FPSIM_CHECKPOINTS")
+    return Path(folder) / f"{Run('', dict(configuration)).key}.pt" if folder else None
+
+
+def save(state: Any, path: Path) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}")
+    torch.save(state, beside)
+    os.replace(beside, path)
+
+
+def expected_seconds(training: Training) -> float:
+    """Processor time, from multiply-adds at 3 billion a second, three passes of them a step."""
+    return _expected_seconds(replace(training, seed=0))
+
+
+@functools.cache
+def _expected_seconds(training: Training) -> float:
+    data = load(training.data)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        structure(training.model).eval()(torch.empty(1, *data.inputs.shape[1:]))
+    examples = training.epochs * (training.limit or len(data.targets)) + len(data.test_targets) / 3
+    return 3 * examples * counter.get_total_flops() / 2 / 3e9
 
 
 @functools.lru_cache(maxsize=8)

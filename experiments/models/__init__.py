@@ -9,6 +9,7 @@ from torch import nn
 from experiments.models.convolutional import SmallCNN, SmallResNet
 from experiments.models.initial import draw_weights
 from experiments.models.perceptron import perceptron
+from experiments.models.published import PUBLISHED
 from experiments.models.transformers import SmallGPT, SmallViT
 
 #: Twins of the papers' families: they train in about a minute or less under emulation.
@@ -25,9 +26,15 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def build(name: str, seed: int) -> nn.Module:
-    """The model with the weights of the seed. Raises ValueError listing the names."""
-    if name not in MODELS:
-        raise ValueError(f"there is no model {name!r}; there are {', '.join(MODELS)}")
-    model = MODELS[name]()
+    """The model with the weights of the seed. Raises what `structure` raises."""
+    model = structure(name)
     draw_weights(model, seed)
     return model
+
+
+def structure(name: str) -> nn.Module:
+    """The model with weights of no meaning. Raises ValueError listing the names."""
+    known = MODELS | PUBLISHED
+    if name not in known:
+        raise ValueError(f"there is no model {name!r}; there are {', '.join(known)}")
+    return known[name]()

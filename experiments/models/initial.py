@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from experiments.draws import Draws
+from experiments.models.dropout import Dropout
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 
@@ -20,6 +21,8 @@ def draw_weights(model: nn.Module, seed: int) -> None:
     """
     with torch.no_grad():
         for path, module in model.named_modules():
+            if isinstance(module, Dropout):
+                module.seed, module.purpose = seed, path
             for name, parameter in module.named_parameters(recurse=False):
                 if isinstance(module, _NORMS):
                     parameter.fill_(float(name == "weight"))
