@@ -81,6 +81,9 @@ def round_into(
     plain = fmt.flush is None and fmt.has_negative_zero
     if rounding is Rounding.STOCHASTIC:
         plain = plain and not top_gap_is_wide(fmt)
+    if target.size < threads.SPLIT_ABOVE and target.nbytes < _STREAM_FROM and rounding is not Rounding.STOCHASTIC:
+        _kernel(rounding, plain, False)(source, target, row)
+        return
     past_cache = target.nbytes >= _STREAM_FROM and source.ctypes.data != target.ctypes.data
 
     def round_range(begin: int, end: int) -> None:

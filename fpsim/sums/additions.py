@@ -20,7 +20,8 @@ def add_rounded(
 ) -> np.ndarray:  # fmt: skip
     """rounded(x + y) of two matrices, as node number `node`: values of `target`, or any float64 with `residual`.
 
-    `out`, x itself if its elements are of no further use, may receive the result: fresh memory costs more than the sums.
+    y may broadcast to x. `out`, x itself if its elements are of no further use, may receive the result: fresh memory costs
+    more than the sums.
     """
     if not isinstance(target, Format):
         total = odd_sum(x, y, rounding)
@@ -34,6 +35,7 @@ def add_rounded(
         with np.errstate(all="ignore"):
             return np.add(x, y, out=out, dtype=np.float32, casting="same_kind")  # both are float32 values, added as IEEE says
     if x.dtype == np.float32 and rounding is Rounding.NEAREST_EVEN and not residual and float32_adds(target):
+        out = out if out is not None and out.flags.c_contiguous else None  # what is not, rounding would copy
         with np.errstate(all="ignore"):
             total = np.add(x, y, out=out, dtype=np.float32, casting="same_kind", order="C")
         round_into(total, total, target, rounding)

@@ -93,16 +93,16 @@ def finish_into(
 def _term(
     term: np.ndarray, shape: tuple[int, ...], fmt: Format, rounding: Rounding, draws: Draws, observer: SumObserver | None
 ) -> np.ndarray:
-    """What is added after a sum, rounded to the accumulator's format, in the result's shape."""
+    """What is added after a sum, rounded to the accumulator's format: an array that broadcasts to the result's shape."""
     each = observer is not None or rounding is Rounding.STOCHASTIC  # element by element of the result
-    rounded = np.array(np.broadcast_to(term, shape) if each else term, dtype=np.float64, order="C")
+    narrow = holds(np.dtype(np.float32), fmt)
+    dtype = np.float32 if narrow and term.dtype == np.float32 else np.float64
+    rounded = np.array(np.broadcast_to(term, shape) if each else term, dtype=dtype, order="C")
     if each:
         _round(rounded, fmt, rounding, draws.with_key(draws.key ^ _TERM), observer)
     else:
         round_into(rounded, rounded, fmt, rounding)
-    if holds(np.dtype(np.float32), fmt):
-        rounded = rounded.astype(np.float32)
-    return np.broadcast_to(rounded, shape)
+    return rounded.astype(np.float32, copy=False) if narrow else rounded
 
 
 def _round(x: np.ndarray, system: NumberSystem, rounding: Rounding, draws: Draws, observer: SumObserver | None) -> None:

@@ -78,15 +78,13 @@ class FormatMachine(Writing):
         UnsupportedTensor : float16, bfloat16 and float8 (they mean themselves only under fmt="native"), complex
             numbers, tensors on another device, sparse tensors.
         """
-        try:
-            if tensor.untyped_storage()._fpsim is self.arithmetic.tag:  # type: ignore[attr-defined]
-                return tensor
-        except (AttributeError, NotImplementedError):
-            pass
+        tag = marks.tag_on(tensor)
+        if tag is self.arithmetic.tag:
+            return tensor
         if tensor.dtype is not _FLOAT32:
             self.check(tensor)
             return tensor
-        if marks.tag_on(tensor) is marks.EXEMPT:
+        if tag is marks.EXEMPT:
             return tensor
         self.check(tensor)
         fresh = self.rounded_copy(tensor)
@@ -96,20 +94,18 @@ class FormatMachine(Writing):
 
     def rounded_copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """A rounded copy; elements that are float32's largest stand for the format's own."""
-        fresh = tensor.detach().clone(memory_format=torch.preserve_format)
-        overflows = self.row()[counting.OVERFLOWS]
-        self._round(fresh)
-        if self.stands_for_largest and self.row()[counting.OVERFLOWS] != overflows:
-            told = tensor.detach().abs() == LARGEST
-            self.row()[counting.OVERFLOWS] -= int(told.sum())
-            fresh[told] = tensor.detach()[told].sign() * self.arithmetic.fmt.max_finite
+        row = self.row()
+        overflows = row[counting.OVERFLOWS]
+        given = tensor.detach() if tensor.requires_grad else tensor
+        fresh = self._round(given.clone())
+        if self.stands_for_largest and row[counting.OVERFLOWS] != overflows:
+            told = given.abs() == LARGEST
+            row[counting.OVERFLOWS] -= int(told.sum())
+            fresh[told] = given[told].sign() * self.arithmetic.fmt.max_finite
         return fresh
 
     def holds(self, value: Any) -> bool:
-        try:
-            return value.untyped_storage()._fpsim is self.arithmetic.tag and value.dtype is _FLOAT32
-        except (AttributeError, NotImplementedError):
-            return False
+        return isinstance(value, torch.Tensor) and marks.tag_on(value) is self.arithmetic.tag and value.dtype is _FLOAT32
 
     def filling(self, value: Any) -> Any:
         if isinstance(value, float):
@@ -145,6 +141,8 @@ class FormatMachine(Writing):
 
     def check(self, tensor: torch.Tensor, computes: bool = True) -> None:
         dtype = tensor.dtype
+        if dtype is _FLOAT32 and tensor.is_cpu and tensor.layout is torch.strided:
+            return
         if tensor.device.type == "meta":
             raise MetaTensor
         if tensor.device.type != "cpu":

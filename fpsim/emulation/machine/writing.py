@@ -54,9 +54,11 @@ class Writing(Constants):
     def one_pass(
         self, operation: int, tensors: tuple[torch.Tensor, ...], factor: float = 1.0, into: torch.Tensor | None = None
     ) -> torch.Tensor | None:
+        if not self.arithmetic.fast or tensors[0].numel() < WORTH_A_PASS:
+            return None
         if into is not None and any(0 < abs(_pointer(item) - _pointer(into)) < 4 * item.numel() for item in tensors):
             into = None
-        if not self.arithmetic.fast or not _serve_a_pass(tensors if into is None else (*tensors, into)):
+        if not _serve_a_pass(tensors if into is None else (*tensors, into)):
             return None
         result = torch.empty(tensors[0].shape, dtype=_FLOAT32) if into is None else into
         marks.judge(result)
