@@ -108,7 +108,7 @@ def test_threads_of_a_script_are_emulated_and_counted(tmp_path):
     code, output, error = run(tmp_path, THREADS, "--fmt", "fp16")
     lines = dict(line.split() for line in output.splitlines())
     assert code == 0 and len(lines) == 9 and set(lines.values()) == {str(THIRD)}
-    assert next(line for line in error.splitlines() if "div.Tensor" in line).split()[2] == "20"  # constants, quotients
+    assert next(line for line in error.splitlines() if "div.Tensor" in line).split()[3] == "20"  # constants, quotients
 
 
 def test_what_runs_after_a_scripts_last_line_is_emulated_and_counted(tmp_path):
@@ -120,7 +120,7 @@ def test_what_runs_after_a_scripts_last_line_is_emulated_and_counted(tmp_path):
     assert done.returncode == 5, done.stderr
     assert [name for name, _ in lines][-1] == "atexit" and {"late", "kept pool"} <= {name for name, _ in lines}
     assert {number for _, number in lines} == {str(THIRD)}
-    assert next(line for line in done.stderr.splitlines() if "div.Tensor" in line).split()[2] == "26"
+    assert next(line for line in done.stderr.splitlines() if "div.Tensor" in line).split()[3] == "26"
 
 
 WORKERS = """

@@ -8,7 +8,9 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 
+import fpsim
 from fpsim.report import pages, payload
 from fpsim.report.counts import Counts, Range
 from fpsim.report.layout import Scale, number_line, timeline
@@ -20,6 +22,7 @@ from fpsim.report.strip import strip
 from fpsim.report.verdict import beside, number
 from tests.browser import open_browser, requests, resize
 from tests.made_up_reports import FP16, HOSTILE, broken, quiet
+from tests.planted_faults import FAULTS, identities
 
 
 def data_of(text):
@@ -189,6 +192,19 @@ def test_a_data_frame_has_the_rows():
     assert list(quiet().to_dataframe().columns) == list(frame.columns)
 
 
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_first_screen_of_a_real_report_names_what_broke(name):
+    fault = FAULTS[name]
+    report = fault.run("fp16").report()
+    assert repr(Report.from_json(report.to_json())) == repr(report)
+    first = next(event for event in report.events if event.kind == fault.kind)
+    assert report.verdict.word == ("breaks" if fault.kind in ("overflow", "nonfinite") else "degrades")
+    assert report.first == first and f"planted_faults.py:{first.place.line}" in report.verdict.sentence
+    text = html.unescape(re.sub(r"<[^>]+>", " ", fragment(report)))
+    for words in (first.operation, first.module, first.place.text, plain(first.text), number(first.rounded)):
+        assert words in text
+
+
 @pytest.fixture(scope="module")
 def browser():
     driver = open_browser()
@@ -207,6 +223,21 @@ def opened(browser, tmp_path):
     yield browser
     assert [entry["message"] for entry in browser.get_log("browser")] == []
     assert {url.partition("#")[0] for url in requests(browser)} == {address}
+
+
+def test_a_real_report_is_shown(browser, tmp_path):
+    sim = fpsim.run(identities(5), "fp16", observe=("events", "range", "histograms", "shadow"))
+    with sim, torch.no_grad():
+        sim[3].weight.mul_(2)
+        sim(torch.linspace(1, 40000, 8).reshape(2, 4))
+    sim.report().to_html(tmp_path / "real.html")
+    browser.get((tmp_path / "real.html").as_uri())
+    assert browser.get_log("browser") == []
+    options = browser.execute_script("return [...document.getElementById('metric').options].map(option => option.text)")
+    assert {"cumulative error", "local error", "overflow"} <= set(options)
+    click(browser, ".jump")
+    assert set(cells(browser, "module")) == {"3"} and "mm" in cells(browser, "operation")
+    assert len(browser.find_elements("css selector", "#drawings figure")) == 2  # no gradients were computed
 
 
 def cells(driver, column):

@@ -91,6 +91,8 @@ def run(
         emulation = Emulation(policy, policy.resolve())
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
+    if page is not None:
+        emulation.observe(("range", "histograms", "events"))
     install_optimizer_hooks()
     ending, seen = ExitStack(), _Seen()
     ending.callback(_report, emulation, page, seen)
