@@ -35,7 +35,7 @@ def judge(records: Sequence[Record]) -> Answer:
     counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Verdict}
     summary = (
         f"{counts[Verdict.CONFIRMED]} statements hold in every case, {counts[Verdict.REFUTED]} fail in some as they are "
-        "worded: the lower bound of the end, the radius read as a boundary, Kahan's limit (up to four times lower for odd weights)"
+        "worded: the lower bound of the end, the radius read as a boundary, Kahan's limit (up to four times lower)"
     )
     return Answer(summary, findings, _tables(by), lambda figure: _draw(figure, by["radius"]))
 
