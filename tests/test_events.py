@@ -114,6 +114,35 @@ def test_a_healthy_training_has_no_events():
     assert sim.report().events == ()
 
 
+@pytest.mark.parametrize("implementation", ["foreach", "fused"])
+def test_optimizers_on_lists_are_explained_by_the_parameter(implementation):
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    sim = fpsim.run(model, "fp16", observe="events")
+    optimizer = torch.optim.Adam(sim.parameters(), eps=0.0, betas=(0.5, 0.5), **{implementation: True})
+    with sim:
+        for layer in sim:
+            layer.weight.grad = torch.ones_like(layer.weight)
+        sim[1].weight.grad[0, 1] = 0.0
+        optimizer.step()
+    first = sim.report().first
+    name = {"foreach": "_foreach_addcdiv_", "fused": "_fused_adam_"}[implementation]
+    assert (first.kind, first.module, first.phase, first.index) == ("nonfinite", "1", "optimizer", (0, 1))
+    assert first.operation.startswith(name) and "1 of 2 elements of 1.weight" in first.text and math.isnan(first.rounded)
+    assert 0.0 in dict(first.operands).values()
+
+
+def test_a_weight_of_which_hardly_an_element_moves_has_stopped():
+    weight = torch.nn.Parameter(torch.cat([torch.ones(63), torch.zeros(1)]))
+    sim = fpsim.run(nn.ParameterList([weight]), "bf16", observe="events")
+    optimizer = torch.optim.SGD(sim.parameters(), lr=2.0**-12)
+    with sim:
+        sim[0].grad = torch.ones(64)
+        optimizer.step()
+    first = sim.report().first
+    assert (first.kind, first.operation, first.count) == ("stopped", "add_.Tensor", 63)
+    assert "1 elements changed, and a step was meant to change 64 of 64" in first.text
+
+
 def test_events_are_bounded():
     events = Events(most=3)
     with fpsim.emulate("fp16", observe=events):

@@ -21,7 +21,7 @@ EVENTS = {
     "passed-on": "an infinity or NaN came in as an operand and went on",
     "underflow": "every nonzero element of a result became zero",
     "zero-gradient": "every element of a gradient became zero, though exactly some are not",
-    "stopped": "no element of a parameter changed in a step that was meant to change it",
+    "stopped": "a parameter did not move, or hardly, in a step that was meant to change it",
     "decay-lost": "the decay of a parameter left no trace, though the step moved it",
     "swamped": "additions inside a sum lost their addends",
     "loss-underflow": "the loss, or the scaled loss's gradient, became zero",

@@ -119,6 +119,21 @@ class Call:
         """All tensors among its arguments."""
         return tuple(tensors_in((*self.args, *self.kwargs.values())))
 
+    def arguments_of(self, result: torch.Tensor) -> dict[str, Any]:
+        """The arguments by name, in the order of the schema; of lists what stands beside a result that an element made."""
+        schema = [argument.name for argument in self.operation._schema.arguments]
+        named = {**dict(zip(schema, self.args, strict=False)), **self.kwargs}
+        lists = [value for value in (*named.values(), self.result) if isinstance(value, (list, tuple))]
+        places = [(len(items), i) for items in lists for i, item in enumerate(items) if item is result]
+        if not places:
+            return named
+        count, place = places[0]
+
+        def beside(value: Any) -> Any:
+            return value[place] if isinstance(value, (list, tuple)) and len(value) == count else value
+
+        return {name: beside(value) for name, value in named.items()}
+
     def as_written(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor that it writes to, as it was before and before it was read (`Observer.keeps_operands`)."""
         return self._copies.get(id(tensor), tensor)

@@ -22,6 +22,7 @@ from fpsim.emulation.report import Draft, Key, name_of_operation
 from fpsim.report.records import EVENTS, Event
 
 _GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
+_NEARLY_ALL = 0.95  # of the elements of a parameter
 _FEW = 32  # additions that say nothing about a share
 
 
@@ -64,9 +65,9 @@ class Events(Observer):
         line = self._lines.of(call)
         overflows = sum(int(row[counting.OVERFLOWS]) for row in call.rows.values())
         underflows = sum(int(row[counting.UNDERFLOWS]) for row in call.rows.values())
-        for index, tensor in enumerate(results):
+        for tensor in results:
             survey = Survey(call.format_of(tensor).min_normal)
-            origin = Origin(call, line, self._origins.parents_of(call, index, len(results)))
+            origin = Origin(call, line, self._origins.parents_of(call, tensor))
             origin.nonfinite, origin.underflows = survey.add(tensor), underflows
             origin.largest = survey.extremes[0]
             if origin.nonfinite:
@@ -87,9 +88,11 @@ class Events(Observer):
         if before is None or before.shape != update.target.shape or not update.updates:
             return
         stays = before == update.target.detach()
-        if bool(stays.all()):
-            self._add_update("stopped", update, stays, "no element of {} changed in a step that was meant to change {} of {}")
-        elif update.lost >= 0.9 * update.updates and not bool(stays.any()):
+        moved = stays.numel() - int(stays.sum())
+        if moved <= (1 - _NEARLY_ALL) * update.updates:
+            text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {{}} of {{}}"
+            self._add_update("stopped", update, stays, text)
+        elif update.lost >= _NEARLY_ALL * update.updates and moved > update.updates // 2:
             text = "the decay of {} left no trace in {} of {} elements, though the step moved them"
             self._add_update("decay-lost", update, ~stays, text)
 
@@ -180,15 +183,16 @@ class Events(Observer):
         if key in self.events or len(self.events) >= self.most:
             return
         places = where.reshape(-1).nonzero()
-        element, fmt = Element(), call.format_of(tensor)
+        element, fmt, name = Element(), call.format_of(tensor), marks.name_of_parameter(tensor)
+        module = name.rpartition(".")[0] if name and call.phase == "optimizer" else call.module
         if places.numel():
             element = element_of(call, tensor, self._exact_of(call, tensor), int(places[0]))
         line = origin.line if origin is not None else running_line()
-        share = f"{text or f'{places.numel()} of {tensor.numel()} elements'}; {sentence(element, fmt)}"
+        share = f"{text or f'{places.numel()} of {tensor.numel()} elements'}{name and f' of {name}'}; {sentence(element, fmt)}"
         event = Event(
-            kind, call.step, call.module, call.name, call.phase, place_of(line), element.index, element.operands, element.exact,
+            kind, call.step, module, call.name, call.phase, place_of(line), element.index, element.operands, element.exact,
             element.rounded, fmt.name, count or places.numel(), elements or tensor.numel(),
-            _text(kind, call.step, call.module, call.name, call.phase, line, share),
+            _text(kind, call.step, module, call.name, call.phase, line, share),
             chain_to(origin) if origin is not None else (),
         )  # fmt: skip
         self._keep(key, event, not bool(tensor.isfinite().all()))

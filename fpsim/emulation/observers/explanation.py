@@ -37,15 +37,8 @@ def element_of(call: Call, result: torch.Tensor, exact: torch.Tensor | None, pla
     return found
 
 
-def _names(call: Call) -> list[tuple[str, Any]]:
-    """The arguments by name, in the order of the schema; of lists, none."""
-    schema = [argument.name for argument in call.operation._schema.arguments]
-    named = {**dict(zip(schema, call.args, strict=False)), **call.kwargs}
-    return [(name, value) for name, value in named.items() if not isinstance(value, (list, tuple, bool))]
-
-
 def _operands_at(call: Call, index: tuple[int, ...], result: torch.Tensor) -> Any:
-    for name, value in _names(call):
+    for name, value in call.arguments_of(result).items():
         if isinstance(value, float):
             yield name, value
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.is_cpu or not value.numel():

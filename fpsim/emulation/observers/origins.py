@@ -10,10 +10,12 @@ import torch
 
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.source import Line, place_of
+from fpsim.emulation.registry import tensors_in
 from fpsim.report.records import Link
 
 _KEPT = 10_000  # origins whose parents are known; what is older has none
 _PARENTS = 4
+_ON_LISTS = ("foreach", "optimizer")  # families that compute many results, each of its own operands
 
 
 class Origin:
@@ -47,12 +49,12 @@ class Origins:
         """What last wrote to a tensor's memory; None for what comes from outside."""
         return getattr(tensor.untyped_storage(), "_fpsim_origin", None)
 
-    def parents_of(self, call: Call, index: int, count: int) -> tuple[Origin, ...]:
-        """The origins of what a call's result of that number was computed from; of lists, the elements of that number."""
+    def parents_of(self, call: Call, result: torch.Tensor) -> tuple[Origin, ...]:
+        """The origins of what a result was computed from."""
         found: dict[int, Origin] = {}
         if call.family in ("constant", "random"):  # which read shapes alone
             return ()
-        for tensor in _operands(call, index, count):
+        for tensor in _operands(call, result):
             origin = self.of(tensor)
             if origin is not None:
                 found[id(origin)] = origin
@@ -67,11 +69,10 @@ class Origins:
             self._kept.popleft().parents = ()
 
 
-def _operands(call: Call, index: int, count: int) -> Iterator[torch.Tensor]:
-    for value in (*call.args, *call.kwargs.values()):
-        if isinstance(value, (list, tuple)):
-            value = value[index] if len(value) == count else next((item for item in value if item is not None), None)
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.is_cpu:
+def _operands(call: Call, result: torch.Tensor) -> Iterator[torch.Tensor]:
+    values: Any = call.args if call.family not in _ON_LISTS else call.arguments_of(result).values()
+    for value in tensors_in((*values, *(call.kwargs.values() if values is call.args else ()))):
+        if value.is_floating_point() and value.is_cpu:
             yield value
 
 
