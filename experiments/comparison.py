@@ -69,16 +69,23 @@ class Comparison:
 
     def finding(self, name: str, statement: str, conditions: str) -> Finding:
         """The verdict on "this arm ends at the reference's accuracy"."""
-        found, verdict = self.paired[name], self.verdict(name)
+        found = self.paired[name]
         statistic = (
             f"{found.mean:+.2f} points [{found.low:+.2f}, {found.high:+.2f}], TOST p = {self.corrected[name]:.2g} (Holm); "
             f"apart by {self.apart(name):.2f}, the null by {self.apart(self.null):.2f}"
         )
-        if verdict is Verdict.INCONCLUSIVE:
-            seconds = sum(record.seconds for record in (*self.arms[name].records, *self.arms[self.reference].records))
-            hours = seconds / found.count * found.seeds_needed / 3600
-            statistic += f"; about {found.seeds_needed} seeds would settle it, {hours:.1g} h of a processor"
-        return Finding(statement, verdict, statistic, conditions)
+        return Finding(statement, self.verdict(name), statistic + self.needed(name), conditions)
+
+    def needed(self, name: str) -> str:
+        """What would settle an inconclusive comparison; nothing for others."""
+        if self.verdict(name) is not Verdict.INCONCLUSIVE:
+            return ""
+        seeds = self.paired[name].seeds_needed
+        if seeds is None:
+            return "; the mean itself is not within the margin"
+        seconds = sum(record.seconds for record in (*self.arms[name].records, *self.arms[self.reference].records))
+        hours = seconds / self.paired[name].count * seeds / 3600
+        return f"; about {seeds} seeds would show this mean to be within it, {hours:.1g} h of a processor"
 
     def table(self) -> Table:
         rows = []

@@ -31,11 +31,15 @@ class Paired:
     resolvable: float
 
     @property
-    def seeds_needed(self) -> int:
-        """Seeds with which a mean of 0 would be shown equivalent in four experiments of five (normal approximation)."""
-        if self.deviation == 0:
-            return self.count
-        return math.ceil((self.deviation * (stats.norm.ppf(0.95) + stats.norm.ppf(0.9)) / self.margin) ** 2) + 1
+    def seeds_needed(self) -> int | None:
+        """Seeds with which this mean would be shown equivalent in four experiments of five, without any correction.
+
+        A normal approximation; None where the mean is not within the margin.
+        """
+        left = self.margin - abs(self.mean)
+        if left <= 0:
+            return None
+        return math.ceil((self.deviation * (stats.norm.ppf(0.95) + stats.norm.ppf(0.9)) / left) ** 2) + 1
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}], n = {self.count}, TOST p = {self.equivalent:.2g}"

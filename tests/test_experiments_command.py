@@ -68,6 +68,7 @@ def test_paired_tests_against_worked_values():
     found = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0], 0.5)
     assert (found.mean, found.deviation, found.count) == (2.0, 1.0, 3)
     assert round(found.high - found.mean, 4) == round(4.302653 / 3**0.5, 4)
+    assert found.seeds_needed is None and paired([0.0, 1.0], [0.0, 0.0], 1.0).seeds_needed == 19
     assert found.equivalent > 0.9 and 0.05 < found.different < 0.1
     assert paired([1.0, 1.0], [1.0, 1.0], 0.5).equivalent == 0.0 and paired([2.0, 2.0], [1.0, 1.0], 0.5).equivalent == 1.0
     with pytest.raises(ValueError, match="at least two"):

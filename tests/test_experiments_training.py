@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from experiments.claim import get_claim, names
-from experiments.models import MODELS, build
+from experiments.models import MODELS, build, structure
+from experiments.models.dropout import Dropout
 from experiments.models.initial import perturb
 from experiments.training import Trainer, Training, correct, train
 
@@ -24,6 +25,50 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(extra, tmp_path):
     second.run_epoch()
     assert second.result()["digest"] == whole.result()["digest"] != first.result()["digest"]
     assert second.losses == whole.losses
+
+
+def test_a_training_with_checkpoints_goes_on_from_the_last_one(tmp_path, monkeypatch):
+    asked = {**SMALL, "fmt": "fp16", "arm": "any"}
+    whole = train(asked)
+    monkeypatch.setenv("FPSIM_CHECKPOINTS", str(tmp_path))
+    epochs, run_epoch = [], Trainer.run_epoch
+
+    def interrupted(trainer):
+        epochs.append(trainer.epoch)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        run_epoch(trainer)
+
+    monkeypatch.setattr(Trainer, "run_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(asked)
+    again = train(asked)
+    assert epochs == [0, 1, 1] and again["digest"] == whole["digest"] and again["correct"] == whole["correct"]
+
+
+def test_dropout_repeats_and_goes_on():
+    first, second = Dropout(0.25), Dropout(0.25)
+    x = torch.ones(1000)
+    masks = [first(x) for _ in range(3)]
+    second.load_state_dict({"calls": torch.tensor(2)})
+    assert torch.equal(second(x), masks[2]) and not torch.equal(masks[0], masks[1])
+    assert set(masks[0].tolist()) == {0.0, float(torch.tensor(1 / 0.75))} and 0.7 < (masks[0] > 0).double().mean() < 0.8
+    assert torch.equal(first.eval()(x), x)
+
+
+#: Millions of parameters, table 5 of arXiv 2305.10947.
+TABLE_5 = {
+    "resnet32": 0.47, "resnet56": 0.86, "densenet121": 7.04, "densenet169": 12.65, "mobilenetv2": 2.27, "vit8": 2.02,
+    "vit12": 2.55,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE_5)
+def test_published_models_have_their_numbers_of_parameters(name):
+    with torch.device("meta"):
+        model = structure(name)
+    count = sum(value.numel() for key, value in model.state_dict().items() if not key.endswith(("tracked", "calls")))
+    assert abs(count / 1e6 - TABLE_5[name]) < 0.005 + 0.002 * TABLE_5[name]
 
 
 def test_arms_differ_and_repeat():

@@ -1,8 +1,8 @@
 """The families of arXiv 2305.10947 at their sizes, for images of 32 x 32 x 3 in ten classes.
 
-The paper gives numbers of parameters, not layers. Those of ResNet, DenseNet, MobileNetV2 and ViT come out as in its table 5
-(moving statistics of norms counted, as Keras does); VGG is the usual one with two hidden layers of 4096. The layers of AlexNet
-and Xception could not be told from their numbers.
+The paper gives numbers of parameters, not layers. Those of ResNet-32 and -56, DenseNet, MobileNetV2 and ViT come out as in its
+table 5, within 0.2 % (moving statistics of norms counted, as Keras does). ResNet-110 has 1.74 million for 1.78; VGG, with its
+two hidden layers of 4096, 33.65 and 38.96 for 33.76 and 38.36. AlexNet's and Xception's layers could not be told from theirs.
 """
 
 from __future__ import annotations

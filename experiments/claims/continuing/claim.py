@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.answer import Answer, Finding, Table, Verdict
+from experiments.answer import Answer, Finding, Table
 from experiments.comparison import Comparison, compare
 from experiments.runs import Record
 from experiments.training import Trainer, Training, trained
@@ -55,14 +55,13 @@ def _moved(found: Comparison, name: str) -> float:
 
 
 def _finding(found: Comparison, name: str, seeds: int) -> Finding:
-    row, verdict = found.paired[name], found.verdict(name)
+    row = found.paired[name]
     statistic = (
         f"{row.mean:+.2f} points [{row.low:+.2f}, {row.high:+.2f}], TOST p = {found.corrected[name]:.2g} (Holm); "
         f"{_moved(found, name):.1%} of weights moved, {found.arms[name].lost:.1%} of updates lost"
     )
-    if verdict is Verdict.INCONCLUSIVE:
-        statistic += f"; about {row.seeds_needed} seeds would settle it"
-    return Finding(f"{name}: keeps the accuracy", verdict, statistic, f"digits, trained in fp32 before, {seeds} seeds")
+    statement, verdict = f"{name}: keeps the accuracy", found.verdict(name)
+    return Finding(statement, verdict, statistic + found.needed(name), f"digits, trained in fp32 before, {seeds} seeds")
 
 
 def _draw(figure: Figure, found: Comparison) -> None:
