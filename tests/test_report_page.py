@@ -154,6 +154,8 @@ def test_numbers_of_events_stand_beside_their_limits():
     largest = next(x for x, _, text, _ in line.marks if text.startswith("largest"))
     exact = next(x for x, _, text, _ in line.marks if text.startswith("exact"))
     assert 0 < largest < exact < 100
+    negative = number_line(event("overflow", exact=-(2.0**18)), FP16)
+    assert [(x > largest, text) for x, _, text, is_limit in negative.marks if not is_limit] == [(True, "exact result -262144")]
     assert number_line(event("nonfinite", exact=math.inf, operands=(("a", 0.0), ("b", math.nan))), FP16) is None
     assert number_line(broken().events[0], None) is None
 
@@ -166,10 +168,14 @@ def test_events_stand_in_lanes_by_their_steps():
     assert timeline((), 12) is None
 
 
-def test_rows_beyond_the_most_leave_out_quiet_ones(monkeypatch):
-    monkeypatch.setattr(payload, "MOST_ROWS", 4)
-    held = payload.payload(broken())
+def test_a_page_that_would_be_large_leaves_out_quiet_rows(monkeypatch):
+    whole = len(page(broken()).encode())
+    monkeypatch.setattr(pages, "_MOST_BYTES", whole - 1)
+    text = page(broken())
+    assert len(text.encode()) < whole and data_of(text)["left_out"] == 8
+    held = payload.payload(broken(), 4)
     assert len(held["rows"]) == 4 and held["left_out"] == 11
+    assert len(held["modules"]) == 4 and len(payload.payload(broken(), 0)["histograms"]) == 6  # of the events' modules
     column = held["counts"].index("overflows")
     assert sum(row[4][column] for row in held["rows"]) == 3
 

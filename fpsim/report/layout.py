@@ -42,16 +42,16 @@ def number_line(event: Event, limits: Limits | None) -> Line | None:
     if limits is None:
         return None
     own = [(name, value) for name, value in (*event.operands, ("exact result", event.exact)) if value is not None]
-    shown = [(name, abs(value)) for name, value in own if value and math.isfinite(value)][-3:]
+    shown = [(name, value) for name, value in own if value and math.isfinite(value)][-3:]
     if not shown:
         return None
     smallest, largest = math.log2(limits.smallest_subnormal), math.log2(limits.largest)
-    places = [smallest, largest, *(math.log2(value) for _, value in shown)]
+    places = [smallest, largest, *(math.log2(abs(value)) for _, value in shown)]
     margin = (max(places) - min(places)) / 12
     scale = Scale(min(places) - margin, max(places) + margin)
     ends = [(f"smallest of {limits.name}", limits.smallest_subnormal), (f"largest of {limits.name}", limits.largest)]
     marks = [
-        (scale(math.log2(value)), f"{name} {number(value)}", is_limit)
+        (scale(math.log2(abs(value))), f"{name} {number(value)}", is_limit)
         for is_limit, group in ((True, ends), (False, shown))
         for name, value in group
     ]

@@ -16,14 +16,25 @@ from fpsim.report.verdict import beside, counted, number, verdict_of
 
 _FOLDER = Path(__file__).parent / "page"
 _MOST_EVENTS = 200
+_MOST_BYTES = 2_000_000
 
 
 def page(report: ReportData) -> str:
-    """The whole page as text: styles, script and data inside it, so that it asks no network for anything."""
+    """The whole page as text: styles, script and data inside it, so that it asks no network for anything.
+
+    Rows in which nothing happened are left out where it would be larger than 2 MB; `to_json` has all.
+    """
+    most_rows = len(report.rows)
+    while len((text := _page(report, most_rows)).encode()) > _MOST_BYTES and most_rows:
+        most_rows //= 2
+    return text
+
+
+def _page(report: ReportData, most_rows: int) -> str:
     events = report.events[:_MOST_EVENTS]
     return template("page.html").render(
         **context(report),
-        data=payload(report),
+        data=payload(report, most_rows),
         events=events,
         firsts=set({event.kind: index for index, event in reversed(list(enumerate(events)))}.values()),
         events_left_out=len(report.events) - len(events),

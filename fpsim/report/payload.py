@@ -10,8 +10,6 @@ from fpsim.report.data import ReportData
 from fpsim.report.plain import plain
 from fpsim.report.records import Distribution, Limits, Row
 
-#: Rows that a page holds, some 120 bytes each: those in which something happened come first, the rest are in `to_json`.
-MOST_ROWS = 5000
 _COUNTS = (
     "elements", "overflows", "underflows", "nonfinite", "updates", "lost", "subnormals", "made", "additions", "swamped",
 )  # fmt: skip
@@ -31,12 +29,17 @@ class _Names:
         return list(self.numbers)
 
 
-def payload(report: ReportData) -> dict[str, Any]:
-    """Plain lists, numbers and texts; numbers that JSON lacks as the texts that JavaScript's Number() reads."""
-    modules = {path: index for index, path in enumerate(report.paths)}
+def payload(report: ReportData, most_rows: int) -> dict[str, Any]:
+    """Plain lists, numbers and texts; numbers that JSON lacks as the texts that JavaScript's Number() reads.
+
+    Of more rows, those in which something happened come first; of the modules of the others, nothing is said.
+    """
+    kept = _kept(report, most_rows)
+    shown = {row.module for row in kept} | {event.module for event in report.events}
+    everything = len(kept) == len(report.rows)
+    modules = {path: i for i, path in enumerate(path for path in report.paths if everything or path in shown)}
     kinds = {module.path: module for module in report.modules}
     operations, places = _Names(), _Names()
-    kept = _kept(report)
     rows = [[modules[row.module], *_cells(row, operations, places)] for row in kept]
     return {
         "modules": [[plain(path), plain(kinds[path].kind) if path in kinds else ""] for path in modules],
@@ -46,21 +49,25 @@ def payload(report: ReportData) -> dict[str, Any]:
         "rows": rows,
         "left_out": len(report.rows) - len(kept),
         "formats": [_limits(limits) for limits in report.limits],
-        "histograms": [_histogram(distribution, modules[distribution.module]) for distribution in report.distributions],
+        "histograms": [
+            _histogram(distribution, modules[distribution.module])
+            for distribution in report.distributions
+            if distribution.module in modules
+        ],
         "events": [[modules[event.module], operations(event.operation), event.phase] for event in report.events],
     }
 
 
-def _kept(report: ReportData) -> list[Row]:
-    """At most `MOST_ROWS` rows in their order."""
-    if len(report.rows) <= MOST_ROWS:
+def _kept(report: ReportData, most: int) -> list[Row]:
+    """At most so many rows, in their order."""
+    if len(report.rows) <= most:
         return list(report.rows)
 
     def quietness(index: int) -> tuple[bool, int]:
         counts = report.rows[index].counts
         return not (counts.overflows or counts.made or counts.nonfinite or counts.lost or counts.swamped), index
 
-    chosen = sorted(sorted(range(len(report.rows)), key=quietness)[:MOST_ROWS])
+    chosen = sorted(sorted(range(len(report.rows)), key=quietness)[:most])
     return [report.rows[index] for index in chosen]
 
 

@@ -116,7 +116,7 @@
       const found = data.histograms.filter(([module, own]) => own === role && within(state.module)({ module }));
       if (found.length) drawings.append(histogram(role, found));
     }
-    if (!drawings.children.length) drawings.append(make("p", { className: "small", textContent: "No histograms were kept here." }));
+    if (!drawings.children.length) drawings.append(make("p", { className: "small", textContent: data.histograms.length ? "This module has none." : "None were kept: run(..., observe=\"histograms\") keeps them." }));
   }
   function histogram(role, parts) {
     const format = data.formats.find((limits) => limits.name === parts[0][2]);
