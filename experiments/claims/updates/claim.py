@@ -71,7 +71,9 @@ def _findings(regime: str, found: Comparison) -> list[Finding]:
         findings.append(
             Finding(f"{name.partition(', ')[2]}: gains on nearest", verdict, difference(gain, p, verdict, arms), conditions)
         )
-    findings += [found.finding(name, f"{name.partition(', ')[2]}: ends at the accuracy of fp32", conditions) for name in repairs]
+    findings += [
+        found.finding(name, f"{name.partition(', ')[2]}: ends at the accuracy of fp32", conditions) for name in repairs
+    ]
     return findings
 
 
