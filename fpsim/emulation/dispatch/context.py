@@ -259,9 +259,12 @@ class Emulation:
     def observe(self, observe: Any) -> None:
         """Tell observers (one, its name, or several of these) of every operation from now on.
 
-        Raises TypeError and ValueError for what is no observer.
+        Raises TypeError and ValueError for what is no observer, and ValueError where nothing is emulated.
         """
-        self._tell(self.observers + tuple(item for item in get_observers(observe) if item not in self.observers))
+        observers = get_observers(observe)
+        if observers and self.policy.is_identity and not rules_of_the_identity:
+            raise ValueError(f"nothing can be observed under {self.policy}, which is torch itself: use accumulate='fp32'")
+        self._tell(self.observers + tuple(item for item in observers if item not in self.observers))
 
     def unobserve(self, observer: Observer) -> None:
         """Tell this observer no more. Raises ValueError if it is told nothing."""

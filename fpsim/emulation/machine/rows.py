@@ -15,14 +15,14 @@ FORMATS_MET: dict[str, NumberSystem] = {}
 
 
 class Where(NamedTuple):
-    """What a row of counters is of: a module's path, an operation, a pass of `report.records.PHASES` and a format by name.
+    """What a row of counters is of: a module's path, a pass of `report.records.PHASES`, an operation and a format by name.
 
     saturates : whether the format has its largest number in the place of what overflows
     """
 
     module: str
-    operation: Any
     phase: str
+    operation: Any
     format: str
     saturates: bool
 
