@@ -91,6 +91,7 @@ def run(
         os.environ["FPSIM_DATA"] = root
     for claim in claims_of(chosen):
         kept = claim.store(size, store)
+        os.environ.pop("FPSIM_CHECKPOINTS", None)
         if claim.settings.get("on_request"):  # runs of hours
             os.environ["FPSIM_CHECKPOINTS"] = str(kept.path.parent / "checkpoints")
         try:
