@@ -95,6 +95,23 @@ def test_an_interrupted_run_is_made_again(tmp_path, runs):
     assert "KeyboardInterrupt" in (tmp_path / "all.html").read_text()
 
 
+def test_ctrl_c_writes_what_is_finished(tmp_path, runs, monkeypatch):
+    module = sys.modules["fpsim.cli.compare"]
+    here = module.subprocess.run
+
+    def interrupted(command, **how):
+        if "bf16" in command:
+            raise KeyboardInterrupt
+        here(command, **how)
+
+    monkeypatch.setattr(module.subprocess, "run", interrupted)
+    words = ("--fmt", "fp16", "--fmt", "bf16", "--fmt", "fp32", "--report", tmp_path / "all.json", "1")
+    code, output, _ = invoke(tmp_path, *words)
+    compared = Comparison.from_json((tmp_path / "all.json").read_text())
+    assert code == 130 and compared.runs[0].name == "fp16" and "bf16" not in output
+    assert invoke(tmp_path, "--fmt", "bf16", "1")[0] == 130
+
+
 @pytest.mark.parametrize(
     "words, sentence",
     [

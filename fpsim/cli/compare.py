@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,8 @@ def compare(ctx: click.Context, script: str, arithmetics: tuple[str, ...], page:
 
     The page has what `fpsim run --report` keeps of each, and the losses: what the script's backward passes start from.
     What the script prints goes to a file for each arithmetic in the folder, and nowhere without one. A run that is
-    finished is not made again while the folder, the script and its arguments are the same.
+    finished is not made again while the folder, the script and its arguments are the same. Ctrl-C writes what is
+    finished.
     """
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")
@@ -62,8 +63,9 @@ def compare(ctx: click.Context, script: str, arithmetics: tuple[str, ...], page:
         kept = folder if folder is not None else Path(scratch)
         kept.mkdir(parents=True, exist_ok=True)
         tasks = [_Task(text, script, tuple(ctx.meta["script_words"]), kept, jobs) for text in dict.fromkeys(arithmetics)]
-        with ThreadPoolExecutor(jobs) as pool:
-            runs = [run for run in pool.map(_Task.run, tasks) if run is not None]
+        runs, interrupted = _run_all(tasks, jobs)
+    if interrupted and not runs:
+        raise SystemExit(130)
     if not runs:
         raise InputError(f"no run left a report; {script!r} fails under each arithmetic as it does in `fpsim run`")
     comparison = Comparison(tuple(runs))
@@ -71,6 +73,27 @@ def compare(ctx: click.Context, script: str, arithmetics: tuple[str, ...], page:
     for line in str(comparison).splitlines():
         click.echo(plain(line))
     click.echo(f"Report: {plain(str(page))}")
+    if interrupted:
+        raise SystemExit(130)
+
+
+def _run_all(tasks: list[_Task], jobs: int) -> tuple[list[Run], bool]:
+    """The runs that left a report, in their order; whether Ctrl-C, which the processes have been sent as well, ended it."""
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(task.run) for task in tasks]
+        interrupted = False
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except KeyboardInterrupt:
+            interrupted = True
+        pool.shutdown(cancel_futures=True)
+    results = [future for future in futures if not future.cancelled()]
+    failed = [error for future in results if (error := future.exception()) is not None]
+    for error in failed:
+        if not isinstance(error, KeyboardInterrupt):
+            raise error
+    found = [future.result() for future in results if future.exception() is None]
+    return [run for run in found if run is not None], interrupted or bool(failed)
 
 
 @dataclass(frozen=True)

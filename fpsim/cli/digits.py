@@ -85,7 +85,7 @@ def train(
     """
     start = time.perf_counter()
     torch.manual_seed(seed)
-    sim = fpsim.run(DigitsNet(), fmt=fmt, accumulate=accumulate, observe=("range", "histograms", "events"))
+    sim = fpsim.run(DigitsNet(), fmt=fmt, accumulate=accumulate, observe=("range", "histograms", "events", "coverage"))
     optimizer = torch.optim.SGD(sim.parameters(), lr=0.05, momentum=0.9)
     try:
         with sim:

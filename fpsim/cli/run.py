@@ -92,7 +92,7 @@ def run(
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
     if page is not None:
-        emulation.observe(("range", "histograms", "events"))
+        emulation.observe(("range", "histograms", "events", "coverage"))
     install_optimizer_hooks()
     ending, seen = ExitStack(), _Seen()
     ending.callback(_report, emulation, page, seen)

@@ -22,7 +22,7 @@ def compare(
     loss: Callable[..., Any],
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
     seed: int = 0,
-    observe: Sequence[str] = ("range", "events"),
+    observe: Sequence[str] = ("range", "events", "coverage"),
 ) -> Comparison:
     """Run the model through the same batches in each arithmetic, from the same state and random numbers.
 

@@ -51,11 +51,11 @@
     { name: "cumulative error", of: most("error"), low: roundoff / 16, text: short },
     { name: "local error", of: most("local"), low: roundoff / 16, text: short },
     { name: "overflow", of: share("overflows", "elements"), low: 1e-6, text: percent },
-    { name: "underflow", of: share("underflows", "elements"), low: 1e-6, text: percent },
-    { name: "subnormal results", of: share("subnormals", "elements"), low: 1e-6, text: percent },
     { name: "infinity or NaN made", of: share("made", "elements"), low: 1e-6, text: percent },
     { name: "swamped additions", of: share("swamped", "additions"), low: 1e-6, text: percent },
     { name: "updates lost", of: share("lost", "updates"), low: 1e-3, text: percent },
+    { name: "underflow", of: share("underflows", "elements"), low: 1e-6, text: percent },
+    { name: "subnormal results", of: share("subnormals", "elements"), low: 1e-6, text: percent },
   ].filter((metric) => modules.some((module) => !Number.isNaN(metric.of(module.rows))));
   const heat = (metric, x) => {
     if (Number.isNaN(x) || x <= 0) return 0;
