@@ -91,7 +91,7 @@ def run(
         emulation = Emulation(policy, policy.resolve())
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None
-    if page is not None:
+    if page is not None and not policy.is_identity:
         emulation.observe(("range", "histograms", "events", "coverage"))
     install_optimizer_hooks()
     ending, seen = ExitStack(), _Seen()
