@@ -120,6 +120,6 @@ def test_the_smallest_form_of_every_claim_has_the_committed_results(name):
     kept = claim.store("smallest").records()
     runs = claim.runs("smallest")
     assert set(kept) == {run.key for run in runs}, "python -m experiments run --smallest"
-    for run in runs:
+    for run in runs if claim.source is claim else ():  # those of another claim are measured with that one
         assert claim.measure(run).result == kept[run.key].result, run.configuration
     claim.judge(list(kept.values()))
