@@ -73,6 +73,62 @@ def test_two_processes_compile_at_once_and_a_third_finds_all(start):
     assert lines(start("c", "c", range(VARIANTS))) == [(n, 100 + n, 1) for n in range(VARIANTS)]
 
 
+CALLING = """
+import sys
+import numpy as np
+from fpsim.backend.numba.compiler import kernel
+
+def make(number):
+    @kernel
+    def part(x):  # too long to be inlined
+        for i in range(x.size):
+            x[i] += number
+        for i in range(1, x.size):
+            x[i] += x[i - 1] * 3 if x[i - 1] > 7 else x[i - 1]
+        for i in range(x.size - 1):
+            x[i] -= x[i + 1] * 5 if x[i + 1] < 9 else x[i + 1]
+        for i in range(1, x.size):
+            x[i] += x[i - 1] * 7 if x[i - 1] > 5 else x[i - 1]
+        for i in range(x.size - 1):
+            x[i] -= x[i + 1] * 11 if x[i + 1] < 3 else x[i + 1]
+
+    @kernel
+    def whole(x):
+        part(x)
+        for i in range(x.size):
+            x[i] += 1
+        part(x)
+
+    return part, whole
+
+@kernel
+def other(x):
+    return x + 1
+
+for number in map(int, sys.argv[1]):
+    part, whole = make(number)
+    if sys.argv[2] == "part first":  # Numba numbers it as the other process does, and the whole otherwise
+        other(1)
+        part(np.zeros(9))
+    x = np.arange(9.0)
+    whole(x)
+    y = np.arange(9.0)
+    for step in (part.py_func, lambda y: np.add(y, 1, y), part.py_func):
+        step(y)
+    print(int(np.array_equal(x, y)), sum(whole.stats.cache_hits.values()))
+"""
+
+
+def test_parts_of_kernels_from_two_processes_do_not_take_each_others_place(tmp_path):
+    script = tmp_path / "calling.py"
+    script.write_text(CALLING)
+    env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    for numbers, way, hits in (("1", "whole first", 0), ("2", "part first", 0), ("12", "whole first", 1)):
+        command = [sys.executable, str(script), numbers, way]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert lines(process) == [(1, hits)] * len(numbers)
+
+
 def replace_by(other):
     def damage(path, two):
         path.write_bytes(other(two))

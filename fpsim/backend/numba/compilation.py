@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
+import secrets
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from typing import Any
 import llvmlite.binding
 from numba import types
 from numba.core import typed_passes, untyped_passes
+from numba.core.bytecode import FunctionIdentity
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase
 from numba.core.compiler_machinery import PassManager
@@ -33,6 +36,22 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _names_of_its_own() -> Iterator[None]:
+    """Symbols that no other process's code has.
+
+    Numba numbers the functions of a process, and symbols are called after the function, its types and that number. Where
+    two kernels of one name, compiled by two processes, are loaded by a third, one would be called in the place of the other.
+    """
+    numbers = FunctionIdentity._unique_ids
+    token = secrets.token_hex(8)
+    FunctionIdentity._unique_ids = (f"{token}n{count}" for count in itertools.count())
+    try:
+        yield
+    finally:
+        FunctionIdentity._unique_ids = numbers
 
 
 #: What a call of one of Numba's functions with arguments of these types is, by context of typing, function and types.
@@ -101,7 +120,7 @@ class KernelCompiler(CompilerBase):
     def compile_extra(self, func: Callable[..., Any]) -> Any:
         context = self.state.targetctx  # of this compilation alone
         context.get_abi_sizeof = functools.cache(context.get_abi_sizeof)  # each of hundreds of calls parses a module
-        with _no_garbage_collection(), _calls_known(self.state.typingctx):
+        with _no_garbage_collection(), _names_of_its_own(), _calls_known(self.state.typingctx):
             return super().compile_extra(func)
 
 
