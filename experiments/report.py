@@ -16,8 +16,8 @@ INTRODUCTION = """\
 # The papers' claims, tested
 
 Written by `python -m experiments report` from the results beside each claim (`results.jsonl`, a line a run, none left out);
-a test compares them. What would refute a claim was written before its runs, in the README of its folder. *Confirmed*, *refuted*
-and *inconclusive* hold of the conditions that are named, no more.
+a test compares them. What would refute a claim is in the README of its folder, written before its runs; what was changed later,
+and when, is said there. *Confirmed*, *refuted* and *inconclusive* hold of the conditions that are named, no more.
 """
 
 

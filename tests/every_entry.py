@@ -33,6 +33,18 @@ def models():
         torch.ones(4, 3, 16, 16) @ torch.ones(4, 3, 16, 16)
 
 
+def compare():
+    """With every observer."""
+    batch = torch.randn(4, 3, 16, 16), torch.randint(0, 10, (4,))
+    sgd = functools.partial(torch.optim.SGD, lr=0.01)
+    names = ("range", "histograms", "swamping", "events", "shadow", "coverage")
+
+    def loss(model, images, labels):
+        return torch.nn.functional.cross_entropy(model(images), labels)
+
+    fpsim.compare(kernels_of_models.cnn(), [batch], ["fp16", "bf16"], loss, sgd, observe=names)
+
+
 def bundles():
     fpsim.record("suite.bundle", device="cpu", sections=["products"])
     with fpsim.recording("model.bundle", device="cpu"):
@@ -58,6 +70,7 @@ ENTRIES = {
     "certificates": "certify tolerance",
     reveal: "reveal",
     models: "emulate run",
+    compare: "compare",
     bundles: "crosscheck record recording",
 }
 

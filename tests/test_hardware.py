@@ -13,7 +13,7 @@ from fpsim.hardware import UNITS, UnconfirmedUnit, get_unit, product
 from fpsim.hardware.table import conversions_markdown, markdown, scaled_markdown
 from fpsim.numbers.formats import BF16, FP16, FP32, get_format
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.units import products, steps
+from fpsim.sums.units import blocks, chains, products, steps
 from fpsim.sums.units.blocks import around_specials
 from fpsim.sums.units.products import unit_product
 from fpsim.sums.units.step_kernels import step_product
@@ -385,13 +385,13 @@ def test_float64_carrier_equals_float32(monkeypatch):
         a, b = values(get_format(fmt), (9, 64), generator, 8), values(get_format(fmt), (64, 40), generator, 8)
         fast = product(a, b, unit=unit, fmt=fmt)
         with monkeypatch.context() as patch:
-            patch.setattr(products, "_fits_single", lambda *_: False)
+            patch.setattr(blocks, "_fits_single", lambda *_: False)
             assert fast.tobytes() == product(a, b, unit=unit, fmt=fmt).tobytes()
     generator = np.random.default_rng(2)
     a, b = values(BF16, (9, 64), generator, 8), values(BF16, (64, 40), generator, 8)
     fast = product(a, b, unit="avx512_bf16", fmt="bf16")
     with monkeypatch.context() as patch:
-        patch.setattr(products, "_stays_below", lambda *_: False)
+        patch.setattr(chains, "_stays_below", lambda *_: False)
         assert fast.tobytes() == product(a, b, unit="avx512_bf16", fmt="bf16").tobytes()
 
 

@@ -61,7 +61,8 @@ class Simulation(nn.Module):
         modules = list(self.model.named_modules())
         parameters, buffers = held_by(modules)
         _check_tensors((*parameters.values(), *buffers.values()), self.policy)
-        self._emulation.settings = self.policy.resolve(dict(self.model.named_modules(remove_duplicate=False)))
+        paths = dict(self.model.named_modules(remove_duplicate=False))
+        self._emulation.settings = self.policy.resolve(paths, self._emulation.settings)
         names = {id(module): name or type(module).__name__ for name, module in modules}
         names[id(self)] = ""
         self._emulation.names = names

@@ -59,8 +59,13 @@ class Policy:
         """Whether some rounding is stochastic."""
         return self.rounding is Rounding.STOCHASTIC
 
-    def resolve(self, modules: Mapping[str, Any] | None = None) -> dict[str, ModuleSettings] | None:
-        """What every module has, by path, where there are several settings; without modules that of everything, under ""."""
+    def resolve(
+        self, modules: Mapping[str, Any] | None = None, known: Mapping[str, ModuleSettings] | None = None
+    ) -> dict[str, ModuleSettings] | None:
+        """What every module has, by path, where there are several settings; without modules that of everything, under "".
+
+        `known` is what was resolved before: the same settings stay the same objects.
+        """
         return None
 
     @property
@@ -135,20 +140,20 @@ class MixedPolicy(Policy):
         """The policy of results in one of the formats, or in the format that encloses a number system."""
         return Policy(system.enclosing, widened(accumulator, system), rounding, self.seed, self.granularity)
 
-    def resolve(self, modules: Mapping[str, Any] | None = None) -> dict[str, ModuleSettings]:
+    def resolve(
+        self, modules: Mapping[str, Any] | None = None, known: Mapping[str, ModuleSettings] | None = None
+    ) -> dict[str, ModuleSettings]:
         """What every module has, by path.
 
         Raises what `RoleMapping.resolve` raises, and ValueError where no module can multiply what its forward pass reads.
         """
         found = [each.resolve(modules) for each in (self.mapping, self.accumulators, self.roundings)]
-        made: dict[Any, ModuleSettings] = {}
+        made = {_place_of_parts(own): own for own in (known or {}).values()}
         settings = {}
         for path in found[0]:
             own = ModuleSettings(*(each[path] for each in found))
-            # The mappings keep these objects alive: hashing trees takes longer than comparing where they lie.
-            key = tuple(id(value) for part in (own.formats, own.accumulators, own.roundings) for value in vars(part).values())
-            settings[path] = made.setdefault(key, own)
-        errors = [_factor_error(own) for own in made.values()]
+            settings[path] = made.setdefault(_place_of_parts(own), own)
+        errors = [_factor_error(own) for own in settings.values()]
         if None not in errors:
             raise errors[0]  # type: ignore[misc]
         return settings
@@ -197,6 +202,11 @@ def _make_mixed(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity
 def widened(accumulator: Accumulator, operands: NumberSystem) -> Accumulator:
     """What accumulates operands of a format or system: such as hold no sums, in what was asked for."""
     return accumulator.widened(operands) if isinstance(operands, Format) else accumulator
+
+
+def _place_of_parts(own: ModuleSettings) -> tuple[int, ...]:
+    """Where the parts lie, which the policy's mappings keep alive: hashing trees takes longer than comparing these."""
+    return tuple(id(value) for part in (own.formats, own.accumulators, own.roundings) for value in vars(part).values())
 
 
 def _factor_error(own: ModuleSettings) -> ValueError | None:
