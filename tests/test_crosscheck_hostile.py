@@ -16,11 +16,11 @@ from click.testing import CliRunner
 
 import fpsim
 from fpsim.cli import main as cli
-from fpsim.cli.console import plain
 from fpsim.cli.replaying import _cells, _ending, _machine
 from fpsim.emulation.replay import crosscheck_model
 from fpsim.recorder import Bundle, BundleError, load, recording
 from fpsim.recorder.bundle import _digest
+from fpsim.report.plain import plain
 from tests.hostile import alone, honest_calls, recorded
 
 ROOT = Path(__file__).parents[1]

@@ -36,7 +36,7 @@ def compare(
         of outputs whose largest entry along the last axis is the first arithmetic's.
     optimizer : makes an optimizer of parameters; without one, nothing is trained.
     seed : of torch's generator, set before each run and left as it was afterwards.
-    observe : the names of what is observed; "shadow" adds the error of each layer.
+    observe : the names of what is observed, but where the arithmetic is torch itself; "shadow" adds the error of each layer.
 
     An exception in the middle of a run ends that run and is its report's `ending`; Ctrl-C ends all, and what was finished
     is returned. Raises ValueError without policies, and what `run` raises for an arithmetic before anything has run.
@@ -45,7 +45,10 @@ def compare(
         raise ValueError("compare takes at least one arithmetic, such as 'fp32'")
     batches = [tuple(batch) if isinstance(batch, (tuple, list)) else (batch,) for batch in data]
     named = [named_policy(policy) for policy in policies]
-    simulations = [run(model, **{"observe": tuple(observe), **settings}) for _, settings in named]
+    simulations = [run(model, **settings) for _, settings in named]
+    for simulation, (_, settings) in zip(simulations, named, strict=True):
+        if "observe" not in settings and not simulation.policy.is_identity:
+            simulation.observe(tuple(observe))
     runs: list[Run] = []
     chosen: list[torch.Tensor] = []  # what the first run predicted
     for (name, _), simulation in zip(named, simulations, strict=True):
