@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch._C._dynamo import eval_frame
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim.backend.subnormals import refuse_flush_to_zero
@@ -194,7 +195,8 @@ class Emulation:
                 for name, parameter in module.named_parameters():
                     marks.set_parameter(parameter, f"{path}.{name}")
         if path and path not in self.modules:
-            self.modules[path] = type(module).__name__, sum(item.numel() for item in module.parameters())
+            sizes = (item.numel() for item in module.parameters() if not is_lazy(item))
+            self.modules[path] = type(module).__name__, sum(sizes)
         machine.path = path
         machine.calls = 0
         self._note(machine.path)
