@@ -9,6 +9,7 @@ import torch
 
 from fpsim.emulation.dispatch.context import current
 from fpsim.optim.formats import rounded_like
+from fpsim.optim.wrapping import loss_of
 
 
 class MasterCopy(torch.optim.Optimizer):
@@ -39,10 +40,7 @@ class MasterCopy(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the copies, then their rounded values to the weights; returns what the closure does."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         with torch.no_grad():
             for own, group in zip(self.param_groups, self.inner.param_groups, strict=True):
                 group.update({key: value for key, value in own.items() if key != "params"})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fpsim.arrays.rounding import round as round_to
 from fpsim.optim.formats import format_of
@@ -78,12 +77,5 @@ class Stochastic(WrappedOptimizer):
         if target.name != "bf16":
             raise ValueError(f"rule {self.rule!r} is of bfloat16; weights of {target.name} take rule='exact'")
         bits = np.random.Generator(np.random.Philox(draws)).integers(1 << 16, size=tuple(wide.shape), dtype=np.int32)
-        return _outside(round_to_bfloat16, wide, torch.from_numpy(bits), self.rule)
-
-
-def _outside(function: Any, wide: torch.Tensor, *rest: Any) -> torch.Tensor:
-    """The rule's float32 is no value of an emulated format."""
-    from torch.utils._python_dispatch import _disable_current_modes
-
-    with _disable_current_modes():
-        return function(wide.float(), *rest)
+        with _disable_current_modes():  # the rule's float32 is no value of an emulated format
+            return round_to_bfloat16(wide.float(), torch.from_numpy(bits), self.rule)

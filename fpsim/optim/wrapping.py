@@ -10,6 +10,14 @@ import torch
 from fpsim.optim.changes import Changes
 
 
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What the closure of a step returns, evaluated before the step; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class WrappedOptimizer(torch.optim.Optimizer):
     """Computes what the inner optimizer would add to each parameter, and stores it in its own way.
 
@@ -37,10 +45,7 @@ class WrappedOptimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the inner optimizer, stored; returns what the closure does."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         with torch.no_grad():
             changes = Changes(self.parameters())
             with changes:
