@@ -105,7 +105,12 @@ def test_the_coefficients_of_erfc():
         nodes = [(angle, height(mpmath.cos(angle))) for angle in angles]
         found = [2 * mpmath.fsum(value * mpmath.cos(i * angle) for angle, value in nodes) / size for i in range(size)]
         found[0] /= 2
-        assert tuple(float(value) for value in found[:count]) == error_function.COEFFICIENTS
+        powers = [[mpmath.mpf(1)], [mpmath.mpf(0), mpmath.mpf(1)]]  # T_k by the recurrence 2 u T_(k - 1) - T_(k - 2)
+        for k in range(2, count):
+            doubled = [0, *(2 * value for value in powers[-1])]
+            powers.append([value - (powers[-2][i] if i < k - 1 else 0) for i, value in enumerate(doubled)])
+        sums = [mpmath.fsum(found[k] * powers[k][i] for k in range(i, count)) for i in range(count)]
+        assert tuple(float(value) for value in sums) == error_function.COEFFICIENTS
         assert max(abs(value) for value in found[count:]) < 1e-18
 
 
