@@ -1,5 +1,6 @@
 """Obvious, slow oracles in exact rationals. They share nothing with fpsim but the description of a format."""
 
+import functools
 import math
 from fractions import Fraction
 
@@ -9,6 +10,7 @@ DETERMINISTIC = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
 NAN, INFINITY = float("nan"), float("inf")
 
 
+@functools.cache
 def power(exponent):
     return Fraction(2) ** exponent
 
@@ -19,6 +21,7 @@ def exponent_of(magnitude):
     return guess if power(guess) <= magnitude else guess - 1
 
 
+@functools.cache
 def max_finite(fmt):
     top = (2**fmt.precision - 1) * power(fmt.emax - fmt.precision + 1)
     return top - power(fmt.emax - fmt.precision + 1) if fmt.specials == "fn" and fmt.signed else top

@@ -1,5 +1,6 @@
 """Sums by their definitions: rationals, Python floats for what is not finite, one obvious step at a time."""
 
+import functools
 import math
 from fractions import Fraction
 
@@ -9,31 +10,36 @@ from fpsim.numbers.rounding import Rounding
 DETERMINISTIC = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
 
 
+@functools.cache
+def power(exponent):
+    return Fraction(2) ** exponent
+
+
 def rounded(value, fmt, mode, zero=0.0):
     """A Fraction (or a float that is not finite) rounded to a format; an exact zero is `zero`."""
     if isinstance(value, float):
         return special(value, fmt)
     if value == 0:
         return zero if fmt.has_negative_zero else 0.0
-    magnitude = abs(value)
-    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    exponent -= Fraction(2) ** exponent > magnitude
+    top, bottom = abs(value.numerator), value.denominator
+    exponent = top.bit_length() - bottom.bit_length()
+    exponent -= top << max(-exponent, 0) < bottom << max(exponent, 0)
     zero = math.copysign(0.0, value) if fmt.has_negative_zero else 0.0
-    if fmt.flush == "before" and magnitude < Fraction(2) ** fmt.emin:
+    if fmt.flush == "before" and exponent < fmt.emin:
         return zero
-    quantum = Fraction(2) ** ((exponent if fmt.flush else max(exponent, fmt.emin)) - fmt.precision + 1)
-    low = magnitude // quantum
-    rest = magnitude / quantum - low
+    last = (exponent if fmt.flush else max(exponent, fmt.emin)) - fmt.precision + 1  # the last place is of 2^last
+    unit = bottom << max(last, 0)
+    low, rest = divmod(top << max(-last, 0), unit)
     outward = {
-        Rounding.NEAREST_EVEN: rest > Fraction(1, 2) or (rest == Fraction(1, 2) and low % 2 == 1),
-        Rounding.NEAREST_AWAY: rest >= Fraction(1, 2),
+        Rounding.NEAREST_EVEN: 2 * rest > unit or (2 * rest == unit and low % 2 == 1),
+        Rounding.NEAREST_AWAY: 2 * rest >= unit,
         Rounding.TOWARD_ZERO: False,
         Rounding.UP: rest > 0 and value > 0,
         Rounding.DOWN: rest > 0 and value < 0,
         Rounding.ODD: rest > 0 and low % 2 == 0,
     }[mode]
-    result = (low + outward) * quantum
-    if fmt.flush and result < Fraction(2) ** fmt.emin:
+    result = (low + outward) * power(last)
+    if fmt.flush and result < power(fmt.emin):
         return zero
     if result > Fraction(fmt.max_finite):
         inward = {Rounding.TOWARD_ZERO: True, Rounding.ODD: True, Rounding.UP: value < 0, Rounding.DOWN: value > 0}

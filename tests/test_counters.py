@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from fractions import Fraction
 from typing import Any
@@ -19,6 +20,11 @@ from fpsim.sums.task import Sum
 from tests import sums_oracle as oracle
 
 
+@functools.cache
+def unbounded_form(fmt: Format) -> Format:
+    return fmt.replace(name="unbounded", emax=fmt.emax + 200, specials="ieee", saturate=False)
+
+
 class Counting:
     """The counts of one element by the definitions: a rounding is asked what it did, an addition what it lost."""
 
@@ -30,8 +36,7 @@ class Counting:
         """Count what rounding an exact number (a Fraction or a special float) did."""
         if isinstance(exact, float):
             return
-        wide = fmt.replace(name="unbounded", emax=fmt.emax + 200, specials="ieee", saturate=False)
-        unbounded = oracle.rounded(exact, wide, self.mode)
+        unbounded = oracle.rounded(exact, unbounded_form(fmt), self.mode)
         self.counters.overflows += abs(unbounded) > fmt.max_finite
         self.counters.underflows += exact != 0 and oracle.rounded(exact, fmt, self.mode) == 0
 
