@@ -76,7 +76,7 @@ def _before_call(module: torch.nn.Module, args: Any) -> None:
         _refuse_outside(module)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch._disable_dynamo  # what torch.compiler.disable does, without importing torch._dynamo, which takes a second, here
 def _refuse_outside(module: torch.nn.Module) -> None:
     found = _simulated.get(id(module))
     emulation = found[1]() if found is not None else None
