@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 import fpsim
 from fpsim.backend import threads
 from fpsim.sums.observers import counting_tiles
-from fpsim.sums.observers.counting_tiles import RareJob
+from fpsim.sums.observers.counting_tiles import SeldomSwampedJob
 
 
 def numpy_counts(a: np.ndarray, b: np.ndarray, parts: list[range] | None = None) -> fpsim.Counters:
@@ -100,8 +100,8 @@ def test_counts_of_exact_products_are_those_of_numpy(pair: tuple[np.ndarray, np.
 def test_a_large_product_takes_this_way_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(5)
     a, b = (generator.standard_normal((300, 300)).astype(np.float32) for _ in range(2))
-    jobs, run = [], RareJob.run
-    monkeypatch.setattr(RareJob, "run", lambda self, *given: jobs.append(self) or run(self, *given))
+    jobs, run = [], SeldomSwampedJob.run
+    monkeypatch.setattr(SeldomSwampedJob, "run", lambda self, *given: jobs.append(self) or run(self, *given))
     wanted = numpy_counts(a, b)
     assert wanted.swamped > 0
     try:

@@ -226,28 +226,28 @@ def tree_stages(sums: Summed) -> tuple[list[Stage], int, float]:
     task, rounding = sums.task, sums.task.rounding
     held, wide = task.target, task.accumulator.promoted
     leaves = leaves_of(task.operand, held, not task.exact_products, sums.products)
-    known, what = plan(task, sums.terms), Kept(sums.confidence is not None, leaves.exact)
+    planned, kept = plan(task, sums.terms), Kept(sums.confidence is not None, leaves.exact)
     stack = None
     if sums.a.ndim > 2 and wide is None:
-        stack = error_sums_of_stack(task, _in_line(sums.a), _in_line(sums.b), what)
+        stack = error_sums_of_stack(task, _in_line(sums.a), _in_line(sums.b), kept)
     if stack is None and sums.a.ndim == 2 and wide is None:
-        (stack,) = error_sums(task, sums.a, sums.b, sums.draws, what)
+        (stack,) = error_sums(task, sums.a, sums.b, sums.draws, kept)
     if stack is not None:
         narrow_sum, excess = stack.kept.reshape(sums.shape), stack.excess
     else:
         narrow_sum, wide_sum, excess = np.zeros(sums.shape), np.zeros(sums.shape), 0.0
         for place in np.ndindex(sums.shape[:-2]):
-            parts = error_sums(task, sums.a[place], sums.b[place], sums.draws, what)
+            parts = error_sums(task, sums.a[place], sums.b[place], sums.draws, kept)
             with np.errstate(over="ignore"):
-                excess = max(excess, _kept(sums, known.programs, parts, narrow_sum[place], wide_sum[place]))
+                excess = max(excess, _kept(sums, planned.programs, parts, narrow_sum[place], wide_sum[place]))
     # At most as many roundings, and additions of what they cost.
-    count = sums.terms * (not leaves.exact) + (known.tree.nodes if wide is None else sums.terms + len(known.programs)) + 1
+    count = sums.terms * (not leaves.exact) + (planned.tree.nodes if wide is None else sums.terms + len(planned.programs)) + 1
     stages = [Stage(held, narrow_sum, 1 + 2 * excess)]
     if wide is not None:
         stages.append(Stage(wide, wide_sum, 1.0))
     certain = count * hidden_underflow(sums, held)
     if wide is not None and wide.flush:
-        certain += len(known.programs) * to_float(underflow_error(wide, rounding))
+        certain += len(planned.programs) * to_float(underflow_error(wide, rounding))
     return stages, count, certain
 
 

@@ -108,11 +108,11 @@ def mean_axes(
     else:
         total = _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
     quotient = _divided(total.astype(np.float64).reshape(shape), count, held.enclosing)
-    for target, own in ((held, key ^ (FINAL >> 1)), (task.result, key ^ FINAL)):
-        given = quotient if observer is None else quotient.copy()
-        target.round_into(quotient, quotient, task.rounding, own)
+    for target, step_key in ((held, key ^ (FINAL >> 1)), (task.result, key ^ FINAL)):
+        before = quotient if observer is None else quotient.copy()
+        target.round_into(quotient, quotient, task.rounding, step_key)
         if observer is not None:
-            observer.rounded(given, quotient, target, task.rounding, own, 0)
+            observer.rounded(before, quotient, target, task.rounding, step_key, 0)
     return quotient.astype(x.dtype, copy=False)
 
 
@@ -149,12 +149,12 @@ def _divided(total: np.ndarray, count: int, held: Format) -> np.ndarray:
 def _product_error(left: np.ndarray, right: np.float64, product: np.ndarray) -> np.ndarray:
     """left * right - product, exact (Dekker 1971, with Veltkamp's splitting)."""
 
-    def halves(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def parts(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scaled = value * 134217729.0  # 2^27 + 1
         high = scaled - (scaled - value)
         return high, value - high
 
-    (left_high, left_low), (right_high, right_low) = halves(left), halves(np.asarray(right))
+    (left_high, left_low), (right_high, right_low) = parts(left), parts(np.asarray(right))
     return left_low * right_low - (((product - left_high * right_high) - left_low * right_high) - left_high * right_low)
 
 

@@ -25,15 +25,15 @@ def batched_products(task: Sum, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarra
     serves = task.accumulator.kind is TREE and task.rounding is not Rounding.STOCHASTIC
     if not serves or task.operand.flush_inputs or rows <= _FEW or columns < 32 or not pairs:
         return None
-    known = plan(task, leaves)
-    chosen = known.scheme
-    if not known.is_binary or not a.dtype == b.dtype == np.float32:
+    planned = plan(task, leaves)
+    chosen = planned.scheme
+    if not planned.is_binary or not a.dtype == b.dtype == np.float32:
         return None
-    job = Job(chosen.element, (rows, columns, leaves), known.depth, task.rounding, Draws())
+    job = Job(chosen.element, (rows, columns, leaves), planned.depth, task.rounding, Draws())
     # What one pair calls for serves all: flags say what is looked after, and never change what comes out.
-    flags = known.flags(leaves, rows, lambda: extents_of_products(_elements(a), [_elements(b)]))
-    out, _, passed = run_pairs(job, a, b, known.programs[0], chosen, flags)
-    again = np.flatnonzero(passed.reshape(pairs, -1).any(axis=1)) if passed.any() else ()
+    flags = planned.flags(leaves, rows, lambda: extents_of_products(_elements(a), [_elements(b)]))
+    out, _, overflowed = run_pairs(job, a, b, planned.programs[0], chosen, flags)
+    again = np.flatnonzero(overflowed.reshape(pairs, -1).any(axis=1)) if overflowed.any() else ()
     return out, [int(pair) for pair in again]
 
 
@@ -49,14 +49,14 @@ def run_pairs(
     pairs, panels = len(a), -(-job.columns // job.width)
     out = np.empty((pairs, job.groups * job.tile_rows, panels * job.width), chosen.dtype)
     kept = out if job.observed is None else np.empty_like(out)
-    passed = np.zeros((pairs, panels, job.groups), np.uint8)
+    overflowed = np.zeros((pairs, panels, job.groups), np.uint8)
     limit = chosen.dtype.type(chosen.limit)
 
     def task(first: int, last: int) -> None:
-        function(a, b, out, job.depth, first, last, lines, chosen.row, limit, passed, kept)
+        function(a, b, out, job.depth, first, last, lines, chosen.row, limit, overflowed, kept)
 
     threads.run(task, threads.parts(pairs, out.size * max(1, job.leaves)))
-    return out[:, : job.rows, : job.columns], kept[:, : job.rows, : job.columns], passed
+    return out[:, : job.rows, : job.columns], kept[:, : job.rows, : job.columns], overflowed
 
 
 def _elements(x: np.ndarray) -> np.ndarray:

@@ -112,15 +112,15 @@ def input_gradient_into(
         grouped.input_gradient_into(gradient, weight, out, geometry, parts, together, bias)
         return
     for part in parts:
-        own = out if part is everything else np.empty((geometry.images, geometry.channels, *part.grid), dtype=out.dtype)
+        part_out = out if part is everything else np.empty((geometry.images, geometry.channels, *part.grid), dtype=out.dtype)
         factors, axes = weight[slices(part.taps)], np.array(part.axes, dtype=np.int64)
         for group in range(geometry.groups):
             rows = slice(group * inner, (group + 1) * inner)
             mine = slice(group * outer, (group + 1) * outer)
             taps = _Taps(gradient[:, mine], part.kernel, part.grid, axes)
-            _columns_into(factors[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, own, rows, products, bias)
-        if own is not out:
-            out[slices(part.positions)] = own
+            _columns_into(factors[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, part_out, rows, products, bias)
+        if part_out is not out:
+            out[slices(part.positions)] = part_out
 
 
 def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, products: Products, out: np.ndarray) -> bool:

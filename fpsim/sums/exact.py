@@ -21,10 +21,10 @@ def exact_product(task: Sum, a: np.ndarray, b: np.ndarray, terms: Sequence[np.nd
     numbers = [a, b, *terms]
     finite = all(bool(np.isfinite(x).all()) for x in numbers)
     left, right, *added = numbers if finite else [np.where(np.isfinite(x), x, 0) for x in numbers]
-    found = _binned(left, right, task.operand, added) if _multiplies_exactly(left, right, task.operand) else None
-    if found is None:
-        found = exact_pairs(left, right, added, isinstance(task.result, Format) and is_float64(task.result))
-    high, low = found
+    pair = _binned(left, right, task.operand, added) if _multiplies_exactly(left, right, task.operand) else None
+    if pair is None:
+        pair = exact_pairs(left, right, added, isinstance(task.result, Format) and is_float64(task.result))
+    high, low = pair
     if task.rounding is Rounding.DOWN and (a.shape[1] or terms):
         low[(high == 0) & (low == 0)] = -0.0  # an exact zero is -0 under down
     if not finite:

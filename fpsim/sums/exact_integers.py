@@ -42,11 +42,11 @@ def _product(left: list[np.ndarray], right: list[np.ndarray]) -> Fraction:
         exponent = e + f
         least = int(exponent.min())
         places = exponent - least
-        own = 0
+        piece_total = 0
         for shift, piece in ((2 * _HALF, a * c), (_HALF, a * d + b * c), (0, b * d)):
-            own += (_by_place(places, piece >> _HALF) << _HALF) + _by_place(places, piece & ((1 << _HALF) - 1)) << shift
+            piece_total += (_by_place(places, piece >> _HALF) << _HALF) + _by_place(places, piece & ((1 << _HALF) - 1)) << shift
         low = min(unit, least)
-        total, unit = (total << (unit - low)) + (own << (least - low)), low
+        total, unit = (total << (unit - low)) + (piece_total << (least - low)), low
     return total * Fraction(2) ** unit
 
 

@@ -81,23 +81,23 @@ def _column_places(read: Reading, rows: int, channels: int, taps: int, images: i
     """For each phase what (row, image, position) and (channel, tap) add to a place in the left and in the right factor."""
     return [
         (
-            table((rows, channels * taps), (images * own.positions.size, 0)) * LANES,
-            table((rows, 0), (images, read.plane), own.positions) * LANES,
-            table((channels, taps), own.which) * LANES,
-            table((channels, images * read.plane), own.taps) * LANES,
+            table((rows, channels * taps), (images * places.positions.size, 0)) * LANES,
+            table((rows, 0), (images, read.plane), places.positions) * LANES,
+            table((channels, taps), places.which) * LANES,
+            table((channels, images * read.plane), places.taps) * LANES,
         )
-        for own in read.places
+        for places in read.places
     ]
 
 
 @lru_cache(maxsize=64)
 def _weight_places(read: Reading, outer: int, inner: int, images: int) -> Places:
     """What (output, channel, tap) and (image, position) add to a place in the gradient and in the input."""
-    (own,) = read.places
-    leaves = images * own.positions.size
+    (places,) = read.places
+    leaves = images * places.positions.size
     return (
-        table((outer, leaves), (inner * own.taps.size, 0)) * LANES,
-        table((outer, 0), (inner, images * read.plane), own.taps) * LANES,
+        table((outer, leaves), (inner * places.taps.size, 0)) * LANES,
+        table((outer, 0), (inner, images * read.plane), places.taps) * LANES,
         table((leaves, 1)) * LANES,
-        table((images, read.plane), own.positions) * LANES,
+        table((images, read.plane), places.positions) * LANES,
     )

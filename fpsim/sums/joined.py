@@ -83,61 +83,61 @@ class Sums:
         columns: tuple[Any, ...] = (),
     ) -> None:  # fmt: skip
         """The sums of a piece, in all columns or some, from factors laid out, of which the left has a block of zeros more."""
-        own = self.total[images, some.start * self.rows : some.stop * self.rows][columns]
+        target = self.total[images, some.start * self.rows : some.stop * self.rows][columns]
         if self.in_lanes:
             a_rows, b_rows, a_steps, b_steps = places
             outputs, step = self.out.shape[1], self.rows * self.columns
-            rows = table((self.rows, self.columns), (len(own), outputs * self.columns), (self.columns, 1))
+            rows = table((self.rows, self.columns), (len(target), outputs * self.columns), (self.columns, 1))
             numbers = Numbers(rows, LANES * step, step, images.start * outputs * self.columns + some.start * step)
             factors = Factor(left, a_rows, a_steps), Factor(right, b_rows, b_steps)
-            sums = LaneSums(plan(self.job.task, leaves), *factors, numbers, self.job.key, own.size)
+            sums = LaneSums(plan(self.job.task, leaves), *factors, numbers, self.job.key, target.size)
             observer = self.job.observer
-            self._place(sums.made() if observer is None else iter([observer.lanes(sums)]), own, some, images)
+            self._place(sums.made() if observer is None else iter([observer.lanes(sums)]), target, some, images)
         else:
-            self._write_out(left[:-1], right, places, own, some, images)
+            self._write_out(left[:-1], right, places, target, some, images)
 
     def _write_out(
-        self, left: np.ndarray, right: np.ndarray, places: Places, own: np.ndarray, some: slice, images: slice
+        self, left: np.ndarray, right: np.ndarray, places: Places, target: np.ndarray, some: slice, images: slice
     ) -> None:
         """The sums of products that are written out, image by image."""
         a_rows, b_rows, a_steps, b_steps = (x // LANES for x in places)
         factors = [
-            values.reshape(len(values), -1, LANES)[:, rows.reshape(self.rows, len(own), 1, -1) + steps[:, None]]
+            values.reshape(len(values), -1, LANES)[:, rows.reshape(self.rows, len(target), 1, -1) + steps[:, None]]
             for values, rows, steps in ((left, a_rows, a_steps), (right, b_rows, b_steps))
         ]
         with np.errstate(invalid="ignore"):
-            found = factors[0] * factors[1]
-        products = np.empty((len(own), self.leaves, own.shape[1], self.columns))
-        self._copy(found, products.swapaxes(1, 2))
+            values = factors[0] * factors[1]
+        products = np.empty((len(target), self.leaves, target.shape[1], self.columns))
+        self._copy(values, products.swapaxes(1, 2))
         terms = []
         if self.job.task.accumulator.kind.own_addends and self.bias is not None:
             terms = [np.repeat(self.bias[some.start * self.rows : some.stop * self.rows], self.columns)]
         for image, numbers in enumerate(self._first_numbers(some, images)):
-            draws, flat = Draws(self.job.key, numbers), products[image].reshape(self.leaves, own[image].size)
-            own[image] = written_out.column_sums(self.job.task, flat, terms, draws).reshape(own[image].shape)
+            draws, flat = Draws(self.job.key, numbers), products[image].reshape(self.leaves, target[image].size)
+            target[image] = written_out.column_sums(self.job.task, flat, terms, draws).reshape(target[image].shape)
 
     def _first_numbers(self, some: slice, images: slice) -> Iterator[int]:
         """Of each image of a piece the number of the first element."""
         for image in range(images.start, images.stop):
             yield (image * self.out.shape[1] + some.start * self.rows) * self.columns
 
-    def _place(self, found: Iterator[np.ndarray], own: np.ndarray, some: slice, images: slice) -> None:
+    def _place(self, sums: Iterator[np.ndarray], target: np.ndarray, some: slice, images: slice) -> None:
         """The sums of each program where they belong, those of parts chained."""
         if not self.in_parts:
-            self._copy(next(found), own)
+            self._copy(next(sums), target)
             return
         task = self.job.task
-        total, block = (np.zeros((*own.shape[:2], self.columns), dtype) for dtype in (own.dtype, self.dtype))
-        for lines, part in zip(plan(task, self.leaves).programs, found, strict=True):
+        total, block = (np.zeros((*target.shape[:2], self.columns), dtype) for dtype in (target.dtype, self.dtype))
+        for lines, part in zip(plan(task, self.leaves).programs, sums, strict=True):
             self._copy(part, block)
             for image, first in enumerate(self._first_numbers(some, images)):
                 draws = Draws(self.job.key, first, self.columns)
                 total[image] = add_rounded(total[image], block[image], task.held, task.rounding, draws, node_after(lines))
-        own[...] = total.reshape(own.shape)
+        target[...] = total.reshape(target.shape)
 
-    def _copy(self, found: np.ndarray, own: np.ndarray) -> None:
-        placed = by_groups(own, own.shape[1] // self.rows)
-        for target, vectors in beside(placed, found.reshape(len(found), *placed.shape[1:], LANES)):
+    def _copy(self, sums: np.ndarray, out: np.ndarray) -> None:
+        placed = by_groups(out, out.shape[1] // self.rows)
+        for target, vectors in beside(placed, sums.reshape(len(sums), *placed.shape[1:], LANES)):
             target[...] = vectors
 
     def finish(self) -> None:

@@ -73,7 +73,7 @@ class LaneSums:
     `count` is how many they are, without those that fill the last block.
     """
 
-    known: Plan
+    planned: Plan
     left: Factor
     right: Factor
     numbers: Numbers
@@ -87,13 +87,13 @@ class LaneSums:
 
     def made(self) -> Iterator[np.ndarray]:
         """The sums for each program of the plan, in the carrier."""
-        known, tiles = self.known, self.tiles
-        flags = known.flags(inf, 1, lambda: (inf, 0.0))  # the fullest: another choice would be another kernel to compile
-        for lines in known.programs:
-            out, passed, _ = self.run(known.scheme, flags, lines, tiles)
-            beyond = np.flatnonzero(passed.any(axis=1))
+        planned, tiles = self.planned, self.tiles
+        flags = planned.flags(inf, 1, lambda: (inf, 0.0))  # the fullest: another choice would be another kernel to compile
+        for lines in planned.programs:
+            out, overflowed, _ = self.run(planned.scheme, flags, lines, tiles)
+            beyond = np.flatnonzero(overflowed.any(axis=1))
             if beyond.size:
-                out[beyond], *_ = self.run(known.overflow, known.overflow.flags, lines, tiles[beyond])
+                out[beyond], *_ = self.run(planned.overflow, planned.overflow.flags, lines, tiles[beyond])
             yield self.shaped(out)
 
     @property
@@ -108,7 +108,7 @@ class LaneSums:
         self, scheme: Scheme, flags: int, lines: np.ndarray, tiles: np.ndarray, observed: int | None = None, tallies: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(tile, sums) by one kernel, 1 for the tiles that reached its limit, and `tallies` vectors of what is observed."""
-        kernels, task, dtype = _kernels(), self.known.task, scheme.dtype
+        kernels, task, dtype = _kernels(), self.planned.task, scheme.dtype
         kind, code, vector = task.accumulator.kind, task.rounding.code, 64 // dtype.itemsize
         if kind in (KAHAN, NEUMAIER):
             function = kernels.make_compensated_lanes(scheme.element, code, flags, int(kind is NEUMAIER))
@@ -116,25 +116,25 @@ class LaneSums:
             function = kernels.make_lanes(scheme.element, code, flags, *([] if observed is None else [observed]))
         left, right = (replace(x, values=x.values.astype(dtype, copy=False)) for x in (self.left, self.right))
         parts = LANES // vector
-        own = (tiles[:, None] * parts + np.arange(parts)).reshape(-1)  # tiles of vectors
-        out = np.empty((own.size, kernels.SLOTS, vector), dtype)
+        vector_tiles = (tiles[:, None] * parts + np.arange(parts)).reshape(-1)  # tiles of vectors
+        out = np.empty((vector_tiles.size, kernels.SLOTS, vector), dtype)
         hashes = _NO_HASHES
         if task.rounding is Rounding.STOCHASTIC:
             hashes, numbers = np.empty(out.shape, np.uint32), self.numbers
             kernels.hash_elements(
-                numbers.rows + numbers.first, numbers.stride, numbers.step, parts, own, np.uint64(self.key), hashes
+                numbers.rows + numbers.first, numbers.stride, numbers.step, parts, vector_tiles, np.uint64(self.key), hashes
             )
-        passed, tallied = np.zeros(own.size, np.uint8), np.empty(own.size * tallies * vector, dtype)
+        overflowed, tallied = np.zeros(vector_tiles.size, np.uint8), np.empty(vector_tiles.size * tallies * vector, dtype)
         limit, size = dtype.type(scheme.limit), kernels.SLOTS * vector
         zeros = left.values.size - left.stride
 
         def some(first: int, last: int) -> None:
-            stack = np.empty(self.known.depth * size, dtype)
+            stack = np.empty(self.planned.depth * size, dtype)
             function(
                 left.values.reshape(-1), right.values.reshape(-1), out.reshape(-1), left.rows, right.rows, left.steps,
-                right.steps, left.stride, right.stride, self.slots, zeros, own, first, last, lines, stack, scheme.row,
-                hashes.reshape(-1), limit, passed, tallied,
+                right.steps, left.stride, right.stride, self.slots, zeros, vector_tiles, first, last, lines, stack, scheme.row,
+                hashes.reshape(-1), limit, overflowed, tallied,
             )  # fmt: skip
 
-        threads.run(some, threads.parts(own.size, out.size * max(1, self.known.leaves)))
-        return out.reshape(tiles.size, -1), passed.reshape(tiles.size, -1), tallied
+        threads.run(some, threads.parts(vector_tiles.size, out.size * max(1, self.planned.leaves)))
+        return out.reshape(tiles.size, -1), overflowed.reshape(tiles.size, -1), tallied

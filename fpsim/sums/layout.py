@@ -21,8 +21,8 @@ def laid_out(x: np.ndarray, dtype: np.dtype, windows: tuple[Window, ...] = (), z
     blocks, sizes = -(-len(x) // LANES) + zeros, tuple(window.size for window in windows)
     out = np.zeros((blocks, *x.shape[1 : len(before)], *sizes, LANES), dtype)
     inside = out[before + tuple(window.target for window in windows)]
-    for own, vectors in beside(x[before + tuple(window.source for window in windows)], inside):
-        vectors[...] = own
+    for source, vectors in beside(x[before + tuple(window.source for window in windows)], inside):
+        vectors[...] = source
     return out
 
 

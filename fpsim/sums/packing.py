@@ -65,15 +65,15 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
     """Panels of `width` columns: read in place where few rows would not repay a copy, or all of it is near anyway."""
     leaves, columns = b.shape
     whole = columns // width * width
-    found = []
+    packed_parts = []
     in_place = (rows <= 4 or b.nbytes <= _NEAR) and whole and leaves and b.dtype == dtype
     if in_place and b.strides[1] == b.itemsize and b.strides[0] >= 0:
         leaf_stride, rest = divmod(b.strides[0], b.itemsize)
         if rest == 0:
             flat = line_of(b, (leaves - 1) * leaf_stride + columns)
-            found.append(Panels(flat, width, leaf_stride, 0, whole))
+            packed_parts.append(Panels(flat, width, leaf_stride, 0, whole))
             if whole == columns:
-                return found
+                return packed_parts
             b = b[:, whole:]
     start = columns - b.shape[1]
     panels = -(-b.shape[1] // width)
@@ -87,8 +87,8 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
         _packing().pack_lines_across(line, stride, b.shape[1], leaves, packed, width)
     else:
         kernels().pack_columns(b, packed, width)
-    found.append(Panels(packed, leaves * width, width, start, b.shape[1]))
-    return found
+    packed_parts.append(Panels(packed, leaves * width, width, start, b.shape[1]))
+    return packed_parts
 
 
 def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:

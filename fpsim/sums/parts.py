@@ -17,10 +17,10 @@ def no_parts(task: Sum, shape: tuple[int, int]) -> np.ndarray:
     return np.zeros(shape, dtype=np.float32 if is_float32(task.held) else np.float64)
 
 
-def parts_product(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+def parts_product(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
     """a @ b: the parts' sums, chained."""
-    task = known.task
+    task = planned.task
     total = no_parts(task, (a.shape[0], b.shape[1]))
-    for lines, part in zip(known.programs, products(known, a, b, draws), strict=True):
+    for lines, part in zip(planned.programs, products(planned, a, b, draws), strict=True):
         total = add_rounded(total, part, task.held, task.rounding, draws, node_after(lines))
     return total

@@ -35,7 +35,7 @@ class Phase:
 
 def slices(ranges: tuple[range, ...]) -> tuple[Any, ...]:
     """What takes these places from the last axes of an array."""
-    return (..., *(slice(own.start, own.stop, own.step) for own in ranges))
+    return (..., *(slice(part.start, part.stop, part.step) for part in ranges))
 
 
 def whole(kernel: Triple, positions: Triple, axes: np.ndarray) -> Phase:

@@ -76,7 +76,7 @@ class Plan:
         """The scheme's flags and those that `extents_of_products` of the operands call for, in sums of so many terms."""
         flags, limit = self.scheme.flags, self.scheme.limit
         if limit == inf:
-            return flags  # native or careful: nothing to watch
+            return flags  # the carrier's own or careful: nothing to watch
         if rows <= 4:
             return flags | self.clamp | self.watch  # looking through the matrix would cost as much as it saves
         highs, lows = extents()
@@ -94,11 +94,11 @@ class CompensatedPlan(Plan):
     """A plan for sums whose kernels always look at magnitudes."""
 
     def flags(self, terms: float, rows: int, extents: Callable[[], tuple[float, float]]) -> int:
-        from fpsim.backend.numba.sums_rounding import CAREFUL, NATIVE
+        from fpsim.backend.numba.sums_rounding import CAREFUL, FORMAT_IS_CARRIER
 
         flags, target = self.scheme.flags, self.task.target
-        if flags & NATIVE:
-            return NATIVE  # a product that is exact needs no fused addition
+        if flags & FORMAT_IS_CARRIER:
+            return FORMAT_IS_CARRIER  # a product that is exact needs no fused addition
         if flags & CAREFUL:
             return flags
         leaf = extents()[0] * (1 + 2 * target.unit_roundoff) + target.min_normal
@@ -107,13 +107,13 @@ class CompensatedPlan(Plan):
 
 def plan(task: Sum, leaves: int) -> Plan:
     """The plan for so many leaves of a tree, of parts or of a compensated sum; ValueError for formats that cannot compute."""
-    found: Plan | None = task.plans.get(leaves)
-    if found is None:
+    planned: Plan | None = task.plans.get(leaves)
+    if planned is None:
         task.require_arithmetic()
         if len(task.plans) >= _MOST_PLANS:
             task.plans.clear()
-        found = task.plans[leaves] = _make(task, leaves)
-    return found
+        planned = task.plans[leaves] = _make(task, leaves)
+    return planned
 
 
 def _make(task: Sum, leaves: int) -> Plan:

@@ -49,13 +49,13 @@ def product_into(
     draws = Draws(row_step=out.shape[1]) if draws is None else draws
     a, b = as_read(a, task.left.enclosing), as_read(b, task.right.enclosing)
     addends = [as_read(term, task.operand) for term in addends]
-    own = task.accumulator.kind.own_addends
-    terms = [np.broadcast_to(np.asarray(term), out.shape) for term in addends[:own]]
+    inside = task.accumulator.kind.own_addends
+    terms = [np.broadcast_to(np.asarray(term), out.shape) for term in addends[:inside]]
     if observer is None:
         result = accumulate(task, a, b, draws, addends=terms)
     else:
         result = observer.product(task, a, b, draws)
-    finish_into(task, result, out, draws, addends[own:], observer, before_rounding)
+    finish_into(task, result, out, draws, addends[inside:], observer, before_rounding)
 
 
 def finish_into(
@@ -111,6 +111,6 @@ def _round(x: np.ndarray, system: NumberSystem, rounding: Rounding, draws: Draws
         round_rows(x, system, rounding, draws)
         return
     for i, rows in enumerate(x if rounding is Rounding.STOCHASTIC else [x]):
-        given, own = rows.copy(), draws.at(i)
-        round_into(rows, rows, system, rounding, own.key, own.first)
-        observer.rounded(given, rows, system, rounding, own.key, own.first)
+        before, row_draws = rows.copy(), draws.at(i)
+        round_into(rows, rows, system, rounding, row_draws.key, row_draws.first)
+        observer.rounded(before, rows, system, rounding, row_draws.key, row_draws.first)

@@ -55,8 +55,8 @@ def _can_be_careful(task: Sum, a: np.ndarray, b: np.ndarray) -> bool:
 def _reads_a_row(task: Sum, a: np.ndarray, b: np.ndarray) -> bool:
     if a.shape[0] != 1 or b.size <= CHUNK // 16:
         return False
-    known = plan(task, a.shape[1])
-    return known.is_one_chain and can_read(a, b, task.rounding, known.scheme)
+    planned = plan(task, a.shape[1])
+    return planned.is_one_chain and can_read(a, b, task.rounding, planned.scheme)
 
 
 def _is_wide(task: Sum, a: np.ndarray, b: np.ndarray) -> bool:
@@ -68,14 +68,14 @@ def _planned(compute: Callable[[Plan, np.ndarray, np.ndarray, Draws], np.ndarray
     """What computes by a plan, as a route's `run`."""
 
     def run(task: Sum, a: np.ndarray, b: np.ndarray, addends: Addends, draws: Draws) -> np.ndarray:
-        known = plan(task, a.shape[1])
-        return compute(known.careful if careful else known, a, b, draws)
+        planned = plan(task, a.shape[1])
+        return compute(planned.careful if careful else planned, a, b, draws)
 
     return run
 
 
-def _nodes(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
-    return node_product(known.task, known.tree, a, b, draws)
+def _nodes(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+    return node_product(planned.task, planned.tree, a, b, draws)
 
 
 def _native(task: Sum, a: np.ndarray, b: np.ndarray, addends: Addends, draws: Draws) -> np.ndarray:

@@ -46,18 +46,18 @@ def row_chain(
     stride = far.strides[0] // b.itemsize
     matrix = line_of(far, (near - 1) * stride + far.shape[1])
     panels = -(-columns // width)
-    out, passed = np.empty(panels * width, dtype=b.dtype), np.zeros(panels, dtype=np.uint8)
+    out, overflowed = np.empty(panels * width, dtype=b.dtype), np.zeros(panels, dtype=np.uint8)
     function = kernels.make_row_product(chosen.element, vectors, rounding.code, flags, along_columns)
     row = line_of(a, leaves)
     lead = kernels.lead_of(matrix, stride, leaves) if along_columns else 0
     limit = b.dtype.type(chosen.limit)
 
     def task(first: int, last: int) -> None:
-        function(row, matrix, stride, leaves, columns, out, first, last, chosen.row, limit, passed, lead)
+        function(row, matrix, stride, leaves, columns, out, first, last, chosen.row, limit, overflowed, lead)
 
     threads.run(task, threads.parts(panels, leaves * columns))
     if not along_columns:
         out[columns - width : columns] = out[-width:]
     starts = (panel * width if along_columns else min(panel * width, columns - width) for panel in range(panels))
-    beyond = [(0, start, 1, width) for start, is_beyond in zip(starts, passed.tobytes(), strict=True) if is_beyond]
+    beyond = [(0, start, 1, width) for start, is_beyond in zip(starts, overflowed.tobytes(), strict=True) if is_beyond]
     return out[None, :columns], beyond

@@ -111,37 +111,37 @@ def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: 
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
     from fpsim.backend.numba.directions import HAS_DIRECTIONS
     from fpsim.backend.numba.processor import HAS_FMA
-    from fpsim.backend.numba.sums_rounding import BY_BITS, EXACT_PRODUCTS, EXACT_SUMS, NATIVE
+    from fpsim.backend.numba.sums_rounding import BY_BITS, EXACT_PRODUCTS, EXACT_SUMS, FORMAT_IS_CARRIER
 
-    exact = EXACT_PRODUCTS if exact_products else 0
+    flags = EXACT_PRODUCTS if exact_products else 0
     no_limit = float("inf")
     if rounding is Rounding.NEAREST_EVEN:
         if is_float64(target):
-            return Scheme("f8", NATIVE | exact, constants(target, rounding, "f8"), no_limit)
+            return Scheme("f8", FORMAT_IS_CARRIER | flags, constants(target, rounding, "f8"), no_limit)
         if is_float32(target) and operand.precision <= 24:
             representable = products_are_exact(operand, 24, -149, 128)
             if representable or (chains and exact_products):
                 fused = EXACT_PRODUCTS if HAS_FMA else 0
                 if HAS_FMA or representable:
-                    return Scheme("f4", NATIVE | fused, constants(target, rounding, "f4"), no_limit)
+                    return Scheme("f4", FORMAT_IS_CARRIER | fused, constants(target, rounding, "f4"), no_limit)
             elif not exact_products:
-                return Scheme("f4", NATIVE, constants(target, rounding, "f4"), no_limit)
+                return Scheme("f4", FORMAT_IS_CARRIER, constants(target, rounding, "f4"), no_limit)
     one_rounding = not exact_products or (chains and HAS_FMA)
     direct = HAS_DIRECTIONS and rounding in _DIRECTED and one_rounding
     if direct and is_float32(target) and operand.precision <= 24 and operand.emax <= 127 and operand.emin >= -126:
-        return Scheme("f4", NATIVE | exact, constants(target, rounding, "f4"), no_limit)
+        return Scheme("f4", FORMAT_IS_CARRIER | flags, constants(target, rounding, "f4"), no_limit)
     element = "f4" if _fits_single(operand, target, rounding, exact_products, chains) else "f8"
     row = constants(target, rounding, element)
     shows_zeros = exact_products or rounding is Rounding.DOWN
     if target.flush or (shows_zeros and not target.has_negative_zero):
         return careful_scheme(target, rounding, exact_products)
     if rounding is Rounding.STOCHASTIC and not exact_products and _adds_exactly(operand, target):
-        exact |= EXACT_SUMS
+        flags |= EXACT_SUMS
         if products_are_exact(operand, 24, -126, 127) and target.emin >= -126 and target.emax <= 100:
-            element, exact, row = "f4", BY_BITS, constants(target, rounding, "f4")
+            element, flags, row = "f4", BY_BITS, constants(target, rounding, "f4")
     top = 126 if element == "f4" else 1022
     limit = 2.0 ** min(target.emax, top - (_PRECISION[element] - target.precision))
-    return Scheme(element, exact, row, limit)
+    return Scheme(element, flags, row, limit)
 
 
 @lru_cache(maxsize=512)

@@ -65,12 +65,12 @@ class Sum:
         """The sum of products of `operand` values (and `right` ones, where those differ), rounded to `result`."""
         objects = (operand, operand if right is None else right, accumulator, rounding, operand if result is None else result)
         key = tuple(map(id, objects))
-        found = _made.get(key)
-        if found is None:
+        task = _made.get(key)
+        if task is None:
             if len(_made) >= _MOST:
                 _made.clear()
-            found = _made[key] = Sum(*objects)
-        return found
+            task = _made[key] = Sum(*objects)
+        return task
 
     @cached_property
     def operand(self) -> Format:

@@ -13,17 +13,17 @@ from fpsim.sums.packing import LANES, Panels, aligned, kernels, pack_columns, pa
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws
 
-_own = threading.local()  # stacks
+_rooms = threading.local()  # stacks
 _NO_HASHES = np.zeros(1, dtype=np.uint32)
 _NO_TALLIES = {element: (np.zeros(0, element),) for element in LANES}
 
 
 def _stack(size: int, dtype: np.dtype) -> np.ndarray:
     """A thread's own room for a kernel's stack, the same for every call."""
-    room: np.ndarray | None = getattr(_own, dtype.char, None)
+    room: np.ndarray | None = getattr(_rooms, dtype.char, None)
     if room is None or room.size < size:
         room = aligned(size, dtype)
-        setattr(_own, dtype.char, room)
+        setattr(_rooms, dtype.char, room)
     return room[:size]
 
 
@@ -61,7 +61,7 @@ class Job:
         """Further arguments of the kernel: where it keeps tallies, if at all."""
         return _NO_TALLIES[self.element]
 
-    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+    def _absorb(self, overflowed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         """What becomes of them after a run; nothing here."""
 
     def _part(self, element: str, shape: tuple[int, int, int], draws: Draws) -> Job:
@@ -87,37 +87,37 @@ class Job:
         limit = self.dtype.type(scheme.limit)
         for panels in right:
             count = -(-panels.columns // self.width)
-            passed = np.zeros((count, self.groups), dtype=np.uint8)
+            overflowed = np.zeros((count, self.groups), dtype=np.uint8)
             tallied = self._tallied(panels, out)
-            own = flat[panels.first_column :]
-            own_hashes = hashes[panels.first_column :] if draws else hashes
+            target = flat[panels.first_column :]
+            hashed = hashes[panels.first_column :] if draws else hashes
 
             def task(
-                first: int, last: int, panels: Panels = panels, count: int = count, passed: np.ndarray = passed,
-                tallied: tuple[np.ndarray, ...] = tallied, own: np.ndarray = own, own_hashes: np.ndarray = own_hashes,
+                first: int, last: int, panels: Panels = panels, count: int = count, overflowed: np.ndarray = overflowed,
+                tallied: tuple[np.ndarray, ...] = tallied, target: np.ndarray = target, hashed: np.ndarray = hashed,
             ) -> None:  # fmt: skip
                 stack = _stack(self.depth * size + self.room, self.dtype)
                 if self.room:
                     stack[-self.room :] = 0
                 function(
-                    left, panels.data, own, self.leaves, count, panels.panel_stride, panels.leaf_stride, first, last, padded,
-                    lines, stack, scheme.row, own_hashes, limit, passed, *tallied,
+                    left, panels.data, target, self.leaves, count, panels.panel_stride, panels.leaf_stride, first, last, padded,
+                    lines, stack, scheme.row, hashed, limit, overflowed, *tallied,
                 )  # fmt: skip
                 if self.room:
                     self.rooms.append(stack[-self.room :].copy())
 
             work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width
             threads.run(task, threads.parts(self.groups, work))
-            self._absorb(passed, tallied)
-            if 1 not in passed.tobytes():
+            self._absorb(overflowed, tallied)
+            if 1 not in overflowed.tobytes():
                 continue
-            for panel, group in np.argwhere(passed).tolist():
+            for panel, group in np.argwhere(overflowed).tolist():
                 column = panels.first_column + panel * self.width
                 self.overflowed.append((group * self.tile_rows, column, self.tile_rows, self.width))
         return out[: self.rows, : self.columns]
 
     def redo(self, a: np.ndarray, b: np.ndarray, lines: np.ndarray, scheme: Scheme, out: np.ndarray) -> None:
-        """Compute the tiles that passed the limit again, column range by column range, and write them to `out`.
+        """Compute the tiles that reached the limit again, column range by column range, and write them to `out`.
 
         Where draws are numbered from row to row, all rows of them; else none with a NaN, which need no sums.
         """

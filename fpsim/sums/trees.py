@@ -25,53 +25,53 @@ CHUNK = 2**18  # elements
 _FEW = 4  # rows for which looking through a matrix costs as much as it saves
 
 
-def make_job(known: Plan, shape: tuple[int, int, int], draws: Draws) -> Job:
+def make_job(planned: Plan, shape: tuple[int, int, int], draws: Draws) -> Job:
     """The job that computes one product of (rows, columns, leaves)."""
-    task = known.task
+    task = planned.task
     kind = JOBS.get(task.accumulator.kind.name, Job)
-    return kind(known.scheme.element, shape, known.depth, task.rounding, draws)
+    return kind(planned.scheme.element, shape, planned.depth, task.rounding, draws)
 
 
-def products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> Iterator[np.ndarray]:
+def products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> Iterator[np.ndarray]:
     """One array for each program of the plan."""
-    rounding, (rows, leaves) = known.task.rounding, a.shape
-    job = make_job(known, (rows, b.shape[1], leaves), draws)
+    rounding, (rows, leaves) = planned.task.rounding, a.shape
+    job = make_job(planned, (rows, b.shape[1], leaves), draws)
     left, right = job.pack(a, b)
-    flags = known.flags(leaves, rows, lambda: extents_of_products(left, [panels.data for panels in right]))
-    watched = flags & (known.watch | known.watch_sums) and rows > _FEW and rounding is not Rounding.STOCHASTIC
+    flags = planned.flags(leaves, rows, lambda: extents_of_products(left, [panels.data for panels in right]))
+    watched = flags & (planned.watch | planned.watch_sums) and rows > _FEW and rounding is not Rounding.STOCHASTIC
     decided = None
     if watched and not (np.isfinite(a).all() and np.isfinite(b).all()):
         kept = ~np.isnan(a).any(axis=1), ~np.isnan(b).any(axis=0)
         if not (kept[0].all() and kept[1].all()):
-            yield from _among_nan(known, a, b, draws, *kept)
+            yield from _among_nan(planned, a, b, draws, *kept)
             return
-        if known.task.accumulator.kind is TREE and known.task.target.has_infinity and not known.task.target.saturate:
+        if planned.task.accumulator.kind is TREE and planned.task.target.has_infinity and not planned.task.target.saturate:
             # Whatever the order, infinite products decide the sums that have any, unless something else overflows before.
             decided = _sums_of_signs(a, b)
             left, right = job.pack(*(np.where(np.isinf(x), 0, x) for x in (a, b)))
-            flags = known.flags(leaves, rows, lambda: extents_of_products(left, [panels.data for panels in right]))
-    for lines in known.programs:
-        out = job.run(left, right, lines, known.scheme, flags)
+            flags = planned.flags(leaves, rows, lambda: extents_of_products(left, [panels.data for panels in right]))
+    for lines in planned.programs:
+        out = job.run(left, right, lines, planned.scheme, flags)
         if decided is not None:
             np.copyto(out, decided, where=~np.isfinite(decided))
         if job.overflowed:
-            job.redo(a, b, lines, known.overflow, out)
+            job.redo(a, b, lines, planned.overflow, out)
         yield out
 
 
-def product(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+def product(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
     """The array of a plan with one program."""
-    return next(products(known, a, b, draws))
+    return next(products(planned, a, b, draws))
 
 
 def _among_nan(
-    known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, rows: np.ndarray, columns: np.ndarray
+    planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, rows: np.ndarray, columns: np.ndarray
 ) -> Iterator[np.ndarray]:
     """The products where the given rows and columns, which have no NaN, meet; NaN elsewhere. Nothing is drawn."""
     some = rows.any() and columns.any()
-    parts = products(known, a[rows], b[:, columns], draws) if some else iter(())
-    for _ in known.programs:
-        whole = np.full((rows.size, columns.size), np.nan, dtype=known.scheme.dtype)
+    parts = products(planned, a[rows], b[:, columns], draws) if some else iter(())
+    for _ in planned.programs:
+        whole = np.full((rows.size, columns.size), np.nan, dtype=planned.scheme.dtype)
         if some:
             whole[np.ix_(rows, columns)] = next(parts)
         yield whole
@@ -88,23 +88,23 @@ def _sums_of_signs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return product(plan(_signs(), a.shape[1]), signs[0], signs[1], Draws())
 
 
-def row_product(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+def row_product(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
     """One row along one chain, with the matrix read as it lies."""
-    flags = known.flags(np.inf, 1, lambda: (np.inf, 0.0))
-    out, overflowed = row_chain(a, b, known.scheme, flags, known.task.rounding)
+    flags = planned.flags(np.inf, 1, lambda: (np.inf, 0.0))
+    out, overflowed = row_chain(a, b, planned.scheme, flags, planned.task.rounding)
     if overflowed:
-        job = make_job(known, (1, b.shape[1], b.shape[0]), draws)
+        job = make_job(planned, (1, b.shape[1], b.shape[0]), draws)
         job.overflowed = overflowed
-        job.redo(a, b, known.programs[0], known.overflow, out)
+        job.redo(a, b, planned.programs[0], planned.overflow, out)
     return out
 
 
-def wide_product(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+def wide_product(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
     """A few rows times many columns, packed some at a time: fresh memory by the dozen megabytes costs more than the sums."""
     (rows, leaves), columns = a.shape, b.shape[1]
     width = max(128, CHUNK // leaves // 128 * 128)
-    whole = np.empty((rows, columns), dtype=known.scheme.dtype)
+    whole = np.empty((rows, columns), dtype=planned.scheme.dtype)
     for start in range(0, columns, width):
         some = slice(start, start + width)
-        whole[:, some] = product(known, a, b[:, some], draws.at(0, start))
+        whole[:, some] = product(planned, a, b[:, some], draws.at(0, start))
     return whole

@@ -70,7 +70,7 @@ def reading(sizes: tuple[int, ...], kernel: tuple[int, ...], phases: tuple[Phase
             reached += [offset + position * step + tap * tap_step for position, tap in product(*ends)]
         windows.append(Window.of(elements, divisor, reached))
     numbers = np.arange(prod(kernel)).reshape(kernel)
-    found = []
+    places = []
     for phase in phases:
         positions, taps, stride = np.zeros(1, np.int64), np.zeros(1, np.int64), 1
         for axis in (2, 1, 0):
@@ -78,14 +78,14 @@ def reading(sizes: tuple[int, ...], kernel: tuple[int, ...], phases: tuple[Phase
             positions = table((phase.grid[axis], step * stride), positions)
             taps = table((phase.kernel[axis], tap_step * stride), taps + (offset - windows[axis].low) * stride)
             stride *= windows[axis].size
-        found.append(Places(positions, taps, numbers[slices(phase.taps)].reshape(-1)))
-    return Reading(tuple(windows), tuple(found))
+        places.append(Places(positions, taps, numbers[slices(phase.taps)].reshape(-1)))
+    return Reading(tuple(windows), tuple(places))
 
 
 def table(*axes: tuple[int, int] | np.ndarray) -> np.ndarray:
     """What the turns of a loop over several axes add up to, row-major; an axis is (count, stride) or numbers."""
     total = np.zeros(1, np.int64)
     for axis in axes:
-        own = axis if isinstance(axis, np.ndarray) else np.arange(axis[0], dtype=np.int64) * axis[1]
-        total = (total[:, None] + own).reshape(-1)
+        offsets = axis if isinstance(axis, np.ndarray) else np.arange(axis[0], dtype=np.int64) * axis[1]
+        total = (total[:, None] + offsets).reshape(-1)
     return total

@@ -13,19 +13,19 @@ from fpsim.backend.numba.products import make_product, pack_columns, pack_rows
 
 
 @lru_cache(maxsize=64)
-def make_batch(element: str, rows: int, vectors: int, mode: int, flags: int, what: int = NOTHING) -> Any:
-    """The kernel `(a, b, out, depth, first, last, program, row, limit, passed, kept) -> None` for pairs first ... last - 1.
+def make_batch(element: str, rows: int, vectors: int, mode: int, flags: int, observer: int = NOTHING) -> Any:
+    """The kernel `(a, b, out, depth, first, last, program, row, limit, overflowed, kept) -> None` for pairs first ... last - 1.
 
     a is (n, i, k), b (n, k, j), of any strides; out and `kept`, for what is observed of each element, (n, whole groups of
     rows, whole panels of columns). What is not named here is as in `products.make_product`, for which nothing is drawn;
-    `passed` is (n, panel, group).
+    `overflowed` is (n, panel, group).
     """
-    product = make_product(element, rows, vectors, mode, flags, what)
+    product = make_product(element, rows, vectors, mode, flags, observer)
     width = vectors * (16 if element == "f4" else 8)
 
     @kernel
     def batch(
-        a: Any, b: Any, out: Any, depth: int, first: int, last: int, program: Any, row: Any, limit: float, passed: Any,
+        a: Any, b: Any, out: Any, depth: int, first: int, last: int, program: Any, row: Any, limit: float, overflowed: Any,
         kept: Any,
     ) -> None:  # fmt: skip
         leaves, columns = b.shape[1], out.shape[2]
@@ -39,7 +39,7 @@ def make_batch(element: str, rows: int, vectors: int, mode: int, flags: int, wha
             pack_columns(b[pair], right, width)
             product(
                 left, right, out[pair].reshape(-1), leaves, panels, leaves * width, width, 0, groups, columns, program, stack,
-                row, hashes, limit, passed[pair], kept[pair].reshape(-1),
+                row, hashes, limit, overflowed[pair], kept[pair].reshape(-1),
             )  # fmt: skip
 
     return batch

@@ -58,8 +58,8 @@ def extents_of_panels(
     for panel in range(norms.shape[0]):
         for block in range(blocks.shape[0]):
             squares[:] = 0
-            own = least[panel, block]
-            own[:] = np.inf
+            minima = least[panel, block]
+            minima[:] = np.inf
             for k in range(blocks[block, 1]):
                 start = panel * panel_stride + (blocks[block, 0] + k * blocks[block, 2]) * leaf_stride
                 numbers = packed[start : start + width]
@@ -67,10 +67,10 @@ def extents_of_panels(
                 for i in range(width):
                     squares[i] += numbers[i] * numbers[i]
                     smallest = min(smallest, _magnitude(numbers[i]))
-                own[k] = as_float(smallest)
+                minima[k] = as_float(smallest)
             norms[panel, block] = np.sqrt(squares.max() + _TINY_SQUARES)
             for k in range(LANES):
-                by_place[panel, k, block] = own[k]
+                by_place[panel, k, block] = minima[k]
 
 
 @kernel(fastmath={"reassoc", "contract"})
@@ -82,8 +82,8 @@ def extents_of_fours(packed: Any, leaves: int, blocks: Any, least: Any, by_place
             count = blocks[block, 1]
             start = (group * leaves + blocks[block, 0]) * 4
             line = packed[start : start + count * 4]
-            own = least[group, block]
-            own[:] = np.inf
+            minima = least[group, block]
+            minima[:] = np.inf
             one = two = three = four = np.float32(0)
             for k in range(count):
                 x, y, z, w = line[4 * k], line[4 * k + 1], line[4 * k + 2], line[4 * k + 3]
@@ -91,10 +91,10 @@ def extents_of_fours(packed: Any, leaves: int, blocks: Any, least: Any, by_place
                 two += y * y
                 three += z * z
                 four += w * w
-                own[k] = as_float(min(min(_magnitude(x), _magnitude(y)), min(_magnitude(z), _magnitude(w))))
+                minima[k] = as_float(min(min(_magnitude(x), _magnitude(y)), min(_magnitude(z), _magnitude(w))))
             norms[group, block] = np.sqrt(max(max(one, two), max(three, four)) + _TINY_SQUARES)
             for k in range(LANES):
-                by_place[group, k, block] = own[k]
+                by_place[group, k, block] = minima[k]
 
 
 @kernel

@@ -91,11 +91,11 @@ def _addend_powers(typing_context: Any, total: Any, settings: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         least = splat(builder, builder.extract_value(arguments[1], LEAST_ADDEND), total.lanes).floats()
-        found = []
+        results = []
         for c in vectors_of(builder, arguments[0], total.count):
             power = larger((c.ints() & EXPONENT[c.width]).floats(), least)
-            found.append(c.compare("==", 0.0).select(c.absolute(), power))
-        return tile_of(builder, arguments[0].type, found)
+            results.append(c.compare("==", 0.0).select(c.absolute(), power))
+        return tile_of(builder, arguments[0].type, results)
 
     return total(total, settings), generate
 
@@ -108,8 +108,8 @@ def _align(typing_context: Any, top: Any, a: Any, a_offset: Any, b: Any, b_offse
         a_data, b_data = data_of(context, builder, a, arguments[1]), data_of(context, builder, b, arguments[3])
         pairs = operand_pairs(builder, top, a_data, arguments[2], b_data, arguments[4])
         tops = vectors_of(builder, arguments[0], top.count)
-        found = [larger(left * right, old) for old, (left, right) in zip(tops, pairs, strict=True)]
-        return tile_of(builder, arguments[0].type, found)
+        results = [larger(left * right, old) for old, (left, right) in zip(tops, pairs, strict=True)]
+        return tile_of(builder, arguments[0].type, results)
 
     return top(top, a, a_offset, b, b_offset), generate
 
@@ -123,8 +123,8 @@ def _scales(typing_context: Any, top: Any, settings: Any) -> Any:
             splat(builder, builder.extract_value(arguments[1], place), top.lanes) for place in (SCALE, LEAST_SCALED)
         )
         tops = vectors_of(builder, arguments[0], top.count)
-        found = [(scaled - larger(power, least.floats()).ints()).floats() for power in tops]
-        return tile_of(builder, arguments[0].type, found)
+        results = [(scaled - larger(power, least.floats()).ints()).floats() for power in tops]
+        return tile_of(builder, arguments[0].type, results)
 
     return top(top, settings), generate
 
@@ -140,11 +140,11 @@ def _add_terms(typing_context: Any, terms: Any, scale: Any, a: Any, a_offset: An
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
         pairs = operand_pairs(builder, terms, a_data, arguments[3], b_data, arguments[5])
         sums, scales = (vectors_of(builder, arguments[i], terms.count) for i in (0, 1))
-        found = []
+        results = []
         for total, factor, (left, right) in zip(sums, scales, pairs, strict=True):
             term = _truncated(left * right * factor)
-            found.append(total + term if term.is_float else (total.ints() + term).floats())
-        return tile_of(builder, arguments[0].type, found)
+            results.append(total + term if term.is_float else (total.ints() + term).floats())
+        return tile_of(builder, arguments[0].type, results)
 
     return terms(terms, scale, a, a_offset, b, b_offset), generate
 

@@ -27,19 +27,19 @@ def _fused_step(
         a_data, b_data = data_of(context, builder, a, arguments[1]), data_of(context, builder, b, arguments[3])
         pairs = operand_pairs(builder, total, a_data, arguments[2], b_data, arguments[4])
         totals = vectors_of(builder, arguments[0], total.count)
-        found = []
+        results = []
         if total.element.bitwidth == 32:
             bound = splat(builder, arguments[6], total.lanes)
             for old, (left, right) in zip(totals, pairs, strict=True):
                 value = left.times_plus(right, old, fused=True)
                 zero = (value.ints() & SIGN[32]).floats()
-                found.append(value.absolute().compare("<", bound).select(zero, value))
+                results.append(value.absolute().compare("<", bound).select(zero, value))
         else:
             row = [builder.extract_value(arguments[5], i) for i in range(LENGTH)]
             arithmetic = Arithmetic(builder, total.lanes, row, NEAREST_EVEN, CAREFUL | EXACT_PRODUCTS)
             for old, pair in zip(totals, pairs, strict=True):
-                found.append(arithmetic.chain(old, *pair, (None, None)))
-        return tile_of(builder, arguments[0].type, found)
+                results.append(arithmetic.chain(old, *pair, (None, None)))
+        return tile_of(builder, arguments[0].type, results)
 
     return total(total, a, a_offset, b, b_offset, constants, least), generate
 

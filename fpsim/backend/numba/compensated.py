@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import kernel
 from fpsim.backend.numba.products import LEAF_STEPS, Step, largest_lane
-from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, Arithmetic, constants_of, turn, turn_back
+from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, Arithmetic, constants_of, restore_direction, set_direction
 from fpsim.backend.numba.tiles import Vector, data_of, index, store_tile, tile_of, vectors_of, zero_tile
 
 OPERATIONS = 4  # rounded operations for each leaf, which is how its steps are numbered
@@ -67,8 +67,8 @@ def step_tile(
         result = [tile_of(builder, arguments[0].type, vectors) for vectors in (totals, losses)]
         return context.make_tuple(builder, signature.return_type, [*result, work.tracked(arguments[2])])
 
-    given = (total, lost, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step)
-    return types.Tuple([total, lost, seen])(*given, mode, flags, neumaier), generate
+    operand_types = (total, lost, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step)
+    return types.Tuple([total, lost, seen])(*operand_types, mode, flags, neumaier), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -86,8 +86,8 @@ def finish_tile(
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[2])]
         return context.make_tuple(builder, signature.return_type, result)
 
-    given = (total, lost, seen, constants, hashes, place, stride, step, mode, flags)
-    return types.Tuple([total, seen])(*given), generate
+    operand_types = (total, lost, seen, constants, hashes, place, stride, step, mode, flags)
+    return types.Tuple([total, seen])(*operand_types), generate
 
 
 @lru_cache(maxsize=256)
@@ -103,9 +103,9 @@ def make_compensated(element: str, rows: int, vectors: int, mode: int, flags: in
     @kernel
     def compensated(
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
-        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any,
+        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, overflowed: Any,
     ) -> None:  # fmt: skip
-        previous = turn(mode, flags)
+        previous = set_direction(mode, flags)
         constants = constants_of(row)
         for panel in range(panels):
             for group in range(first, last):
@@ -128,7 +128,7 @@ def make_compensated(element: str, rows: int, vectors: int, mode: int, flags: in
                     )
                 store_tile(total, out, place, out_stride)
                 if track and not largest_lane(seen) < limit:
-                    passed[panel, group] = 1
-        turn_back(previous, mode, flags)
+                    overflowed[panel, group] = 1
+        restore_direction(previous, mode, flags)
 
     return compensated

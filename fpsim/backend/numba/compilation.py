@@ -64,7 +64,7 @@ def _calls_known(context: Any) -> Iterator[None]:
     if "resolve_function_type" in vars(context):  # this is the compilation of a part
         yield
         return
-    known = _calls.setdefault(context, {})
+    signatures = _calls.setdefault(context, {})
     resolve = context.resolve_function_type
 
     def resolve_once(function: Any, arguments: Any, keywords: Any) -> Any:
@@ -73,9 +73,9 @@ def _calls_known(context: Any) -> Iterator[None]:
         if keywords or not isinstance(function, types.Function):
             return resolve(function, arguments, keywords)
         key = function, tuple(arguments)
-        signature = known.get(key)
+        signature = signatures.get(key)
         if signature is None:
-            signature = known[key] = resolve(function, arguments, keywords)
+            signature = signatures[key] = resolve(function, arguments, keywords)
         return signature
 
     context.resolve_function_type = resolve_once

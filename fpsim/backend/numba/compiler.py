@@ -104,7 +104,7 @@ def _of_two_integers(name: str, comparison: str) -> Any:
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pairs = zip(arguments, signature.args, strict=True)
-            one, other = (context.cast(builder, value, given, result) for value, given in pairs)
+            one, other = (context.cast(builder, value, argument, result) for value, argument in pairs)
             compare = builder.icmp_signed if result.signed else builder.icmp_unsigned
             return builder.select(compare(comparison, one, other), one, other)
 
@@ -128,9 +128,9 @@ def _new_array(name: str, fill: bool) -> Any:
         result = types.Array(parse_dtype(dtype), shape.count if is_tuple else 1, "C")
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            given = signature.args[0]
+            argument = signature.args[0]
             sizes = cgutils.unpack_tuple(builder, arguments[0]) if is_tuple else [arguments[0]]
-            kind = given.dtype if is_tuple else given
+            kind = argument.dtype if is_tuple else argument
             array = _empty_nd_impl(context, builder, result, [context.cast(builder, size, kind, types.intp) for size in sizes])
             if fill:
                 cgutils.memset(builder, array.data, builder.mul(array.itemsize, array.nitems), 0)

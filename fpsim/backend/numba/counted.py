@@ -58,8 +58,8 @@ def _is_not_zero(left: Vector, right: Vector, term: Vector) -> Vector:
     """A mask of the lanes where left * right + term is not zero: float64 holds the product, and no sum underflows there."""
     if left.width == 64:
         return (left * right + term).compare("!=", 0.0)
-    halves = [[x.part(first, 8).doubled() for x in (left, right, term)] for first in (0, 8)]
-    masks = [(a * b + c).compare("!=", 0.0) for a, b, c in halves]
+    parts = [[x.part(first, 8).doubled() for x in (left, right, term)] for first in (0, 8)]
+    masks = [(a * b + c).compare("!=", 0.0) for a, b, c in parts]
     return masks[0].beside(masks[1])
 
 
@@ -71,9 +71,9 @@ class CountingStep(Step):
     arithmetic: _Counting
     tallies = TALLIES
 
-    def keep(self, tallied: Stored, what: int) -> None:
+    def keep(self, tallied: Stored, observer: int) -> None:
         self.tallied = tallied
-        self.everything = what == EVERYTHING
+        self.everything = observer == EVERYTHING
         self.stages = not self.everything
         self.running: dict[int, Any] = {}  # what is to be tallied: numbers, or vectors less than nothing by as much
         self.sums: list[Vector] = []
@@ -125,9 +125,9 @@ class CountingStep(Step):
         if not self.everything:
             self.tally(UNCHANGED, new.compare("==", old))
             return new
-        same, given = new.compare("==", old), left.compare("!=", 0.0) & right.compare("!=", 0.0)
+        same, nonzero = new.compare("==", old), left.compare("!=", 0.0) & right.compare("!=", 0.0)
         if arithmetic.exact_products:
-            self.tally(UNCHANGED, same & given)
+            self.tally(UNCHANGED, same & nonzero)
             finite = left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY)
             self._overflows(new, finite & old.absolute().compare("<", _INFINITY))
             return new
@@ -136,8 +136,8 @@ class CountingStep(Step):
         self.tally(UNCHANGED, same & leaf.compare("!=", 0.0))
         if arithmetic.careful:  # only flushing makes a zero of a sum of two values
             self.tally(UNDERFLOWS, new.compare("==", 0.0) & (old + leaf).compare("!=", 0.0))
-            self.tally(UNDERFLOWS, given & leaf.compare("==", 0.0))
-            self._overflows(new, given)
+            self.tally(UNDERFLOWS, nonzero & leaf.compare("==", 0.0))
+            self._overflows(new, nonzero)
         else:
             self._edges_of_leaf(left, right, leaf)
             self._overflows(new, old.absolute().compare("<", _INFINITY) & leaf.absolute().compare("<", _INFINITY))
@@ -158,13 +158,13 @@ class CountingStep(Step):
         new = self.arithmetic.add(left, right, draw)
         self._largest(new)
         if self.everything:
-            given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
-            self.tally(UNCHANGED, given & (new.compare("==", left) | new.compare("==", right)))
+            nonzero = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+            self.tally(UNCHANGED, nonzero & (new.compare("==", left) | new.compare("==", right)))
             self.tally(UNDERFLOWS, new.compare("==", 0.0) & (left + right).compare("!=", 0.0))
             self._overflows(new, left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY))
         elif HAS_MASK_REGISTERS:  # of two terms that are not zero, a finite sum is never the smaller one
-            given = smaller_magnitude(left, right).compare("!=", 0.0)
-            self.tally(UNCHANGED, given & new.compare("==", larger_by_magnitude(left, right)))
+            nonzero = smaller_magnitude(left, right).compare("!=", 0.0)
+            self.tally(UNCHANGED, nonzero & new.compare("==", larger_by_magnitude(left, right)))
         else:  # a sum is one of its terms where the other is zero too: two of both zero, one of one
             less = [
                 same.numbers() - zero.numbers()
@@ -175,14 +175,14 @@ class CountingStep(Step):
         return new
 
     def _edges_of_leaf(self, left: Vector, right: Vector, leaf: Vector) -> None:
-        given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
-        self.tally(UNDERFLOWS, given & leaf.compare("==", 0.0))
+        nonzero = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+        self.tally(UNDERFLOWS, nonzero & leaf.compare("==", 0.0))
         finite = left.absolute().compare("<", _INFINITY) & right.absolute().compare("<", _INFINITY)
         self._overflows(leaf, finite)
 
     def _overflows(self, result: Vector, finite: Vector) -> None:
-        """What the careful roundings met since the last call; a native one overflows to infinity."""
-        if self.arithmetic.native:
+        """What the careful roundings met since the last call; the carrier's own overflow to infinity."""
+        if self.arithmetic.format_is_carrier:
             self.tally(OVERFLOWS, finite & result.absolute().compare("==", _INFINITY))
         for mask in self.arithmetic.overflowed:
             self.tally(OVERFLOWS, mask)
@@ -197,17 +197,17 @@ class CountingStep(Step):
 
 
 @kernel
-def sum_tallies(tallied: Any, counts: Any, passed: Any, sums: Any) -> float:
-    """Add the tallies of the tiles that did not pass the limit to `sums`, by kind; the largest of their magnitudes.
+def sum_tallies(tallied: Any, counts: Any, overflowed: Any, sums: Any) -> float:
+    """Add the tallies of the tiles that did not reach the limit to `sums`, by kind; the largest of their magnitudes.
 
-    `tallied` are the tiles' vectors (tile, kind, lane), `counts` the same as unsigned integers, `passed` a number a tile.
+    `tallied` are the tiles' vectors (tile, kind, lane), `counts` the same as unsigned integers, `overflowed` a number a tile.
     """
     prefer_wide_vectors()
     lanes = tallied.shape[2]
     largest = zeroed(lanes, tallied.dtype)
     totals = zeroed((LARGEST, lanes), np.uint64)
     for tile in range(tallied.shape[0]):
-        if passed[tile]:
+        if overflowed[tile]:
             continue
         for kind in range(LARGEST):
             for lane in range(lanes):

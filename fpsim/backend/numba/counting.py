@@ -61,12 +61,12 @@ def count_block(values: Any, limits: Any, row: Any) -> None:
     some = as_bits(kind(1))
     high = limits[0] if limits[0] < -limits[1] else -limits[1]
     low = limits[2] if limits[2] > -limits[3] else -limits[3]
-    found = as_bits(zero)
+    edges = as_bits(zero)
     for i in range(values.size):
         magnitude = abs(values[i])
         at_edge = (not magnitude < high) | ((magnitude <= low) & (magnitude > zero))
-        found = int_or(found, some if at_edge else as_bits(zero))
-    if found != 0:
+        edges = int_or(edges, some if at_edge else as_bits(zero))
+    if edges != 0:
         _count(values, limits, row)
     row[ELEMENTS] += values.size
 
@@ -102,10 +102,10 @@ def count_change(before: Any, after: Any, largest: Any, row: Any) -> None:
 @kernel
 def reaches(values: Any, largest: Any) -> bool:
     """Whether any of these float32 numbers has this magnitude, the largest of all finite ones."""
-    found, limit = False, np.float32(largest)
+    is_reached, limit = False, np.float32(largest)
     for i in range(values.size):
-        found |= abs(values[i]) == limit
-    return found
+        is_reached |= abs(values[i]) == limit
+    return is_reached
 
 
 @kernel

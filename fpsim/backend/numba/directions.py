@@ -1,8 +1,8 @@
 """Operations rounded downward, upward or toward zero.
 
-AVX-512 instructions carry their direction. Elsewhere on x86 a register holds one direction for all: a kernel turns to it, and
-turns back before it returns. Of what the other directions give, downward rounding gives all: upward is minus the result of
-negated operands, and inward is the one of both that is nearer to zero.
+AVX-512 instructions carry their direction. Elsewhere on x86 a register holds one direction for all: a kernel sets it, and
+restores the former one before it returns. Of what the other directions give, downward rounding gives all: upward is minus the
+result of negated operands, and inward is the one of both that is nearer to zero.
 """
 
 from __future__ import annotations
@@ -72,21 +72,21 @@ class Registered:
             lambda: (left * self.minus).times_plus(right, term.negative()),
         )
 
-    def _toward(self, direction: int, given: Callable[[], Vector], negated: Callable[[], Vector]) -> Vector:
+    def _toward(self, direction: int, direct: Callable[[], Vector], negated: Callable[[], Vector]) -> Vector:
         if direction == self.held:
-            return given()
+            return direct()
         if self.held != DOWNWARD:
             raise ValueError(f"a register that holds direction {self.held} gives no direction {direction}")
         sign = self.minus.ints() & SIGN[self.minus.width]
         upper = negated().ints() ^ sign
         if direction == UPWARD:
             return upper.floats()
-        lower = given().ints()
+        lower = direct().ints()
         return lower.compare("<", upper).select(lower, upper).floats()  # one sign, but +0 for an exact zero
 
 
 def operations(held: int | None, minus: Vector) -> Embedded | Registered | None:
-    """What rounds in directions in a kernel that turned to `held`; None where nothing does."""
+    """What rounds in directions in a kernel whose register holds `held`; None where nothing does."""
     if _EMBEDDED:
         return Embedded()
     return None if held is None or not _HAS_REGISTER else Registered(held, minus)
@@ -99,14 +99,13 @@ def _register(builder: Any, instruction: str, pointer: Any) -> None:
     builder.call(function, [builder.bitcast(pointer, byte)])
 
 
-def turned(held_for: Callable[[int, int], int | None]) -> tuple[Any, Any]:
-    """Two intrinsics: `turn(mode, flags)` turns the register to `held_for(mode, flags)`, `turn_back(...)` undoes it.
-
-    Where there is nothing to turn they are no instructions.
+def direction_setters(held_for: Callable[[int, int], int | None]) -> tuple[Any, Any]:
+    """Two intrinsics: `set_direction(mode, flags)` lets the register hold `held_for(mode, flags)`, `restore_direction(...)`
+    what it held before. Where there is nothing to set they are no instructions.
     """
 
     @intrinsic(prefer_literal=True)
-    def turn(typing_context: Any, mode: Any, flags: Any) -> Any:
+    def set_direction(typing_context: Any, mode: Any, flags: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             word = ir.IntType(32)
             held = held_for(mode.literal_value, flags.literal_value)
@@ -123,7 +122,7 @@ def turned(held_for: Callable[[int, int], int | None]) -> tuple[Any, Any]:
         return types.uint32(mode, flags), generate
 
     @intrinsic(prefer_literal=True)
-    def turn_back(typing_context: Any, previous: Any, mode: Any, flags: Any) -> Any:
+    def restore_direction(typing_context: Any, previous: Any, mode: Any, flags: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             if held_for(mode.literal_value, flags.literal_value) is not None and _HAS_REGISTER:
                 place = cgutils.alloca_once(builder, ir.IntType(32))
@@ -133,4 +132,4 @@ def turned(held_for: Callable[[int, int], int | None]) -> tuple[Any, Any]:
 
         return types.void(previous, mode, flags), generate
 
-    return turn, turn_back
+    return set_direction, restore_direction

@@ -142,17 +142,17 @@ class Stored:
 
 
 def _own_files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    found = []
+    files = []
     for path in folder.rglob("*"):
         if path.name == KEY_NAME or SUFFIX in path.suffixes:
             with suppress(FileNotFoundError):  # another process cleans up
-                found.append((path, path.lstat()))
-    return found
+                files.append((path, path.lstat()))
+    return files
 
 
 def stored(root: Path) -> list[Stored]:
     """What the user's processes keep under `root`, of every version, most recently used first."""
-    found = []
+    entries = []
     for folder in root.iterdir() if root.is_dir() else ():
         status = folder.lstat()
         if not _NAME.fullmatch(folder.name) or not stat.S_ISDIR(status.st_mode) or user() not in (None, status.st_uid):
@@ -160,8 +160,8 @@ def stored(root: Path) -> list[Stored]:
         files = _own_files(folder)
         kernels = sum(path.suffix == SUFFIX for path, _ in files)
         used = max([status.st_mtime, *(file.st_mtime for _, file in files)])
-        found.append(Stored(folder, kernels, sum(file.st_size for _, file in files), used))
-    return sorted(found, key=lambda entry: entry.used, reverse=True)
+        entries.append(Stored(folder, kernels, sum(file.st_size for _, file in files), used))
+    return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
 
 def remove(folder: Path) -> None:

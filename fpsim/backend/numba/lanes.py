@@ -25,7 +25,7 @@ from fpsim.backend.numba.products import (
     leaf_tile,
 )
 from fpsim.backend.numba.random import element_hash
-from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, constants_of, turn, turn_back
+from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, constants_of, restore_direction, set_direction
 from fpsim.backend.numba.tiles import store_tile, zero_tile
 
 LANES = 16  # sums of a slot
@@ -59,27 +59,27 @@ def _moved(places: Any, step: int) -> Any:
 
 
 @lru_cache(maxsize=128)
-def make_lanes(element: str, mode: int, flags: int, what: int = NOTHING) -> Any:
-    """The kernel for one carrier ("f4" or "f8"), mode and set of flags that observes `what`.
+def make_lanes(element: str, mode: int, flags: int, observer: int = NOTHING) -> Any:
+    """The kernel for one carrier ("f4" or "f8"), mode and set of flags for one observer.
 
     Its arguments: a and b (flat), out (flat, SLOTS vectors for each tile), for a and for b what rows, leaves and a block add
     to a place, how many slots there are and where in a there are zeros for those beyond, which tiles to compute, the range of
     them, the program and a stack of tiles (as `products.make_product`'s), the row of constants, hashes laid out as out
-    (stochastic), the limit on magnitudes, an array (tile) that receives 1 where the limit was passed, and a flat array for
+    (stochastic), the limit on magnitudes, an array (tile) that receives 1 where the limit was reached, and a flat array for
     tallies, vectors of each tile.
     """
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
     size, parts = SLOTS * lanes, LANES // lanes
     track = flags & (TRACK | TRACK_SUMS)
-    kept = STEPS[what].tallies
+    kept = STEPS[observer].tallies
 
     @kernel
     def lane_sums(
         a: Any, b: Any, out: Any, a_rows: Any, b_rows: Any, a_steps: Any, b_steps: Any, a_stride: int, b_stride: int,
         slots: int, zeros: int, tiles: Any, first: int, last: int, program: Any, stack: Any, row: Any, hashes: Any,
-        limit: float, passed: Any, tallied: Any,
+        limit: float, overflowed: Any, tallied: Any,
     ) -> None:  # fmt: skip
-        previous = turn(mode, flags)
+        previous = set_direction(mode, flags)
         constants = constants_of(row)
         places = uninitialized(SLOTS, np.int64)
         for tile in range(first, last):
@@ -97,7 +97,7 @@ def make_lanes(element: str, mode: int, flags: int, what: int = NOTHING) -> Any:
                     for _ in range(count):
                         top, seen = chain_tile(
                             top, seen, a, _moved(a_places, a_steps[leaf]), b, _moved(b_places, b_steps[leaf]), constants,
-                            hashes, place, 0, leaf + LEAF_STEPS, node, tallied, tally, mode, flags, what,
+                            hashes, place, 0, leaf + LEAF_STEPS, node, tallied, tally, mode, flags, observer,
                         )  # fmt: skip
                         leaf += stride
                         node += 1
@@ -105,7 +105,7 @@ def make_lanes(element: str, mode: int, flags: int, what: int = NOTHING) -> Any:
                     height -= 1
                     top, seen = add_tile(
                         top, seen, stack, (height - 1) * size, 0, constants, hashes, place, 0, node, tallied, tally, mode,
-                        flags, what,
+                        flags, observer,
                     )  # fmt: skip
                 else:
                     if height > 0:
@@ -114,14 +114,14 @@ def make_lanes(element: str, mode: int, flags: int, what: int = NOTHING) -> Any:
                     if operation == PUSH_LEAF:
                         top, seen = leaf_tile(
                             top, seen, a, _moved(a_places, a_steps[leaf]), b, _moved(b_places, b_steps[leaf]), constants,
-                            hashes, place, 0, leaf + LEAF_STEPS, tallied, tally, mode, flags, what,
+                            hashes, place, 0, leaf + LEAF_STEPS, tallied, tally, mode, flags, observer,
                         )  # fmt: skip
                     else:
                         top = zero_tile(kind, 1, SLOTS)
             store_tile(top, out, place, 0)
             if track and not largest_lane(seen) < limit:
-                passed[tile] = 1
-        turn_back(previous, mode, flags)
+                overflowed[tile] = 1
+        restore_direction(previous, mode, flags)
 
     return lane_sums
 
@@ -140,9 +140,9 @@ def make_compensated_lanes(element: str, mode: int, flags: int, neumaier: int) -
     def compensated_lanes(
         a: Any, b: Any, out: Any, a_rows: Any, b_rows: Any, a_steps: Any, b_steps: Any, a_stride: int, b_stride: int,
         slots: int, zeros: int, tiles: Any, first: int, last: int, program: Any, stack: Any, row: Any, hashes: Any,
-        limit: float, passed: Any, tallied: Any,
+        limit: float, overflowed: Any, tallied: Any,
     ) -> None:  # fmt: skip
-        previous = turn(mode, flags)
+        previous = set_direction(mode, flags)
         constants = constants_of(row)
         places = uninitialized(SLOTS, np.int64)
         for tile in range(first, last):
@@ -161,8 +161,8 @@ def make_compensated_lanes(element: str, mode: int, flags: int, neumaier: int) -
                 )
             store_tile(total, out, place, 0)
             if track and not largest_lane(seen) < limit:
-                passed[tile] = 1
-        turn_back(previous, mode, flags)
+                overflowed[tile] = 1
+        restore_direction(previous, mode, flags)
 
     return compensated_lanes
 

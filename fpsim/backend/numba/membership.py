@@ -34,8 +34,8 @@ def make_are_values(plain: bool) -> Any:
                     continue
             changed = zero
             for i in range(block.size):
-                given = as_float(block[i])
-                moved = as_float(round_bits(block[i], c, NEAREST_EVEN, plain)) != given and given == given
+                value = as_float(block[i])
+                moved = as_float(round_bits(block[i], c, NEAREST_EVEN, plain)) != value and value == value
                 changed = int_or(changed, c[ONE] if moved else zero)
             if changed != zero:
                 return False

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 # NOTHING. `counted`: SUMS, every chain step that leaves its sum as it was, those of zero leaves too (the caller knows how many
-# leaves are zero, and that nothing overflows); EVERYTHING, what the tallies' names say. `watched`: sums of ufp, or of its
-# squares; for leaves that are exact or not (then they count too). `rare`: what is swamped seldom.
+# leaves are zero, and that nothing overflows); EVERYTHING, what the tallies' names say. `error_sums`: sums of ufp, or of its
+# squares; for leaves that are exact or not (then they count too). `seldom_swamped`: chains run
+# uncounted where nothing can be swamped.
 (
-    NOTHING, SUMS, EVERYTHING, MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES, RARE, SEEKING, RECOUNTING
+    NOTHING, SUMS, EVERYTHING, MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES, SELDOM_SWAMPED, SEEKING,
+    RECOUNTING,
 ) = range(-1, 9)  # fmt: skip
 
 #: The kind of `products.Step` for each.

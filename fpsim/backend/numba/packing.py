@@ -29,9 +29,9 @@ def pack_lines(line: Any, stride: int, columns: int, leaves: int, out: Any, widt
                     transpose_tile(line, start + k, stride, out, base + k * width + first, width)
         for j in range(width):
             start = (panel * width + j) * stride
-            given = panel * width + j < columns
+            is_inside = panel * width + j < columns
             for k in range(whole if j < full else 0, leaves):
-                out[base + k * width + j] = line[start + k] if given else 0
+                out[base + k * width + j] = line[start + k] if is_inside else 0
 
 
 @kernel

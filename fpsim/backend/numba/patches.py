@@ -88,9 +88,9 @@ def gather_taps(
             else:
                 for j in range(run):
                     row[filled + j] = 0
-                passed = (int_max(0, -first) + w_divisor - 1) // w_divisor  # of those that read
-                place = line + (index + passed * w_step) * w_stride
-                for j in range(first + passed * w_divisor, int_min(last, run), w_divisor):
+                skipped = (int_max(0, -first) + w_divisor - 1) // w_divisor  # of those that read
+                place = line + (index + skipped * w_step) * w_stride
+                for j in range(first + skipped * w_divisor, int_min(last, run), w_divisor):
                     row[filled + j] = source[place]
                     place += w_step * w_stride
             filled += run

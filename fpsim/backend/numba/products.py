@@ -23,15 +23,15 @@ from fpsim.backend.numba.sums_rounding import (
     CAREFUL,
     EXACT_PRODUCTS,
     EXACT_SUMS,
+    FORMAT_IS_CARRIER,
     LENGTH,
-    NATIVE,
     STOCHASTIC,
     TRACK,
     TRACK_SUMS,
     Arithmetic,
     constants_of,
-    turn,
-    turn_back,
+    restore_direction,
+    set_direction,
 )
 from fpsim.backend.numba.tiles import (
     HAS_MASK_REGISTERS,
@@ -111,13 +111,13 @@ class Step:
         self.arithmetic = self.arithmetic_type(builder, tile.lanes, scalars, mode, flags)
         self.stochastic = mode == STOCHASTIC
 
-    def keep(self, tallied: Stored, what: int) -> None:
-        """Where tallies lie, and what is tallied."""
+    def keep(self, tallied: Stored, observer: int) -> None:
+        """Where tallies lie, and who observes."""
 
     @property
     def has_room(self) -> bool:
         """Whether registers are left for many vectors at once: there are 32, and no branch for the unlikely needs some."""
-        simple = not self.arithmetic.flags & (CAREFUL | EXACT_PRODUCTS | NATIVE | BY_BITS | EXACT_SUMS)
+        simple = not self.arithmetic.flags & (CAREFUL | EXACT_PRODUCTS | FORMAT_IS_CARRIER | BY_BITS | EXACT_SUMS)
         return HAS_MASK_REGISTERS and simple and self.tile.lanes == 16
 
     def leaf(self, left: Vector, right: Vector, draw: Vector | None) -> Vector:
@@ -141,18 +141,18 @@ class Step:
         data = data_of(self.context, self.builder, array_type, array)
         lanes = self.tile.lanes
         at_once = 2 if self.tile.vectors % 2 == 0 and lanes == 8 else 1  # as many 32-bit lanes as a register has
-        found: list[Vector | None] = []
+        draws: list[Vector | None] = []
         for row in range(self.tile.rows):
             start = self.builder.add(offset, self.builder.mul(stride, index(row)))
             for vector in range(0, self.tile.vectors, at_once):
                 place = self.builder.add(start, index(vector * lanes))
                 bits = _draws(self.builder, load_vector(self.builder, data, place, lanes * at_once), step)
                 if self.arithmetic.by_bits:
-                    found.append(bits)
+                    draws.append(bits)
                     continue
                 for part in range(at_once):
-                    found.append(bits.part(part * lanes, lanes).unsigned_to_double())
-        return found
+                    draws.append(bits.part(part * lanes, lanes).unsigned_to_double())
+        return draws
 
     def operands(self, a: Any, a_offset: Any, b: Any, b_offset: Any) -> list[tuple[Vector, Vector]]:
         return operand_pairs(self.builder, self.tile, a, a_offset, b, b_offset)
@@ -167,8 +167,8 @@ class Step:
 
     def _merge(self) -> None:
         """What was met so far in one register: registers are few."""
-        found = [vector for powers in self.arithmetic.seen for vector in powers.split()]
-        self.arithmetic.seen = [in_pairs(larger_power, found)] if found else []
+        powers = [vector for seen in self.arithmetic.seen for vector in seen.split()]
+        self.arithmetic.seen = [in_pairs(larger_power, powers)] if powers else []
 
     def each(
         self, apply: Callable[..., Vector], *columns: Sequence[Vector | None] | Sequence[Callable[[], Vector]]
@@ -202,27 +202,27 @@ class PlainStep(Step):
 
 def _step(context: Any, builder: Any, tile: TileType, codes: tuple[Any, ...], constants: Any, tallied: Any, offset: Any,
           stride: Any) -> Step:  # fmt: skip
-    """The step of a mode, flags and what is observed; `tallied` is (array type, array)."""
-    mode, flags, what = (code.literal_value for code in codes)
-    step: Step = STEPS[what](context, builder, tile, mode, flags, constants)
+    """The step of a mode, flags and observer; `tallied` is (array type, array)."""
+    mode, flags, observer = (code.literal_value for code in codes)
+    step: Step = STEPS[observer](context, builder, tile, mode, flags, constants)
     if step.tallies:
         by_element = [] if step.tallies != BY_ELEMENT else tile_places(builder, tile, offset, stride)
         places = by_element or [builder.add(offset, index(i * tile.lanes)) for i in range(step.tallies)]
-        step.keep(Stored(builder, data_of(context, builder, *tallied), places, tile.lanes), what)
+        step.keep(Stored(builder, data_of(context, builder, *tallied), places, tile.lanes), observer)
     return step
 
 
 @intrinsic(prefer_literal=True)
 def leaf_tile(
     typing_context: Any, total: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, constants: Any,
-    hashes: Any, place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, what: Any,
+    hashes: Any, place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, observer: Any,
 ) -> Any:  # fmt: skip
     """(leaf, seen)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, _, _, a_start, _, b_start, row, _, first, step_stride, number, _, tally_start, *_ = arguments
         work = _step(
-            context, builder, total, (mode, flags, what), row, (tallied, arguments[11]), tally_start, step_stride
+            context, builder, total, (mode, flags, observer), row, (tallied, arguments[11]), tally_start, step_stride
         )
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
         pairs = work.operands(a_data, a_start, b_data, b_start)
@@ -231,21 +231,21 @@ def leaf_tile(
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 
-    given = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, step, tallied, tally)
-    return types.Tuple([total, seen])(*given, mode, flags, what), generate
+    operand_types = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, step, tallied, tally)
+    return types.Tuple([total, seen])(*operand_types, mode, flags, observer), generate
 
 
 @intrinsic(prefer_literal=True)
 def add_tile(
     typing_context: Any, right: Any, seen: Any, stack: Any, left: Any, width: Any, constants: Any, hashes: Any,
-    place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, what: Any,
+    place: Any, stride: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any, observer: Any,
 ) -> Any:  # fmt: skip
     """(rounded(left + right), seen), with left at that place of the stack."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, _, _, start, row_length, row, _, first, step_stride, number, _, tally_start, *_ = arguments
         work = _step(
-            context, builder, right, (mode, flags, what), row, (tallied, arguments[10]), tally_start, step_stride
+            context, builder, right, (mode, flags, observer), row, (tallied, arguments[10]), tally_start, step_stride
         )
         draws = work.draws((hashes, arguments[6], first, step_stride), number)
         data = data_of(context, builder, stack, arguments[2])
@@ -256,22 +256,22 @@ def add_tile(
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 
-    given = (right, seen, stack, left, width, constants, hashes, place, stride, step, tallied, tally, mode, flags, what)
-    return types.Tuple([right, seen])(*given), generate
+    operand_types = (right, seen, stack, left, width, constants, hashes, place, stride, step, tallied, tally)
+    return types.Tuple([right, seen])(*operand_types, mode, flags, observer), generate
 
 
 @intrinsic(prefer_literal=True)
 def chain_tile(
     typing_context: Any, total: Any, seen: Any, a: Any, a_offset: Any, b: Any, b_offset: Any, constants: Any,
     hashes: Any, place: Any, stride: Any, leaf_step: Any, step: Any, tallied: Any, tally: Any, mode: Any, flags: Any,
-    what: Any,
+    observer: Any,
 ) -> Any:  # fmt: skip
     """(rounded(total + leaf), seen)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, _, _, a_start, _, b_start, row, _, first, step_stride, leaf_number, number, _, tally_start, *_ = arguments
         work = _step(
-            context, builder, total, (mode, flags, what), row, (tallied, arguments[12]), tally_start, step_stride
+            context, builder, total, (mode, flags, observer), row, (tallied, arguments[12]), tally_start, step_stride
         )
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
         pairs = work.operands(a_data, a_start, b_data, b_start)
@@ -282,8 +282,8 @@ def chain_tile(
         result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[1])]
         return context.make_tuple(builder, signature.return_type, result)
 
-    given = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step, tallied, tally)
-    return types.Tuple([total, seen])(*given, mode, flags, what), generate
+    operand_types = (total, seen, a, a_offset, b, b_offset, constants, hashes, place, stride, leaf_step, step, tallied, tally)
+    return types.Tuple([total, seen])(*operand_types, mode, flags, observer), generate
 
 
 @intrinsic
@@ -297,22 +297,22 @@ def largest_lane(typing_context: Any, seen: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, what: int = NOTHING) -> Any:
-    """The kernel for one carrier ("f4" or "f8"), tile, mode and set of flags that observes `what`.
+def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, observer: int = NOTHING) -> Any:
+    """The kernel for one carrier ("f4" or "f8"), tile, mode and set of flags for one observer.
 
     Its arguments: a, b, out (flat), leaves, panels, b's strides from panel to panel and from k to k, the range of row
     groups, out's row stride, the program, a stack of tiles, the row of constants, hashes laid out as out (stochastic),
-    the limit on magnitudes, an array (panel, group) that receives 1 where the limit was passed, and a flat array for
-    tallies: vectors of each tile in the order of `passed`, or a number for each element, laid out as out. Where chains are
-    run apart, what that takes comes instead, and the tallies of all tiles are the last vectors of `stack`, zeros before.
+    the limit on magnitudes, an array (panel, group) that receives 1 where the limit was reached, and a flat array for
+    tallies: vectors of each tile in the order of `overflowed`, or a number for each element, laid out as out. Where chains
+    are run apart, what that takes comes instead, and the tallies of all tiles are the last vectors of `stack`, zeros before.
     """
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
     width = vectors * lanes
     size = rows * width
     track = flags & (TRACK | TRACK_SUMS)
-    kept = STEPS[what].tallies
+    kept = STEPS[observer].tallies
     by_element = kept == BY_ELEMENT
-    make_chain = STEPS[what].make_chain
+    make_chain = STEPS[observer].make_chain
     has_own_chain = make_chain is not None
     run_chain: Any = make_chain(mode, flags) if make_chain else None
     kept_rows, kept_vectors = (rows, vectors) if by_element else (1, kept)
@@ -320,17 +320,17 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
     @kernel
     def product(
         a: Any, b: Any, out: Any, leaves: int, panels: int, panel_stride: int, leaf_stride: int, first: int, last: int,
-        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, passed: Any, *observed: Any,
+        out_stride: int, program: Any, stack: Any, row: Any, hashes: Any, limit: float, overflowed: Any, *observed: Any,
     ) -> None:  # fmt: skip
         tallied = stack if has_own_chain else observed[0]
-        previous = turn(mode, flags)
+        previous = set_direction(mode, flags)
         constants = constants_of(row)
         for panel in range(panels):
             for group in range(first, last):
                 a_start = group * leaves * rows
                 b_start = panel * panel_stride
                 place = group * rows * out_stride + panel * width
-                tally = place if by_element else (panel * passed.shape[1] + group) * kept * lanes
+                tally = place if by_element else (panel * overflowed.shape[1] + group) * kept * lanes
                 if has_own_chain:  # from tile to tile
                     tally = stack.size - kept * lanes
                 elif kept:
@@ -359,7 +359,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                         for _ in range(count):
                             top, seen = chain_tile(
                                 top, seen, a, a_offset, b, b_offset, constants, hashes, place, out_stride, leaf_step,
-                                node, tallied, tally, mode, flags, what,
+                                node, tallied, tally, mode, flags, observer,
                             )  # fmt: skip
                             a_offset += stride * rows
                             b_offset += stride * leaf_stride
@@ -369,7 +369,7 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                         height -= 1
                         top, seen = add_tile(
                             top, seen, stack, (height - 1) * size, width, constants, hashes, place, out_stride, node,
-                            tallied, tally, mode, flags, what,
+                            tallied, tally, mode, flags, observer,
                         )  # fmt: skip
                     else:
                         if height > 0:
@@ -378,15 +378,15 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, w
                         if operation == PUSH_LEAF:
                             top, seen = leaf_tile(
                                 top, seen, a, a_start + leaf * rows, b, b_start + leaf * leaf_stride, constants, hashes,
-                                place, out_stride, leaf + LEAF_STEPS, tallied, tally, mode, flags, what,
+                                place, out_stride, leaf + LEAF_STEPS, tallied, tally, mode, flags, observer,
                             )  # fmt: skip
                         else:
                             top = zero_tile(kind, rows, vectors)
                 store_tile(top, out, place, out_stride)
                 if track:
                     if not largest_lane(seen) < limit:
-                        passed[panel, group] = 1
-        turn_back(previous, mode, flags)
+                        overflowed[panel, group] = 1
+        restore_direction(previous, mode, flags)
 
     return product
 
@@ -472,13 +472,13 @@ def make_add(mode: int, flags: int) -> Any:
 
     @kernel
     def add(x: Any, y: Any, row: Any, hashes: Any, node: int) -> None:
-        previous = turn(mode, flags)
+        previous = set_direction(mode, flags)
         constants = constants_of(row)
         like = zero_tile(np.float64, 1, 1)
         for i in range(0, x.size, 8):
             right = load_tile(like, y, i, 0)
             total, _ = add_tile(right, like, x, i, 0, constants, hashes, i, 0, node, x, 0, mode, flags, NOTHING)
             store_tile(total, x, i, 0)
-        turn_back(previous, mode, flags)
+        restore_direction(previous, mode, flags)
 
     return add

@@ -16,7 +16,7 @@ from fpsim.backend.numba.compiler import int_max, int_min, kernel, prefer_wide_v
 from fpsim.backend.numba.observed import NOTHING
 from fpsim.backend.numba.processor import FEATURES
 from fpsim.backend.numba.products import LEAF_STEPS, chain_tile, largest_lane
-from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, constants_of, turn, turn_back
+from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, constants_of, restore_direction, set_direction
 from fpsim.backend.numba.tiles import load_tile, store_tile, zero_tile
 from fpsim.backend.numba.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
@@ -42,7 +42,7 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
 
     Its arguments: the row, the matrix (flat), its stride from term to term or, with `along_columns`, from column to column,
     how many terms there are and columns it has, out (flat, whole panels), the range of panels, the row of constants, the
-    limit on magnitudes, an array (panel) that receives 1 where the limit was passed, and with `along_columns` after how many
+    limit on magnitudes, an array (panel) that receives 1 where the limit was reached, and with `along_columns` after how many
     terms of each column a line of the cache begins. Without it the last panel is that of the last columns, some of which may
     be another's too.
     """
@@ -56,10 +56,10 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
     @kernel
     def row_product(
         row: Any, matrix: Any, stride: int, leaves: int, columns: int, out: Any, first: int, last: int, constants_row: Any,
-        limit: float, passed: Any, lead: int,
+        limit: float, overflowed: Any, lead: int,
     ) -> None:  # fmt: skip
         prefer_wide_vectors()
-        previous = turn(mode, flags)
+        previous = set_direction(mode, flags)
         constants = constants_of(constants_row)
         like = zero_tile(kind, 1, vectors)
         no_draws = uninitialized(1, np.uint32)
@@ -95,7 +95,7 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
                         )  # fmt: skip
                 store_tile(top, out, panel * width, 0)
                 if track and not largest_lane(seen) < limit:
-                    passed[panel] = 1
+                    overflowed[panel] = 1
         else:
             for panel in range(first, last):
                 store_tile(like, out, panel * width, 0)
@@ -116,7 +116,7 @@ def make_row_product(element: str, vectors: int, mode: int, flags: int, along_co
                         )  # fmt: skip
                     store_tile(top, out, panel * width, 0)
                     if track and not largest_lane(seen) < limit:
-                        passed[panel] = 1
-        turn_back(previous, mode, flags)
+                        overflowed[panel] = 1
+        restore_direction(previous, mode, flags)
 
     return row_product

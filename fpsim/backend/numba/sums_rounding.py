@@ -12,7 +12,7 @@ from copy import copy
 from typing import Any
 
 from fpsim.backend.numba.compiler import inlined
-from fpsim.backend.numba.directions import DOWNWARD, HAS_DIRECTIONS, INWARD, UPWARD, operations, turned
+from fpsim.backend.numba.directions import DOWNWARD, HAS_DIRECTIONS, INWARD, UPWARD, direction_setters, operations
 from fpsim.backend.numba.processor import HAS_FMA
 from fpsim.backend.numba.tiles import EXPONENT, SIGN, Vector, larger_power, smaller, splat, together, unless_all
 
@@ -41,7 +41,7 @@ TRACK_SUMS = 64  # the same for sums alone: products are known to stay below the
 EXACT_SUMS = 32  # sums of two values, and what stochastic rounding adds to them, are exact in the carrier
 BY_BITS = 128  # stochastic in float32: draws are added to the bits, and what that cannot decide is done in float64
 OVERFLOWS = 256  # to nearest even, what overflows becomes infinite, and infinities and NaN stay: nothing is to be watched
-NATIVE = 16  # the carrier is the format: nothing to round
+FORMAT_IS_CARRIER = 16  # the carrier is the format: nothing to round
 
 
 # What a midpoint of the format bounds, the carrier's rounding toward zero leaves on its side: so with ties away, too.
@@ -70,7 +70,7 @@ def shows_overflow(mode: int, flags: int) -> bool:
     return HAS_FMA or held_for(mode, flags) != INWARD
 
 
-turn, turn_back = turned(held_for)
+set_direction, restore_direction = direction_setters(held_for)
 
 
 @inlined
@@ -98,7 +98,7 @@ class Arithmetic:
         self.constants = [splat(builder, scalar, lanes) for scalar in constants]
         self.careful = bool(flags & CAREFUL)
         self.exact_products = bool(flags & EXACT_PRODUCTS)
-        self.native = bool(flags & NATIVE)
+        self.format_is_carrier = bool(flags & FORMAT_IS_CARRIER)
         both = _sees_both_sides(mode, flags)
         self.direction = _DIRECTIONS.get(mode) if HAS_DIRECTIONS and not both else None
         self.toward: Any = operations(held_for(mode, flags), self[MINUS])
@@ -122,7 +122,7 @@ class Arithmetic:
             fine, leaf = self._leaf_by_bits(left * right, draw)
             return unless_all(fine, leaf, lambda: self._in_double(Arithmetic.leaf, left, right, draw))
         product = left * right if self.direction is None else self.toward.times(left, right, self.direction)
-        if self.exact_products or self.native:
+        if self.exact_products or self.format_is_carrier:
             return product
         clamp = self.careful or bool(self.flags & CLAMP)
         return self.round(product, None, clamp, draw, bool(self.flags & TRACK))
@@ -143,8 +143,8 @@ class Arithmetic:
             return self.add(total, self.leaf(left, right, draws[0]), draws[1])
         if self.direction is not None:
             exact = self.toward.times_plus(left, right, total, self.direction)
-            return exact if self.native else self.round(exact, None, True, draws[1])
-        if self.native:
+            return exact if self.format_is_carrier else self.round(exact, None, True, draws[1])
+        if self.format_is_carrier:
             return left.times_plus(right, total, fused=True)
         if self.by_midpoints:
             exact = left.times_plus(right, total, fused=True)
@@ -175,11 +175,11 @@ class Arithmetic:
             total = self.toward.plus(left, right, self.direction)
         elif self.to_odd and not clamp:
             return self._odd_sum(left, right, track)
-        elif self.to_odd and not self.native:
+        elif self.to_odd and not self.format_is_carrier:
             total = self._between(*(self.toward.plus(left, right, way) for way in (INWARD, DOWNWARD, UPWARD)))
         else:
             total = left + right
-        if self.native:
+        if self.format_is_carrier:
             return total
         if self.by_midpoints:
             return self._by_midpoints(
@@ -199,8 +199,8 @@ class Arithmetic:
 
     def _between(self, inward: Vector, lower: Vector, upper: Vector) -> Vector:
         """What lies between two neighbors, rounded to odd; an exact zero has the sign that its mode gives it."""
-        found = odd_between(inward, lower, upper)
-        return found.compare("==", 0.0).select(lower, found) if self.mode == DOWN else found
+        between = odd_between(inward, lower, upper)
+        return between.compare("==", 0.0).select(lower, between) if self.mode == DOWN else between
 
     def _by_midpoints(
         self, x: Vector, is_exact: Callable[[], Vector], otherwise: Callable[[], Vector], track: bool = True
@@ -264,7 +264,7 @@ class Arithmetic:
 
     def _in_double(self, operation: Callable[..., Vector], *operands: Any) -> Vector:
         """An operation as the float64 kernel does it, on either half of the lanes."""
-        halves = []
+        results = []
         double = copy(self)
         double.flags, double.seen = (self.flags & EXACT_PRODUCTS) | CLAMP, []
         double.by_bits, double.by_midpoints = False, False
@@ -276,8 +276,8 @@ class Arithmetic:
         for first in (0, 8):
             parts = [None if x is None else x.part(first, 8) for x in operands]
             wide = [None if x is None else x.doubled() if x.is_float else x.unsigned_to_double() for x in parts]
-            halves.append(operation(double, *wide).halved())
-        return halves[0].beside(halves[1])
+            results.append(operation(double, *wide).halved())
+        return results[0].beside(results[1])
 
     def round(
         self, x: Vector, residual: Vector | None, clamp: bool, draw: Vector | None, track: bool = True

@@ -52,7 +52,7 @@ def _chain(pairs: Pairs) -> Vector:
     return total
 
 
-def _halves(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
+def _even_and_odd(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
     return total + (_chain(pairs[::2]) + _chain(pairs[1::2]))
 
 
@@ -113,11 +113,11 @@ def _power(x: Vector) -> Vector:
 
 def _with_addend(dot: Vector, top: Vector, addend: Vector, drops: bool) -> Vector:
     """The sum of products and the addend, rounded to float32."""
-    own = _power(addend)
-    both = larger_power(top, own)
+    addend_power = _power(addend)
+    both = larger_power(top, addend_power)
     low = _floored(addend, _shifted(both, _FLOOR), both * 2.0**-_FLOOR)
     if drops:
-        low = own.compare("<", both * 2.0 ** -(_FLOOR + 1)).select(_like(low, 0.0), low)
+        low = addend_power.compare("<", both * 2.0 ** -(_FLOOR + 1)).select(_like(low, 0.0), low)
     total = _floored(dot, _shifted(both, _SUM_FLOOR), both * 2.0**-_SUM_FLOOR) + low
     power = _power(total)
     return _floored(total, _shifted(power, _SUM_FLOOR - 1), power * 2.0 ** (1 - _SUM_FLOOR)).halved().doubled()
@@ -128,10 +128,10 @@ def _floored_sum(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> V
 
 
 def _floored_halves(total: Vector, pairs: Pairs, powers: Pairs, fraction: int) -> Vector:
-    halves = [_truncated_sum(pairs[i::2], powers[i::2], fraction) for i in (0, 1)]
-    top = larger_power(halves[0][1], halves[1][1])
+    dots = [_truncated_sum(pairs[i::2], powers[i::2], fraction) for i in (0, 1)]
+    top = larger_power(dots[0][1], dots[1][1])
     scale, unit = _shifted(top, fraction), top * 2.0**-fraction
-    dot = _floored(halves[0][0], scale, unit) + _floored(halves[1][0], scale, unit)
+    dot = _floored(dots[0][0], scale, unit) + _floored(dots[1][0], scale, unit)
     return _with_addend(dot, top, total, True)
 
 
@@ -150,7 +150,7 @@ class Model(NamedTuple):
 
 
 MODELS = {
-    "halves": Model("f4", _halves),
+    "halves": Model("f4", _even_and_odd),
     "odd pairs": Model("f4", _odd_pairs),
     "fused pairs": Model("f4", _fused_pairs),
     "quads": Model("f4", _quads),
@@ -188,11 +188,11 @@ def _add_block(
         pairs = terms(left, right)
         powers = terms(left_powers, right_powers) if chosen.with_powers else pairs
         totals = vectors_of(builder, arguments[0], total.count)
-        found = [chosen.step(*parts, fraction.literal_value) for parts in zip(totals, pairs, powers, strict=True)]
-        return tile_of(builder, arguments[0].type, found)
+        results = [chosen.step(*parts, fraction.literal_value) for parts in zip(totals, pairs, powers, strict=True)]
+        return tile_of(builder, arguments[0].type, results)
 
-    given = (total, a, a_powers, a_offset, b, b_powers, b_offset, model, block, fraction)
-    return total(*given), generate
+    operand_types = (total, a, a_powers, a_offset, b, b_powers, b_offset, model, block, fraction)
+    return total(*operand_types), generate
 
 
 @lru_cache(maxsize=16)

@@ -48,7 +48,7 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
     none = int_sub(one, one)
     most = int_sub(none, one)
     magnitude = shift_right(most, one)
-    most_lost, is_some, given = max(positive, negative), False, none
+    most_lost, is_some, all_bits = max(positive, negative), False, none
     nonzero, least_a, least_b = zeroed(leaves, a.dtype), np.full(leaves, most), np.full(leaves, most)
     per_line = VECTOR_BYTES // a.itemsize
     limits = zeroed((leaves + per_line - 1) // per_line * per_line, a.dtype)  # of a's magnitudes, less one
@@ -60,26 +60,26 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
             less = int_sub(bits, one)
             nonzero[k] = int_add(nonzero[k], a.dtype.type(less != most))
             least_a[k] = min(least_a[k], less)
-            largest, given = max(largest, bits), int_or(given, bits)
+            largest, all_bits = max(largest, bits), int_or(all_bits, bits)
     for k in range(leaves):
         row = b[k]
-        found, least = none, most
+        of_row, least = none, most
         for j in range(columns):
             bits = int_and(row[j], magnitude)
             less = int_sub(bits, one)
-            found = int_add(found, a.dtype.type(less != most))
+            of_row = int_add(of_row, a.dtype.type(less != most))
             least = min(least, less)
-            largest, given = max(largest, bits), int_or(given, bits)
+            largest, all_bits = max(largest, bits), int_or(all_bits, bits)
         least_b[k] = least
-        zeros[k] = rows * columns - np.int64(nonzero[k]) * np.int64(found)
-        if nonzero[k] and found:
+        zeros[k] = rows * columns - np.int64(nonzero[k]) * np.int64(of_row)
+        if nonzero[k] and of_row:
             factor = np.float64(as_float(int_add(least, one)))
             if np.float64(as_float(int_add(least_a[k], one))) * factor <= most_lost:
                 limits[k] = a.dtype.type(_largest_factor(values, factor, most_lost))
                 is_some = True
     if is_some:
         smallest = int_add(min(least_a.min(), least_b.min()), one)
-        shift = a.dtype.type(lowest_bit(given))
+        shift = a.dtype.type(lowest_bit(all_bits))
         count = np.int64(shift_right(int_sub(largest, smallest), shift)) + 1
         if count <= _MOST_VALUES:
             _count_by_value(values, a, b, positive, negative, limits, smallest, shift, count, underflows)
@@ -116,9 +116,9 @@ def _count_by_value(
     row = zeroed(limits.size, a.dtype)
     per_line = VECTOR_BYTES // a.itemsize
     for i in range(rows):
-        given = a[i]
+        source = a[i]
         for k in range(leaves):
-            row[k] = given[k]
+            row[k] = source[k]
         for low in range(0, row.size, per_line):
             small = _are_below(row, limits, low)
             while small != 0:
@@ -138,13 +138,13 @@ def _count_by_value(
         for side in range(2):
             for n in range(count):
                 up_to[side, n + 1] = up_to[side, n] + others[side, n]
-        found = np.int64(0)
+        total = np.int64(0)
         for side in range(2):
             for n in range(count):
                 if factors[k, side, n]:
                     for other in range(2):
-                        found += np.int64(factors[k, side, n]) * up_to[other, enough[side ^ other, n]]
-        underflows[k] += found
+                        total += np.int64(factors[k, side, n]) * up_to[other, enough[side ^ other, n]]
+        underflows[k] += total
 
 
 @kernel
@@ -165,9 +165,9 @@ def _count_by_limit(values: Any, a: Any, b: Any, positive: float, negative: floa
     lines = room[first : first + leaves * parts * stride].reshape((leaves, parts, stride))
     row = zeroed(limits.size, a.dtype)
     for i in range(rows):
-        given = a[i]
+        source = a[i]
         for k in range(leaves):
-            row[k] = given[k]
+            row[k] = source[k]
         for low in range(0, row.size, per_line):
             small = _are_below(row, limits, low)
             while small != 0:

@@ -31,28 +31,28 @@ class Counters(Tally):
     # What a `SumObserver` is asked
 
     def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
-        own = Counters()
-        result = counting.count_product(task, a, b, draws, own)
-        self.add(own)
+        counted = Counters()
+        result = counting.count_product(task, a, b, draws, counted)
+        self.add(counted)
         return result
 
     def lanes(self, sums: LaneSums) -> np.ndarray:
-        own = Counters()
-        result = counting.count_lanes(sums, own)
-        self.add(own)
+        counted = Counters()
+        result = counting.count_lanes(sums, counted)
+        self.add(counted)
         return result
 
     def addition(
         self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
     ) -> np.ndarray:
-        own = Counters()
-        result = counting.counted_add(x, y, target, rounding, draws, node, own, addend_only=True)
-        self.add(own)
+        counted = Counters()
+        result = counting.counted_add(x, y, target, rounding, draws, node, counted, addend_only=True)
+        self.add(counted)
         return result
 
     def rounded(
         self, x: np.ndarray, result: np.ndarray, system: NumberSystem, rounding: Rounding, key: int, first: int
     ) -> None:
-        own = Counters()
-        counting.counted_rounding(x, result, system, rounding, key, first, own)
-        self.add(own)
+        counted = Counters()
+        counting.counted_rounding(x, result, system, rounding, key, first, counted)
+        self.add(counted)

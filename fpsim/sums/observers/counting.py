@@ -14,7 +14,7 @@ from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.lanes import LaneSums
-from fpsim.sums.observers.counting_tiles import CountingJob, RareJob
+from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.orientation import oriented
 from fpsim.sums.packing import extents_of_products
@@ -28,27 +28,27 @@ from fpsim.sums.task import Draws, Sum
 @oriented
 def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> np.ndarray:
     """The accumulated a @ b of a tree or of parts, counted: a new array of values of `task.held`."""
-    known = plan(task, a.shape[1])
-    blocks = _products(known, a, b, draws, counters)
+    planned = plan(task, a.shape[1])
+    blocks = _products(planned, a, b, draws, counters)
     if task.accumulator.kind is not PARTS:
         return next(blocks)
     total = no_parts(task, (a.shape[0], b.shape[1]))
-    for lines, block in zip(known.programs, blocks, strict=True):
+    for lines, block in zip(planned.programs, blocks, strict=True):
         total = counted_add(total, block, task.held, task.rounding, draws, node_after(lines), counters)
     return total
 
 
-def _products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> Iterator[np.ndarray]:
+def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> Iterator[np.ndarray]:
     """As `trees.products`, counted: what a product does is added to the counters before it is yielded."""
     from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, SUMS, UNCHANGED, UNDERFLOWS
-    from fpsim.backend.numba.sums_rounding import CAREFUL, NATIVE
+    from fpsim.backend.numba.sums_rounding import CAREFUL, FORMAT_IS_CARRIER
 
-    task, tree, programs = known.task, known.tree, known.programs
+    task, tree, programs = planned.task, planned.tree, planned.programs
     target, rounding, exact_products = task.target, task.rounding, task.exact_products
     (rows, leaves), columns = a.shape, b.shape[1]
     largest, smallest = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
-    known = _countable(known, largest)
-    chosen, shape = known.scheme, (rows, columns, leaves)
+    planned = _countable(planned, largest)
+    chosen, shape = planned.scheme, (rows, columns, leaves)
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, EVERYTHING)
     left, right = job.pack(a, b)
     simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL
@@ -56,15 +56,16 @@ def _products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters:
         simple = simple and 2 * task.operand.precision <= 53 and largest * (leaves + 1) < 2.0**1000
     if simple and largest < np.inf:
         # Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows.
-        underflows_only_in_leaves = not exact_products or (chosen.flags & NATIVE and smallest > 2.0**-100)
+        underflows_only_in_leaves = not exact_products or (chosen.flags & FORMAT_IS_CARRIER and smallest > 2.0**-100)
         if underflows_only_in_leaves or tree.is_chains:
             job.observed = SUMS
-        if underflows_only_in_leaves and chosen.flags & NATIVE and chosen.element == "f4" and tree.is_chains and leaves:
-            rare = RareJob(shape, tree.depth + 1, rounding, draws)
-            job = rare if rare.suits(left, right, programs[0]) else job
+        is_float32 = chosen.flags & FORMAT_IS_CARRIER and chosen.element == "f4"
+        if underflows_only_in_leaves and is_float32 and tree.is_chains and leaves:
+            uncounted = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws)
+            job = uncounted if uncounted.suits(left, right, programs[0]) else job
     # Where nothing is watched, an overflow shows in what it gives.
-    most = target.max_finite if chosen.flags & NATIVE else np.inf
-    flags = known.flags(leaves, rows, lambda: (largest, smallest))
+    most = target.max_finite if chosen.flags & FORMAT_IS_CARRIER else np.inf
+    flags = planned.flags(leaves, rows, lambda: (largest, smallest))
     vanishing = (0.0, 0.0) if exact_products else _vanishing(target, rounding)
     vanished = None
     for lines in programs:
@@ -72,7 +73,7 @@ def _products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters:
         out = job.run(left, right, lines, chosen, flags)
         counted = job
         if job.overflowed or (job.observed != EVERYTHING and not job.largest < most):
-            counted, out = _again(job, a, b, lines, known.careful.scheme, out)
+            counted, out = _again(job, a, b, lines, planned.careful.scheme, out)
         elif job.observed == SUMS or (job.observed != EVERYTHING and smallest <= max(vanishing)):
             if vanished is None:
                 vanished = _zero_leaves(a, b, vanishing)
@@ -85,17 +86,18 @@ def _products(known: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters:
         yield out
 
 
-def _countable(known: Plan, largest: float) -> Plan:
+def _countable(planned: Plan, largest: float) -> Plan:
     """The plan of a kernel that can count products up to a magnitude."""
     from fpsim.backend.numba.counted import MOST_LEAVES
-    from fpsim.backend.numba.sums_rounding import NATIVE
+    from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
 
-    scheme, task = known.scheme, known.task
-    hides = bool(scheme.flags & NATIVE) and task.rounding is not Rounding.NEAREST_EVEN  # a leaf's overflow, being finite
-    is_hidden = hides and not (known.tree.is_chains and largest < task.target.max_finite)
-    if is_hidden or (scheme.element == "f4" and known.leaves > MOST_LEAVES):
-        return replace(known, scheme=known.careful.scheme)
-    return known
+    scheme, task = planned.scheme, planned.task
+    # A leaf's overflow that is finite.
+    hides = bool(scheme.flags & FORMAT_IS_CARRIER) and task.rounding is not Rounding.NEAREST_EVEN
+    is_hidden = hides and not (planned.tree.is_chains and largest < task.target.max_finite)
+    if is_hidden or (scheme.element == "f4" and planned.leaves > MOST_LEAVES):
+        return replace(planned, scheme=planned.careful.scheme)
+    return planned
 
 
 def _vanishing(target: Format, rounding: Rounding) -> tuple[float, float]:
@@ -148,12 +150,12 @@ def count_lanes(sums: LaneSums, counters: Tally) -> np.ndarray:
     """The sums of a tree lane by lane, counted by the careful kernel; float64's own additions by theirs."""
     from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, TALLIES, UNCHANGED, UNDERFLOWS, sum_tallies
 
-    known = sums.known
-    chosen = known.scheme if is_float64(known.task.target) else known.careful.scheme
-    (lines,) = known.programs
-    out, passed, tallied = sums.run(chosen, chosen.flags, lines, sums.tiles, EVERYTHING, TALLIES)
-    tallies, counts = tallied.reshape(passed.size, TALLIES, -1), np.zeros(3, np.int64)
-    largest = float(sum_tallies(tallies, tallies.view(f"u{tallies.itemsize}"), passed.reshape(-1), counts))
+    planned = sums.planned
+    chosen = planned.scheme if is_float64(planned.task.target) else planned.careful.scheme
+    (lines,) = planned.programs
+    out, overflowed, tallied = sums.run(chosen, chosen.flags, lines, sums.tiles, EVERYTHING, TALLIES)
+    tallies, counts = tallied.reshape(overflowed.size, TALLIES, -1), np.zeros(3, np.int64)
+    largest = float(sum_tallies(tallies, tallies.view(f"u{tallies.itemsize}"), overflowed.reshape(-1), counts))
     counters.additions += sums.count * additions(lines)
     counters.swamped += int(counts[UNCHANGED])
     counters.underflows += int(counts[UNDERFLOWS])

@@ -1,4 +1,4 @@
-"""Products on one carrier whose kernels count: everything, sums alone, or what is rare."""
+"""Products on one carrier whose kernels count: everything, sums alone, or float32 sums that are seldom swamped."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class CountingJob(Job):
             self._tallies[count] = aligned(count, self.dtype)
         return (self._tallies[count],)
 
-    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
-        self._add(tallied[0], passed)
+    def _absorb(self, overflowed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+        self._add(tallied[0], overflowed)
 
-    def _add(self, tallies: np.ndarray, passed: np.ndarray) -> None:
-        """Add tallies of tiles, or of several, to the counts, unless they passed the limit."""
+    def _add(self, tallies: np.ndarray, overflowed: np.ndarray) -> None:
+        """Add tallies of tiles, or of several, to the counts, unless they reached the limit."""
         from fpsim.backend.numba.counted import TALLIES, sum_tallies
 
-        tiles = tallies.reshape(passed.size, TALLIES, -1)
+        tiles = tallies.reshape(overflowed.size, TALLIES, -1)
         sums = np.zeros(len(self.counts), dtype=np.int64)
-        largest = float(sum_tallies(tiles, tiles.view(f"u{tiles.itemsize}"), passed.reshape(-1), sums))
+        largest = float(sum_tallies(tiles, tiles.view(f"u{tiles.itemsize}"), overflowed.reshape(-1), sums))
         for place, count in enumerate(sums.tolist()):
             self.counts[place] += count
         for job in (self, self.parent):
@@ -60,15 +60,18 @@ class CountingJob(Job):
                 job.largest = max(job.largest, largest)
 
 
-class RareJob(CountingJob):
-    """A job of float32 sums that looks at them only where one may be swamped or the largest (see `backend/numba/rare.py`)."""
+class SeldomSwampedJob(CountingJob):
+    """A job of float32 sums that looks at them only where one may be swamped or be the largest.
+
+    See `backend/numba/seldom_swamped.py`.
+    """
 
     def __init__(self, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws):
         from fpsim.backend.numba.block_bounds import LANES
         from fpsim.backend.numba.counted import TALLIES
-        from fpsim.backend.numba.rare import RARE
+        from fpsim.backend.numba.seldom_swamped import SELDOM_SWAMPED
 
-        super().__init__("f4", shape, depth, rounding, draws, RARE)
+        super().__init__("f4", shape, depth, rounding, draws, SELDOM_SWAMPED)
         self.room, self.rooms = TALLIES * LANES, []
         self._lines: np.ndarray | None = None
 
@@ -94,7 +97,7 @@ class RareJob(CountingJob):
         return self._bounds(panels)
 
     def _bounds(self, panels: Panels) -> tuple[np.ndarray, ...]:
-        """What the kernel observes chains by (see `backend/numba/rare.py`)."""
+        """What the kernel observes chains by (see `backend/numba/seldom_swamped.py`)."""
         from fpsim.backend.numba.block_bounds import bounds_of_tiles, swamped_share
 
         count = -(-panels.columns // self.width)
@@ -105,7 +108,7 @@ class RareJob(CountingJob):
         bounds_of_tiles(left_by_place, by_place, left_norms, norms, swamped_share(self.rounding.code), *bounds)
         return least_left.reshape(-1), least.reshape(-1), *bounds
 
-    def _absorb(self, passed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
+    def _absorb(self, overflowed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         rooms, self.rooms = self.rooms, []
         self._add(np.concatenate(rooms), np.zeros(len(rooms), dtype=np.uint8))
 
@@ -116,12 +119,12 @@ class RareJob(CountingJob):
         blocks = self._blocks
         count = len(blocks)
         shapes = ((panels, count, LANES), (panels, LANES, count), (panels, count))
-        found = [aligned(prod(shape), self.dtype).reshape(shape) for shape in shapes]
+        extents = [aligned(prod(shape), self.dtype).reshape(shape) for shape in shapes]
         if width == leaf_stride == 4 and (blocks[:, 2] == 1).all():
-            extents_of_fours(packed, self.leaves, blocks, *found)
+            extents_of_fours(packed, self.leaves, blocks, *extents)
         else:
-            extents_of_panels(packed, panel_stride, leaf_stride, width, blocks, *found)
-        return found
+            extents_of_panels(packed, panel_stride, leaf_stride, width, blocks, *extents)
+        return extents
 
 
 def _split(panels: Panels, at_once: int, width: int) -> list[Panels]:

@@ -1,4 +1,4 @@
-"""Products that keep, for each element, a sum over its roundings that bounds its error (see `backend/numba/watched.py`)."""
+"""Products that keep, for each element, a sum over its roundings that bounds its error (see `backend/numba/error_sums.py`)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Kept:
 
     def code(self, exact_products: bool) -> int:
         """The number that stands for it inside kernels."""
-        from fpsim.backend.numba.watched import MAGNITUDES, MAGNITUDES_EXACT_LEAVES, SQUARES, SQUARES_EXACT_LEAVES
+        from fpsim.backend.numba.error_sums import MAGNITUDES, MAGNITUDES_EXACT_LEAVES, SQUARES, SQUARES_EXACT_LEAVES
 
         choices = (MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)
         return choices[self.squares + 2 * (self.exact_leaves or exact_products)]
@@ -60,50 +60,50 @@ class _KeepingJob(Job):
         return (self.kept.reshape(-1)[panels.first_column :],)
 
 
-def error_sums(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, what: Kept) -> Iterator[ErrorSum]:
-    """For each program of the plan the product as `trees.products` makes it, and `what` for each element.
+def error_sums(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, kept: Kept) -> Iterator[ErrorSum]:
+    """For each program of the plan the product as `trees.products` makes it, and `kept` for each element.
 
     It is infinite where a result overflowed or may have saturated.
     """
     if is_turned(task, a, b):
-        for part in error_sums(task.transposed, b.T, a.T, draws.transposed, what):
+        for part in error_sums(task.transposed, b.T, a.T, draws.transposed, kept):
             yield part.turned
         return
-    known = plan(task, a.shape[1])
+    planned = plan(task, a.shape[1])
     (rows, leaves), columns = a.shape, b.shape[1]
-    chosen, flags = _scheme(known, what)
-    careful = known.careful.scheme
-    for lines in known.programs:
-        for scheme, own in ((chosen, flags), (careful, careful.flags)):
-            job = _job(known, scheme, (rows, columns, leaves), draws, what)
-            product = job.run(*job.pack(a, b), lines, scheme, own)
+    chosen, flags = _scheme(planned, kept)
+    careful = planned.careful.scheme
+    for lines in planned.programs:
+        for scheme, its_flags in ((chosen, flags), (careful, careful.flags)):
+            job = _job(planned, scheme, (rows, columns, leaves), draws, kept)
+            product = job.run(*job.pack(a, b), lines, scheme, its_flags)
             if not job.overflowed:
                 break
         assert job.kept is not None
         yield ErrorSum(product, job.kept[:rows, :columns], _excess(leaves, job.element))
 
 
-def error_sums_of_stack(task: Sum, a: np.ndarray, b: np.ndarray, what: Kept) -> ErrorSum | None:
+def error_sums_of_stack(task: Sum, a: np.ndarray, b: np.ndarray, kept: Kept) -> ErrorSum | None:
     """`error_sums` of stacks (n, i, k) and (n, k, j) along one program, in one call of a kernel.
 
     None where something overflowed, draws are asked for or operands are not of the kernel's carrier: then one by one.
     """
     if is_turned(task, a, b):
-        found = error_sums_of_stack(task.transposed, b.mT, a.mT, what)
-        return found and found.turned
+        transposed = error_sums_of_stack(task.transposed, b.mT, a.mT, kept)
+        return transposed and transposed.turned
     (_, rows, leaves), columns = a.shape, b.shape[2]
-    known = plan(task, leaves)
-    chosen, flags = _scheme(known, what)
+    planned = plan(task, leaves)
+    chosen, flags = _scheme(planned, kept)
     if task.rounding is Rounding.STOCHASTIC or not a.dtype == b.dtype == chosen.dtype:
         return None
-    job = _job(known, chosen, (rows, columns, leaves), Draws(), what)
-    out, kept, overflowed = run_pairs(job, a, b, known.programs[0], chosen, flags)
-    return None if overflowed.any() else ErrorSum(out, kept, _excess(leaves, chosen.element))
+    job = _job(planned, chosen, (rows, columns, leaves), Draws(), kept)
+    out, sums, overflowed = run_pairs(job, a, b, planned.programs[0], chosen, flags)
+    return None if overflowed.any() else ErrorSum(out, sums, _excess(leaves, chosen.element))
 
 
-def _job(known: Plan, scheme: Scheme, shape: tuple[int, int, int], draws: Draws, what: Kept) -> _KeepingJob:
-    job = _KeepingJob(scheme.element, shape, known.depth, known.task.rounding, draws)
-    job.observed = what.code(known.task.exact_products)
+def _job(planned: Plan, scheme: Scheme, shape: tuple[int, int, int], draws: Draws, kept: Kept) -> _KeepingJob:
+    job = _KeepingJob(scheme.element, shape, planned.depth, planned.task.rounding, draws)
+    job.observed = kept.code(planned.task.exact_products)
     return job
 
 
@@ -111,14 +111,14 @@ def _excess(leaves: int, element: str) -> float:
     return (2 * leaves + 8) * (2.0**-23 if element == "f4" else 2.0**-52)
 
 
-def _scheme(known: Plan, what: Kept) -> tuple[Scheme, int]:
+def _scheme(planned: Plan, kept: Kept) -> tuple[Scheme, int]:
     """The kernel's scheme, and its flags: magnitudes that might overflow are always watched."""
     from fpsim.backend.numba.sums_rounding import CAREFUL, CLAMP, TRACK
 
-    chosen, target = known.scheme, known.task.target
-    wide = what.squares and (2 * target.emax > 126 or 2 * (target.emin - target.precision) < -126)
-    if chosen.element == "f4" and (wide or known.leaves > _MOST_SINGLE):
-        chosen = _in_double(known.task)
+    chosen, target = planned.scheme, planned.task.target
+    wide = kept.squares and (2 * target.emax > 126 or 2 * (target.emin - target.precision) < -126)
+    if chosen.element == "f4" and (wide or planned.leaves > _MOST_SINGLE):
+        chosen = _in_double(planned.task)
     watches = chosen.limit < np.inf and not chosen.flags & CAREFUL
     return chosen, chosen.flags | (CLAMP | TRACK if watches else 0)
 

@@ -134,8 +134,8 @@ class _Blocks:
         self.element = "f4" if powers is None and _fits_single(a, b, formats, block, fraction) else "f8"
         self.packed = Packed(a, b, self.element)
         if powers is not None:
-            given = Packed(*padded(*((powers[1].T, powers[0].T) if self.turned else powers), multiple), self.element)
-            self.powers = [given.a, given.b]
+            packed = Packed(*padded(*((powers[1].T, powers[0].T) if self.turned else powers), multiple), self.element)
+            self.powers = [packed.a, packed.b]
             return
         self.powers = self.packed.powers(formats)
 

@@ -40,10 +40,10 @@ class Packed:
         """2^exponent of every element of both, in the same layout (see `backend/numba/blocks.py`)."""
         from fpsim.backend.numba.blocks import powers
 
-        found = [np.empty_like(values) for values in (self.a, self.b)]
-        for values, own, out in zip((self.a, self.b), formats, found, strict=True):
-            powers(values, _EXPONENT[self.element], values.dtype.type(2.0**own.emin), out)
-        return found
+        results = [np.empty_like(values) for values in (self.a, self.b)]
+        for values, operand, out in zip((self.a, self.b), formats, results, strict=True):
+            powers(values, _EXPONENT[self.element], values.dtype.type(2.0**operand.emin), out)
+        return results
 
     def started(self, start: np.ndarray | None) -> np.ndarray:
         """The matrix that holds the addends and then the sums, in whole tiles; the same one every time."""

@@ -60,8 +60,8 @@ def unit_product(
         return around_specials(a, b, fmt, row, row.outputs[name], start)
     if row.model == "chain":
         return chain(a, b, fmt, row, row.outputs[name].format, start)
-    found = step_product(a, b, fmt, row, start)
-    return MODELS[row.model](a, b, fmt, row, start) if found is None else found
+    result = step_product(a, b, fmt, row, start)
+    return MODELS[row.model](a, b, fmt, row, start) if result is None else result
 
 
 def _split_product(

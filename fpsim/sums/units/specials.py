@@ -32,9 +32,9 @@ def among_specials(
     Where an infinite term meets a chain that overflowed, it matters which came first: `by_blocks(rows, columns)`, masks,
     computes those elements one block after the other.
     """
-    found = np.where(np.isfinite(special), finite, special)
+    result = np.where(np.isfinite(special), finite, special)
     unclear = np.isinf(special) & ~np.isfinite(finite)
     if unclear.any():
         rows, columns = unclear.any(axis=1), unclear.any(axis=0)
-        found[np.ix_(rows, columns)] = by_blocks(rows, columns)
-    return found
+        result[np.ix_(rows, columns)] = by_blocks(rows, columns)
+    return result

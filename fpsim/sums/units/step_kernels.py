@@ -19,14 +19,15 @@ def step_product(
     from fpsim.backend.numba import unit_steps as kernels
 
     if row.flush:
-        a, b = (np.where(np.abs(x) < own.min_normal, 0, x) for x, own in zip((a, b), formats_of_both(fmt), strict=True))
+        operands = zip((a, b), formats_of_both(fmt), strict=True)
+        a, b = (np.where(np.abs(x) < operand.min_normal, 0, x) for x, operand in operands)
     model = kernels.MODELS[row.model]
     if not _is_tame(a, b, fmt, start, model.binades):
         return None
     if b.shape[1] < 32 and a.shape[0] > b.shape[1]:
-        turned = formats_of_both(fmt)[::-1]
-        found = step_product(b.T, a.T, turned, row, start.T)
-        return None if found is None else found.T
+        swapped = formats_of_both(fmt)[::-1]
+        result = step_product(b.T, a.T, swapped, row, start.T)
+        return None if result is None else result.T
     packed = Packed(*padded(a, b, row.block), model.element)
     powers = packed.powers(formats_of_both(fmt)) if model.with_powers else [packed.a, packed.b]
     function = kernels.make_step_product(row.model, *TILE, row.block, row.fraction)
@@ -52,12 +53,13 @@ def _is_tame(a: np.ndarray, b: np.ndarray, fmt: Formats, start: np.ndarray, bina
     largest, smallest = zip(*(extent(np.ascontiguousarray(x).reshape(-1)) for x in (a, b, start)), strict=True)
     if max(largest) == inf or a.shape[1] > 2**20 or np.signbit(start[start == 0]).any():
         return False
-    found = []  # quanta and bounds, as exponents
+    ranges = []  # quanta and bounds, as exponents
     if largest[0] and largest[1]:
         formats = formats_of_both(fmt)
-        quanta = (max(frexp(x)[1] - 1, own.emin) + 1 - own.precision for x, own in zip(smallest, formats, strict=False))
-        found.append((sum(quanta), frexp(largest[0])[1] + frexp(largest[1])[1] + a.shape[1].bit_length()))
+        pairs = zip(smallest, formats, strict=False)
+        quanta = (max(frexp(x)[1] - 1, operand.emin) + 1 - operand.precision for x, operand in pairs)
+        ranges.append((sum(quanta), frexp(largest[0])[1] + frexp(largest[1])[1] + a.shape[1].bit_length()))
     if largest[2]:
-        found.append((frexp(smallest[2])[1] - FP32.precision, frexp(largest[2])[1]))
-    quantum, bound = min((x for x, _ in found), default=0), max((x for _, x in found), default=0) + 2
+        ranges.append((frexp(smallest[2])[1] - FP32.precision, frexp(largest[2])[1]))
+    quantum, bound = min((x for x, _ in ranges), default=0), max((x for _, x in ranges), default=0) + 2
     return quantum >= -126 and bound <= 127 and bound - quantum <= binades

@@ -52,8 +52,8 @@ def _products(a: np.ndarray, b: np.ndarray, together: int) -> Iterator[list[np.n
     for first in range(0, a.shape[1], together):
         places = range(first, min(first + together, a.shape[1]))
         with np.errstate(invalid="ignore"):
-            found = [np.multiply.outer(wide[:, k], other[k]) for k in places]
-        yield found + [nothing] * (together - len(found))
+            products = [np.multiply.outer(wide[:, k], other[k]) for k in places]
+        yield products + [nothing] * (together - len(products))
 
 
 def halves(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
@@ -88,7 +88,7 @@ def fused_pairs(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, st
 
 def quads(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """Products and sums rounded to fp32 and flushed, (p0 + p1) + (p2 + p3), then the addend; subnormal inputs count as +0."""
-    a, b = (np.where(np.abs(x) < own.min_normal, 0, x) for x, own in zip((a, b), formats_of_both(fmt), strict=True))
+    a, b = (np.where(np.abs(x) < operand.min_normal, 0, x) for x, operand in zip((a, b), formats_of_both(fmt), strict=True))
     total = np.where(np.abs(start) < FP32.min_normal, 0, start)
     nothing = np.zeros(start.shape)
     for group in _products(a, b, row.block):
@@ -114,8 +114,8 @@ def floored(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start:
     Every number here is an integer of at most 40 bits times a power of two, so that float64 is exact. A product of 2^128
     and above is infinite, but for a block with an infinite operand or addend, which decides.
     """
-    given = zip((a, b), formats_of_both(fmt), strict=True)
-    left, right = (powers(np.asarray(x, np.float64), own.emin) for x, own in given)
+    operands = zip((a, b), formats_of_both(fmt), strict=True)
+    left, right = (powers(np.asarray(x, np.float64), operand.emin) for x, operand in operands)
     halves = row.model == "floored halves"
     total = start
     groups = zip(_products(a, b, row.block), _products(left, right, row.block), strict=True)
@@ -156,11 +156,11 @@ def _floored(x: np.ndarray, top: np.ndarray, bits: float) -> np.ndarray:
 
 def _with_addend(dot: np.ndarray, top: np.ndarray, addend: np.ndarray, drops: bool) -> np.ndarray:
     """The sum of products and the addend, rounded to fp32."""
-    own = np.maximum(powers(addend, FP32.emin), FP32.min_normal)
-    both = np.maximum(top, own)
+    addend_power = np.maximum(powers(addend, FP32.emin), FP32.min_normal)
+    both = np.maximum(top, addend_power)
     low = _floored(addend, both, _FLOOR)
     if drops:
-        low = np.where(own < both / (2 * _FLOOR), 0, low)
+        low = np.where(addend_power < both / (2 * _FLOOR), 0, low)
     total = _floored(dot, both, _SUM_FLOOR) + low
     total = _floored(total, np.maximum(powers(total, FP32.emin), FP32.min_normal), _SUM_FLOOR / 2)
     round_into(total, total, FP32, _NEAREST)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from fpsim.backend.numba.block_bounds import LANES, LEAST, SLACK, swamped_share
 from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_and
 from fpsim.backend.numba.counted import LARGEST, UNCHANGED, CountingStep
-from fpsim.backend.numba.observed import NOTHING, RARE as RARE, RECOUNTING, SEEKING, observes
+from fpsim.backend.numba.observed import NOTHING, RECOUNTING, SEEKING, SELDOM_SWAMPED as SELDOM_SWAMPED, observes
 from fpsim.backend.numba.products import chain_tile, largest_lane
 from fpsim.backend.numba.tiles import (
     EXPONENT,
@@ -36,8 +36,8 @@ from fpsim.backend.numba.tiles import (
 )
 
 
-@observes(RARE)
-class _RareStep(CountingStep):
+@observes(SELDOM_SWAMPED)
+class _SeldomSwampedStep(CountingStep):
     """What lies outside chains is counted as everywhere."""
 
     @staticmethod
@@ -49,8 +49,8 @@ class _RareStep(CountingStep):
 class _SeekingStep(CountingStep):
     """Keeps the largest magnitude, in the register for what is seen."""
 
-    def keep(self, tallied: Stored, what: int) -> None:
-        super().keep(tallied, what)
+    def keep(self, tallied: Stored, observer: int) -> None:
+        super().keep(tallied, observer)
         self.met: list[Vector] = []
 
     def chain(self, old: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:
@@ -70,11 +70,11 @@ class _RecountingStep(CountingStep):
     def chain(self, old: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:
         arithmetic = self.arithmetic
         new = arithmetic.chain(old, left, right, (draws[0], draws[1]))
-        given = left.compare("!=", 0.0) & right.compare("!=", 0.0)
+        nonzero = left.compare("!=", 0.0) & right.compare("!=", 0.0)
         if not arithmetic.exact_products:
             assert arithmetic.last_leaf is not None
-            given = arithmetic.last_leaf.compare("!=", 0.0)
-        self.tally(UNCHANGED, given & new.compare("==", old))
+            nonzero = arithmetic.last_leaf.compare("!=", 0.0)
+        self.tally(UNCHANGED, nonzero & new.compare("==", old))
         return new
 
 
@@ -132,11 +132,11 @@ def _make_chain(mode: int, flags: int) -> Any:
     ) -> Any:  # fmt: skip
         least_a, least_b, ceilings, growths = observed
         blocks, largest = growths.shape[2], tally + LARGEST * LANES
-        known = largest_lane(load_tile(seen, tallied, largest, 0)) * less
+        least_largest = largest_lane(load_tile(seen, tallied, largest, 0)) * less
         for low in range(0, count, LANES):
             terms = min(LANES, count - low)
             growth = growths[panel, group, done]
-            if _is_below(top, min(ceilings[panel, group, done], known - growth)):
+            if _is_below(top, min(ceilings[panel, group, done], least_largest - growth)):
                 for _ in range(terms):
                     top, seen = chain_tile(
                         top, seen, a, a_offset, b, b_offset, constants, hashes, 0, 0, 0, 0, tallied, tally, mode, flags,
@@ -146,7 +146,7 @@ def _make_chain(mode: int, flags: int) -> Any:
                     b_offset += b_step
             else:
                 bound = _largest_sum(top) + growth
-                if not bound < known:
+                if not bound < least_largest:
                     best, ahead = load_tile(seen, tallied, largest, 0), top
                     for k in range(terms):
                         ahead, best = chain_tile(
@@ -154,7 +154,7 @@ def _make_chain(mode: int, flags: int) -> Any:
                             tallied, tally, mode, flags, SEEKING,
                         )  # fmt: skip
                     store_tile(best, tallied, largest, 0)
-                    known = largest_lane(best) * less
+                    least_largest = largest_lane(best) * less
                 place_a, place_b = (group * blocks + done) * LANES, (panel * blocks + done) * LANES
                 power = as_float(int_and(as_bits(bound * more), exponent))
                 small = _at_most(least_a, place_a, least_b, place_b, power * share * more + LEAST)
