@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fpsim
-from fpsim.emulation.dispatch import context
+from fpsim.emulation.dispatch import paths
 from fpsim.emulation.machine.mapping import parse_mapping
 from fpsim.emulation.machine.settings import FORMATS, ROLES
 from fpsim.numbers.formats import get_format
@@ -432,7 +432,7 @@ def test_a_graph_may_be_used_after_a_step_but_not_forever(monkeypatch):
         optimizer.step()
         kept.backward(retain_graph=True)
         assert is_value(x.grad, "e5m2")
-        monkeypatch.setattr(context, "_KEPT_NODES", 10)
+        monkeypatch.setattr(paths, "_KEPT_NODES", 10)
         sim(x.detach())
         for _ in range(9):
             sim(x.detach())

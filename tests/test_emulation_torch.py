@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fpsim
 from fpsim.emulation import OutsideContext, UnsupportedOp
-from fpsim.emulation.dispatch import context
+from fpsim.emulation.dispatch import module_hooks
 
 X = torch.linspace(-2, 2, 12).reshape(3, 4)
 
@@ -77,7 +77,7 @@ def test_compiled_code_runs_as_written_and_says_so_once():
         traced.append(graph)
         return graph.forward
 
-    context._warn_of_compiled_code.cache_clear()
+    module_hooks.warn_of_compiled_code.cache_clear()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with sim:

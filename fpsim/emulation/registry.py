@@ -18,7 +18,7 @@ from fpsim.emulation.machine.protocol import Machine, Rule
 from fpsim.emulation.numbers import taking_numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """One row of the table."""
 
@@ -109,15 +109,15 @@ def register_steps(ops: str, steps_for: Callable[[torch._ops.OpOverload], Callab
     `steps_for` returns None there are none.
     """
     for name in names(ops):
-        found = overloads(name)
-        if not found:
+        forms = overloads(name)
+        if not forms:
             continue  # another torch has no such operation
-        for op in found.values():
+        for op in forms.values():
             steps = steps_for(op) if op in RULES and not is_out(op) else None
             if steps is not None:
                 PRIMITIVE[op] = _in_steps(RULES[op], steps)
                 STEPS.add(op)
-        for op, rule in derived_forms(name, {op: PRIMITIVE[op] for op in found.values() if op in STEPS}):
+        for op, rule in derived_forms(name, {op: PRIMITIVE[op] for op in forms.values() if op in STEPS}):
             if op in TABLE:
                 PRIMITIVE[op] = rule
                 STEPS.add(op)
@@ -177,8 +177,8 @@ def overloads(name: str) -> dict[str, torch._ops.OpOverload]:
     packet = getattr(torch.ops.aten, name, None)
     if packet is None:
         return {}
-    found = {overload: getattr(packet, overload) for overload in packet.overloads()}
-    return {overload: op for overload, op in found.items() if "Tensor" in str(op._schema)}
+    by_name = {overload: getattr(packet, overload) for overload in packet.overloads()}
+    return {overload: op for overload, op in by_name.items() if "Tensor" in str(op._schema)}
 
 
 def is_out(op: torch._ops.OpOverload) -> bool:

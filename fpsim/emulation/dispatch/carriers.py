@@ -33,9 +33,9 @@ class Call:
     def _carry(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dtype is not _FLOAT32 and tensor.dtype not in HALVES:
             return tensor
-        found = self.carriers.get(id(tensor))
-        if found is not None:
-            return found[1]
+        carried = self.carriers.get(id(tensor))
+        if carried is not None:
+            return carried[1]
         carrier = tensor.detach().to(_FLOAT32, copy=True)  # exact
         if tensor.dtype is self.dtype or self.as_they_are:
             marks.mark(carrier, self.machine.arithmetic.tag)

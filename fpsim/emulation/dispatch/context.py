@@ -1,22 +1,15 @@
-"""Entering and leaving emulation: per thread, counted, with torch's switches, hooks and the place in the model."""
+"""Entering and leaving emulation: per thread, counted, with torch's switches and hooks."""
 
 from __future__ import annotations
 
-import bisect
-import functools
-import operator
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch._C._dynamo import eval_frame
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim.backend.subnormals import refuse_flush_to_zero
@@ -24,15 +17,15 @@ from fpsim.emulation.dispatch import switches
 from fpsim.emulation.dispatch.halves import Halves
 from fpsim.emulation.dispatch.mixed import MixedMode
 from fpsim.emulation.dispatch.mode import EmulationMode
-from fpsim.emulation.dispatch.names import ModuleNames
+from fpsim.emulation.dispatch.module_hooks import ModuleHooks
 from fpsim.emulation.dispatch.native import NativeMode
 from fpsim.emulation.dispatch.observing import choose_kind
-from fpsim.emulation.machine import marks, memory
+from fpsim.emulation.dispatch.paths import ModulePaths
+from fpsim.emulation.machine import memory
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.mixed import MixedMachine
 from fpsim.emulation.machine.native import NativeMachine
 from fpsim.emulation.machine.policy import MixedPolicy, NativePolicy, Policy
-from fpsim.emulation.machine.results import Time
 from fpsim.emulation.machine.rows import Where, add_rows
 from fpsim.emulation.machine.settings import ModuleSettings
 from fpsim.emulation.observers.observer import Observer, get_observers
@@ -40,8 +33,6 @@ from fpsim.emulation.report import make_report
 from fpsim.report.report import Report
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
-_sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
-
 
 #: What emulates a policy: a machine for each thread, and the mode that hands it operations.
 _KINDS: dict[type[Policy], tuple[Any, Any]] = {
@@ -54,10 +45,7 @@ _KINDS: dict[type[Policy], tuple[Any, Any]] = {
 #: of `prod`, the shapes inside `matmul`). Tests set this, to see the rules run their whole path with an identity rounding.
 rules_of_the_identity = False
 
-_number = operator.itemgetter(0)
-_KEPT_NODES = 200_000
-_FEW_NODES = 64
-_ACCUMULATION = 2**62  # nodes that store a gradient have the largest number there is
+_lock = threading.Lock()
 
 
 class _Thread(threading.local):
@@ -106,22 +94,19 @@ class _Local(threading.local):
         self.mode: EmulationMode | None = None
 
 
-class Emulation:
+class Emulation(ModulePaths):
     """A policy in force: `with emulation:` emulates everything that this thread does with torch.
 
     Re-entry is counted. Counters add up over threads and entries until `reset`.
     """
 
     def __init__(self, policy: Policy, settings: dict[str, ModuleSettings] | None = None):
+        super().__init__(settings)
         self.policy = policy
-        self.settings = settings  # by module path, where there are several
         self.training_step = 0
-        self.names: dict[int, str] = {}  # the paths of the modules of its model
-        self.others = ModuleNames()
         self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self.observers: tuple[Observer, ...] = ()
-        self.modules: dict[str, tuple[str, int]] = {}  # by path, in the order of their first calls: class and parameters
         self._local = _Local()
         self._machines: list[FormatMachine] = []
         self._retired: dict[Where, np.ndarray] = {}  # counts of threads that have ended
@@ -134,8 +119,11 @@ class Emulation:
         return self._local.depth > 0 or current() is self
 
     @property
+    def is_entered(self) -> bool:
+        return self._local.depth > 0 and not self._local.lent
+
+    @property
     def machine(self) -> FormatMachine:
-        """This thread's machine."""
         local = self._local
         if local.machine is None:
             local.machine = _KINDS[type(self.policy)][0](self.policy, self)
@@ -153,7 +141,7 @@ class Emulation:
             local.lent = current() is self
         if local.depth == 0 and not local.lent:
             machine = self.machine
-            _install()
+            _hooks.install()
             if rules_of_the_identity or not self.policy.is_identity:
                 mode = machine.mode = _KINDS[type(self.policy)][1](machine)
                 choose_kind(mode, bool(self.observers))
@@ -175,86 +163,20 @@ class Emulation:
             if mode is not None:
                 mode.__exit__(kind, value, traceback)
                 switches.leave()
-            _uninstall()
+            _hooks.uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer, machine.mode = "", [], None, None
             machine.updates.end_step()
             machine.time.leads_into = machine.results.guard(self.guard)
-            self._forget_nodes()
+            self.forget_nodes()
             machine.forget_marks()  # outside, anyone may write other numbers there
 
-    # The place in the model
-
-    def enter_module(self, module: torch.nn.Module) -> None:
-        machine = self.machine
-        machine.places.append((machine.path, machine.calls))
-        path = self.names.get(id(module))
-        if path is None:
-            path, fresh = self.others.path_of(module, machine.path)
-            if fresh:
-                for name, parameter in module.named_parameters():
-                    marks.set_parameter(parameter, f"{path}.{name}")
-        if path and path not in self.modules:
-            sizes = (item.numel() for item in module.parameters() if not is_lazy(item))
-            self.modules[path] = type(module).__name__, sum(sizes)
-        machine.path = path
-        machine.calls = 0
-        self._note(machine.path)
-
-    def leave_module(self) -> None:
-        machine = self.machine
-        if machine.places:
-            machine.path, machine.calls = machine.places.pop()
-            self._note(machine.path)
-
-    def _note(self, path: str) -> None:
-        """Remember that autograd nodes made from now on belong to this path."""
-        if torch.is_grad_enabled():
-            if self._local.depth == 0 or self._local.lent:  # autograd numbers its nodes in each thread from 0
-                if self.settings is not None:
-                    raise RuntimeError("checkpoints are nested too deep for settings by module; use use_reentrant=False")
-                return
-            machine, nodes, number = self.machine, self.machine.nodes, _sequence()
-            if nodes and nodes[-1][0] == number:  # no node was made since
-                nodes.pop()
-            if len(nodes) > _KEPT_NODES:
-                del nodes[: _KEPT_NODES // 2]
-                machine.first_node = nodes[0][0]
-            nodes.append((number, path, machine.time))
-
-    def _forget_nodes(self) -> None:
-        """Forget which modules made the nodes of graphs that are gone; called whenever the context is left."""
-        machine = self.machine
-        machine.time = Time()
-        if len(machine.nodes) > machine.many_nodes:
-            machine.nodes = [item for item in machine.nodes if not item[2].is_over]
-            machine.many_nodes = _FEW_NODES + 2 * len(machine.nodes)  # so that looking costs little beside making
-
-    def backward_path(self, strict: bool = False) -> str:
-        """The module whose forward pass made the autograd node that is running.
-
-        Raises RuntimeError, if strict, for a node from so long ago that nothing is known of it.
-        """
-        node = torch._C._current_autograd_node()
-        if node is None:
-            return self.machine.path
-        number = node._sequence_nr()
-        if strict and number < self.machine.first_node:
-            raise RuntimeError(
-                f"this graph was made more than {_KEPT_NODES // 4} calls of modules ago: its formats are forgotten"
-            )
-        nodes = self.machine.nodes
-        found = bisect.bisect_right(nodes, number, key=_number) - 1
-        return nodes[found][1] if 0 <= found and number < _ACCUMULATION else ""
-
     def finish_step(self) -> None:
-        """Count a training step; where paths are but names in a report, those of a finished backward pass are forgotten."""
+        """Count a training step."""
         self.training_step += 1
-        self.machine.calls = 0
         for observer in self.observers:
             observer.after_step(self.training_step - 1)
-        if self.settings is None and torch._C._current_graph_task_id() == -1:  # else a graph may be used later
-            self.machine.nodes.clear()
+        self.forget_backward()
 
     # Observers
 
@@ -313,58 +235,12 @@ class Emulation:
                 machine.rows.clear()
 
 
-# Module hooks, while any emulation is entered
-
-_lock = threading.Lock()
-_installed = 0
-_handles: list[Any] = []
-
-
-def _before(module: torch.nn.Module, args: Any) -> None:
-    emulation = current()
-    if emulation is not None:
-        if callable(eval_frame.get_eval_frame_callback()):
-            _warn_of_compiled_code()
-        emulation.enter_module(module)
-
-
-def _after(module: torch.nn.Module, args: Any, output: Any) -> None:
-    emulation = current()
-    if emulation is not None:
-        emulation.leave_module()
-        if emulation.guard_outputs is not None and not emulation.machine.places:
-            emulation.guard_outputs(output)
-
-
-@functools.cache
-def _warn_of_compiled_code() -> None:
-    """Once in a process."""
-    warnings.warn(
-        "torch.compile does nothing under emulation: a compiled model runs as written, operation by operation", stacklevel=2
-    )
-
-
-def _install() -> None:
-    global _installed
-    with _lock:
-        if _installed == 0:
-            _handles.append(register_module_forward_pre_hook(_before))
-            _handles.append(register_module_forward_hook(_after, always_call=True))
-        _installed += 1
-
-
-def _uninstall() -> None:
-    global _installed
-    with _lock:
-        _installed -= 1
-        if _installed == 0:
-            while _handles:
-                _handles.pop().remove()
+_hooks = ModuleHooks(current)
 
 
 def _start_child_without_emulation() -> None:
     """A forked child emulates nothing: take the modes off its thread's stack."""
-    global _installed, _lock
+    global _lock
     _lock = threading.Lock()
     switches.reset()
     if not _thread.stack:
@@ -379,9 +255,7 @@ def _start_child_without_emulation() -> None:
     for emulation in _everything:
         emulation._local.depth, emulation._local.mode = 0, None
     _thread.stack.clear()
-    _installed = 0
-    while _handles:
-        _handles.pop().remove()
+    _hooks.reset()
 
 
 if hasattr(os, "register_at_fork"):

@@ -32,10 +32,10 @@ def computes(owner: Any, name: str) -> bool:
     if name in getattr(owner, "__dict__", ()):
         return False
     try:
-        found = inspect.getattr_static(type(owner), name)
+        attribute = inspect.getattr_static(type(owner), name)
     except AttributeError:
         return type(owner).__getattr__ is not torch.nn.Module.__getattr__
-    return hasattr(type(found), "__get__") and not isinstance(found, (*_FUNCTIONS, staticmethod, classmethod))
+    return hasattr(type(attribute), "__get__") and not isinstance(attribute, (*_FUNCTIONS, staticmethod, classmethod))
 
 
 def entering(value: Any, context: Context) -> Any:
@@ -64,22 +64,22 @@ def resumed(result: Any, context: Context) -> Any:
 
 def _driven(running: Any, context: Context) -> Generator[Any, Any, Any]:
     step: Callable[[Any], Any] = running.send
-    given: Any = None
+    sent: Any = None
     while True:
         try:
             with context():
-                value = step(given)
+                value = step(sent)
         except StopIteration as stop:
             return stop.value
         try:
-            given = yield value
+            sent = yield value
             step = running.send
         except GeneratorExit:
             with context():
                 running.close()
             raise
         except BaseException as error:  # noqa: BLE001 - handed on to what it was thrown at
-            given, step = error, running.throw
+            sent, step = error, running.throw
 
 
 async def _awaited(running: Any, context: Context) -> AsyncIterator[Any]:

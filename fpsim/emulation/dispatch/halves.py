@@ -61,7 +61,7 @@ class Halves:
             wanted = next(iter(targets)) if func is torch.ops.aten.copy_.default else common_dtype(tensors)
         self.machine.op = func
         if wanted in HALVES:
-            self.machine.turn(func, args, kwargs)
+            self.machine.select(func, args, kwargs)
             args, kwargs = _map(self.machine.operand, (_FLOAT32,), args, kwargs)
             return self._native().dispatch(func, types, args, kwargs)
         if wanted is not _FLOAT32:  # float64 means itself, and integers do
@@ -70,10 +70,12 @@ class Halves:
         if not targets.isdisjoint(HALVES):
             kinds = ", ".join(map(str, targets))
             raise self.machine.refuse(f"a float32 result that is to be written to a tensor of {kinds}: cast it first")
-        self.machine.turn(func, args, kwargs)
+        self.machine.select(func, args, kwargs)
         args, kwargs = _map(self.machine.narrowed, HALVES, args, kwargs)
         with _without_dispatch():
-            return mode.compute(func, args, kwargs)
+            rule = mode.rules.get(func)
+            assert rule is not None
+            return rule(self.machine, *args, **kwargs)
 
     def _native(self) -> NativeMode:
         """The mode of a machine of each dtype, made when it is first needed."""

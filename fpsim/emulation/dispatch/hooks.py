@@ -55,8 +55,8 @@ def guard_modules(modules: Iterable[torch.nn.Module], emulation: Emulation) -> N
     owner = weakref.ref(emulation)
     for module in modules:
         key = id(module)
-        found = _simulated.get(key)
-        if found is None or found[1]() is not emulation:
+        simulated = _simulated.get(key)
+        if simulated is None or simulated[1]() is not emulation:
             _simulated[key] = weakref.ref(module, lambda _, key=key: _release(key)), owner  # type: ignore[misc]
     if _module_hook is None and _simulated:
         _module_hook = register_module_forward_pre_hook(_before_call)
@@ -71,15 +71,15 @@ def _release(key: int) -> None:
 
 
 def _before_call(module: torch.nn.Module, args: Any) -> None:
-    found = _simulated.get(id(module))
-    if found is not None and not is_innermost(found[1]):  # the one test that torch.compile sees of other modules
+    simulated = _simulated.get(id(module))
+    if simulated is not None and not is_innermost(simulated[1]):  # the one test that torch.compile sees of other modules
         _refuse_outside(module)
 
 
 @torch._disable_dynamo  # what torch.compiler.disable does, without importing torch._dynamo, which takes a second, here
 def _refuse_outside(module: torch.nn.Module) -> None:
-    found = _simulated.get(id(module))
-    emulation = found[1]() if found is not None else None
+    simulated = _simulated.get(id(module))
+    emulation = simulated[1]() if simulated is not None else None
     if _is_outside(emulation):
         name = emulation.names.get(id(module), "")  # type: ignore[union-attr]
         raise OutsideContext(
@@ -108,7 +108,7 @@ def guard_outputs(outputs: Any, guard: Guard) -> None:
 
 
 def _holders(optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
-    found = []
+    holders = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if not isinstance(parameter, torch.Tensor) or parameter.device.type != "cpu":
@@ -119,8 +119,8 @@ def _holders(optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
                 role, reference = owner
                 emulation = reference()
                 if emulation is not None:
-                    found.append((role, emulation))
-    return found
+                    holders.append((role, emulation))
+    return holders
 
 
 def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

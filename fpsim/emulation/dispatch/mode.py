@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch._C._dynamo import eval_frame
@@ -13,6 +13,7 @@ from fpsim.emulation.dispatch.decompositions import decomposition_of
 from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.updates import KINDS
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
@@ -20,6 +21,12 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 
 #: Namespaces whose operations compute nothing.
 _BOOKKEEPING = ("profiler", "prim")
+
+
+class Rules(Protocol):
+    """Where a mode looks rules up."""
+
+    def get(self, op: Any, /) -> Rule | None: ...
 
 
 class EmulationMode(TorchDispatchMode):
@@ -30,6 +37,7 @@ class EmulationMode(TorchDispatchMode):
     def __init__(self, machine: FormatMachine):
         super().__init__()
         self.machine = machine
+        self.rules: Rules = machine.rules
         machine.stepping = self
 
     @classmethod
@@ -43,32 +51,35 @@ class EmulationMode(TorchDispatchMode):
             if changes:
                 again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
                 return self.machine.updates.observe(func, kind, changes, again)
-        rule = self.machine.rules.get(func)
+        result = self.dispatch(func, types, args, kwargs or {})
+        self.machine.results.note(result)
+        return result
+
+    def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation's result."""
+        rule = self.rules.get(func)
         if rule is None:
-            return self._without_rule(func, args, kwargs or {})
+            return self._without_rule(func, args, kwargs)
         if types and not marks.PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         machine = self.machine
         if machine.optimizer is not None:
-            result = self.in_halves(func, types, args, kwargs or {})
+            result = self._in_halves(func, types, args, kwargs)
             if result is not NotImplemented:
                 return result
         machine.op = func
         try:
             if _modes_left() == 0:  # nothing below to hide from
-                result = rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
-            else:
-                with _without_dispatch():
-                    result = rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
+                return rule(machine, *args, **kwargs)
+            with _without_dispatch():
+                return rule(machine, *args, **kwargs)
         except MetaTensor:
-            return func(*args, **kwargs or {})  # shapes only
+            return func(*args, **kwargs)  # shapes only
         except UnsupportedOp as error:
-            self._explain(error, func, args, kwargs or {})
+            self._explain(error, func, args, kwargs)
             raise
-        machine.results.note(result)
-        return result
 
-    def in_halves(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _in_halves(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """An operation on 16-bit tensors within an optimizer's step; NotImplemented for others."""
         if self.machine.halves is None:
             return NotImplemented
@@ -77,10 +88,6 @@ class EmulationMode(TorchDispatchMode):
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs)
             raise
-
-    def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """The operation by its rule; called with dispatch disabled."""
-        return self.machine.rules[func](self.machine, *args, **kwargs)
 
     def _explain(self, error: UnsupportedOp, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         values = [_describe(value) for value in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]

@@ -27,9 +27,9 @@ class ModuleNames:
 
     def path_of(self, module: nn.Module, caller: str) -> tuple[str, bool]:
         """The path of a module that is called from the module at the path `caller`; whether it is seen for the first time."""
-        found = self._names.get(id(module))
-        fresh = found is None
-        root, below = found if found is not None else self._name(module)
+        named = self._names.get(id(module))
+        fresh = named is None
+        root, below = named if named is not None else self._name(module)
         start = f".{caller}.".rfind(f".{root}.")
         if start >= 0:  # through its outermost module
             return caller[:start] + root + below, fresh

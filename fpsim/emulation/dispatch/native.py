@@ -6,7 +6,6 @@ torch's own.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from fpsim.emulation.dispatch.acceptance import Acceptance, fills_a_mask
 from fpsim.emulation.dispatch.carriers import Call, upcast
-from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
+from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine.native import HALVES, NativeMachine, common_dtype
-from fpsim.emulation.machine.updates import KINDS
 from fpsim.emulation.numbers import places
 from fpsim.emulation.registry import (
     OF_THE_FIRST,
@@ -63,17 +61,6 @@ class NativeMode(EmulationMode):
         super().__init__(machine)
         machine.stepping = EmulationMode(machine)  # steps see carriers
         self._acceptance = Acceptance()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kind = KINDS.get(func)
-        if kind is not None and kind.concerns(args, kwargs):
-            changes = self.machine.updates.before(kind, args, kwargs or {})
-            if changes:
-                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
-                return self.machine.updates.observe(func, kind, changes, again)
-        result = self.dispatch(func, types, args, kwargs or {})
-        self.machine.results.note(result)
-        return result
 
     def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation's result, whatever the dtypes of its tensors."""
@@ -280,5 +267,3 @@ class NativeMode(EmulationMode):
         others = self.machine.rules[func](self.machine, *arguments, **named)
         return (first[0], *others[1:]) if isinstance(others, tuple) else first
 
-
-run_as_written(NativeMode.__torch_dispatch__)

@@ -96,12 +96,12 @@ class FormatMachine(Writing):
         """A rounded copy; elements that are float32's largest stand for the format's own."""
         row = self.row()
         overflows = row[counting.OVERFLOWS]
-        given = tensor.detach() if tensor.requires_grad else tensor
-        fresh = self._round(given.clone())
+        source = tensor.detach() if tensor.requires_grad else tensor
+        fresh = self._round(source.clone())
         if self.stands_for_largest and row[counting.OVERFLOWS] != overflows:
-            told = given.abs() == LARGEST
+            told = source.abs() == LARGEST
             row[counting.OVERFLOWS] -= int(told.sum())
-            fresh[told] = given[told].sign() * self.arithmetic.fmt.max_finite
+            fresh[told] = source[told].sign() * self.arithmetic.fmt.max_finite
         return fresh
 
     def holds(self, value: Any) -> bool:
@@ -173,7 +173,7 @@ class FormatMachine(Writing):
     def factor(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.floating(tensor)
 
-    def turn(self, op: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def select(self, op: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Choose what the operation reads and what its results are rounded to: here always the same."""
 
     @contextmanager
@@ -193,13 +193,13 @@ class FormatMachine(Writing):
         if marks.tag_on(tensor) is marks.EXEMPT:
             return True
         storage = tensor.untyped_storage().data_ptr()
-        found = False
+        is_one = False
         for state in self.optimizer.state.values():
             step = state.get("step") if isinstance(state, dict) else None
             if isinstance(step, torch.Tensor) and step.numel() == 1:
                 marks.mark(step, marks.EXEMPT)
-                found = found or step.untyped_storage().data_ptr() == storage
-        return found
+                is_one = is_one or step.untyped_storage().data_ptr() == storage
+        return is_one
 
     def formats_of(
         self, tensors: list[torch.Tensor], model: torch.nn.Module

@@ -1,4 +1,4 @@
-"""Settings by role and by module: before each operation the machine turns to what it reads, adds in and rounds to.
+"""Settings by role and by module: before each operation the machine selects what it reads, adds in and rounds to.
 
 A mark on memory says which format its values are of, and in which role they were made. The pass that is running says the rest:
 
@@ -61,7 +61,7 @@ class RoleTag(marks.Tag):
         self.fmt, self.role, self.module, self.era = fmt, role, module, era
 
     @property
-    def own(self) -> NumberSystem:
+    def role_format(self) -> NumberSystem:
         """The format of the role in that module."""
         return getattr(self.module.formats, self.role)
 
@@ -70,7 +70,7 @@ class RoleTag(marks.Tag):
 
 
 @dataclass(frozen=True)
-class _Turn:
+class _Selection:
     """What one operation of a pass (named as the role of its results) reads and makes, for a module; None reads as it is."""
 
     result: NumberSystem
@@ -81,16 +81,16 @@ class _Turn:
     read: NumberSystem | None = None
     read_gradient: NumberSystem | None = None
 
-    def storing(self, fmt: NumberSystem, role: str, module: ModuleSettings) -> _Turn:
+    def storing(self, fmt: NumberSystem, role: str, module: ModuleSettings) -> _Selection:
         """The same where the result is written to what holds values of the format."""
         mode = module.roundings.optimizer if self.by == "optimizer" else getattr(module.roundings, role)
         return replace(self, result=fmt, role=role, module=module, rounding=mode)
 
 
 class MixedMachine(FormatMachine):
-    """A machine with several settings: `turn` before each rule."""
+    """A machine with several settings: `select` before each rule."""
 
-    _turned: _Turn
+    _selected: _Selection
 
     def __init__(self, policy: MixedPolicy, emulation: Surroundings):
         super().__init__(policy, emulation)
@@ -100,10 +100,10 @@ class MixedMachine(FormatMachine):
     def _begin_era(self) -> None:
         self._era = object()
         self._tags: dict[Any, RoleTag] = {}
-        self._arithmetics: dict[_Turn, Arithmetic] = {}
+        self._arithmetics: dict[_Selection, Arithmetic] = {}
         self._targets: tuple[torch.Tensor, ...] = ()
         self._checks = False
-        self._turn_to(_forward_turn(self.settings_at("")))
+        self._switch_to(_forward_selection(self.settings_at("")))
 
     def forget_marks(self) -> None:
         self._begin_era()
@@ -111,10 +111,10 @@ class MixedMachine(FormatMachine):
     def role_tag(self, fmt: NumberSystem | None, role: str, module: ModuleSettings) -> RoleTag:
         """The one mark of that meaning."""
         key = (fmt, role, module)
-        found = self._tags.get(key)
-        if found is None:
-            found = self._tags[key] = RoleTag(fmt, role, module, self._era)
-        return found
+        tag = self._tags.get(key)
+        if tag is None:
+            tag = self._tags[key] = RoleTag(fmt, role, module, self._era)
+        return tag
 
     # Where an operation runs
 
@@ -137,11 +137,11 @@ class MixedMachine(FormatMachine):
         node: Any = torch._C._current_autograd_node()
         parameter = getattr(node, "variable", None)
         if parameter is not None:  # the sum of gradients that meet in a parameter
-            tag = self._known(parameter)
+            tag = self._tag_of(parameter)
             return tag.module if tag is not None else self.settings_at("")
         return self.settings_at(self.emulation.backward_path(strict=True))
 
-    def turn(self, op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> None:
+    def select(self, op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> None:
         """Choose what the operation reads, what adds its sums and what its results are rounded to."""
         targets = _targets(op, args, kwargs)
         if op is _NUMBER:  # Python gets what is there
@@ -149,74 +149,75 @@ class MixedMachine(FormatMachine):
         held = self._mark_of(targets[0]) if targets and targets[0].dtype is _FLOAT32 else None
         backward = not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
         if self.optimizer is not None or (not backward and not self.places and self._updates(held, args, kwargs)):
-            turn = self._update_turn(held, args, kwargs)
+            selection = self._selection_of_update(held, args, kwargs)
         else:
-            turn = _backward_turn(self._backward_settings()) if backward else _forward_turn(self.settings_at(self.path))
+            settings = self._backward_settings() if backward else self.settings_at(self.path)
+            selection = (_backward_selection if backward else _forward_selection)(settings)
             if held is not None and held.role == "weight":
-                turn = turn.storing(held.fmt or held.own, "weight", held.module)
+                selection = selection.storing(held.fmt or held.role_format, "weight", held.module)
         self._targets = targets
         self._checks = not self._rounds(op)
-        if turn != self._turned:
-            self._turn_to(turn)
+        if selection != self._selected:
+            self._switch_to(selection)
 
     def _updates(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> bool:
         if held is not None and held.role != "activation":
             return True
-        marks = (self._known(tensor) for tensor in tensors_in((*args, *kwargs.values())))
+        marks = (self._tag_of(tensor) for tensor in tensors_in((*args, *kwargs.values())))
         return any(mark is not None and mark.role in ("gradient", "optimizer") for mark in marks)
 
-    def _update_turn(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> _Turn:
+    def _selection_of_update(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> _Selection:
         if held is not None and held.role != "activation":
-            return _update_turn(held.module, held.fmt or held.own, held.role)
+            return _update_selection(held.module, held.fmt or held.role_format, held.role)
         marks = (self._mark_of(tensor) for tensor in tensors_in((*args, *kwargs.values())) if tensor.dtype is _FLOAT32)
-        known = next((mark for mark in marks if mark is not None and mark.role != "activation"), None)
-        module = known.module if known is not None else self.settings_at(self.path)
-        return _update_turn(module, module.formats.optimizer, "optimizer")
+        first = next((mark for mark in marks if mark is not None and mark.role != "activation"), None)
+        module = first.module if first is not None else self.settings_at(self.path)
+        return _update_selection(module, module.formats.optimizer, "optimizer")
 
-    def _turn_to(self, turn: _Turn) -> None:
-        arithmetic = self._arithmetics.get(turn)
+    def _switch_to(self, selection: _Selection) -> None:
+        arithmetic = self._arithmetics.get(selection)
         if arithmetic is None:
-            arithmetic = self._arithmetics[turn] = self._arithmetic(turn)
+            arithmetic = self._arithmetics[selection] = self._arithmetic(selection)
         self.arithmetic = arithmetic
-        self._turned = turn
+        self._selected = selection
 
-    def _arithmetic(self, turn: _Turn) -> Arithmetic:
-        module, formats = turn.module, turn.module.formats
-        read = [turn.read, turn.read_gradient, turn.result]
+    def _arithmetic(self, selection: _Selection) -> Arithmetic:
+        module, formats = selection.module, selection.module.formats
+        read = [selection.read, selection.read_gradient, selection.result]
         if None in read:
-            read = [formats.weight, formats.activation, formats.gradient, formats.optimizer, turn.result]
-        accumulator = getattr(module.accumulators, turn.by)
-        policy = self._policies.of(turn.result, accumulator, turn.rounding)
-        arithmetic = replace(Arithmetic.of(policy), tag=self.role_tag(turn.result, turn.role, module))
-        operands = turn.result
-        if not isinstance(turn.result, Format):
-            finishing = SystemFinish(turn.result, turn.rounding)
-            arithmetic = replace(arithmetic, fmt=turn.result, finishing=finishing, tables=Tables(finishing), fast=False)
+            read = [formats.weight, formats.activation, formats.gradient, formats.optimizer, selection.result]
+        accumulator = getattr(module.accumulators, selection.by)
+        policy = self._policies.of(selection.result, accumulator, selection.rounding)
+        arithmetic = replace(Arithmetic.of(policy), tag=self.role_tag(selection.result, selection.role, module))
+        operands = selection.result
+        if not isinstance(selection.result, Format):
+            finishing = SystemFinish(selection.result, selection.rounding)
+            arithmetic = replace(arithmetic, fmt=selection.result, finishing=finishing, tables=Tables(finishing), fast=False)
         if len(set(read)) > 1:
             operands = joined(*(fmt.enclosing for fmt in read if fmt is not None))
             policy = mixed_products(policy, operands)
             # what float32 makes of wider operands would be rounded twice
             arithmetic = replace(arithmetic, policy=policy, fast=False, uniform=False)
-        arithmetic = replace(arithmetic, task=Sum.of(operands, policy.accumulator, turn.rounding, turn.result))
+        arithmetic = replace(arithmetic, task=Sum.of(operands, policy.accumulator, selection.rounding, selection.result))
         factors = formats.product or operands
         multiplying = widened(module.accumulators.product or accumulator, factors)
-        product_task = Sum.of(factors, multiplying, turn.rounding, turn.result)
+        product_task = Sum.of(factors, multiplying, selection.rounding, selection.result)
         if self._policies.draws:  # the ways of stochastic rounding, which take a key for each
             arithmetic = replace(arithmetic, stochastic=True, fast=False)
         return replace(arithmetic, product_task=product_task)
 
     @contextmanager
     def as_forward(self) -> Iterator[None]:
-        turn = self._turned
-        self._turn_to(_forward_turn(turn.module))
+        selection = self._selected
+        self._switch_to(_forward_selection(selection.module))
         try:
             yield
         finally:
-            self._turn_to(turn)
+            self._switch_to(selection)
 
     # Operands
 
-    def _known(self, tensor: torch.Tensor) -> RoleTag | None:
+    def _tag_of(self, tensor: torch.Tensor) -> RoleTag | None:
         try:
             tag: Any = tensor.untyped_storage()._fpsim  # type: ignore[attr-defined]
         except (AttributeError, NotImplementedError):
@@ -225,29 +226,29 @@ class MixedMachine(FormatMachine):
 
     def _mark_of(self, tensor: torch.Tensor) -> RoleTag | None:
         """What is known of a tensor; a parameter that holds other numbers is a weight all the same."""
-        tag = self._known(tensor)
+        tag = self._tag_of(tensor)
         if tag is None and tensor.device.type == "cpu" and marks.owner_of(tensor) is not None:
             return self.role_tag(None, "weight", self.settings_at(""))
         return tag
 
     def made(self, tensor: torch.Tensor) -> bool:
-        return self._known(tensor) is not None
+        return self._tag_of(tensor) is not None
 
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of values of the format in which the running operation reads it: itself, or a rounded copy."""
         if tensor.dtype is not _FLOAT32:
             self.check(tensor)
             return tensor
-        mark = self._known(tensor)
+        mark = self._tag_of(tensor)
         if mark is None:
             self.check(tensor)
             if marks.tag_on(tensor) is marks.EXEMPT:
                 return tensor
             mark = self._first_seen(tensor)
-        turn = self._turned
-        wanted = turn.read_gradient if mark.role in ("gradient", "optimizer") else turn.read
+        selection = self._selected
+        wanted = selection.read_gradient if mark.role in ("gradient", "optimizer") else selection.read
         if wanted is None:
-            wanted = mark.fmt or (mark.module.formats.optimizer if mark.role == "activation" else mark.own)
+            wanted = mark.fmt or (mark.module.formats.optimizer if mark.role == "activation" else mark.role_format)
         if mark.fmt is wanted or (mark.fmt is not None and any(tensor is target for target in self._targets)):
             return tensor
         fresh = self._read_in(tensor, mark, wanted, self._mode_of_reading(mark))
@@ -256,66 +257,67 @@ class MixedMachine(FormatMachine):
         return fresh
 
     def factor(self, tensor: torch.Tensor) -> torch.Tensor:
-        turn = self._turned
-        wanted = turn.module.formats.product
+        selection = self._selected
+        wanted = selection.module.formats.product
         if wanted is None or tensor.dtype is not _FLOAT32:
             return super().factor(tensor)
-        mark = self._known(tensor)
+        mark = self._tag_of(tensor)
         if mark is None or mark.fmt is None:
             tensor = self.operand(tensor)
-            mark = self._known(tensor)
+            mark = self._tag_of(tensor)
         if mark is None or mark.fmt is wanted:
             return tensor
         unit = self.arithmetic.product_task.accumulator.unit
-        mode = turn.module.roundings.product or (unit.conversion_to(wanted.enclosing) if unit is not None else None)
+        mode = selection.module.roundings.product or (unit.conversion_to(wanted.enclosing) if unit is not None else None)
         return self._read_in(tensor, mark, wanted, mode or self._mode_of_reading(mark))
 
     @property
     def has_factors(self) -> bool:  # type: ignore[override]
-        return self._turned.module.formats.product is not None
+        return self._selected.module.formats.product is not None
 
     def _mode_of_reading(self, mark: RoleTag) -> Rounding:
         """That of the role whose format the pass reads such values in."""
-        turn = self._turned
-        reads_gradient = turn.by == "gradient" and mark.role in ("gradient", "optimizer")
-        role = turn.by if turn.by == "optimizer" or reads_gradient else "activation"
-        return getattr(turn.module.roundings, role)
+        selection = self._selected
+        reads_gradient = selection.by == "gradient" and mark.role in ("gradient", "optimizer")
+        role = selection.by if selection.by == "optimizer" or reads_gradient else "activation"
+        return getattr(selection.module.roundings, role)
 
     def _read_in(self, tensor: torch.Tensor, mark: RoleTag, fmt: NumberSystem, mode: Rounding) -> torch.Tensor:
-        turn = self._turned
-        self._turn_to(_Turn(fmt, mark.role, turn.by, mark.module, mode, fmt, fmt))
+        selection = self._selected
+        self._switch_to(_Selection(fmt, mark.role, selection.by, mark.module, mode, fmt, fmt))
         fresh = self.rounded_copy(tensor)
-        self._turn_to(turn)
+        self._switch_to(selection)
         return fresh
 
     def _first_seen(self, tensor: torch.Tensor) -> RoleTag:
         """From outside: in the forward pass an activation, in the backward pass a gradient. Its memory remembers which."""
         mark = self._mark_of(tensor)
         if mark is None:
-            role = self._turned.role if self._turned.role != "weight" else "activation"
-            mark = self.role_tag(None, role, self._turned.module)
+            role = self._selected.role if self._selected.role != "weight" else "activation"
+            mark = self.role_tag(None, role, self._selected.module)
             marks.claim(tensor, mark)
         return mark
 
     def held(self, tensor: torch.Tensor) -> torch.Tensor:
-        mark = self._known(tensor)
+        mark = self._tag_of(tensor)
         return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
 
     def format_of(self, tensor: torch.Tensor) -> Format:
-        mark = self._known(tensor) if tensor.dtype is _FLOAT32 else None
+        mark = self._tag_of(tensor) if tensor.dtype is _FLOAT32 else None
         return mark.fmt.enclosing if mark is not None and mark.fmt is not None else super().format_of(tensor)
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
         task = self.arithmetic.product_task
-        if self.arithmetic.uniform or self._turned.module.formats.product is not None or task.accumulator.kind is not UNIT:
+        if self.arithmetic.uniform or self._selected.module.formats.product is not None or task.accumulator.kind is not UNIT:
             return task
-        marks = [self._known(tensor) for tensor in (left, right)]
+        marks = [self._tag_of(tensor) for tensor in (left, right)]
         first, second = (mark.fmt if mark is not None else None for mark in marks)
         if first is None or second is None:
             return task
-        own, both = _takes(task.accumulator, (first.enclosing, second.enclosing)), _takes(task.accumulator, task.operand)
-        takes = own and (first != second or not both)
-        return Sum.of(first, task.accumulator, task.rounding, task.result, second) if takes else task
+        if not _takes(task.accumulator, (first.enclosing, second.enclosing)):
+            return task
+        one_will_do = first == second and _takes(task.accumulator, task.operand)
+        return task if one_will_do else Sum.of(first, task.accumulator, task.rounding, task.result, second)
 
     # Results
 
@@ -342,7 +344,7 @@ class MixedMachine(FormatMachine):
             return super().write(target, result)
         if result.dtype is _FLOAT32 and marks.tag_on(result) is not self.arithmetic.tag and not self.arithmetic.uniform:
             result = self._round(result.detach().clone(memory_format=torch.preserve_format))
-        before = self._known(target)
+        before = self._tag_of(target)
         super().write(target, result)
         if before is not None and before is not self.arithmetic.tag and not marks.covers_storage(target):
             marks.claim(target, self.role_tag(None, before.role, before.module))
@@ -359,13 +361,13 @@ class MixedMachine(FormatMachine):
     @contextmanager
     def _storing(self, target: torch.Tensor) -> Iterator[None]:
         """Results are rounded to what the target holds."""
-        turn, mark = self._turned, self._mark_of(target)
+        selection, mark = self._selected, self._mark_of(target)
         if mark is not None and mark.role != "activation":
-            self._turn_to(turn.storing(mark.fmt or mark.own, mark.role, mark.module))
+            self._switch_to(selection.storing(mark.fmt or mark.role_format, mark.role, mark.module))
         try:
             yield
         finally:
-            self._turn_to(turn)
+            self._switch_to(selection)
 
     def formats_of(
         self, tensors: list[torch.Tensor], model: torch.nn.Module
@@ -375,23 +377,23 @@ class MixedMachine(FormatMachine):
             yield tensor, fmt, module.roundings.weight, self.role_tag(fmt, "weight", module)
 
     def policy_of_halves(self) -> tuple[Accumulator, Rounding]:
-        turn = self._turned
-        return turn.module.accumulators.optimizer, turn.module.roundings.optimizer
+        selection = self._selected
+        return selection.module.accumulators.optimizer, selection.module.roundings.optimizer
 
 
-def _forward_turn(module: ModuleSettings) -> _Turn:
-    own = module.formats.activation
-    return _Turn(own, "activation", "activation", module, module.roundings.activation, own, own)
+def _forward_selection(module: ModuleSettings) -> _Selection:
+    activation = module.formats.activation
+    return _Selection(activation, "activation", "activation", module, module.roundings.activation, activation, activation)
 
 
-def _backward_turn(module: ModuleSettings) -> _Turn:
+def _backward_selection(module: ModuleSettings) -> _Selection:
     formats = module.formats
     mode = module.roundings.gradient
-    return _Turn(formats.gradient, "gradient", "gradient", module, mode, formats.activation, formats.gradient)
+    return _Selection(formats.gradient, "gradient", "gradient", module, mode, formats.activation, formats.gradient)
 
 
-def _update_turn(module: ModuleSettings, result: NumberSystem, role: str) -> _Turn:
-    return _Turn(result, role, "optimizer", module, module.roundings.optimizer)
+def _update_selection(module: ModuleSettings, result: NumberSystem, role: str) -> _Selection:
+    return _Selection(result, role, "optimizer", module, module.roundings.optimizer)
 
 
 def _takes(accumulator: Accumulator, operands: Formats) -> bool:
@@ -422,15 +424,15 @@ def _state_of(
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ):
-        own = settings[name.rpartition(".")[0]]
+        module_settings = settings[name.rpartition(".")[0]]
         if id(tensor) not in seen:
-            seen[id(tensor)] = name, own
-            yield tensor, own
+            seen[id(tensor)] = name, module_settings
+            yield tensor, module_settings
             continue
         other, first = seen[id(tensor)]
         for setting, part, roles in _OF_A_TENSOR:
             for role in roles:
-                values = [getattr(getattr(each, part), role) for each in (first, own)]
+                values = [getattr(getattr(each, part), role) for each in (first, module_settings)]
                 if values[0] != values[1]:
                     raise ValueError(
                         f"{setting.argument}: {other} and {name} are one tensor and would have two {role} {setting.noun}s, "
@@ -449,6 +451,6 @@ _OF_A_TENSOR: tuple[tuple[Setting[Any], str, tuple[str, ...]], ...] = (
 def _targets(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     """The tensors that hold an operation's results: written to, and all that it returns."""
     written = positions(op)[1]
-    if not written or any(given.alias_info is None for given in op._schema.returns):
+    if not written or any(result.alias_info is None for result in op._schema.returns):
         return ()
     return tuple(tensors_in(args[index] if index < len(args) else kwargs.get(name) for index, name in written))
