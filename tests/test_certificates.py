@@ -543,7 +543,7 @@ def test_the_last_rounding_of_long_products_is_needed(monkeypatch):
     model, x = of_eight([2.0**-15] * 8, 1.0)
     machine = ("fp16", "fp32", "nearest-even")
     assert not violated(model, x, machine, "running")
-    monkeypatch.setattr(costs.Machine, "store", lambda self, held, addend=False: costs.Store(0.0, 0.0, 0.0))
+    monkeypatch.setattr(costs.Costs, "store", lambda self, held, addend=False: costs.Store(0.0, 0.0, 0.0))
     assert violated(model, x, machine, "running")
 
 
@@ -704,7 +704,7 @@ def test_the_last_rounding_is_needed(method, monkeypatch):
 
 
 def without_last_rounding(monkeypatch):
-    monkeypatch.setattr(costs.Machine, "_stored", lambda self, call, store, inner: torch.zeros_like(call.result))
+    monkeypatch.setattr(costs.Costs, "_stored", lambda self, call, store, inner: torch.zeros_like(call.result))
     monkeypatch.setattr("fpsim.running.products.stored_error", lambda result, *rest: np.zeros(result.shape))
 
 

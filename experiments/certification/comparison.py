@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fpsim
-from fpsim.emulation.certification.costs import Machine
+from fpsim.emulation.certification.costs import Costs
 from fpsim.emulation.certification.forward import Box, Library, Running, States, logits_of, walk
 from fpsim.emulation.certification.methods import METHODS
 from fpsim.emulation.certification.slopes import Operand
@@ -40,7 +40,7 @@ def norm_bound(model: nn.Module, x: torch.Tensor, fmt: str, accumulate: str) -> 
     return torch.cat(found)
 
 
-class Unfollowed(Machine):
+class Unfollowed(Costs):
     """Sums by the magnitudes of their terms alone: ((1 + v)^n - 1) |W| |x|."""
 
     def slight(self, sums: Products) -> AccumulationBound:

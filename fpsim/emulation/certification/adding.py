@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fpsim.backend.numba.error_sums import make_add_up
+from fpsim.backend.numba.running_bounds import make_add_up
 from fpsim.numbers.formats import Format
 
 
@@ -16,7 +16,7 @@ class Weights(NamedTuple):
 
     near: float = 0.0
     above: float = 0.0
-    own: float = 0.0
+    local: float = 0.0
     inner: float = 0.0
     result: float = 0.0
     least: float = 0.0
@@ -31,7 +31,7 @@ def added_up(
 ) -> torch.Tensor | None:
     """What `make_add_up`'s kernel gives for each element, in float64; None where the format's largest value is reached.
 
-    `parts` are near and above in float32, own in either and inner in float64, None for nothing; `result` holds float32
+    `parts` are near and above in float32, local in either and inner in float64, None for nothing; `result` holds float32
     values, and `rest` one number for each of as many equal stretches of them.
     """
     rows = (rest.numel(), -1)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import torch
 
-from fpsim.emulation.certification.costs import Machine, Own
+from fpsim.emulation.certification.costs import Costs, LocalError
 from fpsim.emulation.certification.forward import Link, Pass, States, inherited, signed
 from fpsim.emulation.certification.slopes import EPSILON, Operand, transpose, upwards
 from fpsim.emulation.certification.steps import Trace
-from fpsim.emulation.certification.table import Call, Row
+from fpsim.emulation.certification.table import Call, OperationRow
 from fpsim.emulation.machine.policy import Policy
 
 _ROWS = 64  # logits that go back together
@@ -30,26 +30,26 @@ class Shadow(Pass):
 
     def __init__(self, trace: Trace, policy: Policy, library: States, parts: bool = True, squares: bool = False):
         super().__init__(trace)
-        self.machine = Machine(policy, run=True, squares=squares)
+        self.costs = Costs(policy, run=True, squares=squares)
         self.library, self.parts = library, parts
         self.links: list[Link] = []
         self.overflowed = False
 
-    def visit(self, call: Call, row: Row, number: int) -> Operand:
+    def visit(self, call: Call, row: OperationRow, number: int) -> Operand:
         exact = self.library[number]
-        assert isinstance(exact, Operand) and self.machine is not None
+        assert isinstance(exact, Operand) and self.costs is not None
         value = self.recorded(number)
         call.result = value
-        own = self.machine.parts(call, row)
-        if own is not None:
-            total = inherited(call, own.total)
+        local = self.costs.parts(call, row)
+        if local is not None:
+            total = inherited(call, local.total)
             self.overflowed = self.overflowed or not bool(torch.isfinite(total).all())
-            fixed = torch.where(torch.isfinite(own.fixed), own.fixed, total)
-            own = Own(total, torch.where(total == 0, 0.0, fixed), torch.where(total == 0, 0.0, own.squares))
+            fixed = torch.where(torch.isfinite(local.fixed), local.fixed, total)
+            local = LocalError(total, torch.where(total == 0, 0.0, fixed), torch.where(total == 0, 0.0, local.squares))
         if self.parts:
             slopes = row.slopes(call)
-            known, rest = signed(call, row, slopes)
-            self.links.append(Link(call, slopes, number, own, known, rest))
+            signed_part, rest = signed(call, row, slopes)
+            self.links.append(Link(call, slopes, number, local, signed_part, rest))
         return Operand(value, exact.reference, exact.radius)
 
 
@@ -60,20 +60,20 @@ class Contributions:
     bounds    path -> a bound on the sum of what its operations add
     squares   path -> the same for independent roundings: the sum of squares
     fixed     path -> what does not come from independent roundings
-    known     path -> the signed part
+    signed_part  path -> what enters with its sign
     """
 
     bounds: dict[str, torch.Tensor]
     squares: dict[str, torch.Tensor]
     fixed: dict[str, torch.Tensor]
-    known: dict[str, torch.Tensor]
+    signed_part: dict[str, torch.Tensor]
 
     @staticmethod
     def joined(parts: list[Contributions]) -> Contributions:
         def join(name: str) -> dict[str, torch.Tensor]:
             return {path: torch.cat([getattr(part, name)[path] for part in parts]) for path in getattr(parts[0], name)}
 
-        return Contributions(join("bounds"), join("squares"), join("fixed"), join("known"))
+        return Contributions(join("bounds"), join("squares"), join("fixed"), join("signed_part"))
 
 
 def contributions(shadow: Shadow, states: States) -> Contributions:
@@ -88,12 +88,12 @@ def _back(shadow: Shadow, states: States, first: int, last: int) -> Contribution
     shape = trace.values[trace.output].shape
     seeds = torch.eye(trace.values[trace.output].numel(), dtype=torch.float64)[first:last].reshape(last - first, *shape)
     waiting = {trace.output: (seeds, torch.zeros_like(seeds))}
-    found = Contributions({}, {}, {}, {})
+    contributions = Contributions({}, {}, {}, {})
     for link in reversed(shadow.links):
         rows = waiting.pop(link.number, None)
         if rows is None:
             continue
-        _collect(link, *rows, found)
+        _collect(link, *rows, contributions)
         for slope, operand, number in zip(link.slopes, link.call.operands, link.call.numbers, strict=True):
             if slope is None or operand.known:
                 continue
@@ -103,11 +103,11 @@ def _back(shadow: Shadow, states: States, first: int, last: int) -> Contribution
                 center, rest = old[0] + center, old[1] + rest + EPSILON * (old[0].abs() + center.abs())
             waiting[number] = (center, upwards(rest))
     if trace.output in waiting:  # the output is an input or a parameter
-        _known_leaf(states[trace.output], seeds, found)
-    return found
+        _known_leaf(states[trace.output], seeds, contributions)
+    return contributions
 
 
-def _collect(link: Link, center: torch.Tensor, rest: torch.Tensor, found: Contributions) -> None:
+def _collect(link: Link, center: torch.Tensor, rest: torch.Tensor, contributions: Contributions) -> None:
     """Add what one operation may do to every logit."""
     size, path = upwards(center.abs() + rest), link.call.step.path
     terms = center[0].numel()
@@ -119,48 +119,48 @@ def _collect(link: Link, center: torch.Tensor, rest: torch.Tensor, found: Contri
         where[path] = where[path] + value if path in where else value
 
     zero = torch.zeros(len(center), dtype=torch.float64)
-    fixed, bound, squares, known = zero, zero, zero, zero
-    if link.own is not None:
-        bound = over(size, link.own.total)
-        fixed = over(size, link.own.fixed) + over(rest, link.own.squares.sqrt())
-        squares = over(center**2, link.own.squares)
-    if link.known is not None:
-        known = center.flatten(1) @ link.known.flatten()
-        lost = over(rest + (terms + 16) * EPSILON * center.abs(), link.known.abs())
+    fixed, bound, squares, signed_part = zero, zero, zero, zero
+    if link.local is not None:
+        bound = over(size, link.local.total)
+        fixed = over(size, link.local.fixed) + over(rest, link.local.squares.sqrt())
+        squares = over(center**2, link.local.squares)
+    if link.signed_part is not None:
+        signed_part = center.flatten(1) @ link.signed_part.flatten()
+        lost = over(rest + (terms + 16) * EPSILON * center.abs(), link.signed_part.abs())
         bound, fixed = bound + lost, fixed + lost
     if link.rest is not None:
         more = over(size, link.rest)
         bound, fixed = bound + more, fixed + more
-    put(found.bounds, upwards(bound))
-    put(found.squares, upwards(squares))
-    put(found.fixed, upwards(fixed))
-    put(found.known, known)
+    put(contributions.bounds, upwards(bound))
+    put(contributions.squares, upwards(squares))
+    put(contributions.fixed, upwards(fixed))
+    put(contributions.signed_part, signed_part)
 
 
-def _known_leaf(state: object, seeds: torch.Tensor, found: Contributions) -> None:
+def _known_leaf(state: object, seeds: torch.Tensor, contributions: Contributions) -> None:
     assert isinstance(state, Operand)
     zero = torch.zeros(len(seeds), dtype=torch.float64)
-    found.known[""] = seeds.flatten(1) @ state.difference().flatten()
-    for where in (found.bounds, found.squares, found.fixed):
+    contributions.signed_part[""] = seeds.flatten(1) @ state.difference().flatten()
+    for where in (contributions.bounds, contributions.squares, contributions.fixed):
         where[""] = zero
 
 
 def shares(links: list[Link], output: int, shape: torch.Size) -> dict[str, float]:
     """The part of the sum of all bounds on the output that each module path's operations bring, when |S| carries them on."""
     ones = torch.ones(1, *shape, dtype=torch.float64)
-    waiting, found = {output: ones}, dict[str, float]()
+    waiting, shares = {output: ones}, dict[str, float]()
     for link in reversed(links):
         rows = waiting.pop(link.number, None)
         if rows is None:
             continue
         added = torch.zeros(rows.shape[1:], dtype=torch.float64)
-        for part in (None if link.own is None else link.own.total, link.known, link.rest):
+        for part in (None if link.local is None else link.local.total, link.signed_part, link.rest):
             if part is not None:
                 added = added + part.abs()
         path = link.call.step.path
-        found[path] = found.get(path, 0.0) + float((rows[0] * added).sum())
+        shares[path] = shares.get(path, 0.0) + float((rows[0] * added).sum())
         for slope, operand, number in zip(link.slopes, link.call.operands, link.call.numbers, strict=True):
             if slope is not None and not operand.known:
                 back = transpose(slope.size, operand.value.shape)(rows)
                 waiting[number] = waiting[number] + back if number in waiting else back
-    return dict(reversed(found.items()))
+    return dict(reversed(shares.items()))

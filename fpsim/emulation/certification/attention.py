@@ -18,7 +18,7 @@ import torch
 from fpsim.emulation.certification.normalization import _softmax_cost, _softmax_slopes
 from fpsim.emulation.certification.products import slopes_of_products
 from fpsim.emulation.certification.slopes import Slope, linear, upwards
-from fpsim.emulation.certification.table import Call, Products, Unit, multiplied, register
+from fpsim.emulation.certification.table import Call, LibraryArithmetic, Products, multiplied, register
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.policy import Policy, mixed_products
@@ -41,17 +41,17 @@ def scores(query: _Tensor, key: _Tensor) -> _Tensor:
     return query @ _shared(key, query).transpose(-2, -1)
 
 
-def masked(found: _Tensor, factor: float, mask: _Tensor | None, is_causal: bool) -> _Tensor:
-    found = found * factor
+def masked(products: _Tensor, factor: float, mask: _Tensor | None, is_causal: bool) -> _Tensor:
+    products = products * factor
     if mask is not None:
-        found = found.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else found + mask
+        products = products.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else products + mask
     if is_causal:
-        found = found.masked_fill(~torch.ones(found.shape[-2:], dtype=torch.bool).tril(), -torch.inf)
-    return found
+        products = products.masked_fill(~torch.ones(products.shape[-2:], dtype=torch.bool).tril(), -torch.inf)
+    return products
 
 
-def probabilities(found: _Tensor, dim: int, wide: bool) -> _Tensor:
-    return torch._safe_softmax(found, dim)
+def probabilities(products: _Tensor, dim: int, wide: bool) -> _Tensor:
+    return torch._safe_softmax(products, dim)
 
 
 def output(weights: _Tensor, value: _Tensor, wide: bool) -> _Tensor:
@@ -66,7 +66,7 @@ def record_steps(
     if kept is not None:
         raise UnsupportedOp(f"{ATTENTION}: dropout draws at random; certify a model in eval mode")
     machine.op = ATTENTION
-    machine.turn(ATTENTION, args, {})
+    machine.select(ATTENTION, args, {})
     with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
         out, plain, read, rows = attend(
             machine, query, key, value, mask, kept, dropout_p, is_causal, scale, wide, True
@@ -74,10 +74,10 @@ def record_steps(
         made = torch.from_numpy(rows.scores.reshape(rows.shape))
         added = None if rows.mask is None else torch.from_numpy(np.ascontiguousarray(rows.mask))  # as it was read
         sums = masked(made.double(), rows.factor, added, is_causal)
-    found = step(scores, (query, key), made)
-    found = step(masked, (found, scale, mask, is_causal), sums)
-    found = step(probabilities, (found, -1, wide), read)
-    step(output, (found, value, wide), out)
+    products = step(scores, (query, key), made)
+    products = step(masked, (products, scale, mask, is_causal), sums)
+    products = step(probabilities, (products, -1, wide), read)
+    step(output, (products, value, wide), out)
     return out, plain, read
 
 
@@ -117,15 +117,15 @@ def _products(multiply: Callable[[_Tensor, _Tensor], _Tensor], transposed: bool)
     return products
 
 
-def _score_cost(call: Call, unit: Unit) -> _Tensor:
+def _score_cost(call: Call, unit: LibraryArithmetic) -> _Tensor:
     """A float32 run may multiply query and key by a root of the scale first: three roundings more in each product."""
     total = _score_products(call).magnitudes()
     return upwards(multiplied(call, unit) + total * (16 * unit.roundoff), 2)
 
 
 def _masked_slopes(call: Call) -> Sequence[Slope]:
-    found, factor, mask, is_causal = call.args
-    kept = torch.ones(found.value.shape[-2:], dtype=torch.bool)
+    products, factor, mask, is_causal = call.args
+    kept = torch.ones(products.value.shape[-2:], dtype=torch.bool)
     kept = kept.tril() if is_causal else kept
     if isinstance(mask, _Tensor):
         kept = kept & mask
@@ -133,17 +133,17 @@ def _masked_slopes(call: Call) -> Sequence[Slope]:
     size = weights.abs()
     slopes = [Slope(lambda t: t * weights, lambda t: t * size)]
     if len(call.operands) > 1:
-        seen, shape = kept.double(), found.value.shape
+        seen, shape = kept.double(), products.value.shape
         slopes.append(linear(lambda t: t.expand(shape) * seen))
     return slopes
 
 
-def _masked_cost(call: Call, unit: Unit) -> _Tensor:
+def _masked_cost(call: Call, unit: LibraryArithmetic) -> _Tensor:
     """A product with the scale, which is a number in fp32 or the library's own, and a sum."""
     assert call.result is not None
     scaled = upwards(call.operands[0].magnitude * abs(call.args[1]))
-    own = scaled * (8 * unit.with_scalar.roundoff) + (call.result.abs() + scaled) * (2 * unit.roundoff)
-    return upwards(own) + unit.underflow
+    error = scaled * (8 * unit.with_scalar.roundoff) + (call.result.abs() + scaled) * (2 * unit.roundoff)
+    return upwards(error) + unit.underflow
 
 
 _score_products = _products(scores, True)

@@ -44,9 +44,9 @@ class Certificate:
 
     @functools.cached_property
     def layers(self) -> tuple[Layer, ...]:
-        found = self.make_layers()
-        object.__setattr__(self, "make_layers", lambda: found)
-        return found
+        layers = self.make_layers()
+        object.__setattr__(self, "make_layers", lambda: layers)
+        return layers
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "layers": self.layers, "make_layers": None}
@@ -129,5 +129,5 @@ def settles(logits: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     margin = margin - 2.0**-52 * margin.abs()
     needed = bound.gather(-1, chosen) + bound
     needed = needed + 2.0**-51 * needed + 2.0**-1060
-    own = torch.zeros_like(margin, dtype=torch.bool).scatter(-1, chosen, True)
-    return ((margin > needed) | (own & torch.isfinite(bound))).all(-1)
+    is_chosen = torch.zeros_like(margin, dtype=torch.bool).scatter(-1, chosen, True)
+    return ((margin > needed) | (is_chosen & torch.isfinite(bound))).all(-1)

@@ -109,9 +109,9 @@ def _compared(a: torch.Tensor, b: torch.Tensor, targets: torch.Tensor | None) ->
     if a.shape != b.shape:
         raise ValueError(f"the models' outputs differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
     difference = torch.where(a == b, 0.0, (a - b).abs())
-    found = (difference.amax(-1).flatten(), classification_tolerance(a).flatten(), (a.argmax(-1) == b.argmax(-1)).flatten())
+    results = (difference.amax(-1).flatten(), classification_tolerance(a).flatten(), (a.argmax(-1) == b.argmax(-1)).flatten())
     if targets is None:
-        return found
+        return results
     if targets.shape != a.shape[:-1]:
         raise ValueError(f"targets of shape {tuple(targets.shape)} do not fit outputs of shape {tuple(a.shape)}")
-    return (*found, *((model.argmax(-1) == targets).flatten() for model in (a, b)))
+    return (*results, *((model.argmax(-1) == targets).flatten() for model in (a, b)))

@@ -12,7 +12,7 @@ from fpsim.accumulation.kinds import PARTS, TREE, UNIT
 from fpsim.emulation.certification.followed import can_follow, follow
 from fpsim.emulation.certification.single import SINGLE_FROM, product_above
 from fpsim.emulation.certification.slopes import raised, upwards
-from fpsim.emulation.certification.table import INSIDE, Call, Products, Row
+from fpsim.emulation.certification.table import INSIDE, Call, OperationRow, Products
 from fpsim.emulation.machine.policy import Policy
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
@@ -30,7 +30,7 @@ def shows_overflow(fmt: Format, rounding: Rounding) -> bool:
 
 
 @dataclass(frozen=True)
-class Own:
+class LocalError:
     """What one operation adds: `total` bounds it. `fixed` and the roundings whose squares add up to `squares` do so too,
     the latter as independent draws; what is in neither is inf in both."""
 
@@ -47,12 +47,13 @@ class Store(NamedTuple):
     constant: float
 
 
-class Machine:
+class Costs:
     """The emulated machine's own errors, operation by operation.
 
     `run` says that the emulated results are those of a recorded run (`call.emulated`), so that an overflow shows; else
     they are any within the operands' ranges, and `call.result` bounds their magnitudes before the last rounding. `squares`
-    asks for the parts of `Own` that probabilistic bounds need, `quick` for bounds by magnitudes where they are little looser.
+    asks for the parts of `LocalError` that probabilistic bounds need, `quick` for bounds by magnitudes where they are little
+    looser.
     Results are rounded to `stored`; left out, to the policy's format.
     """
 
@@ -63,22 +64,22 @@ class Machine:
         self.stored = policy.fmt if stored is None else stored
         self.visible = run and shows_overflow(self.stored, policy.rounding)
 
-    def parts(self, call: Call, row: Row) -> Own | None:
+    def parts(self, call: Call, row: OperationRow) -> LocalError | None:
         """Bounds on |emulated result - exact result of the emulated operands|; None where the operation rounds nothing."""
         if row.kind == "exact":
             return None
         if row.arithmetic is not None:
             policy, stored = row.arithmetic(call, self.policy)
             if (policy, stored) != (self.policy, self.stored):
-                return Machine(policy, self.run, self.squares, self.quick, stored)._parts(call, row)
+                return Costs(policy, self.run, self.squares, self.quick, stored)._parts(call, row)
         return self._parts(call, row)
 
-    def _parts(self, call: Call, row: Row) -> Own | None:
+    def _parts(self, call: Call, row: OperationRow) -> LocalError | None:
         policy = self.policy
         sums = None if row.products is None else row.products(call)
         if self.run and sums is not None and can_follow(policy, sums) and self.slight(sums) is None:
             assert call.emulated is not None
-            return Own(*follow(policy, sums, call.emulated, self.squares, self.stored))
+            return LocalError(*follow(policy, sums, call.emulated, self.squares, self.stored))
         store = rounding_bound(self.stored, policy.rounding)
         if row.kind == "rounded":
             inner = row.cost(call, INSIDE)
@@ -88,8 +89,8 @@ class Machine:
         stored = self._stored(call, store, inner)
         total = stored if inner is None else raised(stored + inner)
         if not self.squares:
-            return Own(total, total, total)
-        return Own(total, total if inner is None else inner + 0 * total, stored**2)
+            return LocalError(total, total, total)
+        return LocalError(total, total if inner is None else inner + 0 * total, stored**2)
 
     def slight(self, sums: Products) -> AccumulationBound | None:
         """The accumulator's bound by magnitudes alone, where that is small beside what the operands' own roundings come to.
@@ -111,15 +112,15 @@ class Machine:
         Rounding to a neighbor never crosses a power of two: ufp of the result is no smaller than it was for the addition.
         """
         fmt, rounding = self.stored, self.policy.rounding
-        found = Store(0.0, fmt.min_normal, 0.0)
+        store = Store(0.0, fmt.min_normal, 0.0)
         formats = [fmt] if held is None or not holds(fmt, held) else []
         if addend and held is not None:
             formats.append(held)
         for rounded in formats:
             flushed = to_float(underflow_error(rounded, rounding)) if rounded.flush else 0.0
-            least = max(found.least, rounded.min_normal)
-            found = Store(found.share + float(unit(rounded, rounding)), least, found.constant + flushed)
-        return found
+            least = max(store.least, rounded.min_normal)
+            store = Store(store.share + float(unit(rounded, rounding)), least, store.constant + flushed)
+        return store
 
     def _accumulated(self, call: Call, sums: Products) -> tuple[torch.Tensor, RoundingBound]:
         """The error up to the last rounding by the terms' magnitudes alone, and the bound of that rounding."""
@@ -173,21 +174,21 @@ class Machine:
         size = result.abs()
         # |round(t) - t| <= v |t| + a, and |t| <= (|round(t)| + a) / (1 - v)
         share = store.relative / (1 - store.relative) if store.relative < 1 else math.inf
-        found = raised((size * share).add_(store.absolute / (1 - min(store.relative, 0.5))))
+        bound = raised((size * share).add_(store.absolute / (1 - min(store.relative, 0.5))))
         if _all_below(size, self.stored.max_finite):
-            return found
+            return bound
         lost = ~torch.isfinite(result)
         if not self.visible:
             lost = lost | (size >= self.stored.max_finite)
-        return torch.where(lost, torch.inf, found)
+        return torch.where(lost, torch.inf, bound)
 
 
 def _of(bound: AccumulationBound | RoundingBound, magnitudes: torch.Tensor, visible: bool) -> torch.Tensor:
     """The bound for these magnitudes; inf where they may overflow unseen."""
-    found = raised(raised(magnitudes * bound.relative).add_(bound.absolute))
+    error = raised(raised(magnitudes * bound.relative).add_(bound.absolute))
     if visible or _all_below(magnitudes, bound.largest):
-        return found
-    return torch.where(magnitudes <= bound.largest, found, torch.inf)
+        return error
+    return torch.where(magnitudes <= bound.largest, error, torch.inf)
 
 
 def _all_below(sizes: torch.Tensor, limit: float) -> bool:

@@ -13,7 +13,7 @@ from fpsim.arrays.rounding import round as round_to
 from fpsim.emulation.certification.products import bilinear
 from fpsim.emulation.certification.segments import is_segment, quotients
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, diagonal, diagonal_over, linear, raised, upwards
-from fpsim.emulation.certification.table import Call, Unit, free, register, rounded
+from fpsim.emulation.certification.table import Call, LibraryArithmetic, free, register, rounded
 from fpsim.emulation.machine.limits import in_fp32
 
 _aten = torch.ops.aten
@@ -53,16 +53,16 @@ def _sum_slopes(sign: float) -> Callable[[Call], Sequence[Slope]]:
         shape = torch.broadcast_shapes(left.value.shape, right.value.shape)
         factor = sign * _alpha(call)
         plain = linear(lambda t: t.expand(shape))
-        found = [plain, plain if factor > 0 else Slope(lambda t: -t.expand(shape), lambda t: t.expand(shape))]
-        return [slope for slope, keep in zip(found, kept, strict=True) if keep]
+        of_both = [plain, plain if factor > 0 else Slope(lambda t: -t.expand(shape), lambda t: t.expand(shape))]
+        return [slope for slope, keep in zip(of_both, kept, strict=True) if keep]
 
     return slopes
 
 
 def _product_slopes(call: Call) -> Sequence[Slope]:
     left, right, kept = _both(call)
-    found = bilinear(left, right, torch.mul, 1)
-    return [slope for slope, keep in zip(found, kept, strict=True) if keep]
+    of_both = bilinear(left, right, torch.mul, 1)
+    return [slope for slope, keep in zip(of_both, kept, strict=True) if keep]
 
 
 def _quotient_slopes(call: Call) -> Sequence[Slope]:
@@ -89,7 +89,7 @@ def _expanded(slope: Slope, shape: torch.Size) -> Slope:
     )  # fmt: skip
 
 
-def _arithmetic_cost(call: Call, unit: Unit) -> torch.Tensor:
+def _arithmetic_cost(call: Call, unit: LibraryArithmetic) -> torch.Tensor:
     """One rounding; where a Python number takes part it is rounded to fp32 first, and so is the result."""
     left, right, kept = _both(call)
     if all(kept):
@@ -328,7 +328,7 @@ def _relu_slopes(call: Call) -> Sequence[Slope]:
     return [replace(slope, forward=forward)]
 
 
-def _function_cost(call: Call, unit: Unit) -> torch.Tensor:
+def _function_cost(call: Call, unit: LibraryArithmetic) -> torch.Tensor:
     """A function within a few units in the last place, its parameters in fp32.
 
     Where the usual formula cancels (gelu, hardsigmoid, hardswish) the error is one of the argument instead.

@@ -83,13 +83,13 @@ def certify(
         )
     policy = _policy_of(simulation)
     draws = policy.rounding is Rounding.STOCHASTIC
-    found = _found(simulation, policy, model, inputs, method, Request(radius, confidence, reference == "fp32", draws))
+    certified = _found(simulation, policy, model, inputs, method, Request(radius, confidence, reference == "fp32", draws))
     with torch.no_grad():
-        logits, bound = (torch.cat([getattr(part, name) for part in found]) for name in ("logits", "bound"))
-        needed = torch.cat([part.bound if part.width is None else part.bound + part.width for part in found])
+        logits, bound = (torch.cat([getattr(part, name) for part in certified]) for name in ("logits", "bound"))
+        needed = torch.cat([part.bound if part.width is None else part.bound + part.width for part in certified])
     return Certificate(
         method, reference, str(simulation.policy), logits, bound, settles(logits, needed),
-        functools.partial(_layers, found),
+        functools.partial(_layers, certified),
         confidence if method == "probabilistic" else None, radius,
     )  # fmt: skip
 

@@ -53,8 +53,8 @@ def follow_tree(policy: Policy, sums: Products) -> tuple[torch.Tensor, float, fl
     left, right = _matrices(sums)
     products = sums.factors[1].value.dim() > 0
     accumulator = policy.accumulator if products else policy.accumulator.for_sums
-    given = Summed(Sum.of(policy.fmt, accumulator, policy.rounding), left.numpy(), right.numpy(), products=products)
-    (stage,), count, certain = tree_stages(given)
+    summed = Summed(Sum.of(policy.fmt, accumulator, policy.rounding), left.numpy(), right.numpy(), products=products)
+    (stage,), count, certain = tree_stages(summed)
     growth = 1 + (count + 16) * 2.0**-52
     factor = stage.factor * float(unit(stage.fmt, policy.rounding)) * growth
     return torch.from_numpy(np.ascontiguousarray(stage.kept)), factor, certain
@@ -79,9 +79,9 @@ def follow(
         addend = sums.spread_addend(sums.addend.value).expand(result.shape).reshape(shape).numpy()
     function = _stochastic if policy.rounding is Rounding.STOCHASTIC else _again
     products = sums.factors[1].value.dim() > 0
-    given = (left.numpy(), right.numpy(), result.reshape(shape).numpy(), addend)
-    found = function(*given, policy, products, squares, policy.fmt if stored is None else stored)
-    total, fixed, squared = (torch.from_numpy(np.ascontiguousarray(part)).reshape(result.shape) for part in found)
+    operands = (left.numpy(), right.numpy(), result.reshape(shape).numpy(), addend)
+    parts = function(*operands, policy, products, squares, policy.fmt if stored is None else stored)
+    total, fixed, squared = (torch.from_numpy(np.ascontiguousarray(part)).reshape(result.shape) for part in parts)
     return total, fixed, squared
 
 

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 from fpsim.emulation.certification.adding import Weights, added_up
-from fpsim.emulation.certification.costs import Machine, Own
+from fpsim.emulation.certification.costs import Costs, LocalError
 from fpsim.emulation.certification.long_products import long_product_error
 from fpsim.emulation.certification.norms import slope_norm
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, has_nan, raised, upwards
-from fpsim.emulation.certification.steps import Ref, Step, Trace
-from fpsim.emulation.certification.table import DOUBLE, INSIDE, TABLE, Call, Products, Row, Unit, row_of
+from fpsim.emulation.certification.steps import RecordedStep, Ref, Trace
+from fpsim.emulation.certification.table import DOUBLE, INSIDE, TABLE, Call, LibraryArithmetic, OperationRow, Products, row_of
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.registry import mapped, tensors_in
 from fpsim.theory.roundings import rounding_bound
@@ -46,8 +46,8 @@ class Link:
     call: Call
     slopes: Sequence[Slope | None]
     number: int
-    own: Own | None = None
-    known: torch.Tensor | None = None
+    local: LocalError | None = None
+    signed_part: torch.Tensor | None = None
     rest: torch.Tensor | None = None
 
 
@@ -64,7 +64,7 @@ _DEEP = 6
 class Pass:
     """What `walk` asks for. `trace.values` are the emulated run's."""
 
-    machine: Machine | None = None
+    costs: Costs | None = None
     links: list[Link] | None = None
 
     def __init__(self, trace: Trace):
@@ -77,31 +77,31 @@ class Pass:
         """What the run starts from: emulated and exact values known."""
         return Operand(self.recorded(number), self.trace.references[number], known=True)
 
-    def visit(self, call: Call, row: Row, number: int) -> Operand:
+    def visit(self, call: Call, row: OperationRow, number: int) -> Operand:
         """The state of one result."""
         call.result = self.value(call, number)
         slopes = row.slopes(call)
-        known, rest = signed(call, row, slopes)
-        error = propagated(call, slopes, known, rest)
+        signed_part, rest = signed(call, row, slopes)
+        error = propagated(call, slopes, signed_part, rest)
         if (whole := self.rounded(call, row, number, error)) is not None:
             return self.made(self.value(call, number), whole, number)
-        own = self.error(call, row, number, error)
-        if own is not None:
-            error = raised(error + own.total)
+        local = self.error(call, row, number, error)
+        if local is not None:
+            error = raised(error + local.total)
         if self.links is not None:
-            self.links.append(Link(call, slopes, number, own, known, rest))
+            self.links.append(Link(call, slopes, number, local, signed_part, rest))
         if has_nan(error):
             error = torch.where(error.isnan(), torch.inf, error)
         return self.made(self.value(call, number), inherited(call, error), number)
 
-    def rounded(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
+    def rounded(self, call: Call, row: OperationRow, number: int, before: torch.Tensor) -> torch.Tensor | None:
         """The whole error of an operation that rounds once, where there is a quick form of it."""
         return None
 
     def value(self, call: Call, number: int) -> torch.Tensor:
         raise NotImplementedError
 
-    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
+    def error(self, call: Call, row: OperationRow, number: int, before: torch.Tensor) -> LocalError | None:
         """What the operation adds to an error of `before`."""
         raise NotImplementedError
 
@@ -112,7 +112,7 @@ class Pass:
 class Library(Pass):
     """The model in a library's arithmetic, from the exact weights and inputs."""
 
-    def __init__(self, trace: Trace, unit: Unit = DOUBLE, box: dict[int, torch.Tensor] | None = None):
+    def __init__(self, trace: Trace, unit: LibraryArithmetic = DOUBLE, box: dict[int, torch.Tensor] | None = None):
         super().__init__(trace)
         self.unit, self.box = unit, box or {}
         rows = [TABLE[step.op] for step in trace.steps if step.op in TABLE]
@@ -124,7 +124,7 @@ class Library(Pass):
             return Operand(reference, reference, self.box[number], None, self.box[number])
         return Operand(reference, reference, known=True)
 
-    def visit(self, call: Call, row: Row, number: int) -> Operand:
+    def visit(self, call: Call, row: OperationRow, number: int) -> Operand:
         """As everywhere; in deep networks no error exceeds the Euclidean norm of all, which grows with spectral norms."""
         state = super().visit(call, row, number)
         if not self.norms or state.error is None:
@@ -134,11 +134,11 @@ class Library(Pass):
         for slope, operand in zip(slopes, call.operands, strict=True):
             if slope is not None and operand.norm > 0:
                 norm += slope_norm(slope, operand.value.shape) * operand.norm
-        own = self.error(call, row, number, state.error)
-        if own is not None:
-            norm += float(torch.linalg.vector_norm(upwards(own.total)))
-        known, rest = signed(call, row, slopes)
-        norm += sum(float(torch.linalg.vector_norm(part)) for part in (known, rest) if part is not None)
+        local = self.error(call, row, number, state.error)
+        if local is not None:
+            norm += float(torch.linalg.vector_norm(upwards(local.total)))
+        signed_part, rest = signed(call, row, slopes)
+        norm += sum(float(torch.linalg.vector_norm(part)) for part in (signed_part, rest) if part is not None)
         norm *= 1 + (state.value.numel() + 64) * EPSILON
         norm = norm if math.isfinite(norm) else math.inf
         error = state.error.clamp(max=norm)
@@ -150,7 +150,7 @@ class Library(Pass):
             return call.result
         return call.run([operand.value.to(self.unit.dtype) for operand in call.operands]).double()
 
-    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
+    def error(self, call: Call, row: OperationRow, number: int, before: torch.Tensor) -> LocalError | None:
         return _whole(row.cost(call, self.unit))
 
 
@@ -159,14 +159,14 @@ class Running(Pass):
 
     def __init__(self, trace: Trace, policy: Policy):
         super().__init__(trace)
-        self.machine = Machine(policy, run=True, quick=True)
+        self.costs = Costs(policy, run=True, quick=True)
 
-    def visit(self, call: Call, row: Row, number: int) -> Operand:
+    def visit(self, call: Call, row: OperationRow, number: int) -> Operand:
         """As everywhere; where numbers only move, bounds move with them."""
         if row.products is not None and self.links is None:
-            found = self._long_product(call, row.products(call), number)
-            if found is not None:
-                return found
+            bound = self._long_product(call, row.products(call), number)
+            if bound is not None:
+                return bound
         operand = call.operands[0]
         if row.family != "structure" or row.known is not None or len(call.operands) > 1 or operand.error is None:
             return super().visit(call, row, number)
@@ -175,40 +175,43 @@ class Running(Pass):
             self.links.append(Link(call, row.slopes(call), number))
         return self.made(call.result, call.run([operand.error]), number)
 
-    def rounded(self, call: Call, row: Row, number: int, before: torch.Tensor) -> torch.Tensor | None:
-        assert self.machine is not None
-        if row.kind != "rounded" or self.links is not None or not self.machine.visible or not before.numel():
+    def rounded(self, call: Call, row: OperationRow, number: int, before: torch.Tensor) -> torch.Tensor | None:
+        assert self.costs is not None
+        if row.kind != "rounded" or self.links is not None or not self.costs.visible or not before.numel():
             return None
         if row.arithmetic is not None:
             return None
         parts = (None, None, before, row.cost(call, INSIDE))
-        store = self.machine.store(None)
-        weights = Weights(own=1.0, inner=1.0, result=store.share, least=store.least, constant=store.constant)
-        return added_up(self.trace.values[number], parts, _NOTHING, weights, self.machine.policy.fmt)
+        store = self.costs.store(None)
+        weights = Weights(local=1.0, inner=1.0, result=store.share, least=store.least, constant=store.constant)
+        return added_up(self.trace.values[number], parts, _NOTHING, weights, self.costs.policy.fmt)
 
     def _long_product(self, call: Call, sums: Products, number: int) -> Operand | None:
-        assert self.machine is not None
+        assert self.costs is not None
         values = self.trace.values
         singles = {id(operand): values[place] for place, operand in zip(call.numbers, call.operands, strict=True)}
-        error = long_product_error(self.machine, call, sums, singles, values[number])
+        error = long_product_error(self.costs, call, sums, singles, values[number])
         return None if error is None else self.made(self.value(call, number), error, number)
 
     def value(self, call: Call, number: int) -> torch.Tensor:
         assert call.emulated is not None
         return call.emulated
 
-    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
-        assert self.machine is not None
-        return self.machine.parts(call, row)
+    def error(self, call: Call, row: OperationRow, number: int, before: torch.Tensor) -> LocalError | None:
+        assert self.costs is not None
+        return self.costs.parts(call, row)
 
 
 class Box(Pass):
     """Every run whose input lies in the box, emulated or (given a `unit`) a library's: `ranges` are a `Library` pass."""
 
-    def __init__(self, trace: Trace, policy: Policy, ranges: States, box: dict[int, torch.Tensor], unit: Unit | None = None):
+    def __init__(
+        self, trace: Trace, policy: Policy, ranges: States, box: dict[int, torch.Tensor],
+        unit: LibraryArithmetic | None = None,
+    ):  # fmt: skip
         super().__init__(trace)
         self.ranges, self.box, self.unit = ranges, box, unit
-        self.machine = Machine(policy, run=False) if unit is None else None
+        self.costs = Costs(policy, run=False) if unit is None else None
         self.store = rounding_bound(policy.fmt, policy.rounding)
 
     def leaf(self, number: int) -> Operand:
@@ -226,12 +229,12 @@ class Box(Pass):
     def value(self, call: Call, number: int) -> torch.Tensor:
         return self._range(number).value
 
-    def error(self, call: Call, row: Row, number: int, before: torch.Tensor) -> Own | None:
+    def error(self, call: Call, row: OperationRow, number: int, before: torch.Tensor) -> LocalError | None:
         call.result = upwards(self._range(number).reference_magnitude + before)
         if self.unit is not None:
             return _whole(row.cost(call, self.unit))
-        assert self.machine is not None
-        return self.machine.parts(call, row)
+        assert self.costs is not None
+        return self.costs.parts(call, row)
 
     def made(self, value: torch.Tensor, error: torch.Tensor, number: int) -> Operand:
         radius = self._range(number).radius
@@ -240,9 +243,9 @@ class Box(Pass):
         return Operand(value, value, radius, upwards(radius + error), error)
 
     def _range(self, number: int) -> Operand:
-        found = self.ranges[number]
-        assert isinstance(found, Operand)
-        return found
+        operand = self.ranges[number]
+        assert isinstance(operand, Operand)
+        return operand
 
 
 def logits_of(source: Pass) -> Operand:
@@ -250,7 +253,7 @@ def logits_of(source: Pass) -> Operand:
     trace = source.trace
     last = {ref.index: step for step in trace.steps for ref in tensors_in((step.args, step.kwargs), Ref)}
     last.pop(trace.output, None)
-    ending: dict[Step, list[int]] = {}
+    ending: dict[RecordedStep, list[int]] = {}
     for number, step in last.items():
         ending.setdefault(step, []).append(number)
     state = walk(source, ending)[trace.output]
@@ -258,7 +261,7 @@ def logits_of(source: Pass) -> Operand:
     return state
 
 
-def walk(source: Pass, ending: Mapping[Step, list[int]] = MappingProxyType({})) -> States:
+def walk(source: Pass, ending: Mapping[RecordedStep, list[int]] = MappingProxyType({})) -> States:
     """Every tensor's state, in the order of the trace; those that end with a step are dropped after it."""
     trace = source.trace
     states: States = {number: source.leaf(number) for number in trace.references}
@@ -286,7 +289,7 @@ def walk(source: Pass, ending: Mapping[Step, list[int]] = MappingProxyType({})) 
             call = Call(step, places, index)
             refs = list(tensors_in((step.args, step.kwargs), Ref))
             call.numbers = [ref.index for ref in refs if isinstance(states[ref.index], Operand)]
-            if source.machine is not None:
+            if source.costs is not None:
                 call.recorded = functools.partial(trace.double, number)
             moved = row.family == "structure" and row.known is None and all(operand.known for operand in operands)
             states[number] = _carried(call) if moved else source.visit(call, row, number)
@@ -295,7 +298,7 @@ def walk(source: Pass, ending: Mapping[Step, list[int]] = MappingProxyType({})) 
     return states
 
 
-def _operand(step: Step, states: States, ref: Ref) -> Any:
+def _operand(step: RecordedStep, states: States, ref: Ref) -> Any:
     state = states[ref.index]
     if state is None:
         raise step.refuse("an auxiliary result (saved statistics) is used")
@@ -306,7 +309,7 @@ def _operand(step: Step, states: States, ref: Ref) -> Any:
     return state.value
 
 
-def _without_numbers(source: Pass, step: Step, states: States, numbers: list[int]) -> None:
+def _without_numbers(source: Pass, step: RecordedStep, states: States, numbers: list[int]) -> None:
     """An operation on integers, or one that makes floating-point numbers of them: a constant."""
     for index, number in enumerate(step.outputs):
         if number is None:
@@ -330,17 +333,17 @@ def _carried(call: Call) -> Operand:
     return Operand(call.run_on("value"), reference, known=True)
 
 
-def _whole(error: torch.Tensor | None) -> Own | None:
-    return None if error is None else Own(error, error, error * 0)
+def _whole(error: torch.Tensor | None) -> LocalError | None:
+    return None if error is None else LocalError(error, error, error * 0)
 
 
 def propagated(
-    call: Call, slopes: Sequence[Slope | None], known: torch.Tensor | None, rest: torch.Tensor | None
+    call: Call, slopes: Sequence[Slope | None], signed_part: torch.Tensor | None, rest: torch.Tensor | None
 ) -> torch.Tensor:
     """What the operands' differences make of the result: through bounds where only those are known, else as found."""
     assert call.result is not None
     shape = call.result.shape
-    parts = [] if known is None else [known.abs().expand(shape)]
+    parts = [] if signed_part is None else [signed_part.abs().expand(shape)]
     if rest is not None:
         parts.append(rest.expand(shape))
     for slope, operand in zip(slopes, call.operands, strict=True):
@@ -356,10 +359,10 @@ def propagated(
 
 
 def signed(
-    call: Call, row: Row, slopes: Sequence[Slope | None]
+    call: Call, row: OperationRow, slopes: Sequence[Slope | None]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The part of the result's difference that is due to operands whose two values are known, and what is left of it."""
-    known, rest = (None, None) if row.known is None else row.known(call)
+    signed_part, rest = (None, None) if row.known is None else row.known(call)
     for slope, operand in zip(slopes, call.operands, strict=True):
         if slope is None or not operand.known or operand.value is operand.reference:
             continue
@@ -367,12 +370,12 @@ def signed(
         if bool(change.any()):
             middle, more = slope.known(change)
             more = more.expand(middle.shape)
-            if known is None:
-                known, rest = middle, more
+            if signed_part is None:
+                signed_part, rest = middle, more
             else:
-                known, more = known + middle, more if rest is None else rest + more
-                rest = raised(more + 4 * EPSILON * known.abs())
-    return known, rest
+                signed_part, more = signed_part + middle, more if rest is None else rest + more
+                rest = raised(more + 4 * EPSILON * signed_part.abs())
+    return signed_part, rest
 
 
 def inherited(call: Call, error: torch.Tensor) -> torch.Tensor:

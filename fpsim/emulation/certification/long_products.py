@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fpsim.emulation.certification.adding import Weights, added_up
-from fpsim.emulation.certification.costs import Machine, Store
+from fpsim.emulation.certification.costs import Costs, Store
 from fpsim.emulation.certification.followed import can_follow, follow, follow_tree
 from fpsim.emulation.certification.single import multiplied, near_rest
 from fpsim.emulation.certification.slopes import Operand
@@ -50,8 +50,8 @@ class _Parts:
         self.rest = self.rest + rest
         self.add_change(multiplied(self.sums, a.float(), b.float()))
 
-    def add_change(self, found: torch.Tensor) -> None:
-        self.near = found if self.near is None else self.near.add_(found)
+    def add_change(self, term: torch.Tensor) -> None:
+        self.near = term if self.near is None else self.near.add_(term)
 
     def add_above(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """For a, b >= 0, which are overwritten."""
@@ -64,13 +64,13 @@ class _Parts:
         if _LARGEST <= largest < math.inf:
             self.scale = 2.0 ** (math.frexp(largest)[1] - 40)
 
-    def add_bounds(self, found: torch.Tensor) -> None:
+    def add_bounds(self, term: torch.Tensor) -> None:
         """Of numbers that are scaled already."""
-        self.above = found if self.above is None else self.above.add_(found)
+        self.above = term if self.above is None else self.above.add_(term)
 
     def added_up(
         self, result: torch.Tensor, fmt: Format, store: Store, constant: float = 0.0,
-        own: torch.Tensor | None = None, factor: float = 1.0,
+        local: torch.Tensor | None = None, factor: float = 1.0,
     ) -> torch.Tensor | None:  # fmt: skip
         """The sum, with factor * own + constant and the rounding of the result; None where that may have overflowed.
 
@@ -80,23 +80,23 @@ class _Parts:
         by_above = (1 + (terms + 32) * _UNIT) * self.scale
         constant += store.constant + (terms + 8) * 2.0**-146 * max(1.0, self.scale)
         weights = Weights(
-            near=1 + 2 * _UNIT, above=by_above, own=factor, result=store.share, least=store.least, constant=constant
+            near=1 + 2 * _UNIT, above=by_above, local=factor, result=store.share, least=store.least, constant=constant
         )
-        return added_up(result, (self.near, self.above, own, None), self.rest, weights, fmt)
+        return added_up(result, (self.near, self.above, local, None), self.rest, weights, fmt)
 
 
 def long_product_error(
-    machine: Machine, call: Call, sums: Products, singles: Mapping[int, torch.Tensor], result: torch.Tensor
+    costs: Costs, call: Call, sums: Products, singles: Mapping[int, torch.Tensor], result: torch.Tensor
 ) -> torch.Tensor | None:
     """A bound on |emulated - exact| for every element, in float64; None where this form does not serve.
 
     `singles` are the emulated values of the operands in float32, by the operand's id, and `result` those of the result. The
     form serves machines whose overflows show, results that are finite, and numbers of which float32 holds the products.
     """
-    if result.numel() == 0 or not machine.visible or sums.reach is None or sums.divisor != 1 or not _FROM <= sums.terms <= _TO:
+    if result.numel() == 0 or not costs.visible or sums.reach is None or sums.divisor != 1 or not _FROM <= sums.terms <= _TO:
         return None
-    slight = machine.slight(sums)
-    if slight is None and not can_follow(machine.policy, sums):
+    slight = costs.slight(sums)
+    if slight is None and not can_follow(costs.policy, sums):
         return None
     growth = 0.0 if slight is None else slight.relative
     parts = _Parts(sums)
@@ -104,18 +104,18 @@ def long_product_error(
         _add_factors(parts, [singles[id(factor)] for factor in sums.factors], growth)
     except TooLarge:
         return None
-    fmt, held = machine.policy.fmt, machine.policy.accumulator.format
+    fmt, held = costs.policy.fmt, costs.policy.accumulator.format
     if sums.addend is not None:
         _add_addend(parts, sums.addend, singles[id(sums.addend)], growth, result.shape)
     if slight is not None:
-        return parts.added_up(result, fmt, machine.store(slight.format), slight.absolute)
-    tree = follow_tree(machine.policy, sums)
+        return parts.added_up(result, fmt, costs.store(slight.format), slight.absolute)
+    tree = follow_tree(costs.policy, sums)
     if tree is None or not holds(held, fmt):
         assert call.emulated is not None
-        own = follow(machine.policy, sums, call.emulated, False)[0]
-        return parts.added_up(result, fmt, Store(0.0, 0.0, 0.0), own=own)
+        local = follow(costs.policy, sums, call.emulated, False)[0]
+        return parts.added_up(result, fmt, Store(0.0, 0.0, 0.0), local=local)
     kept, factor, constant = tree
-    store = machine.store(held, addend=sums.addend is not None)
+    store = costs.store(held, addend=sums.addend is not None)
     return parts.added_up(result, fmt, store, constant, kept.reshape(result.shape), factor)
 
 
@@ -166,5 +166,5 @@ def _add_addend(parts: _Parts, addend: Operand, single: torch.Tensor, growth: fl
             parts.add_change(spread(change) if parts.near is not None else spread(change).expand(shape).contiguous())
     if not addend.known or growth:
         bound = torch.zeros_like(single) if addend.known else _bound(addend, parts.scale)
-        found = spread(bound.add_(single.abs(), alpha=growth / parts.scale))
-        parts.add_bounds(found if parts.above is not None else found.expand(shape).contiguous())
+        term = spread(bound.add_(single.abs(), alpha=growth / parts.scale))
+        parts.add_bounds(term if parts.above is not None else term.expand(shape).contiguous())

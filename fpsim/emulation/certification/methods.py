@@ -92,23 +92,23 @@ def _backwards(trace: Trace, policy: Policy, request: Request, confidence: float
     library = walk(Library(trace))
     shadow = Shadow(trace, policy, library, squares=confidence is not None)
     states = walk(shadow)
-    found = contributions(shadow, states)
-    known = sum(found.known.values(), torch.zeros(logits.numel(), dtype=torch.float64))
-    sizes = sum((part.abs() for part in found.known.values()), torch.zeros(logits.numel(), dtype=torch.float64))
+    totals = contributions(shadow, states)
+    signed_part = sum(totals.signed_part.values(), torch.zeros(logits.numel(), dtype=torch.float64))
+    sizes = sum((part.abs() for part in totals.signed_part.values()), torch.zeros(logits.numel(), dtype=torch.float64))
     if confidence is None:
-        per_path = found.bounds
+        per_path = totals.bounds
     else:
         # Azuma and Hoeffding for every logit of an input, both signs: all hold at once with the confidence.
         factor = math.sqrt(2 * math.log(2 * logits[0].numel() / (1 - confidence)))
-        total = upwards(sum(found.squares.values(), torch.zeros(())))
+        total = upwards(sum(totals.squares.values(), torch.zeros(())))
         root = torch.sqrt(total) * factor
         share = torch.where(total > 0, root / total, 0.0)
-        per_path = {path: found.fixed[path] + share * found.squares[path] for path in found.squares}
-    bound = upwards(known.abs() + 2.0**-40 * sizes + sum(per_path.values()), len(per_path))
+        per_path = {path: totals.fixed[path] + share * totals.squares[path] for path in totals.squares}
+    bound = upwards(signed_part.abs() + 2.0**-40 * sizes + sum(per_path.values()), len(per_path))
     if shadow.overflowed:
         bound = torch.full_like(bound, math.inf)
     bound = torch.where(bound.isnan(), torch.inf, bound).reshape(logits.shape)
-    parts = {path: float((per_path[path] + found.known[path].abs()).mean()) for path in reversed(per_path)}
+    parts = {path: float((per_path[path] + totals.signed_part[path].abs()).mean()) for path in reversed(per_path)}
     layers = _layers(trace, states)
     return Found(logits, bound + _single_run(trace, request, library), details=lambda: (layers, parts))
 
@@ -174,11 +174,11 @@ def _layers(trace: Trace, states: States) -> dict[str, tuple[float, float, float
         if number is not None and isinstance(states.get(number), Operand) and trace.values[number].is_floating_point():
             last.pop(step.path, None)
             last[step.path] = number
-    found = {}
+    layers = {}
     for path, number in last.items():
         distance, size = _distance(states[number]), trace.double(number).abs()
-        found[path] = (float(distance.max()), float(distance.mean()), float(size[torch.isfinite(size)].mean()))
-    return found
+        layers[path] = (float(distance.max()), float(distance.mean()), float(size[torch.isfinite(size)].mean()))
+    return layers
 
 
 Method = Callable[[Trace, Policy, Request], Found]

@@ -11,7 +11,7 @@ import torch
 from fpsim.emulation.certification.rows import Rows
 from fpsim.emulation.certification.segments import is_segment, normal_between, softmax_between
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, linear, scaled, upwards
-from fpsim.emulation.certification.table import Call, Unit, register
+from fpsim.emulation.certification.table import Call, LibraryArithmetic, register
 
 _aten = torch.ops.aten
 
@@ -69,8 +69,8 @@ def _softmax_slopes(call: Call) -> Sequence[Slope]:
         if operand.surrounded_by(t):
             return _softmax_moved(operand.value, t, dim)
         low, high, _, _ = parts()
-        found = torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
-        return upwards(found, count + 4)
+        bound = torch.minimum(torch.minimum(size(t), high - low), 0.5 * t.amax(dim, keepdim=True)) + 0 * t
+        return upwards(bound, count + 4)
 
     return [Slope(center, size, radius, count + 4, forward)]
 
@@ -89,11 +89,11 @@ def _softmax_moved(value: torch.Tensor, t: torch.Tensor, dim: int) -> torch.Tens
     high = p.mul_((1 + share) * growth).add_(growth * 2.0**-120).clamp_(max=1.0)
     moved = high * t
     others = moved.sum(dim, keepdim=True) * (1 + count * 2.0**-50) - moved
-    found = low.neg().add_(1.0).clamp_(min=0.0).mul_(t).add_(others).mul_(high)  # |p_i (1 - p_i)|, and p_i p_j
-    return upwards(torch.minimum(torch.minimum(found, high.sub_(low)), 0.5 * most), count + 8)
+    bound = low.neg().add_(1.0).clamp_(min=0.0).mul_(t).add_(others).mul_(high)  # |p_i (1 - p_i)|, and p_i p_j
+    return upwards(torch.minimum(torch.minimum(bound, high.sub_(low)), 0.5 * most), count + 8)
 
 
-def _softmax_cost(call: Call, unit: Unit) -> torch.Tensor:
+def _softmax_cost(call: Call, unit: LibraryArithmetic) -> torch.Tensor:
     """exp of a rounded difference, a sum in any order, a quotient: relative to each probability."""
     operand, dim = call.operands[0], call.args[1]
     top, bottom = operand.value.amax(dim, keepdim=True), operand.value.masked_fill(operand.value == -torch.inf, torch.inf)
@@ -119,7 +119,9 @@ def _require_known(call: Call, operands: Sequence[Operand]) -> None:
         raise call.refuse("weights or statistics that depend on the input; certification takes them as constants")
 
 
-def _normal_cost(rows: Rows, operand: Operand, scale: torch.Tensor, shift: torch.Tensor, unit: Unit) -> torch.Tensor:
+def _normal_cost(
+    rows: Rows, operand: Operand, scale: torch.Tensor, shift: torch.Tensor, unit: LibraryArithmetic
+) -> torch.Tensor:
     """A mean and a variance in any order of summation, E[x^2] - E[x]^2 included, then three rounded steps."""
     n, u = rows.count, unit.roundoff
     size = operand.magnitude.reshape(rows.shape)
@@ -168,25 +170,25 @@ def _row_slopes(read: Callable[[Call], Any], parameter: Callable[..., Any]) -> C
         if is_segment(x):
             emulated, exact = Operand(x.value, x.value), Operand(x.reference, x.reference, x.radius)
             between = normal_between(Rows(emulated, rows.shape, rows.eps), Rows(exact, rows.shape, rows.eps), scale)
-        found = [rows.slope(scale) if between is None else between]
+        of_operands = [rows.slope(scale) if between is None else between]
         spread, weights = parameter(call)
 
         @functools.cache
         def normal() -> Slope:
             """y^ w^ - y w = (y^ - y) w + y^ (w^ - w): the weight's slope is the normalized row itself."""
             emulated = Operand(x.value, x.value, None, x.spread)
-            own = Rows(emulated, rows.shape, rows.eps)
-            low = (own.normal - own.normal_radius).reshape(x.value.shape)
-            high = (own.normal + own.normal_radius).reshape(x.value.shape)
+            rows_range = Rows(emulated, rows.shape, rows.eps)
+            low = (rows_range.normal - rows_range.normal_radius).reshape(x.value.shape)
+            high = (rows_range.normal + rows_range.normal_radius).reshape(x.value.shape)
             return scaled(low, high, lambda t, w: w * spread(t), 1)
 
         if weights[0] is not None:
-            found.append(
+            of_operands.append(
                 Slope(lambda t: normal().center(t), lambda t: normal().size(t), lambda t: _radius(normal(), t), 1)
             )
         if weights[1] is not None:
-            found.append(linear(lambda t: spread(t).expand(x.value.shape)))
-        return found
+            of_operands.append(linear(lambda t: spread(t).expand(x.value.shape)))
+        return of_operands
 
     return slopes
 
@@ -196,8 +198,8 @@ def _radius(slope: Slope, t: torch.Tensor) -> torch.Tensor:
     return slope.radius(t)
 
 
-def _row_cost(read: Callable[[Call], Any]) -> Callable[[Call, Unit], torch.Tensor]:
-    def cost(call: Call, unit: Unit) -> torch.Tensor:
+def _row_cost(read: Callable[[Call], Any]) -> Callable[[Call, LibraryArithmetic], torch.Tensor]:
+    def cost(call: Call, unit: LibraryArithmetic) -> torch.Tensor:
         rows, scale, shift = call.once(read)
         return _normal_cost(rows, call.operands[0], scale, shift, unit).reshape(call.operands[0].value.shape)
 
@@ -256,12 +258,12 @@ def _batch_known(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     x = call.operands[0]
     a_emulated, c_emulated = _affine(call, "value")
     a, c = _affine(call, "reference")
-    known = (a_emulated - a) * x.value + (c_emulated - c)
+    signed_part = (a_emulated - a) * x.value + (c_emulated - c)
     scale = (a_emulated.abs() + a.abs()) * x.magnitude + _sizes(call, "value") + _sizes(call, "reference")
     rest = 32 * EPSILON * scale
     if x.spread is not None:
         rest = rest + (a_emulated - a).abs() * x.spread
-    return known, upwards(rest)
+    return signed_part, upwards(rest)
 
 
 def _sizes(call: Call, which: str) -> torch.Tensor:
@@ -271,7 +273,7 @@ def _sizes(call: Call, which: str) -> torch.Tensor:
     return c.abs() + 2 * (mean * a).abs()
 
 
-def _batch_cost(call: Call, unit: Unit) -> torch.Tensor:
+def _batch_cost(call: Call, unit: LibraryArithmetic) -> torch.Tensor:
     """((x - mean) * inverse) * weight + bias, or a x + c with c = bias - mean a."""
     a, _ = _affine(call, "reference")
     size = a.abs() * call.operands[0].magnitude + _sizes(call, "reference")

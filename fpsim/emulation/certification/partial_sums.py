@@ -72,17 +72,17 @@ def tree_errors(
             sum(getattr(part, name) for part in kept) for name in ("total", "error", "squares", "size")
         )
         zeros = np.sum([part.zero for part in kept], axis=0)
-        own = bound.relative * (np.abs(total) + slack * size + error) + bound.absolute
-        own = np.where(zeros >= len(kept) - values, 0.0, own)  # one value and zeros: nothing to round
-        return Part(total, error + own, squares + own * own, size, zeros == len(kept))
+        rounding_error = bound.relative * (np.abs(total) + slack * size + error) + bound.absolute
+        rounding_error = np.where(zeros >= len(kept) - values, 0.0, rounding_error)  # one value and zeros: nothing to round
+        return Part(total, error + rounding_error, squares + rounding_error * rounding_error, size, zeros == len(kept))
 
-    found = accumulator(a.shape[1]).evaluate(leaves, add, zero=None)
+    total = accumulator(a.shape[1]).evaluate(leaves, add, zero=None)
     if addend is not None:
         size = np.abs(addend)
         extra = rounding_bound(held, rounding, held=fmt)
         error = np.where(addend == 0, 0.0, extra.relative * size + extra.absolute)
-        found, values = add(found, Part(addend, error, error * error, size, addend == 0)), True
-    if found is None:
+        total, values = add(total, Part(addend, error, error * error, size, addend == 0)), True
+    if total is None:
         return np.zeros((a.shape[0], b.shape[1])), np.zeros((a.shape[0], b.shape[1]))
     growth = 1 + (8 * a.shape[1] + 64) * _EPSILON
-    return found.error * growth, found.squares * growth**2
+    return total.error * growth, total.squares * growth**2

@@ -57,12 +57,12 @@ def slopes_of_products(products: Callable[[Call], Products]) -> Callable[[Call],
 
     def slopes(call: Call) -> Sequence[Slope]:
         sums = products(call)
-        found = _of_sums(sums)
+        of_sums = _of_sums(sums)
         if sums.addend is None:
-            return found
+            return of_sums
         assert call.result is not None
         shape, addend = call.result.shape, linear(lambda t: sums.spread_addend(t).expand(shape))
-        return [addend, *found] if call.operands[0] is sums.addend else [*found, addend]
+        return [addend, *of_sums] if call.operands[0] is sums.addend else [*of_sums, addend]
 
     return slopes
 

@@ -21,8 +21,8 @@ _UNIT, _LEAST, _ROOM = 2.0**-23, 2.0**-126, 48  # thousands of products of numbe
 def product_above(sums: Products, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """A bound of multiply(a, b) from above, for a, b >= 0 in float64."""
     (left, first), (right, second) = _fitted(a), _fitted(b)
-    found = multiplied(sums, left, right).double().mul_(1 + (sums.terms + 16) * _UNIT).add_(sums.terms * 2.0**-148)
-    return found if first == second == 1 else found.mul_(first).mul_(second)
+    product = multiplied(sums, left, right).double().mul_(1 + (sums.terms + 16) * _UNIT).add_(sums.terms * 2.0**-148)
+    return product if first == second == 1 else product.mul_(first).mul_(second)
 
 
 def _fitted(t: torch.Tensor) -> tuple[torch.Tensor, float]:

@@ -89,8 +89,8 @@ class Operand:
 
     def difference(self) -> torch.Tensor:
         """value - reference, 0 where both are the same infinity."""
-        found = self.value - self.reference
-        return torch.where(self.value == self.reference, 0.0, found) if has_nan(found) else found
+        difference = self.value - self.reference
+        return torch.where(self.value == self.reference, 0.0, difference) if has_nan(difference) else difference
 
 
 def _below(center: torch.Tensor, radius: torch.Tensor | None) -> torch.Tensor:

@@ -20,7 +20,7 @@ class Ref:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class RecordedStep:
     """One operation: its arguments with a `Ref` for each tensor, and the numbers of its results (None: no tensor)."""
 
     op: Any
@@ -44,7 +44,7 @@ class Trace:
     `integers` are the numbers of constants of integers and booleans.
     """
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RecordedStep] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     references: dict[int, torch.Tensor] = field(default_factory=dict)
     integers: list[int] = field(default_factory=list)

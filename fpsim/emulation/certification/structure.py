@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, linear, upwards
-from fpsim.emulation.certification.table import TABLE, Call, Products, Unit, free, multiplied, register
+from fpsim.emulation.certification.table import TABLE, Call, LibraryArithmetic, Products, free, multiplied, register
 from fpsim.emulation.registry import is_out, names, overloads
 
 _aten = torch.ops.aten
@@ -75,8 +75,8 @@ def _fill_known(call: Call) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     if call.emulated is None:
         return None, None
     changed = torch.where(call.emulated == float(value), 0.0, call.emulated - float(value))
-    known = torch.where(mask, changed, 0.0)
-    return known, upwards(known.abs() * EPSILON)
+    signed_part = torch.where(mask, changed, 0.0)
+    return signed_part, upwards(signed_part.abs() * EPSILON)
 
 
 register(
@@ -128,7 +128,7 @@ def _averages(call: Call) -> list[Slope]:
     return [linear(lambda t: call.run([t]), count)]
 
 
-def _averaged(call: Call, unit: Unit) -> torch.Tensor:
+def _averaged(call: Call, unit: LibraryArithmetic) -> torch.Tensor:
     """The cost of a mean over a window, divided last or first."""
     operand = call.operands[0]
     terms = operand.value.numel()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upwards
-from fpsim.emulation.certification.steps import Step
+from fpsim.emulation.certification.steps import RecordedStep
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.registry import mapped, tensors_in
@@ -26,7 +26,7 @@ Kind = Literal["exact", "rounded", "accumulated"]
 
 
 @dataclass(frozen=True)
-class Unit:
+class LibraryArithmetic:
     """A library's arithmetic: roundoff, the loss of an underflow, and how many units in the last place a function may err.
 
     `scalar` is the arithmetic of operations in which a Python number takes part.
@@ -37,17 +37,17 @@ class Unit:
     roundoff: float
     underflow: float
     ulps: int = 8
-    scalar: Unit | None = None
+    scalar: LibraryArithmetic | None = None
 
     @property
-    def with_scalar(self) -> Unit:
+    def with_scalar(self) -> LibraryArithmetic:
         return self.scalar or self
 
 
-DOUBLE = Unit("float64", torch.float64, 2.0**-53, 2.0**-1074)
-SINGLE = Unit("float32", torch.float32, 2.0**-24, 2.0**-149)
+DOUBLE = LibraryArithmetic("float64", torch.float64, 2.0**-53, 2.0**-1074)
+SINGLE = LibraryArithmetic("float32", torch.float32, 2.0**-24, 2.0**-149)
 #: What emulation computes with before it rounds: float64, or fp32 where a Python number takes part.
-INSIDE = Unit("float64", torch.float64, 2.0**-53, 2.0**-1074, scalar=SINGLE)
+INSIDE = LibraryArithmetic("float64", torch.float64, 2.0**-53, 2.0**-1074, scalar=SINGLE)
 
 
 class Call:
@@ -57,7 +57,7 @@ class Call:
     emulated run is under study); both in float64. `numbers` are those of the operands in the trace.
     """
 
-    def __init__(self, step: Step, places: tuple[Any, Any], index: int = 0):
+    def __init__(self, step: RecordedStep, places: tuple[Any, Any], index: int = 0):
         self.step, self.index = step, index
         self.numbers: list[int] = []
         self.args, self.kwargs = places
@@ -130,7 +130,7 @@ class Products:
 
 
 @dataclass(frozen=True)
-class Row:
+class OperationRow:
     """One operation, torch's or a step of one. `outputs` says how many of its results mean anything here (None: all).
 
     `arithmetic` makes of the machine's policy that of the operation, of operands in its format, and the format that the result
@@ -141,28 +141,28 @@ class Row:
     family: str
     kind: Kind
     slopes: Callable[[Call], Sequence[Slope | None]]
-    cost: Callable[[Call, Unit], torch.Tensor | None]
+    cost: Callable[[Call, LibraryArithmetic], torch.Tensor | None]
     products: Callable[[Call], Products] | None = None
     outputs: int | None = 1
     known: Callable[[Call], tuple[torch.Tensor | None, torch.Tensor | None]] | None = None
     arithmetic: Callable[[Call, Policy], tuple[Policy, Format]] | None = None
 
 
-TABLE: dict[Callable[..., Any], Row] = {}
+TABLE: dict[Callable[..., Any], OperationRow] = {}
 
 
-def free(call: Call, unit: Unit) -> None:
+def free(call: Call, unit: LibraryArithmetic) -> None:
     """The cost of what makes no new numbers."""
     return None
 
 
-def rounded(call: Call, unit: Unit) -> torch.Tensor:
+def rounded(call: Call, unit: LibraryArithmetic) -> torch.Tensor:
     """The cost of one correctly rounded operation."""
     assert call.result is not None
     return call.result.abs() * (2 * unit.roundoff) + unit.underflow
 
 
-def multiplied(call: Call, unit: Unit) -> torch.Tensor:
+def multiplied(call: Call, unit: LibraryArithmetic) -> torch.Tensor:
     """The cost of a sum of products in any order of summation: ((1 + u)^(n + 2) - 1) of the sum of magnitudes."""
     products = TABLE[call.step.op].products
     assert products is not None
@@ -181,16 +181,16 @@ def register(
     slopes: Callable[[Call], Sequence[Slope | None]],
     *,
     kind: Kind = "rounded",
-    cost: Callable[[Call, Unit], torch.Tensor | None] = rounded,
+    cost: Callable[[Call, LibraryArithmetic], torch.Tensor | None] = rounded,
     **rest: Any,
 ) -> None:
     """Add a row. Raises ValueError if the operation has one."""
     if op in TABLE:
         raise ValueError(f"{op} already has a row (family {TABLE[op].family!r})")
-    TABLE[op] = Row(op, family, kind, slopes, cost, **rest)
+    TABLE[op] = OperationRow(op, family, kind, slopes, cost, **rest)
 
 
-def row_of(step: Step) -> Row:
+def row_of(step: RecordedStep) -> OperationRow:
     """The operation's row.
 
     Raises

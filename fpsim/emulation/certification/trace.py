@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.certification.attention import record_steps
-from fpsim.emulation.certification.steps import Ref, Step, Trace
+from fpsim.emulation.certification.steps import RecordedStep, Ref, Trace
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.operations import ATTENTION
@@ -108,12 +108,12 @@ class _Recorder(TorchDispatchMode):
             func = self._functional(func)
         results = result if isinstance(result, (tuple, list)) else (result,)
         outputs = tuple(self.remember(item) if isinstance(item, torch.Tensor) and item.numel() else None for item in results)
-        self.trace.steps.append(Step(func, places[0], places[1], outputs, self.machine.path))
+        self.trace.steps.append(RecordedStep(func, places[0], places[1], outputs, self.machine.path))
 
     def _step(self, op: Callable[..., Any], args: Sequence[Any], result: torch.Tensor) -> torch.Tensor:
         """Write down one step of an operation, and what it gave; returns that."""
         places = tuple(mapped(lambda tensor: self._number(tensor, op), list(args)))
-        self.trace.steps.append(Step(op, places, {}, (self.remember(result),), self.machine.path))
+        self.trace.steps.append(RecordedStep(op, places, {}, (self.remember(result),), self.machine.path))
         return result
 
     def _is_outside(self, tensor: torch.Tensor) -> bool:
@@ -139,11 +139,11 @@ class _Recorder(TorchDispatchMode):
         place = _place(tensor)
         if place in self._leaves:
             return self._leaves[place]
-        found = self._read.get(place, [])
-        if not found and reader is not None:
+        numbers = self._read.get(place, [])
+        if not numbers and reader is not None:
             raise UnsupportedOp(f"{reader}: certification cannot see what it reads a tensor from outside the model as")
         self._outside.append(tensor)  # kept, so that no other tensor takes its place
-        number = self.leaf(found.pop(0) if len(found) > 1 else (*found, tensor)[0], tensor)
+        number = self.leaf(numbers.pop(0) if len(numbers) > 1 else (*numbers, tensor)[0], tensor)
         if not self.machine.arithmetic.stochastic:
             self._leaves[place] = number
         return number
@@ -207,21 +207,21 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
             for name, tensor in (*simulation.model.named_parameters(), *simulation.model.named_buffers()):
                 if tensor.dtype is _FLOAT32:
                     recorder.leaf(tensor, originals[name])
-            given = []
+            arguments = []
             for item in inputs:
                 if item.is_floating_point() and item.dtype is not _FLOAT32:
                     raise UnsupportedOp(f"an input of {item.dtype}: certification takes models and inputs in float32")
                 if item.is_floating_point() and machine.arithmetic.stochastic and not box:  # drawn anew wherever it is read
-                    given.append(item)
+                    arguments.append(item)
                     continue
-                given.append(machine.operand(item.detach().clone()))
-                number = recorder.leaf(given[-1], item)
+                arguments.append(machine.operand(item.detach().clone()))
+                number = recorder.leaf(arguments[-1], item)
                 if item.dtype is _FLOAT32:
                     trace.inputs.append(number)
         machine.reads = recorder.reads
         try:
             with recorder:
-                result = simulation.model(*given)
+                result = simulation.model(*arguments)
         finally:
             machine.reads = None
         result = getattr(result, "logits", result)
