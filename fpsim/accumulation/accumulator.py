@@ -157,11 +157,11 @@ def _format(fmt: Any) -> Format:
 
 
 def _with_unit(text: str, unit: Unit, parts: list[str]) -> Accumulator:
-    given = list(parts)
-    order = _named(text, parse_order, given.pop()) if given and given[-1].startswith("split(") else sequential
-    if len(given) > 1 or "->" in given:
+    words = list(parts)
+    order = _named(text, parse_order, words.pop()) if words and words[-1].startswith("split(") else sequential
+    if len(words) > 1 or "->" in words:
         raise ValueError(f"accumulate {text!r}: a unit takes one output format and split(k), no more; the form is {_GRAMMAR}")
-    output = _named(text, _format, given[0] if given else unit.output_names[0])
+    output = _named(text, _format, words[0] if words else unit.output_names[0])
     return _named(text, lambda _: Accumulator(kind=UNIT, format=output, unit=unit, order=order), text)
 
 

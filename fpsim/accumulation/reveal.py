@@ -177,7 +177,7 @@ class _Probe:
 
         One, unless that node is a fused one; its members then meet each other where they meet ``outside``.
         """
-        found: list[list[int]] = []
+        programs: list[list[int]] = []
         rest: np.ndarray | None = members
         while rest is not None:
             pivot = int(self.random.choice(rest))
@@ -196,8 +196,8 @@ class _Probe:
                     steps[-1] = CHAIN - steps[-1]
                 else:
                     steps.append(ADD)
-            found.append(steps)
-        return found
+            programs.append(steps)
+        return programs
 
     def levels(self, pivot: int, others: np.ndarray) -> list[np.ndarray]:
         """``others`` in groups that meet the pivot at the same node, innermost first."""

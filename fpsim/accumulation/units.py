@@ -92,8 +92,8 @@ class Instruction:
 
     def takes(self, fmt: Formats) -> bool:
         """Whether a and b may be values of the format, or of the two; their names do not matter."""
-        found = [own.name for one in formats_of_both(fmt) for own in self.formats if one.replace(name=own.name) == own]
-        return len(found) == 2 and (self.mixes or found[0] == found[1])
+        names = [own.name for one in formats_of_both(fmt) for own in self.formats if one.replace(name=own.name) == own]
+        return len(names) == 2 and (self.mixes or names[0] == names[1])
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ class Unit:
             if row.takes(fmt) and output in row.outputs:
                 return row
         choices = "; ".join(f"{', '.join(row.operands)} (output {' or '.join(row.outputs)})" for row in self.instructions)
-        given = fmt.name if isinstance(fmt, Format) else " and ".join(one.name for one in fmt)
+        asked = fmt.name if isinstance(fmt, Format) else " and ".join(one.name for one in fmt)
         raise ValueError(
-            f"accumulate: unit {self.name} has no instruction for {given} operands with {output} output; it takes {choices}"
+            f"accumulate: unit {self.name} has no instruction for {asked} operands with {output} output; it takes {choices}"
         )
 
     def conversion_to(self, fmt: Format) -> Rounding | None:
@@ -178,8 +178,8 @@ def _row(
     flush: bool = False, mixes: bool = False, conversion: Rounding | None = None,
 ) -> Instruction:  # fmt: skip
     """A row whose outputs are (name, format, rounding, source)."""
-    found = {name: Output(fmt, rounding, source.startswith(_SURE), source) for name, fmt, rounding, source in outputs}
-    return Instruction(tuple(operands.split()), model, block, fraction, found, swapped, flush, mixes, conversion)
+    by_name = {name: Output(fmt, rounding, source.startswith(_SURE), source) for name, fmt, rounding, source in outputs}
+    return Instruction(tuple(operands.split()), model, block, fraction, by_name, swapped, flush, mixes, conversion)
 
 
 def _single(source: str, fmt: Format = FP32, rounding: str = _TOWARD_ZERO) -> tuple[str, Format, str, str]:

@@ -187,6 +187,6 @@ def _five(array: np.ndarray) -> np.ndarray:
     return array.reshape(array.shape[:2] + (1,) * (5 - array.ndim) + array.shape[2:])
 
 
-def _require_shape(given: tuple[int, ...], wanted: tuple[int, ...], name: str) -> None:
-    if tuple(given) != wanted:
-        raise ValueError(f"{name} has shape {tuple(given)}, it must have {wanted}")
+def _require_shape(shape: tuple[int, ...], wanted: tuple[int, ...], name: str) -> None:
+    if tuple(shape) != wanted:
+        raise ValueError(f"{name} has shape {tuple(shape)}, it must have {wanted}")

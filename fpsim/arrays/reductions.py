@@ -126,7 +126,7 @@ def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
     """Distinct axes >= 0 in ascending order."""
     if axis is None:
         return tuple(range(dimensions))
-    found = []
+    axes_found = []
     for number in axis if isinstance(axis, (tuple, list)) else (axis,):
         try:
             index = operator.index(number)
@@ -134,10 +134,10 @@ def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
             raise TypeError(f"axis must be an integer, several or None, got {axis!r}") from None
         if not -dimensions <= index < dimensions:
             raise ValueError(f"axis {index} is out of range for {dimensions} axes")
-        found.append(index % dimensions)
-    if len(set(found)) < len(found):
+        axes_found.append(index % dimensions)
+    if len(set(axes_found)) < len(axes_found):
         raise ValueError(f"axis {axis!r} names an axis twice")
-    return tuple(sorted(found))
+    return tuple(sorted(axes_found))
 
 
 def _delivered(x: Any, wrap: Any, result: np.ndarray, bound: np.ndarray | None, axes: tuple[int, ...]) -> Any:

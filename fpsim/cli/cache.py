@@ -24,23 +24,23 @@ def cache(which: str | None) -> None:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        own = folders.choose()
+        folder = folders.choose()
     for warning in caught:
         click.echo(warning.message, err=True)
-    if own is None:
+    if folder is None:
         return
-    found = folders.stored(own.parent)
+    versions = folders.stored(folder.parent)
     if which is None:
-        _show(found, own.parent, folders.source_digest())
+        _show(versions, folder.parent, folders.source_digest())
         return
-    chosen = [entry for entry in found if which == "all" or entry.folder != own]
+    chosen = [entry for entry in versions if which == "all" or entry.folder != folder]
     for entry in chosen:
         folders.remove(entry.folder)
     size = _megabytes(sum(entry.size for entry in chosen))
-    click.echo(f"deleted {sum(entry.kernels for entry in chosen)} kernels ({size}) from {own.parent}")
+    click.echo(f"deleted {sum(entry.kernels for entry in chosen)} kernels ({size}) from {folder.parent}")
 
 
-def _show(found: list[Stored], root: object, own: str) -> None:
+def _show(versions: list[Stored], root: object, current: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -48,8 +48,8 @@ def _show(found: list[Stored], root: object, own: str) -> None:
     table.add_column("version", no_wrap=True)
     for heading in ("kernels", "size", "last used"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for entry in found:
-        name = entry.folder.name + (" (this one)" if entry.folder.name == own else "")
+    for entry in versions:
+        name = entry.folder.name + (" (this one)" if entry.folder.name == current else "")
         used = time.strftime("%Y-%m-%d", time.localtime(entry.used))
         table.add_row(name, str(entry.kernels), _megabytes(entry.size), used)
     click.echo(f"{root}\n")  # by itself: rich would break a long path

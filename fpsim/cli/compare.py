@@ -92,8 +92,8 @@ def _run_all(tasks: list[_Task], jobs: int) -> tuple[list[Run], bool]:
     for error in failed:
         if not isinstance(error, KeyboardInterrupt):
             raise error
-    found = [future.result() for future in results if future.exception() is None]
-    return [run for run in found if run is not None], interrupted or bool(failed)
+    finished = [future.result() for future in results if future.exception() is None]
+    return [run for run in finished if run is not None], interrupted or bool(failed)
 
 
 @dataclass(frozen=True)

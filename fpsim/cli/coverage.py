@@ -18,6 +18,6 @@ def coverage(markdown: bool, family: str | None) -> None:
     if markdown:
         click.echo(coverage_page(), nl=False)
         return
-    for name, found in rows_of().items():
-        if family in (None, found):
-            click.echo(f"{name:50} {found}")
+    for name, its_family in rows_of().items():
+        if family in (None, its_family):
+            click.echo(f"{name:50} {its_family}")

@@ -36,12 +36,12 @@ def crosscheck(bundle: str, accumulate: str | None, differing: bool, minutes: fl
     unit, order or revealed tree whose bits fit best. For a model's bundle it then names the first operation that differs.
     The exit code is 0 whether or not bits differ. A process of its own replays the bundle, in 8 GB of memory.
     """
-    found = _replayed(bundle, accumulate, minutes)
+    outcome = _replayed(bundle, accumulate, minutes)
     screen = console(soft_wrap=False)
-    for line in found["before"]:
+    for line in outcome["before"]:
         screen.print(plain(line))
-    screen.print(_table([row["cells"] for row in found["rows"] if row["equal"] is False or not differing]))
-    for line in [*found["after"], *(found["model"] or "").splitlines()]:
+    screen.print(_table([row["cells"] for row in outcome["rows"] if row["equal"] is False or not differing]))
+    for line in [*outcome["after"], *(outcome["model"] or "").splitlines()]:
         screen.print(plain(line))
 
 

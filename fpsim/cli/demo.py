@@ -40,13 +40,13 @@ class Arithmetic:
 
 def _arithmetics(text: str) -> list[Arithmetic]:
     """Parse "fp32,fp16/fp16": formats, each with the accumulator after a slash where it is not fp32."""
-    found = []
+    arithmetics = []
     for item in re.split(r",(?![^(]*\))", text):
         fmt, _, accumulate = item.strip().partition("/")
         FORMAT.convert(fmt, None, None)
         ACCUMULATOR.convert(accumulate or "fp32", None, None)
-        found.append(Arithmetic(fmt, accumulate or "fp32"))
-    return found
+        arithmetics.append(Arithmetic(fmt, accumulate or "fp32"))
+    return arithmetics
 
 
 @click.command()

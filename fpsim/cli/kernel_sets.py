@@ -41,10 +41,10 @@ EVERYTHING = "everything"
 def work_of(names: tuple[str, ...]) -> list[Work]:
     """What these sets need, each piece once; all of `SETS` for "everything"."""
     chosen = SETS if EVERYTHING in names else names
-    found: list[Work] = []
+    works: list[Work] = []
     for name in chosen:
-        found.extend(work for work in SETS[name] if work not in found)
-    return found
+        works.extend(work for work in SETS[name] if work not in works)
+    return works
 
 
 def do(work: Work) -> int:

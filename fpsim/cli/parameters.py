@@ -84,12 +84,12 @@ def _or_mapping(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise ValueError(f"{key!r} stands twice in one mapping")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def _writable(text: str) -> Path:

@@ -32,15 +32,16 @@ def main(path: str, accumulate: str | None) -> None:
     warnings.simplefilter("ignore", UnconfirmedUnit)  # the search tries every unit
     try:
         read = load(path)
-        found = crosscheck(read, accumulate, lambda *at: say(at=at))
-        own = None
+        checked = crosscheck(read, accumulate, lambda *at: say(at=at))
+        of_model = None
         if any(record["section"] == "model" for record in read.records):
-            own = crosscheck_model(read, make_policy("native", accumulate), lambda *at: say(at=at))
+            of_model = crosscheck_model(read, make_policy("native", accumulate), lambda *at: say(at=at))
     except (ValueError, OSError, NotImplementedError) as error:  # a refusal: the parent prints its sentence and exits with 2
         say(error=str(error))
         return
-    before, after = _machine(found), _ending(found)
-    say(found={"before": before, "rows": [_cells(row) for row in found.rows], "after": after, "model": own and str(own)})
+    before, after = _machine(checked), _ending(checked)
+    rows = [_cells(row) for row in checked.rows]
+    say(found={"before": before, "rows": rows, "after": after, "model": of_model and str(of_model)})
 
 
 def _limit_memory() -> None:
@@ -53,20 +54,20 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
 
 
-def _machine(found: CrossCheck) -> list[str]:
+def _machine(checked: CrossCheck) -> list[str]:
     """What the bundle says of its machine; it may say nothing."""
 
     def said(*keys: str) -> str:
-        value: Any = found.environment
+        value: Any = checked.environment
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return "unknown" if value is None else str(value)
 
-    if found.environment.get("gpu"):
+    if checked.environment.get("gpu"):
         where = f"{said('gpu', 'name')}, driver {said('gpu', 'driver')}"
     else:
         where = f"{said('processor', 'name')}, {said('vector_instructions')}"
-    return [f"recorded on {where}, torch {said('torch')}", *([f"stopped {found.stopped}"] if found.stopped else [])]
+    return [f"recorded on {where}, torch {said('torch')}", *([f"stopped {checked.stopped}"] if checked.stopped else [])]
 
 
 def _cells(row: Row) -> dict[str, Any]:
@@ -80,10 +81,11 @@ def _cells(row: Row) -> dict[str, Any]:
     return {"equal": row.equal, "cells": [name, row.dtype, verdict, share, row.fit, last]}
 
 
-def _ending(found: CrossCheck) -> list[str]:
-    compared = [row for row in found.rows if row.equal is not None]
+def _ending(checked: CrossCheck) -> list[str]:
+    compared = [row for row in checked.rows if row.equal is not None]
     equal = sum(bool(row.equal) for row in compared)
-    lines = [f"{equal} of {len(compared)} operations have equal bits; {len(found.rows) - len(compared)} could not be compared"]
-    if found.masks:
-        lines.append(f"the orders of {len(found.masks)} products were revealed")
-    return lines + found.without_tree
+    others = len(checked.rows) - len(compared)
+    lines = [f"{equal} of {len(compared)} operations have equal bits; {others} could not be compared"]
+    if checked.masks:
+        lines.append(f"the orders of {len(checked.masks)} products were revealed")
+    return lines + checked.without_tree

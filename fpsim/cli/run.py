@@ -29,8 +29,8 @@ class ScriptCommand(click.Command):
     """Reads its own options before the script's name and directly after it; all further words are the script's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own, ctx.meta["script_words"] = self._split(args)
-        return super().parse_args(ctx, own)
+        command_words, ctx.meta["script_words"] = self._split(args)
+        return super().parse_args(ctx, command_words)
 
     def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
         options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
@@ -43,8 +43,8 @@ class ScriptCommand(click.Command):
             name, equals, _ = word.partition("=")
             if word == "--":
                 rest = words[position + 1 :]
-                own = words[:position]
-                return (own, rest) if script_seen else (own + rest[:1], rest[1:])
+                command_words = words[:position]
+                return (command_words, rest) if script_seen else (command_words + rest[:1], rest[1:])
             if name in takes_value:
                 position += 2 if takes_value[name] and not equals else 1
             elif script_seen:
@@ -174,8 +174,8 @@ def _as_main(script: str, words: list[str]) -> Iterator[None]:
         sys.argv, sys.path[:] = argv, path
 
 
-def _from_script(found: TracebackType | None, script: str) -> TracebackType | None:
+def _from_script(traceback: TracebackType | None, script: str) -> TracebackType | None:
     """The part of a traceback that begins in the script, as running it with python would show it."""
-    while found is not None and found.tb_frame.f_code.co_filename != script:
-        found = found.tb_next
-    return found
+    while traceback is not None and traceback.tb_frame.f_code.co_filename != script:
+        traceback = traceback.tb_next
+    return traceback

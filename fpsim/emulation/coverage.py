@@ -98,14 +98,14 @@ def family_of(packet: str) -> str | None:
 
 def _is_decomposed(op: torch._ops.OpOverload) -> bool:
     name = op.name()
-    known = torch._C._dispatch_has_kernel(name) if "hacked_twin" not in name else False  # only TorchScript has those
-    return known and decomposition_of(op) is not None
+    has_kernel = torch._C._dispatch_has_kernel(name) if "hacked_twin" not in name else False  # only TorchScript has those
+    return has_kernel and decomposition_of(op) is not None
 
 
 def coverage() -> dict[str, str]:
     """Every ATen operation on tensors, by name, and the family of its rule."""
-    found = {packet: family_of(packet) for packet in _packets()}
-    return {packet: family for packet, family in found.items() if family is not None}
+    families = {packet: family_of(packet) for packet in _packets()}
+    return {packet: family for packet, family in families.items() if family is not None}
 
 
 def coverage_page() -> str:
@@ -128,7 +128,7 @@ def coverage_page() -> str:
         "",
     ]
     for family in MEANINGS:
-        members = [name for name, found in rows.items() if found == family]
+        members = [name for name, its_family in rows.items() if its_family == family]
         if members:
             lines += [f"## {family.capitalize()}", "", *_paragraphs(members)]
     return "\n".join(lines)
@@ -140,4 +140,4 @@ def _paragraphs(members: list[str]) -> list[str]:
     for name in members:
         groups[primitive_of(name)].append(f"`{name}`")
     heads = {"the same": "", "in steps": 'In steps under `"primitive"`: ', "refused": 'Refused under `"primitive"`: '}
-    return [line for kind, found in groups.items() if found for line in (heads[kind] + ", ".join(found), "")]
+    return [line for kind, texts in groups.items() if texts for line in (heads[kind] + ", ".join(texts), "")]

@@ -285,16 +285,16 @@ def held_by(modules: Iterable[tuple[str, nn.Module]]) -> tuple[dict[int, _Named]
     buffers: dict[int, _Named] = {}
     for path, module in modules:
         prefix = f"{path}." if path else ""
-        for found, own in ((parameters, module._parameters), (buffers, module._buffers)):
-            for name, tensor in own.items():
+        for by_identity, members in ((parameters, module._parameters), (buffers, module._buffers)):
+            for name, tensor in members.items():
                 if tensor is not None:
-                    found.setdefault(id(tensor), (prefix + name, tensor))
+                    by_identity.setdefault(id(tensor), (prefix + name, tensor))
     return parameters, buffers
 
 
 def check_state(model: nn.Module, policy: Policy) -> None:
     """Raise what `run` raises for tensors that the policy cannot have."""
-    _check_tensors((named for found in held_by(model.named_modules()) for named in found.values()), policy)
+    _check_tensors((named for by_identity in held_by(model.named_modules()) for named in by_identity.values()), policy)
 
 
 def _check_tensors(named: Iterable[_Named], policy: Policy) -> None:

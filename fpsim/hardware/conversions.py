@@ -60,14 +60,14 @@ def convert(codes: Any, instruction: str, rounding: str | Rounding = "nearest-ev
     mode = get_rounding(rounding)
     if mode not in row.roundings:
         raise ValueError(f"{instruction} rounds {', '.join(map(str, row.roundings))}, not {mode}")
-    given = np.asarray(codes)
-    if given.dtype != code_dtype(row.source):
-        raise TypeError(f"codes must be {code_dtype(row.source)}, the codes of {row.source.name}, got {given.dtype}")
-    x = decode(given, row.source)
+    array = np.asarray(codes)
+    if array.dtype != code_dtype(row.source):
+        raise TypeError(f"codes must be {code_dtype(row.source)}, the codes of {row.source.name}, got {array.dtype}")
+    x = decode(array, row.source)
     if row.flush:
         x = np.where(np.abs(x) < row.source.min_normal, np.copysign(x.dtype.type(0), x), x)
     result = encode(round_to(x, row.target, mode), row.target)
-    return np.where(np.isnan(x), _quiet(given, row), result)
+    return np.where(np.isnan(x), _quiet(array, row), result)
 
 
 def _quiet(codes: np.ndarray, row: Conversion) -> np.ndarray:

@@ -39,7 +39,7 @@ def scaled_product(
     row = _instruction(get_unit(unit), kind)
     formats = _formats(row, fmt)
     refuse_flush_to_zero()
-    left, right = (_checked(x, own, name) for x, own, name in ((a, formats[0], "a"), (b, formats[1], "b")))
+    left, right = (_checked(x, fmt_of, name) for x, fmt_of, name in ((a, formats[0], "a"), (b, formats[1], "b")))
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise ValueError(f"a and b must be (m, k) and (k, n), got {left.shape} and {right.shape}")
     (rows, terms), columns = left.shape, right.shape[1]
@@ -48,11 +48,11 @@ def scaled_product(
     scales = _scale(a_scale, row, "a_scale", (rows, blocks)), _scale(b_scale, row, "b_scale", (blocks, columns))
     start = np.zeros(shape)
     if addend is not None:
-        given = _checked(addend, FP32, "addend")
+        checked = _checked(addend, FP32, "addend")
         try:
-            start = np.array(np.broadcast_to(given, shape))
+            start = np.array(np.broadcast_to(checked, shape))
         except ValueError:
-            raise ValueError(f"addend {given.shape} does not broadcast to {shape}") from None
+            raise ValueError(f"addend {checked.shape} does not broadcast to {shape}") from None
     warn_once(unit, row.kind, row.verified, f"unit {unit} with {row.kind} operands is unconfirmed: {row.source}")
     if 0 in shape or terms == 0:
         return start.astype(np.float32)
@@ -85,18 +85,18 @@ def quantize_blocks(x: Any, *, kind: str, fmt: Any = None, axis: int = -1, unit:
     values = np.clip(values, -target.max_finite, target.max_finite)
     round_into(values, values, target, Rounding.NEAREST_EVEN)
     flat = values.reshape(len(lines), -1)[:, : lines.shape[1]]
-    found = (flat.T, scales.T) if turned else (flat, scales)
-    return np.ascontiguousarray(found[0], np.float32), np.ascontiguousarray(found[1], np.float32)
+    both = (flat.T, scales.T) if turned else (flat, scales)
+    return np.ascontiguousarray(both[0], np.float32), np.ascontiguousarray(both[1], np.float32)
 
 
 def _scales_for(largest: np.ndarray, row: ScaledInstruction, target: Format) -> np.ndarray:
-    own = row.scale_format
-    if not own.has_zero:
+    system = row.scale_format
+    if not system.has_zero:
         exponent = np.frexp(np.where(largest == 0, 1.0, largest))[1] - 1 - target.emax
-        return np.ldexp(1.0, np.clip(exponent, own.emin, own.emax))
-    scales = np.minimum(largest / target.max_finite, own.max_finite)
-    round_into(scales, scales, own, Rounding.NEAREST_EVEN)
-    return np.maximum(scales, own.min_subnormal)
+        return np.ldexp(1.0, np.clip(exponent, system.emin, system.emax))
+    scales = np.minimum(largest / target.max_finite, system.max_finite)
+    round_into(scales, scales, system, Rounding.NEAREST_EVEN)
+    return np.maximum(scales, system.min_subnormal)
 
 
 def _instruction(unit: Unit, kind: str) -> ScaledInstruction:
@@ -113,12 +113,12 @@ def _formats(row: ScaledInstruction, fmt: Any) -> tuple[Format, Format]:
     pair = fmt if isinstance(fmt, (tuple, list)) else (fmt, fmt)
     if len(pair) != 2:
         raise ValueError(f"fmt must be a format or a pair of formats, got {fmt!r}")
-    found = [get_format(row.operands[0] if fmt is None else name) for name in pair]
-    known = [get_format(name) for name in row.operands]
-    for own in found:
-        if own not in known:
-            raise ValueError(f"fmt: {row.kind} takes {', '.join(row.operands)}, not {own.name}")
-    return found[0], found[1]
+    formats = [get_format(row.operands[0] if fmt is None else name) for name in pair]
+    allowed = [get_format(name) for name in row.operands]
+    for one in formats:
+        if one not in allowed:
+            raise ValueError(f"fmt: {row.kind} takes {', '.join(row.operands)}, not {one.name}")
+    return formats[0], formats[1]
 
 
 def _checked(x: Any, fmt: Format, name: str) -> np.ndarray:

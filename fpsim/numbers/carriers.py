@@ -33,19 +33,19 @@ class _Carrier:
             return infinity
         try:
             with np.errstate(over="ignore"):
-                found = min(self.bits(float(bound)), infinity - 1)
+                place = min(self.bits(float(bound)), infinity - 1)
         except OverflowError:  # a bound between float64's largest value and 2^1024
-            found = infinity - 1
+            place = infinity - 1
 
         def reaches(bits: int) -> bool:
             value = Fraction(float(np.array(bits, dtype=self.integer).view(self.floating)))
             return value >= bound if inclusive else value > bound
 
-        while found > 0 and reaches(found - 1):
-            found -= 1
-        while found < infinity and not reaches(found):
-            found += 1
-        return found
+        while place > 0 and reaches(place - 1):
+            place -= 1
+        while place < infinity and not reaches(place):
+            place += 1
+        return place
 
     def rounds(self, fmt: BinaryFloat, rounding: Rounding) -> bool:
         """Whether the kernel for this carrier rounds to the format: no number it uses leaves the carrier's range."""

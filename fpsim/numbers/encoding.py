@@ -99,8 +99,8 @@ def require_values(array: np.ndarray, fmt: NumberSystem, name: str) -> None:
     where = first_non_value(array, fmt)
     if where is not None:
         place = f"{name}[{', '.join(map(str, where))}]" if where else name
-        found = float(array[where])
-        raise ValueError(f"{place} = {found!r} is not a value of {fmt.name}; round it to the format first")
+        offender = float(array[where])
+        raise ValueError(f"{place} = {offender!r} is not a value of {fmt.name}; round it to the format first")
 
 
 def encode_values(values: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
@@ -178,5 +178,5 @@ def fields_of(code: int, fmt: BinaryFloat) -> list[Field]:
         kind = ("   (zero)" if int(digits[exponent_at:], 2) == 0 else "   (subnormal)") if subnormal else ""
         written = f"{int(not subnormal)}.{significand}" if fmt.bits <= 40 else ""
         readings = ["-" if sign == "1" else "+", power, f"{written}{kind}"]
-    found = zip(("sign", "exponent", "significand"), (sign, exponent, significand), readings, strict=True)
-    return [Field(*field) for field in found if field[1]]
+    fields = zip(("sign", "exponent", "significand"), (sign, exponent, significand), readings, strict=True)
+    return [Field(*field) for field in fields if field[1]]

@@ -192,9 +192,9 @@ def parse_fixed(text: str) -> FixedPoint | None:
 
     Raises ValueError for bits that no such system has.
     """
-    found = FIXED.get(text)
+    named = FIXED.get(text)
     parametric = _PARAMETRIC.fullmatch(text)
-    if found is not None or parametric is None:
-        return found
+    if named is not None or parametric is None:
+        return named
     unsigned, width, fraction = parametric.groups()
     return FixedPoint(f"{unsigned}fixed({int(width)},{int(fraction)})", int(width), int(fraction), not unsigned)

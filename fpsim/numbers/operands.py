@@ -58,9 +58,9 @@ def _are_values(array: np.ndarray, fmt: Format) -> bool:
     parts = threads.parts(flat.size, flat.size)
     if len(parts) == 1:
         return bool(function(bits, row))
-    found: list[bool] = []
-    threads.run(lambda start, stop: found.append(function(bits[start:stop], row)), parts)
-    return all(found)
+    answers: list[bool] = []
+    threads.run(lambda start, stop: answers.append(function(bits[start:stop], row)), parts)
+    return all(answers)
 
 
 def _as_it_lies(array: np.ndarray) -> np.ndarray:

@@ -70,9 +70,9 @@ def _blocks(arrays: _Arrays, shape: tuple[int, ...], start: int, stop: int) -> I
     pieces.iterrange = (start, stop)  # type: ignore[misc]
     with pieces:
         for piece in pieces:
-            found = piece if isinstance(piece, tuple) else (piece,)
-            for first in range(0, found[0].size, _BLOCK):
-                yield tuple(np.ascontiguousarray(array[first : first + _BLOCK]) for array in found)
+            parts = piece if isinstance(piece, tuple) else (piece,)
+            for first in range(0, parts[0].size, _BLOCK):
+                yield tuple(np.ascontiguousarray(part[first : first + _BLOCK]) for part in parts)
 
 
 _UFUNCS = {"add": np.add, "mul": np.multiply, "div": np.divide, "sqrt": np.sqrt}

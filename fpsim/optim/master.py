@@ -32,18 +32,18 @@ class MasterCopy(torch.optim.Optimizer):
         self._pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         groups = [{**group, "params": list(group["params"])} for group in inner.param_groups]
         super().__init__(groups, inner.defaults)
-        for own, group in zip(self.param_groups, inner.param_groups, strict=True):
-            _require_float32_elsewhere(own["params"])
-            copies = [item.detach().float().requires_grad_(item.requires_grad) for item in own["params"]]
-            self._pairs.extend(zip(own["params"], copies, strict=True))
+        for outer, group in zip(self.param_groups, inner.param_groups, strict=True):
+            _require_float32_elsewhere(outer["params"])
+            copies = [item.detach().float().requires_grad_(item.requires_grad) for item in outer["params"]]
+            self._pairs.extend(zip(outer["params"], copies, strict=True))
             group["params"] = copies
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the copies, then their rounded values to the weights; returns what the closure does."""
         loss = loss_of(closure)
         with torch.no_grad():
-            for own, group in zip(self.param_groups, self.inner.param_groups, strict=True):
-                group.update({key: value for key, value in own.items() if key != "params"})
+            for outer, group in zip(self.param_groups, self.inner.param_groups, strict=True):
+                group.update({key: value for key, value in outer.items() if key != "params"})
             for weight, copy in self._pairs:
                 copy.grad = None if weight.grad is None else weight.grad.float()
             self.inner.step()
@@ -62,8 +62,8 @@ class MasterCopy(torch.optim.Optimizer):
         if len(copies) != len(self._pairs):
             raise ValueError(f"the state is of {len(copies)} parameters, the optimizer has {len(self._pairs)}")
         self.inner.load_state_dict(state_dict["inner"])
-        for own, group in zip(self.param_groups, self.inner.param_groups, strict=True):
-            own.update({key: value for key, value in group.items() if key != "params"})
+        for outer, group in zip(self.param_groups, self.inner.param_groups, strict=True):
+            outer.update({key: value for key, value in group.items() if key != "params"})
         with torch.no_grad():
             for (_, copy), saved in zip(self._pairs, copies, strict=True):
                 copy.copy_(saved)

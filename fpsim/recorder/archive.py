@@ -78,10 +78,10 @@ def _members(archive: zipfile.ZipFile, most: int) -> dict[str, np.ndarray]:
 def _array(name: str, text: bytes) -> np.ndarray:
     start = len(_MAGIC) + 2
     length = int.from_bytes(text[len(_MAGIC) : start], "little")
-    found = _DESCRIPTION.fullmatch(text[start : start + length])
-    if not text.startswith(_MAGIC) or found is None:
+    described = _DESCRIPTION.fullmatch(text[start : start + length])
+    if not text.startswith(_MAGIC) or described is None:
         raise Unreadable(f"{name} is no flat array of unsigned integers")
-    dtype, count = np.dtype(found[1].decode()), int(found[2])
+    dtype, count = np.dtype(described[1].decode()), int(described[2])
     if count * dtype.itemsize != len(text) - start - length:
         raise Unreadable(f"{name} is cut short")
     return np.frombuffer(text, dtype, offset=start + length)

@@ -207,8 +207,8 @@ def _description(number: int, value: Any) -> tuple[str, tuple[int, ...], tuple[i
 
 
 def _digest(text: np.ndarray, arrays: dict[str, np.ndarray]) -> bytes:
-    found = hashlib.sha256(text.tobytes())
+    digest = hashlib.sha256(text.tobytes())
     for name in sorted(arrays):
-        found.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape} ".encode())
-        found.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return found.digest()
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape} ".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.digest()

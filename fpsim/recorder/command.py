@@ -25,15 +25,15 @@ def find_model(text: str) -> tuple[Callable[[], Any], torch.nn.Module | None]:
         raise ValueError(f"--model {text!r}: write script.py:name, and there must be such a script")
     sys.path.insert(0, os.path.dirname(os.path.realpath(script)))
     namespace = runpy.run_path(script, run_name="__recorded__")
-    found = namespace.get(name)
-    if isinstance(found, torch.nn.Module):
+    entry = namespace.get(name)
+    if isinstance(entry, torch.nn.Module):
         if "inputs" not in namespace:
             raise ValueError(f"--model {text!r}: the script must define `inputs`, what the model is called with")
         inputs = namespace["inputs"]
-        return lambda: found(*(inputs if isinstance(inputs, tuple) else (inputs,))), found
-    if not callable(found):
+        return lambda: entry(*(inputs if isinstance(inputs, tuple) else (inputs,))), entry
+    if not callable(entry):
         raise ValueError(f"--model {text!r}: the script has no module or function {name!r}")
-    return found, None
+    return entry, None
 
 
 def record_model(text: str, path: str, device: Any = None) -> Any:

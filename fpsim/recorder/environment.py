@@ -20,7 +20,7 @@ _INSTRUCTIONS = (
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Processor, GPU, libraries and the flags that choose kernels, as JSON holds them."""
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "device": device.type,
         "processor": _processor(),
         "machine": platform.machine(),
@@ -33,8 +33,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "flags": flags(),
     }
     if device.type == "cuda":
-        found["gpu"] = _gpu(device)
-    return found
+        description["gpu"] = _gpu(device)
+    return description
 
 
 def flags() -> dict[str, Any]:

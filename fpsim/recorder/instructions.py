@@ -72,9 +72,9 @@ def record_instruction(
     if code:
         recorder.bundle.records.append(record | {"label": kind, "skipped": f"the CUDA runtime gave error {code}"})
         return
-    found = {name: {"tensor": recorder.add(x)} for name, x in (("a", a), ("b", b), ("c", c), ("d", d))}
+    operands = {name: {"tensor": recorder.add(x)} for name, x in (("a", a), ("b", b), ("c", c), ("d", d))}
     format_name = "tf32" if operand == "float32" else operand
-    recorder.bundle.records.append(record | {"label": kind, "operand": format_name, **found})
+    recorder.bundle.records.append(record | {"label": kind, "operand": format_name, **operands})
 
 
 def instruction_operands(kind: str, operand: str, output: str, terms: int) -> list[torch.Tensor]:

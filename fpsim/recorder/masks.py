@@ -88,10 +88,10 @@ def _orders(count: _Counter, m: int, k: int, n: int) -> tuple[np.ndarray, list[n
     if not all(_is_alike(count, pairs, first, number, place) for number, place in enumerate(_others(m, n))):
         numbers = {tuple(first): 0}
         for row, column in np.ndindex(m, n):
-            found = tuple(count(i, j, row, column) for i, j in pairs)
-            if found not in numbers:
+            counts = tuple(count(i, j, row, column) for i, j in pairs)
+            if counts not in numbers:
                 elements.append((row, column))
-            orders[row, column] = numbers.setdefault(found, len(numbers))
+            orders[row, column] = numbers.setdefault(counts, len(numbers))
             if len(numbers) > _MOST_ORDERS:
                 raise ValueError(f"the elements add in more than {_MOST_ORDERS} orders")
     tables = [_table(count, k, *element) for element in elements]
@@ -125,11 +125,11 @@ def _table(count: _Counter, k: int, row: int, column: int) -> np.ndarray:
     agenda = [np.arange(k)]
     while agenda:
         pivot, *others = agenda.pop().tolist()
-        found = np.array([count(pivot, other, row, column) for other in others], np.uint16)
+        survivors = np.array([count(pivot, other, row, column) for other in others], np.uint16)
         rest = np.array(others, np.int64)
-        table[pivot, rest] = table[rest, pivot] = found
-        table[np.ix_(rest, rest)] = np.minimum.outer(found, found)
-        agenda.extend(group for value in np.unique(found) if len(group := rest[found == value]) > 1)
+        table[pivot, rest] = table[rest, pivot] = survivors
+        table[np.ix_(rest, rest)] = np.minimum.outer(survivors, survivors)
+        agenda.extend(group for value in np.unique(survivors) if len(group := rest[survivors == value]) > 1)
     return table
 
 
@@ -157,7 +157,7 @@ class _Counter:
         a[row, units], b[units, column] = self.small
         a[row, i], a[row, j] = self.large[0], -self.large[0]
         b[i, column] = b[j, column] = self.large[1]
-        found = float(self.multiply(a, b).reshape(self.result)[row, column]) / (self.small[0] * self.small[1])
-        if found != int(found) or not 0 <= found <= len(units):
-            raise ValueError(f"terms {i} and {j}: {found} of {len(units)} units survive, which no order of additions gives")
-        return int(found)
+        left = float(self.multiply(a, b).reshape(self.result)[row, column]) / (self.small[0] * self.small[1])
+        if left != int(left) or not 0 <= left <= len(units):
+            raise ValueError(f"terms {i} and {j}: {left} of {len(units)} units survive, which no order of additions gives")
+        return int(left)

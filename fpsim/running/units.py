@@ -38,9 +38,9 @@ def unit_error(a: np.ndarray, b: np.ndarray, fmt: Format, accumulator: Accumulat
     nothing = np.zeros(start.shape)
     total, cost, error = nothing, nothing, nothing
     for places in np.array_split(np.arange(a.shape[1]), count):
-        own, part = _with_result(a[:, places], b[places], fmt, whole, nothing)
+        block_error, part = _with_result(a[:, places], b[places], fmt, whole, nothing)
         total = add_rounded(total, part, held, _NEAREST, Draws(), 0)
-        error, cost = error + own, cost + ufp(total)
+        error, cost = error + block_error, cost + ufp(total)
     if addend is not None:
         cost = cost + ufp(add_rounded(total, start, held, _NEAREST, Draws(), 0))
     return inflated(error + float(unit(held, _NEAREST)) * cost, 2 * count + 4)

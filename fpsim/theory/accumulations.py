@@ -60,8 +60,8 @@ class AccumulationBound:
         `magnitudes` are upper bounds of T. Whoever knows otherwise that nothing overflowed uses `error_without_overflow`.
         """
         magnitudes = np.asarray(magnitudes, np.float64)
-        found = np.where(magnitudes <= self.largest, affine(self.relative, self.absolute, magnitudes), np.inf)
-        return found if found.ndim else float(found)
+        bound = np.where(magnitudes <= self.largest, affine(self.relative, self.absolute, magnitudes), np.inf)
+        return bound if bound.ndim else float(bound)
 
     def error_without_overflow(self, magnitudes: Any) -> Any:
         """The same where the caller vouches that nothing overflowed or saturated."""
@@ -117,11 +117,11 @@ def _bound(
         return AccumulationBound(0.0, 0.0, fmt.max_finite, None, zero_below)
     held = accumulator.promoted or accumulator.format
     terms_of = _Terms(fmt, accumulator, terms, rounding, products, largest)
-    stage, own = _STAGES[accumulator.kind](terms_of)
+    stage, inside = _STAGES[accumulator.kind](terms_of)
     if accumulator.unit is not None:
         zero_below = max(zero_below, flushed_below(accumulator.unit.instruction(fmt, accumulator.format.name), fmt))
-    if addends > own:
-        stage = stage.then(_addends(fmt, held, addends - own, rounding))
+    if addends > inside:
+        stage = stage.then(_addends(fmt, held, addends - inside, rounding))
     top = largest_total(stage.top, stage.relative, stage.absolute)
     return AccumulationBound(to_float(stage.relative), to_float(stage.absolute), top, held, zero_below)
 

@@ -62,8 +62,8 @@ def lange_rump(height: int, fmt: Any, rounding: Any = "nearest-even") -> float:
     target, mode = get_format(fmt), get_rounding(rounding)
     if mode not in NEAREST:
         raise ValueError(f'h u holds for rounding to nearest only, not for "{mode}"; use tree')
-    found = height_factor(_count(height, "height"), target, mode)
-    return float("inf") if found is None else to_float(found)
+    factor = height_factor(_count(height, "height"), target, mode)
+    return float("inf") if factor is None else to_float(factor)
 
 
 def kahan(n: int, fmt: Any, rounding: Any = "nearest-even") -> float:

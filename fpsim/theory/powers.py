@@ -25,11 +25,11 @@ def inflated(total: np.ndarray, count: int, factor: float = 1.0) -> np.ndarray:
     inf for NaN. Four more units of 2^-52 and two of 2^-1074 make up for the products and the sum that are rounded here.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.multiply(total, factor * (1 + (count + 12) * 2.0**-52), dtype=np.float64)
-        found += (count + 2) * 2.0**-1074
-        if np.isnan(found.max(initial=0.0)):
-            found = np.where(np.isnan(found), inf, found)
-    return found
+        total_above = np.multiply(total, factor * (1 + (count + 12) * 2.0**-52), dtype=np.float64)
+        total_above += (count + 2) * 2.0**-1074
+        if np.isnan(total_above.max(initial=0.0)):
+            total_above = np.where(np.isnan(total_above), inf, total_above)
+    return total_above
 
 
 def magnitudes(a: np.ndarray, b: np.ndarray) -> np.ndarray:

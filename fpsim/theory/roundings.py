@@ -32,8 +32,8 @@ class RoundingBound:
     def error(self, z: Any) -> Any:
         """The bound for values z, rounded upward, elementwise; inf where |z| > largest and for NaN."""
         z = np.asarray(z, np.float64)
-        found = np.where(np.abs(z) <= self.largest, affine(self.relative, self.absolute, z), np.inf)
-        return found if found.ndim else float(found)
+        bound = np.where(np.abs(z) <= self.largest, affine(self.relative, self.absolute, z), np.inf)
+        return bound if bound.ndim else float(bound)
 
 
 def unit(fmt: Format, rounding: Rounding) -> Fraction:
@@ -47,8 +47,8 @@ def relative_error(fmt: Format, rounding: Rounding) -> Fraction:
     u / (1 + u) to nearest (Jeannerod and Rump, Math. Comp. 87, 2018, theorem 1); 2u / (1 + 2u) toward zero, where z lies
     beyond its rounded value; 2u in every mode that may round either way.
     """
-    found = unit(fmt, rounding)
-    return found / (1 + found) if rounding in NEAREST or rounding is Rounding.TOWARD_ZERO else found
+    roundoff = unit(fmt, rounding)
+    return roundoff / (1 + roundoff) if rounding in NEAREST or rounding is Rounding.TOWARD_ZERO else roundoff
 
 
 def underflow_error(fmt: Format, rounding: Rounding) -> Fraction:

@@ -66,5 +66,5 @@ def affine(relative: float, absolute: float, magnitude: Any) -> Any:
         # A product and a sum: each off by at most half an ulp, or half the smallest subnormal.
         scaled = np.nextafter(size * relative, inf) if relative else np.zeros_like(size)
         total = np.nextafter(scaled + absolute, inf) if absolute or relative else scaled
-    found = np.where(np.isnan(size) | np.isnan(total), inf, total)
-    return found if found.ndim else float(found)
+    bound = np.where(np.isnan(size) | np.isnan(total), inf, total)
+    return bound if bound.ndim else float(bound)

@@ -12,7 +12,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (TREE, PARTS, KAHAN, NEUMA
 
 def get_kind(kind: str | Kind) -> Kind:
     """The kind of that name; ValueError, listing what there is, for an unknown one."""
-    found = KINDS.get(str(kind))  # there is one of each
-    if found is None:
+    known_kind = KINDS.get(str(kind))  # there is one of each
+    if known_kind is None:
         raise ValueError(f"accumulate: no kind {kind!r}; there are {', '.join(KINDS)}")
-    return found
+    return known_kind

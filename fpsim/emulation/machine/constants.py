@@ -48,9 +48,9 @@ class Constants(Place):
             return value  # no value of the format is infinite, and comparisons find that out
         value = self.meant(value)
         if abs(value) > self.arithmetic.fmt.max_finite:
-            own = np.zeros(counting.LENGTH, np.int64)
-            self.arithmetic.finishing.count(np.array([value], dtype=np.float64), own)
-            self.row()[counting.OVERFLOWS] += own[counting.OVERFLOWS]
+            counts = np.zeros(counting.LENGTH, np.int64)
+            self.arithmetic.finishing.count(np.array([value], dtype=np.float64), counts)
+            self.row()[counting.OVERFLOWS] += counts[counting.OVERFLOWS]
         if self.arithmetic.stochastic and not draws and self._is_value(value):
             return value
         rounded = self.constant(value, saturate=False)
@@ -67,9 +67,9 @@ class Constants(Place):
         if value == 0:
             return value if self.arithmetic.fmt.has_negative_zero else 0.0
         saturate = saturate and self.saturates_constants
-        found = self.arithmetic.constants.get(value) if saturate and not self.arithmetic.stochastic else None
-        if found is not None:
-            return found
+        stored = self.arithmetic.constants.get(value) if saturate and not self.arithmetic.stochastic else None
+        if stored is not None:
+            return stored
         array = np.array([value], dtype=np.float64)
         round_into(array, array, self.arithmetic.fmt, self.arithmetic.rounding, self.draws())
         result = float(array[0])

@@ -33,10 +33,10 @@ class Watch:
 
     def __call__(self, accumulated: np.ndarray) -> None:
         self._counted = True
-        own = np.zeros_like(self.row)
-        self._machine.count_before(accumulated.reshape(-1), own)
+        counts = np.zeros_like(self.row)
+        self._machine.count_before(accumulated.reshape(-1), counts)
         with self._lock:  # parts of a convolution are computed by several threads at once
-            self.row += own
+            self.row += counts
 
     def finish(self, out: np.ndarray, *operands: np.ndarray) -> None:
         """Count results that nobody counted; an infinity from finite operands is an overflow."""
@@ -139,10 +139,10 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
 
 def _in_one_call(task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     """Accumulated products of all pairs at once, in the accumulator's format; None where they go one by one."""
-    found = batched_products(task, a, b)
-    if found is None:
+    product = batched_products(task, a, b)
+    if product is None:
         return None
-    accumulated, again = found
+    accumulated, again = product
     for pair in again:
         target = np.empty(accumulated.shape[1:], np.float64)
         product_into(task.rounded_to(task.target), a[pair], b[pair], target)

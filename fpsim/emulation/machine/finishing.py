@@ -76,7 +76,7 @@ class Finish:
         if values.size < BLOCK:
             self._round(values, out, row, key, 0)
             return
-        self.split(values.size, _COST, BLOCK, row, lambda i, j, own: self._round(values[i:j], out[i:j], own, key, i))
+        self.split(values.size, _COST, BLOCK, row, lambda i, j, counts: self._round(values[i:j], out[i:j], counts, key, i))
 
     def round_few(self, tensor: torch.Tensor, row: np.ndarray) -> bool:
         """Round a contiguous float32 tensor in place if it is small and a kernel serves; an operation's smallest cost."""
@@ -131,8 +131,8 @@ class Finish:
             return
         rows = {start: np.zeros(row.size, row.dtype) for start, _ in ranges}
         threads.run(lambda first, last: part(first, last, rows[first]), ranges)
-        for own in rows.values():
-            row += own
+        for counts in rows.values():
+            row += counts
 
     def _round(self, values: np.ndarray, out: np.ndarray, row: np.ndarray, key: int, first: int) -> None:
         constants, limits = self._of[values.dtype.itemsize]

@@ -50,8 +50,8 @@ class RoleMapping(Generic[T]):
     @property
     def values(self) -> tuple[T, ...]:
         """Every value that is named, once, in order."""
-        given = (value for entry in self.entries for _, value in entry.values)
-        return tuple(dict.fromkeys(value for value in given if value is not None))
+        all_values = (value for entry in self.entries for _, value in entry.values)
+        return tuple(dict.fromkeys(value for value in all_values if value is not None))
 
     def __str__(self) -> str:
         if len(self.entries) == 1 and self.entries[0].values[-1] == ("product", None) and self.entries[0].key == "*":
@@ -79,7 +79,7 @@ class RoleMapping(Generic[T]):
         named = [{path for path, module in modules.items() if entry.matches(path, module)} for entry in self.entries]
         self._check_names(modules, named)
         used: set[int] = set()
-        found = {}
+        by_path = {}
         for path in modules:
             around = set(_enclosing(path))
             chosen: dict[str, T | None] = {}
@@ -96,14 +96,14 @@ class RoleMapping(Generic[T]):
                         f"{role!r}"
                     )
             used.update(index for role, index in holder.items() if chosen[role] is not None)
-            found[path] = self.setting.of_module(**chosen)
+            by_path[path] = self.setting.of_module(**chosen)
         for index, entry in enumerate(self.entries):
             if index not in used:
                 raise ValueError(
                     f"{argument}: the entry {entry} has no effect, because later entries hold for all that it names"
                 )
-        self._check_shared(modules, found)
-        return found
+        self._check_shared(modules, by_path)
+        return by_path
 
     def _check_names(self, modules: Mapping[str, Any], named: list[set[str]]) -> None:
         argument, roles = self.setting.argument, self.setting.roles
@@ -120,11 +120,11 @@ class RoleMapping(Generic[T]):
                     f"{argument}: {entry.key!r} is no role ({', '.join(roles)}) and names no module of the model{hint}"
                 )
 
-    def _check_shared(self, modules: Mapping[str, Any], found: dict[str, Any]) -> None:
+    def _check_shared(self, modules: Mapping[str, Any], chosen: dict[str, Any]) -> None:
         first: dict[int, str] = {}
         for path, module in modules.items():
             other = first.setdefault(id(module), path)
-            if found[other] != found[path]:
+            if chosen[other] != chosen[path]:
                 raise ValueError(
                     f"{self.setting.argument}: {other!r} and {path!r} are one module and would have two sets of "
                     f"{self.setting.noun}s"
@@ -139,7 +139,7 @@ def _enclosing(path: str) -> Iterator[str]:
         yield ".".join(parts[:count])
 
 
-def parse_mapping(setting: Setting[T], given: Any) -> RoleMapping[T]:
+def parse_mapping(setting: Setting[T], argument: Any) -> RoleMapping[T]:
     """The entries of a mapping whose keys are roles, patterns of module paths or classes of modules.
 
     A value is what `setting.read` takes, for a module of all roles, or a mapping from roles to such. Anything but a mapping
@@ -150,11 +150,11 @@ def parse_mapping(setting: Setting[T], given: Any) -> RoleMapping[T]:
     ValueError : nothing in it, unknown values, a role of that name that there is none of, a role of a role.
     TypeError : a key that is neither text nor a class, a value of a kind that `setting.read` does not take.
     """
-    if not isinstance(given, Mapping):
-        return RoleMapping(setting, (_for_all_roles(setting, "*", setting.read(given)),))
-    if not given:
+    if not isinstance(argument, Mapping):
+        return RoleMapping(setting, (_for_all_roles(setting, "*", setting.read(argument)),))
+    if not argument:
         raise ValueError(f"{setting.argument}: the mapping is empty")
-    return RoleMapping(setting, tuple(_parse_entry(setting, key, value) for key, value in given.items()))
+    return RoleMapping(setting, tuple(_parse_entry(setting, key, value) for key, value in argument.items()))
 
 
 def _for_all_roles(setting: Setting[T], key: Any, value: T) -> MappingEntry[T]:

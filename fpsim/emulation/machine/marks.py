@@ -157,7 +157,7 @@ def set_change(tensor: torch.Tensor, source: torch.Tensor, meant: Any) -> None:
 
 def change_of(tensor: Any, source: torch.Tensor) -> Any:
     """What `set_change` said of this tensor and this source; None where nothing was."""
-    found = getattr(tensor.untyped_storage(), "_fpsim_change", None)
-    if found is None or found[0] != pointer_to(source) or found[1] != source.shape:
+    change = getattr(tensor.untyped_storage(), "_fpsim_change", None)
+    if change is None or change[0] != pointer_to(source) or change[1] != source.shape:
         return None
-    return found[2]
+    return change[2]

@@ -147,29 +147,29 @@ class MixedPolicy(Policy):
 
         Raises what `RoleMapping.resolve` raises, and ValueError where no module can multiply what its forward pass reads.
         """
-        found = [each.resolve(modules) for each in (self.mapping, self.accumulators, self.roundings)]
-        made = {_place_of_parts(own): own for own in (known or {}).values()}
+        by_path = [each.resolve(modules) for each in (self.mapping, self.accumulators, self.roundings)]
+        made = {_place_of_parts(module): module for module in (known or {}).values()}
         settings = {}
-        for path in found[0]:
-            own = ModuleSettings(*(each[path] for each in found))
-            settings[path] = made.setdefault(_place_of_parts(own), own)
-        errors = [_factor_error(own) for own in settings.values()]
+        for path in by_path[0]:
+            module = ModuleSettings(*(each[path] for each in by_path))
+            settings[path] = made.setdefault(_place_of_parts(module), module)
+        errors = [_factor_error(module) for module in settings.values()]
         if None not in errors:
             raise errors[0]  # type: ignore[misc]
         return settings
 
     def of_forward(self, settings: Mapping[str, ModuleSettings]) -> Policy:
         """The one policy of the forward pass of all modules; ValueError where there are several."""
-        found = {
+        choices = {
             (
-                own.formats.weight, own.formats.activation, own.formats.product or own.formats.activation,
-                own.accumulators.activation, own.accumulators.product or own.accumulators.activation,
-                own.roundings.weight, own.roundings.activation,
+                module.formats.weight, module.formats.activation, module.formats.product or module.formats.activation,
+                module.accumulators.activation, module.accumulators.product or module.accumulators.activation,
+                module.roundings.weight, module.roundings.activation,
             )
-            for own in settings.values()
+            for module in settings.values()
         }  # fmt: skip
-        weight, activation, factor, accumulator, multiplying, *modes = next(iter(found))
-        if len(found) > 1 or len({weight, activation, factor}) > 1 or multiplying != accumulator or len(set(modes)) > 1:
+        weight, activation, factor, accumulator, multiplying, *modes = next(iter(choices))
+        if len(choices) > 1 or len({weight, activation, factor}) > 1 or multiplying != accumulator or len(set(modes)) > 1:
             raise ValueError(
                 f"the forward pass has several formats, accumulators or modes ({self}); here it takes one of each, for the "
                 "weights, activations and products of all modules"
@@ -204,15 +204,17 @@ def widened(accumulator: Accumulator, operands: NumberSystem) -> Accumulator:
     return accumulator.widened(operands) if isinstance(operands, Format) else accumulator
 
 
-def _place_of_parts(own: ModuleSettings) -> tuple[int, ...]:
+def _place_of_parts(settings: ModuleSettings) -> tuple[int, ...]:
     """Where the parts lie, which the policy's mappings keep alive: hashing trees takes longer than comparing these."""
-    return tuple(id(value) for part in (own.formats, own.accumulators, own.roundings) for value in vars(part).values())
+    parts = (settings.formats, settings.accumulators, settings.roundings)
+    return tuple(id(value) for part in parts for value in vars(part).values())
 
 
-def _factor_error(own: ModuleSettings) -> ValueError | None:
-    system = own.formats.product or own.formats.activation
+def _factor_error(settings: ModuleSettings) -> ValueError | None:
+    system = settings.formats.product or settings.formats.activation
     try:
-        (own.accumulators.product or own.accumulators.activation).require_operands(system.enclosing.replace(name=system.name))
+        accumulator = settings.accumulators.product or settings.accumulators.activation
+        accumulator.require_operands(system.enclosing.replace(name=system.name))
     except ValueError as error:
         return error
     return None
@@ -238,7 +240,7 @@ def make_policy(
     ValueError : unknown names (listing what there is), a format that float32 tensors cannot hold, a missing seed.
     NotImplementedError : choices that are specified but not built.
     """
-    if any(isinstance(given, Mapping) for given in (fmt, accumulate, rounding)):
+    if any(isinstance(argument, Mapping) for argument in (fmt, accumulate, rounding)):
         return _make_mixed(fmt, accumulate, rounding, seed, granularity)
     if isinstance(fmt, str) and fmt.strip().lower() == "native":
         return _make_native(accumulate, rounding, seed, granularity)

@@ -48,8 +48,8 @@ class Tables:
 
         results: list[bool] = []
 
-        def part(first: int, last: int, own: np.ndarray) -> None:
-            results.append(look_up(x[first:last], out[first:last], table, self._dropped, own))
+        def part(first: int, last: int, counts: np.ndarray) -> None:
+            results.append(look_up(x[first:last], out[first:last], table, self._dropped, counts))
 
         counted = np.zeros_like(row)
         self._finish.split(x.size, _COST, BLOCK, counted, part)

@@ -97,9 +97,9 @@ class Call:
         if set(self.dtypes) & set(HALVES) or self.dtype in HALVES:
             policy = make_policy("native", accumulate, granularity=granularity)
             assert isinstance(policy, NativePolicy)
-            own = policy.of(self.dtype if self.dtype in HALVES else "float16")
-            if isinstance(own, str):
-                raise ValueError(own)
+            of_dtype = policy.of(self.dtype if self.dtype in HALVES else "float16")
+            if isinstance(of_dtype, str):
+                raise ValueError(of_dtype)
             return policy
         return make_policy("fp32", accumulate, granularity=granularity)
 
@@ -118,12 +118,12 @@ class Call:
             emulated = self._converted(args, kwargs) if self.family == "conversion" else self._emulated(policy, args, kwargs)
         except REFUSALS as error:
             raise NotReplayed(first_line(error)) from None
-        for number, found in zip(self.recorded, emulated, strict=False):
+        for number, result in zip(self.recorded, emulated, strict=False):
             dtype, shape, *_ = bundle.tensors[number]
             kind = DTYPES[dtype]
-            both_float = kind.is_floating_point and found.is_floating_point()
-            if tuple(found.shape) != shape or (kind is not found.dtype and not both_float):
-                raise NotReplayed(f"a result was {dtype} {list(shape)} there and is {_described(found)} here")
+            both_float = kind.is_floating_point and result.is_floating_point()
+            if tuple(result.shape) != shape or (kind is not result.dtype and not both_float):
+                raise NotReplayed(f"a result was {dtype} {list(shape)} there and is {_described(result)} here")
         if len(emulated) != len(self.recorded):
             raise NotReplayed(f"it had {len(self.recorded)} results there and has {len(emulated)} here")
         return emulated

@@ -104,16 +104,16 @@ def unit_groups(name: str) -> list[tuple[list[str], str]]:
     Units whose rows are equal are one group, those that were compared with hardware first.
     """
     fmt = get_format(name)
-    found: dict[Any, list[tuple[bool, str]]] = {}
+    alike: dict[Any, list[tuple[bool, str]]] = {}
     for unit in UNITS.values():
         for row in unit.instructions:
             for output_name, output in row.outputs.items():
                 if row.takes(fmt):
                     numbers = (row.model, row.block, row.fraction, row.swapped, row.flush)
                     key = (*numbers, output_name, output.format, output.rounding)
-                    found.setdefault(key, []).append((not output.verified, f"{unit.name}:{output_name}"))
+                    alike.setdefault(key, []).append((not output.verified, f"{unit.name}:{output_name}"))
     groups = []
-    for members in found.values():
+    for members in alike.values():
         names = [text for _, text in sorted(members, key=lambda item: item[0])]
         short = [str(get_accumulator(text)) for text in names]
         groups.append((names, f" (as {', '.join(short[1:])})" if short[1:] else ""))

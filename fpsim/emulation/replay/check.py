@@ -74,8 +74,8 @@ class CrossCheck:
     @property
     def equal(self) -> bool:
         """Whether every operation that could be compared has equal bits, and at least one could."""
-        found = [row.equal for row in self.rows if row.equal is not None]
-        return bool(found) and all(found)
+        verdicts = [row.equal for row in self.rows if row.equal is not None]
+        return bool(verdicts) and all(verdicts)
 
 
 def crosscheck(
@@ -122,9 +122,9 @@ def crosscheck(
         rows.append(Row(section, op, dtype, record.get("flags", {}), shape))
         return rows[-1]
 
-    found = _fitting_all(groups, revealed, lambda op: progress(0, total, op)) if fixed is None else {}
+    fitting = _fitting_all(groups, revealed, lambda op: progress(0, total, op)) if fixed is None else {}
     for key, calls in groups.items():
-        _check_calls(begin(key, calls[0].record), calls, revealed, fixed, found.get((key[1], key[2], key[4])))
+        _check_calls(begin(key, calls[0].record), calls, revealed, fixed, fitting.get((key[1], key[2], key[4])))
     for key, records in tiles.items():
         check_instruction(begin(key, records[0]), read, records, fixed)
     progress(total, total, "")
@@ -150,16 +150,16 @@ def _fitting_all(
         products = [call for call in members if call.refusal is None and call.shape is not None]
         if products:
             calls.setdefault((op, dtype, flags), []).extend(products)
-    found = {}
+    fitting = {}
     for key, several in calls.items():
         progress(key[0])
         hardest = sorted(several, key=lambda call: (call.record.get("label") != "cancelling", -(call.terms or 0)))
         for candidate in candidates(hardest[0], revealed):
             row = _with(candidate, Row("", "", "", {}), hardest, None, until=1)
             if row is not None and row.differing == 0 and not row.skipped:
-                found[key] = candidate
+                fitting[key] = candidate
                 break
-    return found
+    return fitting
 
 
 def _check_calls(row: Row, calls: list[Call], revealed: Orders, fixed: Any, common: Candidate | None) -> None:
@@ -176,9 +176,9 @@ def _check_calls(row: Row, calls: list[Call], revealed: Orders, fixed: Any, comm
         tried = itertools.chain([Candidate(str(fixed), fixed)])
     best: Row | None = None
     for candidate in tried:
-        found = _with(candidate, row, usable, best)
-        if found is not None and (best is None or _rank(found) < _rank(best)):
-            best = found
+        fit = _with(candidate, row, usable, best)
+        if fit is not None and (best is None or _rank(fit) < _rank(best)):
+            best = fit
         if best is not None and best.differing == 0 and not best.skipped:
             break
     if best is None:

@@ -58,11 +58,11 @@ def check_call(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]
     if shaped is not None:
         _check_shapes(shaped, recorded)
     args = value_of(bundle, record["args"])
-    given = _by_name(op, args, {key: value_of(bundle, value) for key, value in record["kwargs"].items()})
-    if not any(tensor.is_floating_point() for tensor in tensors_in(list(given.values()))):
+    arguments = _by_name(op, args, {key: value_of(bundle, value) for key, value in record["kwargs"].items()})
+    if not any(tensor.is_floating_point() for tensor in tensors_in(list(arguments.values()))):
         raise NotReplayed(_UNRECORDED)
     try:
-        check_arguments(_base(op), TABLE[op].family, given)
+        check_arguments(_base(op), TABLE[op].family, arguments)
     except Untrusted as reason:
         raise NotReplayed(str(reason)) from None
     except REFUSALS as error:  # an argument of another kind, of an operation that torch did not shape before
@@ -131,8 +131,8 @@ def _shaped(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]) -
     named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
     if not record["written"].keys() <= named.keys():
         raise NotReplayed("it names an argument that it does not have")
-    found = [*tensors_in(result), *(tensor for place in record["written"] for tensor in tensors_in(named[place]))]
-    return [(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in found]
+    results = [*tensors_in(result), *(tensor for place in record["written"] for tensor in tensors_in(named[place]))]
+    return [(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in results]
 
 
 def _check_shapes(shaped: list[tuple[str, tuple[int, ...]]], recorded: list[tuple[str, tuple[int, ...]]]) -> None:
@@ -147,12 +147,12 @@ def _check_shapes(shaped: list[tuple[str, tuple[int, ...]]], recorded: list[tupl
 
 def _by_name(op: torch._ops.OpOverload, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Every argument by its name."""
-    given: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for place, argument in enumerate(op._schema.arguments):
         if place < len(args):
-            given[argument.name] = args[place]
+            by_name[argument.name] = args[place]
         elif argument.name in kwargs or argument.has_default_value():
-            given[argument.name] = kwargs.get(argument.name, argument.default_value)
+            by_name[argument.name] = kwargs.get(argument.name, argument.default_value)
         else:
             raise NotReplayed(f"its argument {argument.name!r} is missing")
-    return given
+    return by_name

@@ -34,13 +34,13 @@ def check_instruction(row: Any, bundle: Bundle, records: list[dict[str, Any]], f
     output = FORMATS[bundle.tensors[usable[0]["d"]["tensor"]][0]]
     groups = [group for group in unit_groups(operand) if group[0][0].endswith(f":{output}")]
     if fixed is not None:
-        own = f"{fixed.unit.name if fixed.unit is not None else fixed}:{output}"
-        groups = [([own], "") for names, _ in groups if own in names]
+        fixed_name = f"{fixed.unit.name if fixed.unit is not None else fixed}:{output}"
+        groups = [([fixed_name], "") for names, _ in groups if fixed_name in names]
     best: Any = None
     for names, alike in groups:
-        found = _mismatches(bundle, usable, names[0], operand)
-        if best is None or found[0] < best[0]:
-            best = (*found, f"{get_accumulator(names[0])}{alike}")
+        mismatches = _mismatches(bundle, usable, names[0], operand)
+        if best is None or mismatches[0] < best[0]:
+            best = (*mismatches, f"{get_accumulator(names[0])}{alike}")
         if best[0] == 0:
             break
     if best is None:

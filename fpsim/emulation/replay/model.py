@@ -78,11 +78,11 @@ class ModelCheck:
 def describe(step: Step) -> str:
     """An operation with its place and its first difference."""
     place = f" in {step.place}" if step.place else ""
-    found = next(((i, item) for i, item in enumerate(step.differences) if item is not None), None)
-    if found is None:
+    first_difference = next(((i, item) for i, item in enumerate(step.differences) if item is not None), None)
+    if first_difference is None:
         return f"{step.op}{place}"
-    result = f" of result {found[0]}" if len(step.differences) > 1 else ""
-    return f"{step.op}{place}: {found[1].count} elements{result} differ, first {found[1]}"
+    result = f" of result {first_difference[0]}" if len(step.differences) > 1 else ""
+    return f"{step.op}{place}: {first_difference[1].count} elements{result} differ, first {first_difference[1]}"
 
 
 def crosscheck_model(
@@ -114,10 +114,10 @@ def _require_dtypes(policy: Policy, calls: list[Call]) -> None:
     if isinstance(policy, NativePolicy):
         return
     wanted = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}.get(policy.fmt.name)
-    found = {call.dtype for call in calls if call.refusal is None}
-    if wanted is None or (found and wanted not in found):
+    dtypes = {call.dtype for call in calls if call.refusal is None}
+    if wanted is None or (dtypes and wanted not in dtypes):
         raise ValueError(
-            f"the bundle holds {', '.join(sorted(found)) or 'no operations'}, and this simulation is fmt={policy.fmt.name!r}: "
+            f"the bundle holds {', '.join(sorted(dtypes)) or 'no operations'}, and this simulation is fmt={policy.fmt.name!r}: "
             "record model.half() or model.bfloat16() for fp16 or bf16, the float32 model for fp32"
         )
 
@@ -128,5 +128,5 @@ def _step(number: int, call: Call, policy: Policy) -> Step:
         emulated = call.replay(policy)
     except NotReplayed as reason:
         return Step(number, call.name, place, (), str(reason))
-    found = tuple(compare(left, right) for left, right in zip(call.results(), emulated, strict=True))
-    return Step(number, call.name, place, found, None)
+    differences = tuple(compare(left, right) for left, right in zip(call.results(), emulated, strict=True))
+    return Step(number, call.name, place, differences, None)

@@ -43,11 +43,11 @@ class Revealed:
     def assemble(self, results: list[list[torch.Tensor]]) -> list[torch.Tensor]:
         """The product, from what each tree gives for the whole of it."""
         (first,) = results[0]
-        found = first.clone()
+        assembled = first.clone()
         for number, (other,) in enumerate(results[1:], 1):
-            place = torch.from_numpy(self.orders == number).reshape(found.shape)
-            found[place] = other[place]
-        return [found]
+            place = torch.from_numpy(self.orders == number).reshape(assembled.shape)
+            assembled[place] = other[place]
+        return [assembled]
 
 
 @dataclass

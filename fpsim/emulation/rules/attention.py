@@ -166,8 +166,8 @@ def _probabilities(machine: Machine, rows: _Rows, dropout: _Dropout, wide: bool,
 def _scores(machine: Machine, query: Tensor, key: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
     """(scores as the accumulator has them, their shape with all dimensions)."""
     groups = _groups(query, key)
-    found = _multiply(machine, _stacked(query, groups), _stacked(key, 1).transpose(1, 2))
-    return np.ascontiguousarray(found), (*query.shape[:-1], key.shape[-2])
+    products = _multiply(machine, _stacked(query, groups), _stacked(key, 1).transpose(1, 2))
+    return np.ascontiguousarray(products), (*query.shape[:-1], key.shape[-2])
 
 
 def _groups(query: Tensor, key: Tensor) -> int:
@@ -234,8 +234,8 @@ def attention_backward(
 
     def slopes(some: slice, out: np.ndarray) -> None:
         with np.errstate(all="ignore"):
-            given = dropout.apply(some, change[some].astype(np.float64))
-        kernels.softmax_gradient(given, lines[some], kernels.SOFTMAX, out)
+            dropped = dropout.apply(some, change[some].astype(np.float64))
+        kernels.softmax_gradient(dropped, lines[some], kernels.SOFTMAX, out)
 
     rounded = None
     if probabilities.numel() == 0:
@@ -287,12 +287,12 @@ def flash_attention_backward(
     """Gradients of query, key and value; the probabilities are computed anew, as the forward pass had them."""
     if query.dtype is not _FLOAT32:
         op = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-        given = machine.operands((gradient, query, key, value))
-        return op(*given, out, logsumexp, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+        operands = machine.operands((gradient, query, key, value))
+        return op(*operands, out, logsumexp, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
     scale = default_scale(query) if scale is None else scale
     with machine.as_forward():
         _, probabilities, read, _ = attend(machine, query, key, value, attn_mask, None, 0.0, is_causal, scale, False, True)
-    found = attention_backward(
+    gradients = attention_backward(
         machine, gradient, query, key, value, None, probabilities, read, 0.0, scale, False, False
     )
-    return found[:3]
+    return gradients[:3]

@@ -88,9 +88,9 @@ def convolution(
     if x.dtype is torch.float64 and weight.dtype is torch.float64:
         return _aten.convolution.default(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
     if multiplies_natively(machine):
-        given = (*map(machine.factor, (x, weight)), machine.operands(bias))
+        operands = (*map(machine.factor, (x, weight)), machine.operands(bias))
         shape_arguments = (stride, padding, dilation, transposed, output_padding, groups)
-        return machine.finish(by_library(_aten.convolution.default, *given, *shape_arguments))
+        return machine.finish(by_library(_aten.convolution.default, *operands, *shape_arguments))
     x, weight = machine.factor(x), machine.factor(weight)
     offsets = None if bias is None else array_of(machine.operand(bias).detach())
     dims = x.dim() - 2

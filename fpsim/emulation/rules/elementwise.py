@@ -117,13 +117,13 @@ def _by_blocks(
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    found = []
+    tensors = []
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, (list, tuple)):
-            found.extend(_tensors(value))
-    return found
+            tensors.extend(_tensors(value))
+    return tensors
 
 
 def _widen(machine: Machine, value: Any, scalars: bool) -> Any:
@@ -208,8 +208,8 @@ def _tanh_gradient_rule(op: torch._ops.OpOverload) -> Rule:
 
     def tanh_gradient(machine: Machine, gradient: Tensor, result: Tensor) -> Tensor:
         gradient, result = machine.operands((gradient, result))
-        found = None if machine.arithmetic.stochastic else machine.tanh_gradient(gradient, result)
-        return wide(machine, gradient, result) if found is None else found
+        slope = None if machine.arithmetic.stochastic else machine.tanh_gradient(gradient, result)
+        return wide(machine, gradient, result) if slope is None else slope
 
     return tanh_gradient
 

@@ -66,8 +66,8 @@ def fused_moving_average(
 
 
 def _steps(x: Tensor, scale: Any, zero_point: Any, least: int, most: int) -> tuple[Tensor, Tensor]:
-    found = torch.round(x * (1.0 / scale)) + zero_point
-    return (found.clamp(least, most) - zero_point) * scale, (found >= least) & (found <= most)
+    steps = torch.round(x * (1.0 / scale)) + zero_point
+    return (steps.clamp(least, most) - zero_point) * scale, (steps >= least) & (steps <= most)
 
 
 @steps("fake_quantize_per_tensor_affine_cachemask")

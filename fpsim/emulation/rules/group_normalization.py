@@ -36,9 +36,9 @@ def group_norm(
 
     def normalized(rows: slice, out: np.ndarray) -> None:
         for i in range(rows.start, rows.stop):
-            one, own = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
+            one, part = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
             factors = scale[i % group], shift[i % group]
-            kernels.layer_forward(array[one], *factors, eps, out[own], mean[one], inverse[one])
+            kernels.layer_forward(array[one], *factors, eps, out[part], mean[one], inverse[one])
 
     result = machine.compute(by_rows(normalized, max(1, width)), x.shape, max(1, width))
     return result, wide_tensor(mean).view(images, group), wide_tensor(inverse).view(images, group)
@@ -62,8 +62,8 @@ def group_norm_backward(
 
     def input_gradient(rows: slice, out: np.ndarray) -> None:
         for i in range(rows.start, rows.stop):
-            one, own = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
-            kernels.layer_gradient(g[one], array[one], middle[one], inverse[one], weights[i % group], out[own])
+            one, part = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
+            kernels.layer_gradient(g[one], array[one], middle[one], inverse[one], weights[i % group], out[part])
 
     normal = (array.astype(np.float64) - middle[:, None]) * inverse[:, None]
     gw, gb = np.empty(channels), np.empty(channels)

@@ -46,8 +46,8 @@ def multiplies_natively(machine: Machine) -> bool:
 def native_product(machine: Machine, op: torch._ops.OpOverload, *args: Tensor, **factors: float) -> Tensor:
     """A product in the library's own order, then one rounding; the last two arguments are multiplied."""
     *addends, a, b = args
-    given = (*machine.operands(addends), machine.factor(a), machine.factor(b))
-    return machine.finish(by_library(op, *given, **factors))
+    operands = (*machine.operands(addends), machine.factor(a), machine.factor(b))
+    return machine.finish(by_library(op, *operands, **factors))
 
 
 def _emulated(machine: Machine, *tensors: Tensor) -> bool:

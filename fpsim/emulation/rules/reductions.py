@@ -24,8 +24,8 @@ def axes_of(dim: Axes, dims: int) -> list[int]:
     """The reduced axes, ascending; none or an empty list means all."""
     if dim is None or (isinstance(dim, (list, tuple)) and len(dim) == 0):
         return list(range(dims))
-    given = [dim] if isinstance(dim, int) else list(dim)
-    return sorted({axis % max(dims, 1) for axis in given} if dims else set())
+    axes = [dim] if isinstance(dim, int) else list(dim)
+    return sorted({axis % max(dims, 1) for axis in axes} if dims else set())
 
 
 def columns_of(x: Tensor, axes: list[int]) -> np.ndarray:

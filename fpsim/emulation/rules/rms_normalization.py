@@ -43,8 +43,8 @@ class _RMSNorm(torch.autograd.Function):
         if torch.is_grad_enabled():  # a gradient of the gradient is wanted: step by step
             inputs = [item for item, wanted in zip((x, weight), mask, strict=True) if wanted]
             out = _plain(x, ctx.shape, weight, ctx.eps)
-            found = iter(torch.autograd.grad(out, inputs, gradient, create_graph=True))
-            return *(next(found) if wanted else None for wanted in mask), None, None
+            of_inputs = iter(torch.autograd.grad(out, inputs, gradient, create_graph=True))
+            return *(next(of_inputs) if wanted else None for wanted in mask), None, None
         with _below_autograd():
             gx, gw = _aten._fused_rms_norm_backward.default(gradient, x, ctx.shape, rstd, weight, mask)
         return gx, gw, None, None

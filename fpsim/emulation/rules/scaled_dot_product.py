@@ -32,12 +32,12 @@ _MATH = _aten._scaled_dot_product_attention_math.default
 
 def _batched(info: Any, in_dims: Any, args: Any) -> list[Any]:
     """The arguments with the mapped dimension first in every tensor."""
-    found = []
+    batched = []
     for value, dim in zip(args, in_dims, strict=True):
         if isinstance(value, Tensor):
             value = value.movedim(dim, 0) if dim is not None else value.expand(info.batch_size, *value.shape)
-        found.append(value)
-    return found
+        batched.append(value)
+    return batched
 
 
 class _Attention(torch.autograd.Function):
@@ -109,12 +109,12 @@ def _gradients_in_steps(
     is_causal: bool, scale: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of query, key, value (and a mask of numbers) by autograd through the steps."""
-    given = [query, key, value] + ([mask] if mask is not None and mask.is_floating_point() else [])
+    operands = [query, key, value] + ([mask] if mask is not None and mask.is_floating_point() else [])
 
     def attend(query: Tensor, key: Tensor, value: Tensor, added: MaybeTensor = mask) -> Tensor:
         return attention_in_steps(query, key, value, added, kept, dropout_p, is_causal, scale)[0]
 
-    pull: Any = torch.func.vjp(attend, *given)[1]
+    pull: Any = torch.func.vjp(attend, *operands)[1]
     return pull(gradient)
 
 
@@ -160,16 +160,16 @@ class _AttentionBackward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        *given, mask, kept = ctx.saved_tensors
+        *operands, mask, kept = ctx.saved_tensors
         moved = [torch.zeros_like(item) if tangent is None else tangent
-                 for item, tangent in zip(given, tangents, strict=False)]  # fmt: skip
+                 for item, tangent in zip(operands, tangents, strict=False)]  # fmt: skip
         if tangents[4] is not None or ctx.of_mask:
             raise NotImplementedError("forward derivatives of the gradient of an attention mask have no rule")
 
         def steps(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
             return _gradients_in_steps(gradient, query, key, value, mask, kept, ctx.dropout_p, ctx.is_causal, ctx.scale)[:3]
 
-        dense = (tuple(item.contiguous() for item in items) for items in (given, moved))  # duals need the same strides
+        dense = (tuple(item.contiguous() for item in items) for items in (operands, moved))  # duals need the same strides
         return *torch.func.jvp(steps, *dense)[1], None
 
 

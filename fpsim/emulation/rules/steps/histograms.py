@@ -51,8 +51,8 @@ def _histogram(rows: Tensor, edges: Sequence[Tensor], weight: Tensor | None, den
     for axis, (edge, count) in enumerate(zip(edges, counts, strict=True)):
         column = rows[:, axis].contiguous()
         inside = inside & (column >= edge[0]) & (column <= edge[-1])
-        found = torch.searchsorted(edge.contiguous(), column, right=True) - 1
-        places = places * count + found.clamp(0, count - 1)
+        place = torch.searchsorted(edge.contiguous(), column, right=True) - 1
+        places = places * count + place.clamp(0, count - 1)
     result = _filled(places, inside, weight, rows[:, 0], math.prod(counts)).reshape(counts)
     if density:
         result = result / result.sum()
@@ -61,20 +61,20 @@ def _histogram(rows: Tensor, edges: Sequence[Tensor], weight: Tensor | None, den
     return result
 
 
-def _edges(rows: Tensor, bins: Sequence[int], given: Any) -> list[Tensor]:
+def _edges(rows: Tensor, bins: Sequence[int], ranges: Any) -> list[Tensor]:
     """Equally spaced over the range that is given, or that the elements have."""
-    found = []
+    edges = []
     for axis, count in enumerate(bins):
-        if given is not None:
-            low, high = float(given[2 * axis]), float(given[2 * axis + 1])
+        if ranges is not None:
+            low, high = float(ranges[2 * axis]), float(ranges[2 * axis + 1])
         elif len(rows):
             low, high = (float(end) for end in rows[:, axis].aminmax())
         else:
             low, high = 0.0, 1.0
         if low == high:
             low, high = low - 0.5, high + 0.5
-        found.append(torch.linspace(low, high, count + 1, dtype=rows.dtype))
-    return found
+        edges.append(torch.linspace(low, high, count + 1, dtype=rows.dtype))
+    return edges
 
 
 def _histogram_steps(op: torch._ops.OpOverload) -> Any:

@@ -104,19 +104,19 @@ def _steps_for(taps: Callable[..., _Taps], backward: bool) -> Any:
         names = [argument.name for argument in op._schema.arguments]
 
         def interpolate(*args: Any, **kwargs: Any) -> Tensor:
-            given = dict(zip(names, args, strict=False)) | kwargs
-            x = given["grad_output" if backward else "input" if "input" in names else "self"]
+            named = dict(zip(names, args, strict=False)) | kwargs
+            x = named["grad_output" if backward else "input" if "input" in names else "self"]
             dims = x.dim() - 2
-            sizes = given["input_size"][2:] if backward else x.shape[2:]
-            factors = given.get("scale_factors")
-            scales = list(factors) if factors is not None else [given.get(f"scales_{axis}") for axis in "dhw"[3 - dims :]]
+            sizes = named["input_size"][2:] if backward else x.shape[2:]
+            factors = named.get("scale_factors")
+            scales = list(factors) if factors is not None else [named.get(f"scales_{axis}") for axis in "dhw"[3 - dims :]]
             if dims == 1 and factors is None:
-                scales = [given.get("scales")]
-            outputs = given.get("output_size")
+                scales = [named.get("scales")]
+            outputs = named.get("output_size")
             if outputs is None:
                 outputs = [math.floor(size * scale) for size, scale in zip(sizes, scales, strict=True)]
             outputs = list(outputs)[-dims:]
-            windows = _windows(taps, sizes, outputs, bool(given.get("align_corners", False)), scales)
+            windows = _windows(taps, sizes, outputs, bool(named.get("align_corners", False)), scales)
             return windows.backward(x) if backward else windows.forward(x)
 
         return interpolate

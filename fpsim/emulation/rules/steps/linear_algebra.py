@@ -51,9 +51,9 @@ def _substitute(a: Tensor, b: Tensor, upper: bool, unit: bool) -> Tensor:
     for i in reversed(range(size)) if upper else range(size):
         right = b[i : i + 1]
         if done:
-            known = torch.cat([rows[k] for k in done])
+            solved = torch.cat([rows[k] for k in done])
             coefficients = torch.cat([a[i : i + 1, k : k + 1] for k in done], 1)
-            right = right - coefficients @ known
+            right = right - coefficients @ solved
         rows[i] = right if unit else right / a[i, i]
         done = sorted([*done, i])
     return torch.cat(rows) if rows else b.clone()
@@ -205,8 +205,8 @@ def _cholesky(a: Tensor) -> tuple[Tensor, Tensor]:
     for k in range(size):
         column = a[k:, k]
         if columns:
-            known = torch.stack([c[k:] for c in columns], 1)
-            column = column - (known @ known[0])
+            done_columns = torch.stack([c[k:] for c in columns], 1)
+            column = column - (done_columns @ done_columns[0])
         if not float(column[0].item()) > 0.0:
             failed = failed or k + 1
         column = column / column[0].sqrt()

@@ -225,9 +225,9 @@ def scatter_reduce(
     base = x if include_self else x.scatter(dim, index, 1.0 if reduce == "prod" else 0.0)
     if reduce == "prod":
         return _products_into(base, dim, index, source)
-    own = torch.ones_like(x, dtype=torch.float64)
-    own = own if include_self else own.scatter(dim, index, 0.0)
-    counts = own.scatter_add(dim, index, torch.ones_like(source, dtype=torch.float64)).clamp(min=1.0)
+    ones = torch.ones_like(x, dtype=torch.float64)
+    ones = ones if include_self else ones.scatter(dim, index, 0.0)
+    counts = ones.scatter_add(dim, index, torch.ones_like(source, dtype=torch.float64)).clamp(min=1.0)
     return base.scatter_add(dim, index, source) / counts.to(x.dtype)
 
 

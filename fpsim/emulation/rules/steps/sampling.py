@@ -80,11 +80,11 @@ class _Axis:
     slopes: list[Tensor] = field(default_factory=list)  # minus the factors' derivatives; none where they are 1 and -1
 
     @staticmethod
-    def of(given: Tensor, size: int, mode: int, padding: int, align_corners: bool) -> _Axis:
+    def of(coordinate: Tensor, size: int, mode: int, padding: int, align_corners: bool) -> _Axis:
         if align_corners:
-            c, step = (given + 1.0) / 2.0 * float(size - 1), (size - 1) / 2
+            c, step = (coordinate + 1.0) / 2.0 * float(size - 1), (size - 1) / 2
         else:
-            c, step = ((given + 1.0) * float(size) - 1.0) / 2.0, size / 2
+            c, step = ((coordinate + 1.0) * float(size) - 1.0) / 2.0, size / 2
         if mode == _BICUBIC:
             low = c.floor()
             around = [_padded(low + float(k), size, padding, align_corners)[0].trunc() for k in (-1, 0, 1, 2)]
@@ -144,18 +144,18 @@ class _Corners:
             term = _product([gradient, *factors]) if cubic or not factors else _product([_product(factors), gradient])
             terms.append(self._masked(term, k))
             places.append(self.flat[k].expand(-1, channels, -1))
-        found = torch.zeros(images, channels, shape[2:].numel(), dtype=gradient.dtype)
-        return found.scatter_add(2, torch.stack(places, -1).flatten(2), torch.stack(terms, -1).flatten(2)).reshape(shape)
+        zeros = torch.zeros(images, channels, shape[2:].numel(), dtype=gradient.dtype)
+        return zeros.scatter_add(2, torch.stack(places, -1).flatten(2), torch.stack(terms, -1).flatten(2)).reshape(shape)
 
     def coordinate_gradient(self, gradient: Tensor, x: Tensor, axis: int) -> Tensor:
         """(images, positions)."""
-        terms, own = [], self.axes[axis]
+        terms, this = [], self.axes[axis]
         for k, choice in enumerate(self.choices):
-            slopes = [own.slopes[choice[axis]].unsqueeze(1)] if own.slopes else []
+            slopes = [this.slopes[choice[axis]].unsqueeze(1)] if this.slopes else []
             term = _product([self.read(x, k), *slopes, *self.factors(k, but=axis), gradient])
             terms.append(self._masked(term if choice[axis] == 1 and not slopes else -term, k))
         total = torch.stack(terms, 2).flatten(1, 2).sum(1)  # (images, channels, corners, positions)
-        return total * own.scale
+        return total * this.scale
 
 
 def _product(items: list[Tensor]) -> Tensor:

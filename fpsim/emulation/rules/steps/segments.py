@@ -72,9 +72,9 @@ def segment_reduce_backward(
     rows = data.reshape(outer, data.shape[axis], inner)
     bounds = _starts_and_ends(lengths, offsets, outer)
     of_parts, results = (item.reshape(outer, bounds.shape[1], inner) for item in (gradient, output))
-    found = torch.zeros_like(rows)
+    result = torch.zeros_like(rows)
     for i in range(outer):
         for j, (start, end) in enumerate(bounds[i].tolist()):
             if end > start:
-                found[i, start:end] = _shared(of_parts[i, j], results[i, j], rows[i, start:end], reduce)
-    return found.reshape(data.shape)
+                result[i, start:end] = _shared(of_parts[i, j], results[i, j], rows[i, start:end], reduce)
+    return result.reshape(data.shape)
