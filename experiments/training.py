@@ -41,6 +41,7 @@ class Training:
     perturb     move every initial weight by one ulp of float32
     stored      round the initial weights to this format first, so that arms start from the same values
     limit       as many training examples; 0 for all
+    tested      the first so many test examples; 0 for all
     """
 
     data: str
@@ -65,6 +66,7 @@ class Training:
     perturb: bool = False
     stored: str = ""
     limit: int = 0
+    tested: int = 0
 
     @classmethod
     def of(cls, configuration: Mapping[str, Any]) -> Training:
@@ -167,10 +169,10 @@ class Trainer:
     def logits(self, batch: int = 200) -> np.ndarray:
         """Those of the test data, computed by the machine, float64."""
         self.simulation.eval()
+        inputs = self.data.test_inputs[: self.training.tested or None]
         with torch.no_grad(), self.simulation:
             parts = [
-                self.simulation(torch.tensor(self.data.test_inputs[start : start + batch])).double()
-                for start in range(0, len(self.data.test_targets), batch)
+                self.simulation(torch.tensor(inputs[start : start + batch])).double() for start in range(0, len(inputs), batch)
             ]
         return torch.cat(parts).flatten(0, -2).numpy()
 
@@ -190,7 +192,7 @@ class Trainer:
 
     def result(self) -> dict[str, Any]:
         """Accuracy in integers, losses, the digest of all weights, and what happened to the numbers."""
-        logits, targets = self.logits(), self.data.test_targets.reshape(-1)
+        logits, targets = self.logits(), self.data.test_targets[: self.training.tested or None].reshape(-1)
         held = [tensor.detach().numpy() for tensor in self.simulation.state_dict().values()]
         total = self.simulation.report().total
         return {
@@ -239,7 +241,7 @@ def _expected_seconds(training: Training) -> float:
     data = load(training.data)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         structure(training.model).eval()(torch.empty(1, *data.inputs.shape[1:]))
-    examples = training.epochs * (training.limit or len(data.targets)) + len(data.test_targets) / 3
+    examples = training.epochs * (training.limit or len(data.targets)) + (training.tested or len(data.test_targets)) / 3
     return 3 * examples * counter.get_total_flops() / 2 / 3e9
 
 

@@ -20,8 +20,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "cnn32": lambda: SmallCNN(channels=3, width=8, stride=2),
     "resnet8": lambda: SmallResNet(width=8),
     "vit": lambda: SmallViT(channels=1, patch=2),
+    "vit-1": lambda: SmallViT(channels=1, patch=2, layers=1),
     "vit32": lambda: SmallViT(channels=3, patch=8),
     "gpt": SmallGPT,
+    "gpt-1": lambda: SmallGPT(width=32, layers=1),
 }
 
 

@@ -13,15 +13,20 @@ from experiments.training import train as measure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["judge", "measure"]
+__all__ = ["against_fp32", "judge", "measure"]
 
 REFERENCE, NULL, MARGIN = "fp32", "fp32, one ulp off", 0.5
 
 
 def judge(records: Sequence[Record]) -> Answer:
+    return against_fp32(records, "digits, 64-64-10 with batch norm, SGD .05")
+
+
+def against_fp32(records: Sequence[Record], setting: str) -> Answer:
+    """A finding for every arm: does it end at the accuracy of fp32?"""
     found = compare(records, REFERENCE, NULL, MARGIN)
     seeds = len(found.arms[REFERENCE].records)
-    conditions = f"digits, 64-64-10 with batch norm, SGD .05, {seeds} seeds, margin {MARGIN} points"
+    conditions = f"{setting}, {seeds} seeds, margin {MARGIN} points"
     findings = [found.finding(name, f"{name}: the accuracy of fp32", conditions) for name in found.paired]
     counts = {verdict: sum(finding.verdict is verdict for finding in findings) for verdict in Verdict}
     pure = [name for name in ("fp16 sums fp16", "bf16 sums bf16") if name in found.paired]
