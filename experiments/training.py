@@ -22,6 +22,7 @@ from experiments.data import Dataset, load
 from experiments.draws import Draws, digest
 from experiments.models import build, structure
 from experiments.models.initial import perturb
+from experiments.models.scaled import Products, with_products
 from experiments.runs import Run
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
@@ -39,6 +40,7 @@ class Training:
     loss        the loss in the machine's format ("machine") or in float64 ("wide")
     loss_scale  the loss is multiplied, and SGD's learning rate divided, by this power of two
     perturb     move every initial weight by one ulp of float32
+    products    what products of linear layers read and how they add, `experiments.models.scaled`; None: as the machine has it
     stored      round the initial weights to this format first, so that arms start from the same values
     limit       as many training examples; 0 for all
     tested      the first so many test examples; 0 for all
@@ -67,6 +69,7 @@ class Training:
     stored: str = ""
     limit: int = 0
     tested: int = 0
+    products: Products | None = None
 
     @classmethod
     def of(cls, configuration: Mapping[str, Any]) -> Training:
@@ -74,6 +77,8 @@ class Training:
         given = {key: value for key, value in configuration.items() if key != "arm"}
         if unknown := set(given) - {field.name for field in fields(cls)}:
             raise ValueError(f"a training has no {', '.join(sorted(unknown))}")
+        if given.get("products"):
+            given["products"] = Products(**given["products"])
         made = cls(**given)
         for name, known in (("optimizer", OPTIMIZERS), ("update", UPDATES), ("schedule", ("constant", "linear"))):
             if getattr(made, name) not in known:
@@ -112,6 +117,8 @@ class Trainer:
                     parameter.copy_(fpsim.round(parameter.detach(), training.stored))
         if training.perturb:
             perturb(model, training.seed)
+        if training.products is not None:
+            model = with_products(model, training.products)
         self._begin(model)
 
     def _begin(self, model: nn.Module) -> None:

@@ -16,6 +16,8 @@ from experiments.models.transformers import SmallGPT, SmallViT
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: perceptron(64, 64, 10),
     "mlp-bn": lambda: perceptron(64, 64, 10, norm=True),
+    "mlp512": lambda: perceptron(64, 512, 512, 10, norm=True),
+    "mlp32": lambda: perceptron(3072, 128, 128, 10, norm=True),
     "cnn": lambda: SmallCNN(channels=1, width=8, stride=1),
     "cnn32": lambda: SmallCNN(channels=3, width=8, stride=2),
     "resnet8": lambda: SmallResNet(width=8),

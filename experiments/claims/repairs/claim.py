@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.answer import Answer, Finding, Verdict
-from experiments.claims.updates.claim import LOST, SETTING, by_regime, differences, draw, tables
+from experiments.claims.updates.claim import LOST, SETTING, by_regime, differences
 from experiments.comparison import Comparison
+from experiments.regimes import draw, tables
 from experiments.runs import Record
 
 #: A regime, and that whose fp32 runs are its reference: fp32 has the same bits with gradients 2^-16 as large.
@@ -21,7 +22,7 @@ def judge(records: Sequence[Record]) -> Answer:
     found = {name: comparison for name, comparison in regimes.items() if comparison is not None}
     findings = [finding for name, comparison in found.items() for finding in _findings(name, comparison)]
     summary = "; ".join(f"{name}, minus fp32: {', '.join(differences(name, comparison))}" for name, comparison in found.items())
-    return Answer(summary, findings, tables(found), lambda figure: draw(figure, found), (LOST,))
+    return Answer(summary, findings, tables(found), lambda figure: draw(figure, found, "nearest"), (LOST,))
 
 
 def _findings(regime: str, found: Comparison) -> list[Finding]:
