@@ -21,8 +21,10 @@ from experiments.answer import number
 from experiments.data import Dataset, load
 from experiments.draws import Draws, digest
 from experiments.models import build, structure
+from experiments.models.flash import Flash, FlashAttention
 from experiments.models.initial import perturb
 from experiments.models.scaled import Products, with_products
+from experiments.models.transformers import Layer
 from experiments.runs import Run
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
@@ -40,6 +42,7 @@ class Training:
     loss        the loss in the machine's format ("machine") or in float64 ("wide")
     loss_scale  the loss is multiplied, and SGD's learning rate divided, by this power of two
     perturb     move every initial weight by one ulp of float32
+    attention   where the attention of a GPT or ViT rounds, `experiments.models.flash`; None: as the machine has it
     products    what products of linear layers read and how they add, `experiments.models.scaled`; None: as the machine has it
     stored      round the initial weights to this format first, so that arms start from the same values
     limit       as many training examples; 0 for all
@@ -70,6 +73,7 @@ class Training:
     limit: int = 0
     tested: int = 0
     products: Products | None = None
+    attention: Flash | None = None
 
     @classmethod
     def of(cls, configuration: Mapping[str, Any]) -> Training:
@@ -77,8 +81,9 @@ class Training:
         given = {key: value for key, value in configuration.items() if key != "arm"}
         if unknown := set(given) - {field.name for field in fields(cls)}:
             raise ValueError(f"a training has no {', '.join(sorted(unknown))}")
-        if given.get("products"):
-            given["products"] = Products(**given["products"])
+        for name, kind in (("products", Products), ("attention", Flash)):
+            if given.get(name) is not None:
+                given[name] = kind(**given[name])
         made = cls(**given)
         for name, known in (("optimizer", OPTIMIZERS), ("update", UPDATES), ("schedule", ("constant", "linear"))):
             if getattr(made, name) not in known:
@@ -119,6 +124,11 @@ class Trainer:
             perturb(model, training.seed)
         if training.products is not None:
             model = with_products(model, training.products)
+        if training.attention is not None:
+            attention = FlashAttention(training.attention, training.seed)
+            for module in model.modules():
+                if isinstance(module, Layer):
+                    module.attend = attention
         self._begin(model)
 
     def _begin(self, model: nn.Module) -> None:

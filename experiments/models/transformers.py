@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
 class Layer(nn.Module):
-    """Attention and a perceptron, norms first."""
+    """Attention and a perceptron, norms first. `attend` may be set to another function of the same arguments."""
 
     def __init__(self, width: int, heads: int, causal: bool):
         super().__init__()
+        self.attend: Callable[..., torch.Tensor] = F.scaled_dot_product_attention
         self.heads, self.causal = heads, causal
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mixing, self.joining = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -21,7 +24,7 @@ class Layer(nn.Module):
         count, length, width = x.shape
         mixed = self.mixing(self.norm1(x)).view(count, length, 3, self.heads, width // self.heads)
         q, k, v = mixed.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        attended = self.attend(q, k, v, is_causal=self.causal)
         x = x + self.joining(attended.transpose(1, 2).reshape(count, length, width))
         return x + self.narrowing(F.gelu(self.widening(self.norm2(x))))
 
