@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,34 @@ def claims_of(chosen: Sequence[str]) -> list[Claim]:
         raise click.UsageError(str(error)) from None
 
 
+def use_root(context: click.Context, option: click.Parameter, root: str | None) -> None:
+    """Where the files of standard data sets are, in this process and those that it starts."""
+    if root is not None:
+        os.environ["FPSIM_DATA"] = root
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """What an experiment refuses is said without a traceback."""
+    try:
+        yield
+    except (ValueError, ImportError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+
+
 def which(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which runs are meant, and where their records are."""
     for option in (
         click.option("--store", type=click.Path(path_type=Path), help="A folder of your own instead of the committed results."),
         click.option(
             "--data", help="Another data set than the claim's: digits, shapes, topics, mnist, fashion-mnist, cifar10."
+        ),
+        click.option(
+            "--root",
+            type=click.Path(exists=True, file_okay=False),
+            callback=use_root,
+            expose_value=False,
+            help="The folder of mnist, fashion-mnist or cifar10.",
         ),
         click.option("--seeds", type=click.IntRange(1), help="Seeds, instead of those of the protocol."),
         click.option("--quick", "size", flag_value="quick", help="A smaller form, kept apart from the results."),
@@ -67,10 +90,11 @@ def status(chosen: Sequence[str], size: str, seeds: int | None, data: str | None
     """How many runs are finished, and what the rest will take."""
     table = Table("name", "finished", "runs", "processor time", "left", box=None)
     for claim in claims_of(chosen):
-        records = claim.store(size, store).records()
-        runs = claim.runs(size, seeds, data)
-        done = [records[run.key] for run in runs if run.key in records]
-        left = seconds_left(records.values(), [run for run in runs if run.key not in records], claim.expected)
+        with refusals():
+            records = claim.store(size, store).records()
+            runs = claim.runs(size, seeds, data)
+            done = [records[run.key] for run in runs if run.key in records]
+            left = seconds_left(records.values(), [run for run in runs if run.key not in records], claim.expected)
         spent = sum(record.seconds for record in done)
         table.add_row(claim.name, str(len(done)), str(len(runs)), duration(spent), duration(left))
     console.print(table)
@@ -79,25 +103,19 @@ def status(chosen: Sequence[str], size: str, seeds: int | None, data: str | None
 @main.command()
 @which
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Local processes.")
-@click.option("--root", type=click.Path(exists=True, file_okay=False), help="The folder of mnist, fashion-mnist or cifar10.")
 @click.option("--executor", default="local", show_default=True, help="local, or dask://HOST:PORT (dask://local: two workers).")
 def run(
-    chosen: Sequence[str], size: str, seeds: int | None, data: str | None, store: Path | None, jobs: int, root: str | None,
-    executor: str,
+    chosen: Sequence[str], size: str, seeds: int | None, data: str | None, store: Path | None, jobs: int, executor: str,
 ) -> None:  # fmt: skip
     """Compute the runs that have no result yet; stopped at any moment, it continues where it was."""
     one_thread()
-    if root is not None:
-        os.environ["FPSIM_DATA"] = root
     for claim in claims_of(chosen):
         kept = claim.store(size, store)
         os.environ.pop("FPSIM_CHECKPOINTS", None)
         if claim.settings.get("on_request"):  # runs of hours
             os.environ["FPSIM_CHECKPOINTS"] = str(kept.path.parent / "checkpoints")
-        try:
+        with refusals():
             _run(claim, kept, claim.runs(size, seeds, data), make_executor(executor, jobs), jobs)
-        except (ValueError, ImportError, FileNotFoundError) as error:
-            raise click.ClickException(str(error)) from error
 
 
 def _run(claim: Claim, store: Store, runs: list[Run], execute: Executor, jobs: int) -> None:
@@ -133,8 +151,6 @@ def report(
     """Write docs/reproductions.md from the results: verdicts, tables, pictures."""
     from experiments.report import write
 
-    try:
+    with refusals():
         unfinished = write(claims_of(chosen), output, size, seeds, store, data)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
     console.print(f"written: {output.name}" + (f"; not finished: {', '.join(unfinished)}" if unfinished else ""))

@@ -38,10 +38,16 @@ def test_a_run_computes_what_is_missing_and_no_more(tmp_path, monkeypatch):
     ("arguments", "says"),
     [(("run", "nothing"), "there is no claim 'nothing'; there are"),
      (("run", "epsilon", "--executor", "slurm"), "local and dask"),
-     (("run", "epsilon", "--store", "bad"), "results.jsonl, line 1")],
+     (("run", "epsilon", "--store", "bad"), "results.jsonl, line 1"),
+     (("status", "epsilon", "--store", "bad"), "results.jsonl, line 1"),
+     (("report", "epsilon", "--store", "bad", "--output", "page.md"), "results.jsonl, line 1"),
+     (("status", "table5"), "--root DIRECTORY"),
+     (("status", "table5", "--root", "."), "has no cifar-10-binary.tar.gz")],
 )  # fmt: skip
 def test_what_is_unknown_or_missing_is_said(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FPSIM_DATA", "")
+    monkeypatch.delenv("FPSIM_DATA")
     monkeypatch.setattr("experiments.command.one_thread", lambda: None)
     (tmp_path / "bad" / "epsilon").mkdir(parents=True)
     (tmp_path / "bad" / "epsilon" / "results.jsonl").write_text("nothing\n")
