@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -16,7 +17,7 @@ from experiments.models.transformers import SmallGPT, SmallViT
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: perceptron(64, 64, 10),
     "mlp-bn": lambda: perceptron(64, 64, 10, norm=True),
-    "mlp512": lambda: perceptron(64, 512, 512, 10, norm=True),
+    **{f"mlp{width}": partial(perceptron, 64, width, width, 10, norm=True) for width in (16, 64, 256, 512, 1024)},
     "mlp32": lambda: perceptron(3072, 128, 128, 10, norm=True),
     "cnn": lambda: SmallCNN(channels=1, width=8, stride=1),
     "cnn32": lambda: SmallCNN(channels=3, width=8, stride=2),
