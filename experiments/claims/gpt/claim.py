@@ -13,4 +13,4 @@ __all__ = ["judge", "measure"]
 
 
 def judge(records: Sequence[Record]) -> Answer:
-    return against_fp32(records, "topics, GPT of one layer, Adam .01 falling to 0, 200 steps")
+    return against_fp32(records, "topics, GPT of one layer, Adam .01 falling to 0, 100 steps")
