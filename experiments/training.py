@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fpsim
-from experiments.answer import number
 from experiments.data import Dataset, load
 from experiments.draws import Draws, digest
+from experiments.metrics import correct, cross_entropy, rounded
 from experiments.models import build, structure
 from experiments.models.flash import Flash, FlashAttention
 from experiments.models.initial import perturb
@@ -269,21 +269,3 @@ def trained(training: Training) -> dict[str, Tensor]:
     for _ in range(training.epochs):
         trainer.run_epoch()
     return {name: value.clone() for name, value in trainer.simulation.state_dict().items()}
-
-
-def correct(logits: np.ndarray, targets: np.ndarray) -> int:
-    """How many rows have their first largest element at the target; a row with a NaN has none."""
-    return int(np.count_nonzero((np.argmax(logits, 1) == targets) & ~np.isnan(logits).any(1)))
-
-
-def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float | str:
-    """The mean in float64."""
-    with np.errstate(all="ignore"):
-        shifted = logits - logits.max(1, keepdims=True)
-        losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(targets)), targets]
-    return rounded(math.fsum(losses) / len(losses)) if np.isfinite(losses).all() else number(np.mean(losses))
-
-
-def rounded(value: float) -> float | str:
-    """Six significant digits: where a library's last bit could show, it does not."""
-    return number(float(f"{value:.6g}"))

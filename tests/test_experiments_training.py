@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from experiments.claim import get_claim, names
+from experiments.metrics import correct
 from experiments.models import MODELS, build, structure
 from experiments.models.dropout import Dropout
 from experiments.models.initial import perturb
-from experiments.training import Trainer, Training, correct, train
+from experiments.training import Trainer, Training, train
 
 SMALL = {"data": "digits", "model": "mlp-bn", "seed": 0, "epochs": 2, "limit": 64}
 

@@ -16,10 +16,11 @@ from experiments.answer import Answer, Finding, Table, Verdict, number
 from experiments.claims.blowup.task import Conditions, Head
 from experiments.comparison import arms_of
 from experiments.draws import Draws, digest
+from experiments.metrics import rounded
 from experiments.models.flash import Flash, FlashAttention
 from experiments.runs import Record
 from experiments.statistics import paired
-from experiments.training import Trainer, Training, rounded
+from experiments.training import Trainer, Training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

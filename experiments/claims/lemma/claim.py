@@ -14,9 +14,10 @@ from torch import nn
 import fpsim
 from experiments.answer import Answer, Finding, Table, Verdict
 from experiments.data import load
+from experiments.metrics import rounded
 from experiments.models import build
 from experiments.runs import Record
-from experiments.training import Training, rounded, trained
+from experiments.training import Training, trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

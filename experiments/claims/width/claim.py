@@ -15,9 +15,10 @@ import fpsim
 from experiments.answer import Answer, Finding, Table, Verdict
 from experiments.claims.lemma.claim import model_of
 from experiments.data import load
+from experiments.metrics import rounded
 from experiments.runs import Record
 from experiments.statistics import Paired, holm, paired
-from experiments.training import Training, rounded, trained
+from experiments.training import Training, trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
