@@ -86,6 +86,6 @@ if __name__ == "__main__":
     with event.install_recorder("numba:compile") as recorded:
         for piece in pieces:
             kernel_sets.do(piece)
-        for entry in (reveal, models, bundles):
+        for entry in filter(callable, ENTRIES):
             entry()
     json.dump([one.data["dispatcher"].__qualname__ for _, one in recorded.buffer if one.is_start], sys.stdout)
