@@ -161,13 +161,13 @@ def test_data_loader_workers_inside_the_context():
 def test_an_operation_without_a_rule_raises_and_says_how_to_add_one():
     class Layer(nn.Module):
         def forward(self, x):
-            return torch.fft.rfft(x)
+            return torch.linalg.eigvals(x)
 
     sim = fpsim.run(nn.Sequential(nn.Identity(), Layer()), "fp16")
     with pytest.raises(UnsupportedOp) as raised:
-        sim(torch.randn(4, 7))
+        sim(torch.randn(4, 4))
     text = str(raised.value)
-    for part in ("aten._fft_r2c", "float32[4, 7]", "module '1'", "fpsim.emulation.register"):
+    for part in ("aten.linalg_eig", "float32[4, 4]", "module '1'", "fpsim.emulation.register"):
         assert part in text
 
 
@@ -175,12 +175,9 @@ def test_every_other_operation_raises():
     """Whatever torch has and the table does not: called with a float tensor, it never computes."""
     x = torch.eye(3)
     calls = [
-        torch.fft.fft,
         torch.linalg.eig,
         torch.Tensor.to_sparse,
-        lambda x: torch.complex(x, x),
-        lambda x: torch.polar(x, x),
-        lambda x: x.to(torch.complex64),
+        lambda x: torch.complex(x, x).var(),
     ]
     with fpsim.emulate("fp16"):
         for call in calls:
@@ -235,7 +232,7 @@ def test_every_view_in_the_table_is_one():
             )
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.float8_e8m0fnu])
 def test_other_dtypes_raise(dtype):
     with fpsim.emulate("fp16"), pytest.raises(UnsupportedTensor, match=str(dtype)):
         torch.zeros(2).to(dtype) + 1

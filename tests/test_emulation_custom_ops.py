@@ -61,7 +61,7 @@ def test_without_a_rule_it_is_refused_by_name(fmt):
 @pytest.mark.parametrize("policy", [{}, {"granularity": "primitive"}], ids=str)
 def test_what_a_rule_refuses_says_the_same(policy):
     with fpsim.emulate("fp16", **policy), pytest.raises(fpsim.UnsupportedOp) as caught:
-        torch.ones(2, 3, dtype=torch.complex64)
+        torch.ones(2, 3, dtype=torch.complex32)
     assert "called from no module" in str(caught.value)
     model = nn.Sequential(nn.Identity())
     model[0].forward = lambda x: torch.ops.aten.mm(x, torch.ones(3, 2, dtype=torch.float64))

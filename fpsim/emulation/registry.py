@@ -35,6 +35,9 @@ RULES: dict[torch._ops.OpOverload, Rule] = {}
 #: What it looks up under granularity="primitive": there composite operations run as their steps.
 PRIMITIVE: dict[torch._ops.OpOverload, Rule] = {}
 
+#: What it looks up where an operand is complex.
+COMPLEX: dict[torch._ops.OpOverload, Rule] = {}
+
 #: The operations that have steps.
 STEPS: set[torch._ops.OpOverload] = set()
 
@@ -204,6 +207,15 @@ def register_functional(
         rules = {op: RULES[op] for op in functional.values() if op in RULES}
         for op, rule in derived_forms(name, rules):
             register(op, family=family)(rule)
+
+
+def register_complex(ops: Iterable[str], rule_for: Callable[[torch._ops.OpOverload], Rule | None]) -> None:
+    """Give every overload of the named ops a rule for complex operands, beside that for real ones; other forms follow."""
+    for name in ops:
+        functional = {op: rule_for(op) for op in overloads(name).values() if not is_out(op)}
+        rules = {op: rule for op, rule in functional.items() if rule is not None}
+        COMPLEX.update(rules)
+        COMPLEX.update(derived_forms(name, rules))
 
 
 def derived_forms(

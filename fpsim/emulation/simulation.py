@@ -18,7 +18,7 @@ from fpsim.emulation.dispatch.hooks import Guard, guard_modules, guard_outputs, 
 from fpsim.emulation.dispatch.mode import run_as_written
 from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.limits import round_as_told
+from fpsim.emulation.machine.limits import SMALL, round_as_told
 from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.observers.observer import Observer, get_observers
 from fpsim.numbers.rounding import draw_key
@@ -79,9 +79,10 @@ class Simulation(nn.Module):
         """Round parameters and float buffers in place; what is a value of the format already stays as it is."""
         machine = self._emulation.machine
         for index, (tensor, fmt, rounding, tag) in enumerate(machine.formats_of(tensors, self.model)):
-            if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
+            if tensor.dtype not in (torch.float32, torch.complex64) or tensor.device.type != "cpu":
                 continue
             data = tensor.detach()
+            data = torch.view_as_real(data) if data.is_complex() else data
             marks.judge(data)
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
             if data.is_contiguous():
@@ -240,7 +241,7 @@ def run(
     Raises
     ------
     TypeError : not a module; not an observer.
-    UnsupportedTensor : parameters in float16, bfloat16 or complex numbers, or on another device; never where fmt="fp32" with
+    UnsupportedTensor : parameters of which none is float32, another device; never where fmt="fp32" with
         accumulate="native" is torch itself.
     ValueError : unknown names, float64 parameters, a model that cannot be copied (use inplace=True).
     RuntimeError : under `torch.inference_mode`, where parameters could never be trained.
@@ -298,6 +299,7 @@ def check_state(model: nn.Module, policy: Policy) -> None:
 
 
 def _check_tensors(named: Iterable[_Named], policy: Policy) -> None:
+    dtypes: dict[torch.dtype, str] = {}
     for name, tensor in named:
         if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
@@ -305,16 +307,18 @@ def _check_tensors(named: Iterable[_Named], policy: Policy) -> None:
             continue
         if tensor.device.type != "cpu":
             raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
-        if tensor.dtype.is_complex:
-            raise UnsupportedTensor(f"{name} is {tensor.dtype}; complex numbers have no rules")
-        if isinstance(policy, NativePolicy):
-            if tensor.is_floating_point() and tensor.element_size() == 1:
-                raise UnsupportedTensor(f"{name} is {tensor.dtype}; fmt='native' knows float16, bfloat16, float32 and float64")
-            continue
-        if tensor.dtype is torch.float64:
-            raise ValueError(f"{name} is float64, which means itself: nothing of it would be emulated; use model.float() first")
-        if tensor.dtype.is_floating_point and tensor.dtype is not torch.float32:
-            raise UnsupportedTensor(
-                f"{name} is {tensor.dtype}; under fmt={policy.fmt.name!r} every float32 tensor holds {policy.fmt.name} "
-                "values: use model.float() first"
-            )
+        if tensor.dtype is torch.complex32:
+            raise UnsupportedTensor(f"{name} is {tensor.dtype}, which has no rules; use complex64")
+        if tensor.is_floating_point() and tensor.dtype not in (*SMALL, torch.float32, torch.float64):
+            raise UnsupportedTensor(f"{name} is {tensor.dtype}, which has no arithmetic; use model.float() first")
+        if tensor.dtype in (torch.float64, torch.complex128) and not isinstance(policy, NativePolicy):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"{name} is {kind}, which means itself: nothing of it would be emulated; use model.float() first")
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
+            dtypes.setdefault(tensor.dtype, name)
+    if dtypes and torch.float32 not in dtypes and not isinstance(policy, NativePolicy) and not policy.is_identity:
+        dtype, name = next(iter(dtypes.items()))
+        raise UnsupportedTensor(
+            f"{name} is {dtype}, which means itself, and no parameter is float32: under fmt={policy.fmt.name!r} float32 "
+            f'tensors hold {policy.fmt.name} values; use model.float() first, or fmt="native"'
+        )

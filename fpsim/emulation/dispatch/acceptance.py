@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from fpsim.emulation.machine.limits import LARGEST, in_fp32
-from fpsim.emulation.machine.native import HALVES
+from fpsim.emulation.machine.limits import LARGEST, SMALL, in_fp32
 from fpsim.emulation.numbers import places
-from fpsim.emulation.registry import OF_THE_FIRST, mapped, name_of, overloads
+from fpsim.emulation.registry import OF_THE_FIRST, mapped, name_of, overloads, tensors_in
 
 #: What refuses numbers beyond the range as a float32 operation, where the half one makes infinities of them.
 _READS_FLOAT32 = frozenset(
@@ -23,7 +22,7 @@ class Acceptance:
     """Torch is asked once for each operation and what the question is about, on copies."""
 
     def __init__(self) -> None:
-        self._accepted: set[Any] = set()  # operations and numbers, or dtypes, that torch takes together
+        self._accepted: dict[Any, Any] = {}  # by operation, and the numbers or dtypes that it takes: a result's dtype
 
     def of_numbers(self, func: Any, args: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
         """The arguments as the operation reads them; raises what torch raises of a number that its dtype does not hold.
@@ -39,26 +38,28 @@ class Acceptance:
             self._ask(func, args, kwargs, (dtype, numbers))
         return mapped(_within_float32, (args, kwargs), float) if func in _READS_FLOAT32 else (args, kwargs)
 
-    def of_kinds(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Raise what torch raises of these dtypes together."""
-        self._ask(func, args, kwargs, tuple(map(_kind, _flat((*args, *kwargs.values())))))
+    def of_kinds(self, func: Any, args: Any, kwargs: dict[str, Any]) -> torch.dtype | None:
+        """The dtype of the first result, None where torch has no kernel; raises what torch raises of these dtypes together."""
+        return self._ask(func, args, kwargs, tuple(map(_kind, _flat((*args, *kwargs.values())))))
 
-    def _ask(self, func: Any, args: Any, kwargs: dict[str, Any], about: Any) -> None:
+    def _ask(self, func: Any, args: Any, kwargs: dict[str, Any], about: Any) -> torch.dtype | None:
         if (func, about) in self._accepted:
-            return
+            return self._accepted[func, about]
+        found = None
         arguments, named = mapped(_copied, (args, kwargs), (torch.Tensor, torch.Generator))
         try:
             with torch.random.fork_rng(devices=[]):
-                func(*arguments, **named)
+                found = next((item.dtype for item in tensors_in([func(*arguments, **named)])), None)
         except RuntimeError as error:
             if "not implemented" not in str(error):
                 raise
-        self._accepted.add((func, about))
+        self._accepted[func, about] = found
+        return found
 
 
 def fills_a_mask(func: Any, args: Any) -> bool:
     """Whether this puts a tensor of no dimensions where a mask says: the one `index_put` that takes another dtype."""
-    if name_of(func) not in ("index_put", "_index_put_impl") or args[0].dtype not in HALVES or args[2].dim():
+    if name_of(func) not in ("index_put", "_index_put_impl") or args[0].dtype not in SMALL or args[2].dim():
         return False
     return all(item is None or item.dtype is torch.bool for item in args[1])
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.native import HALVES, NativeMachine
+from fpsim.emulation.machine.limits import SMALL
+from fpsim.emulation.machine.native import NativeMachine
 from fpsim.emulation.registry import mapped, tensors_in, written_by
 
 _FLOAT32 = torch.float32
@@ -28,10 +29,10 @@ class Call:
             return self._carry(value)
         if isinstance(value, (list, tuple)):
             return type(value)(self.carry(item) for item in value)
-        return _FLOAT32 if isinstance(value, torch.dtype) and value in HALVES else value
+        return _FLOAT32 if isinstance(value, torch.dtype) and value in SMALL else value
 
     def _carry(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dtype is not _FLOAT32 and tensor.dtype not in HALVES:
+        if tensor.dtype is not _FLOAT32 and tensor.dtype not in SMALL:
             return tensor
         carried = self.carriers.get(id(tensor))
         if carried is not None:
@@ -70,4 +71,4 @@ class Call:
 
 def upcast(value: Any) -> Any:
     """Half tensors among values as float32 ones."""
-    return mapped(lambda tensor: tensor.detach().float() if tensor.dtype in HALVES else tensor, value)
+    return mapped(lambda tensor: tensor.detach().float() if tensor.dtype in SMALL else tensor, value)

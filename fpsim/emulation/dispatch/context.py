@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.emulation.dispatch import switches
-from fpsim.emulation.dispatch.halves import Halves
 from fpsim.emulation.dispatch.mixed import MixedMode
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.dispatch.module_hooks import ModuleHooks
 from fpsim.emulation.dispatch.native import NativeMode
 from fpsim.emulation.dispatch.observing import choose_kind
 from fpsim.emulation.dispatch.paths import ModulePaths
+from fpsim.emulation.dispatch.small import OtherTensors
 from fpsim.emulation.machine import memory
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.mixed import MixedMachine
@@ -127,7 +127,8 @@ class Emulation(ModulePaths):
         local = self._local
         if local.machine is None:
             local.machine = _KINDS[type(self.policy)][0](self.policy, self)
-            local.machine.halves = Halves(local.machine)
+            if not self.policy.is_native:
+                local.machine.others = OtherTensors(local.machine)
             self._machines.append(local.machine)
         return local.machine
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fpsim.emulation.dispatch.decompositions import decomposition_of
 from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
 from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.limits import has_others
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.updates import KINDS
@@ -63,10 +64,8 @@ class EmulationMode(TorchDispatchMode):
         if types and not marks.PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         machine = self.machine
-        if machine.optimizer is not None:
-            result = self._in_halves(func, types, args, kwargs)
-            if result is not NotImplemented:
-                return result
+        if machine.others is not None and (has_others(args) or (kwargs and has_others(kwargs.values()))):
+            return self._on_others(func, types, args, kwargs)
         machine.op = func
         try:
             if _modes_left() == 0:  # nothing below to hide from
@@ -79,12 +78,12 @@ class EmulationMode(TorchDispatchMode):
             self._explain(error, func, args, kwargs)
             raise
 
-    def _in_halves(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """An operation on 16-bit tensors within an optimizer's step; NotImplemented for others."""
-        if self.machine.halves is None:
-            return NotImplemented
+    def _on_others(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """An operation in which a dtype below float32, or complex numbers, have a part."""
         try:
-            return self.machine.halves.compute(self, func, types, args, kwargs)
+            return self.machine.others.compute(self, func, types, args, kwargs)
+        except MetaTensor:
+            return func(*args, **kwargs)  # shapes only
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs)
             raise

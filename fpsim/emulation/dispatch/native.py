@@ -1,7 +1,7 @@
-"""`fmt="native"`: each dtype means itself. float16 and bfloat16 operations go through the table of rules, carried as float32.
+"""`fmt="native"`: each dtype means itself. Operations on dtypes below float32 go through the rules, carried as float32.
 
-Results that a rule leaves unmarked (statistics saved for a backward pass) stay float32. Operations without a half tensor are
-torch's own.
+Results that a rule leaves unmarked (statistics saved for a backward pass) stay float32. Operations without a tensor of such a
+dtype are torch's own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from fpsim.emulation.dispatch.acceptance import Acceptance, fills_a_mask
 from fpsim.emulation.dispatch.carriers import Call, upcast
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
-from fpsim.emulation.machine.native import HALVES, NativeMachine, common_dtype
+from fpsim.emulation.machine.limits import SMALL
+from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.numbers import places
 from fpsim.emulation.registry import (
     OF_THE_FIRST,
@@ -31,7 +32,7 @@ from fpsim.emulation.registry import (
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
-_FLOATING = frozenset((*HALVES, _FLOAT32, _FLOAT64))
+_FLOATING = frozenset((*SMALL, _FLOAT32, _FLOAT64))
 _UNINITIALIZED = ("aten::empty", "aten::new_empty")
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -67,12 +68,12 @@ class NativeMode(EmulationMode):
         if types and FakeTensor in types:
             self._refuse_subclasses(func, types)
         rule_exists = func in RULES
-        if rule_exists and TABLE[func].family == "view" and not isinstance(args[0], torch.Tensor):
+        if rule_exists and TABLE[func].family == "view" and not isinstance(args[0], (torch.Tensor, complex)):
             raise BeingTraced(func)
         tensors = list(tensors_in((*args, *kwargs.values())))
         kinds = {tensor.dtype for tensor in tensors}
         wanted = self._wanted(func, args, kwargs) if rule_exists else kwargs.get("dtype")
-        if kinds.isdisjoint(HALVES) and wanted not in HALVES:
+        if kinds.isdisjoint(SMALL) and wanted not in SMALL:
             if not self._half_by_default(func, tensors, wanted):
                 return self._plain(func, args, kwargs, kinds)
             wanted = torch.get_default_dtype()
@@ -85,12 +86,16 @@ class NativeMode(EmulationMode):
                     return self._plain(func, args, kwargs, kinds)
                 self.machine.op = func
                 self.machine.check(tensor)
+        self.machine.op = func
+        if TABLE[func].family == "complex" or (func is not _aten._to_copy.default and any(kind.is_complex for kind in kinds)):
+            raise self.machine.refuse("complex numbers beside a dtype below float32: cast that to float32 first")
         if TABLE[func].family == "collective":
-            self.machine.op = func
             return RULES[func](self.machine, *args, **kwargs)  # it sees the dtypes that are sent
+        if TABLE[func].family == "scaled":
+            with _without_dispatch():
+                return RULES[func](self.machine, *args, **kwargs)
         if TABLE[func].family == "view" or func._schema.name.startswith(_UNINITIALIZED):
             return self._plain(func, args, kwargs, kinds)
-        self.machine.op = func
         try:
             with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
                 return self._compute(func, args, kwargs, tensors, kinds & _FLOATING, wanted)
@@ -100,7 +105,7 @@ class NativeMode(EmulationMode):
 
     @staticmethod
     def _half_by_default(func: Any, tensors: list[torch.Tensor], wanted: Any) -> bool:
-        return not tensors and wanted is None and torch.get_default_dtype() in HALVES and func in RULES
+        return not tensors and wanted is None and torch.get_default_dtype() in SMALL and func in RULES
 
     @staticmethod
     def _wanted(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -113,11 +118,9 @@ class NativeMode(EmulationMode):
 
     def _plain(self, func: Any, args: Any, kwargs: dict[str, Any], kinds: set[torch.dtype]) -> Any:
         reads_only = func is _aten._local_scalar_dense.default or (func in TABLE and TABLE[func].family == "view")
-        for dtype in () if reads_only else kinds:
+        for dtype in () if reads_only else kinds - SMALL.keys():
             if "float8" in str(dtype) or "float4" in str(dtype):
-                raise UnsupportedTensor(
-                    f"{func}: a tensor of {dtype}; fmt='native' knows float16, bfloat16, float32 and float64"
-                )
+                raise UnsupportedTensor(f"{func}: a tensor of {dtype}, which has no arithmetic; cast it to float32 first")
         with _without_dispatch():
             return func(*args, **kwargs)
 
@@ -125,23 +128,23 @@ class NativeMode(EmulationMode):
         self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor], kinds: set[torch.dtype], wanted: Any
     ) -> Any:
         machine = self.machine
-        dtype = wanted if wanted is not None else next((kind for kind in kinds if kind in HALVES), None)
-        if dtype in HALVES and places(func):
+        dtype = wanted if wanted is not None else next((kind for kind in kinds if kind in SMALL), None)
+        if dtype is not None and dtype in SMALL and places(func):
             args, kwargs = self._acceptance.of_numbers(func, args, kwargs, dtype)
         if func is _aten.copy_.default:
             return self._copy(*args)
-        if func is _aten._to_copy.default and (wanted not in HALVES or kinds == {wanted}):
+        if func is _aten._to_copy.default and (wanted not in SMALL or kinds == {wanted}):
             return func(*args, **kwargs)  # exact, or torch's own
         if func is _aten._to_copy.default:
             machine.choose(wanted)
             fresh = args[0].detach().clone(memory_format=torch.preserve_format)
-            if fresh.dtype in HALVES:
+            if fresh.dtype in SMALL:
                 fresh = fresh.float()
             others = {key: value for key, value in kwargs.items() if key not in ("dtype", "device", "pin_memory")}
             rounded = machine.finish(fresh) if fresh.is_floating_point() else machine.floating(fresh)
             return _aten._to_copy.default(rounded, dtype=wanted, **others)
         if wanted is not None:
-            if wanted not in HALVES:
+            if wanted not in SMALL:
                 args, kwargs = upcast((args, kwargs))
                 return func(*args, **kwargs)
             return Call(machine, wanted).run(func, args, kwargs)
@@ -150,18 +153,18 @@ class NativeMode(EmulationMode):
         return self._mixed(func, args, kwargs, tensors)
 
     def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-        if target.dtype not in HALVES or source.dtype is target.dtype:
+        if target.dtype not in SMALL or source.dtype is target.dtype:
             return target.copy_(source)
         machine = self.machine
         machine.choose(target.dtype)
         if not source.is_floating_point():
             return target.copy_(machine.floating(source))
-        fresh = source.detach().float() if source.dtype in HALVES else source.detach().clone()
+        fresh = source.detach().float() if source.dtype in SMALL else source.detach().clone()
         return target.copy_(machine.finish(fresh))
 
     def _mixed(self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> Any:
         machine, family = self.machine, TABLE[func].family
-        halves = {tensor.dtype for tensor in tensors}.intersection(HALVES)
+        halves = {tensor.dtype for tensor in tensors}.intersection(SMALL)
         half = next(iter(halves))
         if family == "foreach":
             return self._one_by_one(func, args, kwargs)
@@ -178,7 +181,7 @@ class NativeMode(EmulationMode):
         if family == "normalization" and len(halves) == 1:
             return self._normalize(func, args, kwargs, half)
         common = self._common(func, args, tensors)
-        if common in HALVES:
+        if common in SMALL:
             return self._beside_numbers(func, args, kwargs, common)
         return self._promoted(func, args, kwargs)
 
@@ -208,9 +211,9 @@ class NativeMode(EmulationMode):
     def _promoted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation is float32's or float64's: torch's own, on half operands as they are; half targets are rounded to."""
         targets = list(tensors_in(written_by(func, args, kwargs)))
-        rounds = name_of(func) in _ROUNDED_TO_THE_FIRST and isinstance(args[0], torch.Tensor) and args[0].dtype in HALVES
+        rounds = name_of(func) in _ROUNDED_TO_THE_FIRST and isinstance(args[0], torch.Tensor) and args[0].dtype in SMALL
         kind = _FLOAT64 if rounds else _FLOAT32
-        wide = {id(item): item.to(kind) for item in tensors_in((*args, *kwargs.values())) if item.dtype in HALVES}
+        wide = {id(item): item.to(kind) for item in tensors_in((*args, *kwargs.values())) if item.dtype in SMALL}
         arguments, named = mapped(lambda tensor: wide.get(id(tensor), tensor), (args, kwargs))
         result = func(*arguments, **named)
         if rounds:
@@ -230,13 +233,13 @@ class NativeMode(EmulationMode):
         for arguments, named in each_element(args, kwargs):
             tensors = list(tensors_in((*arguments, *named.values())))
             kinds = _FLOATING.intersection(tensor.dtype for tensor in tensors)
-            if kinds.isdisjoint(HALVES):
+            if kinds.isdisjoint(SMALL):
                 result = func(*arguments, **named)
             elif len(kinds) == 1:
                 result = Call(self.machine, next(iter(kinds))).run(func, arguments, named)
             else:
                 common = common_dtype([tensor for tensor in tensors if tensor.is_floating_point()])
-                if common in HALVES:
+                if common in SMALL:
                     result = self._beside_numbers(func, arguments, named, common)
                 else:
                     result = self._promoted(func, arguments, named)

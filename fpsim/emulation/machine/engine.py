@@ -171,16 +171,17 @@ def _epilogue(
     machine: Machine, total: np.ndarray, inner: Format, addend: np.ndarray | None, alpha: float, beta: float
 ) -> np.ndarray:
     if alpha != 1:
-        total = _rounded(machine, total * machine.scalar(float(alpha)), inner)
+        total = rounded(machine, total * machine.scalar(float(alpha)), inner)
     if addend is not None:
         scaled = addend.astype(np.float64)
         if beta != 1:
-            scaled = _rounded(machine, scaled * machine.scalar(float(beta)), inner)
-        total = _rounded(machine, odd_sum(total, scaled, machine.arithmetic.rounding), inner)
+            scaled = rounded(machine, scaled * machine.scalar(float(beta)), inner)
+        total = rounded(machine, odd_sum(total, scaled, machine.arithmetic.rounding), inner)
     return machine.finish(torch.from_numpy(np.ascontiguousarray(total))).numpy()
 
 
-def _rounded(machine: Machine, values: np.ndarray, fmt: Format) -> np.ndarray:
+def rounded(machine: Machine, values: np.ndarray, fmt: Format) -> np.ndarray:
+    """float64 values rounded to a format, in the mode of the machine; nothing is counted."""
     values = np.ascontiguousarray(values)
     round_into(values, values, fmt, machine.arithmetic.rounding, machine.draws())
     return values

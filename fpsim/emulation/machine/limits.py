@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,8 @@ SMALL = {
     **{getattr(torch, name): name for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")},
 }
 
+_OTHERS = frozenset((*SMALL, torch.complex64, torch.complex128))
+
 #: The largest float32 number: what a model that asks for its dtype's range is told.
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -38,10 +41,10 @@ def counting_limits(fmt: Format, rounding: Rounding, dtype: np.dtype) -> np.ndar
     if dtype == np.float32:  # the same sets of float32 values: thresholds move to the next float32 inwards
         with np.errstate(over="ignore"):
             narrow = limits.astype(np.float32)
-        narrow[0] = np.nextafter(narrow[0], np.float32(np.inf)) if narrow[0] < limits[0] else narrow[0]
-        narrow[1] = np.nextafter(narrow[1], np.float32(-np.inf)) if narrow[1] > limits[1] else narrow[1]
-        narrow[2] = np.nextafter(narrow[2], np.float32(0)) if narrow[2] > limits[2] else narrow[2]
-        narrow[3] = np.nextafter(narrow[3], np.float32(0)) if narrow[3] < limits[3] else narrow[3]
+            narrow[0] = np.nextafter(narrow[0], np.float32(np.inf)) if narrow[0] < limits[0] else narrow[0]
+            narrow[1] = np.nextafter(narrow[1], np.float32(-np.inf)) if narrow[1] > limits[1] else narrow[1]
+            narrow[2] = np.nextafter(narrow[2], np.float32(0)) if narrow[2] > limits[2] else narrow[2]
+            narrow[3] = np.nextafter(narrow[3], np.float32(0)) if narrow[3] < limits[3] else narrow[3]
         return narrow
     return limits
 
@@ -87,3 +90,17 @@ def in_fp32(value: float) -> float:
         return struct.unpack("f", struct.pack("f", value))[0]
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
+
+
+def has_others(values: Iterable[Any]) -> bool:
+    """Whether an operation's arguments, or lists among them, hold a tensor below float32, a complex number or such a dtype."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.dtype in _OTHERS:
+                return True
+        elif isinstance(value, (list, tuple)):
+            if value and type(value[0]) is not int and has_others(value):
+                return True
+        elif type(value) is complex or (type(value) is torch.dtype and value in _OTHERS):
+            return True
+    return False

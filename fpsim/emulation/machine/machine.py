@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from fpsim.accumulation import Accumulator
@@ -19,6 +18,7 @@ from fpsim.emulation.errors import MetaTensor, UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.limits import LARGEST, SMALL
+from fpsim.emulation.machine.parts import COMPLEX64, joined, parts_of
 from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.machine.protocol import Rule
@@ -26,7 +26,7 @@ from fpsim.emulation.machine.updates import Updates
 from fpsim.emulation.machine.writing import Writing
 from fpsim.emulation.registry import PRIMITIVE, RULES
 from fpsim.numbers.formats import Format, get_format
-from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.observers.counters import Counters
 from fpsim.sums.task import Sum
@@ -43,6 +43,8 @@ _AS_THEY_ARE = frozenset(
         torch.uint16,
         torch.uint32,
         torch.uint64,
+        COMPLEX64,
+        torch.complex128,
     )
 )
 
@@ -59,7 +61,7 @@ class FormatMachine(Writing):
         self.rules: dict[torch._ops.OpOverload, Rule] = PRIMITIVE if policy.granularity == "primitive" else RULES
         self.optimizer: Any = None
         self.updates = Updates(self)
-        self.halves: Any = None  # what 16-bit tensors mean while an optimizer steps
+        self.others: Any = None  # what tensors below float32 and complex ones mean, where float32 ones hold a format
         self.reads: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # told what a tensor from outside is read as
         self.mode: Any = None  # what hands it operations while the context is entered
         self.call: Any = None  # what observers were told of last that is not computed yet
@@ -71,19 +73,18 @@ class FormatMachine(Writing):
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of values of the format: the tensor itself if its storage says so, else a rounded copy.
 
-        Integers, booleans and float64 pass as they are.
+        Integers, booleans and float64 pass as they are; complex64 is two values of the format.
 
         Raises
         ------
-        UnsupportedTensor : float16, bfloat16 and float8 (they mean themselves only under fmt="native"), complex
-            numbers, tensors on another device, sparse tensors.
+        UnsupportedTensor : tensors on another device, sparse tensors.
         """
         tag = marks.tag_on(tensor)
         if tag is self.arithmetic.tag:
             return tensor
         if tensor.dtype is not _FLOAT32:
             self.check(tensor)
-            return tensor
+            return joined(self.operand(parts_of(tensor))) if tensor.dtype is COMPLEX64 else tensor
         if tag is marks.EXEMPT:
             return tensor
         self.check(tensor)
@@ -131,14 +132,6 @@ class FormatMachine(Writing):
     def held(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.operand(tensor)
 
-    def cast(self, source: torch.Tensor, dtype: torch.dtype, **kwargs: Any) -> torch.Tensor:
-        self.check(source, computes=False)
-        if source.dtype is not dtype:
-            wide = np.array((source if source.dtype in SMALL else self.operand(source)).detach().double().numpy(), order="C")
-            round_into(wide, wide, get_format(SMALL[dtype]), self.arithmetic.rounding, self.draws())
-            source = torch.from_numpy(wide)
-        return torch.ops.aten._to_copy.default(source, dtype=dtype, **kwargs)
-
     def check(self, tensor: torch.Tensor, computes: bool = True) -> None:
         dtype = tensor.dtype
         if dtype is _FLOAT32 and tensor.is_cpu and tensor.layout is torch.strided:
@@ -151,13 +144,7 @@ class FormatMachine(Writing):
             raise UnsupportedTensor(self.message(f"a tensor of layout {tensor.layout}; emulation takes dense tensors"))
         if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE or (not computes and dtype in SMALL):
             return
-        if dtype.is_complex:
-            raise UnsupportedTensor(self.message(f"a tensor of {dtype}; complex numbers have no rules"))
-        name = self.arithmetic.fmt.name
-        raise UnsupportedTensor(
-            self.message(f"a tensor of {dtype}; under fmt={name!r} float32 tensors hold {name} values and smaller ones can be "
-                         'printed and read only: leave the model in float32 (or use fmt="native")')
-        )  # fmt: skip
+        raise UnsupportedTensor(self.message(f"a tensor of {dtype}, which has no rules here; cast it to float32 first"))
 
     def operands(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -208,10 +195,14 @@ class FormatMachine(Writing):
         for tensor in tensors:
             yield tensor, self.arithmetic.fmt, self.arithmetic.rounding, self.arithmetic.tag
 
-    def policy_of_halves(self) -> tuple[Accumulator, Rounding]:
-        """How 16-bit tensors compute while an optimizer steps."""
+    def policy_of_small(self) -> tuple[Accumulator, Rounding]:
+        """How tensors below float32 compute."""
         policy = self.emulation.policy
         return policy.asked or policy.accumulator, policy.rounding
+
+    def sum_of_dtypes(self, left: torch.dtype, right: torch.dtype, result: torch.dtype) -> Sum:
+        accumulate, rounding = self.policy_of_small()
+        return Sum.of(get_format(SMALL[left]), accumulate, rounding, self.arithmetic.fmt, get_format(SMALL[right]))
 
     @property
     def updates_parameters(self) -> bool:

@@ -32,6 +32,7 @@ from fpsim.accumulation.units import Formats
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.machine.parts import COMPLEX64, joined as joined_parts, parts_of
 from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import MixedPolicy, mixed_products, widened
 from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings, Setting
@@ -146,7 +147,7 @@ class MixedMachine(FormatMachine):
         targets = _targets(op, args, kwargs)
         if op is _NUMBER:  # Python gets what is there
             targets = (args[0],)
-        held = self._mark_of(targets[0]) if targets and targets[0].dtype is _FLOAT32 else None
+        held = self._mark_of(targets[0]) if targets and targets[0].dtype in (_FLOAT32, COMPLEX64) else None
         backward = not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
         if self.optimizer is not None or (not backward and not self.places and self._updates(held, args, kwargs)):
             selection = self._selection_of_update(held, args, kwargs)
@@ -169,7 +170,8 @@ class MixedMachine(FormatMachine):
     def _selection_of_update(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> _Selection:
         if held is not None and held.role != "activation":
             return _update_selection(held.module, held.fmt or held.role_format, held.role)
-        marks = (self._mark_of(tensor) for tensor in tensors_in((*args, *kwargs.values())) if tensor.dtype is _FLOAT32)
+        tensors = (item for item in tensors_in((*args, *kwargs.values())) if item.dtype in (_FLOAT32, COMPLEX64))
+        marks = (self._mark_of(tensor) for tensor in tensors)
         first = next((mark for mark in marks if mark is not None and mark.role != "activation"), None)
         module = first.module if first is not None else self.settings_at(self.path)
         return _update_selection(module, module.formats.optimizer, "optimizer")
@@ -238,7 +240,7 @@ class MixedMachine(FormatMachine):
         """A tensor of values of the format in which the running operation reads it: itself, or a rounded copy."""
         if tensor.dtype is not _FLOAT32:
             self.check(tensor)
-            return tensor
+            return joined_parts(self.operand(parts_of(tensor))) if tensor.dtype is COMPLEX64 else tensor
         mark = self._tag_of(tensor)
         if mark is None:
             self.check(tensor)
@@ -324,9 +326,9 @@ class MixedMachine(FormatMachine):
     def exact(self, result: torch.Tensor) -> torch.Tensor:
         arithmetic = self.arithmetic
         closed = arithmetic.uniform and arithmetic.finishing.has_kernels  # a system may lack what a negation or a sign gives
-        if closed or not self._checks or result.dtype is not _FLOAT32:
+        if closed or not self._checks or result.dtype not in (_FLOAT32, COMPLEX64):
             return super().exact(result)
-        return self._round(result)
+        return self._round(result) if result.dtype is _FLOAT32 else joined_parts(self._round(parts_of(result)))
 
     def one_pass(
         self, operation: int, tensors: tuple[torch.Tensor, ...], factor: float = 1.0, into: torch.Tensor | None = None
@@ -376,9 +378,9 @@ class MixedMachine(FormatMachine):
             fmt = module.formats.weight
             yield tensor, fmt, module.roundings.weight, self.role_tag(fmt, "weight", module)
 
-    def policy_of_halves(self) -> tuple[Accumulator, Rounding]:
+    def policy_of_small(self) -> tuple[Accumulator, Rounding]:
         selection = self._selected
-        return selection.module.accumulators.optimizer, selection.module.roundings.optimizer
+        return getattr(selection.module.accumulators, selection.by), selection.rounding
 
 
 def _forward_selection(module: ModuleSettings) -> _Selection:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from fpsim.accumulation import Accumulator
 from fpsim.emulation.machine.arithmetic import Arithmetic
+from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import NativePolicy, Policy
 from fpsim.numbers.formats import Format, get_format
-
-HALVES = (torch.float16, torch.bfloat16)
+from fpsim.numbers.rounding import Rounding
+from fpsim.sums.task import Sum
 
 
 class NativeMachine(FormatMachine):
@@ -39,11 +41,18 @@ class NativeMachine(FormatMachine):
             arithmetic = self._of[dtype] = Arithmetic.of(policy)
         self.arithmetic = arithmetic
 
+    def sum_of_dtypes(self, left: torch.dtype, right: torch.dtype, result: torch.dtype) -> Sum:
+        self.choose(result)
+        return super().sum_of_dtypes(left, right, result)
+
+    def policy_of_small(self) -> tuple[Accumulator, Rounding]:
+        return self._policy.accumulator, self._policy.rounding
+
     def forget_marks(self) -> None:
         """Carriers alone are marked, and they are gone."""
 
     def emulates(self, dtype: torch.dtype) -> bool:
-        return dtype in HALVES
+        return dtype in SMALL
 
     def format_of(self, tensor: torch.Tensor) -> Format:
         return get_format(str(tensor.dtype).removeprefix("torch."))

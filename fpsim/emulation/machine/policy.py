@@ -96,7 +96,12 @@ class NativePolicy(Policy):
 
     def of(self, name: str) -> Policy | str:
         """The policy of the dtype of that name."""
-        return getattr(self, name)
+        if not name.startswith("float8"):
+            return getattr(self, name)
+        try:
+            return make_policy(name, self.accumulator, self.rounding, self.seed, self.granularity)
+        except ValueError as error:
+            return str(error)
 
     def __str__(self) -> str:
         return super().__str__().replace(f"fmt={self.fmt.name}", "fmt=native", 1)

@@ -46,7 +46,7 @@ class Machine(Protocol):
     # Operands
 
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of values of the format: itself, or a rounded copy. Integers, booleans and float64 pass as they are."""
+        """A tensor of values of the format: itself, or a rounded copy; of complex64 its two parts. Others pass as they are."""
 
     def operands(self, value: _Value) -> _Value:
         """`operand` over tensors inside lists and tuples; everything else as it is."""
@@ -62,9 +62,6 @@ class Machine(Protocol):
 
     def narrowed(self, tensor: torch.Tensor) -> torch.Tensor:
         """Floating-point numbers of another dtype as values of the format, rounded, in a fresh float32 tensor."""
-
-    def cast(self, source: torch.Tensor, dtype: torch.dtype, **kwargs: Any) -> torch.Tensor:
-        """A tensor of a dtype below float32, rounded once to it; under a named format it can be printed and read."""
 
     def filling(self, value: Any) -> Any:
         """What fills elements: a number, or a tensor of one element from outside, is a constant; else an operand."""
@@ -98,6 +95,9 @@ class Machine(Protocol):
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
         """The sum of products of two factors' values."""
+
+    def sum_of_dtypes(self, left: torch.dtype, right: torch.dtype, result: torch.dtype) -> Sum:
+        """The sum of products of values of two dtypes below float32, for a result of a dtype; `finish` rounds to that."""
 
     # Results
 

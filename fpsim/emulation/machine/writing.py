@@ -11,6 +11,7 @@ import torch
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.constants import Constants
 from fpsim.emulation.machine.finishing import Values
+from fpsim.emulation.machine.parts import COMPLEX64, joined, parts_of
 from fpsim.emulation.machine.tables import Function
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -35,13 +36,13 @@ class Writing(Constants):
             return self._round(result)
         if dtype is _FLOAT64:
             return self._narrow(result)
-        return result
+        return joined(self.finish(parts_of(result))) if dtype.is_complex else result
 
     def exact(self, result: torch.Tensor) -> torch.Tensor:
         return self._mark(result)
 
     def _mark(self, result: torch.Tensor) -> torch.Tensor:
-        if result.dtype is _FLOAT32:
+        if result.dtype in (_FLOAT32, COMPLEX64):
             result.untyped_storage()._fpsim = self.arithmetic.tag  # type: ignore[attr-defined]
         return result
 
@@ -122,6 +123,10 @@ class Writing(Constants):
             return target
         if not torch.can_cast(result.dtype, target.dtype):
             raise RuntimeError(f"result type {result.dtype} can't be cast to the desired output type {target.dtype}")
+        if target.dtype is COMPLEX64:
+            held = result if result.dtype is COMPLEX64 else self.finish(result).to(COMPLEX64)
+            self.write(parts_of(target), parts_of(held))
+            return target
         if target.dtype is not _FLOAT32:
             marks.unmark(target)
             return target.copy_(result)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import reduction
-from fpsim.emulation.machine.native import HALVES, NativeMachine
+from fpsim.emulation.machine.limits import SMALL
+from fpsim.emulation.machine.native import NativeMachine
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, names, register
 from fpsim.emulation.rules.matmul import is_native
@@ -61,7 +62,7 @@ def all_reduce(
     kinds: Any = torch.distributed.ReduceOp.RedOpType
     kind = kinds(how.op())
     native = isinstance(machine, NativeMachine)
-    if not any(tensor.dtype in (HALVES if native else (torch.float32,)) for tensor in tensors):
+    if not any(tensor.dtype in (SMALL if native else (torch.float32,)) for tensor in tensors):
         return torch.ops.c10d.allreduce_.default(tensors, group, how, sparse, later, timeout)
     if kind not in (kinds.SUM, kinds.AVG):
         raise machine.refuse("an all-reduce that is neither a sum nor a mean")

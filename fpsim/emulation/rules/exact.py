@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fpsim.emulation.errors import BeingTraced
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
 from fpsim.emulation.registry import Rule, is_out, names, overloads, register, register_functional
 
@@ -19,7 +18,7 @@ VIEWS = names(
     """
     alias as_strided detach diagonal expand lift_fresh permute select slice split split_with_sizes squeeze t
     transpose unbind unfold unsqueeze view _reshape_alias _unsafe_view unsafe_split unsafe_split_with_sizes
-    unsafe_chunk set_ resize_ resize_as_ swapaxes swapdims
+    unsafe_chunk view_as_real view_as_complex _conj _neg_view set_ resize_ resize_as_ swapaxes swapdims
     """
 )
 
@@ -36,7 +35,7 @@ SELECTIONS = names(
     slice_backward value_selecting_reduction_backward aminmax as_strided_copy narrow_copy split_with_sizes_copy
     unbind_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
     floor ceil trunc diagonal_backward _chunk_cat lu_unpack masked_scatter_backward _pack_padded_sequence
-    _pack_padded_sequence_backward
+    _pack_padded_sequence_backward conj_physical _conj_physical
     """
 )
 
@@ -73,6 +72,8 @@ def _view_rule(op: torch._ops.OpOverload) -> Rule:
     grows = "resize" in op._schema.name
 
     def view(machine: Machine, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(tensor) is complex:  # a factor whose conjugate a gradient has
+            return op(torch.tensor(tensor, dtype=torch.complex128), *args, **kwargs)
         if not isinstance(tensor, Tensor):  # a tracer makes a constant of a Python number
             raise BeingTraced(op)
         if marks.tag_on(tensor) is None:
@@ -158,8 +159,6 @@ def to_copy(
             if kwargs.get("memory_format")
             else machine.floating(source)
         )
-    if dtype is not None and dtype in SMALL:
-        return machine.cast(source, dtype, **kwargs)
     result = _aten._to_copy.default(machine.operand(source), dtype=dtype, device=device, **kwargs)
     machine.check(result)
     return machine.exact(result)
@@ -168,7 +167,7 @@ def to_copy(
 @register(_aten._local_scalar_dense.default, family="comparison")
 def number_of(machine: Machine, source: Tensor) -> Any:
     machine.check(source, computes=False)
-    return _aten._local_scalar_dense.default(source if source.dtype in SMALL else machine.operand(source))
+    return _aten._local_scalar_dense.default(machine.operand(source))
 
 
 @register(_aten.zero_.default, family="constant")
