@@ -126,10 +126,11 @@ def judge(records: Sequence[Record]) -> Answer:
     summary = f"largest singular value of W_Q, W_K, times that at first: bf16 {np.mean(on):.3g}, fp32 {np.mean(off):.3g}, " + (
         ", ".join(f"{name.partition(', ')[2]} {np.mean(_grown(arms[name])):.3g}" for name in INTERVENTIONS)
     )
-    return Answer(summary, findings, (Table("A value a seed:", columns, rows),), lambda figure: _draw(figure, arms))
+    return Answer(summary, findings, (Table("A value a seed:", columns, rows),), lambda figure: _draw(figure, arms), (NOTE,))
 
 
 ERROR = "mean error of P V, ulp"
+NOTE = "With V of both signs there is something to learn, V above 0: that the singular value falls there is not of rounding."
 TASK = "constructed task, SGD, V drawn anew every step"
 
 
