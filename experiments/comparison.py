@@ -85,7 +85,7 @@ class Comparison:
             return "; the mean itself is not within the margin"
         seconds = sum(record.seconds for record in (*self.arms[name].records, *self.arms[self.reference].records))
         hours = seconds / self.paired[name].count * seeds / 3600
-        return f"; about {seeds} seeds would show this mean to be within it, {hours:.1g} h of a processor"
+        return f"; about {seeds} seeds would show this mean to be within it, {hours:.2g} h of a processor"
 
     def table(self) -> Table:
         rows = []

@@ -29,7 +29,7 @@ def difference(found: Paired, p: float, verdict: Verdict, arms: Sequence[Arm]) -
     needed = math.ceil(((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * found.deviation / found.mean) ** 2) + 1
     seconds = sum(record.seconds for arm in arms for record in arm.records) / found.count
     return (
-        f"{said}; if that is the difference, about {needed} seeds would show it, {needed * seconds / 3600:.1g} h of a processor"
+        f"{said}; if that is the difference, about {needed} seeds would show it, {needed * seconds / 3600:.2g} h of a processor"
     )
 
 

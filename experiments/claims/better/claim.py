@@ -34,7 +34,7 @@ def judge(records: Sequence[Record]) -> Answer:
         verdict = Verdict.CONFIRMED if p < 0.05 else Verdict.REFUTED if most < SMALLEST else Verdict.INCONCLUSIVE
         statistic = f"{gain.mean():+.3f} points, p = {p:.2g} (Holm), at most {most:+.3f} with 95 %"
         if verdict is Verdict.INCONCLUSIVE:
-            statistic += f"; about {_seeds(gain)} seeds would show {SMALLEST} points, {_hours(fp32, arms[name], gain):.1g} h"
+            statistic += f"; about {_seeds(gain)} seeds would show {SMALLEST} points, {_hours(fp32, arms[name], gain):.2g} h"
         statistic += f"; test loss better by {losses[name].mean():+.2g}, p = {of_loss:.2g}"
         findings.append(Finding(f"{name}: a higher accuracy than fp32", verdict, statistic, f"{len(gain)} paired seeds"))
         counts = [int(np.count_nonzero(test)) for test in (gain > 0, gain == 0, gain < 0)]

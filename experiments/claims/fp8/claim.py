@@ -77,6 +77,9 @@ def judge(records: Sequence[Record]) -> Answer:
         f"{regime}: " + ", ".join(f"{arm} {comparison.paired[f'{regime}: {arm}'].mean:+.2f}" for arm in (PLAIN, UNIT, PROMOTED))
         for regime, comparison in found.items()
     )
+    summary += "; errors of the first products by their sums and by their factors: " + ", ".join(
+        f"{name} {sums} and {factors}" for name, sums, factors in rows if name.endswith(UNIT)
+    )
     notes = [f"fp32 whose weights are moved by one ulp is apart from fp32 by, in points: {apart}."]
     return Answer(summary, findings, (*tables(found), errors), lambda figure: draw(figure, found, "not scaled"), notes)
 
