@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 import fpsim
 from fpsim.emulation import TABLE
 from fpsim.emulation.dispatch import switches
-from fpsim.emulation.registry import names
+from fpsim.emulation.schemas import names
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

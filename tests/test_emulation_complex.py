@@ -13,7 +13,8 @@ import fpsim
 from fpsim.emulation import UnsupportedOp
 from fpsim.emulation.dispatch import context
 from fpsim.emulation.machine.complex_functions import FUNCTIONS
-from fpsim.emulation.registry import COMPLEX, name_of
+from fpsim.emulation.registry import COMPLEX
+from fpsim.emulation.schemas import name_of
 from fpsim.numbers.rounding import Rounding, get_rounding
 from tests.oracles import exact_sqrt, round_exact
 

@@ -7,7 +7,7 @@ plain run takes the operations that torch computes in the tensor's dtype, those 
 import pytest
 import torch
 
-from fpsim.emulation.registry import names
+from fpsim.emulation.schemas import names
 
 pytest.importorskip("expecttest", reason="torch's operator database needs the package expecttest")
 

@@ -8,7 +8,8 @@ from torch.nn import functional
 import fpsim
 from fpsim.emulation import UnsupportedOp
 from fpsim.emulation.numbers import FILLING, IN_THE_FORMAT
-from fpsim.emulation.registry import RULES, name_of
+from fpsim.emulation.registry import RULES
+from fpsim.emulation.schemas import name_of
 
 LARGEST = torch.finfo(torch.float32).max
 NAMED = ["fp16", "bf16", "float8_e4m3fn", "float8_e5m2", "tf32"]

@@ -8,7 +8,7 @@ import torch
 
 import fpsim
 from fpsim.emulation import UnsupportedOp
-from fpsim.emulation.registry import names
+from fpsim.emulation.schemas import names
 
 pytest.importorskip("expecttest", reason="torch's operator database needs the package expecttest")
 

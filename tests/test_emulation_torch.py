@@ -91,7 +91,7 @@ def test_compiled_code_runs_as_written_and_says_so_once():
 
 
 def test_tensors_without_numbers_pass():
-    for fmt in ("fp16", "native"):
+    for fmt in ("fp16", "native", {"*": "fp16", "gradient": "bf16"}):
         with fpsim.emulate(fmt):
             x = torch.empty(3, 4, device="meta")
             assert (x @ x.T).relu().sum(0).shape == (3,)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fpsim
-from fpsim.accumulation.units import Instruction, Output
+from fpsim.accumulation.instructions import Instruction, Output
 from fpsim.hardware import UNITS, UnconfirmedUnit, get_unit, product
 from fpsim.hardware.table import conversions_markdown, markdown, scaled_markdown
 from fpsim.numbers.formats import BF16, FP16, FP32, get_format

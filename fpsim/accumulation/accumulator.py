@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+from fpsim.accumulation.instructions import Unit
 from fpsim.accumulation.kinds import EXACT, KAHAN, KINDS, NATIVE, NEUMAIER, PARTS, TREE, UNIT, Kind, get_kind
 from fpsim.accumulation.orders import ORDERS, Order, given, parse_order, sequential
 from fpsim.accumulation.trees import Tree
-from fpsim.accumulation.units import Unit, find_unit
+from fpsim.accumulation.units import find_unit
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.names import get_float_format
 

@@ -139,7 +139,9 @@ class _Bounding(Products):
     """Products that give bounds of their own errors instead of themselves."""
 
     confidence: float | None = None
-    of_groups = None  # bounds are those of single products
+
+    def joined(self, groups: int, rows: int, leaves: int, columns: int) -> bool:
+        return False  # bounds are those of single products
 
     def product(
         self, left: np.ndarray, right: np.ndarray, out: np.ndarray, elements: tuple[int, int], addend: np.ndarray | None = None

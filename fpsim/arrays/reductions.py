@@ -63,7 +63,7 @@ def sum(
     bound = None
     if error_bound is not False:
         bound = sum_error(task, array, axes, result, key, confidence_of(error_bound))
-    return _delivered(x, wrap, result, bound, axes if keepdims else ())
+    return _delivered(wrap, result, bound, axes if keepdims else ())
 
 
 def mean(
@@ -92,7 +92,7 @@ def mean(
     if error_bound is not False:
         total = sum_axes(task, array, axes, key) if task.of_terms.accumulator.kind.stands_alone else None
         bound = mean_error(task, array, axes, result, total, key, confidence_of(error_bound))
-    return _delivered(x, wrap, result, bound, axes if keepdims else ())
+    return _delivered(wrap, result, bound, axes if keepdims else ())
 
 
 def cumsum(
@@ -119,7 +119,7 @@ def cumsum(
     if not isinstance(error_bound, bool):
         raise ValueError(f"error_bound is True or False for cumsum, got {error_bound!r}")
     bound = prefix_error(task, array, place, result) if error_bound else None
-    return _delivered(x, wrap, result, bound, ())
+    return _delivered(wrap, result, bound, ())
 
 
 def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
@@ -140,8 +140,8 @@ def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
     return tuple(sorted(axes_found))
 
 
-def _delivered(x: Any, wrap: Any, result: np.ndarray, bound: np.ndarray | None, axes: tuple[int, ...]) -> Any:
-    """The result as x's type with the axes restored, and its bound if there is one.
+def _delivered(wrap: Any, result: np.ndarray, bound: np.ndarray | None, axes: tuple[int, ...]) -> Any:
+    """The result as the operand's type with the axes restored, and its bound if there is one.
 
     A NumPy result without axes becomes a scalar, as NumPy's own do.
     """

@@ -16,6 +16,7 @@ import torch
 
 from fpsim.emulation.machine.protocol import Machine, Rule
 from fpsim.emulation.numbers import taking_numbers
+from fpsim.emulation.schemas import inputs_of, is_out, name_of, names, outputs_and_inputs, overloads, tensors_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +47,6 @@ IN_FLOAT64: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 
 #: Names of operations whose rule is one kernel of many steps.
 WHOLE: set[str] = set()
-
-#: What has the dtype of its first operand, whatever it is filled with.
-OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill"))
-
-
-def name_of(op: torch._ops.OpOverload) -> str:
-    """The name of an operation without its namespace, and without the mark of its in-place form."""
-    name = op._schema.name.rpartition("::")[2]
-    return name if name.startswith("__") or not name.endswith("_") else name[:-1]
-
 
 def register(
     op: torch._ops.OpOverload, *, family: str = "custom", steps: Callable[..., Any] | None = None
@@ -148,49 +139,6 @@ def _in_steps(rule: Rule, function: Callable[..., Any]) -> Rule:
     return compute
 
 
-def tensors_in(values: Iterable[Any], kind: type = torch.Tensor) -> Iterator[Any]:
-    """The tensors (or another kind) among values, those inside lists, tuples and dictionaries too, in order."""
-    for value in values:
-        if isinstance(value, kind):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value, kind)
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values(), kind)
-
-
-def mapped(function: Callable[[Any], Any], value: Any, kind: type | tuple[type, ...] = torch.Tensor) -> Any:
-    """The value with the function applied to every tensor (or other kind) inside lists, tuples and dictionaries."""
-    if isinstance(value, kind):
-        return function(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)([mapped(function, item, kind) for item in value])
-    if isinstance(value, dict):
-        return {key: mapped(function, item, kind) for key, item in value.items()}
-    return value
-
-
-def names(text: str) -> list[str]:
-    """The names of operations in a text."""
-    return text.split()
-
-
-def overloads(name: str) -> dict[str, torch._ops.OpOverload]:
-    """Every overload of `aten.<name>` that takes a tensor or makes one, by its name; empty where torch has none."""
-    packet = getattr(torch.ops.aten, name, None)
-    if packet is None:
-        return {}
-    by_name = {overload: getattr(packet, overload) for overload in packet.overloads()}
-    return {overload: op for overload, op in by_name.items() if "Tensor" in str(op._schema)}
-
-
-def is_out(op: torch._ops.OpOverload) -> bool:
-    """Whether the overload writes to arguments that are given by keyword (`out=` and its kin)."""
-    return any(
-        argument.kwarg_only and argument.alias_info and argument.alias_info.is_write for argument in op._schema.arguments
-    )
-
-
 def register_functional(
     ops: str | Iterable[str], family: str, rule_for: Callable[[torch._ops.OpOverload], Rule | None]
 ) -> None:
@@ -223,26 +171,15 @@ def derived_forms(
 ) -> Iterator[tuple[torch._ops.OpOverload, Rule]]:
     """The in-place and `out=` overloads of an op, and what the rules of its functional ones make of them."""
     for op in overloads(f"{name}_").values():
-        alike = [rule for candidate, rule in rules.items() if _inputs(candidate) == _inputs(op)]
+        alike = [rule for candidate, rule in rules.items() if inputs_of(candidate) == inputs_of(op)]
         if alike and not is_out(op):
             yield op, in_place(alike[0])
     for op in overloads(name).values():
         if is_out(op):
-            outputs, inputs = _outputs_and_inputs(op)
-            alike = [rule for candidate, rule in rules.items() if _inputs(candidate) == inputs]
+            outputs, inputs = outputs_and_inputs(op)
+            alike = [rule for candidate, rule in rules.items() if inputs_of(candidate) == inputs]
             if alike:
                 yield op, with_out(alike[0], outputs)
-
-
-def _inputs(op: torch._ops.OpOverload) -> list[tuple[str, str]]:
-    """Names and types of an overload's arguments."""
-    return [(argument.name, str(argument.type)) for argument in op._schema.arguments]
-
-
-def _outputs_and_inputs(op: torch._ops.OpOverload) -> tuple[list[str], list[tuple[str, str]]]:
-    """What an `out=` overload writes to, and names and types of its other arguments."""
-    outputs = [argument.name for argument in op._schema.arguments if argument.alias_info and argument.alias_info.is_write]
-    return outputs, [item for item in _inputs(op) if item[0] not in outputs]
 
 
 @lru_cache(maxsize=4096)
@@ -261,17 +198,6 @@ def positions(op: torch._ops.OpOverload) -> tuple[int, tuple[tuple[int, str], ..
 def written_by(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> list[Any]:
     """The arguments of a call that the operation writes to."""
     return [args[index] if index < len(args) else kwargs.get(name) for index, name in positions(op)[1]]
-
-
-def each_element(args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The arguments of an operation on lists, taken apart: lists of one element each."""
-    count = len(args[0])
-
-    def part(value: Any, index: int) -> Any:
-        return [value[index]] if isinstance(value, (list, tuple)) and len(value) == count else value
-
-    for index in range(count):
-        yield tuple(part(value, index) for value in args), {key: part(value, index) for key, value in kwargs.items()}
 
 
 def in_place(rule: Rule) -> Rule:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,11 +15,11 @@ from fpsim.emulation.dispatch.context import Emulation, current
 from fpsim.emulation.dispatch.entering import computes, entering, resumed
 from fpsim.emulation.dispatch.hooks import Guard, guard_modules, guard_outputs, guard_parameter, install_optimizer_hooks
 from fpsim.emulation.dispatch.mode import run_as_written
-from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.limits import SMALL, round_as_told
-from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
+from fpsim.emulation.machine.limits import round_as_told
+from fpsim.emulation.machine.policy import Policy, make_policy
 from fpsim.emulation.observers.observer import Observer, get_observers
+from fpsim.emulation.state import check_state, check_tensors, held_by
 from fpsim.numbers.rounding import draw_key
 from fpsim.report.report import Report
 
@@ -60,7 +59,7 @@ class Simulation(nn.Module):
         """Check, round and guard what the model holds now: a script may have put other modules or parameters in."""
         modules = list(self.model.named_modules())
         parameters, buffers = held_by(modules)
-        _check_tensors((*parameters.values(), *buffers.values()), self.policy)
+        check_tensors((*parameters.values(), *buffers.values()), self.policy)
         paths = dict(self.model.named_modules(remove_duplicate=False))
         self._emulation.settings = self.policy.resolve(paths, self._emulation.settings)
         names = {id(module): name or type(module).__name__ for name, module in modules}
@@ -275,50 +274,3 @@ def run(
         if (marks.owner_of(parameter) or ("script",))[0] == "script":
             marks.set_owner(parameter, "original", reference)
     return simulation
-
-
-_Named = tuple[str, torch.Tensor]
-
-
-def held_by(modules: Iterable[tuple[str, nn.Module]]) -> tuple[dict[int, _Named], dict[int, _Named]]:
-    """The parameters and the buffers of modules with their names, each tensor once, in the order in which torch has them."""
-    parameters: dict[int, _Named] = {}
-    buffers: dict[int, _Named] = {}
-    for path, module in modules:
-        prefix = f"{path}." if path else ""
-        for by_identity, members in ((parameters, module._parameters), (buffers, module._buffers)):
-            for name, tensor in members.items():
-                if tensor is not None:
-                    by_identity.setdefault(id(tensor), (prefix + name, tensor))
-    return parameters, buffers
-
-
-def check_state(model: nn.Module, policy: Policy) -> None:
-    """Raise what `run` raises for tensors that the policy cannot have."""
-    _check_tensors((named for by_identity in held_by(model.named_modules()) for named in by_identity.values()), policy)
-
-
-def _check_tensors(named: Iterable[_Named], policy: Policy) -> None:
-    dtypes: dict[torch.dtype, str] = {}
-    for name, tensor in named:
-        if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
-            raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
-        if policy.is_identity:  # torch itself, which takes whatever it takes
-            continue
-        if tensor.device.type != "cpu":
-            raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
-        if tensor.dtype is torch.complex32:
-            raise UnsupportedTensor(f"{name} is {tensor.dtype}, which has no rules; use complex64")
-        if tensor.is_floating_point() and tensor.dtype not in (*SMALL, torch.float32, torch.float64):
-            raise UnsupportedTensor(f"{name} is {tensor.dtype}, which has no arithmetic; use model.float() first")
-        if tensor.dtype in (torch.float64, torch.complex128) and not isinstance(policy, NativePolicy):
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise ValueError(f"{name} is {kind}, which means itself: nothing of it would be emulated; use model.float() first")
-        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-            dtypes.setdefault(tensor.dtype, name)
-    if dtypes and torch.float32 not in dtypes and not isinstance(policy, NativePolicy) and not policy.is_identity:
-        dtype, name = next(iter(dtypes.items()))
-        raise UnsupportedTensor(
-            f"{name} is {dtype}, which means itself, and no parameter is float32: under fmt={policy.fmt.name!r} float32 "
-            f'tensors hold {policy.fmt.name} values; use model.float() first, or fmt="native"'
-        )

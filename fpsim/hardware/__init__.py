@@ -4,7 +4,8 @@
 does; `product` here leaves it as it is.
 """
 
-from fpsim.accumulation.units import UNITS, Instruction, Output, ScaledInstruction, Unit, get_unit
+from fpsim.accumulation.instructions import Instruction, Output, ScaledInstruction, Unit
+from fpsim.accumulation.units import UNITS, get_unit
 from fpsim.hardware.conversions import CONVERSIONS, Conversion, convert
 from fpsim.hardware.products import product
 from fpsim.hardware.scaled import quantize_blocks, scaled_product

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.accumulation.units import ScaledInstruction, Unit, get_unit
+from fpsim.accumulation.instructions import ScaledInstruction, Unit
+from fpsim.accumulation.units import get_unit
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers.formats import FP32, Format, get_format
 from fpsim.numbers.operands import operand

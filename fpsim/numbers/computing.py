@@ -17,11 +17,6 @@ _FLOAT64 = (53, -1022, 1023, "ieee", False, None, False, True)
 _LEAST_EXPONENT = -149  # of float32's smallest subnormal number
 
 
-def is_like(fmt: BinaryFloat, other: BinaryFloat) -> bool:
-    """Whether two formats have the same values and edges, whatever their names."""
-    return fmt is other or fmt.parameters == other.parameters
-
-
 def is_full(fmt: BinaryFloat) -> bool:
     """Whether the format's largest number has all bits of its significand set."""
     return bool(fmt.max_finite == 2.0**fmt.emax * (2 - 2.0 ** (1 - fmt.precision)))

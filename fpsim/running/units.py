@@ -9,8 +9,8 @@ from math import inf
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.instructions import Instruction, Output
 from fpsim.accumulation.orders import sequential
-from fpsim.accumulation.units import Instruction, Output
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.additions import add_rounded

@@ -9,7 +9,6 @@ between strides, stand for is a zero that is multiplied like any other term.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -18,12 +17,10 @@ from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
 from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums import grouped, joined
+from fpsim.sums import grouped
 from fpsim.sums.geometry import Geometry
-from fpsim.sums.observers.observer import SumObserver
+from fpsim.sums.joined import Products
 from fpsim.sums.phases import phases, slices, whole
-from fpsim.sums.product import product_into
-from fpsim.sums.task import Draws, Sum
 
 #: Bytes of a gathered tile. A product holds it once more, so that a call stays below 64 MB a thread; a smaller tile of
 #: positions is near when it is read again, a tile of taps is as wide as what it repays to pack the gradient for.
@@ -33,36 +30,6 @@ _COLUMNS = 64  # tiles are whole multiples of this many columns where they can b
 _ROWS = 16  # threads that share the rows of a product take multiples of this many
 _WIDE = 4  # times as many columns as rows: then threads share the tiles, else the rows of each
 _GATHERED = 4  # what gathering an element costs, in multiply-adds
-
-
-@dataclass(frozen=True)
-class Products:
-    """What is done with the products of matrices that a convolution is made of: what `product_into` takes beside arrays."""
-
-    task: Sum
-    key: int = 0
-    observer: SumObserver | None = None
-    before_rounding: Callable[[np.ndarray], None] | None = None
-
-    @property
-    def of_groups(self) -> joined.Job | None:
-        """The same for the sums of all groups at once; None where each group's product is wanted."""
-        return joined.Job(self.task, self.key, self.observer, self.before_rounding)
-
-    def joined(self, groups: int, rows: int, leaves: int, columns: int) -> joined.Job | None:
-        """`of_groups` where that is quicker than a product of (rows, leaves) and (leaves, columns) for each group."""
-        alone = self.observer is not None and self.task.accumulator.kind is not TREE
-        return self.of_groups if not alone and joined.is_quicker(self.task, groups, rows, leaves, columns) else None
-
-    def product(
-        self, left: np.ndarray, right: np.ndarray, out: np.ndarray, elements: tuple[int, int], addend: np.ndarray | None = None
-    ) -> None:
-        """out = left @ right (+ addend); element (i, j) draws as number elements[0] + i * elements[1] + j.
-
-        What is gathered is the right factor.
-        """
-        addends = () if addend is None else (addend,)
-        product_into(self.task, left, right, out, Draws(self.key, *elements), addends, self.observer, self.before_rounding)
 
 
 def forward_into(
@@ -80,9 +47,8 @@ def forward_into(
     its format, before the one rounding to the format.
     """
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
-    together = products.joined(geometry.groups, outer, inner * prod(geometry.kernel), geometry.images * prod(geometry.grid))
-    if together is not None:
-        grouped.forward_into(x, weight, out, geometry, together, bias)
+    if products.joined(geometry.groups, outer, inner * prod(geometry.kernel), geometry.images * prod(geometry.grid)):
+        grouped.forward_into(x, weight, out, geometry, products, bias)
         return
     for group in range(geometry.groups):
         rows = slice(group * outer, (group + 1) * outer)
@@ -107,9 +73,8 @@ def input_gradient_into(
     everything = whole(geometry.kernel, geometry.size, geometry.backward_axes)
     parts = phases(geometry) if _zeros_can_be_left_out(weight, geometry, products, out) else (everything,)
     columns = geometry.images * prod(geometry.size)
-    together = products.joined(geometry.groups, inner, outer * prod(geometry.kernel) // len(parts), columns)
-    if together is not None:
-        grouped.input_gradient_into(gradient, weight, out, geometry, parts, together, bias)
+    if products.joined(geometry.groups, inner, outer * prod(geometry.kernel) // len(parts), columns):
+        grouped.input_gradient_into(gradient, weight, out, geometry, parts, products, bias)
         return
     for part in parts:
         part_out = out if part is everything else np.empty((geometry.images, geometry.channels, *part.grid), dtype=out.dtype)
@@ -146,9 +111,8 @@ def weight_gradient_into(
     Nothing is checked.
     """
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
-    together = products.joined(geometry.groups, outer, geometry.images * prod(geometry.grid), inner * prod(geometry.kernel))
-    if together is not None:
-        grouped.weight_gradient_into(gradient, x, out, geometry, together)
+    if products.joined(geometry.groups, outer, geometry.images * prod(geometry.grid), inner * prod(geometry.kernel)):
+        grouped.weight_gradient_into(gradient, x, out, geometry, products)
         return
     for group in range(geometry.groups):
         source = x[:, group * inner : (group + 1) * inner]

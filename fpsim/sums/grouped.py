@@ -13,7 +13,7 @@ import numpy as np
 
 from fpsim.numbers.operands import as_read
 from fpsim.sums.geometry import Geometry
-from fpsim.sums.joined import Job, Places, Sums
+from fpsim.sums.joined import JoinedSums, Places, Products
 from fpsim.sums.lanes import LANES
 from fpsim.sums.layout import by_groups, laid_out
 from fpsim.sums.phases import Phase, slices, whole
@@ -21,29 +21,29 @@ from fpsim.sums.windows import Reading, reading, table
 
 
 def forward_into(
-    x: np.ndarray, weight: np.ndarray, out: np.ndarray, geometry: Geometry, job: Job, bias: np.ndarray | None
+    x: np.ndarray, weight: np.ndarray, out: np.ndarray, geometry: Geometry, products: Products, bias: np.ndarray | None
 ) -> None:
     """As `sums.convolutions.forward_into`."""
     phase = whole(geometry.kernel, geometry.grid, geometry.forward_axes)
-    _columns_into(_by_outputs(weight, geometry), x, out, geometry.kernel, (phase,), job, bias)
+    _columns_into(_by_outputs(weight, geometry), x, out, geometry.kernel, (phase,), products, bias)
 
 
 def input_gradient_into(
-    gradient: np.ndarray, weight: np.ndarray, out: np.ndarray, geometry: Geometry, phases: tuple[Phase, ...], job: Job,
-    bias: np.ndarray | None,
+    gradient: np.ndarray, weight: np.ndarray, out: np.ndarray, geometry: Geometry, phases: tuple[Phase, ...],
+    products: Products, bias: np.ndarray | None,
 ) -> None:  # fmt: skip
     """As `sums.convolutions.input_gradient_into`, in these phases."""
-    _columns_into(_by_outputs(weight, geometry).swapaxes(1, 2), gradient, out, geometry.kernel, phases, job, bias)
+    _columns_into(_by_outputs(weight, geometry).swapaxes(1, 2), gradient, out, geometry.kernel, phases, products, bias)
 
 
-def weight_gradient_into(gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, job: Job) -> None:
+def weight_gradient_into(gradient: np.ndarray, x: np.ndarray, out: np.ndarray, geometry: Geometry, products: Products) -> None:
     """As `sums.convolutions.weight_gradient_into`."""
     groups, outer, inner = geometry.groups, geometry.outputs // geometry.groups, geometry.channels // geometry.groups
     images, taps, leaves = geometry.images, prod(geometry.kernel), geometry.images * prod(geometry.grid)
     read = reading(geometry.size, geometry.kernel, (whole(geometry.kernel, geometry.grid, geometry.forward_axes),))
     places = _weight_places(read, outer, inner, images)
-    sums = Sums(job, leaves, out.reshape(1, geometry.outputs, inner * taps), groups, None)
-    gradient, x = as_read(gradient, job.task.left.enclosing), as_read(x, job.task.right.enclosing)
+    sums = JoinedSums(products, leaves, out.reshape(1, geometry.outputs, inner * taps), groups, None)
+    gradient, x = as_read(gradient, products.task.left.enclosing), as_read(x, products.task.right.enclosing)
     for some, image in sums.pieces(images * inner * read.plane + outer * leaves):
         left = laid_out(by_groups(gradient, groups)[some], sums.dtype, zeros=1)
         right = laid_out(by_groups(x, groups)[some], sums.dtype, read.windows)
@@ -58,15 +58,15 @@ def _by_outputs(weight: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 
 def _columns_into(
-    factors: np.ndarray, source: np.ndarray, out: np.ndarray, kernel: tuple[int, ...], phases: tuple[Phase, ...], job: Job,
-    bias: np.ndarray | None,
+    factors: np.ndarray, source: np.ndarray, out: np.ndarray, kernel: tuple[int, ...], phases: tuple[Phase, ...],
+    products: Products, bias: np.ndarray | None,
 ) -> None:  # fmt: skip
     """out[n, (g, i), p] = sum over (c, t) of factors[g, i, c, t] * what tap t of channel (g, c) of the source reads at p."""
     groups, rows, channels, taps = factors.shape
     grid = out.shape[2:]
     read = reading(source.shape[2:], kernel, phases)
-    sums = Sums(job, channels * taps, out, groups, bias)
-    factors, source = as_read(factors, job.task.left.enclosing), as_read(source, job.task.right.enclosing)
+    sums = JoinedSums(products, channels * taps, out, groups, bias)
+    factors, source = as_read(factors, products.task.left.enclosing), as_read(source, products.task.right.enclosing)
     for some, images in sums.pieces(channels * read.plane + rows * prod(grid)):
         left = laid_out(factors[some], sums.dtype, zeros=1)
         right = laid_out(by_groups(source[images], groups)[some], sums.dtype, read.windows)

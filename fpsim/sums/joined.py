@@ -1,4 +1,4 @@
-"""The sums of all groups of a convolution at once: when that is quicker, how they are made, and what becomes of them."""
+"""The products of a convolution: group by group, or the sums of all groups at once where that is quicker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.accumulation.kinds import PARTS
+from fpsim.accumulation.kinds import PARTS, TREE
 from fpsim.numbers.operands import as_read
 from fpsim.sums import lanes, written_out
 from fpsim.sums.additions import add_rounded
@@ -18,7 +18,7 @@ from fpsim.sums.layout import beside, by_groups
 from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.parts import no_parts
 from fpsim.sums.plan import plan
-from fpsim.sums.product import finish_into
+from fpsim.sums.product import finish_into, product_into
 from fpsim.sums.programs import node_after
 from fpsim.sums.task import Draws, Sum
 from fpsim.sums.windows import table
@@ -34,13 +34,28 @@ _WRITTEN = 30  # what one costs whose product is written out
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is done with the sums (see `sums.convolutions.Products`)."""
+class Products:
+    """What is done with the products of matrices that a convolution is made of: what `product_into` takes beside arrays."""
 
     task: Sum
-    key: int
-    observer: SumObserver | None
-    before_rounding: Callable[[np.ndarray], None] | None
+    key: int = 0
+    observer: SumObserver | None = None
+    before_rounding: Callable[[np.ndarray], None] | None = None
+
+    def joined(self, groups: int, rows: int, leaves: int, columns: int) -> bool:
+        """Whether sums of all groups at once are quicker than a product of (rows, leaves) and (leaves, columns) for each."""
+        alone = self.observer is not None and self.task.accumulator.kind is not TREE
+        return not alone and is_quicker(self.task, groups, rows, leaves, columns)
+
+    def product(
+        self, left: np.ndarray, right: np.ndarray, out: np.ndarray, elements: tuple[int, int], addend: np.ndarray | None = None
+    ) -> None:
+        """out = left @ right (+ addend); element (i, j) draws as number elements[0] + i * elements[1] + j.
+
+        What is gathered is the right factor.
+        """
+        addends = () if addend is None else (addend,)
+        product_into(self.task, left, right, out, Draws(self.key, *elements), addends, self.observer, self.before_rounding)
 
 
 def is_quicker(task: Sum, groups: int, rows: int, leaves: int, columns: int) -> bool:
@@ -53,19 +68,19 @@ def is_quicker(task: Sum, groups: int, rows: int, leaves: int, columns: int) -> 
     return lanes.serves(task, leaves) or (together * _WRITTEN < apart and written_out.serves(task, leaves))
 
 
-class Sums:
+class JoinedSums:
     """The accumulated sums, (images, outputs, columns ...), whose elements are numbered in that order, and what they become.
 
     Those of a piece come as (blocks, row, image, column, LANES).
     """
 
-    def __init__(self, job: Job, leaves: int, out: np.ndarray, groups: int, bias: np.ndarray | None):
-        self.job, self.out, self.groups, self.leaves = job, out, groups, leaves
+    def __init__(self, products: Products, leaves: int, out: np.ndarray, groups: int, bias: np.ndarray | None):
+        self.products, self.out, self.groups, self.leaves = products, out, groups, leaves
         self.rows, self.columns = out.shape[1] // groups, prod(out.shape[2:])
-        self.bias = None if bias is None else as_read(bias, job.task.operand)
-        self.in_lanes, self.in_parts = lanes.serves(job.task, leaves), job.task.accumulator.kind is PARTS
-        self.dtype = plan(job.task, leaves).scheme.dtype if self.in_lanes else np.dtype(np.float64)
-        held = no_parts(job.task, (0, 0)).dtype if self.in_parts else self.dtype
+        self.bias = None if bias is None else as_read(bias, products.task.operand)
+        self.in_lanes, self.in_parts = lanes.serves(products.task, leaves), products.task.accumulator.kind is PARTS
+        self.dtype = plan(products.task, leaves).scheme.dtype if self.in_lanes else np.dtype(np.float64)
+        held = no_parts(products.task, (0, 0)).dtype if self.in_parts else self.dtype
         self.total = out if held == out.dtype else np.empty(out.shape, held)
 
     def pieces(self, elements: int) -> Iterator[tuple[slice, slice]]:
@@ -90,8 +105,8 @@ class Sums:
             rows = table((self.rows, self.columns), (len(target), outputs * self.columns), (self.columns, 1))
             numbers = Numbers(rows, LANES * step, step, images.start * outputs * self.columns + some.start * step)
             factors = Factor(left, a_rows, a_steps), Factor(right, b_rows, b_steps)
-            sums = LaneSums(plan(self.job.task, leaves), *factors, numbers, self.job.key, target.size)
-            observer = self.job.observer
+            sums = LaneSums(plan(self.products.task, leaves), *factors, numbers, self.products.key, target.size)
+            observer = self.products.observer
             self._place(sums.made() if observer is None else iter([observer.lanes(sums)]), target, some, images)
         else:
             self._write_out(left[:-1], right, places, target, some, images)
@@ -110,11 +125,11 @@ class Sums:
         products = np.empty((len(target), self.leaves, target.shape[1], self.columns))
         self._copy(values, products.swapaxes(1, 2))
         terms = []
-        if self.job.task.accumulator.kind.own_addends and self.bias is not None:
+        if self.products.task.accumulator.kind.own_addends and self.bias is not None:
             terms = [np.repeat(self.bias[some.start * self.rows : some.stop * self.rows], self.columns)]
         for image, numbers in enumerate(self._first_numbers(some, images)):
-            draws, flat = Draws(self.job.key, numbers), products[image].reshape(self.leaves, target[image].size)
-            target[image] = written_out.column_sums(self.job.task, flat, terms, draws).reshape(target[image].shape)
+            draws, flat = Draws(self.products.key, numbers), products[image].reshape(self.leaves, target[image].size)
+            target[image] = written_out.column_sums(self.products.task, flat, terms, draws).reshape(target[image].shape)
 
     def _first_numbers(self, some: slice, images: slice) -> Iterator[int]:
         """Of each image of a piece the number of the first element."""
@@ -126,12 +141,12 @@ class Sums:
         if not self.in_parts:
             self._copy(next(sums), target)
             return
-        task = self.job.task
+        task = self.products.task
         total, block = (np.zeros((*target.shape[:2], self.columns), dtype) for dtype in (target.dtype, self.dtype))
         for lines, part in zip(plan(task, self.leaves).programs, sums, strict=True):
             self._copy(part, block)
             for image, first in enumerate(self._first_numbers(some, images)):
-                draws = Draws(self.job.key, first, self.columns)
+                draws = Draws(self.products.key, first, self.columns)
                 total[image] = add_rounded(total[image], block[image], task.held, task.rounding, draws, node_after(lines))
         target[...] = total.reshape(target.shape)
 
@@ -142,10 +157,11 @@ class Sums:
 
     def finish(self) -> None:
         """Add the bias, where it is no term of the sums, and round to the result."""
-        job = self.job
+        products = self.products
         addends: Sequence[np.ndarray] = ()
-        if self.bias is not None and not job.task.accumulator.kind.own_addends:
+        if self.bias is not None and not products.task.accumulator.kind.own_addends:
             addends = (np.broadcast_to(self.bias, self.out.shape[:2]).reshape(-1, 1),)
         out = self.out.reshape(-1, self.columns)
         total = out if self.total is self.out else self.total.reshape(out.shape)
-        finish_into(job.task, total, out, Draws(job.key, 0, self.columns), addends, job.observer, job.before_rounding)
+        draws = Draws(products.key, 0, self.columns)
+        finish_into(products.task, total, out, draws, addends, products.observer, products.before_rounding)

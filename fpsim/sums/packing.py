@@ -86,7 +86,7 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
         line = line_of(b, (leaves - 1) * stride + b.shape[1])
         _packing().pack_lines_across(line, stride, b.shape[1], leaves, packed, width)
     else:
-        kernels().pack_columns(b, packed, width)
+        _packing().pack_columns(b, packed, width)
     packed_parts.append(Panels(packed, leaves * width, width, start, b.shape[1]))
     return packed_parts
 
@@ -101,19 +101,19 @@ def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
         stride = a.strides[0] // a.itemsize
         _packing().pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)
     else:
-        kernels().pack_rows(a, packed, rows, 0, groups)
+        _packing().pack_rows(a, packed, rows, 0, groups)
     return packed
 
 
 def largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
     """The largest magnitude (infinity for a NaN) and the smallest nonzero one (infinity if there is none)."""
-    high, low = kernels().extent(packed)
+    high, low = _packing().extent(packed)
     return float(high), float(low)
 
 
 def extents_of_products(left: np.ndarray, right: list[np.ndarray]) -> tuple[float, float]:
     """The product of both operands' largest magnitudes, and that of their smallest nonzero ones; all flat."""
-    high, low, highest, lowest = kernels().extents(left, right[0])
+    high, low, highest, lowest = _packing().extents(left, right[0])
     for part in right[1:]:
         more, less = largest_and_smallest(part)
         highest, lowest = max(highest, more), min(lowest, less)

@@ -27,7 +27,7 @@ def _stack(size: int, dtype: np.dtype) -> np.ndarray:
     return room[:size]
 
 
-def _tile(element: str, rows: int) -> tuple[int, int]:
+def _tile(rows: int) -> tuple[int, int]:
     return (4, 2) if rows > 2 else (1, 8)
 
 
@@ -45,7 +45,7 @@ class Job:
         self.element, self.dtype = element, np.dtype(element)
         self.rows, self.columns, self.leaves = shape
         self.depth, self.rounding, self.draws = depth, rounding, draws
-        self.tile_rows, self.vectors = _tile(element, self.rows)
+        self.tile_rows, self.vectors = _tile(self.rows)
         self.width = self.vectors * LANES[element]
         self.groups = -(-self.rows // self.tile_rows)
         self.overflowed: list[tuple[int, int, int, int]] = []  # row and column ranges

@@ -1,4 +1,4 @@
-"""The models of hardware units, stage by stage (see `fpsim/accumulation/units.py` for what each does).
+"""The models of hardware units, stage by stage (see `fpsim/accumulation/instructions.py` for what each does).
 
 A block that aligns its terms to the largest exponent E and truncates them to multiples of 2^(E-F) loses less than that in each:
 N products and the addend lose less than (N + 1) 2^(E-F), and 2^E is at most the largest magnitude, unless an operand is
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from fpsim.accumulation.units import Instruction, Output
+from fpsim.accumulation.instructions import Instruction, Output
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.modes import Rounding
 from fpsim.theory.roundings import addition_underflow, multiples, relative_error

@@ -9,7 +9,7 @@ import torch
 
 import fpsim
 from fpsim.emulation import UnsupportedOp
-from fpsim.emulation.registry import names
+from fpsim.emulation.schemas import names
 from tests.operators import (
     SAVES_STATISTICS,
     UNSUPPORTED,

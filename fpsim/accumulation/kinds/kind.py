@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from fpsim.accumulation.instructions import Unit
 from fpsim.accumulation.orders import Order, sequential
-from fpsim.accumulation.units import Unit
 from fpsim.numbers.formats import Format
 from fpsim.numbers.modes import Rounding
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from fpsim.backend.numba.compiler import int_max, kernel, uninitialized, zeroed
 from fpsim.backend.numba.observed import NOTHING
-from fpsim.backend.numba.products import make_product, pack_columns, pack_rows
+from fpsim.backend.numba.packing import pack_columns, pack_rows
+from fpsim.backend.numba.products import make_product
 
 
 @lru_cache(maxsize=64)

@@ -1,17 +1,74 @@
-"""Packing operands by vectors: columns that lie along memory are transposed in registers, tile by tile; rows are copied."""
+"""Operands as product kernels read them, and the extents of their magnitudes: columns that lie along memory are transposed in
+registers, tile by tile; rows are copied."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fpsim.backend.numba.compiler import int_min, kernel, prefer_wide_vectors
+import numpy as np
+
+from fpsim.backend.numba.compiler import (
+    as_bits,
+    as_float,
+    int_and,
+    int_max,
+    int_min,
+    int_sub,
+    int_xor,
+    kernel,
+    prefer_wide_vectors,
+)
 from fpsim.backend.numba.copies import LANES, copy_lanes
 from fpsim.backend.numba.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
 
 @kernel
+def pack_columns(source: Any, out: Any, width: int) -> None:
+    """A (k, n) matrix as panels of `width` columns, (panel, k, column) flat, zeros beyond the last column."""
+    leaves, columns = source.shape
+    panels = (columns + width - 1) // width
+    by_columns = source.strides[0] < source.strides[1]  # then a few terms of every column at a time, line by line
+    for panel in range(panels):
+        start = panel * width
+        used = int_min(width, columns - start)
+        base = panel * leaves * width
+        if by_columns:
+            for low in range(0, leaves, 16):
+                high = int_min(low + 16, leaves)
+                for j in range(used):
+                    column = source[low:high, start + j]
+                    for k in range(column.size):
+                        out[base + (low + k) * width + j] = column[k]
+        for k in range(leaves):
+            target = out[base + k * width : base + (k + 1) * width]
+            if not by_columns:
+                line = source[k, start : start + used]
+                for j in range(line.size):
+                    target[j] = line[j]
+            for j in range(used, width):
+                target[j] = 0
+
+
+@kernel
+def pack_rows(source: Any, out: Any, rows: int, first: int, last: int) -> None:
+    """A (m, k) matrix as groups of `rows` rows, (group, k, row) flat, zeros beyond the last row."""
+    count, leaves = source.shape
+    for group in range(first, last):
+        base = group * rows * leaves
+        for row in range(rows):
+            i = group * rows + row
+            if i < count:
+                line = source[i]
+                for k in range(leaves):
+                    out[base + k * rows + row] = line[k]
+            else:
+                for k in range(leaves):
+                    out[base + k * rows + row] = 0
+
+
+@kernel
 def pack_lines(line: Any, stride: int, columns: int, leaves: int, out: Any, width: int) -> None:
-    """`products.pack_columns` for the matrix whose element (k, j) is line[j * stride + k].
+    """`pack_columns` for the matrix whose element (k, j) is line[j * stride + k].
 
     `width` is a multiple of a tile's side.
     """
@@ -36,7 +93,7 @@ def pack_lines(line: Any, stride: int, columns: int, leaves: int, out: Any, widt
 
 @kernel
 def pack_lines_across(line: Any, stride: int, columns: int, leaves: int, out: Any, width: int) -> None:
-    """`products.pack_columns` for the matrix whose element (k, j) is line[k * stride + j]."""
+    """`pack_columns` for the matrix whose element (k, j) is line[k * stride + j]."""
     for panel in range((columns + width - 1) // width):
         start, base = panel * width, panel * leaves * width
         used = int_min(width, columns - start)
@@ -49,7 +106,7 @@ def pack_lines_across(line: Any, stride: int, columns: int, leaves: int, out: An
 
 @kernel
 def pack_four_lines(line: Any, stride: int, rows: int, leaves: int, out: Any) -> None:
-    """`products.pack_rows` in groups of four for the matrix whose element (i, k) is line[i * stride + k]."""
+    """`pack_rows` in groups of four for the matrix whose element (i, k) is line[i * stride + k]."""
     prefer_wide_vectors()
     for first in range(0, rows, 4):
         group = out[first * leaves : (first + 4) * leaves]
@@ -68,3 +125,26 @@ def pack_four_lines(line: Any, stride: int, rows: int, leaves: int, out: Any) ->
             for row in range(4):
                 for k in range(leaves):
                     group[4 * k + row] = line[start + row * stride + k] if first + row < rows else 0
+
+
+@kernel
+def extent(values: Any) -> Any:
+    """The largest magnitude (infinity for a NaN) and the smallest nonzero one (infinity if there is none)."""
+    infinity = as_bits(values.dtype.type(np.inf))
+    sign = as_bits(values.dtype.type(-0.0))
+    largest = int_xor(sign, sign)
+    smallest = infinity
+    for i in range(values.size):
+        bits = as_bits(values[i])
+        magnitude = int_sub(bits, int_and(bits, sign))
+        largest = int_max(largest, magnitude)
+        smallest = int_min(smallest, magnitude if magnitude != 0 else infinity)
+    return as_float(int_min(largest, infinity)), as_float(smallest)
+
+
+@kernel
+def extents(left: Any, right: Any) -> Any:
+    """`extent` of both."""
+    high, low = extent(left)
+    highest, lowest = extent(right)
+    return high, low, highest, lowest

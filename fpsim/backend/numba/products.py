@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fpsim.backend.numba.compiler import as_bits, as_float, int_and, int_max, int_min, int_sub, int_xor, kernel
+from fpsim.backend.numba.compiler import kernel
 from fpsim.backend.numba.observed import NOTHING, STEPS, observes
 from fpsim.backend.numba.random import element_hash
 from fpsim.backend.numba.sums_rounding import (
@@ -397,73 +397,6 @@ def fill_hashes(hashes: Any, key: Any, first: int, row_step: int, column_step: i
     for i in range(hashes.shape[0]):
         for j in range(hashes.shape[1]):
             hashes[i, j] = element_hash(key, np.int64(first + i * row_step + j * column_step))
-
-
-@kernel
-def pack_columns(source: Any, out: Any, width: int) -> None:
-    """A (k, n) matrix as panels of `width` columns, (panel, k, column) flat, zeros beyond the last column."""
-    leaves, columns = source.shape
-    panels = (columns + width - 1) // width
-    by_columns = source.strides[0] < source.strides[1]  # then a few terms of every column at a time, line by line
-    for panel in range(panels):
-        start = panel * width
-        used = int_min(width, columns - start)
-        base = panel * leaves * width
-        if by_columns:
-            for low in range(0, leaves, 16):
-                high = int_min(low + 16, leaves)
-                for j in range(used):
-                    column = source[low:high, start + j]
-                    for k in range(column.size):
-                        out[base + (low + k) * width + j] = column[k]
-        for k in range(leaves):
-            target = out[base + k * width : base + (k + 1) * width]
-            if not by_columns:
-                line = source[k, start : start + used]
-                for j in range(line.size):
-                    target[j] = line[j]
-            for j in range(used, width):
-                target[j] = 0
-
-
-@kernel
-def pack_rows(source: Any, out: Any, rows: int, first: int, last: int) -> None:
-    """A (m, k) matrix as groups of `rows` rows, (group, k, row) flat, zeros beyond the last row."""
-    count, leaves = source.shape
-    for group in range(first, last):
-        base = group * rows * leaves
-        for row in range(rows):
-            i = group * rows + row
-            if i < count:
-                line = source[i]
-                for k in range(leaves):
-                    out[base + k * rows + row] = line[k]
-            else:
-                for k in range(leaves):
-                    out[base + k * rows + row] = 0
-
-
-@kernel
-def extent(values: Any) -> Any:
-    """The largest magnitude (infinity for a NaN) and the smallest nonzero one (infinity if there is none)."""
-    infinity = as_bits(values.dtype.type(np.inf))
-    sign = as_bits(values.dtype.type(-0.0))
-    largest = int_xor(sign, sign)
-    smallest = infinity
-    for i in range(values.size):
-        bits = as_bits(values[i])
-        magnitude = int_sub(bits, int_and(bits, sign))
-        largest = int_max(largest, magnitude)
-        smallest = int_min(smallest, magnitude if magnitude != 0 else infinity)
-    return as_float(int_min(largest, infinity)), as_float(smallest)
-
-
-@kernel
-def extents(left: Any, right: Any) -> Any:
-    """`extent` of both."""
-    high, low = extent(left)
-    highest, lowest = extent(right)
-    return high, low, highest, lowest
 
 
 @lru_cache(maxsize=16)

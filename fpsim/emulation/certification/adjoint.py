@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 
 from fpsim.emulation.certification.costs import Costs, LocalError
-from fpsim.emulation.certification.forward import Link, Pass, States, inherited, signed
+from fpsim.emulation.certification.forward import Link, Pass, States
+from fpsim.emulation.certification.propagation import inherited, signed
 from fpsim.emulation.certification.slopes import EPSILON, Operand, transpose, upwards
 from fpsim.emulation.certification.steps import Trace
 from fpsim.emulation.certification.table import Call, OperationRow

@@ -85,7 +85,7 @@ class Costs:
             inner = row.cost(call, INSIDE)
         else:
             assert sums is not None
-            inner, store = self._accumulated(call, sums)
+            inner, store = self._accumulated(sums)
         stored = self._stored(call, store, inner)
         total = stored if inner is None else raised(stored + inner)
         if not self.squares:
@@ -122,7 +122,7 @@ class Costs:
             store = Store(store.share + float(unit(rounded, rounding)), least, store.constant + flushed)
         return store
 
-    def _accumulated(self, call: Call, sums: Products) -> tuple[torch.Tensor, RoundingBound]:
+    def _accumulated(self, sums: Products) -> tuple[torch.Tensor, RoundingBound]:
         """The error up to the last rounding by the terms' magnitudes alone, and the bound of that rounding."""
         policy = self.policy
         bound = self._bound(sums)

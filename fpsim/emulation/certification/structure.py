@@ -8,7 +8,7 @@ import torch
 
 from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, linear, upwards
 from fpsim.emulation.certification.table import TABLE, Call, LibraryArithmetic, Products, free, multiplied, register
-from fpsim.emulation.registry import is_out, names, overloads
+from fpsim.emulation.schemas import is_out, names, overloads
 
 _aten = torch.ops.aten
 

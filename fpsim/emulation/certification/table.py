@@ -18,7 +18,7 @@ from fpsim.emulation.certification.slopes import EPSILON, Operand, Slope, upward
 from fpsim.emulation.certification.steps import RecordedStep
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.policy import Policy
-from fpsim.emulation.registry import mapped, tensors_in
+from fpsim.emulation.schemas import mapped, tensors_in
 from fpsim.numbers.formats import Format
 
 _Multiply = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -18,8 +18,9 @@ from fpsim.emulation.certification.steps import RecordedStep, Ref, Trace
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.operations import ATTENTION
-from fpsim.emulation.registry import TABLE, mapped, tensors_in
+from fpsim.emulation.registry import TABLE
 from fpsim.emulation.rules.exact import MAKERS
+from fpsim.emulation.schemas import mapped, tensors_in
 from fpsim.emulation.simulation import Simulation
 
 _FLOAT32 = torch.float32

@@ -10,7 +10,7 @@ import torch
 
 from fpsim.emulation.machine.limits import LARGEST, SMALL, in_fp32
 from fpsim.emulation.numbers import places
-from fpsim.emulation.registry import OF_THE_FIRST, mapped, name_of, overloads, tensors_in
+from fpsim.emulation.schemas import OF_THE_FIRST, mapped, name_of, overloads, tensors_in
 
 #: What refuses numbers beyond the range as a float32 operation, where the half one makes infinities of them.
 _READS_FLOAT32 = frozenset(

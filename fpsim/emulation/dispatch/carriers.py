@@ -9,7 +9,8 @@ import torch
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine
-from fpsim.emulation.registry import mapped, tensors_in, written_by
+from fpsim.emulation.registry import written_by
+from fpsim.emulation.schemas import mapped, tensors_in
 
 _FLOAT32 = torch.float32
 

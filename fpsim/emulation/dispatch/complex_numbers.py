@@ -8,7 +8,8 @@ import torch
 
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.parts import COMPLEX64
-from fpsim.emulation.registry import COMPLEX, TABLE, each_element, mapped, name_of, tensors_in, written_by
+from fpsim.emulation.registry import COMPLEX, TABLE, written_by
+from fpsim.emulation.schemas import each_element, mapped, name_of, tensors_in
 
 _COMPLEX = (COMPLEX64, torch.complex128)
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]

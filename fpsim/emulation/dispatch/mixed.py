@@ -11,7 +11,8 @@ from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.machine.mixed import MixedMachine
 from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.systems import what_is_lacking
-from fpsim.emulation.registry import TABLE, Entry, each_element
+from fpsim.emulation.registry import TABLE, Entry
+from fpsim.emulation.schemas import each_element
 
 
 class MixedMode(EmulationMode):

@@ -18,17 +18,8 @@ from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.numbers import places
-from fpsim.emulation.registry import (
-    OF_THE_FIRST,
-    RULES,
-    TABLE,
-    each_element,
-    mapped,
-    name_of,
-    positions,
-    tensors_in,
-    written_by,
-)
+from fpsim.emulation.registry import RULES, TABLE, positions, written_by
+from fpsim.emulation.schemas import OF_THE_FIRST, each_element, mapped, name_of, tensors_in
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64

@@ -20,7 +20,8 @@ from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.machine.policy import Policy, make_policy
-from fpsim.emulation.registry import TABLE, each_element, mapped, tensors_in, written_by
+from fpsim.emulation.registry import TABLE, written_by
+from fpsim.emulation.schemas import each_element, mapped, tensors_in
 from fpsim.numbers.rounding import Rounding
 
 _FLOAT32 = torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -94,19 +95,13 @@ def products(
     accumulated = None if in_turn else _in_one_call(task, a, b)
     if accumulated is not None:
         return _finished(machine, task, a, b, accumulated)
-    row = machine.row()
-    keys = [machine.draws() for _ in a]
-    rows = np.zeros((len(a), row.size), row.dtype)
 
-    def some(first: int, last: int) -> None:
-        for i in range(first, last):
-            watch = Watch(machine, rows[i])
-            addends = () if addend is None else (addend[i],)
-            product_into(task, a[i], b[i], out[i], Draws(keys[i], 0, out.shape[2]), addends, observer, watch)
-            watch.finish(out[i], a[i], b[i], *addends)
+    def one(i: int, draws: Draws, watch: Watch) -> None:
+        addends = () if addend is None else (addend[i],)
+        product_into(task, a[i], b[i], out[i], draws, addends, observer, watch)
+        watch.finish(out[i], a[i], b[i], *addends)
 
-    threads.run(some, threads.parts(len(a), out.size * a.shape[2]))
-    row += rows.sum(axis=0)
+    _one_by_one(machine, one, out, a.shape[2])
     return out
 
 
@@ -115,26 +110,35 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
 
     An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
     """
-    row = machine.row()
     observer = machine.look_into(task)
     out = None if machine.arithmetic.stochastic or observer is not None else _in_one_call(task, a, b)
     if out is not None:
-        Watch(machine, row).finish(np.ascontiguousarray(out), a, b)
+        Watch(machine).finish(np.ascontiguousarray(out), a, b)
         return out
     held = FP64 if task.accumulator.kind is EXACT else task.held
     unrounded = task.rounded_to(held)
     out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32 if holds(np.dtype(np.float32), held) else np.float64)
-    keys = [machine.draws() for _ in a]
-    rows = np.zeros((len(a), row.size), row.dtype)
+
+    def one(i: int, draws: Draws, watch: Watch) -> None:
+        product_into(unrounded, a[i], b[i], out[i], draws, observer=observer)
+        watch.finish(out[i], a[i], b[i])
+
+    _one_by_one(machine, one, out, a.shape[2])
+    return out
+
+
+def _one_by_one(machine: Machine, one: Callable[[int, Draws, Watch], None], out: np.ndarray, terms: int) -> None:
+    """`one(i, draws, watch)` for each matrix of `out`, split among threads."""
+    row = machine.row()
+    keys = [machine.draws() for _ in out]
+    rows = np.zeros((len(out), row.size), row.dtype)
 
     def some(first: int, last: int) -> None:
         for i in range(first, last):
-            product_into(unrounded, a[i], b[i], out[i], Draws(keys[i], 0, out.shape[2]), observer=observer)
-            Watch(machine, rows[i]).finish(out[i], a[i], b[i])
+            one(i, Draws(keys[i], 0, out.shape[2]), Watch(machine, rows[i]))
 
-    threads.run(some, threads.parts(len(a), out.size * a.shape[2]))
+    threads.run(some, threads.parts(len(out), out.size * terms))
     row += rows.sum(axis=0)
-    return out
 
 
 def _in_one_call(task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:

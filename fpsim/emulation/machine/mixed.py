@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -27,18 +27,21 @@ import numpy as np
 import torch
 
 from fpsim.accumulation import Accumulator
+from fpsim.accumulation.instructions import Formats
 from fpsim.accumulation.kinds import UNIT
-from fpsim.accumulation.units import Formats
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.parts import COMPLEX64, joined as joined_parts, parts_of
 from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import MixedPolicy, mixed_products, widened
-from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings, Setting
+from fpsim.emulation.machine.selection import Selection, backward_selection, forward_selection, update_selection
+from fpsim.emulation.machine.settings import ModuleSettings
 from fpsim.emulation.machine.systems import SystemFinish
 from fpsim.emulation.machine.tables import Tables
-from fpsim.emulation.registry import TABLE, names, positions, tensors_in
+from fpsim.emulation.machine.tensor_settings import settings_of_tensors
+from fpsim.emulation.registry import TABLE, positions
+from fpsim.emulation.schemas import names, tensors_in
 from fpsim.numbers.formats import Format, joined
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
@@ -70,28 +73,10 @@ class RoleTag(marks.Tag):
         return self if self.fmt is None else RoleTag(None, self.role, self.module, self.era)
 
 
-@dataclass(frozen=True)
-class _Selection:
-    """What one operation of a pass (named as the role of its results) reads and makes, for a module; None reads as it is."""
-
-    result: NumberSystem
-    role: str
-    by: str
-    module: ModuleSettings
-    rounding: Rounding
-    read: NumberSystem | None = None
-    read_gradient: NumberSystem | None = None
-
-    def storing(self, fmt: NumberSystem, role: str, module: ModuleSettings) -> _Selection:
-        """The same where the result is written to what holds values of the format."""
-        mode = module.roundings.optimizer if self.by == "optimizer" else getattr(module.roundings, role)
-        return replace(self, result=fmt, role=role, module=module, rounding=mode)
-
-
 class MixedMachine(FormatMachine):
     """A machine with several settings: `select` before each rule."""
 
-    _selected: _Selection
+    _selected: Selection
 
     def __init__(self, policy: MixedPolicy, emulation: Surroundings):
         super().__init__(policy, emulation)
@@ -101,10 +86,10 @@ class MixedMachine(FormatMachine):
     def _begin_era(self) -> None:
         self._era = object()
         self._tags: dict[Any, RoleTag] = {}
-        self._arithmetics: dict[_Selection, Arithmetic] = {}
+        self._arithmetics: dict[Selection, Arithmetic] = {}
         self._targets: tuple[torch.Tensor, ...] = ()
         self._checks = False
-        self._switch_to(_forward_selection(self.settings_at("")))
+        self._switch_to(forward_selection(self.settings_at("")))
 
     def forget_marks(self) -> None:
         self._begin_era()
@@ -150,10 +135,10 @@ class MixedMachine(FormatMachine):
         held = self._mark_of(targets[0]) if targets and targets[0].dtype in (_FLOAT32, COMPLEX64) else None
         backward = not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
         if self.optimizer is not None or (not backward and not self.places and self._updates(held, args, kwargs)):
-            selection = self._selection_of_update(held, args, kwargs)
+            selection = self._selection_of_an_update(held, args, kwargs)
         else:
             settings = self._backward_settings() if backward else self.settings_at(self.path)
-            selection = (_backward_selection if backward else _forward_selection)(settings)
+            selection = (backward_selection if backward else forward_selection)(settings)
             if held is not None and held.role == "weight":
                 selection = selection.storing(held.fmt or held.role_format, "weight", held.module)
         self._targets = targets
@@ -167,23 +152,23 @@ class MixedMachine(FormatMachine):
         marks = (self._tag_of(tensor) for tensor in tensors_in((*args, *kwargs.values())))
         return any(mark is not None and mark.role in ("gradient", "optimizer") for mark in marks)
 
-    def _selection_of_update(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> _Selection:
+    def _selection_of_an_update(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> Selection:
         if held is not None and held.role != "activation":
-            return _update_selection(held.module, held.fmt or held.role_format, held.role)
+            return update_selection(held.module, held.fmt or held.role_format, held.role)
         tensors = (item for item in tensors_in((*args, *kwargs.values())) if item.dtype in (_FLOAT32, COMPLEX64))
         marks = (self._mark_of(tensor) for tensor in tensors)
         first = next((mark for mark in marks if mark is not None and mark.role != "activation"), None)
         module = first.module if first is not None else self.settings_at(self.path)
-        return _update_selection(module, module.formats.optimizer, "optimizer")
+        return update_selection(module, module.formats.optimizer, "optimizer")
 
-    def _switch_to(self, selection: _Selection) -> None:
+    def _switch_to(self, selection: Selection) -> None:
         arithmetic = self._arithmetics.get(selection)
         if arithmetic is None:
             arithmetic = self._arithmetics[selection] = self._arithmetic(selection)
         self.arithmetic = arithmetic
         self._selected = selection
 
-    def _arithmetic(self, selection: _Selection) -> Arithmetic:
+    def _arithmetic(self, selection: Selection) -> Arithmetic:
         module, formats = selection.module, selection.module.formats
         read = [selection.read, selection.read_gradient, selection.result]
         if None in read:
@@ -211,7 +196,7 @@ class MixedMachine(FormatMachine):
     @contextmanager
     def as_forward(self) -> Iterator[None]:
         selection = self._selected
-        self._switch_to(_forward_selection(selection.module))
+        self._switch_to(forward_selection(selection.module))
         try:
             yield
         finally:
@@ -286,7 +271,7 @@ class MixedMachine(FormatMachine):
 
     def _read_in(self, tensor: torch.Tensor, mark: RoleTag, fmt: NumberSystem, mode: Rounding) -> torch.Tensor:
         selection = self._selected
-        self._switch_to(_Selection(fmt, mark.role, selection.by, mark.module, mode, fmt, fmt))
+        self._switch_to(Selection(fmt, mark.role, selection.by, mark.module, mode, fmt, fmt))
         fresh = self.rounded_copy(tensor)
         self._switch_to(selection)
         return fresh
@@ -374,28 +359,13 @@ class MixedMachine(FormatMachine):
     def formats_of(
         self, tensors: list[torch.Tensor], model: torch.nn.Module
     ) -> Iterator[tuple[torch.Tensor, NumberSystem, Rounding, marks.Tag]]:
-        for tensor, module in _state_of(model, self._settings()):
+        for tensor, module in settings_of_tensors(model, self._settings()):
             fmt = module.formats.weight
             yield tensor, fmt, module.roundings.weight, self.role_tag(fmt, "weight", module)
 
     def policy_of_small(self) -> tuple[Accumulator, Rounding]:
         selection = self._selected
         return getattr(selection.module.accumulators, selection.by), selection.rounding
-
-
-def _forward_selection(module: ModuleSettings) -> _Selection:
-    activation = module.formats.activation
-    return _Selection(activation, "activation", "activation", module, module.roundings.activation, activation, activation)
-
-
-def _backward_selection(module: ModuleSettings) -> _Selection:
-    formats = module.formats
-    mode = module.roundings.gradient
-    return _Selection(formats.gradient, "gradient", "gradient", module, mode, formats.activation, formats.gradient)
-
-
-def _update_selection(module: ModuleSettings, result: NumberSystem, role: str) -> _Selection:
-    return _Selection(result, role, "optimizer", module, module.roundings.optimizer)
 
 
 def _takes(accumulator: Accumulator, operands: Formats) -> bool:
@@ -412,42 +382,6 @@ def _recomputes() -> bool:
         return True
     node: Any = torch._C._current_autograd_node()
     return node is not None and node.name() == "CheckpointFunctionBackward"
-
-
-def _state_of(
-    model: torch.nn.Module, settings: dict[str, ModuleSettings]
-) -> Iterator[tuple[torch.Tensor, ModuleSettings]]:
-    """Every parameter and buffer, with the settings of the module that holds it.
-
-    Raises ValueError for one that several modules hold, with several settings.
-    """
-    seen: dict[int, tuple[str, ModuleSettings]] = {}
-    for name, tensor in (
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ):
-        module_settings = settings[name.rpartition(".")[0]]
-        if id(tensor) not in seen:
-            seen[id(tensor)] = name, module_settings
-            yield tensor, module_settings
-            continue
-        other, first = seen[id(tensor)]
-        for setting, part, roles in _OF_A_TENSOR:
-            for role in roles:
-                values = [getattr(getattr(each, part), role) for each in (first, module_settings)]
-                if values[0] != values[1]:
-                    raise ValueError(
-                        f"{setting.argument}: {other} and {name} are one tensor and would have two {role} {setting.noun}s, "
-                        f"{values[0]} and {values[1]}"
-                    )
-
-
-#: What a tensor has one of, whatever modules hold it.
-_OF_A_TENSOR: tuple[tuple[Setting[Any], str, tuple[str, ...]], ...] = (
-    (FORMATS, "formats", ("weight", "gradient", "optimizer")),
-    (ACCUMULATORS, "accumulators", ("optimizer",)),
-    (ROUNDINGS, "roundings", ("weight", "gradient", "optimizer")),
-)
 
 
 def _targets(op: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:

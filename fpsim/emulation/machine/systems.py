@@ -7,7 +7,8 @@ import torch
 
 from fpsim.backend.numba import counting
 from fpsim.emulation.machine.finishing import Finish
-from fpsim.emulation.registry import TABLE, name_of, names
+from fpsim.emulation.registry import TABLE
+from fpsim.emulation.schemas import name_of, names
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem

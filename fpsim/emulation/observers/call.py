@@ -12,8 +12,9 @@ from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.rows import Where, counts_of
 from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
 from fpsim.emulation.observers.tensors import holds_emulated
-from fpsim.emulation.registry import TABLE, positions, tensors_in
+from fpsim.emulation.registry import TABLE, positions
 from fpsim.emulation.report import name_of_operation
+from fpsim.emulation.schemas import tensors_in
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.report.counts import Counts

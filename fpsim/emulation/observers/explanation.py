@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.observers.call import Call
-from fpsim.emulation.registry import name_of
+from fpsim.emulation.schemas import name_of
 
 _AS_MATRICES = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2)}
 

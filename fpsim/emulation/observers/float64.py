@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from fpsim.emulation.machine import marks
-from fpsim.emulation.registry import IN_FLOAT64, TABLE, positions, tensors_in
+from fpsim.emulation.registry import IN_FLOAT64, TABLE, positions
+from fpsim.emulation.schemas import tensors_in
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _FLOAT64 = torch.float64

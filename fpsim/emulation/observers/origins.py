@@ -10,7 +10,7 @@ import torch
 
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.source import Line, place_of
-from fpsim.emulation.registry import tensors_in
+from fpsim.emulation.schemas import tensors_in
 from fpsim.report.records import Link
 
 _KEPT = 10_000  # origins whose parents are known; what is older has none

@@ -16,7 +16,8 @@ from fpsim.emulation.machine import complex_functions as functions, marks
 from fpsim.emulation.machine.complex_functions import FUNCTIONS, Pair
 from fpsim.emulation.machine.parts import COMPLEX64, parts_of
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import RULES, Rule, mapped, name_of, names, register, register_complex, tensors_in
+from fpsim.emulation.registry import RULES, Rule, register, register_complex
+from fpsim.emulation.schemas import mapped, name_of, names, tensors_in
 
 _aten = torch.ops.aten
 _FLOAT32 = torch.float32

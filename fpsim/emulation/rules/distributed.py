@@ -17,8 +17,9 @@ from fpsim.emulation.machine.engine import reduction
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import Rule, names, register
+from fpsim.emulation.registry import Rule, register
 from fpsim.emulation.rules.matmul import is_native
+from fpsim.emulation.schemas import names
 
 MOVEMENTS = names(
     """

@@ -15,7 +15,8 @@ from fpsim.arrays.elementary import BELOW, Below, is_negative, settle_flushing
 from fpsim.emulation.machine.finishing import BLOCK
 from fpsim.emulation.machine.portable import in_float64
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import Rule, names, register_functional
+from fpsim.emulation.registry import Rule, register_functional
+from fpsim.emulation.schemas import names
 from fpsim.numbers.rounding import Rounding
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64

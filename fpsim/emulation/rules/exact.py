@@ -10,7 +10,8 @@ from torch import Tensor
 from fpsim.emulation.errors import BeingTraced
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
-from fpsim.emulation.registry import Rule, is_out, names, overloads, register, register_functional
+from fpsim.emulation.registry import Rule, register, register_functional
+from fpsim.emulation.schemas import is_out, names, overloads
 
 _aten = torch.ops.aten
 

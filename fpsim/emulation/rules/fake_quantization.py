@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import Rule, names, register, register_functional, steps
+from fpsim.emulation.registry import Rule, register, register_functional, steps
+from fpsim.emulation.schemas import names
 
 _aten = torch.ops.aten
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import Rule, names, register_functional
+from fpsim.emulation.registry import Rule, register_functional
 from fpsim.emulation.rules.whole import whole_rule
+from fpsim.emulation.schemas import names
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 

@@ -13,7 +13,8 @@ from fpsim.accumulation.kinds import NATIVE
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import product, products
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import RULES, Rule, name_of, register_functional
+from fpsim.emulation.registry import RULES, Rule, register_functional
+from fpsim.emulation.schemas import name_of
 from fpsim.sums.task import Sum
 
 _FLOAT32 = torch.float32

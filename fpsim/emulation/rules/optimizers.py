@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from fpsim.emulation.machine.portable import power, sqrt
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.machine.updates import mark_fused
-from fpsim.emulation.registry import Rule, is_out, names, overloads, register
+from fpsim.emulation.registry import Rule, register
+from fpsim.emulation.schemas import is_out, names, overloads
 
 _aten = torch.ops.aten
 
@@ -60,7 +62,7 @@ def _single(rules: dict[Any, Rule], name: str, in_place: bool, sample: Any) -> R
     raise KeyError(name)
 
 
-def _foreach_rule(name: str, in_place: bool, op: torch._ops.OpOverload) -> Rule:
+def _foreach_rule(name: str, in_place: bool) -> Rule:
     keyword = {"addcdiv": "value", "addcmul": "value"}.get(name)
 
     def foreach(machine: Machine, tensors: list[Tensor], *rest: Any, **kwargs: Any) -> Any:
@@ -87,7 +89,7 @@ for _name in FOREACH:
     for _suffix in ("", "_"):
         for _op in overloads(f"_foreach_{_name}{_suffix}").values():
             if not is_out(_op):
-                register(_op, family="foreach")(_foreach_rule(_name, _suffix == "_", _op))
+                register(_op, family="foreach")(_foreach_rule(_name, _suffix == "_"))
 
 
 def _read(machine: Machine, tensor: Tensor) -> Tensor:
@@ -120,6 +122,22 @@ def _scale_gradient(machine: Machine, gradient: Tensor, maximize: bool, grad_sca
     return -value if maximize else value
 
 
+def _register_fused(name: str) -> Callable[[Rule], Rule]:
+    """A decorator that makes a function the rule of a fused step, which does nothing where its gradients were not finite."""
+
+    def decorate(rule: Rule) -> Rule:
+        def fused(machine: Machine, *args: Any, found_inf: MaybeTensor = None, **kwargs: Any) -> None:
+            if found_inf is None or found_inf.item() != 1:
+                rule(machine, *args, **kwargs)
+
+        for op in overloads(name).values():
+            if not is_out(op):
+                register(op, family="optimizer")(fused)
+        return rule
+
+    return decorate
+
+
 def _adam_rule(decoupled: bool) -> Rule:
     """Adam in float64 from the stored state; exp_avg, exp_avg_sq and the parameter each rounded once."""
 
@@ -127,10 +145,7 @@ def _adam_rule(decoupled: bool) -> Rule:
         machine: Machine, params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
         max_exp_avg_sqs: list[Tensor], state_steps: list[Tensor], *, lr: float | Tensor, beta1: float, beta2: float,
         weight_decay: float, eps: float, amsgrad: bool, maximize: bool, grad_scale: MaybeTensor = None,
-        found_inf: MaybeTensor = None,
     ) -> None:  # fmt: skip
-        if found_inf is not None and found_inf.item() == 1:
-            return
         rate = float(lr)
         for index, param in enumerate(params):
             step = float(state_steps[index])
@@ -156,20 +171,17 @@ def _adam_rule(decoupled: bool) -> Rule:
     return adam
 
 
-for _name, _decoupled in (("_fused_adam_", False), ("_fused_adamw_", True)):
-    for _op in overloads(_name).values():
-        if not is_out(_op):
-            register(_op, family="optimizer")(_adam_rule(_decoupled))
+_register_fused("_fused_adam_")(_adam_rule(False))
+_register_fused("_fused_adamw_")(_adam_rule(True))
 
 
+@_register_fused("_fused_sgd_")
 def _fused_sgd(
     machine: Machine, params: list[Tensor], grads: list[Tensor], momentum_buffers: list[Tensor], *, weight_decay: float,
     momentum: float, lr: float | Tensor, dampening: float, nesterov: bool, maximize: bool, is_first_step: bool,
-    grad_scale: MaybeTensor = None, found_inf: MaybeTensor = None,
+    grad_scale: MaybeTensor = None,
 ) -> None:  # fmt: skip
     """SGD in float64 from the stored state; the buffer and the parameter each rounded once."""
-    if found_inf is not None and found_inf.item() == 1:
-        return
     rate = float(lr)
     for index, param in enumerate(params):
         gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
@@ -185,20 +197,13 @@ def _fused_sgd(
         _update(machine, param, value, rate * gradient)
 
 
-for _op in overloads("_fused_sgd_").values():
-    if not is_out(_op):
-        register(_op, family="optimizer")(_fused_sgd)
-
-
+@_register_fused("_fused_adagrad_")
 def _fused_adagrad(
     machine: Machine, params: list[Tensor], grads: list[Tensor], state_sums: list[Tensor], state_steps: list[Tensor], *,
     lr: float | Tensor, lr_decay: float, weight_decay: float, eps: float, maximize: bool, grad_scale: MaybeTensor = None,
-    found_inf: MaybeTensor = None,
 ) -> None:  # fmt: skip
     """Adagrad in float64 from the stored state; the sum of squares and the parameter each rounded once."""
     machine.whole()
-    if found_inf is not None and found_inf.item() == 1:
-        return
     for index, param in enumerate(params):
         rate = float(lr) / (1.0 + (float(state_steps[index]) - 1.0) * lr_decay)
         gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
@@ -208,8 +213,3 @@ def _fused_adagrad(
         total = _read(machine, state_sums[index]) + gradient * gradient
         machine.write(state_sums[index], machine.finish(total.clone()))
         _update(machine, param, value, rate * gradient / (sqrt(total) + eps))
-
-
-for _op in overloads("_fused_adagrad_").values():
-    if not is_out(_op):
-        register(_op, family="optimizer")(_fused_adagrad)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import Rule, is_out, names, overloads, register
+from fpsim.emulation.registry import Rule, register
+from fpsim.emulation.schemas import is_out, names, overloads
 
 DRAWS = names(
     """

@@ -64,15 +64,12 @@ def scatter_number_with_(machine: Machine, x: Tensor, dim: int, index: Tensor, v
     return machine.write(x, scatter_number_with(machine, x, dim, index, value, reduce=reduce))
 
 
-def _put_rule(op: torch._ops.OpOverload) -> Rule:
-    def put(machine: Machine, x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
-        flat = machine.operand(x).reshape(-1)
-        return _index_put(machine, flat, [index.reshape(-1)], source.reshape(-1), accumulate).reshape(x.shape)
-
-    return put
+def put(machine: Machine, x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    flat = machine.operand(x).reshape(-1)
+    return _index_put(machine, flat, [index.reshape(-1)], source.reshape(-1), accumulate).reshape(x.shape)
 
 
-register_functional("put", "scatter", _put_rule)
+register_functional("put", "scatter", lambda op: put)
 
 
 def _inside(x: Tensor, indices: list[MaybeTensor]) -> list[Any]:

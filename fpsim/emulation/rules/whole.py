@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
-from fpsim.emulation.registry import RULES, WHOLE, Entry, Rule, enter, name_of, names, register, register_functional
+from fpsim.emulation.registry import RULES, WHOLE, Entry, Rule, enter, register, register_functional
 from fpsim.emulation.rules.elementwise import wide_rule
 from fpsim.emulation.rules.exact import exact_rule
 from fpsim.emulation.rules.matmul import addmm_rule, multiplies_natively, native_product
 from fpsim.emulation.rules.reductions import axes_of, columns_of, shape_of
+from fpsim.emulation.schemas import name_of, names
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -110,22 +111,15 @@ register_functional("prod", "reduction", _product_rule)
 register_functional("cumprod", "reduction", _running_product_rule)
 
 
-def _sum_of_numbers_rule(op: torch._ops.OpOverload) -> Rule:
+def sum_of_numbers(machine: Machine, x: Tensor, dim: Axes = None, keepdim: bool = False, *, dtype: MaybeDtype = None) -> Tensor:
     """A sum in which NaN counts as 0."""
-
-    def sum_of_numbers(
-        machine: Machine, x: Tensor, dim: Axes = None, keepdim: bool = False, *, dtype: MaybeDtype = None
-    ) -> Tensor:
-        kept = machine.operand(x)
-        if kept.is_floating_point():
-            kept = machine.exact(kept.masked_fill(kept.isnan(), 0.0))
-        axes = axes_of(dim, kept.dim())
-        return RULES[_aten.sum.dim_IntList](machine, kept, axes, keepdim, dtype=dtype)
-
-    return sum_of_numbers
+    kept = machine.operand(x)
+    if kept.is_floating_point():
+        kept = machine.exact(kept.masked_fill(kept.isnan(), 0.0))
+    return RULES[_aten.sum.dim_IntList](machine, kept, axes_of(dim, kept.dim()), keepdim, dtype=dtype)
 
 
-register_functional("nansum", "reduction", _sum_of_numbers_rule)
+register_functional("nansum", "reduction", lambda op: sum_of_numbers)
 
 
 # Matrix products in other clothes

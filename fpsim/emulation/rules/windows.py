@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fpsim.emulation.machine.portable import FUNCTIONS
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import Rule, is_out, overloads, register
+from fpsim.emulation.registry import Rule, register
+from fpsim.emulation.schemas import is_out, overloads
 
 _cos = FUNCTIONS["cos"]
 _UP_TO = 2.0**-60  # of the sum, where the series of the Bessel function ends

@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from fpsim.accumulation.units import Formats, Instruction, Output, formats_of_both
+from fpsim.accumulation.instructions import Formats, Instruction, Output, formats_of_both
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP16, FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
@@ -180,7 +180,7 @@ def _fits_single(a: np.ndarray, b: np.ndarray, formats: tuple[Format, Format], b
         return False
     low, high = sum(fmt.emin for fmt in formats), sum(fmt.emax for fmt in formats)
     if low < fraction - 126 or high > 124:
-        from fpsim.backend.numba.products import extent
+        from fpsim.backend.numba.packing import extent
 
         extents = [extent(np.ascontiguousarray(x).reshape(-1)) for x in (a, b)]
         if any(largest == 0 for largest, _ in extents):

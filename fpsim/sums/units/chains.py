@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
-from fpsim.accumulation.units import Formats, Instruction, formats_of_both
+from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding

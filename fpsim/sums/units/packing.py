@@ -24,7 +24,7 @@ class Packed:
     """Operands in the layout of the kernels."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, element: str):
-        from fpsim.backend.numba.products import pack_columns, pack_rows
+        from fpsim.backend.numba.packing import pack_columns, pack_rows
 
         self.element = element
         (self.rows, self.leaves), self.columns = a.shape, b.shape[1]

@@ -1,7 +1,7 @@
 """Products of matrices as hardware units make them.
 
 Every function takes float32 or float64 matrices of values of the operand format and the addend that the sums start from, and
-returns a new matrix of values of the output format. `accumulation/units.py` says what each model does.
+returns a new matrix of values of the output format. `accumulation/instructions.py` says what each model does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.instructions import Formats, formats_of_both
 from fpsim.accumulation.orders import sequential, split_edges
-from fpsim.accumulation.units import Formats, formats_of_both
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.units.blocks import around_specials
 from fpsim.sums.units.chains import chain

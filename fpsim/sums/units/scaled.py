@@ -1,7 +1,7 @@
 """Products of block-scaled matrices as tensor cores make them: MX formats and NVFP4.
 
-`accumulation/units.py` says what each model does. Operands are float64 matrices of values of the operand formats, scales one
-value for each row and block of `scaled` terms; the result holds fp32 values.
+`accumulation/instructions.py` says what each model does. Operands are float64 matrices of values of the operand formats, scales
+one value for each row and block of `scaled` terms; the result holds fp32 values.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from fpsim.accumulation.units import ScaledInstruction
+from fpsim.accumulation.instructions import ScaledInstruction
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.units.blocks import block_product

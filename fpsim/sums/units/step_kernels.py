@@ -6,7 +6,7 @@ from math import frexp, inf
 
 import numpy as np
 
-from fpsim.accumulation.units import Formats, Instruction, formats_of_both
+from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP32
 from fpsim.sums.units.packing import TILE, Packed, padded
@@ -15,7 +15,7 @@ from fpsim.sums.units.packing import TILE, Packed, padded
 def step_product(
     a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray
 ) -> np.ndarray | None:
-    """start + a @ b, the same as by `_unit_steps.MODELS`; None where a kernel does not serve."""
+    """start + a @ b, the same as by `steps.MODELS`; None where a kernel does not serve."""
     from fpsim.backend.numba import unit_steps as kernels
 
     if row.flush:
@@ -48,7 +48,7 @@ def _is_tame(a: np.ndarray, b: np.ndarray, fmt: Formats, start: np.ndarray, bina
 
     Sums are rounded in each step, and grow by less than a factor of 2 in 2^20 of them.
     """
-    from fpsim.backend.numba.products import extent
+    from fpsim.backend.numba.packing import extent
 
     largest, smallest = zip(*(extent(np.ascontiguousarray(x).reshape(-1)) for x in (a, b, start)), strict=True)
     if max(largest) == inf or a.shape[1] > 2**20 or np.signbit(start[start == 0]).any():

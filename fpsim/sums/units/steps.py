@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from fpsim.accumulation.accumulator import get_accumulator
-from fpsim.accumulation.units import Formats, Instruction, formats_of_both
+from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.exact import exact_product

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from fpsim.emulation.registry import names
 from fpsim.emulation.replay.trusted import indices, shapes, targets
 from fpsim.emulation.replay.trusted.requirements import MOST_ITERATIONS, Arguments, Untrusted, require_at_most
+from fpsim.emulation.schemas import names
 
 __all__ = ["Untrusted", "check_arguments"]
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 
-from fpsim.emulation.registry import names
 from fpsim.emulation.replay.trusted.requirements import (
     MOST_ELEMENTS,
     MOST_ITERATIONS,
@@ -16,6 +15,7 @@ from fpsim.emulation.replay.trusted.requirements import (
     require_at_most,
     within,
 )
+from fpsim.emulation.schemas import names
 
 
 def _pivots(rows: str, name: str) -> Callable[[Arguments], None]:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import PRIMITIVE, RULES, STEPS, TABLE, WHOLE, Rule, name_of, names, tensors_in
+from fpsim.emulation.registry import PRIMITIVE, RULES, STEPS, TABLE, WHOLE, Rule
+from fpsim.emulation.schemas import name_of, names, tensors_in
 
 #: Families whose operations are all composite.
 COMPOSITE_FAMILIES = frozenset(
