@@ -18,7 +18,7 @@ from fpsim.sums.task import Draws
 from fpsim.sums.units.products import unit_product
 from fpsim.theory.powers import inflated, magnitudes, ufp
 from fpsim.theory.roundings import unit
-from fpsim.theory.units import Sums, unit_stage
+from fpsim.theory.units import UnitSum, unit_stage
 from fpsim.theory.upward import to_float
 
 _NEAREST = Rounding.NEAREST_EVEN
@@ -105,7 +105,7 @@ class _AnyBlocks:
 
     def __init__(self, a: np.ndarray, b: np.ndarray, fmt: Format, row: Instruction, output: Output, step: int):
         finite = [float(np.abs(x[np.isfinite(x)]).max(initial=0.0)) for x in (a, b)]
-        stage = unit_stage(Sums(fmt, min(step, a.shape[1]), Fraction(max(finite))), row, output)
+        stage = unit_stage(UnitSum(fmt, min(step, a.shape[1]), Fraction(max(finite))), row, output)
         self.relative, self.absolute = to_float(stage.relative), to_float(stage.absolute)
         self.sizes, self.count = magnitudes(a, b), 4
 

@@ -34,7 +34,7 @@ from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
 from fpsim.theory.roundings import holds, relative_error, underflow_error
 from fpsim.theory.trees import Leaves, Stage, chain_stage, leaf_stage, leaves_of, tree_stage
-from fpsim.theory.units import Sums, flushed_below, split_stage, unit_stage
+from fpsim.theory.units import UnitSum, flushed_below, split_stage, unit_stage
 from fpsim.theory.upward import ZERO, affine, grown, largest_total, to_float
 
 
@@ -59,9 +59,7 @@ class AccumulationBound:
 
         `magnitudes` are upper bounds of T. Whoever knows otherwise that nothing overflowed uses `error_without_overflow`.
         """
-        magnitudes = np.asarray(magnitudes, np.float64)
-        bound = np.where(magnitudes <= self.largest, affine(self.relative, self.absolute, magnitudes), np.inf)
-        return bound if bound.ndim else float(bound)
+        return affine(self.relative, self.absolute, magnitudes, self.largest)
 
     def error_without_overflow(self, magnitudes: Any) -> Any:
         """The same where the caller vouches that nothing overflowed or saturated."""
@@ -180,7 +178,7 @@ def _unit(terms: _Terms) -> tuple[Stage, int]:
     accumulator, held = terms.accumulator, terms.accumulator.format
     assert accumulator.unit is not None
     row = accumulator.unit.instruction(terms.fmt, held.name)
-    sums, output = Sums(terms.fmt, terms.count, Fraction(terms.largest)), row.outputs[held.name]
+    sums, output = UnitSum(terms.fmt, terms.count, Fraction(terms.largest)), row.outputs[held.name]
     if accumulator.order == sequential:
         return unit_stage(sums, row, output), 1  # its sum starts from the first addend
     return split_stage(sums, row, output, held, accumulator.order.parameters[0]), 0

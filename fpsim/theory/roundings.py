@@ -12,8 +12,6 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.upward import ZERO, affine, to_float
@@ -31,9 +29,7 @@ class RoundingBound:
 
     def error(self, z: Any) -> Any:
         """The bound for values z, rounded upward, elementwise; inf where |z| > largest and for NaN."""
-        z = np.asarray(z, np.float64)
-        bound = np.where(np.abs(z) <= self.largest, affine(self.relative, self.absolute, z), np.inf)
-        return bound if bound.ndim else float(bound)
+        return affine(self.relative, self.absolute, z, self.largest)
 
 
 def unit(fmt: Format, rounding: Rounding) -> Fraction:

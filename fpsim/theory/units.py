@@ -24,7 +24,7 @@ _NEAREST = Rounding.NEAREST_EVEN
 
 
 @dataclass(frozen=True)
-class Sums:
+class UnitSum:
     """What a unit sums: `count` products of values of `operand`, none of which exceeds `largest` in magnitude."""
 
     operand: Format
@@ -47,19 +47,19 @@ def _repeated(step: Stage, count: int) -> Stage:
     return Stage(relative, shortened(count * step.absolute * (1 + relative)), step.top)
 
 
-def _aligned(sums: Sums, terms: int, fraction: int, output: Format, rounding: Rounding) -> Stage:
+def _aligned(sums: UnitSum, terms: int, fraction: int, output: Format, rounding: Rounding) -> Stage:
     """One block: truncation of `terms` products and the addend below the largest exponent, then one rounding."""
     lost = Fraction(terms + 1, 2**fraction)
     power = max(sums.subnormal_power, Fraction(2) ** output.emin)  # the addend's, where it is subnormal
     return Stage(lost, lost * power, output.max_finite).then(once(output, rounding))
 
 
-def _block(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _block(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     step = _aligned(sums, row.block, row.fraction, output.format, Rounding(output.rounding))
     return _repeated(step, sums.blocks(row.block))
 
 
-def _emulated(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _emulated(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     inner = Rounding.TOWARD_ZERO if output.format == FP32 else _NEAREST
     groups = sums.blocks(row.block)
     pair = _repeated(_aligned(sums, row.block // 2, row.fraction, output.format, inner), 2)
@@ -73,48 +73,48 @@ def _additions(count: int, held: Format, rounding: Rounding) -> Stage:
     return Stage(relative, count * addition_underflow(held, rounding, True) * (1 + relative), held.max_finite)
 
 
-def _fused(sums: Sums, count: int, held: Format, rounding: Rounding = _NEAREST) -> Stage:
+def _fused(sums: UnitSum, count: int, held: Format, rounding: Rounding = _NEAREST) -> Stage:
     """A chain of `count` fused multiply-adds."""
     relative = grown(relative_error(held, rounding), count)
     underflow = addition_underflow(held, rounding, multiples(held, sums.operand))
     return Stage(relative, count * underflow * (1 + relative), held.max_finite)
 
 
-def _chain(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _chain(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     return _fused(sums, sums.count, _FLUSHED if row.flush else output.format)
 
 
-def _halves(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _halves(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     held, groups = _FLUSHED if row.flush else FP32, sums.blocks(row.block)
     half = _fused(sums, min(sums.count, -(-row.block // 2)), held)
     every = Stage(half.relative, 2 * groups * half.absolute, half.top)
     return every.then(once(held, _NEAREST, on_grid=True, count=groups)).then(_additions(groups, held, _NEAREST))
 
 
-def _odd_pairs(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _odd_pairs(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     groups = sums.blocks(row.block)
     products = once(_FLUSHED, Rounding.ODD, count=2 * groups)
     pairs = once(_FLUSHED, Rounding.ODD, on_grid=True, count=groups)
     return products.then(pairs).then(_additions(groups, _FLUSHED, Rounding.ODD))
 
 
-def _fused_pairs(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _fused_pairs(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     groups = sums.blocks(row.block)
     return once(FP32, _NEAREST, count=groups).then(_additions(groups, FP32, _NEAREST))
 
 
-def _quads(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _quads(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     groups = sums.blocks(row.block)
     products = once(_FLUSHED, _NEAREST, count=4 * groups)
     pairs, quads = (once(_FLUSHED, _NEAREST, count=number * groups) for number in (2, 1))
     return products.then(pairs).then(quads).then(_additions(groups, _FLUSHED, _NEAREST))
 
 
-def _exact(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _exact(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     return _repeated(once(FP32, _NEAREST, multiples(FP32, sums.operand)), sums.blocks(row.block))
 
 
-def _floored(sums: Sums, row: Instruction, output: Output) -> Stage:
+def _floored(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     """Products truncated at 24 bits, their sum floored at 32 and the addend at 24 below the larger of both; then 31."""
     halves = row.model == "floored halves"
     terms = row.block + 1 + 2 * halves  # the addend, and each half's sum once more
@@ -125,7 +125,7 @@ def _floored(sums: Sums, row: Instruction, output: Output) -> Stage:
     return _repeated(below.then(floor).then(once(FP32, _NEAREST)), sums.blocks(row.block))
 
 
-_MODELS: dict[str, Callable[[Sums, Instruction, Output], Stage]] = {
+_MODELS: dict[str, Callable[[UnitSum, Instruction, Output], Stage]] = {
     "block": _block,
     "emulated": _emulated,
     "chain": _chain,
@@ -139,12 +139,12 @@ _MODELS: dict[str, Callable[[Sums, Instruction, Output], Stage]] = {
 }
 
 
-def unit_stage(sums: Sums, row: Instruction, output: Output) -> Stage:
+def unit_stage(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     """What an instruction does to a sum of products, the value that it starts from among its terms."""
     return _MODELS[row.model](sums, row, output)
 
 
-def split_stage(sums: Sums, row: Instruction, output: Output, held: Format, parts: int) -> Stage:
+def split_stage(sums: UnitSum, row: Instruction, output: Output, held: Format, parts: int) -> Stage:
     """The same for the terms in `parts` parts as equal as can be, whose sums are added one after the other in `held`."""
     count = max(1, min(parts, sums.count))
     part = unit_stage(replace(sums, count=-(-sums.count // count)), row, output)

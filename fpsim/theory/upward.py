@@ -59,12 +59,12 @@ def largest_total(top: float, relative: Fraction, absolute: Fraction) -> float:
     return to_float_below(max(ZERO, (Fraction(top) - absolute) / (1 + relative)))
 
 
-def affine(relative: float, absolute: float, magnitude: Any) -> Any:
-    """relative * |magnitude| + absolute in float64, rounded upward elementwise; inf for NaN."""
+def affine(relative: float, absolute: float, magnitude: Any, largest: float = inf) -> Any:
+    """relative * |magnitude| + absolute in float64, rounded upward elementwise; inf for NaN and above `largest`."""
     size = np.abs(np.asarray(magnitude, np.float64))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         # A product and a sum: each off by at most half an ulp, or half the smallest subnormal.
         scaled = np.nextafter(size * relative, inf) if relative else np.zeros_like(size)
         total = np.nextafter(scaled + absolute, inf) if absolute or relative else scaled
-    bound = np.where(np.isnan(size) | np.isnan(total), inf, total)
+    bound = np.where((size <= largest) & ~np.isnan(total), total, inf)
     return bound if bound.ndim else float(bound)
