@@ -48,6 +48,7 @@ IN_FLOAT64: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 #: Names of operations whose rule is one kernel of many steps.
 WHOLE: set[str] = set()
 
+
 def register(
     op: torch._ops.OpOverload, *, family: str = "custom", steps: Callable[..., Any] | None = None
 ) -> Callable[[Rule], Rule]:
