@@ -129,8 +129,8 @@ def _check_stack(steps: np.ndarray) -> int:
     short = height < 1  # every step leaves its result, so fewer than one value means that its operands were missing
     if short.any():
         index = int(np.argmax(short))
-        found = int(height[index - 1]) if index else 0
-        raise ValueError(f"tree: step {index} (code {int(steps[index])}) finds too few values on the stack: {found}")
+        available = int(height[index - 1]) if index else 0
+        raise ValueError(f"tree: step {index} (code {int(steps[index])}) finds too few values on the stack: {available}")
     if height[-1] != 1:
         raise ValueError(f"tree: the steps leave {int(height[-1])} values on the stack, not one")
     return int(height.max())

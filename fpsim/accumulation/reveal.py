@@ -124,18 +124,18 @@ def tree_of_survivors(survivors: np.ndarray) -> Tree:
 
 def _outside(tree: Tree) -> np.ndarray:
     """For every two leaves how many others lie outside the smallest subtree that holds both."""
-    found = np.zeros((tree.leaves, tree.leaves), np.int64)
+    sizes = np.zeros((tree.leaves, tree.leaves), np.int64)
 
     def meet(*terms: np.ndarray) -> np.ndarray:
         members = terms[0]
         size = sum(map(len, terms))
         for term in terms[1:]:
-            found[np.ix_(members, term)] = found[np.ix_(term, members)] = size
+            sizes[np.ix_(members, term)] = sizes[np.ix_(term, members)] = size
             members = np.concatenate([members, term])
         return members
 
     tree.evaluate([np.array([leaf]) for leaf in range(tree.leaves)], meet, zero=np.zeros(0, np.int64))
-    return tree.leaves - found
+    return tree.leaves - sizes
 
 
 class _Probe:

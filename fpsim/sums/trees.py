@@ -38,9 +38,9 @@ def products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> Itera
     job = make_job(planned, (rows, b.shape[1], leaves), draws)
     left, right = job.pack(a, b)
     flags = planned.flags(leaves, rows, lambda: extents_of_products(left, [panels.data for panels in right]))
-    watched = flags & (planned.watch | planned.watch_sums) and rows > _FEW and rounding is not Rounding.STOCHASTIC
+    tracks = flags & (planned.watch | planned.watch_sums) and rows > _FEW and rounding is not Rounding.STOCHASTIC
     decided = None
-    if watched and not (np.isfinite(a).all() and np.isfinite(b).all()):
+    if tracks and not (np.isfinite(a).all() and np.isfinite(b).all()):
         kept = ~np.isnan(a).any(axis=1), ~np.isnan(b).any(axis=0)
         if not (kept[0].all() and kept[1].all()):
             yield from _among_nan(planned, a, b, draws, *kept)

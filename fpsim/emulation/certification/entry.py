@@ -164,9 +164,9 @@ def _as_recorded() -> Iterator[None]:
 
 
 @_as_recorded()
-def _layers(found: list[Found]) -> tuple[Layer, ...]:
+def _layers(certified: list[Found]) -> tuple[Layer, ...]:
     """Largest of the largest and mean of the means over all inputs."""
-    bounds, parts = zip(*(part.details() for part in found), strict=True)
+    bounds, parts = zip(*(part.details() for part in certified), strict=True)
     layers = []
     for path in bounds[0]:
         rows = [part[path] for part in bounds if path in part]

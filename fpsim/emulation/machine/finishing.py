@@ -91,10 +91,10 @@ class Finish:
         """out[i:j] = values(i, j) rounded, for ranges that start at multiples of `granule`; `cost` is an element's."""
         step = max(granule, BLOCK // granule * granule)
 
-        def part(first: int, last: int, own: np.ndarray) -> None:
+        def part(first: int, last: int, counts: np.ndarray) -> None:
             for start in range(first, last, step):
                 stop = min(start + step, last)
-                self._round(values(start, stop), out[start:stop], own, key, start)
+                self._round(values(start, stop), out[start:stop], counts, key, start)
 
         self.split(out.size, _COST + cost, step, row, part)
 
@@ -106,8 +106,8 @@ class Finish:
         constants, limits = self._of[4]
         single = np.float32(factor)
 
-        def part(i: int, j: int, own: np.ndarray) -> None:
-            self._pass(operation, x[i:j], y[i:j], z[i:j], single, out[i:j], constants, limits, own)
+        def part(i: int, j: int, counts: np.ndarray) -> None:
+            self._pass(operation, x[i:j], y[i:j], z[i:j], single, out[i:j], constants, limits, counts)
 
         self.split(x.size, _COST, BLOCK, row, part)
 
@@ -115,8 +115,8 @@ class Finish:
         """out = gradient * (1 - result^2) in float64, rounded; flat float32 arrays; no stochastic rounding."""
         constants, limits = self._of[8]
 
-        def part(i: int, j: int, own: np.ndarray) -> None:
-            self._tanh_gradient(gradient[i:j], result[i:j], out[i:j], constants, limits, own)
+        def part(i: int, j: int, counts: np.ndarray) -> None:
+            self._tanh_gradient(gradient[i:j], result[i:j], out[i:j], constants, limits, counts)
 
         self.split(out.size, _COST, BLOCK, row, part)
 

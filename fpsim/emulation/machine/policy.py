@@ -60,11 +60,11 @@ class Policy:
         return self.rounding is Rounding.STOCHASTIC
 
     def resolve(
-        self, modules: Mapping[str, Any] | None = None, known: Mapping[str, ModuleSettings] | None = None
+        self, modules: Mapping[str, Any] | None = None, earlier: Mapping[str, ModuleSettings] | None = None
     ) -> dict[str, ModuleSettings] | None:
         """What every module has, by path, where there are several settings; without modules that of everything, under "".
 
-        `known` is what was resolved before: the same settings stay the same objects.
+        `earlier` is what was resolved before: the same settings stay the same objects.
         """
         return None
 
@@ -146,14 +146,14 @@ class MixedPolicy(Policy):
         return Policy(system.enclosing, widened(accumulator, system), rounding, self.seed, self.granularity)
 
     def resolve(
-        self, modules: Mapping[str, Any] | None = None, known: Mapping[str, ModuleSettings] | None = None
+        self, modules: Mapping[str, Any] | None = None, earlier: Mapping[str, ModuleSettings] | None = None
     ) -> dict[str, ModuleSettings]:
         """What every module has, by path.
 
         Raises what `RoleMapping.resolve` raises, and ValueError where no module can multiply what its forward pass reads.
         """
         by_path = [each.resolve(modules) for each in (self.mapping, self.accumulators, self.roundings)]
-        made = {_place_of_parts(module): module for module in (known or {}).values()}
+        made = {_place_of_parts(module): module for module in (earlier or {}).values()}
         settings = {}
         for path in by_path[0]:
             module = ModuleSettings(*(each[path] for each in by_path))

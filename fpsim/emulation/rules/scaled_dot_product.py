@@ -65,10 +65,10 @@ class _Attention(torch.autograd.Function):
         query, key, value, mask, kept, probabilities, read = ctx.saved_tensors
         dropout_p, is_causal, scale, wide, _ = ctx.rest
         of_mask = mask is not None and ctx.needs_input_grad[3]
-        found = _AttentionBackward.apply(
+        of_inputs = _AttentionBackward.apply(
             gradients[0], query, key, value, mask, kept, probabilities, read, dropout_p, is_causal, scale, wide, of_mask
         )
-        return *found[:3], found[3].sum_to_size(mask.shape) if of_mask else None, None, *nothing
+        return *of_inputs[:3], of_inputs[3].sum_to_size(mask.shape) if of_mask else None, None, *nothing
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:

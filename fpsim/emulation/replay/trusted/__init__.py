@@ -33,25 +33,25 @@ _POLYNOMIALS = ("chebyshev_polynomial", "hermite_polynomial", "laguerre_polynomi
 _ROWS = {**indices.ROWS, **targets.ROWS, **shapes.ROWS}
 
 
-def check_arguments(name: str, family: str, given: Arguments) -> None:
+def check_arguments(name: str, family: str, named: Arguments) -> None:
     """Raises Untrusted for arguments of the operation `aten::<name>` that its kernels would follow out of their operands.
 
-    `given` has every argument by its name, and shapes that torch accepts.
+    `named` has every argument by its name, and shapes that torch accepts.
     """
     base = name.removesuffix("_")
     if base in _ROWS:
-        _ROWS[base](given)
-    elif family not in _BY_VALUE and base not in _BY_VALUE and _has_integers(given.values()):
+        _ROWS[base](named)
+    elif family not in _BY_VALUE and base not in _BY_VALUE and _has_integers(named.values()):
         raise Untrusted("it is given integers that are not checked before")
-    if "padding" in given and "_pad" not in base:
-        shapes.check_windows(given)
+    if "padding" in named and "_pad" not in base:
+        shapes.check_windows(named)
     if base.startswith(("_foreach_", "_fused_")):
-        shapes.check_lists(base, given)
+        shapes.check_lists(base, named)
     if any(kind in base for kind in _POLYNOMIALS):
-        require_at_most(given["n"], MOST_ITERATIONS, "the degree")
+        require_at_most(named["n"], MOST_ITERATIONS, "the degree")
     for key in ("scales", "scales_d", "scales_h", "scales_w"):
-        if given.get(key) is not None:
-            shapes.check_scale(given, key)
+        if named.get(key) is not None:
+            shapes.check_scale(named, key)
 
 
 def _has_integers(values: Iterable[Any]) -> bool:

@@ -14,22 +14,22 @@ from fpsim.emulation.replay.trusted.requirements import MOST_ELEMENTS, Arguments
 def _along(source: str = "self", wraps: bool = False) -> Callable[[Arguments], None]:
     """Indices into one dimension; where it wraps, negative ones count from its end."""
 
-    def check(given: Arguments) -> None:
-        size = size_of(given[source], given["dim"])
-        within(given["index"], -size if wraps else 0, size, "its indices")
+    def check(named: Arguments) -> None:
+        size = size_of(named[source], named["dim"])
+        within(named["index"], -size if wraps else 0, size, "its indices")
 
     return check
 
 
-def _flat(given: Arguments) -> None:
-    many = given["self"].numel()
-    within(given["index"], -many, many, "its indices")
+def _flat(named: Arguments) -> None:
+    many = named["self"].numel()
+    within(named["index"], -many, many, "its indices")
 
 
-def _several(given: Arguments) -> None:
+def _several(named: Arguments) -> None:
     """Indices or masks, one for each dimension from the first; a mask of several dimensions stands for them."""
-    shape, place, chosen, kept = given["self"].shape, 0, [], 1
-    for index in given["indices"]:
+    shape, place, chosen, kept = named["self"].shape, 0, [], 1
+    for index in named["indices"]:
         if index is None:
             kept *= shape[place] if place < len(shape) else 1
             place += 1
@@ -46,66 +46,66 @@ def _several(given: Arguments) -> None:
     require(many <= MOST_ELEMENTS, f"it selects more than {MOST_ELEMENTS} elements")
 
 
-def _nothing(given: Arguments) -> None:
+def _nothing(named: Arguments) -> None:
     """Torch's kernel checks, clamps or compares them."""
 
 
 def _rows_of(source: str, index: str) -> Callable[[Arguments], None]:
-    def check(given: Arguments) -> None:
-        rows = given[source]
-        within(given[index], 0, rows if isinstance(rows, int) else size_of(rows, 0), "its indices")
+    def check(named: Arguments) -> None:
+        rows = named[source]
+        within(named[index], 0, rows if isinstance(rows, int) else size_of(rows, 0), "its indices")
 
     return check
 
 
-def _pooled(given: Arguments, axes: int) -> None:
+def _pooled(named: Arguments, axes: int) -> None:
     """Where in each plane of the input a maximum was."""
-    x, indices = given["self"], given["indices"]
-    gradient = given["grad_output"]
+    x, indices = named["self"], named["indices"]
+    gradient = named["grad_output"]
     within(indices, 0, math.prod(x.shape[-axes:]), "its indices")
     require(indices.shape == gradient.shape, "its indices have another shape than its gradient")
     same = x.dim() == gradient.dim() and x.shape[:-axes] == gradient.shape[:-axes]
     require(same and x.dim() > axes, "its gradient has other planes than its input")
-    size = given.get("output_size")
+    size = named.get("output_size")
     require(size is None or tuple(size) == gradient.shape[-axes:], "its gradient is not of the size that it names")
 
 
-def _unpooled(given: Arguments) -> None:
-    within(given["indices"], 0, math.prod(given["output_size"]), "its indices")
-    require(given["indices"].shape == given["self"].shape, "its indices have another shape than its input")
+def _unpooled(named: Arguments) -> None:
+    within(named["indices"], 0, math.prod(named["output_size"]), "its indices")
+    require(named["indices"].shape == named["self"].shape, "its indices have another shape than its input")
 
 
-def _samples(given: Arguments) -> None:
+def _samples(named: Arguments) -> None:
     """Where fractional windows begin."""
-    samples = given["random_samples"]
+    samples = named["random_samples"]
     require(bool(((samples >= 0) & (samples < 1)).all()), "its random samples are not in [0, 1)")
-    x, axes = given["self"], len(given["output_size"])
+    x, axes = named["self"], len(named["output_size"])
     rows = x.shape[0] if x.dim() == axes + 2 else 1
     enough = samples.dim() == 3 and samples.shape[2] == axes and samples.shape[0] >= rows
     require(enough and samples.shape[1] >= x.shape[-axes - 1], "it has other samples than planes")
 
 
-def _bags(given: Arguments) -> None:
+def _bags(named: Arguments) -> None:
     """Embeddings summed in bags that begin at offsets."""
-    indices, offsets = given["indices"], given.get("offsets")
-    weight = given.get("weight")
-    rows = given["num_weights"] if weight is None else weight.shape[0]
+    indices, offsets = named["indices"], named.get("offsets")
+    weight = named.get("weight")
+    rows = named["num_weights"] if weight is None else weight.shape[0]
     within(indices, 0, rows, "its indices")
     require(indices.dim() == 1, "its indices are no vector")
     if offsets is not None:
         require(offsets.dim() == 1, "its offsets are no vector")
         ascending(offsets, indices.numel(), "its offsets")
-    samples = given.get("per_sample_weights")
+    samples = named.get("per_sample_weights")
     require(samples is None or samples.shape == indices.shape, "it has another number of weights than of indices")
-    require(given["mode"] in (0, 1, 2), "its mode is none")
-    gradient = given.get("grad")
+    require(named["mode"] in (0, 1, 2), "its mode is none")
+    gradient = named.get("grad")
     if gradient is None:
         require(weight is not None and weight.dim() == 2, "its weight is no matrix")
-        require(not given.get("include_last_offset") or given["offsets"].numel() > 0, "it has no last offset")
+        require(not named.get("include_last_offset") or named["offsets"].numel() > 0, "it has no last offset")
         return
     require(gradient.dim() == 2 and (weight is None or gradient.shape[1:] == weight.shape[1:]), "its gradient is no matrix")
     bags = gradient.shape[0]
-    owners = given["offset2bag"]
+    owners = named["offset2bag"]
     if offsets is not None:
         closed = offsets.numel() == bags + 1 and int(offsets[-1]) == indices.numel()
         require(closed or offsets.numel() == bags, "it has another number of offsets than of bags")
@@ -113,20 +113,20 @@ def _bags(given: Arguments) -> None:
     within(owners, 0, bags, "the numbers of its bags")
     require(owners.numel() in (0, indices.numel()), "it has another number of indices than of their bags")
     for name, low, high, shape in (("bag_size", 0, 1 << 40, (bags,)), ("maximum_indices", -1, rows, tuple(gradient.shape))):
-        item = given.get(name)
+        item = named.get(name)
         if item is not None:
             within(item, low, high, f"its {name}")
-            unread = given["mode"] == 0 or (name == "maximum_indices" and given["mode"] != 2)
+            unread = named["mode"] == 0 or (name == "maximum_indices" and named["mode"] != 2)
             require(item.shape == shape or unread, f"its {name} has another shape")
 
 
-def _segments(given: Arguments) -> None:
-    x = given["data"]
-    axis = given["axis"] % max(x.dim(), 1)
+def _segments(named: Arguments) -> None:
+    x = named["data"]
+    axis = named["axis"] % max(x.dim(), 1)
     size = size_of(x, axis)
-    lengths, offsets = given["lengths"], given["offsets"]
+    lengths, offsets = named["lengths"], named["offsets"]
     require((lengths is None) != (offsets is None), "it needs lengths or offsets")
-    require(given.get("indices") is None, "indices of segments are not in use")
+    require(named.get("indices") is None, "indices of segments are not in use")
     if lengths is not None:
         within(lengths, 0, size + 1, "its lengths")
         require(lengths.dim() == axis + 1 and lengths.shape[:axis] == x.shape[:axis], "its lengths have another shape")
@@ -135,39 +135,39 @@ def _segments(given: Arguments) -> None:
         right = offsets.dim() == axis + 1 and offsets.shape[:axis] == x.shape[:axis] and offsets.shape[-1] > 0
         require(right, "its offsets have another shape")
         ascending(offsets, size, "its offsets")
-    if "grad" in given:
+    if "grad" in named:
         count = (lengths.shape if lengths is not None else (*offsets.shape[:-1], offsets.shape[-1] - 1))[-1]
         wanted = (*x.shape[:axis], count, *x.shape[axis + 1 :])
-        require(given["grad"].shape == given["output"].shape == wanted, "its gradient has another shape than its result")
+        require(named["grad"].shape == named["output"].shape == wanted, "its gradient has another shape than its result")
 
 
-def _sorter(given: Arguments) -> None:
-    if given.get("sorter") is not None:
-        edges = given["sorted_sequence"]
-        within(given["sorter"], 0, size_of(edges, -1), "its sorter's indices")
-        require(given["sorter"].shape == edges.shape, "its sorter has another shape than its sequence")
+def _sorter(named: Arguments) -> None:
+    if named.get("sorter") is not None:
+        edges = named["sorted_sequence"]
+        within(named["sorter"], 0, size_of(edges, -1), "its sorter's indices")
+        require(named["sorter"].shape == edges.shape, "its sorter has another shape than its sequence")
 
 
-def _unfolded(given: Arguments) -> None:
+def _unfolded(named: Arguments) -> None:
     """The gradient of `unfold` has its windows and their size."""
-    shape, size, step = list(given["input_sizes"]), given["size"], given["step"]
+    shape, size, step = list(named["input_sizes"]), named["size"], named["step"]
     if not shape:
-        require(given["grad_in"].numel() == 1 == size, "its gradient has another shape than its windows")
+        require(named["grad_in"].numel() == 1 == size, "its gradient has another shape than its windows")
         return
-    dim = given["dim"] % len(shape)
+    dim = named["dim"] % len(shape)
     require(step > 0 and 0 < size <= shape[dim], "its windows are larger than its input")
     shape[dim] = (shape[dim] - size) // step + 1
-    require(tuple(given["grad_in"].shape) == (*shape, size), "its gradient has another shape than its windows")
+    require(tuple(named["grad_in"].shape) == (*shape, size), "its gradient has another shape than its windows")
 
 
-def _places(given: Arguments) -> None:
-    x = given["self"]
+def _places(named: Arguments) -> None:
+    x = named["self"]
     require(x.numel() * x.dim() <= MOST_ELEMENTS, f"it may give more than {MOST_ELEMENTS} numbers")
 
 
-def _selected(given: Arguments) -> None:
-    sizes = given["sizes"]
-    within(given["indices"], 0, sizes[given["dim"]] if sizes else 1, "its indices")
+def _selected(named: Arguments) -> None:
+    sizes = named["sizes"]
+    within(named["indices"], 0, sizes[named["dim"]] if sizes else 1, "its indices")
 
 
 ROWS: dict[str, Callable[[Arguments], None]] = {

@@ -17,15 +17,15 @@ class Untrusted(Exception):
     """What in the arguments a kernel must not be given."""
 
 
-def within(values: torch.Tensor, low: int, high: int, what: str) -> None:
+def within(values: torch.Tensor, low: int, high: int, subject: str) -> None:
     """Raises Untrusted unless they are integers from low up to but without high."""
     if values.dtype not in INDICES:
-        raise Untrusted(f"{what} are of {values.dtype}")
+        raise Untrusted(f"{subject} are of {values.dtype}")
     if values.numel() == 0:
         return
     least, most = (int(value) for value in torch.aminmax(values.to(torch.int64)))
     if least < low or most >= high:
-        raise Untrusted(f"{what} go from {least} to {most}, and only {low} to {high - 1} exist")
+        raise Untrusted(f"{subject} go from {least} to {most}, and only {low} to {high - 1} exist")
 
 
 def require(holds: bool, otherwise: str) -> None:
@@ -34,16 +34,16 @@ def require(holds: bool, otherwise: str) -> None:
         raise Untrusted(otherwise)
 
 
-def require_at_most(value: Any, most: int, what: str) -> None:
+def require_at_most(value: Any, most: int, subject: str) -> None:
     """Raises Untrusted for a number, or an element of a tensor, that is larger in magnitude, and for NaN."""
     values = torch.as_tensor(value).double()
-    require(bool((values.abs() <= most).all()), f"{what} is beyond {most}")
+    require(bool((values.abs() <= most).all()), f"{subject} is beyond {most}")
 
 
-def ascending(offsets: torch.Tensor, last: int, what: str) -> None:
+def ascending(offsets: torch.Tensor, last: int, subject: str) -> None:
     """Raises Untrusted unless they ascend from 0 or more to at most the last."""
-    within(offsets, 0, last + 1, what)
-    require(bool((offsets.diff() >= 0).all()), f"{what} do not ascend")
+    within(offsets, 0, last + 1, subject)
+    require(bool((offsets.diff() >= 0).all()), f"{subject} do not ascend")
 
 
 def size_of(x: torch.Tensor, dim: int) -> int:
