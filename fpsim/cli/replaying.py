@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 from fpsim.emulation.machine.policy import make_policy
-from fpsim.emulation.replay import CrossCheck, Row, crosscheck, crosscheck_model
+from fpsim.emulation.replay import CheckedRow, CrossCheck, crosscheck, crosscheck_model
 from fpsim.hardware import UnconfirmedUnit
 from fpsim.recorder.bundle import load
 
@@ -70,7 +70,7 @@ def _machine(checked: CrossCheck) -> list[str]:
     return [f"recorded on {where}, torch {said('torch')}", *([f"stopped {checked.stopped}"] if checked.stopped else [])]
 
 
-def _cells(row: Row) -> dict[str, Any]:
+def _cells(row: CheckedRow) -> dict[str, Any]:
     verdict = {True: "equal", False: "differ", None: "-"}[row.equal]
     share = f"{row.differing} of {row.elements}" if row.elements else ""
     flags = "".join(f" {name}={value}" for name, value in row.flags.items())

@@ -49,7 +49,7 @@ class ProbabilisticBound(AccumulationBound):
 
 
 @dataclass(frozen=True)
-class _Steps:
+class _Roundings:
     """`height` roundings to a format between a term and the result, `count` in all."""
 
     format: Format
@@ -86,7 +86,7 @@ def probabilistic_bound(
     if accumulator.kind not in (TREE, PARTS):
         raise ValueError(f"accumulate = {str(accumulator)!r} is no tree of additions: it has no probabilistic bound")
     certain = accumulation_bound(target, accumulator, terms, mode, products=products)
-    steps = _steps(target, accumulator, terms, mode, products) if terms else []
+    steps = _roundings_of(target, accumulator, terms, mode, products) if terms else []
     spread = sqrt(sum(step.height * step.format.unit_roundoff**2 for step in steps)) * _UP
     drift = 0.0
     if mode is Rounding.STOCHASTIC:
@@ -102,20 +102,20 @@ def probabilistic_bound(
     )
 
 
-def _steps(fmt: Format, accumulator: Accumulator, terms: int, rounding: Rounding, products: bool) -> list[_Steps]:
+def _roundings_of(fmt: Format, accumulator: Accumulator, terms: int, rounding: Rounding, products: bool) -> list[_Roundings]:
     held, wide = accumulator.format, accumulator.promoted
     leaves = leaves_of(fmt, held, accumulator.products == "rounded", products)
-    steps = [] if leaves.exact else [_Steps(held, 1, terms, underflow_error(held, rounding))]
+    steps = [] if leaves.exact else [_Roundings(held, 1, terms, underflow_error(held, rounding))]
     if wide is None:
         tree = accumulator.order(terms)
-        return [*steps, _tree_steps(tree, held, rounding, leaves)]
+        return [*steps, _tree_roundings(tree, held, rounding, leaves)]
     (size,) = accumulator.order.parameters
     blocks = -(-terms // size)
-    block = _tree_steps(Accumulator(format=held).order(min(size, terms)), held, rounding, leaves)
-    steps.append(_Steps(held, block.height, blocks * block.count, block.underflow))
-    return [*steps, _Steps(wide, blocks - 1, blocks, addition_underflow(wide, rounding, True))]
+    block = _tree_roundings(Accumulator(format=held).order(min(size, terms)), held, rounding, leaves)
+    steps.append(_Roundings(held, block.height, blocks * block.count, block.underflow))
+    return [*steps, _Roundings(wide, blocks - 1, blocks, addition_underflow(wide, rounding, True))]
 
 
-def _tree_steps(tree: Any, held: Format, rounding: Rounding, leaves: Leaves) -> _Steps:
+def _tree_roundings(tree: Any, held: Format, rounding: Rounding, leaves: Leaves) -> _Roundings:
     underflow = addition_underflow(held, rounding, leaves.grid)
-    return _Steps(held, roundings(tree, leaves.values), max(1, tree.nodes), underflow)
+    return _Roundings(held, roundings(tree, leaves.values), max(1, tree.nodes), underflow)

@@ -64,24 +64,14 @@ class EmulationMode(TorchDispatchMode):
         if types and not marks.PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         machine = self.machine
-        if machine.others is not None and (has_others(args) or (kwargs and has_others(kwargs.values()))):
-            return self._on_others(func, types, args, kwargs)
         machine.op = func
-        try:
+        try:  # where a dtype below float32, or complex numbers, have a part, it is no rule's alone
+            if machine.others is not None and (has_others(args) or (kwargs and has_others(kwargs.values()))):
+                return machine.others.compute(self, func, types, args, kwargs)
             if _modes_left() == 0:  # nothing below to hide from
                 return rule(machine, *args, **kwargs)
             with _without_dispatch():
                 return rule(machine, *args, **kwargs)
-        except MetaTensor:
-            return func(*args, **kwargs)  # shapes only
-        except UnsupportedOp as error:
-            self._explain(error, func, args, kwargs)
-            raise
-
-    def _on_others(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """An operation in which a dtype below float32, or complex numbers, have a part."""
-        try:
-            return self.machine.others.compute(self, func, types, args, kwargs)
         except MetaTensor:
             return func(*args, **kwargs)  # shapes only
         except UnsupportedOp as error:

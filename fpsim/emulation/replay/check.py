@@ -24,7 +24,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass
-class Row:
+class CheckedRow:
     """One operation in one dtype under one setting of flags; a matrix product of one shape.
 
     shape      m x k x n of a product of matrices or vectors, the source of a conversion, else ""
@@ -67,7 +67,7 @@ class CrossCheck:
 
     environment: dict[str, Any]
     stopped: str | None
-    rows: list[Row]
+    rows: list[CheckedRow]
     masks: list[Revealed]
     without_tree: list[str]
 
@@ -114,12 +114,12 @@ def crosscheck(
             key = (record["section"], record["op"], record.get("operand", ""), "", _written(record))
             tiles.setdefault(key, []).append(record)
     total = len(groups) + len(tiles)
-    rows: list[Row] = []
+    rows: list[CheckedRow] = []
 
-    def begin(key: Key, record: dict[str, Any]) -> Row:
+    def begin(key: Key, record: dict[str, Any]) -> CheckedRow:
         section, op, dtype, shape, _ = key
         progress(len(rows), total, f"{section}: {op}")
-        rows.append(Row(section, op, dtype, record.get("flags", {}), shape))
+        rows.append(CheckedRow(section, op, dtype, record.get("flags", {}), shape))
         return rows[-1]
 
     fitting = _fitting_all(groups, revealed, lambda op: progress(0, total, op)) if fixed is None else {}
@@ -155,14 +155,14 @@ def _fitting_all(
         progress(key[0])
         hardest = sorted(several, key=lambda call: (call.record.get("label") != "cancelling", -(call.terms or 0)))
         for candidate in candidates(hardest[0], revealed):
-            row = _with(candidate, Row("", "", "", {}), hardest, None, until=1)
+            row = _with(candidate, CheckedRow("", "", "", {}), hardest, None, until=1)
             if row is not None and row.differing == 0 and not row.skipped:
                 fitting[key] = candidate
                 break
     return fitting
 
 
-def _check_calls(row: Row, calls: list[Call], revealed: Orders, fixed: Any, common: Candidate | None) -> None:
+def _check_calls(row: CheckedRow, calls: list[Call], revealed: Orders, fixed: Any, common: Candidate | None) -> None:
     """Fill a row with the candidate that fits its calls best; `common` is tried first."""
     usable = [call for call in calls if call.refusal is None]
     for call in calls:
@@ -174,7 +174,7 @@ def _check_calls(row: Row, calls: list[Call], revealed: Orders, fixed: Any, comm
     tried = itertools.chain([common] if common is not None else [], candidates(longest, revealed))
     if fixed is not None and longest.family in ACCUMULATING:
         tried = itertools.chain([Candidate(str(fixed), fixed)])
-    best: Row | None = None
+    best: CheckedRow | None = None
     for candidate in tried:
         fit = _with(candidate, row, usable, best)
         if fit is not None and (best is None or _rank(fit) < _rank(best)):
@@ -190,17 +190,19 @@ def _check_calls(row: Row, calls: list[Call], revealed: Orders, fixed: Any, comm
         row.skipped[reason] = row.skipped.get(reason, 0) + count
 
 
-def _rank(row: Row) -> tuple[int, int]:
+def _rank(row: CheckedRow) -> tuple[int, int]:
     return sum(row.skipped.values()), row.differing
 
 
-def _with(candidate: Candidate, like: Row, calls: list[Call], best: Row | None, until: int | None = None) -> Row | None:
+def _with(
+    candidate: Candidate, like: CheckedRow, calls: list[Call], best: CheckedRow | None, until: int | None = None
+) -> CheckedRow | None:
     """What a candidate gives; None where it says nothing of these calls, or before the end is worse than the best.
 
     `until`: or differs in that many elements.
     """
     worst = until if best is None or best.skipped else best.differing
-    row = Row(like.section, like.op, like.dtype, like.flags, like.shape, fit=candidate.name)
+    row = CheckedRow(like.section, like.op, like.dtype, like.flags, like.shape, fit=candidate.name)
     for number, call in enumerate(calls):
         try:
             emulated = candidate.replay(call)

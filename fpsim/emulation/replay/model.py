@@ -18,7 +18,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Step:
+class CheckedOperation:
     """One recorded operation: its number, its name, the module that made it, and how its results compare.
 
     differences  one for each result, None where all its bits are equal
@@ -47,10 +47,10 @@ class ModelCheck:
     policy: Policy
     environment: dict[str, Any]
     stopped: str | None
-    steps: tuple[Step, ...]
+    steps: tuple[CheckedOperation, ...]
 
     @property
-    def first(self) -> Step | None:
+    def first(self) -> CheckedOperation | None:
         """The first operation whose bits differ; None where there is none."""
         return next((step for step in self.steps if step.equal is False), None)
 
@@ -75,7 +75,7 @@ class ModelCheck:
         return "\n".join(lines)
 
 
-def describe(step: Step) -> str:
+def describe(step: CheckedOperation) -> str:
     """An operation with its place and its first difference."""
     place = f" in {step.place}" if step.place else ""
     first_difference = next(((i, item) for i, item in enumerate(step.differences) if item is not None), None)
@@ -122,11 +122,11 @@ def _require_dtypes(policy: Policy, calls: list[Call]) -> None:
         )
 
 
-def _step(number: int, call: Call, policy: Policy) -> Step:
+def _step(number: int, call: Call, policy: Policy) -> CheckedOperation:
     place = call.record.get("place", "")
     try:
         emulated = call.replay(policy)
     except NotReplayed as reason:
-        return Step(number, call.name, place, (), str(reason))
+        return CheckedOperation(number, call.name, place, (), str(reason))
     differences = tuple(compare(left, right) for left, right in zip(call.results(), emulated, strict=True))
-    return Step(number, call.name, place, differences, None)
+    return CheckedOperation(number, call.name, place, differences, None)

@@ -230,20 +230,20 @@ def _product_in_steps(
     return machine.finish(x + function(scaled, second))
 
 
-def _addcmul(
-    machine: Machine, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1, into: MaybeTensor = None
-) -> Tensor:
-    if x.dtype is _FLOAT64:
-        return torch.addcmul(x, first, second, value=value)
-    return _product_in_steps(machine, x, first, second, value, torch.mul, into)
+def _with_product(whole: Callable[..., Tensor], function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
+    """x + value * function(first, second): `whole` of torch's."""
+
+    def rule(
+        machine: Machine, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1, into: MaybeTensor = None
+    ) -> Tensor:
+        if x.dtype is _FLOAT64:
+            return whole(x, first, second, value=value)
+        return _product_in_steps(machine, x, first, second, value, function, into)
+
+    return rule
 
 
-def _addcdiv(
-    machine: Machine, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1, into: MaybeTensor = None
-) -> Tensor:
-    if x.dtype is _FLOAT64:
-        return torch.addcdiv(x, first, second, value=value)
-    return _product_in_steps(machine, x, first, second, value, torch.div, into)
+_addcmul, _addcdiv = _with_product(torch.addcmul, torch.mul), _with_product(torch.addcdiv, torch.div)
 
 
 def _lerp(machine: Machine, start: Tensor, end: Tensor, weight: Tensor | float, into: MaybeTensor = None) -> Tensor:

@@ -67,13 +67,11 @@ def fused_moving_average(
 
 
 def _steps(x: Tensor, scale: Any, zero_point: Any, least: int, most: int) -> tuple[Tensor, Tensor]:
-    steps = torch.round(x * (1.0 / scale)) + zero_point
-    return (steps.clamp(least, most) - zero_point) * scale, (steps >= least) & (steps <= most)
+    whole = torch.round(x * (1.0 / scale)) + zero_point
+    return (whole.clamp(least, most) - zero_point) * scale, (whole >= least) & (whole <= most)
 
 
-@steps("fake_quantize_per_tensor_affine_cachemask")
-def per_tensor(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> tuple[Tensor, Tensor]:
-    return _steps(x, scale, zero_point, quant_min, quant_max)
+steps("fake_quantize_per_tensor_affine_cachemask")(_steps)
 
 
 @steps("_fake_quantize_per_tensor_affine_cachemask_tensor_qparams")

@@ -6,6 +6,7 @@ the format.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -154,18 +155,17 @@ def _batch_norm(
 steps("native_batch_norm _native_batch_norm_legit")(_batch_norm)
 
 
-@steps("_batch_norm_with_update")
-def batch_norm_with_update(
-    x: Tensor, weight: _Optional, bias: _Optional, mean: _Optional, variance: _Optional, momentum: float, eps: float
-) -> tuple[Tensor, ...]:
-    return (*_batch_norm(x, weight, bias, mean, variance, True, momentum, eps), torch.empty(0, dtype=torch.uint8))
+def _with_reserve(train: bool) -> Callable[..., tuple[Tensor, ...]]:
+    def batch_norm(
+        x: Tensor, weight: _Optional, bias: _Optional, mean: _Optional, variance: _Optional, momentum: float, eps: float
+    ) -> tuple[Tensor, ...]:
+        return (*_batch_norm(x, weight, bias, mean, variance, train, momentum, eps), torch.empty(0, dtype=torch.uint8))
+
+    return batch_norm
 
 
-@steps("_batch_norm_no_update")
-def batch_norm_no_update(
-    x: Tensor, weight: _Optional, bias: _Optional, mean: _Optional, variance: _Optional, momentum: float, eps: float
-) -> tuple[Tensor, ...]:
-    return (*_batch_norm(x, weight, bias, mean, variance, False, momentum, eps), torch.empty(0, dtype=torch.uint8))
+steps("_batch_norm_with_update")(_with_reserve(True))
+steps("_batch_norm_no_update")(_with_reserve(False))
 
 
 @steps("native_batch_norm_backward")
