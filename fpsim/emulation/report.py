@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fpsim.emulation.dtype_lines import dtype_lines_of
+from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.machine.rows import FORMATS_MET, counts_of
+from fpsim.numbers.formats import get_format
 from fpsim.report.counts import Counts, Range
-from fpsim.report.records import PARTS, PHASES, Distribution, Event, Limits, Module, Row, Treatment
+from fpsim.report.records import PARTS, PHASES, Distribution, DtypeLine, Event, Limits, Module, Row, Treatment
 from fpsim.report.report import Report
 
 Key = tuple[str, str, str, str]  # module, operation, phase, format: as text
@@ -46,11 +49,20 @@ def make_report(emulation: Any) -> Report:
         limits=tuple(Limits.of(FORMATS_MET[name]) for name in dict.fromkeys(key[3] for key in draft.rows)),
         observed=tuple(part for part in PARTS if part in draft.observed),
         steps=emulation.training_step,
-        modules=tuple(Module(path, kind, parameters) for path, (kind, parameters) in emulation.modules.items()),
+        modules=tuple(Module(path, kind.__name__, parameters) for path, (kind, parameters) in emulation.modules.items()),
         distributions=tuple(draft.distributions),
         events=tuple(draft.events),
         coverage=tuple(draft.coverage),
+        dtype_lines=_dtype_lines(emulation),
     )
+
+
+def _dtype_lines(emulation: Any) -> tuple[DtypeLine, ...]:
+    """Those of the modules that were called, under a named format: else dtypes mean what they say."""
+    policy = emulation.policy
+    if policy.is_native or policy.is_identity or (type(policy) is Policy and policy.fmt == get_format("fp32")):
+        return ()
+    return dtype_lines_of(kind for kind, _ in emulation.modules.values())
 
 
 def name_of_operation(operation: Any) -> str:

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fpsim.report.counts import Counts
-from fpsim.report.records import ORDINARY, Distribution, Event, Fix, Limits, Measurement, Module, Row, Treatment
+from fpsim.report.records import (
+    ORDINARY,
+    Distribution,
+    DtypeLine,
+    Event,
+    Fix,
+    Limits,
+    Measurement,
+    Module,
+    Row,
+    Treatment,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,7 @@ class ReportData:
     fixes: tuple[Fix, ...] = ()
     losses: tuple[float, ...] = ()
     ending: str = ""
+    dtype_lines: tuple[DtypeLine, ...] = ()
 
     @cached_property
     def total(self) -> Counts:

@@ -11,7 +11,7 @@ from fpsim.report.data import ReportData
 from fpsim.report.extra import needed
 from fpsim.report.payload import payload
 from fpsim.report.plain import plain
-from fpsim.report.records import EVENTS, TREATMENTS
+from fpsim.report.records import DTYPE_ADVICE, DTYPE_LINES, EVENTS, TREATMENTS
 from fpsim.report.verdict import beside, counted, number, verdict_of
 
 _FOLDER = Path(__file__).parent / "page"
@@ -65,6 +65,8 @@ def context(report: ReportData) -> dict[str, Any]:
         "coverage": {kind: (sum(entry.calls for entry in entries), entries) for kind, entries in calls.items()},
         "limits_of": report.limits_of,
         "beside": beside,
+        "dtype_meanings": DTYPE_LINES,
+        "dtype_advice": DTYPE_ADVICE,
         "first_style": text("first_screen.css"),
     }
 

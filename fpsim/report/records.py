@@ -169,6 +169,23 @@ class Event:
         return self.kind == "nonfinite" or (self.kind == "overflow" and made)
 
 
+#: What a line of a model's source that looks at dtypes does where every tensor is float32, whatever its numbers.
+DTYPE_LINES = {
+    "guard": "asks for a 16-bit dtype, and every tensor is float32",
+    "upcast": "widens to float32, which every tensor is already",
+}
+
+DTYPE_ADVICE = 'fmt="native" with a model.half() runs such lines as they are meant.'
+
+
+@dataclass(frozen=True)
+class DtypeLine:
+    """A line of a model's source that looks at dtypes. meaning : one of `DTYPE_LINES`."""
+
+    place: Place
+    meaning: str
+
+
 @dataclass(frozen=True)
 class Treatment:
     """How one operation was computed, and how often it ran.

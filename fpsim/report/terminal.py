@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fpsim.report.counts import Counts, Error
 from fpsim.report.data import ReportData
 from fpsim.report.plain import plain
-from fpsim.report.records import Row
+from fpsim.report.records import DTYPE_ADVICE, DTYPE_LINES, Row
 from fpsim.report.verdict import beside, number, subject, verdict_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ def rendered(report: ReportData) -> Group:
         state = f"verified, error {number(fix.error)} remains" if fix.verified else "not verified"
         lines.append(Text(f"try: {plain(fix.title)} ({state})"))
         lines += [Text(f"  {plain(line)}", style="dim") for line in fix.code.splitlines()]
+    for line in report.dtype_lines:
+        lines.append(Text(f"{plain(str(line.place))} {DTYPE_LINES[line.meaning]}: {plain(line.place.text)}", style="dim"))
+    if report.dtype_lines:
+        lines.append(Text(DTYPE_ADVICE, style="dim"))
     return Group(*lines, _Table(report))
 
 

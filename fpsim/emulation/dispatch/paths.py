@@ -28,7 +28,7 @@ class ModulePaths:
         self.settings = settings
         self.names: dict[int, str] = {}  # the paths of the modules of its model
         self.others = ModuleNames()
-        self.modules: dict[str, tuple[str, int]] = {}  # by path, in the order of their first calls: class and parameters
+        self.modules: dict[str, tuple[type, int]] = {}  # by path, in the order of their first calls: class and parameters
 
     @property
     def machine(self) -> FormatMachine:
@@ -51,7 +51,7 @@ class ModulePaths:
                     marks.set_parameter(parameter, f"{path}.{name}")
         if path and path not in self.modules:
             sizes = (item.numel() for item in module.parameters() if not is_lazy(item))
-            self.modules[path] = type(module).__name__, sum(sizes)
+            self.modules[path] = type(module), sum(sizes)
         machine.path = path
         machine.calls = 0
         self._note(machine.path)
