@@ -28,6 +28,7 @@ _HOMES = {
     "fpsim.arrays.convolution": "conv conv_input_gradient conv_weight_gradient",
     "fpsim.backend.threads": "get_num_threads set_num_threads",
     "fpsim.emulation": "Report Simulation UnsupportedOp emulate run",
+    "fpsim.emulation.advising.entry": "advise",
     "fpsim.emulation.comparing": "compare",
     "fpsim.emulation.replay": "crosscheck",
     "fpsim.recorder": "record recording",
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
         emulate as emulate,
         run as run,
     )
+    from fpsim.emulation.advising.entry import advise as advise
     from fpsim.emulation.certification import (
         Certificate as Certificate,
         Tolerance as Tolerance,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fpsim.cli.console import console, progress
 from fpsim.cli.parameters import ACCUMULATOR, InputError
+from fpsim.report.console import console, progress
 from fpsim.report.plain import plain
 
 if TYPE_CHECKING:

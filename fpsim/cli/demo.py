@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fpsim.cli.console import console as make_console
 from fpsim.cli.parameters import ACCUMULATOR, FORMAT, InputError, Parsed
+from fpsim.report.console import console as make_console
 from fpsim.report.plain import plain
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fpsim.cli.console import console
 from fpsim.cli.numbers import decimal_text, parse_number, round_to_odd
 from fpsim.cli.parameters import ROUNDING, SYSTEM, InputError
+from fpsim.report.console import console
 from fpsim.report.plain import plain
 
 if TYPE_CHECKING:

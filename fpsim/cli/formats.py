@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fpsim.cli.console import console
+from fpsim.report.console import console
 
 if TYPE_CHECKING:
     from fpsim.numbers.formats import Format

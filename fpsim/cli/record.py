@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from fpsim.cli.console import progress
 from fpsim.cli.parameters import InputError
+from fpsim.report.console import progress
 from fpsim.report.plain import plain
 
 

@@ -7,9 +7,9 @@ import time
 
 import click
 
-from fpsim.cli.console import progress
 from fpsim.cli.kernel_sets import EVERYTHING, SETS, do_each, work_of
 from fpsim.cli.parameters import InputError
+from fpsim.report.console import progress
 
 
 def _cores() -> int:

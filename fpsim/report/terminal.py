@@ -32,14 +32,21 @@ _ALWAYS = 6
 def rendered(report: ReportData) -> Group:
     """What rich prints of a report; brackets and control codes in names mean nothing to it or to the terminal."""
     from rich.console import Group
+
+    return Group(heading(report), _Table(report))
+
+
+def heading(report: ReportData, verdict: bool = True) -> Group:
+    """What stands above the table: the verdict, what broke first, what to change, lines that look at dtypes."""
+    from rich.console import Group
     from rich.text import Text
 
     lines: list[Text] = [Text(plain(report.policy))]
     if report.ending:
         lines.append(Text(f"ended early: {plain(report.ending)}", style="bold"))
-    if report.modules or report.events or report.measurement:  # else there is nothing to judge by
-        verdict = verdict_of(report)
-        lines.append(Text(plain(str(verdict)), style=_STYLES[verdict.word]))
+    if verdict and (report.modules or report.events or report.measurement):  # else there is nothing to judge by
+        judged = verdict_of(report)
+        lines.append(Text(plain(str(judged)), style=_STYLES[judged.word]))
     if (first := report.first) is not None:
         numbers = ", ".join(f"{name} {number(value)}" for name, value in beside(first, report.limits_of(first.format)))
         lines += [Text(f"first: {first.kind}, {plain(subject(first))}"), Text(f"  {plain(first.text)}")]
@@ -52,15 +59,20 @@ def rendered(report: ReportData) -> Group:
         lines.append(Text(f"{plain(str(line.place))} {DTYPE_LINES[line.meaning]}: {plain(line.place.text)}", style="dim"))
     if report.dtype_lines:
         lines.append(Text(DTYPE_ADVICE, style="dim"))
-    return Group(*lines, _Table(report))
+    return Group(*lines)
 
 
 def as_text(report: ReportData) -> str:
     """The same as text, however wide."""
+    return as_text_of(rendered(report))
+
+
+def as_text_of(shown: Any) -> str:
+    """What rich prints, as text, however wide."""
     from rich.console import Console
 
     output = io.StringIO()
-    Console(file=output, width=10_000, color_system=None, force_terminal=False).print(rendered(report))
+    Console(file=output, width=10_000, color_system=None, force_terminal=False).print(shown)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
 
 

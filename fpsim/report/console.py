@@ -1,4 +1,4 @@
-"""Where the commands print."""
+"""Where commands, and functions that take long, print."""
 
 from __future__ import annotations
 

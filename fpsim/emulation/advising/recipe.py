@@ -1,0 +1,146 @@
+"""`Recipe`: a way to run a training step, as a value; its `code` is what is tried, and what is printed to be pasted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fpsim.emulation.machine.settings import ROLES
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the user's step is called: on the parts of a batch or on the whole; whether it returns outputs beside the loss."""
+
+    spreads: bool
+    trains: bool
+    returns_pair: bool = False
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A method of the modules of a class, written anew."""
+
+    kind: str
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The user's step, and what is changed of it.
+
+    settings    `run`'s arguments as they were given; those that have no short text are named in the code
+    entries     what the mapping of formats has beside the one given: roles and keys of modules, in order
+    accumulate  the accumulator instead of the one given
+    loss_scale  what the loss is multiplied by, and the gradients are divided by
+    epsilon     that of the optimizer, instead of its own
+    wrapper     what is put around the optimizer: an expression with {} in its place
+    clip        the largest norm of all gradients together
+    clamps      modules whose inputs are bounded by a number
+    rewrites    methods that are written anew
+    """
+
+    settings: tuple[tuple[str, Any], ...]
+    call: Call
+    entries: tuple[tuple[str, str], ...] = ()
+    accumulate: str | None = None
+    loss_scale: float = 1.0
+    epsilon: float | None = None
+    wrapper: str = ""
+    clip: float | None = None
+    clamps: tuple[tuple[str, float], ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
+
+    def having(self, **changes: Any) -> Recipe:
+        """This recipe with something more changed."""
+        return replace(self, **changes)
+
+    def with_formats(self, *entries: tuple[str, str]) -> Recipe:
+        """With more entries of the mapping of formats, the last ones."""
+        kept = tuple(entry for entry in self.entries if entry[0] not in dict(entries))
+        return replace(self, entries=kept + entries)
+
+    def code(self) -> str:
+        """A script in the names of `advise`'s arguments: model, data, step, optimizer, and settings that have no short text."""
+        return "\n".join([*self._rewritten(), *self._simulation(), *self._optimizer(), *self._loop()])
+
+    def _rewritten(self) -> list[str]:
+        return [line for rewrite in self.rewrites for line in (rewrite.source, "")]
+
+    def _simulation(self) -> list[str]:
+        settings = {name: literal(name, value) for name, value in self.settings}
+        if self.accumulate is not None:
+            settings["accumulate"] = repr(self.accumulate)
+        if self.entries:
+            settings["fmt"] = self._mapping(settings["fmt"])
+        lines = [f"sim = fpsim.run(model, {', '.join(f'{name}={value}' for name, value in settings.items())})"]
+        for rewrite in self.rewrites:
+            lines += [
+                "for module in sim.model.modules():",
+                f"    if type(module).__name__ == {rewrite.kind!r}:",
+                f"        module.{rewrite.name} = {rewrite.name}.__get__(module)",
+            ]
+        for path, limit in self.clamps:
+            bounded = f"x.clamp(-{limit!r}, {limit!r}) if torch.is_tensor(x) and x.is_floating_point() else x"
+            lines += [
+                f"sim.model.get_submodule({path!r}).register_forward_pre_hook(",
+                f"    lambda module, inputs: tuple({bounded} for x in inputs)",
+                ")",
+            ]
+        return lines
+
+    def _mapping(self, fmt: str) -> str:
+        given = dict(self.settings)["fmt"]
+        if not isinstance(given, Mapping) and set(dict(self.entries)) == {"*"}:
+            return repr(dict(self.entries)["*"])
+        first = f"**{fmt}" if isinstance(given, Mapping) else f"'*': {fmt}"
+        entries = dict(self.entries)
+        if not isinstance(given, Mapping) and "*" in entries:
+            first = f"'*': {entries.pop('*')!r}"
+        parts = [first, *(f"{key!r}: {fmt if value == '' else repr(value)}" for key, value in entries.items())]
+        return f"{{{', '.join(parts)}}}"
+
+    def _optimizer(self) -> list[str]:
+        if not self.call.trains:
+            return []
+        made = "optimizer(sim.parameters())"
+        lines = [f"opt = {self.wrapper.format(made) if self.wrapper else made}"]
+        if self.epsilon is not None:
+            lines += ["for group in opt.param_groups:", f"    group['eps'] = {self.epsilon!r}"]
+        return lines
+
+    def _loop(self) -> list[str]:
+        batch = "*batch" if self.call.spreads else "batch"
+        if not self.call.trains:
+            return ["with sim, torch.no_grad():", "    for batch in data:", f"        result = step(sim, {batch})"]
+        scale = self.loss_scale
+        names = "loss, outputs" if self.call.returns_pair else "loss"
+        lines = ["with sim:", "    for batch in data:", f"        {names} = step(sim, {batch})", "        opt.zero_grad()"]
+        lines.append("        loss.backward()" if scale == 1 else f"        (loss * {scale!r}).backward()")
+        if scale != 1:
+            lines += [
+                "        for p in sim.parameters():",
+                "            if p.grad is not None:",
+                f"                p.grad = p.grad / {scale!r}",
+            ]
+        if self.clip is not None:
+            lines.append(f"        torch.nn.utils.clip_grad_norm_(sim.parameters(), {self.clip!r})")
+        return [*lines, "        opt.step()"]
+
+
+def literal(name: str, value: Any) -> str:
+    """A setting as text: itself where that is short and complete, else the name of the argument."""
+    return repr(value) if _is_plain(value) else name
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, (str, int, float))
+
+
+def key_of(path: str) -> str:
+    """A module's path as the key of a mapping; a role's name in brackets, so that it is no role."""
+    return f"[{path[0]}]{path[1:]}" if path in ROLES else path

@@ -1,0 +1,136 @@
+"""One run of a recipe: its code is executed as it is printed, on the user's batches, and what it leaves behind is taken."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from fpsim.emulation.advising.recipe import Recipe
+from fpsim.emulation.advising.taking import Taken, floats_in, state_of, wide
+from fpsim.emulation.observers.observer import get_observers
+from fpsim.emulation.observers.shadow import Shadow
+from fpsim.emulation.simulation import Simulation
+from fpsim.report.report import Report
+
+_SEED = 0  # of torch's generator
+
+# Inside the package, so that lines of it are nobody's source and the user's line that called is found.
+_FILE = os.path.join(os.path.dirname(os.path.abspath(sys.modules["fpsim"].__file__ or "")), "<advice>")
+
+
+@dataclass
+class Subject:
+    """What the user gave: a model, batches, a step, what makes an optimizer, the arguments of `run`."""
+
+    model: nn.Module
+    batches: list[Any]
+    step: Callable[..., Any]
+    optimizer: Callable[..., torch.optim.Optimizer] | None
+    settings: dict[str, Any]
+
+    def names(self) -> dict[str, Any]:
+        """The names that a recipe's code reads."""
+        given = {"fpsim": sys.modules["fpsim"], "torch": torch, **self.settings}
+        return {**given, "model": self.model, "data": self.batches, "step": self.step, "optimizer": self.optimizer}
+
+
+@dataclass
+class Trial:
+    """What came of it. of : what was taken; exact : the same of its float64 shadow, where there is one."""
+
+    sim: Simulation
+    report: Report
+    optimizer: torch.optim.Optimizer | None
+    of: Taken
+    exact: Taken | None
+    returns_pair: bool
+
+
+class _Batches:
+    """The user's batches, which take stock between the steps of the script that iterates over them."""
+
+    def __init__(self, batches: list[Any], observers: tuple[Any, ...]):
+        self._batches, self._observers = batches, observers
+        self._shadow = next((item for item in observers if isinstance(item, Shadow)), None)
+        self.of = Taken()
+        self.exact = Taken() if self._shadow is not None else None
+        self.returns_pair = False
+        self.names: dict[str, Any] = {}  # of the script
+
+    def __iter__(self) -> Iterator[Any]:
+        sim = self.names["sim"]
+        sim.observe(self._observers)
+        self._take(lambda taken, number: taken.start.update(state_of(sim.model, number)))
+        for number, batch in enumerate(self._batches):
+            yield batch
+            if number in (0, len(self._batches) - 1):
+                gradients = {name: item.grad for name, item in sim.model.named_parameters() if item.grad is not None}
+                self._take(lambda taken, number, found=gradients: taken.gradients.append(_each(number, found)))
+        self._take(lambda taken, number: taken.end.update(state_of(sim.model, number)))
+
+    def note(self, result: Any) -> None:
+        """What the step returned."""
+        self._take(lambda taken, number: taken.results.append([number(item) for item in floats_in(result)]))
+
+    def _take(self, note: Callable[[Taken, Callable[[torch.Tensor], torch.Tensor]], None]) -> None:
+        with _disable_current_modes(), torch.no_grad():
+            note(self.of, wide)
+            if self.exact is not None:
+                note(self.exact, self._exact)
+
+    def _exact(self, tensor: torch.Tensor) -> torch.Tensor:
+        assert self._shadow is not None
+        found = self._shadow.of(tensor)
+        return wide(tensor if found is None else found)
+
+
+def _each(number: Callable[[torch.Tensor], torch.Tensor], found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: number(tensor) for name, tensor in found.items()}
+
+
+def run_recipe(subject: Subject, recipe: Recipe, observe: tuple[str, ...] = ("events",), learns: bool = False) -> Trial:
+    """Execute a recipe's code. Raises what it raises.
+
+    learns : whether the step may return (loss, outputs) though the recipe does not know it yet
+    """
+    names = subject.names()
+    batches = _Batches(subject.batches, get_observers(observe))
+
+    def step(model: nn.Module, *batch: Any) -> Any:
+        result = subject.step(model, *batch)
+        batches.note(result)
+        if recipe.call.trains:
+            _check_loss(result)
+        is_pair = isinstance(result, tuple)
+        batches.returns_pair |= is_pair
+        return result[0] if learns and is_pair else result
+
+    names |= {"data": batches, "step": step}
+    for rewrite in recipe.rewrites:
+        kind = next(type(module) for module in subject.model.modules() if type(module).__name__ == rewrite.kind)
+        names = {**getattr(kind, rewrite.name).__globals__, **names}
+    batches.names = names
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(_SEED)
+        exec(compile(recipe.code(), _FILE, "exec"), names)
+    sim = names["sim"]
+    return Trial(sim, sim.report(), names.get("opt"), batches.of, batches.exact, batches.returns_pair)
+
+
+def _check_loss(result: Any) -> None:
+    loss = result[0] if isinstance(result, tuple) and len(result) == 2 else result
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise TypeError(
+            f"step returned {found}; where there is an optimizer it returns the loss, or (loss, outputs), and advise runs the "
+            "backward pass and the optimizer's step itself, so that it can scale the one and change the other"
+        )
+    if not loss.requires_grad:
+        raise ValueError("the loss does not depend on a parameter of the model that step was given: nothing can be trained")
