@@ -89,7 +89,7 @@ def loss_underflows(fmt):
         "model": nn.Linear(2, 1),
         "data": [(torch.ones(4, 2), torch.ones(4, 1).mul(0.25))],
         "step": step,
-        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=min(1 / scale / 16, 2.0**100)),
+        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=min(1 / scale / 16, 2.0**126)),
     }
 
 
@@ -97,8 +97,8 @@ def embedding_gradient_stops(fmt):
     return {
         "model": nn.Embedding(3, 2),
         "data": [torch.ones(4096, dtype=torch.long)],
-        "step": lambda model, x: model(x).sum(),
-        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=2.0**-12),
+        "step": lambda model, x: (model(x) * 2.0**-6).sum(),
+        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=2.0**-6),
         "accumulate": fmt,
     }
 

@@ -13,6 +13,7 @@ from fpsim.report.saving import save
 from fpsim.report.terminal import as_text_of, heading
 from fpsim.report.verdict import counted
 
+_SHOWN = 8  # attempts of an outcome
 _KIND = {"restores": "restores agreement", "helps": "helps, not enough"}
 
 
@@ -20,9 +21,12 @@ class Advice(AdviceData):
     """What came of a step in an arithmetic, and which changes bring it back to what float64 computes.
 
     report           of the run as it is, with the fixes in it
-    deviation        how far that run is from the float64 shadow
+    deviation        how far that run is from the float64 shadow, in the steps that changes were tried on
     tolerance        up to which relative error runs agree
-    steps            how many batches were run each time
+    price            the error of the format's precision alone; infinite where that breaks too
+    steps            how many batches there were
+    window           the first of the steps that changes were tried on, and how many they are
+    agrees           whether that run agrees as it is; then nothing was tried
     attempts         every change that answers what was seen, in the order in which they were tried
     sensitivity      of each module, where it was asked for
     exact_is_finite  whether float64 itself makes no infinities or NaN; what is infinite there is not compared
@@ -33,8 +37,10 @@ class Advice(AdviceData):
     @property
     def verdict(self) -> str:
         """In one sentence or two: what became of the run, and what mends it."""
-        if not self.attempts:
+        if self.agrees:
             mended = f"It agrees with float64 to within {self.tolerance:.2g}: nothing to change."
+        elif not self._tried:
+            mended = "No change could be tried."
         elif not self.fixes:
             mended = f"None of {counted(self._tried, 'change')} restores agreement with float64."
         else:
@@ -76,11 +82,14 @@ class Advice(AdviceData):
         for number, fix in enumerate(self.fixes, 1):
             parts.append(Text(f"\n{number}. {plain(fix.title)}: verified, {plain(fix.evidence)}", style="bold green"))
             parts += [Text(f"   {plain(line)}") for line in fix.code.splitlines()]
-        others = [attempt for attempt in self.attempts if attempt.code not in {fix.code for fix in self.fixes}]
+        pasted = {fix.code for fix in self.fixes}
+        others = sorted((item for item in self.attempts if item.code not in pasted), key=lambda item: (item.error, item.cost))
         for outcome in OUTCOMES:
             rows = [attempt for attempt in others if attempt.outcome == outcome]
             if rows:
-                parts += [Text(f"\n{_KIND.get(outcome, outcome)}:", style="bold"), *map(_line, rows)]
+                parts += [Text(f"\n{_KIND.get(outcome, outcome)}:", style="bold"), *map(_line, rows[:_SHOWN])]
+            if len(rows) > _SHOWN:
+                parts.append(Text(f"  and {len(rows) - _SHOWN} more: attempts has all", style="dim"))
         if self.sensitivity:
             parts += [Text("\nerror of each module:", style="bold"), _table(self.sensitivity)]
         return Group(*parts)

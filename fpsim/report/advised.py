@@ -75,7 +75,10 @@ class AdviceData:
     report: Report
     deviation: Deviation
     tolerance: float
+    price: float
     steps: int
+    window: tuple[int, int]
+    agrees: bool
     attempts: tuple[Attempt, ...] = ()
     sensitivity: tuple[Sensitivity, ...] = ()
     exact_is_finite: bool = True

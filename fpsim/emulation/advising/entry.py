@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from fpsim.emulation.advising.evidence import Evidence, format_of_model
+from fpsim.emulation.advising.judging import Judge, exact_run, price_of_precision, tolerance_of
 from fpsim.emulation.advising.recipe import Call, Recipe, key_of
 from fpsim.emulation.advising.remedies import WIDE
-from fpsim.emulation.advising.search import Judge, Search, restoring
-from fpsim.emulation.advising.taking import Taken
-from fpsim.emulation.advising.trial import Subject, Trial, run_recipe
+from fpsim.emulation.advising.search import Search, Tried, lasting, restoring
+from fpsim.emulation.advising.trial import Subject, Trial, UntilItBreaks, run_recipe
+from fpsim.emulation.advising.window import window_of
 from fpsim.emulation.machine.policy import Policy, make_policy
 from fpsim.emulation.simulation import Simulation, check_state
 from fpsim.report.advice import Advice
@@ -25,6 +26,7 @@ from fpsim.report.advised import Attempt, Deviation, Sensitivity
 from fpsim.report.console import progress as bar
 from fpsim.report.records import Fix, Measurement
 
+_FIXES = 3
 _OBSERVED = ("events", "shadow", "range", "coverage")
 
 
@@ -46,22 +48,25 @@ def advise(
 ) -> Advice:
     """What broke first, and the cheapest changes that restore agreement with float64, each of them run.
 
-    The model takes the batches in the given arithmetic, and once in float64 (the shadow of an fp32 run, with the same masks and
-    random numbers; under "native" that of the run itself). Remedies that answer what broke first are tried one by one, each from the
-    same state, by executing the code that is printed; if none suffices, in combinations.
+    The model takes the batches in the given arithmetic. Around what broke first, four steps are run in float64 (the shadow of
+    an fp32 run, with the same masks and random numbers; under "native" that of the run itself). Remedies that answer what broke
+    are tried on these steps, each from the state that the run had there, by executing the code that is printed: one by one,
+    then together where that is cheaper than what restores agreement alone. Where weights stand still, all steps are run. The
+    fixes run all steps as well.
 
     Parameters
     ----------
     model : left as it is; each trial has a copy.
     data : batches; a tuple or list is spread out, `step(model, *batch)`.
-    step : computes with the model that it is given. With an optimizer it returns the loss, or (loss, outputs): `advise` runs the
-        backward pass and the optimizer's step itself, so that it can change them. Without one, what it returns is compared.
+    step : computes with the model that it is given. With an optimizer it returns the loss, or (loss, outputs): `advise` runs
+        the backward pass and the optimizer's step itself, so that it can change them. Without one, what it returns is compared.
     optimizer : makes an optimizer of parameters; without one nothing is trained.
     fmt, accumulate, rounding, seed, granularity : as `run` has them.
-    steps : so many batches are run, at most, in every trial.
-    tolerance : up to which relative error a run agrees. Left out, 5 %, or 16 units of roundoff where that is more, up to 25 %.
-    sensitivity : whether to measure what each innermost module does when it alone is narrow, and when it alone is fp32; or the
-        paths of the modules to measure so.
+    steps : so many batches are taken, at most.
+    tolerance : up to which relative error a run agrees. Left out, one and a half times the error of the format's precision
+        alone (with the range, accumulators, weights and optimizer of fp32), but 5 to 50 %.
+    sensitivity : whether to measure the error when each module that computes is alone narrow, and when it is alone fp32; or
+        the paths of the modules to measure so.
     most : so many trials, at most.
 
     The same arguments give the same advice: torch's generator starts from 0 in every trial, and is left as it was.
@@ -81,31 +86,34 @@ def advise(
     batches = list(islice(data, steps))
     _check(model, batches, optimizer, policy)
     paths = _paths(model, policy, sensitivity)
-    spreads = isinstance(batches[0], (tuple, list))
     subject = Subject(model, batches, step, optimizer, settings)
-    recipe = Recipe(tuple(settings.items()), Call(spreads, optimizer is not None))
+    recipe = Recipe(tuple(settings.items()), Call(isinstance(batches[0], (tuple, list)), optimizer is not None))
     with bar() as shown:
-        task = shown.add_task("float64", total=None)
+        task = shown.add_task("as it is", total=None)
 
         def tell(done: int, what: str) -> None:
             shown.update(task, completed=done, description=what)
 
-        exact, recipe = _exact_run(subject, recipe, policy)
-        tell(1, "as it is")
-        trial = run_recipe(subject, recipe, _OBSERVED)
-        if exact is None:
-            exact = trial.exact
-        assert exact is not None
+        trial = run_recipe(subject, recipe, _OBSERVED, learns=True)
+        _check_called(trial, optimizer is not None)
+        recipe = recipe.having(call=replace(recipe.call, returns_pair=trial.returns_pair))
         narrow = format_of_model(policy, model)
         evidence = Evidence(trial, model, fmt, narrow)
-        allowed = tolerance if tolerance is not None else min(0.25, max(0.05, 16 * narrow.unit_roundoff))
-        judge = Judge(subject, exact, narrow, allowed, evidence.focus)
-        found = judge.deviation(trial)
-        attempts: list[Attempt] = []
-        if not judge.agrees(found, trial.report):
-            attempts = Search(judge, model, fmt, found, most, tell).search(recipe, evidence)
-        rows = tuple(_sensitivity_of(path, judge, recipe, evidence, tell) for path in paths)
-    return _advice(judge, trial, found, attempts, rows)
+        every = _computing(evidence) if sensitivity is True else []
+        tell(1, "float64")
+        few, first = window_of(subject, recipe, trial)
+        judge = Judge(few, exact_run(few, recipe, policy.is_native), narrow, 0.0, evidence.kind, evidence.focus)
+        price = price_of_precision(judge, recipe, evidence)
+        judge.tolerance = tolerance_of(price) if tolerance is None else tolerance
+        again = run_recipe(few, recipe, (UntilItBreaks(),)) if few is not subject else trial
+        found = judge.deviation(again)
+        tried: list[Tried] = []
+        agrees = judge.agrees(found, again.report)
+        if not agrees:
+            tried = Search(judge, found, most, tell).search(recipe, evidence)
+        attempts = [item.attempt for item in tried] if few is subject else list(lasting(subject, tried, _FIXES, tell))
+        rows = tuple(_sensitivity_of(path, judge, recipe, evidence, tell) for path in paths or every)
+    return _advice(judge, trial, found, agrees, attempts, rows, price, first)
 
 
 def _check(model: nn.Module, batches: list[Any], optimizer: Any, policy: Policy) -> None:
@@ -125,41 +133,32 @@ def _check(model: nn.Module, batches: list[Any], optimizer: Any, policy: Policy)
 
 
 def _paths(model: nn.Module, policy: Policy, sensitivity: bool | Sequence[str]) -> list[str]:
-    """The modules to measure: those that were named, or the innermost ones."""
+    """The modules that were named."""
     modules = dict(model.named_modules())
     if sensitivity and policy.is_native:
         raise ValueError('sensitivity gives modules formats of their own, which fmt="native" has none of')
-    if isinstance(sensitivity, bool):
-        inner = [path for path, module in modules.items() if path and not list(module.children())]
-        return inner if sensitivity else []
-    for path in [sensitivity] if isinstance(sensitivity, str) else sensitivity:
+    named = [] if isinstance(sensitivity, bool) else [sensitivity] if isinstance(sensitivity, str) else list(sensitivity)
+    for path in named:
         if path not in modules or not path:
             close = get_close_matches(path, modules, 1)
             raise ValueError(f"the model has no module {path!r}{f'; did you mean {close[0]!r}?' if close else ''}")
-    return [sensitivity] if isinstance(sensitivity, str) else list(sensitivity)
+    return named
 
 
-def _exact_run(subject: Subject, recipe: Recipe, policy: Policy) -> tuple[Taken | None, Recipe]:
-    """The float64 shadow of an fp32 run, and the recipe that knows what the step returns.
-
-    Under "native" the shadow of the run itself is taken later, for there no float32 run is the same script.
-    """
-    settings = recipe.settings if policy.is_native else (("fmt", WIDE),)
-    reference = replace(subject, settings=dict(settings))
-    trial = run_recipe(reference, recipe.having(settings=settings), ("shadow",), learns=True)
-    _check_called(trial, subject)
-    recipe = recipe.having(call=replace(recipe.call, returns_pair=trial.returns_pair))
-    return (None if policy.is_native else trial.exact), recipe
+def _computing(evidence: Evidence) -> list[str]:
+    """The modules in the model that computed anything themselves, in the order of the network."""
+    found = dict.fromkeys(row.module for row in evidence.trial.report.rows)
+    return [path for path in found if path and path in evidence.modules]
 
 
-def _check_called(trial: Trial, subject: Subject) -> None:
-    called = {module.path for module in trial.report.modules}
-    own = {name or type(subject.model).__name__ for name, _ in subject.model.named_modules()}
-    if called.isdisjoint(own) and not trial.of.gradients_of_any:
-        raise ValueError("step never called the model that it was given: it computes with its first argument, not with another model")
+def _check_called(trial: Trial, trains: bool) -> None:
+    if not (any(trial.of.gradients) if trains else trial.was_called):
+        raise ValueError("step never called the model that it was given: let it compute with its first argument")
 
 
-def _sensitivity_of(path: str, judge: Judge, recipe: Recipe, evidence: Evidence, tell: Callable[[int, str], None]) -> Sensitivity:
+def _sensitivity_of(
+    path: str, judge: Judge, recipe: Recipe, evidence: Evidence, tell: Callable[[int, str], None]
+) -> Sensitivity:
     found = []
     for title, changed in (
         ("narrow", _alone_narrow(recipe, path, evidence)),
@@ -177,19 +176,19 @@ def _alone_narrow(recipe: Recipe, path: str, evidence: Evidence) -> Recipe | Non
     return recipe.having(entries=(("*", WIDE), (key_of(path), "")))
 
 
-def _advice(judge: Judge, trial: Trial, found: Deviation, attempts: list[Attempt], rows: tuple[Sensitivity, ...]) -> Advice:
+def _advice(
+    judge: Judge, trial: Trial, found: Deviation, agrees: bool, attempts: list[Attempt], rows: tuple[Sensitivity, ...],
+    price: float, first: int,
+) -> Advice:  # fmt: skip
+    few, all_steps = len(judge.subject.batches), len(trial.of.results)
+    where = "" if few == all_steps else f" in steps {first} to {first + few - 1}; nothing breaks in all {all_steps}"
     fixes = tuple(
-        Fix(attempt.title, attempt.code, True, attempt.error, _evidence(attempt, found))
-        for attempt in islice(restoring(attempts), 3)
+        Fix(item.title, item.code, True, item.error, f"relative error {item.error:.2g} remains of {found.worst:.2g}{where}")
+        for item in restoring(attempts)[:_FIXES]
     )
-    steps = len(judge.subject.batches)
     measurement = Measurement(
-        "error against float64", found.worst, math.nan, math.nan, steps, steps, found.worst > judge.tolerance
+        "relative error against float64", found.worst, math.nan, math.nan, few, few, found.worst > judge.tolerance
     )
     report = replace(trial.report, fixes=fixes, measurement=measurement)
     is_finite = all(bool(item.isfinite().all()) for result in judge.exact.results for item in result)
-    return Advice(report, found, judge.tolerance, steps, tuple(attempts), rows, is_finite)
-
-
-def _evidence(attempt: Attempt, before: Deviation) -> str:
-    return f"relative error {attempt.error:.2g} remains, it was {before.worst:.2g}"
+    return Advice(report, found, judge.tolerance, price, all_steps, (first, few), agrees, tuple(attempts), rows, is_finite)

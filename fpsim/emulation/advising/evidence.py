@@ -175,7 +175,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def format_of_model(policy: Policy, model: nn.Module) -> Format:
-    """The narrowest format that a model's numbers have: the policy's, or under "native" that of the dtypes of its parameters."""
+    """The narrowest format of a model's numbers: the policy's, or under "native" that of the dtypes of its parameters."""
     if not policy.is_native:
         systems = getattr(policy, "mapping", None)
         values = [item.enclosing for item in systems.values] if systems is not None else [policy.fmt]

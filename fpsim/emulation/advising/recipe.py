@@ -44,7 +44,7 @@ class Recipe:
 
     settings: tuple[tuple[str, Any], ...]
     call: Call
-    entries: tuple[tuple[str, str], ...] = ()
+    entries: tuple[tuple[str, Any], ...] = ()
     accumulate: str | None = None
     loss_scale: float = 1.0
     epsilon: float | None = None
@@ -57,10 +57,12 @@ class Recipe:
         """This recipe with something more changed."""
         return replace(self, **changes)
 
-    def with_formats(self, *entries: tuple[str, str]) -> Recipe:
+    def with_formats(self, *entries: tuple[str, Any]) -> Recipe:
         """With more entries of the mapping of formats, the last ones."""
-        kept = tuple(entry for entry in self.entries if entry[0] not in dict(entries))
-        return replace(self, entries=kept + entries)
+        whole = [key for key, value in entries if isinstance(value, str) and key not in ROLES]
+        hidden = tuple(f"{key}." for key in whole)
+        kept = (entry for entry in self.entries if entry[0] not in dict(entries) and not entry[0].startswith(hidden))
+        return replace(self, entries=(*kept, *entries))
 
     def code(self) -> str:
         """A script in the names of `advise`'s arguments: model, data, step, optimizer, and settings that have no short text."""

@@ -16,6 +16,7 @@ from fpsim.report.verdict import number
 Change = tuple[str, Recipe]  # what it is called, and the recipe with it
 
 WIDE = "fp32"
+EVERYTHING = 9  # what it costs to give up the format
 _SIBLINGS = ("e5m2", "fp16", "bf16")
 
 
@@ -26,7 +27,7 @@ class Remedy:
     name     what it is called where it cannot be tried
     answers  whether a run's evidence calls for it
     changes  the recipe with it, by one or more strengths, each with a title; raises CannotTry with the reason
-    cost     how much is given up: 1 next to nothing, 9 the narrow format
+    cost     how much is given up: 1 next to nothing, `EVERYTHING` the format
     """
 
     name: str
@@ -99,7 +100,8 @@ def _bounded_inputs(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     if not largest or not event.exact:
         raise CannotTry("what overflowed is not made of an input")
     limit = 2.0 ** math.floor(math.log2(largest * min(1.0, evidence.fmt.max_finite / abs(event.exact))))
-    yield f"inputs of {evidence.path} clipped to {number(limit)}", recipe.having(clamps=(*recipe.clamps, (evidence.path, limit)))
+    clamps = (*recipe.clamps, (evidence.path, limit))
+    yield f"inputs of {evidence.path} clipped to {number(limit)}", recipe.having(clamps=clamps)
 
 
 # Changes of the arithmetic
@@ -144,15 +146,31 @@ def _from_here_on(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     paths = [module.path for module in evidence.trial.report.modules if module.path in evidence.modules]
     if not evidence.path or evidence.path not in paths:
         raise CannotTry("no module of the model is blamed")
-    after = paths[paths.index(evidence.path) :]
+    start = _layer_around(evidence.path)
+    after = paths[paths.index(start if start in paths else evidence.path) :]
     if len(after) < 2:
         raise CannotTry("no module runs after the blamed one")
-    yield f"{WIDE} from {evidence.path} on", recipe.with_formats(*((key_of(path), WIDE) for path in _outermost(after)))
+    outermost = [path for path in after if not any(path.startswith(f"{other}.") for other in after)]
+    shared = _shared_with_others(evidence, outermost)
+    formats = ((key_of(path), {"activation": WIDE} if path in shared else WIDE) for path in outermost)
+    yield f"{WIDE} from {start} on", recipe.with_formats(*formats)
 
 
-def _outermost(paths: list[str]) -> list[str]:
-    """Those that are inside none of the others."""
-    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+def _shared_with_others(evidence: Evidence, paths: list[str]) -> set[str]:
+    """Those of the modules in which is a parameter that modules outside of them have too, and give a format."""
+    held: dict[int, set[str]] = {}
+    for path, module in evidence.modules.items():
+        around = next((outer for outer in paths if path == outer or path.startswith(f"{outer}.")), "")
+        for parameter in module._parameters.values():
+            held.setdefault(id(parameter), set()).add(around)
+    return {path for places in held.values() if "" in places for path in places}
+
+
+def _layer_around(path: str) -> str:
+    """The outermost numbered module that a module is in, whose own additions have the same numbers; itself without one."""
+    parts = path.split(".")
+    numbered = (count for count, part in enumerate(parts, 1) if part.isdigit())
+    return ".".join(parts[: next(numbered, len(parts))])
 
 
 def _norms_wide(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
@@ -245,6 +263,6 @@ REMEDIES = (
     Remedy("another format for the blamed module", lambda e: e.phase != "optimizer", _module_in(_siblings), 6),
     Remedy("clipped inputs", lambda e: e.kind == "overflow" and e.phase == "forward", _bounded_inputs, 6),
     Remedy("fp32 from the blamed module on", lambda e: e.breaks_in("forward"), _from_here_on, 7),
-    Remedy("another format for everything", lambda e: not e.is_of_mask, _everything_in(_siblings), 9),
-    Remedy("fp32 for everything", lambda e: e.is_whole and not e.is_of_mask, _everything_in(lambda e: (WIDE,)), 10),
+    Remedy("another format for everything", lambda e: not e.is_of_mask, _everything_in(_siblings), EVERYTHING),
+    Remedy("fp32 for everything", lambda e: e.is_whole and not e.is_of_mask, _everything_in(lambda e: (WIDE,)), EVERYTHING + 1),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
@@ -38,7 +38,7 @@ def _rewritten(
     module = dict(model.named_modules()).get(path)
     if module is None or place is None:
         raise CannotTry("the line is in no module of the model")
-    kind, method = _method_at(type(module), place)
+    method = _method_at(type(module), place)
     if method.__code__.co_freevars:
         raise CannotTry(f"{method.__qualname__} reads names of what is around it, or super()")
     lines, first = inspect.getsourcelines(method)
@@ -50,13 +50,13 @@ def _rewritten(
     return Rewrite(type(module).__name__, method.__name__, ast.unparse(ast.fix_missing_locations(tree)))
 
 
-def _method_at(kind: type, place: Place) -> tuple[type, FunctionType]:
+def _method_at(kind: type, place: Place) -> FunctionType:
     for base in kind.__mro__:
         for method in vars(base).values():
             if isinstance(method, FunctionType) and method.__code__.co_filename == place.file:
                 lines, first = inspect.getsourcelines(method)
                 if first <= place.line < first + len(lines):
-                    return base, method
+                    return method
     raise CannotTry(f"{place} is in no method of {kind.__name__}")
 
 
@@ -67,8 +67,7 @@ def _scale_first(function: ast.FunctionDef, line: int) -> None:
     parents = {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
     user, held, between = _scaled(function, product, parents)
     operation, factor = _scaling(user, held)
-    written = {node.id for statement in between for node in ast.walk(statement) if _is_written(node)}
-    if written & {node.id for node in ast.walk(factor) if isinstance(node, ast.Name)}:
+    if _names(between, ast.Store) & _names([factor], ast.Load):
         raise CannotTry("what the product is scaled by is computed after it")
     if isinstance(user, ast.AugAssign):
         _replace(parents[user], user, ast.Pass())
@@ -92,8 +91,10 @@ def _covers(node: Any, line: int) -> bool:
     return node.lineno <= line <= node.end_lineno
 
 
-def _is_written(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+def _names(nodes: Iterable[ast.AST], context: type) -> set[str]:
+    """The names that are read, or written, in any of them."""
+    found = (part for node in nodes for part in ast.walk(node))
+    return {part.id for part in found if isinstance(part, ast.Name) and isinstance(part.ctx, context)}
 
 
 def _scaled(

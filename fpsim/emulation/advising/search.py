@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from torch import nn
-
 from fpsim.emulation.advising.evidence import Evidence
+from fpsim.emulation.advising.judging import Judge
 from fpsim.emulation.advising.recipe import Recipe
-from fpsim.emulation.advising.remedies import REMEDIES, Remedy
+from fpsim.emulation.advising.remedies import EVERYTHING, REMEDIES, Remedy
 from fpsim.emulation.advising.rewriting import CannotTry
-from fpsim.emulation.advising.taking import Taken, deviation, resolution
-from fpsim.emulation.advising.trial import Subject, Trial, run_recipe
-from fpsim.numbers.formats import Format
+from fpsim.emulation.advising.trial import Subject, UntilItBreaks, run_recipe
 from fpsim.report.advised import Attempt, Deviation
-from fpsim.report.records import EVENTS
-from fpsim.report.report import Report
-from fpsim.report.verdict import subject
+from fpsim.report.verdict import subject as said
 
-#: What a few steps cannot show in errors: an event of these kinds has to be gone.
-LASTING = ("stopped", "decay-lost", "stale-statistic", "zero-gradient")
-#: Those of them that the movement shows after all, if the steps were enough for that.
-_STANDING = ("stopped", "decay-lost", "stale-statistic")
-
-_SEEN = 0.25  # of a movement may be below the spacing of the format
 _NEVER = 1000
 _DEEPEST = 4  # remedies together
 _WIDEST = 3  # combinations that are followed
 _FAR = 0.5  # of the error has to go for a remedy to help
-
-
-@dataclass
-class Judge:
-    """What runs are measured against, and by."""
-
-    subject: Subject
-    exact: Taken
-    fmt: Format
-    tolerance: float
-    names: tuple[str, ...] = ()  # parameters that are looked at by themselves
-
-    def deviation(self, trial: Trial) -> Deviation:
-        return deviation(trial.of, self.exact, self.fmt, self.subject.optimizer is not None, self.names)
-
-    def agrees(self, found: Deviation, report: Report) -> bool:
-        """Whether a run is within tolerance, made no infinity or NaN, and lost nothing that shows later only."""
-        return found.worst <= self.tolerance and not self.troubles(report)
-
-    def troubles(self, report: Report) -> str:
-        """What is wrong in a run beside its error; "" for nothing."""
-        kinds = set(LASTING) - set(_STANDING) if self.sees_movement else LASTING
-        first = next((event for event in report.events if event.breaks or event.kind in kinds), None)
-        return f"{EVENTS[first.kind]}: {subject(first)}" if first is not None else ""
-
-    @cached_property
-    def sees_movement(self) -> bool:
-        """Whether the state moves so far that its format could hold most of that."""
-        return resolution(self.exact, self.fmt, self.names) <= _SEEN
 
 
 @dataclass
@@ -78,15 +37,13 @@ class Search:
     """Tries remedies one by one, then together, and keeps every attempt."""
 
     judge: Judge
-    model: nn.Module
-    given: Any
     baseline: Deviation
     most: int
     progress: Callable[[int, str], None]
     tried: list[Tried] = field(default_factory=list)
     _codes: set[str] = field(default_factory=set)
 
-    def search(self, recipe: Recipe, evidence: Evidence) -> list[Attempt]:
+    def search(self, recipe: Recipe, evidence: Evidence) -> list[Tried]:
         """All attempts: what answers the evidence alone, then combinations that are cheaper than what restores agreement."""
         self._codes.add(recipe.code())
         start = Tried(Attempt((), ""), (), recipe, evidence)
@@ -99,7 +56,7 @@ class Search:
             deepest = [item for item in self.tried if len(item.remedies) == depth and item.evidence is not None]
             for item in sorted(deepest, key=self._rank)[:_WIDEST]:
                 self._extend(item, REMEDIES)
-        return [item.attempt for item in self.tried]
+        return self.tried
 
     @property
     def _best(self) -> int:
@@ -107,9 +64,14 @@ class Search:
         return min((item.attempt.cost for item in self.tried if item.attempt.outcome == "restores"), default=_NEVER)
 
     def _rank(self, item: Tried) -> tuple[Any, ...]:
+        """The nearest to the shadow first, of those that broke those that came furthest."""
         assert item.evidence is not None
-        first = item.evidence.event
-        return item.attempt.error, -(first.step if first is not None else 0), item.attempt.cost
+        trial = item.evidence.trial
+        return item.attempt.error, -len(trial.of.results), -trial.report.total.elements, item.attempt.cost
+
+    def _is_worth(self, item: Tried, remedy: Remedy) -> bool:
+        """Whether a combination gives up less than what restores agreement already, and than the format itself."""
+        return self._cost(item, remedy) < self._best and max(each.cost for each in (remedy, *item.remedies)) < EVERYTHING
 
     @staticmethod
     def _cost(item: Tried, remedy: Remedy) -> int:
@@ -121,7 +83,7 @@ class Search:
         assert item.recipe is not None and item.evidence is not None
         evidence = evidence or item.evidence
         for remedy in remedies:
-            if not remedy.answers(evidence) or (item.remedies and self._cost(item, remedy) >= self._best):
+            if not remedy.answers(evidence) or (item.remedies and not self._is_worth(item, remedy)):
                 continue
             try:
                 changes = list(remedy.changes(evidence, item.recipe))
@@ -144,7 +106,7 @@ class Search:
         cost = self._cost(item, remedy)
         self.progress(len(self._codes), " and ".join(titles))
         try:
-            trial = run_recipe(self.judge.subject, recipe)
+            trial = run_recipe(self.judge.subject, recipe, (UntilItBreaks(),))
         except Exception as error:  # noqa: BLE001 - the advice says it
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
             return Tried(Attempt(titles, "not tried", cost, reason=reason))
@@ -160,7 +122,23 @@ class Search:
         return Tried(attempt, (*item.remedies, remedy), recipe, evidence)
 
 
-def restoring(attempts: list[Attempt]) -> Iterator[Attempt]:
+def restoring(attempts: Iterable[Attempt]) -> list[Attempt]:
     """Those that restore agreement, the cheapest first, and of equal cost the nearest to the shadow."""
     found = [attempt for attempt in attempts if attempt.outcome == "restores"]
-    return iter(sorted(found, key=lambda attempt: (attempt.cost, attempt.error)))
+    return sorted(found, key=lambda attempt: (attempt.cost, attempt.error))
+
+
+def lasting(subject: Subject, tried: Iterable[Tried], most: int, progress: Callable[[int, str], None]) -> Iterator[Attempt]:
+    """The attempts; the cheapest fixes have run all steps of the subject, and those that broke there only help."""
+    tried = list(tried)
+    recipes = {item.attempt: item.recipe for item in tried}
+    later: dict[Attempt, str] = {}
+    for attempt in restoring(recipes):
+        if sum(not reason for reason in later.values()) < most:
+            progress(0, f"{attempt.title}, all steps")
+            recipe = recipes[attempt]
+            assert recipe is not None
+            events = run_recipe(subject, recipe, (UntilItBreaks(),)).report.events
+            later[attempt] = next((f"breaks at step {event.step}: {said(event)}" for event in events if event.breaks), "")
+    for attempt in recipes:
+        yield replace(attempt, outcome="helps", reason=later[attempt]) if later.get(attempt) else attempt

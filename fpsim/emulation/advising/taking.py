@@ -28,11 +28,6 @@ class Taken:
     start: Tensors = field(default_factory=dict)
     end: Tensors = field(default_factory=dict)
 
-    @property
-    def gradients_of_any(self) -> bool:
-        """Whether a backward pass reached a parameter."""
-        return any(self.gradients)
-
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """A copy in float64."""
@@ -91,7 +86,7 @@ def _relative(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], spare: float =
 
 
 def resolution(exact: Taken, fmt: Format, names: Iterable[str] = ()) -> float:
-    """Half the spacing of the format beside the exact movement of the state, or of those named; infinite where nothing moves."""
+    """Half the format's spacing beside the exact movement of the state, or of those named; infinite where nothing moves."""
     chosen = set(names) & exact.end.keys() or exact.end.keys()
     meant = [(exact.end[name] - exact.start[name], exact.end[name]) for name in chosen]
     length = sum(float(change.square().sum()) for change, _ in meant)

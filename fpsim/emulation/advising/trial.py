@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +15,20 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fpsim.emulation.advising.recipe import Recipe
 from fpsim.emulation.advising.taking import Taken, floats_in, state_of, wide
+from fpsim.emulation.observers.events import Events
 from fpsim.emulation.observers.observer import get_observers
 from fpsim.emulation.observers.shadow import Shadow
 from fpsim.emulation.simulation import Simulation
+from fpsim.report.records import Event
 from fpsim.report.report import Report
 
 _SEED = 0  # of torch's generator
 
 # Inside the package, so that lines of it are nobody's source and the user's line that called is found.
 _FILE = os.path.join(os.path.dirname(os.path.abspath(sys.modules["fpsim"].__file__ or "")), "<advice>")
+
+
+Note = Callable[[Taken, Callable[[torch.Tensor], torch.Tensor]], None]  # puts what it finds, made float64, where it belongs
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Subject:
     step: Callable[..., Any]
     optimizer: Callable[..., torch.optim.Optimizer] | None
     settings: dict[str, Any]
+    generator: torch.Tensor | None = None  # the state of torch's generator; None: seeded
 
     def names(self) -> dict[str, Any]:
         """The names that a recipe's code reads."""
@@ -43,14 +50,30 @@ class Subject:
 
 @dataclass
 class Trial:
-    """What came of it. of : what was taken; exact : the same of its float64 shadow, where there is one."""
+    """What came of it. of : what was taken, as far as it went; exact : the same of its float64 shadow, where there is one."""
 
     sim: Simulation
     report: Report
     optimizer: torch.optim.Optimizer | None
     of: Taken
-    exact: Taken | None
-    returns_pair: bool
+    exact: Taken | None = None
+    returns_pair: bool = False
+    was_called: bool = False
+    is_over: bool = True
+    generator: torch.Tensor | None = None  # its state after the last step
+
+
+class UntilItBreaks(Events):
+    """Events that end the run at the first infinity or NaN that was not asked for."""
+
+    def _keep(self, key: tuple[str, ...], event: Event, is_nonfinite: bool) -> None:
+        super()._keep(key, event, is_nonfinite)
+        if event.breaks:
+            raise _Broken
+
+
+class _Broken(Exception):
+    """The run need not go on."""
 
 
 class _Batches:
@@ -61,25 +84,33 @@ class _Batches:
         self._shadow = next((item for item in observers if isinstance(item, Shadow)), None)
         self.of = Taken()
         self.exact = Taken() if self._shadow is not None else None
-        self.returns_pair = False
+        self.returns_pair = self.was_called = self.is_over = False
+        self.generator = torch.get_rng_state()
         self.names: dict[str, Any] = {}  # of the script
 
     def __iter__(self) -> Iterator[Any]:
         sim = self.names["sim"]
         sim.observe(self._observers)
+        hooks = [module.register_forward_pre_hook(self._note_call) for module in sim.model.modules()]
         self._take(lambda taken, number: taken.start.update(state_of(sim.model, number)))
         for number, batch in enumerate(self._batches):
             yield batch
             if number in (0, len(self._batches) - 1):
                 gradients = {name: item.grad for name, item in sim.model.named_parameters() if item.grad is not None}
-                self._take(lambda taken, number, found=gradients: taken.gradients.append(_each(number, found)))
+                self._take(_gradients_to(gradients))
         self._take(lambda taken, number: taken.end.update(state_of(sim.model, number)))
+        for hook in hooks:
+            hook.remove()
+        self.generator, self.is_over = torch.get_rng_state(), True
+
+    def _note_call(self, module: nn.Module, args: Any) -> None:
+        self.was_called = True
 
     def note(self, result: Any) -> None:
         """What the step returned."""
         self._take(lambda taken, number: taken.results.append([number(item) for item in floats_in(result)]))
 
-    def _take(self, note: Callable[[Taken, Callable[[torch.Tensor], torch.Tensor]], None]) -> None:
+    def _take(self, note: Note) -> None:
         with _disable_current_modes(), torch.no_grad():
             note(self.of, wide)
             if self.exact is not None:
@@ -91,11 +122,11 @@ class _Batches:
         return wide(tensor if found is None else found)
 
 
-def _each(number: Callable[[torch.Tensor], torch.Tensor], found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: number(tensor) for name, tensor in found.items()}
+def _gradients_to(found: dict[str, torch.Tensor]) -> Note:
+    return lambda taken, number: taken.gradients.append({name: number(tensor) for name, tensor in found.items()})
 
 
-def run_recipe(subject: Subject, recipe: Recipe, observe: tuple[str, ...] = ("events",), learns: bool = False) -> Trial:
+def run_recipe(subject: Subject, recipe: Recipe, observe: Sequence[Any] = (), learns: bool = False) -> Trial:
     """Execute a recipe's code. Raises what it raises.
 
     learns : whether the step may return (loss, outputs) though the recipe does not know it yet
@@ -118,10 +149,16 @@ def run_recipe(subject: Subject, recipe: Recipe, observe: tuple[str, ...] = ("ev
         names = {**getattr(kind, rewrite.name).__globals__, **names}
     batches.names = names
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(_SEED)
-        exec(compile(recipe.code(), _FILE, "exec"), names)
+        if subject.generator is None:
+            torch.manual_seed(_SEED)
+        else:
+            torch.set_rng_state(subject.generator)
+        with suppress(_Broken):
+            exec(compile(recipe.code(), _FILE, "exec"), names)
     sim = names["sim"]
-    return Trial(sim, sim.report(), names.get("opt"), batches.of, batches.exact, batches.returns_pair)
+    seen = batches
+    known = seen.returns_pair, seen.was_called, seen.is_over, seen.generator
+    return Trial(sim, sim.report(), names.get("opt"), seen.of, seen.exact, *known)
 
 
 def _check_loss(result: Any) -> None:

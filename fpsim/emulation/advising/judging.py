@@ -1,0 +1,86 @@
+"""What runs are measured against, and when they agree with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from fpsim.emulation.advising.evidence import Evidence
+from fpsim.emulation.advising.recipe import Recipe
+from fpsim.emulation.advising.taking import Taken, deviation, resolution
+from fpsim.emulation.advising.trial import Subject, Trial, run_recipe
+from fpsim.emulation.advising.window import STANDING
+from fpsim.numbers.formats import Format
+from fpsim.report.advised import Deviation
+from fpsim.report.records import EVENTS
+from fpsim.report.report import Report
+from fpsim.report.verdict import subject as said
+
+WIDE = "fp32"
+LEAST, MOST = 0.05, 0.5  # of the tolerances that are measured
+
+_SEEN = 0.25  # of a movement may be below the spacing of the format
+_SPARE = 1.5  # times what precision alone costs
+
+
+@dataclass
+class Judge:
+    """What runs are measured against, and by."""
+
+    subject: Subject
+    exact: Taken
+    fmt: Format
+    tolerance: float
+    kind: str  # of what broke first
+    names: tuple[str, ...] = ()  # parameters that are looked at by themselves
+
+    def deviation(self, trial: Trial) -> Deviation:
+        if not trial.is_over:
+            return Deviation(math.inf, math.inf, math.inf)
+        return deviation(trial.of, self.exact, self.fmt, self.subject.optimizer is not None, self.names)
+
+    def agrees(self, found: Deviation, report: Report) -> bool:
+        """Whether a run is within tolerance, made no infinity or NaN, and what errors do not show is gone."""
+        return found.worst <= self.tolerance and not self.troubles(report)
+
+    def troubles(self, report: Report) -> str:
+        """What is wrong in a run beside its error; "" for nothing."""
+        kinds: tuple[str, ...] = (self.kind,) if self.kind == "zero-gradient" else ()
+        if self.kind in STANDING and not self.sees_movement:
+            kinds = STANDING
+        first = next((event for event in report.events if event.breaks or event.kind in kinds), None)
+        return f"{EVENTS[first.kind]}: {said(first)}" if first is not None else ""
+
+    @cached_property
+    def sees_movement(self) -> bool:
+        """Whether the state moves so far that its format could hold most of that."""
+        return resolution(self.exact, self.fmt, self.names) <= _SEEN
+
+
+def exact_run(subject: Subject, recipe: Recipe, is_native: bool) -> Taken:
+    """The float64 shadow of an fp32 run; under "native", where no fp32 run is the same script, that of the run itself."""
+    settings = recipe.settings if is_native else (("fmt", WIDE),)
+    changed = replace(subject, settings=dict(settings))
+    taken = run_recipe(changed, recipe.having(settings=settings), ("shadow",)).exact
+    assert taken is not None
+    return taken
+
+
+def price_of_precision(judge: Judge, recipe: Recipe, evidence: Evidence) -> float:
+    """The error of the format's precision alone: with the range, accumulators, weights and optimizer of fp32.
+
+    0 under "native", whose precisions are the script's own.
+    """
+    if evidence.policy.is_native:
+        return 0.0
+    precise = f"e8m{judge.fmt.precision - 1}"
+    formats = {"*": precise, "weight": WIDE, "optimizer": WIDE}
+    subject = replace(judge.subject, settings={"fmt": formats})
+    found = judge.deviation(run_recipe(subject, recipe.having(settings=(("fmt", formats),)), ()))
+    return found.worst
+
+
+def tolerance_of(price: float) -> float:
+    """One and a half times what precision alone costs, but 5 to 50 %; 5 % where that breaks as well."""
+    return min(MOST, max(LEAST, _SPARE * price)) if math.isfinite(price) else LEAST
