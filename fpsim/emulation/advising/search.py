@@ -31,6 +31,11 @@ class Tried:
     recipe: Recipe | None = None
     evidence: Evidence | None = None
 
+    @property
+    def can_be_extended(self) -> bool:
+        """Whether it ran, is not enough, and keeps the format."""
+        return self.evidence is not None and self.attempt.outcome != "restores" and self.remedies[-1].cost < EVERYTHING
+
 
 @dataclass
 class Search:
@@ -48,12 +53,12 @@ class Search:
         self._codes.add(recipe.code())
         start = Tried(Attempt((), ""), (), recipe, evidence)
         self._extend(start, REMEDIES)
-        alone = [item for item in self.tried if item.evidence is not None]
+        alone = [item for item in self.tried if item.can_be_extended]
         for one, other in combinations(alone, 2):  # two that do nothing alone may do it together
             if one.remedies[0] is not other.remedies[0]:
                 self._extend(one, other.remedies, evidence)
         for depth in range(1, _DEEPEST):  # more on top of the best ones, by what broke first in them
-            deepest = [item for item in self.tried if len(item.remedies) == depth and item.evidence is not None]
+            deepest = [item for item in self.tried if len(item.remedies) == depth and item.can_be_extended]
             for item in sorted(deepest, key=self._rank)[:_WIDEST]:
                 self._extend(item, REMEDIES)
         return self.tried
