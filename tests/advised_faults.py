@@ -58,7 +58,7 @@ def weight_stops(fmt):
     nn.init.zeros_(model[0].bias)
     return {
         "model": model,
-        "data": [torch.full((1, 2), 0.25)] * 64,
+        "data": [torch.full((1, 2), 0.25)] * {"fp16": 16, "bf16": 32, "e4m3": 2}[fmt],
         "steps": 64,
         "step": lambda model, x: model(x).sum(),
         "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=2.0**-10),
@@ -75,7 +75,8 @@ def decay_is_lost(fmt):
 def statistics_stand_still(fmt):
     model = nn.Sequential(nn.Identity(), nn.BatchNorm1d(2, momentum=1e-4))
     model[1].running_mean.fill_(1.0)
-    return {"model": model, "data": [torch.tensor([[0.0, 1.0], [3.0, 2.0]])], "step": lambda model, x: model(x)}
+    x = torch.tensor([[0.0, 1.0], [3.0, 2.0]])
+    return {"model": model, "data": [x] * 48, "steps": 48, "step": lambda model, x: model(x)}
 
 
 def loss_underflows(fmt):
