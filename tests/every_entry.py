@@ -45,6 +45,12 @@ def compare():
     fpsim.compare(kernels_of_models.cnn(), [batch], ["fp16", "bf16"], loss, sgd, observe=names)
 
 
+def advise():
+    """Of a sum that overflows, so that changes are tried."""
+    sgd = functools.partial(torch.optim.SGD, lr=0.01)
+    fpsim.advise(torch.nn.Linear(8, 4), [torch.full((4, 8), 6e4)], lambda model, x: model(x).square().mean(), sgd)
+
+
 def bundles():
     fpsim.record("suite.bundle", device="cpu", sections=["products"])
     with fpsim.recording("model.bundle", device="cpu"):
@@ -70,6 +76,7 @@ ENTRIES = {
     "certificates": "certify tolerance",
     reveal: "reveal",
     models: "emulate run",
+    advise: "advise",
     compare: "compare",
     bundles: "crosscheck record recording",
 }
