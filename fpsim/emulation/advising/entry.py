@@ -14,8 +14,7 @@ from torch import nn
 
 from fpsim.emulation.advising.evidence import Evidence, format_of_model
 from fpsim.emulation.advising.judging import Judge, exact_run, price_of_precision, tolerance_of
-from fpsim.emulation.advising.recipe import Call, Recipe, key_of
-from fpsim.emulation.advising.remedies import WIDE
+from fpsim.emulation.advising.recipe import WIDE, Call, Recipe, key_of
 from fpsim.emulation.advising.search import Search, Tried, lasting, restoring
 from fpsim.emulation.advising.trial import Subject, Trial, UntilItBreaks, run_recipe
 from fpsim.emulation.advising.window import window_of
@@ -69,6 +68,7 @@ def advise(
         the paths of the modules to measure so.
     most : so many trials, at most.
 
+    `step` is called again in every trial, and keeps no state of its own.
     The same arguments give the same advice: torch's generator starts from 0 in every trial, and is left as it was.
 
     Raises
@@ -91,8 +91,8 @@ def advise(
     with bar() as shown:
         task = shown.add_task("as it is", total=None)
 
-        def tell(done: int, what: str) -> None:
-            shown.update(task, completed=done, description=what)
+        def tell(what: str) -> None:
+            shown.update(task, advance=1, description=what)
 
         trial = run_recipe(subject, recipe, _OBSERVED, learns=True)
         _check_called(trial, optimizer is not None)
@@ -100,7 +100,7 @@ def advise(
         narrow = format_of_model(policy, model)
         evidence = Evidence(trial, model, fmt, narrow)
         every = _computing(evidence) if sensitivity is True else []
-        tell(1, "float64")
+        tell("float64")
         few, first = window_of(subject, recipe, trial)
         judge = Judge(few, exact_run(few, recipe, policy.is_native), narrow, 0.0, evidence.kind, evidence.focus)
         price = price_of_precision(judge, recipe, evidence)
@@ -157,14 +157,14 @@ def _check_called(trial: Trial, trains: bool) -> None:
 
 
 def _sensitivity_of(
-    path: str, judge: Judge, recipe: Recipe, evidence: Evidence, tell: Callable[[int, str], None]
+    path: str, judge: Judge, recipe: Recipe, evidence: Evidence, tell: Callable[[str], None]
 ) -> Sensitivity:
     found = []
     for title, changed in (
         ("narrow", _alone_narrow(recipe, path, evidence)),
         ("fp32", recipe.with_formats((key_of(path), WIDE))),
     ):
-        tell(0, f"{path} alone {title}")
+        tell(f"{path} alone {title}")
         found.append(math.nan if changed is None else judge.deviation(run_recipe(judge.subject, changed, ())).worst)
     return Sensitivity(path, type(evidence.modules[path]).__name__, *found)
 

@@ -154,19 +154,14 @@ class Evidence:
 
     @cached_property
     def focus(self) -> tuple[str, ...]:
-        """The names of the parameters and buffers of the blamed module."""
-        named = [*self.model.named_parameters(), *self.model.named_buffers()]
-        if self.event is not None and self.phase == "optimizer":
-            named_in_text = [name for name, _ in named if f" of {name};" in self.event.text or self._names_operand(name)]
-            if named_in_text:
-                return tuple(named_in_text)
+        """The parameter that the first event is of, or else the names of parameters and buffers of the blamed module."""
+        named = [name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())]
+        operands = {name.partition("[")[0] for name, _ in self.event.operands} if self.event is not None else set()
+        if not operands.isdisjoint(named):
+            return tuple(name for name in named if name in operands)
         if self.path is None:
             return ()
-        return tuple(name for name, _ in named if not self.path or name.startswith(f"{self.path}."))
-
-    def _names_operand(self, name: str) -> bool:
-        assert self.event is not None
-        return any(operand.partition("[")[0] == name for operand, _ in self.event.operands)
+        return tuple(name for name in named if not self.path or name.startswith(f"{self.path}."))
 
 
 def is_norm(module: nn.Module) -> bool:

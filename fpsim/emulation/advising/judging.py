@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from fpsim.emulation.advising.evidence import Evidence
-from fpsim.emulation.advising.recipe import Recipe
+from fpsim.emulation.advising.recipe import WIDE, Recipe
 from fpsim.emulation.advising.taking import Taken, deviation, resolution
 from fpsim.emulation.advising.trial import Subject, Trial, run_recipe
 from fpsim.emulation.advising.window import STANDING
@@ -17,7 +17,6 @@ from fpsim.report.records import EVENTS
 from fpsim.report.report import Report
 from fpsim.report.verdict import subject as said
 
-WIDE = "fp32"
 LEAST, MOST = 0.05, 0.5  # of the tolerances that are measured
 
 _SEEN = 0.25  # of a movement may be below the spacing of the format

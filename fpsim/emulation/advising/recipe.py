@@ -8,6 +8,8 @@ from typing import Any
 
 from fpsim.emulation.machine.settings import ROLES
 
+WIDE = "fp32"
+
 
 @dataclass(frozen=True)
 class Call:

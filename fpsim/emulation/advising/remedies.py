@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from fpsim.emulation.advising import changes
 from fpsim.emulation.advising.evidence import Evidence
-from fpsim.emulation.advising.recipe import Recipe, Rewrite, key_of
-from fpsim.emulation.advising.rewriting import CannotTry, finite_mask, scale_before_product
-from fpsim.numbers.formats import Format, get_format
-from fpsim.report.verdict import number
+from fpsim.emulation.advising.recipe import Recipe
+from fpsim.emulation.advising.rewriting import finite_mask, scale_before_product
 
-Change = tuple[str, Recipe]  # what it is called, and the recipe with it
-
-WIDE = "fp32"
 EVERYTHING = 9  # what it costs to give up the format
-_SIBLINGS = ("e5m2", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -32,237 +26,46 @@ class Remedy:
 
     name: str
     answers: Callable[[Evidence], Any]
-    changes: Callable[[Evidence, Recipe], Iterable[Change]]
+    changes: Callable[[Evidence, Recipe], Iterable[changes.Change]]
     cost: int
-
-
-# Changes of the loop
-
-
-def _scaled_loss(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-    if not recipe.call.trains:
-        raise CannotTry("nothing is trained: there is no optimizer")
-    if recipe.loss_scale != 1:
-        raise CannotTry("the loss is scaled already")
-    most = min(evidence.fmt.emax, 24)
-    for exponent in (-4, -8) if evidence.breaks else (most, most // 2):
-        yield f"a loss scale of 2^{exponent}", recipe.having(loss_scale=2.0**exponent)
-
-
-def _larger_epsilon(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-    if evidence.epsilon is None:
-        raise CannotTry("the optimizer has no epsilon")
-    least = evidence.fmt.min_normal
-    for epsilon in sorted({least, min(16 * least, 2.0**-6), max(least, 1e-4)}):
-        if epsilon > evidence.epsilon:
-            yield f"an epsilon of {epsilon:.3g}", recipe.having(epsilon=epsilon)
-
-
-def _clipped_gradients(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-    if not recipe.call.trains:
-        raise CannotTry("nothing is trained: there is no optimizer")
-    yield "gradients clipped to a norm of 1", recipe.having(clip=1.0)
-
-
-def _wrapped(text: str, title: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        if recipe.wrapper:
-            raise CannotTry("the optimizer is wrapped already")
-        if "MasterCopy" in text and not evidence.policy.is_native:
-            raise CannotTry("a named format has no float32 to keep; weights and optimizer in fp32 are the same")
-        if "MasterCopy" not in text and (recipe.entries or evidence.is_by_module):
-            raise CannotTry("under a mapping of formats the emulation rounds updates itself")
-        yield title, recipe.having(wrapper=text)
-
-    return changes
-
-
-# Changes of the source, and of what flows
-
-
-def _rewritten(rewrite: Callable[..., Rewrite], title: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        if evidence.path is None or evidence.event is None:
-            raise CannotTry("the line is in no module of the model")
-        done = rewrite(evidence.model, evidence.path, evidence.event.place)
-        if any((item.kind, item.name) == (done.kind, done.name) for item in recipe.rewrites):
-            raise CannotTry("the method is written anew already")
-        yield f"{title} in {done.kind}.{done.name}", recipe.having(rewrites=(*recipe.rewrites, done))
-
-    return changes
-
-
-def _bounded_inputs(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-    event = evidence.event
-    if not evidence.path or event is None or event.exact is None or not event.operands or not math.isfinite(event.exact):
-        raise CannotTry("there is no module before whose overflow an input could be bounded")
-    largest = max((abs(value) for _, value in event.operands[:1] if math.isfinite(value)), default=0.0)
-    if not largest or not event.exact:
-        raise CannotTry("what overflowed is not made of an input")
-    limit = 2.0 ** math.floor(math.log2(largest * min(1.0, evidence.fmt.max_finite / abs(event.exact))))
-    clamps = (*recipe.clamps, (evidence.path, limit))
-    yield f"inputs of {evidence.path} clipped to {number(limit)}", recipe.having(clamps=clamps)
-
-
-# Changes of the arithmetic
-
-
-def _accumulated(text: str, what: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        held = evidence.policy.accumulator.held
-        if held is None or not evidence.has_narrow_sums:
-            raise CannotTry(f"sums are accumulated in {evidence.policy.accumulator} already")
-        accumulate = text.format(held.name)
-        yield f"{what}, {accumulate}", recipe.having(accumulate=accumulate)
-
-    return changes
-
-
-def in_format(evidence: Evidence, recipe: Recipe, path: str | None, fmt: str) -> Recipe:
-    """One module in a format of its own; of the model itself, or what is outside of modules, only its own operations."""
-    _require_named(evidence)
-    if path:
-        return recipe.with_formats((key_of(path), fmt))
-    if evidence.is_by_module:
-        raise CannotTry("what is outside of the model's parts cannot be told apart in the mapping that was given")
-    kept = [entry for entry in recipe.entries if entry[0] != "*"]
-    children = [(key_of(name), "") for name in evidence.children if key_of(name) not in dict(kept)]
-    return recipe.having(entries=(("*", fmt), *children, *kept))
-
-
-def _module_in(fmts: Callable[[Evidence], Iterable[str]]) -> Callable[[Evidence, Recipe], Iterable[Change]]:
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        if evidence.is_whole:
-            raise CannotTry("the model has no parts: that would be another format for everything")
-        name = evidence.path or f"what {type(evidence.model).__name__} computes itself, the loss included"
-        for fmt in fmts(evidence):
-            yield f"{fmt} for {name}", in_format(evidence, recipe, evidence.path, fmt)
-
-    return changes
-
-
-def _from_here_on(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-    _require_named(evidence)
-    paths = [module.path for module in evidence.trial.report.modules if module.path in evidence.modules]
-    if not evidence.path or evidence.path not in paths:
-        raise CannotTry("no module of the model is blamed")
-    start = _layer_around(evidence.path)
-    after = paths[paths.index(start if start in paths else evidence.path) :]
-    if len(after) < 2:
-        raise CannotTry("no module runs after the blamed one")
-    outermost = [path for path in after if not any(path.startswith(f"{other}.") for other in after)]
-    shared = _shared_with_others(evidence, outermost)
-    formats = ((key_of(path), {"activation": WIDE} if path in shared else WIDE) for path in outermost)
-    yield f"{WIDE} from {start} on", recipe.with_formats(*formats)
-
-
-def _shared_with_others(evidence: Evidence, paths: list[str]) -> set[str]:
-    """Those of the modules in which is a parameter that modules outside of them have too, and give a format."""
-    held: dict[int, set[str]] = {}
-    for path, module in evidence.modules.items():
-        around = next((outer for outer in paths if path == outer or path.startswith(f"{outer}.")), "")
-        for parameter in module._parameters.values():
-            held.setdefault(id(parameter), set()).add(around)
-    return {path for places in held.values() if "" in places for path in places}
-
-
-def _layer_around(path: str) -> str:
-    """The outermost numbered module that a module is in, whose own additions have the same numbers; itself without one."""
-    parts = path.split(".")
-    numbered = (count for count, part in enumerate(parts, 1) if part.isdigit())
-    return ".".join(parts[: next(numbered, len(parts))])
-
-
-def _norms_wide(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-    _require_named(evidence)
-    if not evidence.norms:
-        raise CannotTry("the model has no normalization layers")
-    entries = [(key_of(path), WIDE) for path in evidence.norms if path]
-    if not entries:
-        raise CannotTry("the model is one normalization layer")
-    yield f"{WIDE} for all normalization layers", recipe.with_formats(*entries)
-
-
-def _last_wide(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-    _require_named(evidence)
-    if evidence.last is None:
-        raise CannotTry("the model has no last layer")
-    yield f"{WIDE} for the last layer, {evidence.last}", recipe.with_formats((key_of(evidence.last), WIDE))
-
-
-def _roles(title: str, *roles: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        _require_named(evidence)
-        if recipe.wrapper:
-            raise CannotTry("under a mapping of formats the emulation rounds updates itself")
-        yield title, recipe.with_formats(*((role, WIDE) for role in roles))
-
-    return changes
-
-
-def _everything_in(fmts: Callable[[Evidence], Iterable[str]]) -> Callable[[Evidence, Recipe], Iterable[Change]]:
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        _require_named(evidence)
-        if evidence.is_by_module:
-            raise CannotTry("the formats were given as a mapping; change that")
-        others = tuple(entry for entry in recipe.entries if entry[0] != "*")
-        for fmt in fmts(evidence):
-            yield f"{fmt} for everything", recipe.having(entries=(("*", fmt), *others))
-
-    return changes
-
-
-def _siblings(evidence: Evidence) -> list[str]:
-    """Other formats of at most 16 bits that have more of what was too little: range above or below, or precision."""
-    own = evidence.fmt
-
-    def has_more(fmt: Format) -> bool:
-        if evidence.breaks:
-            return fmt.emax > own.emax
-        return fmt.emin < own.emin if evidence.vanishes else fmt.precision > own.precision
-
-    return [name for name in _SIBLINGS if has_more(get_format(name)) and get_format(name).bits >= own.bits]
-
-
-def _require_named(evidence: Evidence) -> None:
-    if evidence.policy.is_native:
-        raise CannotTry('under fmt="native" each dtype means itself: a cast in the model does it')
 
 
 #: In the order in which they are tried.
 REMEDIES = (
-    Remedy("a loss scale", lambda e: e.vanishes or e.breaks_in("backward"), _scaled_loss, 1),
-    Remedy("a larger epsilon", lambda e: e.breaks_in("optimizer"), _larger_epsilon, 1),
+    Remedy("a loss scale", lambda e: e.vanishes or e.breaks_in("backward"), changes.scaled_loss, 1),
+    Remedy("a larger epsilon", lambda e: e.breaks_in("optimizer"), changes.larger_epsilon, 1),
     Remedy(
         "the scale before the product", lambda e: e.breaks_in("forward") and e.is_product,
-        _rewritten(scale_before_product, "the scale before the product"), 1,
+        changes.rewritten(scale_before_product, "the scale before the product"), 1,
     ),
-    Remedy("a finite mask", lambda e: e.is_of_mask, _rewritten(finite_mask, "a finite mask"), 1),
-    Remedy("a blocked accumulator", lambda e: e.blames_sums, _accumulated("{}:blocked(64)", "blocked sums"), 2),
-    Remedy("a promoted accumulator", lambda e: e.blames_sums, _accumulated("{}:blocked(64)->fp32", "promoted sums"), 3),
-    Remedy("a wider accumulator", lambda e: e.blames_sums, _accumulated("fp32", "wider sums"), 4),
-    Remedy("compensated updates", lambda e: e.stalls, _wrapped("fpsim.optim.Kahan({})", "compensated updates (Kahan)"), 2),
-    Remedy("stochastic updates", lambda e: e.stalls, _wrapped("fpsim.optim.Stochastic({}, seed=0)", "stochastic updates"), 2),
-    Remedy("a master copy", lambda e: e.stalls, _wrapped("fpsim.optim.MasterCopy({})", "a master copy of the weights"), 3),
-    Remedy("clipped gradients", lambda e: e.breaks_in("backward", "optimizer"), _clipped_gradients, 3),
+    Remedy("a finite mask", lambda e: e.is_of_mask, changes.rewritten(finite_mask, "a finite mask"), 1),
+    Remedy("a blocked accumulator", lambda e: e.blames_sums, changes.accumulated("{}:blocked(64)", "blocked sums"), 2),
+    Remedy("a promoted accumulator", lambda e: e.blames_sums, changes.accumulated("{}:blocked(64)->fp32", "promoted sums"), 3),
+    Remedy("a wider accumulator", lambda e: e.blames_sums, changes.accumulated("fp32", "wider sums"), 4),
+    Remedy("compensated updates", lambda e: e.stalls, changes.wrapped("Kahan({})", "compensated updates (Kahan)"), 2),
+    Remedy("stochastic updates", lambda e: e.stalls, changes.wrapped("Stochastic({}, seed=0)", "stochastic updates"), 2),
+    Remedy("a master copy", lambda e: e.stalls, changes.wrapped("MasterCopy({})", "a master copy of the weights"), 3),
+    Remedy("clipped gradients", lambda e: e.breaks_in("backward", "optimizer"), changes.clipped_gradients, 3),
     Remedy(
         "the optimizer in fp32", lambda e: e.breaks_in("optimizer") or e.vanishes or e.is_vague,
-        _roles(f"the optimizer in {WIDE}", "optimizer"), 3,
+        changes.roles("the optimizer in fp32", "optimizer"), 3,
     ),
     Remedy(
         "weights and optimizer in fp32", lambda e: e.breaks_in("optimizer") or e.stalls or e.vanishes or e.is_vague,
-        _roles(f"weights and optimizer in {WIDE}", "weight", "optimizer"), 4,
+        changes.roles("weights and optimizer in fp32", "weight", "optimizer"), 4,
     ),
     Remedy(
         "gradients in fp32", lambda e: e.vanishes or e.phase == "backward",
-        _roles(f"gradients in {WIDE}", "gradient", "optimizer"), 5,
+        changes.roles("gradients in fp32", "gradient", "optimizer"), 5,
     ),
-    Remedy("fp32 for the blamed module", lambda e: e.phase != "optimizer", _module_in(lambda e: (WIDE,)), 5),
-    Remedy("fp32 for normalization layers", lambda e: e.norms and (e.path in e.norms or e.is_vague), _norms_wide, 5),
-    Remedy("fp32 for the last layer", lambda e: e.last and e.path is None and e.phase != "optimizer", _last_wide, 5),
-    Remedy("another format for the blamed module", lambda e: e.phase != "optimizer", _module_in(_siblings), 6),
-    Remedy("clipped inputs", lambda e: e.kind == "overflow" and e.phase == "forward", _bounded_inputs, 6),
-    Remedy("fp32 from the blamed module on", lambda e: e.breaks_in("forward"), _from_here_on, 7),
-    Remedy("another format for everything", lambda e: not e.is_of_mask, _everything_in(_siblings), EVERYTHING),
-    Remedy("fp32 for everything", lambda e: e.is_whole and not e.is_of_mask, _everything_in(lambda e: (WIDE,)), EVERYTHING + 1),
+    Remedy("fp32 for the blamed module", lambda e: e.phase != "optimizer", changes.module_in(changes.wide), 5),
+    Remedy("fp32 for normalization layers", lambda e: e.norms and (e.path in e.norms or e.is_vague), changes.norms_wide, 5),
+    Remedy("fp32 for the last layer", lambda e: e.last and e.path is None and e.phase != "optimizer", changes.last_wide, 5),
+    Remedy("another format for the blamed module", lambda e: e.phase != "optimizer", changes.module_in(changes.siblings), 6),
+    Remedy("clipped inputs", lambda e: e.kind == "overflow" and e.phase == "forward", changes.bounded_inputs, 6),
+    Remedy("fp32 from the blamed module on", lambda e: e.breaks_in("forward"), changes.from_here_on, 7),
+    Remedy("another format for everything", lambda e: not e.is_of_mask, changes.everything_in(changes.siblings), EVERYTHING),
+    Remedy(
+        "fp32 for everything", lambda e: e.is_whole and not e.is_of_mask, changes.everything_in(changes.wide), EVERYTHING + 1,
+    ),
 )  # fmt: skip

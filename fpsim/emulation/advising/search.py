@@ -44,7 +44,7 @@ class Search:
     judge: Judge
     baseline: Deviation
     most: int
-    progress: Callable[[int, str], None]
+    progress: Callable[[str], None]
     tried: list[Tried] = field(default_factory=list)
     _codes: set[str] = field(default_factory=set)
 
@@ -109,7 +109,7 @@ class Search:
     def _try(self, item: Tried, remedy: Remedy, title: str, recipe: Recipe) -> Tried:
         titles = (*item.attempt.remedies, title)
         cost = self._cost(item, remedy)
-        self.progress(len(self._codes), " and ".join(titles))
+        self.progress(" and ".join(titles))
         try:
             trial = run_recipe(self.judge.subject, recipe, (UntilItBreaks(),))
         except Exception as error:  # noqa: BLE001 - the advice says it
@@ -133,14 +133,14 @@ def restoring(attempts: Iterable[Attempt]) -> list[Attempt]:
     return sorted(found, key=lambda attempt: (attempt.cost, attempt.error))
 
 
-def lasting(subject: Subject, tried: Iterable[Tried], most: int, progress: Callable[[int, str], None]) -> Iterator[Attempt]:
+def lasting(subject: Subject, tried: Iterable[Tried], most: int, progress: Callable[[str], None]) -> Iterator[Attempt]:
     """The attempts; the cheapest fixes have run all steps of the subject, and those that broke there only help."""
     tried = list(tried)
     recipes = {item.attempt: item.recipe for item in tried}
     later: dict[Attempt, str] = {}
     for attempt in restoring(recipes):
         if sum(not reason for reason in later.values()) < most:
-            progress(0, f"{attempt.title}, all steps")
+            progress(f"{attempt.title}, all steps")
             recipe = recipes[attempt]
             assert recipe is not None
             events = run_recipe(subject, recipe, (UntilItBreaks(),)).report.events
