@@ -99,6 +99,16 @@ def test_the_printed_code_repairs_a_planted_fault(name):
     assert str(advice).startswith(advice.report.verdict.sentence)
 
 
+def test_a_decay_that_is_little_beside_the_step_is_not_passed_over():
+    model, x = nn.Linear(2, 2, bias=False), torch.tensor([[0.5, -0.25]])
+    nn.init.ones_(model.weight)
+    fault = {"model": model, "data": [x] * 4, "step": lambda model, x: model(x).square().sum()}
+    fault["optimizer"] = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=1e-2, foreach=False)
+    advice = fpsim.advise(**fault, fmt="bf16")
+    assert advice.report.first.kind == "decay-lost" and not advice.agrees
+    assert "weights and optimizer in fp32" in {fix.title for fix in advice.fixes}
+
+
 @pytest.mark.parametrize("fmt", ["bf16", "e4m3"])
 @pytest.mark.parametrize("name", ADVISED)
 def test_planted_faults_in_other_formats(name, fmt):

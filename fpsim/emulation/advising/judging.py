@@ -19,6 +19,7 @@ from fpsim.report.verdict import subject as said
 
 LEAST, MOST = 0.05, 0.5  # of the tolerances that are measured
 
+_SMALL = ("zero-gradient", "decay-lost")  # what is lost may be little beside the rest
 _SEEN = 0.25  # of a movement may be below the spacing of the format
 _SPARE = 1.5  # times what precision alone costs
 
@@ -45,9 +46,9 @@ class Judge:
 
     def troubles(self, report: Report) -> str:
         """What is wrong in a run beside its error; "" for nothing."""
-        kinds: tuple[str, ...] = (self.kind,) if self.kind == "zero-gradient" else ()
+        kinds: tuple[str, ...] = (self.kind,) if self.kind in _SMALL else ()
         if self.kind in STANDING and not self.sees_movement:
-            kinds = STANDING
+            kinds = STANDING  # one may have turned into another
         first = next((event for event in report.events if event.breaks or event.kind in kinds), None)
         return f"{EVENTS[first.kind]}: {said(first)}" if first is not None else ""
 

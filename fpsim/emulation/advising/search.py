@@ -120,7 +120,8 @@ class Search:
         if self.judge.agrees(found, trial.report):
             outcome = "restores"
         else:
-            outcome = "helps" if found.worst < _FAR * self.baseline.worst else "does not help"
+            helps = found.worst < min(_FAR * self.baseline.worst, 1.0)  # an error of 1 is that of a zero
+            outcome = "helps" if helps else "does not help"
         attempt = Attempt(titles, outcome, cost, found, "" if outcome == "restores" else troubles, recipe.code())
         assert item.evidence is not None
         evidence = replace(item.evidence, trial=trial)
