@@ -9,6 +9,7 @@ from torch import nn
 
 import fpsim
 from fpsim.emulation.advising.rewriting import CannotTry, finite_mask, scale_before_product
+from fpsim.emulation.advising.taking import half_spacing
 from fpsim.report.advice import Advice
 from fpsim.report.records import Place
 from tests.advised_faults import ADVISED
@@ -301,6 +302,13 @@ def test_what_cannot_be_tried_is_listed_with_the_reason():
     assert "given as a mapping" in refused["another format for everything"]
     assert all(f"{title}: {reason}" in str(advice) for title, reason in refused.items())
     assert "fmt={**{'*': 'e4m3', '1': 'bf16'}, 'weight': 'fp32', 'optimizer': 'fp32'}" in advice.fixes[0].code
+
+
+@pytest.mark.parametrize("fmt", ["fp16", "bf16", "e4m3"])
+def test_half_the_spacing_is_that_of_the_format(fmt):
+    values = torch.tensor([0.0, 1.0, 1.5, -3.0, 2.0**-3]).double()
+    expected = torch.from_numpy(fpsim.ulp(values.numpy(), fmt)) / 2
+    assert torch.equal(half_spacing(values, fpsim.get_format(fmt)), expected)
 
 
 def linear(**changes):

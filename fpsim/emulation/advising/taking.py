@@ -87,17 +87,17 @@ def _relative(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], spare: float =
 
 def resolution(exact: Taken, fmt: Format, names: Iterable[str] = ()) -> float:
     """Half the format's spacing beside the exact movement of the state, or of those named; infinite where nothing moves."""
-    chosen = set(names) & exact.end.keys() or exact.end.keys()
+    chosen = [name for name in exact.end if name in set(names)] or list(exact.end)
     meant = [(exact.end[name] - exact.start[name], exact.end[name]) for name in chosen]
     length = sum(float(change.square().sum()) for change, _ in meant)
-    rounding = sum(float((change.abs() * _half_spacing(end, fmt)).sum()) for change, end in meant)
+    rounding = sum(float((change.abs() * half_spacing(end, fmt)).sum()) for change, end in meant)
     return rounding / length if length else math.inf
 
 
 def _movement(ours: Taken, exact: Taken, fmt: Format, names: set[str]) -> float:
     """How much of the exact movement of the state is missing or too much, less what rounding the end to the format can cost."""
     along = length = rounding = 0.0
-    for name in names & ours.end.keys() & exact.end.keys():
+    for name in (name for name in exact.end if name in names):
         meant = exact.end[name] - exact.start[name]
         finite = meant.isfinite()
         if not bool(ours.end[name][finite].isfinite().all()):
@@ -105,10 +105,11 @@ def _movement(ours: Taken, exact: Taken, fmt: Format, names: set[str]) -> float:
         meant, moved = meant[finite], (ours.end[name] - ours.start[name])[finite]
         along += float((moved * meant).sum())
         length += float(meant.square().sum())
-        rounding += float((meant.abs() * _half_spacing(exact.end[name][finite], fmt)).sum())
+        rounding += float((meant.abs() * half_spacing(exact.end[name][finite], fmt)).sum())
     return max(0.0, abs(1 - along / length) - rounding / length) if length else 0.0
 
 
-def _half_spacing(values: torch.Tensor, fmt: Format) -> torch.Tensor:
-    exponents = torch.frexp(values).exponent - 1
+def half_spacing(values: torch.Tensor, fmt: Format) -> torch.Tensor:
+    """Half the distance of the format's numbers at each value; at 0 that of the subnormal ones."""
+    exponents = torch.where(values == 0, fmt.emin, torch.frexp(values).exponent - 1)
     return torch.ldexp(torch.ones_like(values), exponents.clamp(min=fmt.emin) - fmt.precision)
