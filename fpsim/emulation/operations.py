@@ -14,3 +14,10 @@ _library.define(
 )
 ATTENTION = torch.ops.fpsim.scaled_dot_product_attention.default
 ATTENTION_BACKWARD = torch.ops.fpsim.scaled_dot_product_attention_backward.default
+
+
+def repeated(heads: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Heads of keys or values, each as often as heads of queries share it."""
+    if like.dim() <= 2 or heads.shape[-3] == like.shape[-3]:
+        return heads
+    return heads.repeat_interleave(like.shape[-3] // heads.shape[-3], -3)

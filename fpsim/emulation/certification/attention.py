@@ -22,7 +22,7 @@ from fpsim.emulation.certification.table import Call, LibraryArithmetic, Product
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.policy import Policy, mixed_products
-from fpsim.emulation.operations import ATTENTION
+from fpsim.emulation.operations import ATTENTION, repeated
 from fpsim.emulation.rules.attention import attend
 from fpsim.numbers.formats import FP32, FP64, Format, joined
 from fpsim.numbers.rounding import Rounding
@@ -30,15 +30,8 @@ from fpsim.numbers.rounding import Rounding
 _Tensor = torch.Tensor
 
 
-def _shared(heads: _Tensor, queries: _Tensor) -> _Tensor:
-    """Heads of keys or values, each repeated for all the heads of queries that share it."""
-    if queries.dim() < 3 or heads.shape[-3] == queries.shape[-3]:
-        return heads
-    return heads.repeat_interleave(queries.shape[-3] // heads.shape[-3], -3)
-
-
 def scores(query: _Tensor, key: _Tensor) -> _Tensor:
-    return query @ _shared(key, query).transpose(-2, -1)
+    return query @ repeated(key, query).transpose(-2, -1)
 
 
 def masked(products: _Tensor, factor: float, mask: _Tensor | None, is_causal: bool) -> _Tensor:
@@ -55,7 +48,7 @@ def probabilities(products: _Tensor, dim: int, wide: bool) -> _Tensor:
 
 
 def output(weights: _Tensor, value: _Tensor, wide: bool) -> _Tensor:
-    return weights @ _shared(value, weights)
+    return weights @ repeated(value, weights)
 
 
 def record_steps(
@@ -109,7 +102,7 @@ def _products(multiply: Callable[[_Tensor, _Tensor], _Tensor], transposed: bool)
         left, right = call.operands
 
         def matrices(a: _Tensor, b: _Tensor) -> tuple[_Tensor, _Tensor]:
-            b = _shared(b, a)
+            b = repeated(b, a)
             return a, (b.transpose(-2, -1) if transposed else b)
 
         return Products(multiply, (left, right), left.value.shape[-1], matrices=matrices)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.operations import repeated
 from fpsim.emulation.registry import steps
 
 _aten = torch.ops.aten
@@ -37,10 +38,7 @@ def attention_in_steps(
     is_causal: bool = False, scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(output, probabilities after dropout). Heads of keys and values are repeated where several of queries share one."""
-    if query.dim() > 2 and key.shape[-3] != query.shape[-3]:
-        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-    if query.dim() > 2 and value.shape[-3] != query.shape[-3]:
-        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+    key, value = repeated(key, query), repeated(value, query)
     probabilities = torch._safe_softmax(_scores(query, key, mask, is_causal, scale), -1)
     if kept is not None:
         kept = kept.to(query.dtype)
