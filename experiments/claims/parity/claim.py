@@ -22,8 +22,8 @@ def judge(records: Sequence[Record]) -> Answer:
     return against_fp32(records, "digits, 64-64-10 with batch norm, SGD .05")
 
 
-def against_fp32(records: Sequence[Record], setting: str) -> Answer:
-    """A finding for every arm: does it end at the accuracy of fp32?"""
+def against_fp32(records: Sequence[Record], setting: str, *more: str) -> Answer:
+    """A finding for every arm: does it end at the accuracy of fp32? `more` are further notes."""
     found = compare(records, REFERENCE, NULL, MARGIN)
     seeds = len(found.arms[REFERENCE].records)
     conditions = f"{setting}, {seeds} seeds, margin {MARGIN} points"
@@ -33,7 +33,7 @@ def against_fp32(records: Sequence[Record], setting: str) -> Answer:
     summary = f"{counts[Verdict.CONFIRMED]} of {len(findings)} arms within {MARGIN} points of fp32; " + ", ".join(
         f"{name} {found.paired[name].mean:+.2f}" for name in pure
     )
-    notes = [f"TOST over {len(findings)} arms at once, Holm's correction; 'apart' is the mean |difference| over seeds."]
+    notes = [f"TOST over {len(findings)} arms at once, Holm's correction; 'apart' is the mean |difference| over seeds.", *more]
     return Answer(summary, findings, (found.table(),), lambda figure: draw(figure, found), notes)
 
 
