@@ -8,8 +8,16 @@ from hypothesis import given, settings, strategies as st
 
 import fpsim
 from fpsim.backend import threads
-from fpsim.sums.observers import counting_tiles
+from fpsim.sums.observers import counting, counting_tiles
 from fpsim.sums.observers.counting_tiles import SeldomSwampedJob
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_ones_too():
+    """Small products are counted in another way, which is quicker to begin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "_LARGE", 0)
+        yield
 
 
 def numpy_counts(a: np.ndarray, b: np.ndarray, parts: list[range] | None = None) -> fpsim.Counters:

@@ -10,7 +10,7 @@ from fpsim.accumulation.kinds import PARTS, TREE
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding, round_into, seed_key
 from fpsim.sums.observers.counters import Counters
-from fpsim.sums.observers.counting import _products, count_product
+from fpsim.sums.observers.counting import _products, count_product, count_products
 from fpsim.sums.observers.error_sums import Kept, error_sums
 from fpsim.sums.plan import plan
 from fpsim.sums.routes import ROUTES
@@ -124,6 +124,23 @@ def test_every_route_is_taken_by_something():
             reached |= agree(task, a, np.asfortranarray(b) if columns_first else b)
     chained = {route.name for route in ROUTES if set(route.kinds) & {TREE, PARTS}}
     assert reached == chained
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), cases(["fp16", "fp16 pairwise", "bf16 fma", "fp32", "fp16 parts"], {("fp16", Rounding.NEAREST_EVEN)})
+)
+def test_counts_of_pairs_are_the_sums_of_each(name, mode):
+    task = task_of(name, mode)
+    for shape, special in itertools.product(((21, 40, 70), (40, 6, 16)), ("ordinary", "overflow", "subnormal", "zeros")):
+        pairs = [operands(task, shape, special, number) for number in range(3)]
+        a, b = (np.stack(factors) for factors in zip(*pairs, strict=True))
+        together, apart = Counters(), Counters()
+        result = count_products(task, a, b, together)
+        one_by_one = np.stack([count_product(task, left, right, Draws(), apart) for left, right in pairs])
+        if result is None:
+            assert together == Counters() and (special == "overflow" or task.accumulator.kind is not TREE)
+        else:
+            assert same(result, one_by_one).all() and together == apart, (shape, special)
 
 
 @pytest.mark.parametrize(

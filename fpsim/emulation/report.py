@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from fpsim.emulation.dtype_lines import dtype_lines_of
@@ -65,6 +66,7 @@ def _dtype_lines(emulation: Any) -> tuple[DtypeLine, ...]:
     return dtype_lines_of(kind for kind, _ in emulation.modules.values())
 
 
+@lru_cache(maxsize=4096)
 def name_of_operation(operation: Any) -> str:
     """An operation's name in reports: `addmm`, `add_.Tensor`."""
     return str(operation).removeprefix("aten.").removesuffix(".default")

@@ -7,8 +7,9 @@ import numpy as np
 from fpsim.accumulation.kinds import TREE
 from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
+from fpsim.sums.orientation import is_turned
 from fpsim.sums.packing import extents_of_products
-from fpsim.sums.plan import plan
+from fpsim.sums.plan import Plan, plan
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws, Sum
 from fpsim.sums.tiles import Job
@@ -21,34 +22,46 @@ def batched_products(task: Sum, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarra
 
     float32 operands. None for accumulators, modes and shapes that this does not serve.
     """
-    (pairs, rows, leaves), columns = a.shape, b.shape[2]
-    serves = task.accumulator.kind is TREE and task.rounding is not Rounding.STOCHASTIC
-    if not serves or task.operand.flush_inputs or rows <= _FEW or columns < 32 or not pairs:
+    if is_turned(task, a, b):
+        found = batched_products(task.transposed, b.mT, a.mT)
+        return found and (found[0].mT, found[1])
+    planned = plan_of_pairs(task, a, b)
+    if planned is None:
         return None
-    planned = plan(task, leaves)
-    chosen = planned.scheme
-    if not planned.is_binary or not a.dtype == b.dtype == np.float32:
-        return None
+    (pairs, rows, leaves), columns, chosen = a.shape, b.shape[2], planned.scheme
     job = Job(chosen.element, (rows, columns, leaves), planned.depth, task.rounding, Draws())
     # What one pair calls for serves all: flags say what is looked after, and never change what comes out.
-    flags = planned.flags(leaves, rows, lambda: extents_of_products(_elements(a), [_elements(b)]))
+    flags = planned.flags(leaves, rows, lambda: extents_of_pairs(a, b))
     out, _, overflowed = run_pairs(job, a, b, planned.programs[0], chosen, flags)
     again = np.flatnonzero(overflowed.reshape(pairs, -1).any(axis=1)) if overflowed.any() else ()
     return out, [int(pair) for pair in again]
 
 
+def plan_of_pairs(task: Sum, a: np.ndarray, b: np.ndarray) -> Plan | None:
+    """The plan of products of (n, i, k) and (n, k, j) that one call can make; None where they go one by one."""
+    (pairs, rows, leaves), columns = a.shape, b.shape[2]
+    serves = task.accumulator.kind is TREE and task.rounding is not Rounding.STOCHASTIC
+    if not serves or task.operand.flush_inputs or rows <= _FEW or columns < 32 or not pairs:
+        return None
+    planned = plan(task, leaves)
+    return planned if planned.is_binary and a.dtype == b.dtype == np.float32 else None
+
+
 def run_pairs(
-    job: Job, a: np.ndarray, b: np.ndarray, lines: np.ndarray, chosen: Scheme, flags: int
+    job: Job, a: np.ndarray, b: np.ndarray, lines: np.ndarray, chosen: Scheme, flags: int, tallies: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`job.run` for each pair of (n, i, k) and (n, k, j): products, what was observed of each of their elements (where the
-    job observes that), and (n, panel, group) 1 where magnitudes reached the limit. Nothing is drawn."""
+    """`job.run` for each pair of (n, i, k) and (n, k, j): products, what was observed (where the job does) of each of their
+    elements, or of each pair in so many numbers a tile, and (n, panel, group) 1 where magnitudes reached the limit. Nothing is
+    drawn."""
     from fpsim.backend.numba.batches import make_batch
 
     shape = (chosen.element, job.tile_rows, job.vectors, job.rounding.code, flags)
     function = make_batch(*shape) if job.observed is None else make_batch(*shape, job.observed)
     pairs, panels = len(a), -(-job.columns // job.width)
     out = np.empty((pairs, job.groups * job.tile_rows, panels * job.width), chosen.dtype)
-    kept = out if job.observed is None else np.empty_like(out)
+    kept = out
+    if job.observed is not None:
+        kept = np.empty((pairs, 1, panels * job.groups * tallies), chosen.dtype) if tallies else np.empty_like(out)
     overflowed = np.zeros((pairs, panels, job.groups), np.uint8)
     limit = chosen.dtype.type(chosen.limit)
 
@@ -56,7 +69,12 @@ def run_pairs(
         function(a, b, out, job.depth, first, last, lines, chosen.row, limit, overflowed, kept)
 
     threads.run(task, threads.parts(pairs, out.size * max(1, job.leaves)))
-    return out[:, : job.rows, : job.columns], kept[:, : job.rows, : job.columns], overflowed
+    return out[:, : job.rows, : job.columns], kept if tallies else kept[:, : job.rows, : job.columns], overflowed
+
+
+def extents_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """As `extents_of_products` of all pairs."""
+    return extents_of_products(_elements(a), [_elements(b)])
 
 
 def _elements(x: np.ndarray) -> np.ndarray:

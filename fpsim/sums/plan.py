@@ -15,7 +15,7 @@ from fpsim.accumulation.trees import Tree
 from fpsim.numbers.computing import is_full
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.programs import block_programs, program
+from fpsim.sums.programs import additions, block_programs, leaves_of, program
 from fpsim.sums.schemes import Scheme, careful_scheme, overflow_scheme, scheme
 from fpsim.sums.task import Sum
 
@@ -49,6 +49,11 @@ class Plan:
         if accumulator.kind is PARTS:
             return block_programs(self.leaves, accumulator.order.parameters[0])
         return [program(self.tree)] if accumulator.kind is TREE else [_NO_LINES]
+
+    @cached_property
+    def tallied(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """For each program how many additions it makes, which leaves its chains add, and which leaves it has."""
+        return [(additions(lines), *leaves_of(lines, self.leaves)) for lines in self.programs]
 
     @cached_property
     def careful(self) -> Plan:

@@ -73,3 +73,15 @@ def additions(lines: np.ndarray) -> int:
     from fpsim.backend.numba.products import ADD, CHAIN
 
     return int(lines[lines[:, 0] == CHAIN, 2].sum() + np.count_nonzero(lines[:, 0] == ADD))
+
+
+def leaves_of(lines: np.ndarray, leaves: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of so many leaves a program's chains add, and which it has at all, as masks."""
+    from fpsim.backend.numba.products import CHAIN, PUSH_LEAF
+
+    in_chains, pushed = np.zeros(leaves, dtype=bool), np.zeros(leaves, dtype=bool)
+    for _, leaf, count, stride, _ in lines[lines[:, 0] == CHAIN].tolist():
+        stop = leaf + stride * count
+        in_chains[leaf : None if stop < 0 else stop : stride] = True
+    pushed[lines[lines[:, 0] == PUSH_LEAF, 1]] = True
+    return in_chains, in_chains | pushed

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import carray
 
 from fpsim.backend.numba.compiler import (
+    as_bits,
     as_float,
+    floats_at,
     int_add,
     int_and,
     int_max,
@@ -19,8 +22,8 @@ from fpsim.backend.numba.compiler import (
     shift_right,
 )
 
-# What `survey` counts.
-ZEROS, SUBNORMALS, INFINITE, NAN = range(4)
+# What `survey` finds: the extremes as codes, and counts.
+LARGEST, SMALLEST, ZEROS, SUBNORMALS, INFINITE, NAN = range(6)
 # Its constants, as int32 codes: 0, 1, all bits of a magnitude, infinity, the smallest normal number.
 ZERO, ONE, MAGNITUDE, INFINITY, NORMAL = range(5)
 
@@ -32,31 +35,31 @@ _LANES, _PART = 8, 1024
 
 
 @kernel
-def survey(codes: Any, constants: Any, extremes: Any, counts: Any) -> None:
-    """Add to counts and widen extremes (the largest finite and the smallest nonzero magnitude, as codes) by float32 codes.
-
-    Magnitudes below the smallest normal number, zero apart, are subnormal. All are int32.
+def survey(address: int, size: int, constants: Any, found: Any) -> None:
+    """Of float32 numbers that lie side by side: the largest finite magnitude and the smallest nonzero one, as codes (0 and that
+    of infinity without one), and how many are zeros, subnormal (below the smallest normal number), infinite and NaN.
     """
     prefer_wide_vectors()
     zero, one, mask = constants[ZERO], constants[ONE], constants[MAGNITUDE]
     infinity, normal = constants[INFINITY], constants[NORMAL]
-    largest, smallest = extremes[0], extremes[1]
-    for start in range(0, codes.size, _BLOCK):
-        block = codes[start : start + _BLOCK]
+    numbers = carray(floats_at(address), (size,))
+    largest, smallest = zero, infinity
+    for start in range(0, size, _BLOCK):
+        block = numbers[start : start + _BLOCK]
         zeros = below = infinite = nan = zero
         for i in range(block.size):
-            magnitude = int_and(block[i], mask)
+            magnitude = int_and(as_bits(block[i]), mask)
             largest = int_max(largest, magnitude if magnitude < infinity else zero)
             smallest = int_min(smallest, magnitude if magnitude > zero else infinity)
             zeros = int_add(zeros, one if magnitude == zero else zero)
             below = int_add(below, one if magnitude < normal else zero)
             infinite = int_add(infinite, one if magnitude == infinity else zero)
             nan = int_add(nan, one if magnitude > infinity else zero)
-        counts[ZEROS] += zeros
-        counts[SUBNORMALS] += int_sub(below, zeros)
-        counts[INFINITE] += infinite
-        counts[NAN] += nan
-    extremes[0], extremes[1] = largest, smallest
+        found[ZEROS] += zeros
+        found[SUBNORMALS] += int_sub(below, zeros)
+        found[INFINITE] += infinite
+        found[NAN] += nan
+    found[LARGEST], found[SMALLEST] = largest, smallest
 
 
 @kernel

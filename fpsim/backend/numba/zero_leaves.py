@@ -90,6 +90,21 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
 
 
 @kernel
+def count_zero_leaves_of_pairs(
+    values: Any, a: Any, b: Any, positive: float, negative: float, zeros: Any, underflows: Any
+) -> None:
+    """The sums of what `count_zero_leaves` finds for each pair of (n, i, k) and (n, k, j), added to both."""
+    own_zeros, own_underflows = zeroed(zeros.size, np.int64), zeroed(zeros.size, np.int64)
+    for pair in range(a.shape[0]):
+        own_zeros[:] = 0
+        own_underflows[:] = 0
+        count_zero_leaves(values, a[pair], b[pair], positive, negative, own_zeros, own_underflows)
+        for k in range(zeros.size):
+            zeros[k] += own_zeros[k]
+            underflows[k] += own_underflows[k]
+
+
+@kernel
 def _count_by_value(
     values: Any, a: Any, b: Any, positive: float, negative: float, limits: Any, smallest: Any, shift: Any, count: int,
     underflows: Any,

@@ -18,7 +18,7 @@ from fpsim.emulation.dispatch.mixed import MixedMode
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.dispatch.module_hooks import ModuleHooks
 from fpsim.emulation.dispatch.native import NativeMode
-from fpsim.emulation.dispatch.observing import choose_kind
+from fpsim.emulation.dispatch.observing import Audience, choose_kind
 from fpsim.emulation.dispatch.paths import ModulePaths
 from fpsim.emulation.dispatch.small import OtherTensors
 from fpsim.emulation.machine import memory
@@ -106,7 +106,7 @@ class Emulation(ModulePaths):
         self.training_step = 0
         self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
-        self.observers: tuple[Observer, ...] = ()
+        self.audience = Audience(())
         self._local = _Local()
         self._machines: list[FormatMachine] = []
         self._retired: dict[Where, np.ndarray] = {}  # counts of threads that have ended
@@ -121,6 +121,11 @@ class Emulation(ModulePaths):
     @property
     def is_entered(self) -> bool:
         return self._local.depth > 0 and not self._local.lent
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """What is told of every operation."""
+        return self.audience.observers
 
     @property
     def machine(self) -> FormatMachine:
@@ -199,7 +204,7 @@ class Emulation(ModulePaths):
 
     def _tell(self, observers: tuple[Observer, ...]) -> None:
         with _lock:
-            self.observers = observers
+            self.audience = Audience(observers)
             for machine in self._machines:
                 if machine.mode is not None:
                     choose_kind(machine.mode, bool(observers))

@@ -175,8 +175,8 @@ class _Small(NativeMachine):
     def place(self) -> str:
         return self._host.place()
 
-    def _place_and_phase(self) -> tuple[str, str]:
-        return self._host._place_and_phase()
+    def place_and_phase(self) -> tuple[str, str]:
+        return self._host.place_and_phase()
 
     def key(self) -> int:
         return self._host.key()

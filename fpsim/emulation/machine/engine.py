@@ -18,6 +18,7 @@ from fpsim.numbers.operations import odd_sum
 from fpsim.numbers.rounding import round_into
 from fpsim.sums.axes import mean_axes, sum_axes
 from fpsim.sums.batches import batched_products
+from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.product import product_into
 from fpsim.sums.task import Draws, Sum
 
@@ -91,10 +92,10 @@ def products(
             out[index] = product(machine, task, left, right, None if addend is None else addend[index], alpha, beta)
         return out
     observer = machine.look_into(task)
-    in_turn = addend is not None or machine.arithmetic.stochastic or observer is not None
-    accumulated = None if in_turn else _in_one_call(task, a, b)
+    in_turn = addend is not None or machine.arithmetic.stochastic
+    accumulated = None if in_turn else _in_one_call(task, a, b, observer)
     if accumulated is not None:
-        return _finished(machine, task, a, b, accumulated)
+        return _finished(machine, task, a, b, accumulated, observer)
 
     def one(i: int, draws: Draws, watch: Watch) -> None:
         addends = () if addend is None else (addend[i],)
@@ -111,7 +112,7 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
     An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
     """
     observer = machine.look_into(task)
-    out = None if machine.arithmetic.stochastic or observer is not None else _in_one_call(task, a, b)
+    out = None if machine.arithmetic.stochastic else _in_one_call(task, a, b, observer)
     if out is not None:
         Watch(machine).finish(np.ascontiguousarray(out), a, b)
         return out
@@ -141,8 +142,10 @@ def _one_by_one(machine: Machine, one: Callable[[int, Draws, Watch], None], out:
     row += rows.sum(axis=0)
 
 
-def _in_one_call(task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+def _in_one_call(task: Sum, a: np.ndarray, b: np.ndarray, observer: SumObserver | None) -> np.ndarray | None:
     """Accumulated products of all pairs at once, in the accumulator's format; None where they go one by one."""
+    if observer is not None:
+        return observer.products(task, a, b)
     product = batched_products(task, a, b)
     if product is None:
         return None
@@ -154,13 +157,17 @@ def _in_one_call(task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
     return accumulated
 
 
-def _finished(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarray, accumulated: np.ndarray) -> np.ndarray:
+def _finished(
+    machine: Machine, task: Sum, a: np.ndarray, b: np.ndarray, accumulated: np.ndarray, observer: SumObserver | None
+) -> np.ndarray:
     """Accumulated products counted and rounded to the format."""
     row = machine.row()
     counts = np.zeros_like(row)
     out = np.empty(accumulated.shape, np.float32)
     values = np.ascontiguousarray(accumulated).reshape(-1)
     machine.arithmetic.finishing.round(values, out.reshape(-1), counts)
+    if observer is not None and task.held != task.result:
+        observer.rounded(values, out.reshape(-1), task.result, task.rounding, 0, 0)
     if counts[counting.INFINITE] and task.target == task.result:  # as `Watch.finish` has it: overflows
         for left, right, result in zip(a, b, accumulated, strict=True):
             infinite = int(np.isinf(result).sum())

@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,22 +34,12 @@ _WRITERS: dict[Any, tuple[str, ...]] = {
 
 
 class _Looking(threading.local):
-    """How deep this thread is in what only looks at memory."""
+    """How deep this thread is in what only looks at memory: what hands out an alias there writes nothing through it, ever."""
 
     depth = 0
 
 
-_looking = _Looking()
-
-
-@contextmanager
-def only_looking() -> Iterator[None]:
-    """What hands out an alias in here is trusted to write nothing through it, now or later."""
-    _looking.depth += 1
-    try:
-        yield
-    finally:
-        _looking.depth -= 1
+looking = _Looking()
 
 
 def _handing_out(original: Callable[..., Any], silent: tuple[str, ...]) -> Callable[..., Any]:
@@ -59,7 +48,7 @@ def _handing_out(original: Callable[..., Any], silent: tuple[str, ...]) -> Calla
     @functools.wraps(original)
     def hand_out(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        if not _looking.depth and not sys._getframe(1).f_globals.get("__name__", "").startswith(silent):
+        if not looking.depth and not sys._getframe(1).f_globals.get("__name__", "").startswith(silent):
             marks.share(self)
         return result
 

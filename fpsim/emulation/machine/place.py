@@ -49,7 +49,7 @@ class Place:
     def row(self) -> np.ndarray:
         fmt = self.arithmetic.fmt
         try:  # by a tuple that equals a `Where`, and takes half as long to make
-            return self.rows[(*self._place_and_phase(), self.op, fmt.name, fmt.saturate)]  # type: ignore[index]
+            return self.rows[(*self.place_and_phase(), self.op, fmt.name, fmt.saturate)]  # type: ignore[index]
         except KeyError:
             return self.row_of(self.where())
 
@@ -61,14 +61,15 @@ class Place:
         """The place of what is computed now, or that of the same in another module."""
         fmt = self.arithmetic.fmt
         FORMATS_MET.setdefault(fmt.name, fmt)
-        place, phase = self._place_and_phase()
+        place, phase = self.place_and_phase()
         return Where(place if module is None else module, phase, self.op, fmt.name, fmt.saturate)
 
     def phase(self) -> str:
         """The pass that is running: "forward", "backward" or "optimizer", to which updates by hand belong."""
-        return self._place_and_phase()[1]
+        return self.place_and_phase()[1]
 
-    def _place_and_phase(self) -> tuple[str, str]:
+    def place_and_phase(self) -> tuple[str, str]:
+        """Those of `place` and `phase`."""
         if self.places:
             return self.path, "forward"  # a recomputed one too, and a closure's
         if torch._C._current_graph_task_id() != -1:

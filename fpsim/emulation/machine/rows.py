@@ -30,7 +30,10 @@ class Where(NamedTuple):
 def add_rows(rows: dict[Where, np.ndarray], total: dict[Where, np.ndarray]) -> None:
     """total += rows."""
     for where, row in list(rows.items()):
-        total[where] = total[where] + row if where in total else row.copy()
+        if where in total:
+            total[where] += row
+        else:
+            total[where] = row.copy()
 
 
 def counts_of(where: Where, row: np.ndarray) -> Counts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +11,7 @@ import torch
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.rows import Where, counts_of
 from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
-from fpsim.emulation.observers.tensors import holds_emulated
-from fpsim.emulation.registry import TABLE, positions
-from fpsim.emulation.report import name_of_operation
+from fpsim.emulation.observers.tensors import Magnitudes, holds_emulated, is_finite, survey
 from fpsim.emulation.schemas import tensors_in
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
@@ -23,12 +21,24 @@ from fpsim.sums.observers.counters import Counters
 _UNKNOWN = object()
 
 
+class Operation(NamedTuple):
+    """One of torch's overloads: its name in reports, the family of its rule, (position, name) of the arguments it writes to."""
+
+    overload: Any
+    name: str
+    family: str
+    written: tuple[tuple[int, str], ...]
+
+
 class Call:
     """An operation under emulation: what it is, where it runs, its operands and, once computed, its results.
 
     operation   torch's overload, such as `torch.ops.aten.addmm.default`
     args, kwargs   its arguments as they came; float32 operands from outside are read rounded (`operands`)
     result      what it returned; None before
+    name        the operation's name in reports: `addmm`, `add_.Tensor`
+    family      the family of its rule: "matmul", "elementwise", "exact" (moves numbers, rounds none), ...
+    written     the arguments that it writes to
     outer       the operation that this one is a part of, if any
     is_composed   whether it was computed by others that were told of: then they rounded, not it
     module      the path of the module whose forward pass, or whose part of the backward pass, it belongs to
@@ -39,36 +49,41 @@ class Call:
     """
 
     __slots__ = (
-        "_copies", "_exact", "_machine", "_read", "args", "is_composed", "kwargs", "module", "operation", "outer", "phase",
-        "result", "rows", "step", "sums",
+        "_copies", "_emulated", "_exact", "_machine", "_made", "_magnitudes", "_read", "args", "family", "is_composed",
+        "kwargs", "module", "name", "operation", "outer", "phase", "result", "rows", "step", "sums", "written",
     )  # fmt: skip
 
     def __init__(
-        self, machine: FormatMachine, operation: Any, args: Any, kwargs: dict[str, Any], outer: Call | None, keeps: bool,
+        self, machine: FormatMachine, told: Operation, args: Any, kwargs: dict[str, Any], outer: Call | None,
         looks_into_sums: bool,
     ):  # fmt: skip
         self._machine = machine
-        self.operation, self.args, self.kwargs, self.outer = operation, args, kwargs, outer
+        self.operation, self.name, self.family, written = told
+        self.args, self.kwargs, self.outer = args, kwargs, outer
         self.result: Any = None
         self.is_composed = False
-        self.module: str = machine.place()
-        self.phase: str = machine.phase()
+        self.module, self.phase = machine.place_and_phase()
         self.rows: dict[Where, np.ndarray] = {}
         self.sums = Counters() if looks_into_sums else None
         self.step: int = machine.emulation.training_step
-        self._copies = {id(tensor): tensor.detach().clone() for tensor in self.written} if keeps else {}
+        targets = (args[i] if i < len(args) else kwargs.get(name) for i, name in written)
+        self.written: tuple[torch.Tensor, ...] = tuple(tensors_in(targets)) if written else ()
+        self._copies: dict[int, torch.Tensor] = {}
         self._read: dict[int, torch.Tensor] = {}
+        self._made: tuple[torch.Tensor, ...] | None = None
+        self._emulated: tuple[torch.Tensor, ...] | None = None
+        self._magnitudes: dict[int, Magnitudes] = {}
         self._exact: Any = _UNKNOWN
 
-    @property
-    def name(self) -> str:
-        """The operation's name in reports: `addmm`, `add_.Tensor`."""
-        return name_of_operation(self.operation)
+    def keep_operands(self) -> None:
+        """Keep copies of what the operation is about to write to."""
+        self._copies = {id(tensor): tensor.detach().clone() for tensor in self.written}
 
-    @property
-    def family(self) -> str:
-        """The family of its rule: "matmul", "elementwise", "exact" (moves numbers, rounds none), ..."""
-        return TABLE[self.operation].family
+    def complete(self, result: Any) -> None:
+        """The operation returned this."""
+        self.result = result
+        found = {id(tensor): tensor for tensor in (*tensors_in((result,)), *self.written)}
+        self._made = tuple(tensor for tensor in found.values() if tensor.is_cpu)
 
     @property
     def rounding(self) -> Rounding:
@@ -80,16 +95,9 @@ class Call:
         return sum((counts_of(where, row) for where, row in self.rows.items()), Counts())
 
     @property
-    def written(self) -> tuple[torch.Tensor, ...]:
-        """The arguments that the operation writes to."""
-        found = (self.args[i] if i < len(self.args) else self.kwargs.get(name) for i, name in positions(self.operation)[1])
-        return tuple(tensors_in(found))
-
-    @property
     def made(self) -> tuple[torch.Tensor, ...]:
-        """All tensors that it made or wrote to, each once."""
-        found = {id(tensor): tensor for tensor in (*tensors_in((self.result,)), *self.written)}
-        return tuple(tensor for tensor in found.values() if tensor.is_cpu)
+        """All tensors that it made or wrote to, each once; before it is computed those that it writes to."""
+        return self.written if self._made is None else self._made
 
     @property
     def results(self) -> tuple[torch.Tensor, ...]:
@@ -99,14 +107,26 @@ class Call:
     @property
     def emulated(self) -> tuple[torch.Tensor, ...]:
         """Those of `results` that hold numbers of an emulated format: no float64, no step count, nothing that stays wide."""
-        return tuple(tensor for tensor in self.results if holds_emulated(self._machine, tensor))
+        if self._emulated is None:
+            found = tuple(tensor for tensor in self.results if holds_emulated(self._machine, tensor))
+            if self._made is None:
+                return found
+            self._emulated = found
+        return self._emulated
+
+    def magnitudes_of(self, result: torch.Tensor) -> Magnitudes:
+        """The extremes of one of `results`, and how many of its elements are zeros, subnormal or not finite; looked at once."""
+        found = self._magnitudes.get(id(result))
+        if found is None:
+            found = self._magnitudes[id(result)] = survey(result, self.format_of(result).min_normal)
+        return found
 
     @property
     def is_of_finite(self) -> bool:
         """Whether all numbers that it read are finite, Python's among its arguments too."""
         numbers = (*self.args, *self.kwargs.values())
         return all(math.isfinite(value) for value in numbers if type(value) is float) and all(
-            bool(tensor.isfinite().all()) for tensor in self.operands
+            is_finite(tensor) for tensor in self.operands
         )
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fpsim.backend.numba import counting, magnitudes
+from fpsim.backend.numba import counting
 from fpsim.emulation.errors import NonFinite
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.updates import Update
@@ -17,7 +17,7 @@ from fpsim.emulation.observers.lines import Lines
 from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.observers.origins import Origin, Origins, chain_to
 from fpsim.emulation.observers.source import Line, place_of, running_line
-from fpsim.emulation.observers.tensors import Survey
+from fpsim.emulation.observers.tensors import is_finite
 from fpsim.emulation.report import Draft, Key, name_of_operation
 from fpsim.report.records import EVENTS, Event
 
@@ -66,15 +66,14 @@ class Events(Observer):
         overflows = sum(int(row[counting.OVERFLOWS]) for row in call.rows.values())
         underflows = sum(int(row[counting.UNDERFLOWS]) for row in call.rows.values())
         for tensor in results:
-            survey = Survey(call.format_of(tensor).min_normal)
+            seen = call.magnitudes_of(tensor)
             origin = Origin(call, line, self._origins.parents_of(call, tensor))
-            origin.nonfinite, origin.underflows = survey.add(tensor), underflows
-            origin.largest = survey.extremes[0]
+            origin.nonfinite, origin.underflows, origin.largest = seen.nonfinite, underflows, seen.largest
             if origin.nonfinite:
                 self._judge_nonfinite(call, tensor, origin, overflows)
             elif overflows:
                 self._add_overflow(call, tensor, origin)
-            if survey.counts[magnitudes.ZEROS] == tensor.numel() > 0 and call.family not in _GIVEN:
+            if seen.zeros == tensor.numel() > 0 and call.family not in _GIVEN:
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
         if results:
@@ -111,9 +110,9 @@ class Events(Observer):
     def _judge_nonfinite(self, call: Call, tensor: torch.Tensor, origin: Origin, overflows: int) -> None:
         """Made here, of finite operands or of infinities that were asked for, or else passed on."""
         numbers = [value for value in (*call.args, *call.kwargs.values()) if type(value) is float]
-        bad = [item for item in (*call.operands, torch.tensor(numbers)) if not bool(item.isfinite().all())]
+        bad = [item for item in (*call.operands, *map(torch.tensor, numbers)) if not is_finite(item)]
         causes = [parent.cause for parent in origin.parents if parent.cause is not None]
-        exact, is_nan = self._exact_of(call, tensor), bool(tensor.isnan().any())
+        exact, is_nan = self._exact_of(call, tensor), call.magnitudes_of(tensor).nan > 0
         overflowed = ~tensor.isfinite() if exact is None else ~tensor.isfinite() & exact.isfinite()
         if bool(overflowed.any()) and (overflows or exact is not None):
             origin.cause = origin
@@ -129,6 +128,8 @@ class Events(Observer):
 
     def _add_overflow(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
         """Something overflowed, and all results are finite: they saturated, or what overflowed is no result."""
+        if self._is_kept("overflow", call):
+            return
         fmt, exact = call.format_of(tensor), self._exact_of(call, tensor)
         is_lost = tensor.abs() == fmt.max_finite
         if exact is not None:
@@ -137,15 +138,18 @@ class Events(Observer):
 
     def _judge_zeros(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
         kind = {"forward": "underflow", "backward": "zero-gradient"}.get(call.phase)
-        if kind is None:
+        kind = "loss-underflow" if kind and not tensor.dim() else kind
+        if kind is None or self._is_kept(kind, call):
             return
         exact = self._exact_of(call, tensor)
         if exact is not None and bool((exact != 0).any()):
-            self._add("loss-underflow" if not tensor.dim() else kind, call, tensor, origin, exact != 0)
+            self._add(kind, call, tensor, origin, exact != 0)
 
     def _judge_sums(self, call: Call, tensor: torch.Tensor) -> None:
         sums = call.sums
         if sums is None or sums.additions < _FEW or sums.swamped < self.share * sums.additions:
+            return
+        if self._is_kept("swamped", call):
             return
         origin = self._origins.of(tensor)
         exact = self._exact_of(call, tensor)
@@ -175,12 +179,15 @@ class Events(Observer):
 
     # What is kept
 
+    def _is_kept(self, kind: str, call: Call) -> bool:
+        """Whether the first event of the kind in the call's place is known, or no more are kept."""
+        return _key(kind, call) in self.events or len(self.events) >= self.most
+
     def _add(
         self, kind: str, call: Call, tensor: torch.Tensor, origin: Origin | None, where: torch.Tensor, text: str = "",
         count: int = 0, elements: int = 0,
     ) -> None:  # fmt: skip
-        key = (kind, call.module) if kind == "passed-on" else (kind, call.module, call.name, call.phase)
-        if key in self.events or len(self.events) >= self.most:
+        if self._is_kept(kind, call):
             return
         places = where.reshape(-1).nonzero()
         element, fmt, name = Element(), call.format_of(tensor), marks.name_of_parameter(tensor)
@@ -195,7 +202,7 @@ class Events(Observer):
             _text(kind, call.step, module, call.name, call.phase, line, share),
             chain_to(origin) if origin is not None else (),
         )  # fmt: skip
-        self._keep(key, event, not bool(tensor.isfinite().all()))
+        self._keep(_key(kind, call), event, call.magnitudes_of(tensor).nonfinite > 0)
 
     def _add_update(self, kind: str, update: Update, where: torch.Tensor, text: str) -> None:
         module, operation, phase = update.where.module, name_of_operation(update.where.operation), update.where.phase
@@ -222,6 +229,10 @@ class Events(Observer):
         if is_nonfinite and self.on_nonfinite == "warn":
             self.on_nonfinite = None
             warnings.warn(said_of(event), stacklevel=2)
+
+
+def _key(kind: str, call: Call) -> tuple[str, ...]:
+    return (kind, call.module) if kind == "passed-on" else (kind, call.module, call.name, call.phase)
 
 
 def _text(kind: str, step: int, module: str, operation: str, phase: str, line: Line | None, said: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.observer import Observer, observer_named
-from fpsim.emulation.observers.tensors import Survey
 from fpsim.emulation.report import Draft, Key
 from fpsim.report.counts import Counts, Range
+
+_NOTHING = Range(), 0, 0
 
 
 @observer_named("range")
@@ -17,23 +18,22 @@ class Ranges(Observer):
         self.reset()
 
     def reset(self) -> None:
-        self._surveys: dict[Key, Survey] = {}
-        self._made: dict[Key, int] = {}
+        self._seen: dict[Key, tuple[Range, int, int]] = {}  # with subnormal results, and those that were made not finite
 
     def after(self, call: Call) -> None:
         if call.is_composed:
             return
         for tensor in call.emulated:
-            fmt = call.format_of(tensor)
-            key = (call.module, call.name, call.phase, fmt.name)
-            survey = self._surveys.get(key)
-            if survey is None:
-                survey = self._surveys[key] = Survey(fmt.min_normal)
-            nonfinite = survey.add(tensor)
-            if nonfinite and call.is_of_finite:
-                self._made[key] = self._made.get(key, 0) + nonfinite
+            key = (call.module, call.name, call.phase, call.format_of(tensor).name)
+            found = call.magnitudes_of(tensor)
+            extremes, subnormals, made = self._seen.get(key, _NOTHING)
+            if found.largest > extremes.largest or found.smallest < extremes.smallest:
+                extremes |= Range(found.largest, found.smallest)
+            if found.nonfinite and call.is_of_finite:
+                made += found.nonfinite
+            self._seen[key] = extremes, subnormals + found.subnormals, made
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("range")
-        for key, survey in self._surveys.items():
-            draft.add(key, Counts(subnormals=survey.subnormals, made=self._made.get(key, 0)), Range(*survey.extremes))
+        for key, (extremes, subnormals, made) in self._seen.items():
+            draft.add(key, Counts(subnormals=subnormals, made=made), extremes)

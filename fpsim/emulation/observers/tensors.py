@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from fpsim.backend.numba import magnitudes
 from fpsim.emulation.machine import marks
 
 _FLOAT32 = torch.float32
+_CODE, _FLOAT = struct.Struct("i"), struct.Struct("f")
 
 
 def codes_of(tensor: torch.Tensor) -> np.ndarray:
@@ -38,34 +40,46 @@ def _constants(smallest_normal: float) -> np.ndarray:
     return np.array([0, 1, 0x7FFFFFFF, infinity, code_of(smallest_normal)], np.int32)
 
 
-_EXTREMES = np.array([0, code_of(np.inf)], np.int32)
+class Magnitudes(NamedTuple):
+    """Of a tensor: the largest finite magnitude (0 without one), the smallest nonzero one (infinity), and how many are what."""
 
-
-class Survey:
-    """Magnitudes of many tensors of one format, added up."""
-
-    __slots__ = ("_constants", "_extremes", "counts")
-
-    def __init__(self, smallest_normal: float):
-        self._constants = _constants(smallest_normal)
-        self._extremes = _EXTREMES.copy()
-        self.counts = np.zeros(4, np.int64)
-
-    def add(self, tensor: torch.Tensor) -> int:
-        """Look at a tensor; returns how many of its elements are not finite."""
-        before = int(self.counts[magnitudes.INFINITE] + self.counts[magnitudes.NAN])
-        magnitudes.survey(codes_of(tensor), self._constants, self._extremes, self.counts)
-        return int(self.counts[magnitudes.INFINITE] + self.counts[magnitudes.NAN]) - before
+    largest: float
+    smallest: float
+    zeros: int
+    subnormals: int
+    infinite: int
+    nan: int
 
     @property
-    def extremes(self) -> tuple[float, float]:
-        """The largest finite magnitude (0 without one) and the smallest nonzero one (infinity)."""
-        largest, smallest = self._extremes.view(np.float32).tolist()
-        return largest, smallest
+    def nonfinite(self) -> int:
+        return self.infinite + self.nan
 
-    @property
-    def subnormals(self) -> int:
-        return int(self.counts[magnitudes.SUBNORMALS])
+
+def survey(tensor: torch.Tensor, smallest_normal: float) -> Magnitudes:
+    """The magnitudes of a floating-point tensor whose numbers below that are subnormal."""
+    tensor = tensor.detach()
+    if tensor.dtype is not _FLOAT32:
+        tensor = tensor.to(_FLOAT32)
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    if not (tensor.is_contiguous() or marks.is_dense(tensor)):
+        tensor = tensor.contiguous()
+    found = np.zeros(6, np.int64)
+    magnitudes.survey(marks.pointer_to(tensor), tensor.numel(), _constants(smallest_normal), found)
+    largest, smallest, zeros, subnormals, infinite, nan = found.tolist()
+    return Magnitudes(_value_of(largest), _value_of(smallest), zeros, subnormals, infinite, nan)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers of a floating-point tensor are finite in its dtype."""
+    if tensor.dtype is torch.float64:
+        return bool(tensor.isfinite().all())  # float32 would make an infinity of a large one
+    return not survey(tensor, 0.0).nonfinite
+
+
+def _value_of(code: int) -> float:
+    value: float = _FLOAT.unpack(_CODE.pack(code))[0]
+    return value
 
 
 def holds_emulated(machine: Any, tensor: torch.Tensor) -> bool:

@@ -36,6 +36,12 @@ class Counters(Tally):
         self.add(counted)
         return result
 
+    def products(self, task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+        own = Counters()
+        result = counting.count_products(task, a, b, own)
+        self.add(own)
+        return result
+
     def lanes(self, sums: LaneSums) -> np.ndarray:
         counted = Counters()
         result = counting.count_lanes(sums, counted)

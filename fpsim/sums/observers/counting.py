@@ -13,16 +13,19 @@ from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
+from fpsim.sums.batches import extents_of_pairs, plan_of_pairs, run_pairs
 from fpsim.sums.lanes import LaneSums
 from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob
 from fpsim.sums.observers.tally import Tally
-from fpsim.sums.orientation import oriented
-from fpsim.sums.packing import extents_of_products
+from fpsim.sums.orientation import is_turned, oriented
+from fpsim.sums.packing import LANES, extents_of_products
 from fpsim.sums.parts import no_parts
 from fpsim.sums.plan import Plan, plan
 from fpsim.sums.programs import additions, node_after
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws, Sum
+
+_LARGE = 2**22  # multiply-adds from which on it repays to find out where nothing can be swamped
 
 
 @oriented
@@ -38,37 +41,55 @@ def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counter
     return total
 
 
+def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> np.ndarray | None:
+    """As `batches.batched_products`, counted; None, and nothing counted, where any pair has to be computed again too."""
+    from fpsim.backend.numba.counted import SUMS, TALLIES
+
+    if is_turned(task, a, b):
+        found = count_products(task.transposed, b.mT, a.mT, counters)
+        return None if found is None else found.mT
+    planned = plan_of_pairs(task, a, b)
+    extents = extents_of_pairs(a, b) if planned is not None else (np.inf, 0.0)
+    if planned is None or not extents[0] < np.inf:
+        return None
+    counts = planned.tallied
+    planned = _countable(planned, extents[0])
+    chosen, shape = planned.scheme, (a.shape[1], b.shape[2], planned.leaves)
+    job = CountingJob(chosen.element, shape, planned.depth, task.rounding, Draws(), _observed(planned, extents))
+    flags, lines = planned.flags(planned.leaves, job.rows, lambda: extents), planned.programs[0]
+    out, tallies, overflowed = run_pairs(job, a, b, lines, chosen, flags, TALLIES * LANES[chosen.element])
+    if overflowed.any():
+        return None
+    job.add(tallies, overflowed)
+    if job.observed == SUMS and not job.largest < _most(planned):
+        return None
+    vanishing = _vanishing(planned)
+    if job.observed == SUMS or extents[1] <= max(vanishing):
+        _leave_out_zero_leaves(job, *_zero_leaves(a, b, vanishing), *counts[0][1:], len(a))
+    _take(job, len(a) * job.rows * job.columns * counts[0][0], counters)
+    return out
+
+
 def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> Iterator[np.ndarray]:
     """As `trees.products`, counted: what a product does is added to the counters before it is yielded."""
-    from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, SUMS, UNCHANGED, UNDERFLOWS
-    from fpsim.backend.numba.sums_rounding import CAREFUL, FORMAT_IS_CARRIER
+    from fpsim.backend.numba.counted import EVERYTHING, SUMS
 
-    task, tree, programs = planned.task, planned.tree, planned.programs
-    target, rounding, exact_products = task.target, task.rounding, task.exact_products
+    task, tree, programs, counts = planned.task, planned.tree, planned.programs, planned.tallied
+    rounding = task.rounding
     (rows, leaves), columns = a.shape, b.shape[1]
-    largest, smallest = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
+    extents = largest, smallest = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
     planned = _countable(planned, largest)
     chosen, shape = planned.scheme, (rows, columns, leaves)
-    job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, EVERYTHING)
+    job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, _observed(planned, extents))
     left, right = job.pack(a, b)
-    simple = rounding is not Rounding.STOCHASTIC and not chosen.flags & CAREFUL
-    if is_float64(target):  # which the careful kernel does not serve: nothing may overflow, and every product is exact
-        simple = simple and 2 * task.operand.precision <= 53 and largest * (leaves + 1) < 2.0**1000
-    if simple and largest < np.inf:
-        # Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows.
-        underflows_only_in_leaves = not exact_products or (chosen.flags & FORMAT_IS_CARRIER and smallest > 2.0**-100)
-        if underflows_only_in_leaves or tree.is_chains:
-            job.observed = SUMS
-        is_float32 = chosen.flags & FORMAT_IS_CARRIER and chosen.element == "f4"
-        if underflows_only_in_leaves and is_float32 and tree.is_chains and leaves:
-            uncounted = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws)
-            job = uncounted if uncounted.suits(left, right, programs[0]) else job
-    # Where nothing is watched, an overflow shows in what it gives.
-    most = target.max_finite if chosen.flags & FORMAT_IS_CARRIER else np.inf
-    flags = planned.flags(leaves, rows, lambda: (largest, smallest))
-    vanishing = (0.0, 0.0) if exact_products else _vanishing(target, rounding)
+    if job.observed == SUMS and rows * columns * leaves > _LARGE and _may_be_seldom(planned, extents):
+        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws)
+        job = seldom if seldom.suits(left, right, programs[0]) else job
+    most = _most(planned)
+    flags = planned.flags(leaves, rows, lambda: extents)
+    vanishing = _vanishing(planned)
     vanished = None
-    for lines in programs:
+    for lines, (added, in_chains, used) in zip(programs, counts, strict=True):
         job.counts, job.largest = [0, 0, 0], 0.0
         out = job.run(left, right, lines, chosen, flags)
         counted = job
@@ -76,14 +97,57 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
             counted, out = _again(job, a, b, lines, planned.careful.scheme, out)
         elif job.observed == SUMS or (job.observed != EVERYTHING and smallest <= max(vanishing)):
             if vanished is None:
-                vanished = _zero_leaves(a, b, vanishing)
-            _leave_out_zero_leaves(job, *vanished, lines)
-        counters.swamped += counted.counts[UNCHANGED]
-        counters.underflows += counted.counts[UNDERFLOWS]
-        counters.overflows += counted.counts[OVERFLOWS]
-        counters.largest = max(counters.largest, counted.largest)
-        counters.additions += rows * columns * additions(lines)
+                vanished = _zero_leaves(a[None], b[None], vanishing)
+            _leave_out_zero_leaves(job, *vanished, in_chains, used)
+        _take(counted, rows * columns * added, counters)
         yield out
+
+
+def _take(job: CountingJob, additions: int, counters: Tally) -> None:
+    """Add what a job has counted."""
+    from fpsim.backend.numba.counted import OVERFLOWS, UNCHANGED, UNDERFLOWS
+
+    counters.swamped += job.counts[UNCHANGED]
+    counters.underflows += job.counts[UNDERFLOWS]
+    counters.overflows += job.counts[OVERFLOWS]
+    counters.largest = max(counters.largest, job.largest)
+    counters.additions += additions
+
+
+def _observed(planned: Plan, extents: tuple[float, float]) -> int:
+    """What a kernel observes: sums alone where that tells everything, given the extents of the products."""
+    from fpsim.backend.numba.counted import EVERYTHING, SUMS
+    from fpsim.backend.numba.sums_rounding import CAREFUL
+
+    task, largest = planned.task, extents[0]
+    simple = task.rounding is not Rounding.STOCHASTIC and not planned.scheme.flags & CAREFUL
+    if is_float64(task.target):  # which the careful kernel does not serve: nothing may overflow, and every product is exact
+        simple = simple and 2 * task.operand.precision <= 53 and largest * (planned.leaves + 1) < 2.0**1000
+    tells = simple and largest < np.inf and (_underflows_only_in_leaves(planned, extents) or planned.tree.is_chains)
+    return SUMS if tells else EVERYTHING
+
+
+def _underflows_only_in_leaves(planned: Plan, extents: tuple[float, float]) -> bool:
+    """Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows."""
+    from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
+
+    return not planned.task.exact_products or bool(planned.scheme.flags & FORMAT_IS_CARRIER and extents[1] > 2.0**-100)
+
+
+def _may_be_seldom(planned: Plan, extents: tuple[float, float]) -> bool:
+    """Whether `SeldomSwampedJob` is for such sums."""
+    from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
+
+    chosen = planned.scheme
+    is_chain = bool(chosen.flags & FORMAT_IS_CARRIER) and chosen.element == "f4" and planned.tree.is_chains and planned.leaves > 0
+    return is_chain and _underflows_only_in_leaves(planned, extents)
+
+
+def _most(planned: Plan) -> float:
+    """Where nothing is watched, an overflow shows in what it gives: below which every magnitude is then."""
+    from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
+
+    return planned.task.target.max_finite if planned.scheme.flags & FORMAT_IS_CARRIER else np.inf
 
 
 def _countable(planned: Plan, largest: float) -> Plan:
@@ -100,9 +164,11 @@ def _countable(planned: Plan, largest: float) -> Plan:
     return planned
 
 
-def _vanishing(target: Format, rounding: Rounding) -> tuple[float, float]:
+def _vanishing(planned: Plan) -> tuple[float, float]:
     """Up to which magnitude a positive product becomes zero, and a negative one."""
-    quantum = target.min_subnormal
+    if planned.task.exact_products:
+        return 0.0, 0.0
+    quantum, rounding = planned.task.target.min_subnormal, planned.task.rounding
     below = float(np.nextafter(quantum, 0.0))
     match rounding:
         case Rounding.NEAREST_EVEN:
@@ -119,31 +185,27 @@ def _vanishing(target: Format, rounding: Rounding) -> tuple[float, float]:
 
 
 def _zero_leaves(a: np.ndarray, b: np.ndarray, least: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """For each term, how many products are zero where positive and negative ones up to `least` become zero, and how many of
-    those have no zero factor.
+    """For each term of (n, i, k) and (n, k, j), how many products are zero where positive and negative ones up to `least`
+    become zero, and how many of those have no zero factor.
     """
-    from fpsim.backend.numba.zero_leaves import count_zero_leaves
+    from fpsim.backend.numba.zero_leaves import count_zero_leaves_of_pairs
 
-    zeros, underflows = (np.zeros(a.shape[1], dtype=np.int64) for _ in range(2))
+    zeros, underflows = (np.zeros(a.shape[2], dtype=np.int64) for _ in range(2))
     bits = [np.ascontiguousarray(x).view(f"u{x.itemsize}") for x in (a, b)]
-    count_zero_leaves(np.empty(1, b.dtype), *bits, *least, zeros, underflows)
+    count_zero_leaves_of_pairs(np.empty(1, b.dtype), *bits, *least, zeros, underflows)
     return zeros, underflows
 
 
-def _leave_out_zero_leaves(job: CountingJob, zeros: np.ndarray, underflows: np.ndarray, lines: np.ndarray) -> None:
+def _leave_out_zero_leaves(
+    job: CountingJob, zeros: np.ndarray, underflows: np.ndarray, in_chains: np.ndarray, used: np.ndarray, pairs: int = 1
+) -> None:
     """Count the leaves that underflowed, and take the chain steps of zero leaves from those that left a sum as it was."""
     from fpsim.backend.numba.counted import SUMS, UNCHANGED, UNDERFLOWS
-    from fpsim.backend.numba.products import CHAIN, PUSH_LEAF
 
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
-    in_chains, pushed = np.zeros(job.leaves, dtype=bool), np.zeros(job.leaves, dtype=bool)
-    for _, leaf, count, stride, _ in lines[lines[:, 0] == CHAIN].tolist():
-        stop = leaf + stride * count
-        in_chains[leaf : None if stop < 0 else stop : stride] = True
-    pushed[lines[lines[:, 0] == PUSH_LEAF, 1]] = True
-    job.counts[UNDERFLOWS] += int(underflows[in_chains | pushed].sum())
+    job.counts[UNDERFLOWS] += int(underflows[used].sum())
     if job.observed == SUMS:
-        job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + padding * int(in_chains.sum())
+        job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + pairs * padding * int(in_chains.sum())
 
 
 def count_lanes(sums: LaneSums, counters: Tally) -> np.ndarray:

@@ -44,9 +44,9 @@ class CountingJob(Job):
         return (self._tallies[count],)
 
     def _absorb(self, overflowed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
-        self._add(tallied[0], overflowed)
+        self.add(tallied[0], overflowed)
 
-    def _add(self, tallies: np.ndarray, overflowed: np.ndarray) -> None:
+    def add(self, tallies: np.ndarray, overflowed: np.ndarray) -> None:
         """Add tallies of tiles, or of several, to the counts, unless they reached the limit."""
         from fpsim.backend.numba.counted import TALLIES, sum_tallies
 
@@ -110,7 +110,7 @@ class SeldomSwampedJob(CountingJob):
 
     def _absorb(self, overflowed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         rooms, self.rooms = self.rooms, []
-        self._add(np.concatenate(rooms), np.zeros(len(rooms), dtype=np.uint8))
+        self.add(np.concatenate(rooms), np.zeros(len(rooms), dtype=np.uint8))
 
     def _extents(self, packed: np.ndarray, panels: int, panel_stride: int, leaf_stride: int, width: int) -> list[np.ndarray]:
         """What `extents_of_panels` finds in a packed operand."""

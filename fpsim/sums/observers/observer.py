@@ -22,6 +22,9 @@ class SumObserver(Protocol):
     def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
         """The accumulated a @ b of a tree or of parts: a new array of values of `task.held`."""
 
+    def products(self, task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+        """`product` of each pair of (n, i, k) and (n, k, j) in one call; None where they are told one by one."""
+
     def lanes(self, sums: LaneSums) -> np.ndarray:
         """The accumulated sums of a tree, lane by lane."""
 
