@@ -3,6 +3,7 @@
 import datetime
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 from fractions import Fraction
@@ -267,12 +268,32 @@ def test_demo_keeps_what_is_finished_when_interrupted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(digits, "train", train)
     picture = tmp_path / "curves.png"
-    code, output, _ = invoke("demo", "--formats", "fp32,bf16,fp16", "--output", str(picture))
+    code, output, _ = invoke("demo", "--formats", "fp32,bf16,fp16", "--jobs", "1", "--output", str(picture))
     assert code == 130
     assert "123/450" in output
     assert "stopped" in output
     assert "fp16" not in output
     assert picture.exists()
+
+
+def test_an_arithmetic_in_a_process_of_its_own_tells_each_step_and_stops_when_told(monkeypatch):
+    import queue
+    import threading
+
+    from fpsim.cli import arms
+    from fpsim.cli.digits import Digits
+
+    data = Digits.load()
+    data.images, data.labels = data.images[:64], data.labels[:64]
+    monkeypatch.setattr(arms, "_digits", data, raising=False)
+    monkeypatch.setattr(arms, "_told", queue.Queue(), raising=False)
+    monkeypatch.setattr(arms, "_stop", threading.Event(), raising=False)
+    outcome = arms._train(3, "fp16", "fp32", 2, 0)
+    assert outcome.correct is not None and [arms._told.get() for _ in range(4)] == [(3, loss) for loss in outcome.losses]
+    assert pickle.loads(pickle.dumps(outcome)) == outcome
+    arms._stop.set()
+    stopped = arms._train(3, "fp16", "fp32", 2, 0)
+    assert stopped.correct is None and stopped.losses == outcome.losses[:1] and stopped.report.rows
 
 
 def test_demo_names_the_extra_that_is_missing(monkeypatch):

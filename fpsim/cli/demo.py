@@ -16,7 +16,6 @@ from fpsim.report.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
     from rich.table import Table
 
     from fpsim.cli.digits import Digits, Outcome
@@ -63,7 +62,11 @@ def _arithmetics(text: str) -> list[Arithmetic]:
     "--output", type=click.Path(), default="fpsim-demo.png", show_default=True,
     help="Where the loss curves go (PNG); the report is a page beside it (.html).",
 )  # fmt: skip
-def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None:
+@click.option(
+    "--jobs", type=click.IntRange(1), default=lambda: os.cpu_count() or 1, show_default="one for each core",
+    help="How many arithmetics run at a time.",
+)  # fmt: skip
+def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str, jobs: int) -> None:
     """Train one small network in several arithmetics and compare.
 
     The network has convolutions, batch norm, pooling and dropout; the images are scikit-learn's 1797 handwritten
@@ -79,7 +82,7 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str) -> None
         f"Training on {len(digits.labels)} handwritten digits, {epochs} epochs, seed {seed}; "
         f"testing on {len(digits.test_labels)}.",
     )
-    outcomes, interrupted = _train_all(console, digits, formats, epochs, seed)
+    outcomes, interrupted = _train_all(console, digits, formats, epochs, seed, min(jobs, len(formats)))
     console.print()
     console.print(_table(outcomes, len(digits.test_labels)))
     console.print(
@@ -118,30 +121,29 @@ def _check_arithmetics(formats: list[Arithmetic]) -> None:
 
 
 def _train_all(
-    console: Console, digits: Digits, formats: list[Arithmetic], epochs: int, seed: int
+    console: Console, digits: Digits, formats: list[Arithmetic], epochs: int, seed: int, jobs: int
 ) -> tuple[dict[Arithmetic, Outcome], bool]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from fpsim.cli.digits import Outcome, train
+    from fpsim.cli.arms import train_all
 
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(),
     )  # fmt: skip
-    outcomes: dict[Arithmetic, Outcome] = {}
     with Progress(*columns, console=console) as progress:
-        for arithmetic in formats:
-            outcome = outcomes[arithmetic] = Outcome()
-            task = progress.add_task(str(arithmetic), total=epochs * digits.steps, loss=float("nan"))
+        total = epochs * digits.steps
+        tasks = [  # which are seen from their first steps on
+            progress.add_task(str(item), start=False, total=total, visible=False, loss=float("nan")) for item in formats
+        ]
 
-            def done(loss: float, task: TaskID = task) -> None:
-                progress.update(task, advance=1, loss=loss)
+        def done(number: int, loss: float) -> None:
+            progress.start_task(tasks[number])
+            progress.update(tasks[number], advance=1, loss=loss, visible=True)
 
-            try:
-                train(outcome, digits, arithmetic.fmt, arithmetic.accumulate, epochs, seed, done)
-            except KeyboardInterrupt:
-                return outcomes, True
-    return outcomes, False
+        arms = [(item.fmt, item.accumulate) for item in formats]
+        outcomes, interrupted = train_all(arms, digits, epochs, seed, jobs, done)
+    return dict(zip(formats, outcomes, strict=False)), interrupted
 
 
 def _table(outcomes: dict[Arithmetic, Outcome], images: int) -> Table:
