@@ -3,7 +3,6 @@
 import datetime
 import importlib
 import os
-import pickle
 import subprocess
 import sys
 from fractions import Fraction
@@ -276,24 +275,30 @@ def test_demo_keeps_what_is_finished_when_interrupted(tmp_path, monkeypatch):
     assert picture.exists()
 
 
-def test_an_arithmetic_in_a_process_of_its_own_tells_each_step_and_stops_when_told(monkeypatch):
-    import queue
-    import threading
-
+def test_an_arithmetic_in_a_process_of_its_own_tells_each_step_and_stops_when_told(monkeypatch, capsys):
+    """Two steps of it, here; and what reads another process, of one that stands in for it."""
     from fpsim.cli import arms
     from fpsim.cli.digits import Digits
 
     data = Digits.load()
     data.images, data.labels = data.images[:64], data.labels[:64]
-    monkeypatch.setattr(arms, "_digits", data, raising=False)
-    monkeypatch.setattr(arms, "_told", queue.Queue(), raising=False)
-    monkeypatch.setattr(arms, "_stop", threading.Event(), raising=False)
-    outcome = arms._train(3, "fp16", "fp32", 2, 0)
-    assert outcome.correct is not None and [arms._told.get() for _ in range(4)] == [(3, loss) for loss in outcome.losses]
-    assert pickle.loads(pickle.dumps(outcome)) == outcome
-    arms._stop.set()
-    stopped = arms._train(3, "fp16", "fp32", 2, 0)
-    assert stopped.correct is None and stopped.losses == outcome.losses[:1] and stopped.report.rows
+    monkeypatch.setattr(Digits, "load", lambda: data)
+    monkeypatch.setattr(sys, "argv", ["arms", "fp16", "fp32", "1", "0"])
+    arms.main()
+    said = capsys.readouterr().out
+    process = arms._Process(("fp16", "fp32"), 1, 0, 1)
+    process._command = [sys.executable, "-c", f"print({said!r}, end='')"]
+    losses = []
+    outcome = process.run(losses.append)
+    assert outcome.losses == losses and len(losses) == 2 and outcome.correct > 0 and outcome.report.rows
+
+    stopped = arms._Process(("fp16", "fp32"), 1, 0, 1)
+    stopped._command = [sys.executable, "-c", "import time\nprint(0.5, flush=True)\ntime.sleep(60)"]
+    assert stopped.run(lambda loss: stopped.stop()) is None
+    failing = arms._Process(("fp16", "fp32"), 1, 0, 1)
+    failing._command = [sys.executable, "-c", "raise SystemExit('no such thing')"]
+    with pytest.raises(RuntimeError, match="no such thing"):
+        failing.run(print)
 
 
 def test_demo_names_the_extra_that_is_missing(monkeypatch):

@@ -19,12 +19,12 @@ LAYERS = (
     ("hardware",),
     ("report",),
     ("emulation",),
-    ("optim",),
+    ("optim", "callbacks"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-WITH_TORCH = {"recorder", "emulation", "optim", "cli"}
+WITH_TORCH = {"recorder", "emulation", "optim", "callbacks", "cli"}
 
 
 def part(path):

@@ -32,6 +32,36 @@ def text(tree: Program) -> str:
     return "\n".join(lines)
 
 
+def svg(tree: Program) -> str:
+    """The tree as an SVG element: leaves below, every addition above what it adds. Raises ValueError above 4096 leaves."""
+    nodes, root = _shown(tree)
+    points = _points(nodes, root)
+    step, rise, margin = 24, 22, 16
+    width = step * max(1, tree.leaves) + margin
+    height = rise * max((up for _, up in points.values()), default=0) + 2 * margin
+
+    def at(member: Member) -> tuple[float, float]:
+        along, up = points[member]
+        return round(margin + step * along, 1), height - margin - rise * up
+
+    lines, marks = [], []
+    for number, members in enumerate(nodes):
+        x, y = at(~number)
+        for left, low in map(at, members):
+            lines.append(f'<line x1="{left}" y1="{low}" x2="{x}" y2="{y}"/>')
+        fused = len(members) > 2
+        marks.append(
+            f'<rect x="{x - 4}" y="{y - 4}" width="8" height="8"/>' if fused else f'<circle cx="{x}" cy="{y}" r="3"/>'
+        )
+    for leaf in sorted(member for member in points if member >= 0):
+        x, y = at(leaf)
+        marks.append(f'<text x="{x}" y="{y + 12}" text-anchor="middle" stroke="none" font-size="10">{leaf}</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'role="img" fill="currentColor" stroke="currentColor">{"".join(lines)}{"".join(marks)}</svg>'
+    )
+
+
 def graphviz(tree: Program) -> str:
     """The tree as source for graphviz's ``dot``. Raises ValueError above 4096 leaves."""
     nodes, root = _shown(tree)
@@ -58,24 +88,31 @@ def plot(tree: Program, axes: Any = None) -> Any:
     nodes, root = _shown(tree)
     if axes is None:
         axes = plt.subplots(figsize=(max(4.0, min(16.0, 0.3 * tree.leaves)), 4.0))[1]
-    place = _leaf_places(nodes, root)
-    points: dict[Member, tuple[float, int]] = {leaf: (place[leaf], 0) for leaf in place}
+    points = _points(nodes, root)
     for number, members in enumerate(nodes):
-        across = [points[member][0] for member in members]
-        up = 1 + max(points[member][1] for member in members)
-        points[~number] = (sum(across) / len(across), up)
+        along, up = points[~number]
         for left, low in (points[member] for member in members):
-            axes.plot([left, points[~number][0]], [low, up], color="0.6", linewidth=0.8, zorder=1)
+            axes.plot([left, along], [low, up], color="0.6", linewidth=0.8, zorder=1)
     for fused, marker in ((False, "o"), (True, "s")):
         chosen = [points[~number] for number, members in enumerate(nodes) if (len(members) > 2) is fused]
         if chosen:
             axes.scatter(*zip(*chosen, strict=True), marker=marker, s=24, color="C1" if fused else "C0", zorder=2)
     if tree.leaves <= 64:
-        for leaf, along in place.items():
-            axes.text(along, -0.15, str(leaf), ha="center", va="top", fontsize=7)
+        for leaf, (along, _) in points.items():
+            if leaf >= 0:
+                axes.text(along, -0.15, str(leaf), ha="center", va="top", fontsize=7)
     axes.set(xlabel="leaf", ylabel="additions above", xticks=[])
     axes.set_ylim(bottom=-0.6)
     return axes
+
+
+def _points(nodes: list[list[Member]], root: Member | None) -> dict[Member, tuple[float, int]]:
+    """Where leaves and additions stand: from left to right, and how many additions are on the longest path below."""
+    points: dict[Member, tuple[float, int]] = {leaf: (along, 0) for leaf, along in _leaf_places(nodes, root).items()}
+    for number, members in enumerate(nodes):
+        across = [points[member][0] for member in members]
+        points[~number] = sum(across) / len(across), 1 + max(points[member][1] for member in members)
+    return points
 
 
 def _shown(tree: Program) -> tuple[list[list[Member]], Member | None]:

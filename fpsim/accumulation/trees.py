@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.accumulation.drawing import text
+from fpsim.accumulation.drawing import svg, text
 from fpsim.accumulation.forms import canonical_steps, chain_steps
 from fpsim.accumulation.heights import most_roundings
 from fpsim.accumulation.program import ADD, CHAIN, FUSED, MAX_LEAVES, ZERO, Program
+from fpsim.numbers.showing import html_table
 
-_SHOWN_LEAVES = 32
+_SHOWN_LEAVES, _DRAWN_LEAVES = 32, 256
 
 
 class Tree(Program):
@@ -68,6 +69,9 @@ class Tree(Program):
     def draw(self) -> str:
         """The tree drawn as text, one line a leaf; see `fpsim.accumulation.drawing` for graphviz and matplotlib."""
         return text(self)
+
+    def _repr_html_(self) -> str:
+        return svg(self) if 0 < self.leaves <= _DRAWN_LEAVES else html_table("Tree", [], note=repr(self))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tree) and np.array_equal(self.steps, other.steps)

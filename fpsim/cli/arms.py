@@ -1,83 +1,52 @@
-"""The demo's arithmetics, several at a time, each in a process of its own."""
+"""The demo's arithmetics, several at a time, each in a process of its own: `python -m fpsim.cli.arms` trains one."""
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, suppress
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from multiprocessing.connection import wait as wait_for
-from typing import Any
-
-import torch
 
 from fpsim.cli import digits
 from fpsim.cli.digits import Digits, Outcome
+from fpsim.report.report import Report
 
-_OFTEN = 0.1  # seconds between looks at what processes told
-
-_digits: Digits
-_told: Any  # a queue of (number of the arithmetic, loss)
-_stop: Any  # an event
+Done = Callable[[int, float], None]  # the number of an arithmetic, and the loss of its next step
 
 
 def train_all(
-    arms: Sequence[tuple[str, str]], data: Digits, epochs: int, seed: int, jobs: int, done: Callable[[int, float], None]
+    arms: Sequence[tuple[str, str]], data: Digits, epochs: int, seed: int, jobs: int, done: Done
 ) -> tuple[list[Outcome], bool]:
-    """What became of each (format, accumulator) that was begun, in their order, and whether Ctrl-C ended it.
+    """What became of each (format, accumulator) that took a step, in their order, and whether Ctrl-C ended it.
 
-    `done(number, loss)` is called here after every step of an arithmetic, in whatever process it was made.
+    With one job all are trained here. Raises RuntimeError where another process fails, with what it said.
     """
     if jobs == 1:
         return _in_turn(arms, data, epochs, seed, done)
-    context = multiprocessing.get_context("spawn")
-    told, stop = context.SimpleQueue(), context.Event()
-    arrays = [getattr(data, name).numpy() for name in Digits.__dataclass_fields__]
-    begin = told, stop, arrays, max(1, torch.get_num_threads() // jobs)
+    processes = [_Process(arm, epochs, seed, max(1, (os.cpu_count() or 1) // jobs)) for arm in arms]
     interrupted = False
-    with ProcessPoolExecutor(jobs, context, _begin, begin) as pool:
-        with _signal_kept():
-            futures = [pool.submit(_train, number, *arm, epochs, seed) for number, arm in enumerate(arms)]
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(process.run, partial(done, number)) for number, process in enumerate(processes)]
         try:
-            _follow(futures, told, done)
+            wait(futures, return_when=FIRST_EXCEPTION)
         except KeyboardInterrupt:
             interrupted = True
-            stop.set()
-            for future in futures:
-                future.cancel()
-            _follow([future for future in futures if not future.cancelled()], told, lambda *step: None)
-    return [future.result() for future in futures if not future.cancelled()], interrupted
-
-
-@contextmanager
-def _signal_kept() -> Iterator[None]:
-    """Processes that start in here get no Ctrl-C, which this one gets afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _follow(futures: Sequence[Future[Outcome]], told: Any, done: Callable[[int, float], None]) -> None:
-    """Pass on what is told until all have ended or one has failed."""
-    running = True
-    while running:
-        running = bool(wait(futures, _OFTEN, FIRST_EXCEPTION).not_done) and not _has_failed(futures)
-        while not told.empty():
-            done(*told.get())
-
-
-def _has_failed(futures: Sequence[Future[Outcome]]) -> bool:
-    return any(future.done() and not future.cancelled() and future.exception() is not None for future in futures)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.stop()
+    outcomes = [future.result() for future in futures if not future.cancelled()]
+    return [outcome for outcome in outcomes if outcome is not None and outcome.losses], interrupted
 
 
 def _in_turn(
-    arms: Sequence[tuple[str, str]], data: Digits, epochs: int, seed: int, done: Callable[[int, float], None]
+    arms: Sequence[tuple[str, str]], data: Digits, epochs: int, seed: int, done: Done
 ) -> tuple[list[Outcome], bool]:
     outcomes: list[Outcome] = []
     for number, arm in enumerate(arms):
@@ -89,30 +58,54 @@ def _in_turn(
     return outcomes, False
 
 
-# In a process of its own
+class _Process:
+    """One arithmetic in a process that no Ctrl-C reaches but through `stop`, and that ends when nobody reads what it says."""
+
+    def __init__(self, arm: tuple[str, str], epochs: int, seed: int, threads: int):
+        self._command = [sys.executable, "-m", "fpsim.cli.arms", *arm, str(epochs), str(seed)]
+        self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        self._running: subprocess.Popen[str] | None = None
+        self._stopped = False
+
+    def run(self, done: Callable[[float], None]) -> Outcome | None:
+        """What became of it; None where it was stopped before it began."""
+        if self._stopped:
+            return None
+        outcome = None
+        with tempfile.TemporaryFile("w+") as said:
+            self._running = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=said, text=True, env=self._environment, start_new_session=True
+            )
+            with self._running as process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    value = json.loads(line)
+                    if isinstance(value, float):
+                        done(value)
+                    else:
+                        outcome = replace(Outcome(**value), report=Report.from_json(value["report"]))
+            if outcome is None and not self._stopped:
+                said.seek(0)
+                raise RuntimeError(f"{' '.join(self._command)} failed: {said.read()[-2000:]}")
+        return outcome
+
+    def stop(self) -> None:
+        """End it at its next step; what it came to is kept."""
+        self._stopped = True
+        if self._running is not None and self._running.poll() is None:
+            self._running.send_signal(signal.SIGINT)
 
 
-def _begin(told: Any, stop: Any, arrays: list[Any], threads: int) -> None:
-    global _told, _stop, _digits
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    _told, _stop, _digits = told, stop, Digits(*map(torch.from_numpy, arrays))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait_for([parent.sentinel])
-    os._exit(1)
-
-
-def _train(number: int, fmt: str, accumulate: str, epochs: int, seed: int) -> Outcome:
-    def done(loss: float) -> None:
-        _told.put((number, loss))
-        if _stop.is_set():
-            raise KeyboardInterrupt
-
+def main() -> None:
+    """Train the arithmetic of the command's arguments: a loss a line, then the outcome as JSON."""
+    fmt, accumulate, epochs, seed = sys.argv[1:]
     outcome = Outcome()
     with suppress(KeyboardInterrupt):  # the outcome says so: nothing was tested
-        digits.train(outcome, _digits, fmt, accumulate, epochs, seed, done)
-    return outcome
+        digits.train(outcome, Digits.load(), fmt, accumulate, int(epochs), int(seed), lambda loss: print(loss, flush=True))
+    if outcome.report is not None:
+        print(json.dumps({**vars(outcome), "report": outcome.report.to_json()}), flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may ignore it
+    main()

@@ -52,6 +52,16 @@ class Format(BinaryFloat):
         """The format with one more exponent at the top, where overflow has not happened yet."""
         return self.replace(name=f"beyond {self.name}", emax=self.emax + 1, specials="ieee", saturate=False)
 
+    def properties(self) -> list[tuple[str, str]]:
+        own = [
+            ("precision", f"{self.precision} bits, unit roundoff 2^-{self.precision}"),
+            ("exponents", f"{self.emin} to {self.emax}"),
+            ("smallest normal", f"2^{self.emin} = {self.min_normal:.9g}"),
+        ]
+        if self.has_zero and self.precision > 1:
+            own.append(("smallest subnormal", f"2^{self.emin - self.precision + 1} = {self.min_subnormal:.9g}"))
+        return [*own, *super().properties()]
+
     def lacks(self, operation: str, rounding: Rounding) -> str | None:
         if operation == "round":
             one_bit = rounding is Rounding.ODD and self.precision == 1

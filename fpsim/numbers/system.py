@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpsim.numbers.modes import Rounding
+from fpsim.numbers.showing import html_table
 
 
 class Field(NamedTuple):
@@ -115,6 +116,20 @@ class NumberSystem(ABC):
     @abstractmethod
     def fields(self, code: int) -> list[Field]:
         """The groups of a code's bits, from the most significant on."""
+
+    def properties(self) -> list[tuple[str, str]]:
+        """What there is to say of it at a glance, each with its name."""
+        has = (("infinity", self.has_infinity), ("NaN", self.has_nan), ("0", self.has_zero), ("-0", self.has_negative_zero))
+        return [
+            ("bits", str(self.bits)),
+            ("largest", f"{self.max_finite:.9g}"),
+            ("least", f"{self.min_finite:.9g}"),
+            ("has", ", ".join(name for name, present in has if present) or "numbers alone"),
+            ("beyond the range", "the nearest finite number" if self.saturate else "infinity or NaN"),
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(self.name, self.properties())
 
     def __str__(self) -> str:
         return self.name

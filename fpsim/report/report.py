@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim.report import frames, texts
+from fpsim.report import figures, frames, scalars, texts
 from fpsim.report.data import ReportData
 from fpsim.report.pages import fragment, page
 from fpsim.report.saving import save, write
@@ -55,6 +55,22 @@ class Report(ReportData):
     def to_dataframe(self) -> Any:
         """The rows as a `pandas.DataFrame`; what was not observed is NaN. Raises ImportError without pandas."""
         return frames.to_dataframe(self)
+
+    def plot(self, kind: str = "range") -> Any:
+        """A matplotlib figure, the format's limits drawn in.
+
+        kind : "range", magnitudes by module and pass; "weight", "activation" or "gradient", the share of each binade by module;
+            or "losses". Raises ValueError for others, and where that was not observed, ImportError without matplotlib.
+        """
+        return figures.figure(self, kind)
+
+    def to_tensorboard(self, writer: Any, step: int | None = None) -> None:
+        """Shares of overflows and their like, errors, and histograms of exponents, at a step: left out, how many there were.
+
+        writer : a `torch.utils.tensorboard.SummaryWriter` or what has its methods, or a folder, for which TensorBoard is
+            needed: ImportError without it.
+        """
+        scalars.write(self, writer, step)
 
     def __str__(self) -> str:
         return as_text(self)

@@ -11,7 +11,9 @@ import torch
 
 from fpsim.emulation.certification.drawing import draw
 from fpsim.emulation.certification.layers import Layer
+from fpsim.numbers.showing import html_table
 
+_HEADS = ("layer", "largest bound", "mean bound", "part")
 LIBRARY = (
     "float64 and float32 operations of the library are correctly rounded, its elementary functions within 8 units in the last "
     "place, its sums in any order, without the shortcuts of Strassen, Winograd or Fourier transforms"
@@ -90,16 +92,25 @@ class Certificate:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for name, justify in (("layer", "left"), ("largest bound", "right"), ("mean bound", "right"), ("part", "right")):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        total = sum(layer.part for layer in self.layers)
-        for layer in self.layers:
-            part = f"{100 * layer.part / total:.1f} %" if 0 < total < float("inf") else "-"
-            table.add_row(layer.path or "(model)", f"{layer.largest_bound:.3g}", f"{layer.mean_bound:.3g}", part)
+        for name in _HEADS:
+            table.add_column(name, justify="left" if name == "layer" else "right")
+        for cells in self._cells():
+            table.add_row(*cells)
         console = Console(width=100, color_system=None, markup=False, emoji=False, highlight=False)  # a path may hold brackets
         with console.capture() as capture:
             console.print(table)
         return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+
+    def _cells(self) -> list[tuple[str, str, str, str]]:
+        total = sum(layer.part for layer in self.layers)
+        parts = (f"{100 * layer.part / total:.1f} %" if 0 < total < float("inf") else "-" for layer in self.layers)
+        return [
+            (layer.path or "(model)", f"{layer.largest_bound:.3g}", f"{layer.mean_bound:.3g}", part)
+            for layer, part in zip(self.layers, parts, strict=True)
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(str(self), self._cells(), _HEADS, self.statement)
 
     def plot(self) -> Any:
         """A matplotlib figure: the bound layer by layer, and each layer's part of the logits' bound."""
