@@ -275,30 +275,30 @@ def test_demo_keeps_what_is_finished_when_interrupted(tmp_path, monkeypatch):
     assert picture.exists()
 
 
-def test_an_arithmetic_in_a_process_of_its_own_tells_each_step_and_stops_when_told(monkeypatch, capsys):
+def test_arithmetics_in_another_process_tell_each_step_and_stop_when_told(monkeypatch, capsys):
     """Two steps of it, here; and what reads another process, of one that stands in for it."""
     from fpsim.cli import arms
     from fpsim.cli.digits import Digits
 
+    def run(code, told):
+        worker, pending = arms._Worker(1, 0, 1), arms.Queue()
+        worker._command = [sys.executable, "-c", f"import sys, time; asked = sys.stdin.readline(); {code}"]
+        pending.put((3, ("fp16", "fp32")))
+        return worker.run(pending, lambda *step: told(worker, *step))
+
     data = Digits.load()
     data.images, data.labels = data.images[:64], data.labels[:64]
     monkeypatch.setattr(Digits, "load", lambda: data)
-    monkeypatch.setattr(sys, "argv", ["arms", "fp16", "fp32", "1", "0"])
+    monkeypatch.setattr(sys, "stdin", ['["fp16", "fp32", 1, 0]'])
     arms.main()
-    said = capsys.readouterr().out
-    process = arms._Process(("fp16", "fp32"), 1, 0, 1)
-    process._command = [sys.executable, "-c", f"print({said!r}, end='')"]
-    losses = []
-    outcome = process.run(losses.append)
-    assert outcome.losses == losses and len(losses) == 2 and outcome.correct > 0 and outcome.report.rows
-
-    stopped = arms._Process(("fp16", "fp32"), 1, 0, 1)
-    stopped._command = [sys.executable, "-c", "import time\nprint(0.5, flush=True)\ntime.sleep(60)"]
-    assert stopped.run(lambda loss: stopped.stop()) is None
-    failing = arms._Process(("fp16", "fp32"), 1, 0, 1)
-    failing._command = [sys.executable, "-c", "raise SystemExit('no such thing')"]
-    with pytest.raises(RuntimeError, match="no such thing"):
-        failing.run(print)
+    said, losses = capsys.readouterr().out, []
+    says = f"assert eval(asked) == ['fp16', 'fp32', 1, 0]; print({said!r}, end='')"
+    found = run(says, lambda *step: losses.append(step[1:]))
+    assert losses == [(3, loss) for loss in found[3].losses] and len(losses) == 2
+    assert found[3].correct > 0 and found[3].report.rows
+    assert run("print(0.5, flush=True); time.sleep(60)", lambda worker, *step: worker.stop()) == {}
+    with pytest.raises(RuntimeError, match="fp16/fp32 failed: no such thing"):
+        run("sys.exit('no such thing')", print)
 
 
 def test_demo_names_the_extra_that_is_missing(monkeypatch):

@@ -1,4 +1,4 @@
-"""The demo's arithmetics, several at a time, each in a process of its own: `python -m fpsim.cli.arms` trains one."""
+"""The demo's arithmetics, several at a time, in processes of their own: `python -m fpsim.cli.arms` is one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from queue import Empty, Queue
 
 from fpsim.cli import digits
 from fpsim.cli.digits import Digits, Outcome
@@ -30,19 +31,21 @@ def train_all(
     """
     if jobs == 1:
         return _in_turn(arms, data, epochs, seed, done)
-    processes = [_Process(arm, epochs, seed, max(1, (os.cpu_count() or 1) // jobs)) for arm in arms]
+    pending: Queue[tuple[int, tuple[str, str]]] = Queue()
+    for numbered in enumerate(arms):
+        pending.put(numbered)
+    workers = [_Worker(epochs, seed, max(1, (os.cpu_count() or 1) // jobs)) for _ in range(jobs)]
     interrupted = False
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(process.run, partial(done, number)) for number, process in enumerate(processes)]
+        futures = [pool.submit(worker.run, pending, done) for worker in workers]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         except KeyboardInterrupt:
             interrupted = True
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.stop()
-    outcomes = [future.result() for future in futures if not future.cancelled()]
-    return [outcome for outcome in outcomes if outcome is not None and outcome.losses], interrupted
+        for worker in workers:
+            worker.stop()
+    outcomes = {number: outcome for future in futures for number, outcome in future.result().items() if outcome.losses}
+    return [outcomes[number] for number in sorted(outcomes)], interrupted
 
 
 def _in_turn(
@@ -58,36 +61,50 @@ def _in_turn(
     return outcomes, False
 
 
-class _Process:
-    """One arithmetic in a process that no Ctrl-C reaches but through `stop`, and that ends when nobody reads what it says."""
+class _Worker:
+    """A process that trains one arithmetic after the other. No Ctrl-C reaches it but through `stop`, and it ends when nobody
+    asks it for more, or reads what it says."""
 
-    def __init__(self, arm: tuple[str, str], epochs: int, seed: int, threads: int):
-        self._command = [sys.executable, "-m", "fpsim.cli.arms", *arm, str(epochs), str(seed)]
+    def __init__(self, epochs: int, seed: int, threads: int):
+        self._rest = epochs, seed
+        self._command = [sys.executable, "-m", "fpsim.cli.arms"]
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._running: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def run(self, done: Callable[[float], None]) -> Outcome | None:
-        """What became of it; None where it was stopped before it began."""
-        if self._stopped:
-            return None
-        outcome = None
+    def run(self, pending: Queue[tuple[int, tuple[str, str]]], done: Done) -> dict[int, Outcome]:
+        """What became of those that it took, by number."""
+        found: dict[int, Outcome] = {}
         with tempfile.TemporaryFile("w+") as said:
-            self._running = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=said, text=True, env=self._environment, start_new_session=True
-            )
-            with self._running as process:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    value = json.loads(line)
-                    if isinstance(value, float):
-                        done(value)
-                    else:
-                        outcome = replace(Outcome(**value), report=Report.from_json(value["report"]))
-            if outcome is None and not self._stopped:
-                said.seek(0)
-                raise RuntimeError(f"{' '.join(self._command)} failed: {said.read()[-2000:]}")
-        return outcome
+            pipe = subprocess.PIPE
+            with subprocess.Popen(
+                self._command, stdin=pipe, stdout=pipe, stderr=said, text=True, env=self._environment, start_new_session=True
+            ) as process:
+                self._running = process
+                with suppress(Empty):
+                    while not self._stopped:
+                        number, arm = pending.get_nowait()
+                        outcome = self._ask(process, arm, partial(done, number))
+                        if outcome is None and not self._stopped:
+                            process.wait()
+                            said.seek(0)
+                            raise RuntimeError(f"training in {'/'.join(arm)} failed: {said.read()[-2000:]}")
+                        if outcome is not None:
+                            found[number] = outcome
+        return found
+
+    def _ask(self, process: subprocess.Popen[str], arm: tuple[str, str], done: Callable[[float], None]) -> Outcome | None:
+        """What became of one; None where the process ended before it could say so."""
+        assert process.stdin is not None and process.stdout is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps([*arm, *self._rest]) + "\n")
+            process.stdin.flush()
+        for line in process.stdout:
+            value = json.loads(line)
+            if isinstance(value, dict):
+                return replace(Outcome(**value), report=Report.from_json(value["report"]))
+            done(value)
+        return None
 
     def stop(self) -> None:
         """End it at its next step; what it came to is kept."""
@@ -97,13 +114,16 @@ class _Process:
 
 
 def main() -> None:
-    """Train the arithmetic of the command's arguments: a loss a line, then the outcome as JSON."""
-    fmt, accumulate, epochs, seed = sys.argv[1:]
-    outcome = Outcome()
-    with suppress(KeyboardInterrupt):  # the outcome says so: nothing was tested
-        digits.train(outcome, Digits.load(), fmt, accumulate, int(epochs), int(seed), lambda loss: print(loss, flush=True))
-    if outcome.report is not None:
-        print(json.dumps({**vars(outcome), "report": outcome.report.to_json()}), flush=True)
+    """Train what each line of standard input says: a loss a line, then the outcome as JSON; Ctrl-C ends it all."""
+    data = Digits.load()
+    with suppress(KeyboardInterrupt):
+        for line in sys.stdin:
+            outcome, (fmt, accumulate, epochs, seed) = Outcome(), json.loads(line)
+            try:
+                digits.train(outcome, data, fmt, accumulate, epochs, seed, lambda loss: print(loss, flush=True))
+            finally:
+                if outcome.report is not None:
+                    print(json.dumps({**vars(outcome), "report": outcome.report.to_json()}), flush=True)
 
 
 if __name__ == "__main__":
