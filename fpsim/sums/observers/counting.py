@@ -139,7 +139,8 @@ def _may_be_seldom(planned: Plan, extents: tuple[float, float]) -> bool:
     from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
 
     chosen = planned.scheme
-    is_chain = bool(chosen.flags & FORMAT_IS_CARRIER) and chosen.element == "f4" and planned.tree.is_chains and planned.leaves > 0
+    is_float32 = bool(chosen.flags & FORMAT_IS_CARRIER) and chosen.element == "f4"
+    is_chain = is_float32 and planned.tree.is_chains and planned.leaves > 0
     return is_chain and _underflows_only_in_leaves(planned, extents)
 
 
