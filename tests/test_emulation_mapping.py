@@ -329,7 +329,6 @@ def test_it_is_printed_copied_pickled_and_loaded():
         ({}, "empty"),
         ({"*": {}}, "empty"),
         ({"*": "fp99"}, r"fmt\['\*'\]: unknown format 'fp99'"),
-        ({"*": "native"}, "stands alone"),
         ({"*": {"weights": "fp16"}}, "no role 'weights'.*did you mean 'weight'"),
         ({"*": "fp16", "gradients": "fp32"}, "'gradients' is no role.*did you mean 'gradient'"),
         ({"*": "fp16", "layer.*": "fp32"}, "names no module of the model"),

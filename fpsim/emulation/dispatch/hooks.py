@@ -138,7 +138,7 @@ def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
             f"this {type(optimizer).__name__} holds the parameters of the original model, not of the emulated copy: "
             "make it from sim.parameters(), or run(model, inplace=True)"
         )
-    emulation.machine.optimizer = optimizer
+    emulation.machine.begin_step(optimizer)
     emulation.machine.updates.begin_step(optimizer)
     reference = weakref.ref(emulation)
     for group in optimizer.param_groups:

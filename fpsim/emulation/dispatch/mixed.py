@@ -22,6 +22,14 @@ class MixedMode(EmulationMode):
         super().__init__(machine)
         self.rules = SelectingRules(machine)
 
+    def _without_rule(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        machine = self.machine
+        assert isinstance(machine, MixedMachine)
+        machine.select_here()
+        if machine.computes_as_torch:
+            return machine.others.as_itself(func, args, kwargs)
+        return super()._without_rule(func, args, kwargs)
+
 
 class SelectingRules:
     """The rules of a machine with several settings, each of which selects before it runs."""
@@ -51,6 +59,8 @@ class SelectingRules:
 
     def _selected(self, entry: Entry, machine: MixedMachine, *args: Any, **kwargs: Any) -> Any:
         machine.select(entry.op, args, kwargs)
+        if machine.computes_as_torch:
+            return machine.others.as_itself(entry.op, args, kwargs)
         reason = what_is_lacking(machine.arithmetic.fmt, machine.arithmetic.rounding, entry.op)
         if reason is not None:
             raise machine.refuse(reason)

@@ -58,17 +58,30 @@ class OtherTensors:
             return results or None
         return self._one(mode, func, types, args, kwargs, NativeMode._wanted(func, args, kwargs))
 
+    def as_itself(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation where each dtype means itself: torch's own, unless a small dtype has a part in it."""
+        result = self._native().dispatch(func, (), args, kwargs)
+        for target in tensors_in(written_by(func, args, kwargs)) if func in TABLE else ():
+            marks.unmark(target)
+        for item in tensors_in([result]):
+            self.machine.made_as_torch(item)
+        return result
+
     def _complex(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Small operands beside complex ones are rounded to the format; a cast to a small dtype is one of real parts."""
         wanted = NativeMode._wanted(func, args, kwargs)
         if wanted in SMALL:
             return self._one(self.machine.mode, func, types, (args[0].real, *args[1:]), kwargs, wanted)
         self.machine.select(func, args, kwargs)
+        if self.machine.computes_as_torch:
+            return self.as_itself(func, args, kwargs)
         args, kwargs = mapped(_replacing(self.machine.narrowed, tuple(SMALL)), (args, kwargs))
         return compute_complex(self.machine, func, args, kwargs)
 
     def _one(self, mode: EmulationMode, func: Any, types: Any, args: Any, kwargs: dict[str, Any], wanted: Any) -> Any:
         self.machine.select(func, args, kwargs)
+        if self.machine.computes_as_torch:
+            return self.as_itself(func, args, kwargs)
         kinds = _kinds((*args, *kwargs.values()))
         targets = list(tensors_in(written_by(func, args, kwargs)))
         if wanted is None:

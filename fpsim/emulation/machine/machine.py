@@ -168,6 +168,18 @@ class FormatMachine(Writing):
         """Within a backward pass: results are what the forward pass makes of them. Here that is always so."""
         yield
 
+    def begin_step(self, optimizer: Any) -> None:
+        """An optimizer is about to step."""
+        self.optimizer = optimizer
+
+    @property
+    def computes_as_torch(self) -> bool:
+        """Whether each dtype means itself where the running operation belongs."""
+        return False
+
+    def made_as_torch(self, result: torch.Tensor) -> None:
+        """Remember where a result of such an operation was made."""
+
     def narrowed(self, tensor: torch.Tensor) -> torch.Tensor:
         return self._narrow(tensor.to(_FLOAT64, copy=True))
 

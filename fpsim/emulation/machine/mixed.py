@@ -363,6 +363,31 @@ class MixedMachine(FormatMachine):
             fmt = module.formats.weight
             yield tensor, fmt, module.roundings.weight, self.role_tag(fmt, "weight", module)
 
+    def begin_step(self, optimizer: Any) -> None:
+        """State from before this context was entered has the settings of its parameter's module."""
+        super().begin_step(optimizer)
+        for parameter, state in optimizer.state.items():
+            tag = self._tag_of(parameter) if isinstance(parameter, torch.Tensor) else None
+            if tag is None:
+                continue
+            for item in tensors_in([state]):
+                if item.dim() and item.dtype in (_FLOAT32, COMPLEX64) and self._tag_of(item) is None:
+                    marks.claim(item, self.role_tag(None, "optimizer", tag.module))
+
+    @property
+    def computes_as_torch(self) -> bool:
+        return self._selected.module.is_native
+
+    def made_as_torch(self, result: torch.Tensor) -> None:
+        if result.dtype in (_FLOAT32, COMPLEX64) and marks.tag_on(result) is None:
+            marks.claim(result, self.role_tag(None, self._selected.role, self._selected.module))
+
+    def select_here(self) -> None:
+        """As `select`, for what there is no rule for."""
+        backward = not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
+        settings = self._backward_settings() if backward else self.settings_at(self.path)
+        self._switch_to((_backward_selection if backward else _forward_selection)(settings))
+
     def policy_of_small(self) -> tuple[Accumulator, Rounding]:
         selection = self._selected
         return getattr(selection.module.accumulators, selection.by), selection.rounding

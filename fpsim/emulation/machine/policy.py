@@ -9,9 +9,9 @@ from itertools import product
 from typing import Any
 
 from fpsim.accumulation import Accumulator, get_accumulator
-from fpsim.accumulation.kinds import NATIVE
+from fpsim.accumulation.kinds import NATIVE as LIBRARY
 from fpsim.emulation.machine.mapping import RoleMapping, parse_mapping
-from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, ROUNDINGS, ModuleSettings
+from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, NATIVE, ROUNDINGS, ModuleSettings
 from fpsim.numbers.computing import float32_serves, is_float32
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.names import get_system
@@ -44,7 +44,7 @@ class Policy:
         """Whether this machine is torch itself: fp32 in the library's own order, rounded as the library rounds."""
         return (
             self.fmt == get_format("fp32")
-            and self.accumulator.kind is NATIVE
+            and self.accumulator.kind is LIBRARY
             and self.rounding is Rounding.NEAREST_EVEN
             and self.granularity == "kernel"
         )
@@ -155,7 +155,10 @@ class MixedPolicy(Policy):
         by_path = [each.resolve(modules) for each in (self.mapping, self.accumulators, self.roundings)]
         made = {_place_of_parts(module): module for module in (earlier or {}).values()}
         settings = {}
-        for path in by_path[0]:
+        for path, formats in by_path[0].items():
+            roles = [getattr(formats, role) == NATIVE for role in FORMATS.needed]
+            if any(roles) and (not all(roles) or formats.product is not None):
+                raise ValueError(f'fmt: "native" is of all roles of a module, and {path or "the model"!r} has others')
             module = ModuleSettings(*(each[path] for each in by_path))
             settings[path] = made.setdefault(_place_of_parts(module), module)
         errors = [_factor_error(module) for module in settings.values()]

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from fpsim.accumulation import Accumulator, get_accumulator
+from fpsim.numbers.formats import FP32
 from fpsim.numbers.names import get_system
 from fpsim.numbers.rounding import Rounding, get_rounding
 from fpsim.numbers.system import NumberSystem
 
 T = TypeVar("T")
+
+
+#: The format of all roles of a module in which each dtype means itself: there float32 tensors are torch's own.
+NATIVE = FP32.replace(name="native")
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class ModuleSettings:
     accumulators: ModuleAccumulators
     roundings: ModuleRoundings
 
+    @cached_property
+    def is_native(self) -> bool:
+        """Whether each dtype means itself in the module."""
+        return self.formats.activation == NATIVE
+
 
 @dataclass(frozen=True)
 class Setting(Generic[T]):
@@ -90,9 +101,7 @@ class Setting(Generic[T]):
 
 
 def _read_format(value: Any) -> NumberSystem:
-    if isinstance(value, str) and value.strip().lower() == "native":
-        raise ValueError('"native" stands alone: there each dtype means itself')
-    return get_system(value)
+    return NATIVE if isinstance(value, str) and value.strip().lower() == NATIVE.name else get_system(value)
 
 
 FORMATS = Setting("fmt", "format", ModuleFormats, _read_format)
