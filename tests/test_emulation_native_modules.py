@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import fpsim
+from fpsim.emulation import OutsideContext
 from fpsim.emulation.dispatch import switches
 
 FORMATS = {"*": "native", "encoder.*": "fp16"}
@@ -127,3 +128,74 @@ def test_native_is_of_whole_modules():
         with pytest.raises(ValueError, match="all roles"):
             fpsim.run(nn.Sequential(nn.Linear(2, 2)), formats)
     assert "encoder" in repr(fpsim.run(Network(), FORMATS)) and "native" in repr(fpsim.run(Network(), FORMATS))
+
+
+# A simulation as a module of a plain network
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": "fp16"}, {"granularity": "primitive"}], ids=str)
+def test_a_simulation_inside_a_plain_network_is_emulated_in_both_passes(plain, options):
+    x, g = inputs(), torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    net = Network()
+    net.encoder["body"] = fpsim.run(net.encoder["body"], "fp16", **options)
+    output = net(x)
+    output.backward(g)
+    expected, gradients = in_pieces(x, g, **options)
+    assert torch.equal(output, expected)
+    for name, parameter in net.named_parameters():
+        assert torch.equal(parameter.grad, gradients[name]), name
+
+
+class Around(nn.Module):
+    def __init__(self, sim):
+        super().__init__()
+        self.sim = sim
+
+    def forward(self, x):
+        first = self.sim({"x": x, "scale": 2})
+        return self.sim({"x": first["y"], "scale": 1})["y"] + first["label"]
+
+
+class Inner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, given):
+        return {"y": self.layer(given["x"]) * given["scale"], "label": 0.5, "count": torch.tensor(3)}
+
+
+def test_calls_of_one_simulation_add_up_and_structures_pass():
+    x, inner = torch.ones(2, 4) / 3, Inner()
+    net = Around(fpsim.run(inner, "fp16"))
+    output = net(x)  # nothing that enters asks for a gradient
+    for _ in range(2):
+        output.sum().backward(retain_graph=True)
+    twin = fpsim.run(inner, "fp16")
+    with twin:
+        first = twin({"x": x, "scale": 2})["y"]
+        middle = first.detach().requires_grad_()
+        wanted = twin({"x": middle, "scale": 1})["y"]
+        for _ in range(2):
+            middle.grad = None
+            wanted.backward(torch.ones_like(wanted), retain_graph=True)
+            first.backward(middle.grad, retain_graph=True)
+    assert torch.equal(output, wanted.detach() + 0.5)
+    for own, other in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(own.grad, other.grad)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        gradient.sum().backward()
+
+
+def test_alone_it_still_has_its_context():
+    sim = fpsim.run(Inner(), "fp16")
+    with pytest.raises(OutsideContext):
+        sim({"x": torch.ones(1, 4), "scale": 1})["y"].sum().backward()
+    net = Around(sim)
+    with pytest.raises(OutsideContext):
+        torch.optim.SGD(net.parameters(), lr=0.1).step()
+    with torch.no_grad():
+        assert torch.equal(net(torch.ones(1, 4)), net(torch.ones(1, 4)))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fpsim.backend.subnormals import refuse_flush_to_zero
+from fpsim.emulation.dispatch.border import call_inside, inside_another_module
 from fpsim.emulation.dispatch.context import Emulation, current
 from fpsim.emulation.dispatch.entering import computes, entering, resumed
 from fpsim.emulation.dispatch.hooks import Guard, guard_modules, guard_outputs, guard_parameter, install_optimizer_hooks
@@ -30,6 +31,8 @@ class Simulation(nn.Module):
     Calling it, or a method of the model that is reached through it (`sim.generate(...)`), evaluates the model emulated.
     `with sim:` emulates everything in the block: forward pass, backward pass, optimizer. Its parameters, buffers, submodules
     and the keys of its `state_dict` are the model's.
+
+    As a module of a plain network it computes both of its passes emulated, while the network around it is torch's own.
 
     Raises OutsideContext where a module of the model is called by itself outside the context.
     """
@@ -103,6 +106,16 @@ class Simulation(nn.Module):
         self._emulation.__exit__(kind, value, traceback)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._is_part():
+            return call_inside(self._call, self._emulation, args, kwargs)
+        return self._call(*args, **kwargs)
+
+    def _is_part(self) -> bool:
+        """Whether a plain network, which nothing emulates, is calling this as one of its modules."""
+        plain = current() is None and torch.is_grad_enabled() and not self.policy.is_identity
+        return plain and inside_another_module(self)
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
         with self:  # what is hooked to the simulation runs inside as well
             return super().__call__(*args, **kwargs)
 
@@ -206,6 +219,7 @@ class Simulation(nn.Module):
 
 
 run_as_written(Simulation.__call__)
+run_as_written(Simulation._call)
 run_as_written(Simulation.forward)
 
 
