@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.orders import given
 from fpsim.accumulation.program import ADD, CHAIN, FUSED, ZERO
+from fpsim.accumulation.reveal_format import format_of_additions
 from fpsim.accumulation.trees import Tree
 
 # (largest count, unit, mask): mask + count * unit is mask, rounded to nearest or toward zero, to any format that holds
@@ -38,7 +41,8 @@ def reveal(
     unit: float | None = None,
     mask: float | None = None,
     largest_count: int | None = None,
-) -> Tree:
+    accumulator: bool = False,
+) -> Any:
     """The summation tree of ``function``, which maps a 1-D array of n leaves to their sum; in canonical form.
 
     function       called with arrays of ``dtype`` (float16, float32 or float64), about n log2(n) times for most trees
@@ -48,6 +52,8 @@ def reveal(
                    round to mask in every format that the function adds in
     largest_count  how many units the function counts exactly, output included: 2048 for fp16 (the default for float16),
                    256 for bf16, 16 for e4m3
+    accumulator    True for an Accumulator instead: the tree with the format that the function adds in, which may be wider
+                   than what it returns; `fpsim.sum(x, fmt, accumulate=...)` then repeats it
 
     `matmul_function` makes such a function of a matrix product. Raises ValueError when an answer counts no units or
     when the answers fit no tree: then the function is not a sum in a fixed order, or unit and mask do not suit it.
@@ -67,6 +73,8 @@ def reveal(
     probe = _Probe(function, int(n), np.dtype(dtype), float(small), float(large), int(most))
     tree = Tree(probe.subtrees(np.arange(n), None)[0]).canonical()
     probe.confirm(tree)
+    if accumulator:
+        return Accumulator(format=format_of_additions(function, tree, np.dtype(dtype)), order=given(tree))
     return tree
 
 
