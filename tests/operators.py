@@ -31,7 +31,7 @@ QUICK = frozenset(
     )
 )
 
-COMPLEX, SPARSE = "complex numbers", "a sparse tensor"
+COMPLEX = "complex numbers"
 
 #: Operations that raise on some sample, and why.
 UNSUPPORTED = {
@@ -43,7 +43,6 @@ UNSUPPORTED = {
         ),
         COMPLEX,
     ),
-    "to_sparse": SPARSE,
 }
 
 #: Results that nobody wrote, in whole or in part.

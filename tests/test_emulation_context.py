@@ -176,7 +176,7 @@ def test_every_other_operation_raises():
     x = torch.eye(3)
     calls = [
         torch.linalg.eig,
-        torch.Tensor.to_sparse,
+        lambda x: torch.sparse.sum(x.to_sparse(), 1),
         lambda x: torch.complex(x, x).var(),
     ]
     with fpsim.emulate("fp16"):

@@ -22,6 +22,7 @@ MEANINGS = {
     "complex": "real functions in float64, each part rounded once",
     "matmul": "products accumulated as `accumulate` says",
     "scaled": "float8 products accumulated as `accumulate` says, times scales, rounded once",
+    "sparse": "stored values as they are; products accumulated as `accumulate` says, by ascending column",
     "convolution": "products accumulated as `accumulate` says",
     "reduction": "sums accumulated as `accumulate` says; norms, variances and products in float64, rounded once",
     "scatter": "what meets in one place is accumulated in the order of the source",
@@ -46,6 +47,7 @@ _ARRIVES_AS = {
     "_fft_c2c": "fft_fft2 fft_fftn fft_ifft2 fft_ifftn",
     "_fft_c2r": "fft_hfft fft_hfft2 fft_hfftn fft_irfft fft_irfft2 fft_irfftn istft",
     "linalg_eig": "linalg_eigvals",
+    "_sparse_coo_tensor_with_dims_and_tensors": "sparse_coo_tensor",
     "view_as_real": "imag",
     "_pin_memory": "pin_memory",
     "slow_conv3d_forward": "slow_conv3d",
@@ -59,10 +61,10 @@ _FOREIGN = ("sparse", "fbgemm", "quantized", "_qparams", "mkldnn", "nested_", "c
 
 def _has_rules(packet: str) -> bool:
     """Whether what a composite operation arrives as has rules."""
-    if any(word in packet for word in _FOREIGN) or packet in ("smm", "sspaddmm", "to_dense_backward", "chalf"):
-        return False
     arrival = _ARRIVALS.get(packet)
-    return arrival is None or any(op in TABLE for op in _overloads(arrival))
+    if arrival is not None:
+        return any(op in TABLE for op in _overloads(arrival))
+    return packet not in ("smm", "sspaddmm", "to_dense_backward", "chalf") and not any(word in packet for word in _FOREIGN)
 
 
 def _packets() -> list[str]:

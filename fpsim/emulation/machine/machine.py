@@ -140,7 +140,7 @@ class FormatMachine(Writing):
             raise MetaTensor
         if tensor.device.type != "cpu":
             raise UnsupportedTensor(self.message(f"a tensor on {tensor.device}; emulation runs on the CPU"))
-        if tensor.layout is not torch.strided:
+        if tensor.layout is not torch.strided and computes:
             raise UnsupportedTensor(self.message(f"a tensor of layout {tensor.layout}; emulation takes dense tensors"))
         if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE or (not computes and dtype in SMALL):
             return

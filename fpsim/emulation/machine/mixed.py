@@ -386,7 +386,7 @@ class MixedMachine(FormatMachine):
         """As `select`, for what there is no rule for."""
         backward = not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
         settings = self._backward_settings() if backward else self.settings_at(self.path)
-        self._switch_to((_backward_selection if backward else _forward_selection)(settings))
+        self._switch_to((backward_selection if backward else forward_selection)(settings))
 
     def policy_of_small(self) -> tuple[Accumulator, Rounding]:
         selection = self._selected

@@ -14,6 +14,7 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import product, products
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import RULES, Rule, register_functional
+from fpsim.emulation.rules.sparse import sparse_product
 from fpsim.emulation.schemas import name_of
 from fpsim.sums.task import Sum
 
@@ -129,6 +130,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
 
     def rule(machine: Machine, *tensors: Tensor, **factors: float) -> Tensor:
         """`tensors` end with the two that are multiplied; `factors` are alpha and beta."""
+        if tensors[-1].layout is not torch.strided or tensors[-2].layout is not torch.strided:
+            return sparse_product(machine, name_of(op), *tensors, **factors)
         if not _emulated(machine, *tensors):
             return op(*tensors, **factors)
         if multiplies_natively(machine):

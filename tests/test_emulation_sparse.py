@@ -1,0 +1,110 @@
+"""Products of sparse matrices: the stored entries of a row, by ascending column, in NumPy's float16 and as exact rationals."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+import fpsim
+from fpsim.numbers.rounding import Rounding
+from tests.oracles import round_exact
+
+HALF = np.float16
+PLACES = np.array([[0, 2, 2, 0, 4, 2, 4], [3, 5, 1, 3, 0, 4, 5]])  # (0, 3) twice, rows 1 and 3 empty, columns unordered
+SHAPE = (5, 6)
+LAYOUTS = {"coo": lambda x: x, "coalesced": lambda x: x.coalesce(), "csr": lambda x: x.to_sparse_csr()}
+FORMATS = ["fp16", {"*": "fp16"}]
+
+
+def halves(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(HALF)
+
+
+def tensor_of(x):
+    return torch.from_numpy(np.asarray(x, np.float32))
+
+
+def merged(values, places=PLACES):
+    """Entries by row and column; those of one place are added in their order, from 0."""
+    found = {}
+    for row, column, value in zip(*places, values, strict=True):
+        found[row, column] = found.get((row, column), HALF(0)) + value
+    return found
+
+
+def chain(entries, dense, rows=SHAPE[0]):
+    total = np.zeros((rows, dense.shape[1]), HALF)
+    for (row, column), value in sorted(entries.items()):
+        total[row] = total[row] + value * dense[column]
+    return total
+
+
+def sparse(values, layout="coo"):
+    return LAYOUTS[layout](torch.sparse_coo_tensor(torch.from_numpy(PLACES), values, SHAPE))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_products_add_the_stored_entries_of_a_row_forward_and_backward(layout, fmt):
+    values, dense, g = halves(7), halves(6, 3, seed=1), halves(5, 3, seed=2)
+    v, d = tensor_of(values).requires_grad_(), tensor_of(dense).requires_grad_()
+    with fpsim.emulate(fmt, "fp16"):
+        matrix = sparse(v, layout)
+        product = matrix @ d
+        product.backward(tensor_of(g))
+        others = {"mv": matrix @ d[:, 0], "linear": torch.nn.functional.linear(d.mT, matrix)}
+        if layout != "csr":
+            others["sparse.mm"] = torch.sparse.mm(matrix, d)
+    entries = merged(values)
+    wanted = chain(entries, dense)
+    assert np.array_equal(product.detach().numpy(), wanted.astype(np.float32))
+    for name, other in others.items():
+        expected = {"mv": wanted[:, 0], "linear": wanted.T}.get(name, wanted)
+        assert np.array_equal(other.detach().numpy(), expected.astype(np.float32)), name
+    turned = {(column, row): value for (row, column), value in entries.items()}
+    assert np.array_equal(d.grad.numpy(), chain(turned, g, 6).astype(np.float32))
+    slopes = [sum((a * b for a, b in zip(g[row], dense[column], strict=True)), start=HALF(0)) for row, column in PLACES.T]
+    assert np.array_equal(v.grad.numpy(), np.array(slopes, np.float32))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_exact_sums_are_rounded_once(layout):
+    values, dense = halves(7), halves(6, 2, seed=1)
+    with fpsim.emulate("fp16", "exact"):
+        found = sparse(tensor_of(values), layout) @ tensor_of(dense)
+    for row in range(5):
+        for column in range(2):
+            terms = [Fraction(float(value)) * Fraction(float(dense[k, column]))
+                     for (i, k), value in merged(values).items() if i == row]  # fmt: skip
+            wanted = round_exact(sum(terms, Fraction(0)), fpsim.get_format("fp16"), Rounding.NEAREST_EVEN)
+            assert float(found[row, column]) == float(wanted)
+
+
+def test_addends_and_conversions():
+    values, dense, c = halves(7), halves(6, 3, seed=1), halves(5, 3, seed=3)
+    with fpsim.emulate("fp16", "fp16"):
+        matrix = sparse(tensor_of(values))
+        added = torch.sparse.addmm(tensor_of(c), matrix, tensor_of(dense))
+        scaled = torch.sparse.addmm(tensor_of(c), matrix, tensor_of(dense), beta=0.5, alpha=2)
+        back = matrix.to_dense()
+        there = (tensor_of(dense) * 1.001).to_sparse().to_dense(), tensor_of(dense).to_sparse_csr().to_dense()
+    wanted = chain(merged(values), dense)
+    assert np.array_equal(added.numpy(), (wanted + c).astype(np.float32))
+    assert np.array_equal(scaled.numpy(), (wanted * HALF(2) + c * HALF(0.5)).astype(np.float32))
+    for place in np.ndindex(SHAPE):
+        assert float(back[place]) == float(merged(values).get(place, 0))
+    assert torch.equal(there[0], tensor_of((dense.astype(np.float32) * np.float32(1.001)).astype(HALF)))
+    assert torch.equal(there[1], tensor_of(dense))
+
+
+def test_what_has_no_rule_or_does_not_fit_raises():
+    matrix, dense = sparse(tensor_of(halves(7))), tensor_of(halves(6, 3, seed=1))
+    with fpsim.emulate("fp16"):
+        for call in (lambda: matrix @ matrix.t(), lambda: matrix * 2, lambda: torch.sparse.sum(matrix, 1)):
+            with pytest.raises(fpsim.UnsupportedOp):
+                call()
+        with pytest.raises(RuntimeError, match="cannot be multiplied"):
+            matrix @ dense[:3]
