@@ -108,3 +108,19 @@ def test_what_has_no_rule_or_does_not_fit_raises():
                 call()
         with pytest.raises(RuntimeError, match="cannot be multiplied"):
             matrix @ dense[:3]
+
+
+class Propagation(torch.nn.Module):
+    def forward(self, x):
+        return sparse(tensor_of(halves(7))) @ x
+
+
+class Spectrum(torch.nn.Module):
+    def forward(self, x):
+        return torch.fft.fft(x).abs()
+
+
+@pytest.mark.parametrize("model", [Propagation, Spectrum])
+def test_certificates_name_what_they_have_none_for(model):
+    with pytest.raises(fpsim.UnsupportedOp, match="complex numbers and sparse"):
+        fpsim.certify(model().eval(), tensor_of(halves(6, 3)), fmt="fp16")
