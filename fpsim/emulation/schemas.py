@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill"))
 
 
+@lru_cache(maxsize=4096)
 def name_of(op: torch._ops.OpOverload) -> str:
     """The name of an operation without its namespace, and without the mark of its in-place form."""
     name = op._schema.name.rpartition("::")[2]

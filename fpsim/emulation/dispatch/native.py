@@ -6,6 +6,7 @@ dtype are torch's own.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,6 +45,11 @@ _IN_ITS_OWN_DTYPE = frozenset(("ldexp",))
 _STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
 
 
+@lru_cache(maxsize=4096)
+def _is_uninitialized(op: torch._ops.OpOverload) -> bool:
+    return op._schema.name.startswith(_UNINITIALIZED)
+
+
 class NativeMode(EmulationMode):
     """One thread's mode under fmt="native"."""
 
@@ -58,17 +64,17 @@ class NativeMode(EmulationMode):
         """The operation's result, whatever the dtypes of its tensors."""
         if types and FakeTensor in types:
             self._refuse_subclasses(func, types)
-        rule_exists = func in RULES
-        if rule_exists and TABLE[func].family == "view" and not isinstance(args[0], (torch.Tensor, complex)):
+        family = TABLE[func].family if func in RULES else None
+        if family == "view" and not isinstance(args[0], (torch.Tensor, complex)):
             raise BeingTraced(func)
         tensors = list(tensors_in((*args, *kwargs.values())))
         kinds = {tensor.dtype for tensor in tensors}
-        wanted = self._wanted(func, args, kwargs) if rule_exists else kwargs.get("dtype")
+        wanted = self._wanted(func, args, kwargs) if family is not None else kwargs.get("dtype")
         if kinds.isdisjoint(SMALL) and wanted not in SMALL:
             if not self._half_by_default(func, tensors, wanted):
                 return self._plain(func, args, kwargs, kinds)
             wanted = torch.get_default_dtype()
-        if not rule_exists:
+        if family is None:
             return self._without_rule(func, args, kwargs)
         self._check_types(func, types)
         for tensor in tensors:
@@ -78,14 +84,14 @@ class NativeMode(EmulationMode):
                 self.machine.op = func
                 self.machine.check(tensor)
         self.machine.op = func
-        if TABLE[func].family == "complex" or (func is not _aten._to_copy.default and any(kind.is_complex for kind in kinds)):
+        if family == "complex" or (func is not _aten._to_copy.default and any(kind.is_complex for kind in kinds)):
             raise self.machine.refuse("complex numbers beside a dtype below float32: cast that to float32 first")
-        if TABLE[func].family == "collective":
+        if family == "collective":
             return RULES[func](self.machine, *args, **kwargs)  # it sees the dtypes that are sent
-        if TABLE[func].family == "scaled":
+        if family == "scaled":
             with _without_dispatch():
                 return RULES[func](self.machine, *args, **kwargs)
-        if TABLE[func].family == "view" or func._schema.name.startswith(_UNINITIALIZED):
+        if family == "view" or _is_uninitialized(func):
             return self._plain(func, args, kwargs, kinds)
         try:
             with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
