@@ -82,6 +82,8 @@ def run(
     """
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")
+    import torch._dynamo  # noqa: F401 - optimizers import it, and what it registers for the end is none of the script's
+
     from fpsim.emulation.dispatch.context import Emulation
     from fpsim.emulation.dispatch.hooks import install_optimizer_hooks
     from fpsim.emulation.machine.policy import make_policy
