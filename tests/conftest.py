@@ -3,10 +3,13 @@
 import gc
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def pytest_collection_finish() -> None:
-    """Tests that ask whether something is collected need not look through all that importing has made, each time."""
+@pytest.fixture(autouse=True, scope="module")
+def collections_look_at_what_is_new() -> None:
+    """Many tests ask whether something is collected: none of them looks again through all that imports have made."""
     gc.collect()
     gc.freeze()

@@ -115,14 +115,11 @@ def test_nothing_is_left_behind(make, fmt):
     counts = []
     gc.collect()
     gc.freeze()  # of what was there before nothing is counted
-    try:
-        run = make(fmt)
-        for times in (60, 150):
-            for _ in range(times):
-                run()
-            counts.append(living())
-    finally:
-        gc.unfreeze()
+    run = make(fmt)
+    for times in (60, 150):
+        for _ in range(times):
+            run()
+        counts.append(living())
     assert counts[1] - counts[0] < 150, counts  # less than one object a time
 
 

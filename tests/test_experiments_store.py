@@ -95,10 +95,14 @@ def survive(path, kills, seed):
     chance = random.Random(seed)
     finished = []
     for _ in range(kills):
+        read, write = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(write, b"begun")
             work(path, slow_square)
             os._exit(0)
+        os.read(read, 5)  # on a busy machine that takes longer than what follows
+        os.close(read), os.close(write)
         time.sleep(chance.uniform(0, 0.01))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
