@@ -23,14 +23,14 @@ Done = Callable[[int, float], None]  # the number of an arithmetic, and the loss
 
 
 def train_all(
-    arms: Sequence[tuple[str, str]], data: Digits, epochs: int, seed: int, jobs: int, done: Done
+    arms: Sequence[tuple[str, str]], epochs: int, seed: int, jobs: int, done: Done
 ) -> tuple[list[Outcome], bool]:
     """What became of each (format, accumulator) that took a step, in their order, and whether Ctrl-C ended it.
 
     With one job all are trained here. Raises RuntimeError where another process fails, with what it said.
     """
     if jobs == 1:
-        return _in_turn(arms, data, epochs, seed, done)
+        return _in_turn(arms, epochs, seed, done)
     pending: Queue[tuple[int, tuple[str, str]]] = Queue()
     for numbered in enumerate(arms):
         pending.put(numbered)
@@ -48,10 +48,8 @@ def train_all(
     return [outcomes[number] for number in sorted(outcomes)], interrupted
 
 
-def _in_turn(
-    arms: Sequence[tuple[str, str]], data: Digits, epochs: int, seed: int, done: Done
-) -> tuple[list[Outcome], bool]:
-    outcomes: list[Outcome] = []
+def _in_turn(arms: Sequence[tuple[str, str]], epochs: int, seed: int, done: Done) -> tuple[list[Outcome], bool]:
+    data, outcomes = Digits.load(), list[Outcome]()
     for number, arm in enumerate(arms):
         outcomes.append(Outcome())
         try:

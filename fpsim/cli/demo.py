@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fpsim.cli.digits import Digits, Outcome
+    from fpsim.cli.digits import Outcome
     from fpsim.report.comparison import Comparison
     from fpsim.report.records import Measurement
 
@@ -74,17 +74,15 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str, jobs: i
     """
     _check_output(output)
     _check_arithmetics(formats)
-    from fpsim.cli.digits import Digits
+    from fpsim.cli.digits import TEST_IMAGES, TRAINING_IMAGES
 
     console = make_console()
-    digits = Digits.load()
     console.print(
-        f"Training on {len(digits.labels)} handwritten digits, {epochs} epochs, seed {seed}; "
-        f"testing on {len(digits.test_labels)}.",
+        f"Training on {TRAINING_IMAGES} handwritten digits, {epochs} epochs, seed {seed}; testing on {TEST_IMAGES}."
     )
-    outcomes, interrupted = _train_all(console, digits, formats, epochs, seed, min(jobs, len(formats)))
+    outcomes, interrupted = _train_all(console, formats, epochs, seed, min(jobs, len(formats)))
     console.print()
-    console.print(_table(outcomes, len(digits.test_labels)))
+    console.print(_table(outcomes, TEST_IMAGES))
     console.print(
         "\ncorrect: test images; loss: mean of the last 20 steps; overflows, underflows to zero and results that are "
         "not finite: counts over the whole run; updates lost: changes of a parameter that rounding undid.",
@@ -92,7 +90,7 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str, jobs: i
     if any(outcome.losses for outcome in outcomes.values()):
         _draw(outcomes, output)
         page = os.path.splitext(output)[0] + ".html"
-        _comparison(outcomes, len(digits.test_labels)).to_html(page)
+        _comparison(outcomes, TEST_IMAGES).to_html(page)
         console.print(f"\nLoss curves: {plain(output)}\nReport: {plain(page)}", soft_wrap=True)
     if interrupted:
         raise SystemExit(130)
@@ -121,18 +119,19 @@ def _check_arithmetics(formats: list[Arithmetic]) -> None:
 
 
 def _train_all(
-    console: Console, digits: Digits, formats: list[Arithmetic], epochs: int, seed: int, jobs: int
+    console: Console, formats: list[Arithmetic], epochs: int, seed: int, jobs: int
 ) -> tuple[dict[Arithmetic, Outcome], bool]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fpsim.cli.arms import train_all
+    from fpsim.cli.digits import STEPS
 
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        total = epochs * digits.steps
+        total = epochs * STEPS
         tasks = [  # which are seen from their first steps on
             progress.add_task(str(item), start=False, total=total, visible=False, loss=float("nan")) for item in formats
         ]
@@ -142,7 +141,7 @@ def _train_all(
             progress.update(tasks[number], advance=1, loss=loss, visible=True)
 
         arms = [(item.fmt, item.accumulate) for item in formats]
-        outcomes, interrupted = train_all(arms, digits, epochs, seed, jobs, done)
+        outcomes, interrupted = train_all(arms, epochs, seed, jobs, done)
     return dict(zip(formats, outcomes, strict=False)), interrupted
 
 

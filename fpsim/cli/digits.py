@@ -14,8 +14,9 @@ from torch.nn import functional as F
 import fpsim
 from fpsim.emulation.observers import OBSERVERS
 
-TEST_IMAGES = 450
+TRAINING_IMAGES, TEST_IMAGES = 1347, 450
 BATCH = 32
+STEPS = -(-TRAINING_IMAGES // BATCH)  # of the optimizer, in an epoch
 
 
 class DigitsNet(nn.Module):
@@ -54,11 +55,6 @@ class Digits:
         images = torch.tensor(data.images, dtype=torch.float32)[order].unsqueeze(1) / 16
         labels = torch.tensor(data.target)[order]
         return cls(images[TEST_IMAGES:], labels[TEST_IMAGES:], images[:TEST_IMAGES], labels[:TEST_IMAGES])
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps in one epoch."""
-        return -(-len(self.labels) // BATCH)
 
 
 @dataclass
