@@ -15,9 +15,10 @@ PICTURES = "reproductions"
 INTRODUCTION = """\
 # The papers' claims, tested
 
-Written by `python -m experiments report` from the results beside each claim (`results.jsonl`, a line a run, none left out);
-a test compares them. What would refute a claim is in the README of its folder, written before its runs; what was changed later,
-and when, is said there. *Confirmed*, *refuted* and *inconclusive* hold of the conditions that are named, no more.
+Written by `python -m experiments report` from the results beside each claim (`results.jsonl`, a line a run, none left
+out); a test compares them. What would refute a claim is in the README of its folder, written before its runs; what was changed
+later, and when, is said there, with the runs of forms that were given up. *Confirmed*, *refuted* and *inconclusive* hold of
+the conditions that are named, no more.
 """
 
 
