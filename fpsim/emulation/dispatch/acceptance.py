@@ -29,10 +29,13 @@ class Acceptance:
 
         Torch raises where a number is converted, not where it is computed with.
         """
-        limit = torch.finfo(dtype).max
         values = [args[index] if index < len(args) else kwargs.get(name) for index, name in places(func)]
         if name_of(func) in OF_THE_FIRST or fills_a_mask(func, args):  # where torch reads a number out of a tensor
             values = [value.item() if isinstance(value, torch.Tensor) and not value.dim() else value for value in values]
+        values = [value for value in values if value is not None and not isinstance(value, torch.Tensor)]
+        if not values:
+            return args, kwargs
+        limit = torch.finfo(dtype).max
         numbers = tuple(value for value in _flat(values) if type(value) in (float, int) and limit < abs(value) < math.inf)
         if numbers:
             self._ask(func, args, kwargs, (dtype, numbers))

@@ -25,6 +25,7 @@ from fpsim.emulation.schemas import OF_THE_FIRST, each_element, mapped, name_of,
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 _FLOATING = frozenset((*SMALL, _FLOAT32, _FLOAT64))
+_COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _UNINITIALIZED = ("aten::empty", "aten::new_empty")
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -84,7 +85,7 @@ class NativeMode(EmulationMode):
                 self.machine.op = func
                 self.machine.check(tensor)
         self.machine.op = func
-        if family == "complex" or (func is not _aten._to_copy.default and any(kind.is_complex for kind in kinds)):
+        if family == "complex" or (func is not _aten._to_copy.default and not kinds.isdisjoint(_COMPLEX)):
             raise self.machine.refuse("complex numbers beside a dtype below float32: cast that to float32 first")
         if family == "collective":
             return RULES[func](self.machine, *args, **kwargs)  # it sees the dtypes that are sent

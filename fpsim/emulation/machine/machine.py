@@ -98,7 +98,7 @@ class FormatMachine(Writing):
         row = self.row()
         overflows = row[counting.OVERFLOWS]
         source = tensor.detach() if tensor.requires_grad else tensor
-        fresh = self._round(source.clone())
+        fresh = self._round(source.clone(), row)
         if self.stands_for_largest and row[counting.OVERFLOWS] != overflows:
             told = source.abs() == LARGEST
             row[counting.OVERFLOWS] -= int(told.sum())

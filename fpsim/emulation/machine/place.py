@@ -74,7 +74,7 @@ class Place:
             return self.path, "forward"  # a recomputed one too, and a closure's
         if torch._C._current_graph_task_id() != -1:
             return self.place(), "backward"
-        is_update = self.updates_parameters and not torch.is_grad_enabled()
+        is_update = not torch.is_grad_enabled() and self.updates_parameters
         return self.path, "optimizer" if is_update else "forward"
 
     @property

@@ -88,12 +88,13 @@ class Writing(Constants):
     def count_before(self, flat: np.ndarray, row: np.ndarray) -> None:
         self.arithmetic.finishing.count(flat, row)
 
-    def _round(self, result: torch.Tensor) -> torch.Tensor:
-        arithmetic = self.arithmetic
-        if arithmetic.stochastic or not (result.is_contiguous() and arithmetic.finishing.round_few(result, self.row())):
+    def _round(self, result: torch.Tensor, row: np.ndarray | None = None) -> torch.Tensor:
+        """The result rounded in place and marked; `row` are the counters, left out those of the operation that runs."""
+        arithmetic, row = self.arithmetic, self.row() if row is None else row
+        if arithmetic.stochastic or not (result.is_contiguous() and arithmetic.finishing.round_few(result, row)):
             array = _array(result)
             flat = self._flat(result, array)
-            self.arithmetic.finishing.round(flat, flat, self.row(), self.draws())
+            arithmetic.finishing.round(flat, flat, row, self.draws())
             if not np.may_share_memory(flat, array):
                 array[...] = flat.reshape(array.shape)
         return self._mark(result)
