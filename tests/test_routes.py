@@ -138,7 +138,8 @@ def test_counts_of_pairs_are_the_sums_of_each(name, mode):
         result = count_products(task, a, b, together)
         one_by_one = np.stack([count_product(task, left, right, Draws(), apart) for left, right in pairs])
         if result is None:
-            assert together == Counters() and (special == "overflow" or task.accumulator.kind is not TREE)
+            declines = mode is Rounding.STOCHASTIC or task.accumulator.kind is not TREE
+            assert together == Counters() and (special == "overflow" or declines)
         else:
             assert same(result, one_by_one).all() and together == apart, (shape, special)
 
