@@ -9,7 +9,6 @@ from torch import nn
 
 import fpsim
 from fpsim.emulation.advising.rewriting import CannotTry, finite_mask, scale_before_product
-from fpsim.emulation.advising.taking import half_spacing
 from fpsim.report.advice import Advice
 from fpsim.report.records import Place
 from tests.advised_faults import ADVISED
@@ -206,7 +205,7 @@ def test_a_scale_moves_before_its_product_or_says_why_not(method, line, expected
     namespace, q, k = {"torch": torch}, torch.randn(2, 3, 4).double(), torch.randn(2, 4, 5).double()
     exec(source, namespace)
     more = (0.5,) * (method == "named")
-    torch.testing.assert_close(namespace[method](Sources(), q, k, *more), getattr(Sources(), method)(q, k, *more))
+    assert torch.equal(namespace[method](Sources(), q, k, *more), getattr(Sources(), method)(q, k, *more))
 
 
 def test_every_infinity_of_a_mask_becomes_finite():
@@ -260,7 +259,7 @@ def test_the_same_arguments_give_the_same_advice(tmp_path):
     assert repr(first) == repr(again) == repr(Advice.from_json(first.to_json()))
     first.save(tmp_path / "advice.json")
     assert (tmp_path / "advice.json").read_text() == first.to_json()
-    pytest.importorskip("jinja2")
+    pytest.importorskip("jinja2", reason="the page needs Jinja2: the extra `report`")
     first.save(tmp_path / "advice.html")
     assert first.fixes[0].title in (tmp_path / "advice.html").read_text()
 
@@ -275,7 +274,7 @@ def test_sensitivity_is_the_error_of_one_module_alone():
     for row in rows:
         for found, fmt in ((row.narrow, {"*": "fp32", row.module: "e4m3"}), (row.wide, {"*": "e4m3", row.module: "fp32"})):
             error = (fpsim.run(model, fmt)(x).double() - exact).norm() / exact.norm()
-            assert found == pytest.approx(error.item(), rel=1e-3)
+            assert found == pytest.approx(error.item(), rel=1e-14)  # norms of float64, added in another order
     (row,) = fpsim.advise(**fault, fmt="e4m3", sensitivity="2").sensitivity
     assert row == rows[2] and "narrow alone" in str(fpsim.advise(**fault, fmt="e4m3", sensitivity=["2"]))
 
@@ -302,13 +301,6 @@ def test_what_cannot_be_tried_is_listed_with_the_reason():
     assert "given as a mapping" in refused["another format for everything"]
     assert all(f"{title}: {reason}" in str(advice) for title, reason in refused.items())
     assert "fmt={**{'*': 'e4m3', '1': 'bf16'}, 'weight': 'fp32', 'optimizer': 'fp32'}" in advice.fixes[0].code
-
-
-@pytest.mark.parametrize("fmt", ["fp16", "bf16", "e4m3"])
-def test_half_the_spacing_is_that_of_the_format(fmt):
-    values = torch.tensor([0.0, 1.0, 1.5, -3.0, 2.0**-3]).double()
-    expected = torch.from_numpy(fpsim.ulp(values.numpy(), fmt)) / 2
-    assert torch.equal(half_spacing(values, fpsim.get_format(fmt)), expected)
 
 
 def linear(**changes):

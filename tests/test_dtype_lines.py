@@ -79,7 +79,7 @@ def test_every_such_line_of_what_a_forward_pass_calls_is_named_once():
 
 
 def test_the_page_names_them():
-    pytest.importorskip("jinja2")
+    pytest.importorskip("jinja2", reason="the page needs Jinja2: the extra `report`")
     report = report_of(Guarded(), torch.ones(1, 2), {"*": "fp32", "weight": "bf16"})
     text = report._repr_html_()
     assert all(f"test_dtype_lines.py:{number}<" in text for number, _ in marked(Guarded, helper))
@@ -98,7 +98,7 @@ def test_what_has_no_source_is_passed_over():
 
 
 def test_the_guards_of_t5_are_named():
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="this is a model or the Trainer of transformers")
     config = transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     ids = torch.ones(1, 2, dtype=torch.long)
     sim = fpsim.run(transformers.T5EncoderModel(config), "fp16")

@@ -140,7 +140,7 @@ def test_reporting_writes_every_so_many_steps_and_needs_the_block(tmp_path):
 @pytest.fixture(scope="module")
 def language_model():
     """A function that trains two steps of a small model by the Trainer; inputs that overflow where asked."""
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="this is a model or the Trainer of transformers")
     pytest.importorskip("accelerate", reason="the Trainer of transformers needs accelerate")
 
     def train(folder, callbacks, sim_of, scale=1.0):

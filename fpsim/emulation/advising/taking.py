@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from fpsim.arrays.encoding import ulp
 from fpsim.numbers.formats import Format
 from fpsim.report.advised import Deviation
 
@@ -90,7 +91,7 @@ def resolution(exact: Taken, fmt: Format, names: Iterable[str] = ()) -> float:
     chosen = [name for name in exact.end if name in set(names)] or list(exact.end)
     meant = [(exact.end[name] - exact.start[name], exact.end[name]) for name in chosen]
     length = sum(float(change.square().sum()) for change, _ in meant)
-    rounding = sum(float((change.abs() * half_spacing(end, fmt)).sum()) for change, end in meant)
+    rounding = 0.5 * sum(float((change.abs() * ulp(end, fmt)).sum()) for change, end in meant)
     return rounding / length if length else math.inf
 
 
@@ -105,11 +106,5 @@ def _movement(ours: Taken, exact: Taken, fmt: Format, names: set[str]) -> float:
         meant, moved = meant[finite], (ours.end[name] - ours.start[name])[finite]
         along += float((moved * meant).sum())
         length += float(meant.square().sum())
-        rounding += float((meant.abs() * half_spacing(exact.end[name][finite], fmt)).sum())
+        rounding += 0.5 * float((meant.abs() * ulp(exact.end[name][finite], fmt)).sum())
     return max(0.0, abs(1 - along / length) - rounding / length) if length else 0.0
-
-
-def half_spacing(values: torch.Tensor, fmt: Format) -> torch.Tensor:
-    """Half the distance of the format's numbers at each value; at 0 that of the subnormal ones."""
-    exponents = torch.where(values == 0, fmt.emin, torch.frexp(values).exponent - 1)
-    return torch.ldexp(torch.ones_like(values), exponents.clamp(min=fmt.emin) - fmt.precision)
