@@ -16,9 +16,10 @@ from rich.table import Table
 
 from experiments.claim import Claim, get_claim, measure, names
 from experiments.estimate import duration, seconds_left
-from experiments.execution import Executor, make_executor, missing, one_thread
+from experiments.execution import Executor, make_executor, missing
 from experiments.runs import Run
 from experiments.store import Store
+from experiments.threads import one_thread
 
 PAGE = Path(__file__).parents[1] / "docs" / "reproductions.md"
 console = Console(highlight=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 from distributed import WorkerPlugin
 
-from experiments.execution import one_thread
+from experiments.threads import one_thread
 
 
 class OneThread(WorkerPlugin):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from experiments.runs import Record, Run
 from experiments.store import Store
+from experiments.threads import one_thread
 
 Measure = Callable[[Run], Record]
 #: (the store, the runs, what computes one) -> records as they are finished, each of them in the store by then.
@@ -64,13 +64,6 @@ def _begin_worker() -> None:
 def _end_with(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
-
-
-def one_thread() -> None:
-    """Runs are small: two processes are faster than two threads."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # which torch reads when it is imported
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
 
 
 def on_dask(address: str) -> Executor:
