@@ -327,6 +327,28 @@ def test_a_shared_folder_of_the_system_is_taken(root):
     assert folders.choose().parent == root
 
 
+@pytest.mark.parametrize("gone", ["before it is looked at", "while its files are listed", "while it is removed"])
+def test_a_folder_that_another_process_removes_meanwhile_is_no_failure(root, monkeypatch, gone):
+    """Two processes that clean up at the same time."""
+    folder = root / ("f" * 16)
+    folder.mkdir(parents=True)
+    calls = {"before it is looked at": "iterdir", "while its files are listed": "lstat", "while it is removed": "is_symlink"}
+    plain = getattr(type(folder), calls[gone])
+
+    def after_the_other(path):
+        found = plain(path)
+        found = list(found) if gone == "before it is looked at" else found
+        if path in (root, folder) and folder.exists():
+            folder.rmdir()
+        return found
+
+    monkeypatch.setattr(type(folder), calls[gone], after_the_other)
+    found = folders.stored(root)
+    assert all(entry.folder == folder and entry.kernels == 0 for entry in found)
+    folders.remove(folder)
+    assert not folder.exists()
+
+
 KILLED = {
     "before its name is right": "os.replace = lambda *paths: os.kill(os.getpid(), 9)",
     "before the key's is": "os.link = lambda *paths: os.kill(os.getpid(), 9)",

@@ -154,14 +154,22 @@ def stored(root: Path) -> list[Stored]:
     """What the user's processes keep under `root`, of every version, most recently used first."""
     entries = []
     for folder in root.iterdir() if root.is_dir() else ():
-        status = folder.lstat()
-        if not _NAME.fullmatch(folder.name) or not stat.S_ISDIR(status.st_mode) or user() not in (None, status.st_uid):
-            continue
-        files = _own_files(folder)
-        kernels = sum(path.suffix == SUFFIX for path, _ in files)
-        used = max([status.st_mtime, *(file.st_mtime for _, file in files)])
-        entries.append(Stored(folder, kernels, sum(file.st_size for _, file in files), used))
+        with suppress(FileNotFoundError):  # another process cleans up
+            entry = _stored_in(folder)
+            if entry is not None:
+                entries.append(entry)
     return sorted(entries, key=lambda entry: entry.used, reverse=True)
+
+
+def _stored_in(folder: Path) -> Stored | None:
+    """What is in the folder; None unless it is a version's, and the user's."""
+    status = folder.lstat()
+    if not _NAME.fullmatch(folder.name) or not stat.S_ISDIR(status.st_mode) or user() not in (None, status.st_uid):
+        return None
+    files = _own_files(folder)
+    kernels = sum(path.suffix == SUFFIX for path, _ in files)
+    used = max([status.st_mtime, *(file.st_mtime for _, file in files)])
+    return Stored(folder, kernels, sum(file.st_size for _, file in files), used)
 
 
 def remove(folder: Path) -> None:
@@ -169,8 +177,8 @@ def remove(folder: Path) -> None:
     for path, _ in _own_files(folder):
         path.unlink(missing_ok=True)
     for inner in sorted(path for path in [folder, *folder.rglob("*")] if path.is_dir() and not path.is_symlink())[::-1]:
-        if not any(inner.iterdir()):
-            with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # another process cleans up
+            if not any(inner.iterdir()):
                 inner.rmdir()
 
 
