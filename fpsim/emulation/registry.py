@@ -9,14 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 
 from fpsim.emulation.machine.protocol import Machine, Rule
-from fpsim.emulation.numbers import taking_numbers
-from fpsim.emulation.schemas import inputs_of, is_out, name_of, names, outputs_and_inputs, overloads, tensors_in
+from fpsim.emulation.numbers import Places, places, taking_numbers
+from fpsim.emulation.schemas import (
+    INDEX_PUT,
+    OF_THE_FIRST,
+    inputs_of,
+    is_out,
+    name_of,
+    names,
+    outputs_and_inputs,
+    overloads,
+    tensors_in,
+)
+
+_UNINITIALIZED = ("aten::empty", "aten::new_empty")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +38,34 @@ class Entry:
     op: torch._ops.OpOverload
     family: str
     rule: Rule
+
+    @cached_property
+    def _dtype(self) -> int:
+        return positions(self.op)[0]
+
+    def wanted(self, args: Any, kwargs: dict[str, Any]) -> torch.dtype | None:
+        """The dtype that a call asks for."""
+        return args[self._dtype] if 0 <= self._dtype < len(args) else kwargs.get("dtype")
+
+    @cached_property
+    def written(self) -> tuple[tuple[int, str], ...]:
+        """Position and name of every argument that the operation writes to."""
+        return positions(self.op)[1]
+
+    @cached_property
+    def numbers(self) -> Places:
+        """Where it takes a number, or a tensor for which a number may stand."""
+        return places(self.op)
+
+    @cached_property
+    def fills(self) -> bool:
+        """Whether it may fill elements with the number that a tensor holds."""
+        return name_of(self.op) in OF_THE_FIRST or name_of(self.op) in INDEX_PUT
+
+    @cached_property
+    def computes_nothing(self) -> bool:
+        """Whether its results are views, or memory with whatever is in it."""
+        return self.family == "view" or self.op._schema.name.startswith(_UNINITIALIZED)
 
 
 TABLE: dict[torch._ops.OpOverload, Entry] = {}

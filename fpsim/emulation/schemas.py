@@ -11,6 +11,8 @@ import torch
 #: What has the dtype of its first operand, whatever it is filled with.
 OF_THE_FIRST = frozenset(("masked_fill", "index_fill", "fill"))
 
+INDEX_PUT = frozenset(("index_put", "_index_put_impl"))
+
 
 @lru_cache(maxsize=4096)
 def name_of(op: torch._ops.OpOverload) -> str:
@@ -19,15 +21,17 @@ def name_of(op: torch._ops.OpOverload) -> str:
     return name if name.startswith("__") or not name.endswith("_") else name[:-1]
 
 
-def tensors_in(values: Iterable[Any], kind: type = torch.Tensor) -> Iterator[Any]:
+def tensors_in(values: Iterable[Any], kind: type = torch.Tensor) -> list[Any]:
     """The tensors (or another kind) among values, those inside lists, tuples and dictionaries too, in order."""
+    found: list[Any] = []
     for value in values:
         if isinstance(value, kind):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value, kind)
+            found += tensors_in(value, kind)
         elif isinstance(value, dict):
-            yield from tensors_in(value.values(), kind)
+            found += tensors_in(value.values(), kind)
+    return found
 
 
 def mapped(function: Callable[[Any], Any], value: Any, kind: type | tuple[type, ...] = torch.Tensor) -> Any:

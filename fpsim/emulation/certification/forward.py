@@ -270,7 +270,7 @@ def walk(source: Pass, ending: Mapping[RecordedStep, list[int]] = MappingProxyTy
     for step in trace.steps:
         numbers = [number for number in step.outputs if number is not None]
         places = mapped(functools.partial(_operand, step, states), (step.args, step.kwargs), Ref)
-        operands = list(tensors_in(places, Operand))
+        operands = tensors_in(places, Operand)
         if not operands:
             _without_numbers(source, step, states)
             continue
@@ -288,7 +288,7 @@ def walk(source: Pass, ending: Mapping[RecordedStep, list[int]] = MappingProxyTy
                 states[number] = None if trace.values[number].is_floating_point() else Plain(trace.values[number], True)
                 continue
             call = Call(step, places, index)
-            refs = list(tensors_in((step.args, step.kwargs), Ref))
+            refs = tensors_in((step.args, step.kwargs), Ref)
             call.numbers = [ref.index for ref in refs if isinstance(states[ref.index], Operand)]
             if source.costs is not None:
                 call.recorded = functools.partial(trace.double, number)

@@ -61,7 +61,7 @@ class Call:
         self.step, self.index = step, index
         self.numbers: list[int] = []
         self.args, self.kwargs = places
-        self.operands: list[Operand] = list(tensors_in(places, Operand))
+        self.operands: list[Operand] = tensors_in(places, Operand)
         self.result: torch.Tensor | None = None
         self.recorded: Callable[[], torch.Tensor] | None = None
         self._read: Any = None

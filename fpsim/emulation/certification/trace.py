@@ -82,7 +82,7 @@ class _Recorder(TorchDispatchMode):
             raise UnsupportedOp(f"{func}: certification has no rules for complex numbers and sparse matrices")
         if name in _UNINITIALIZED:
             self._in_storage.setdefault(_storage(result), [])
-        elif name in _MAKERS and not any(True for _ in tensors_in((args, kwargs))):
+        elif name in _MAKERS and not tensors_in((args, kwargs)):
             with _without_dispatch():
                 self.leaf(result, func(*args, **kwargs))
         elif func is _DETACH and not outside:  # autograd calls it too: the same tensor

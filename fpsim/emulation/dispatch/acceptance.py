@@ -10,7 +10,7 @@ import torch
 
 from fpsim.emulation.machine.limits import LARGEST, SMALL, in_fp32
 from fpsim.emulation.numbers import places
-from fpsim.emulation.schemas import OF_THE_FIRST, mapped, name_of, overloads, tensors_in
+from fpsim.emulation.schemas import INDEX_PUT, OF_THE_FIRST, mapped, name_of, overloads, tensors_in
 
 #: What refuses numbers beyond the range as a float32 operation, where the half one makes infinities of them.
 _READS_FLOAT32 = frozenset(
@@ -62,7 +62,7 @@ class Acceptance:
 
 def fills_a_mask(func: Any, args: Any) -> bool:
     """Whether this puts a tensor of no dimensions where a mask says: the one `index_put` that takes another dtype."""
-    if name_of(func) not in ("index_put", "_index_put_impl") or args[0].dtype not in SMALL or args[2].dim():
+    if name_of(func) not in INDEX_PUT or args[0].dtype not in SMALL or args[2].dim():
         return False
     return all(item is None or item.dtype is torch.bool for item in args[1])
 

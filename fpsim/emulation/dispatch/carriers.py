@@ -9,7 +9,7 @@ import torch
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine
-from fpsim.emulation.registry import written_by
+from fpsim.emulation.registry import TABLE, written_by
 from fpsim.emulation.schemas import mapped, tensors_in
 
 _FLOAT32 = torch.float32
@@ -60,7 +60,7 @@ class Call:
         named = {key: self.carry(value) for key, value in kwargs.items()}
         result = machine.rules[func](machine, *map(self.carry, args), **named)
         written: dict[int, torch.Tensor] = {}
-        for tensor in tensors_in(written_by(func, args, kwargs)):
+        for tensor in tensors_in(written_by(func, args, kwargs)) if TABLE[func].written else ():
             if id(tensor) in self.carriers:
                 carrier = self.carriers[id(tensor)][1]
                 if tensor.shape != carrier.shape:

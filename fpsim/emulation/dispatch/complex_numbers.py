@@ -18,7 +18,7 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 def has_complex(args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a complex tensor, or such a dtype, is among the arguments."""
     tensors, numbers = tensors_in((*args, *kwargs.values())), tensors_in(args, complex)
-    return kwargs.get("dtype") in _COMPLEX or any(tensor.dtype in _COMPLEX for tensor in tensors) or any(True for _ in numbers)
+    return kwargs.get("dtype") in _COMPLEX or any(tensor.dtype in _COMPLEX for tensor in tensors) or bool(numbers)
 
 
 def compute(machine: FormatMachine, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -44,7 +44,7 @@ def compute(machine: FormatMachine, func: Any, args: Any, kwargs: dict[str, Any]
 
 def _made(machine: FormatMachine, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Numbers that torch makes, fills in or draws, rounded afterwards."""
-    targets = list(tensors_in(written_by(func, args, kwargs)))
+    targets = tensors_in(written_by(func, args, kwargs))
     result = func(*machine.operands(args) if not targets else args, **kwargs)
     if "empty" in func._schema.name:
         return result

@@ -6,7 +6,6 @@ dtype are torch's own.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,17 +15,16 @@ from fpsim.emulation.dispatch.acceptance import Acceptance, fills_a_mask
 from fpsim.emulation.dispatch.carriers import Call, upcast
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
-from fpsim.emulation.numbers import places
-from fpsim.emulation.registry import RULES, TABLE, positions, written_by
+from fpsim.emulation.registry import RULES, TABLE, Entry, positions, written_by
 from fpsim.emulation.schemas import OF_THE_FIRST, each_element, mapped, name_of, tensors_in
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 _FLOATING = frozenset((*SMALL, _FLOAT32, _FLOAT64))
 _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
-_UNINITIALIZED = ("aten::empty", "aten::new_empty")
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
@@ -46,11 +44,6 @@ _IN_ITS_OWN_DTYPE = frozenset(("ldexp",))
 _STATISTICS = ("mean", "rstd", "save_mean", "save_invstd", "save_var")
 
 
-@lru_cache(maxsize=4096)
-def _is_uninitialized(op: torch._ops.OpOverload) -> bool:
-    return op._schema.name.startswith(_UNINITIALIZED)
-
-
 class NativeMode(EmulationMode):
     """One thread's mode under fmt="native"."""
 
@@ -65,19 +58,21 @@ class NativeMode(EmulationMode):
         """The operation's result, whatever the dtypes of its tensors."""
         if types and FakeTensor in types:
             self._refuse_subclasses(func, types)
-        family = TABLE[func].family if func in RULES else None
+        entry = TABLE.get(func)
+        family = None if entry is None else entry.family
         if family == "view" and not isinstance(args[0], (torch.Tensor, complex)):
             raise BeingTraced(func)
-        tensors = list(tensors_in((*args, *kwargs.values())))
+        tensors = tensors_in((*args, *kwargs.values()))
         kinds = {tensor.dtype for tensor in tensors}
-        wanted = self._wanted(func, args, kwargs) if family is not None else kwargs.get("dtype")
+        wanted = kwargs.get("dtype") if entry is None else entry.wanted(args, kwargs)
         if kinds.isdisjoint(SMALL) and wanted not in SMALL:
             if not self._half_by_default(func, tensors, wanted):
                 return self._plain(func, args, kwargs, kinds)
             wanted = torch.get_default_dtype()
-        if family is None:
+        if entry is None:
             return self._without_rule(func, args, kwargs)
-        self._check_types(func, types)
+        if types and not marks.PLAIN_TYPES.issuperset(types):
+            self._refuse_subclasses(func, types)
         for tensor in tensors:
             if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
                 if tensor.device.type == "meta":
@@ -92,11 +87,11 @@ class NativeMode(EmulationMode):
         if family == "scaled":
             with _without_dispatch():
                 return RULES[func](self.machine, *args, **kwargs)
-        if family == "view" or _is_uninitialized(func):
+        if entry.computes_nothing:
             return self._plain(func, args, kwargs, kinds)
         try:
             with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-                return self._compute(func, args, kwargs, tensors, kinds & _FLOATING, wanted)
+                return self._compute(entry, args, kwargs, tensors, kinds & _FLOATING, wanted)
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs)
             raise
@@ -104,15 +99,6 @@ class NativeMode(EmulationMode):
     @staticmethod
     def _half_by_default(func: Any, tensors: list[torch.Tensor], wanted: Any) -> bool:
         return not tensors and wanted is None and torch.get_default_dtype() in SMALL and func in RULES
-
-    @staticmethod
-    def _wanted(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        position = positions(func)[0]
-        return args[position] if 0 <= position < len(args) else kwargs.get("dtype")
-
-    def _check_types(self, func: Any, types: Any) -> None:
-        if types and not {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}.issuperset(types):
-            self._refuse_subclasses(func, types)
 
     def _plain(self, func: Any, args: Any, kwargs: dict[str, Any], kinds: set[torch.dtype]) -> Any:
         reads_only = func is _aten._local_scalar_dense.default or (func in TABLE and TABLE[func].family == "view")
@@ -123,12 +109,14 @@ class NativeMode(EmulationMode):
             return func(*args, **kwargs)
 
     def _compute(
-        self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor], kinds: set[torch.dtype], wanted: Any
+        self, entry: Entry, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor], kinds: set[torch.dtype], wanted: Any
     ) -> Any:
-        machine = self.machine
-        dtype = wanted if wanted is not None else next((kind for kind in kinds if kind in SMALL), None)
-        if dtype is not None and dtype in SMALL and places(func):
-            args, kwargs = self._acceptance.of_numbers(func, args, kwargs, dtype)
+        machine, func = self.machine, entry.op
+        only_tensors = not kwargs and marks.PLAIN_TYPES.issuperset(map(type, args))
+        if entry.numbers and (entry.fills or not only_tensors):
+            dtype = wanted if wanted is not None else next((kind for kind in kinds if kind in SMALL), None)
+            if dtype is not None and dtype in SMALL:
+                args, kwargs = self._acceptance.of_numbers(func, args, kwargs, dtype)
         if func is _aten.copy_.default:
             return self._copy(*args)
         if func is _aten._to_copy.default and (wanted not in SMALL or kinds == {wanted}):
@@ -195,7 +183,7 @@ class NativeMode(EmulationMode):
         machine = self.machine
         machine.choose(common)
         arithmetic = name_of(func) in _ARITHMETIC
-        targets = list(tensors_in(written_by(func, args, kwargs)))
+        targets = tensors_in(written_by(func, args, kwargs))
 
         def beside(value: torch.Tensor) -> Any:
             if value.dim() or value.dtype not in (_FLOAT32, _FLOAT64) or any(value is item for item in targets):
@@ -208,7 +196,7 @@ class NativeMode(EmulationMode):
 
     def _promoted(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation is float32's or float64's: torch's own, on half operands as they are; half targets are rounded to."""
-        targets = list(tensors_in(written_by(func, args, kwargs)))
+        targets = tensors_in(written_by(func, args, kwargs))
         rounds = name_of(func) in _ROUNDED_TO_THE_FIRST and isinstance(args[0], torch.Tensor) and args[0].dtype in SMALL
         kind = _FLOAT64 if rounds else _FLOAT32
         wide = {id(item): item.to(kind) for item in tensors_in((*args, *kwargs.values())) if item.dtype in SMALL}
@@ -229,7 +217,7 @@ class NativeMode(EmulationMode):
         """A list operation on tensors of several dtypes: each element for itself."""
         results: list[torch.Tensor] = []
         for arguments, named in each_element(args, kwargs):
-            tensors = list(tensors_in((*arguments, *named.values())))
+            tensors = tensors_in((*arguments, *named.values()))
             kinds = _FLOATING.intersection(tensor.dtype for tensor in tensors)
             if kinds.isdisjoint(SMALL):
                 result = func(*arguments, **named)

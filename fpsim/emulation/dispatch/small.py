@@ -56,7 +56,7 @@ class OtherTensors:
             for arguments, named in each_element(args, kwargs):
                 results += self._one(mode, func, types, arguments, named, None) or []
             return results or None
-        return self._one(mode, func, types, args, kwargs, NativeMode._wanted(func, args, kwargs))
+        return self._one(mode, func, types, args, kwargs, TABLE[func].wanted(args, kwargs))
 
     def as_itself(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation where each dtype means itself: torch's own, unless a small dtype has a part in it."""
@@ -69,7 +69,7 @@ class OtherTensors:
 
     def _complex(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Small operands beside complex ones are rounded to the format; a cast to a small dtype is one of real parts."""
-        wanted = NativeMode._wanted(func, args, kwargs)
+        wanted = TABLE[func].wanted(args, kwargs)
         if wanted in SMALL:
             return self._one(self.machine.mode, func, types, (args[0].real, *args[1:]), kwargs, wanted)
         self.machine.select(func, args, kwargs)
@@ -83,7 +83,7 @@ class OtherTensors:
         if self.machine.computes_as_torch:
             return self.as_itself(func, args, kwargs)
         kinds = _kinds((*args, *kwargs.values()))
-        targets = list(tensors_in(written_by(func, args, kwargs)))
+        targets = tensors_in(written_by(func, args, kwargs))
         if wanted is None:
             wanted = targets[0].dtype if func is _copy else self._dtype_of_result(func, args, kwargs, kinds)
         if wanted in SMALL:

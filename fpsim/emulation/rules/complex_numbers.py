@@ -25,7 +25,7 @@ _FLOAT32 = torch.float32
 
 def _is_wide(values: Any) -> bool:
     """Whether these make complex128 or float64 results, which mean themselves."""
-    tensors = list(tensors_in(values))
+    tensors = tensors_in(values)
     wide = any(item.dim() and item.dtype in (torch.complex128, torch.float64) for item in tensors)
     return wide or not any(item.dtype in (COMPLEX64, _FLOAT32) for item in tensors)
 
