@@ -1,0 +1,1 @@
+"""A file a family: `entries()` gives its models."""
