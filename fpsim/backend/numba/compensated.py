@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import kernel
-from fpsim.backend.numba.products import LEAF_STEPS, Step, largest_lane
+from fpsim.backend.numba.products import LEAF_STEPS, TileOperation, largest_lane
 from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, Arithmetic, constants_of, restore_direction, set_direction
 from fpsim.backend.numba.tiles import Vector, data_of, index, store_tile, tile_of, vectors_of, zero_tile
 
@@ -47,7 +47,7 @@ def step_tile(
     """(total, lost, seen) after one more leaf."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        work = Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[7])
+        work = TileOperation(context, builder, total, mode.literal_value, flags.literal_value, arguments[7])
         a_data, b_data = data_of(context, builder, a, arguments[3]), data_of(context, builder, b, arguments[5])
         pairs = work.operands(a_data, arguments[4], b_data, arguments[6])
         where = (hashes, arguments[8], arguments[9], arguments[10])
@@ -79,7 +79,7 @@ def finish_tile(
     """(rounded(total + lost), seen), Neumaier's last addition."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        work = Step(context, builder, total, mode.literal_value, flags.literal_value, arguments[3])
+        work = TileOperation(context, builder, total, mode.literal_value, flags.literal_value, arguments[3])
         draws = work.draws((hashes, arguments[4], arguments[5], arguments[6]), arguments[7])
         terms = (vectors_of(builder, arguments[i], total.count) for i in (0, 1))
         vectors = work.each(work.arithmetic.add, *terms, draws)

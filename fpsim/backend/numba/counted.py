@@ -12,7 +12,7 @@ import numpy as np
 
 from fpsim.backend.numba.compiler import as_bits, as_float, int_add, int_max, int_min, kernel, prefer_wide_vectors, zeroed
 from fpsim.backend.numba.observed import EVERYTHING as EVERYTHING, SUMS as SUMS, observes
-from fpsim.backend.numba.products import Step
+from fpsim.backend.numba.products import TileOperation
 from fpsim.backend.numba.sums_rounding import MAX_FINITE, Arithmetic
 from fpsim.backend.numba.tiles import (
     HAS_MASK_REGISTERS,
@@ -64,7 +64,7 @@ def _is_not_zero(left: Vector, right: Vector, term: Vector) -> Vector:
 
 
 @observes(SUMS, EVERYTHING)
-class CountingStep(Step):
+class CountingTileOperation(TileOperation):
     """The operations of a tile, and their tallies."""
 
     arithmetic_type = _Counting

@@ -14,13 +14,13 @@ from fpsim.backend.numba.observed import (
     SQUARES_EXACT_LEAVES as SQUARES_EXACT_LEAVES,
     observes,
 )
-from fpsim.backend.numba.products import BY_ELEMENT, Step
+from fpsim.backend.numba.products import BY_ELEMENT, TileOperation
 from fpsim.backend.numba.sums_rounding import LOWEST, MAX_FINITE
 from fpsim.backend.numba.tiles import EXPONENT, Stored, Vector, larger_power, splat
 
 
 @observes(MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)
-class ErrorSumStep(Step):
+class ErrorSumTileOperation(TileOperation):
     """The operations of a tile, and one sum for each of its elements."""
 
     tallies = BY_ELEMENT

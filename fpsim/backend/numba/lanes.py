@@ -13,7 +13,7 @@ import numpy as np
 
 from fpsim.backend.numba.compensated import OPERATIONS, finish_tile, step_tile
 from fpsim.backend.numba.compiler import inlined, kernel, uninitialized
-from fpsim.backend.numba.observed import NOTHING, STEPS
+from fpsim.backend.numba.observed import NOTHING, TILE_OPERATIONS
 from fpsim.backend.numba.products import (
     ADD,
     CHAIN,
@@ -71,7 +71,7 @@ def make_lanes(element: str, mode: int, flags: int, observer: int = NOTHING) -> 
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
     size, parts = SLOTS * lanes, LANES // lanes
     track = flags & (TRACK | TRACK_SUMS)
-    kept = STEPS[observer].tallies
+    kept = TILE_OPERATIONS[observer].tallies
 
     @kernel
     def lane_sums(

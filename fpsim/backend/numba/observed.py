@@ -17,18 +17,18 @@ from typing import Any
     RECOUNTING,
 ) = range(-1, 9)  # fmt: skip
 
-#: The kind of `products.Step` for each.
-STEPS: dict[int, type[Any]] = {}
+#: The kind of `products.TileOperation` for each.
+TILE_OPERATIONS: dict[int, type[Any]] = {}
 
 
 def observes(*numbers: int) -> Callable[[type[Any]], type[Any]]:
-    """A decorator that makes a class the step of what it observes. Raises ValueError where there is one."""
+    """A decorator that makes a class the operation of what it observes. Raises ValueError where there is one."""
 
-    def register(step: type[Any]) -> type[Any]:
+    def register(kind: type[Any]) -> type[Any]:
         for number in numbers:
-            if number in STEPS:
-                raise ValueError(f"{step.__name__}: {STEPS[number].__name__} observes number {number} already")
-            STEPS[number] = step
-        return step
+            if number in TILE_OPERATIONS:
+                raise ValueError(f"{kind.__name__}: {TILE_OPERATIONS[number].__name__} observes number {number} already")
+            TILE_OPERATIONS[number] = kind
+        return kind
 
     return register

@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import kernel
-from fpsim.backend.numba.observed import NOTHING, STEPS, observes
+from fpsim.backend.numba.observed import NOTHING, TILE_OPERATIONS, observes
 from fpsim.backend.numba.random import element_hash
 from fpsim.backend.numba.sums_rounding import (
     BY_BITS,
@@ -97,7 +97,7 @@ def operand_pairs(
     return pairs
 
 
-class Step:
+class TileOperation:
     """What the tile operations share: unpacked arguments, and a loop over the vectors of a tile."""
 
     arithmetic_type = Arithmetic
@@ -194,22 +194,22 @@ class Step:
 
 
 @observes(NOTHING)
-class PlainStep(Step):
+class PlainTileOperation(TileOperation):
     """The operations and nothing else."""
 
     stages = True
 
 
-def _step(context: Any, builder: Any, tile: TileType, codes: tuple[Any, ...], constants: Any, tallied: Any, offset: Any,
-          stride: Any) -> Step:  # fmt: skip
-    """The step of a mode, flags and observer; `tallied` is (array type, array)."""
+def _operation(context: Any, builder: Any, tile: TileType, codes: tuple[Any, ...], constants: Any, tallied: Any, offset: Any,
+               stride: Any) -> TileOperation:  # fmt: skip
+    """The operation of a mode, flags and observer; `tallied` is (array type, array)."""
     mode, flags, observer = (code.literal_value for code in codes)
-    step: Step = STEPS[observer](context, builder, tile, mode, flags, constants)
-    if step.tallies:
-        by_element = [] if step.tallies != BY_ELEMENT else tile_places(builder, tile, offset, stride)
-        places = by_element or [builder.add(offset, index(i * tile.lanes)) for i in range(step.tallies)]
-        step.keep(Stored(builder, data_of(context, builder, *tallied), places, tile.lanes), observer)
-    return step
+    operation: TileOperation = TILE_OPERATIONS[observer](context, builder, tile, mode, flags, constants)
+    if operation.tallies:
+        by_element = [] if operation.tallies != BY_ELEMENT else tile_places(builder, tile, offset, stride)
+        places = by_element or [builder.add(offset, index(i * tile.lanes)) for i in range(operation.tallies)]
+        operation.keep(Stored(builder, data_of(context, builder, *tallied), places, tile.lanes), observer)
+    return operation
 
 
 @intrinsic(prefer_literal=True)
@@ -221,7 +221,7 @@ def leaf_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, _, _, a_start, _, b_start, row, _, first, step_stride, number, _, tally_start, *_ = arguments
-        work = _step(
+        work = _operation(
             context, builder, total, (mode, flags, observer), row, (tallied, arguments[11]), tally_start, step_stride
         )
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
@@ -244,7 +244,7 @@ def add_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, _, _, start, row_length, row, _, first, step_stride, number, _, tally_start, *_ = arguments
-        work = _step(
+        work = _operation(
             context, builder, right, (mode, flags, observer), row, (tallied, arguments[10]), tally_start, step_stride
         )
         draws = work.draws((hashes, arguments[6], first, step_stride), number)
@@ -270,7 +270,7 @@ def chain_tile(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, _, _, a_start, _, b_start, row, _, first, step_stride, leaf_number, number, _, tally_start, *_ = arguments
-        work = _step(
+        work = _operation(
             context, builder, total, (mode, flags, observer), row, (tallied, arguments[12]), tally_start, step_stride
         )
         a_data, b_data = data_of(context, builder, a, arguments[2]), data_of(context, builder, b, arguments[4])
@@ -310,9 +310,9 @@ def make_product(element: str, rows: int, vectors: int, mode: int, flags: int, o
     width = vectors * lanes
     size = rows * width
     track = flags & (TRACK | TRACK_SUMS)
-    kept = STEPS[observer].tallies
+    kept = TILE_OPERATIONS[observer].tallies
     by_element = kept == BY_ELEMENT
-    make_chain = STEPS[observer].make_chain
+    make_chain = TILE_OPERATIONS[observer].make_chain
     has_own_chain = make_chain is not None
     run_chain: Any = make_chain(mode, flags) if make_chain else None
     kept_rows, kept_vectors = (rows, vectors) if by_element else (1, kept)

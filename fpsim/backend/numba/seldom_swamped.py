@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from fpsim.backend.numba.block_bounds import LANES, LEAST, SLACK, swamped_share
 from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_and
-from fpsim.backend.numba.counted import LARGEST, UNCHANGED, CountingStep
+from fpsim.backend.numba.counted import LARGEST, UNCHANGED, CountingTileOperation
 from fpsim.backend.numba.observed import NOTHING, RECOUNTING, SEEKING, SELDOM_SWAMPED as SELDOM_SWAMPED, observes
 from fpsim.backend.numba.products import chain_tile, largest_lane
 from fpsim.backend.numba.tiles import (
@@ -37,7 +37,7 @@ from fpsim.backend.numba.tiles import (
 
 
 @observes(SELDOM_SWAMPED)
-class _SeldomSwampedStep(CountingStep):
+class _SeldomSwamped(CountingTileOperation):
     """What lies outside chains is counted as everywhere."""
 
     @staticmethod
@@ -46,7 +46,7 @@ class _SeldomSwampedStep(CountingStep):
 
 
 @observes(SEEKING)
-class _SeekingStep(CountingStep):
+class _Seeking(CountingTileOperation):
     """Keeps the largest magnitude, in the register for what is seen."""
 
     def keep(self, tallied: Stored, observer: int) -> None:
@@ -64,7 +64,7 @@ class _SeekingStep(CountingStep):
 
 
 @observes(RECOUNTING)
-class _RecountingStep(CountingStep):
+class _Recounting(CountingTileOperation):
     """Counts the nonzero leaves that leave their sum as it was."""
 
     def chain(self, old: Vector, left: Vector, right: Vector, *draws: Vector | None) -> Vector:

@@ -172,7 +172,7 @@ class Change:
 
 
 @dataclass(slots=True)
-class _Step:
+class _Stepped:
     """What an optimizer's step has done to one tensor so far; `base` holds the elements before all but decay."""
 
     target: torch.Tensor
@@ -207,7 +207,7 @@ class Updates:
         self._busy = False
         self._fused: Kind | None = None  # the fused operation that runs
         self._optimizer: Any = None
-        self._steps: dict[tuple[Any, ...], _Step] | None = None
+        self._steps: dict[tuple[Any, ...], _Stepped] | None = None
         #: By a fused operation, for each parameter: its elements' marks; None while they are not asked for.
         self.told: list[np.ndarray] | None = None
 
@@ -300,7 +300,7 @@ class Updates:
         key = _place_of(target)
         step = self._steps.get(key)
         if step is None:
-            self._steps[key] = _Step(target, where, name, marks, base)
+            self._steps[key] = _Stepped(target, where, name, marks, base)
             return
         if step.marks is not marks:
             step.marks |= marks
