@@ -185,6 +185,17 @@ def test_native_halves_are_the_named_format(fmt, dtype, how, mode):
     assert all(map(torch.equal, named, native))
 
 
+@pytest.mark.parametrize("length", [5, 16, 40])
+@pytest.mark.parametrize("fmt", ["fp16", "bf16"])
+def test_shared_keys_are_the_same_keys_for_each_head(length, fmt):
+    """In whichever orientation the products are computed, which depends on the sizes."""
+    q, k, v = (drawn(seed, 2, heads, length, 8, fmt=fmt) for seed, heads in ((0, 4), (1, 2), (2, 2)))
+    shared = run_and_differentiate(lambda *x: attend(*x, enable_gqa=True), (q, k, v), fpsim.emulate(fmt, fmt))
+    repeated = run_and_differentiate(attend, (q, *(x.repeat_interleave(2, 1) for x in (k, v))), fpsim.emulate(fmt, fmt))
+    assert all(map(torch.equal, shared[:2], repeated[:2]))  # the gradients of shared keys are sums over heads
+    assert [item.shape for item in shared[2:]] == [k.shape, v.shape]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_means_itself_is_torchs_own(dtype):
     tensors = [drawn(seed, 2, 2, 5, 8).to(dtype) for seed in range(3)]

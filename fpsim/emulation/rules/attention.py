@@ -63,21 +63,21 @@ def _multiply(machine: Machine, left: Tensor, right: Tensor) -> np.ndarray:
 
 
 def _multiply_and_round(machine: Machine, left: Tensor, right: Tensor, factor: float = 1.0, wide: bool = False) -> Tensor:
-    """factor times the accumulated products, rounded once. `wide`: fp32 numbers on the left."""
+    """factor times the accumulated products, rounded once, in row-major order. `wide`: fp32 numbers on the left."""
     if multiplies_natively(machine):
         return _scaled(machine, _array(by_library(_aten.bmm.default, left.detach(), right.detach())), factor)
     if not wide and factor != 1:
         return _scaled(machine, _multiply(machine, left, right), factor)
     task = machine.arithmetic.product_task.of_operands(_fp32_operands(machine)) if wide else machine.sum_of(left, right)
     if factor == 1:
-        return machine.exact(torch.from_numpy(products(machine, task, _array(left), _array(right))))
+        return machine.exact(torch.from_numpy(np.ascontiguousarray(products(machine, task, _array(left), _array(right)))))
     return _scaled(machine, accumulated_products(machine, task, _array(left), _array(right)), factor)
 
 
 def _scaled(machine: Machine, accumulated: np.ndarray, factor: float) -> Tensor:
     """Exact before the rounding where the accumulator and the factor have 24 bits at most."""
     with np.errstate(all="ignore"):
-        values = accumulated.astype(np.float64)
+        values = accumulated.astype(np.float64, order="C")
         if factor != 1:
             values *= factor
     return machine.finish(torch.from_numpy(values))
