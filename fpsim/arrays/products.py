@@ -11,7 +11,9 @@ from fpsim.numbers.arguments import is_tensor, require_plain
 from fpsim.numbers.formats import Format
 from fpsim.numbers.operands import as_array_like, operand
 from fpsim.running.products import Summed, result_error
+from fpsim.sums.joined import Products
 from fpsim.sums.observers.counters import Counters
+from fpsim.sums.pairs import pairs_into, together
 from fpsim.sums.product import product_into
 from fpsim.sums.task import Draws, read_settings
 from fpsim.theory.deviations import confidence_of
@@ -70,6 +72,12 @@ def matmul(
     confidence = None if bounds is None else confidence_of(error_bound)
     shape = (*batch, *((rows,) if left.ndim > 1 else ()), *((columns,) if right.ndim > 1 else ()))
     extra = None if addend is None else _addend(addend, task.operand, shape).reshape(result.shape)
+    if extra is None and bounds is None and batch:
+        lefts, rights = (x.reshape(-1, *x.shape[-2:]) for x in (left_matrix, right_matrix))
+        products = Products(task, key, counters)
+        if together(products, lefts, rights):
+            pairs_into(products, lefts, rights, result.reshape(-1, rows, columns))
+            return wrap(result.reshape(shape))
     for number, place in enumerate(np.ndindex(*batch) if batch else [()]):
         pair, draws = (left_matrix[place], right_matrix[place]), Draws(key, number * rows * columns, columns)
         term = None if extra is None else extra[place]

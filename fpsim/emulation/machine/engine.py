@@ -18,7 +18,9 @@ from fpsim.numbers.operations import odd_sum
 from fpsim.numbers.rounding import round_into
 from fpsim.sums.axes import mean_axes, sum_axes
 from fpsim.sums.batches import batched_products
+from fpsim.sums.joined import Products
 from fpsim.sums.observers.observer import SumObserver
+from fpsim.sums.pairs import pairs_into, together
 from fpsim.sums.product import product_into
 from fpsim.sums.task import Draws, Sum
 
@@ -93,6 +95,11 @@ def products(
         return out
     observer = machine.look_into(task)
     in_turn = addend is not None or machine.arithmetic.stochastic
+    watch = Watch(machine)
+    if not in_turn and _together(joined := Products(task, 0, observer, watch), a, b):
+        pairs_into(joined, a, b, out)
+        watch.finish(out, a, b)
+        return out
     accumulated = None if in_turn else _in_one_call(task, a, b, observer)
     if accumulated is not None:
         return _finished(machine, task, a, b, accumulated, observer)
@@ -112,20 +119,30 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
     An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
     """
     observer = machine.look_into(task)
-    out = None if machine.arithmetic.stochastic else _in_one_call(task, a, b, observer)
-    if out is not None:
-        Watch(machine).finish(np.ascontiguousarray(out), a, b)
-        return out
     held = FP64 if task.accumulator.kind is EXACT else task.held
     unrounded = task.rounded_to(held)
-    out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32 if holds(np.dtype(np.float32), held) else np.float64)
+    made = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32 if holds(np.dtype(np.float32), held) else np.float64)
+    if not machine.arithmetic.stochastic:
+        if _together(joined := Products(unrounded, 0, observer), a, b):
+            pairs_into(joined, a, b, made)
+            Watch(machine).finish(made, a, b)
+            return made
+        found = _in_one_call(task, a, b, observer)
+        if found is not None:
+            Watch(machine).finish(np.ascontiguousarray(found), a, b)
+            return found
 
     def one(i: int, draws: Draws, watch: Watch) -> None:
-        product_into(unrounded, a[i], b[i], out[i], draws, observer=observer)
-        watch.finish(out[i], a[i], b[i])
+        product_into(unrounded, a[i], b[i], made[i], draws, observer=observer)
+        watch.finish(made[i], a[i], b[i])
 
-    _one_by_one(machine, one, out, a.shape[2])
-    return out
+    _one_by_one(machine, one, made, a.shape[2])
+    return made
+
+
+def _together(products: Products, a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether these pairs are computed in one call. They are finite: else which infinities are overflows is asked of each."""
+    return together(products, a, b) and all(np.isfinite(stack).all() for stack in (a, b))
 
 
 def _one_by_one(machine: Machine, one: Callable[[int, Draws, Watch], None], out: np.ndarray, terms: int) -> None:
