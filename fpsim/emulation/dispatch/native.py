@@ -18,7 +18,7 @@ from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
-from fpsim.emulation.registry import RULES, TABLE, Entry, positions, written_by
+from fpsim.emulation.registry import RULES, TABLE, Entry, arrived, positions, written_by
 from fpsim.emulation.schemas import OF_THE_FIRST, each_element, mapped, name_of, tensors_in
 
 _aten = torch.ops.aten
@@ -58,7 +58,7 @@ class NativeMode(EmulationMode):
         """The operation's result, whatever the dtypes of its tensors."""
         if types and FakeTensor in types:
             self._refuse_subclasses(func, types)
-        entry = TABLE.get(func)
+        entry = TABLE.get(func) or arrived(func)
         family = None if entry is None else entry.family
         if family == "view" and not isinstance(args[0], (torch.Tensor, complex)):
             raise BeingTraced(func)
