@@ -148,5 +148,5 @@ def test_bounds_of_a_longest_row_hold_for_shorter_ones(order):
 def test_a_sparse_parameter_is_refused_by_name():
     model = nn.Module()
     model.edges = nn.Parameter(torch.sparse_coo_tensor(PLACES, of(7), (3, 4), check_invariants=True))
-    with pytest.raises(fpsim.UnsupportedTensor, match=r"edges is a parameter of layout .*sparse_coo"):
+    with pytest.raises(fpsim.emulation.errors.UnsupportedTensor, match=r"edges is a parameter of layout .*sparse_coo"):
         fpsim.run(model, "fp16")

@@ -45,8 +45,8 @@ def check_tensors(named: Iterable[_Named], policy: Policy) -> None:
             raise UnsupportedTensor(
                 f"{name} is a parameter of layout {tensor.layout}; make its values a parameter, and the matrix in forward()"
             )
-        if tensor.dtype is torch.complex32:
-            raise UnsupportedTensor(f"{name} is {tensor.dtype}, which has no rules; use complex64")
+        if tensor.dtype is torch.complex32 and not isinstance(policy, NativePolicy):
+            raise UnsupportedTensor(f'{name} is {tensor.dtype}, which means itself under fmt="native" alone; use complex64')
         if tensor.is_floating_point() and tensor.dtype not in (*SMALL, torch.float32, torch.float64):
             raise UnsupportedTensor(f"{name} is {tensor.dtype}, which has no arithmetic; use model.float() first")
         if tensor.dtype in (torch.float64, torch.complex128) and not isinstance(policy, NativePolicy):
