@@ -348,7 +348,7 @@ def test_fp32_with_rules_of_the_identity_is_near_torch(monkeypatch):
 def test_what_has_no_rule_says_so():
     z = tensor_of(complex_numbers(3, 3))
     with fpsim.emulate("fp16"):
-        for call in (torch.var, torch.linalg.inv, lambda x: x.logsumexp(0), lambda x: torch.linalg.vector_norm(x, 1)):
+        for call in (torch.var, torch.nanmean, lambda x: x.logsumexp(0), lambda x: torch.linalg.vector_norm(x, 1)):
             with pytest.raises(UnsupportedOp, match="complex"):
                 call(z)
         with pytest.raises(RuntimeError, match="dtype"):

@@ -239,7 +239,7 @@ def test_fast_accumulation_is_the_units_own_and_without_it_parts_of_128_terms_ar
 
 def test_what_no_cpu_has_raises_and_says_so():
     _, (left, right) = operands(k=32)
-    blocks = [torch.ones(shape).to(torch.float8_e8m0fnu) for shape in ((5, 1), (1, 6))]
+    blocks = [torch.ones(shape).to(torch.float8_e4m3fn) for shape in ((5, 2), (2, 6))]
     with fpsim.emulate("native"):
         with pytest.raises(UnsupportedOp, match="scaled_product"):
             torch._scaled_mm(left, right, *blocks, out_dtype=torch.bfloat16)

@@ -103,16 +103,11 @@ def test_addends_and_conversions():
 def test_what_has_no_rule_or_does_not_fit_raises():
     matrix, dense = sparse(tensor_of(halves(7))), tensor_of(halves(6, 3, seed=1))
     with fpsim.emulate("fp16"):
-        for call in (lambda: matrix @ matrix.t(), lambda: matrix * 2, lambda: torch.sparse.sum(matrix, 1)):
+        for call in (lambda: matrix @ matrix.t().to_sparse_csr(), lambda: matrix * 2, lambda: torch.sparse.sum(matrix, 1)):
             with pytest.raises(fpsim.UnsupportedOp):
                 call()
         with pytest.raises(RuntimeError, match="cannot be multiplied"):
             matrix @ dense[:3]
-
-
-class Propagation(torch.nn.Module):
-    def forward(self, x):
-        return sparse(tensor_of(halves(7))) @ x
 
 
 class Spectrum(torch.nn.Module):
@@ -120,7 +115,6 @@ class Spectrum(torch.nn.Module):
         return torch.fft.fft(x).abs()
 
 
-@pytest.mark.parametrize("model", [Propagation, Spectrum])
-def test_certificates_name_what_they_have_none_for(model):
+def test_certificates_name_what_they_have_none_for():
     with pytest.raises(fpsim.UnsupportedOp, match="complex numbers and sparse"):
-        fpsim.certify(model().eval(), tensor_of(halves(6, 3)), fmt="fp16")
+        fpsim.certify(Spectrum().eval(), tensor_of(halves(6, 3)), fmt="fp16")

@@ -88,6 +88,9 @@ IN_FLOAT64: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
 #: Names of operations whose rule is one kernel of many steps.
 WHOLE: set[str] = set()
 
+#: Namespaces of other packages' operators, and what enters their rules: only once one arrives is its package there.
+ARRIVING: dict[str, Callable[[], Any]] = {}
+
 
 def register(
     op: torch._ops.OpOverload, *, family: str = "custom", steps: Callable[..., Any] | None = None
@@ -122,6 +125,14 @@ def register(
         return rule
 
     return decorate
+
+
+def arrived(op: Any) -> Entry | None:
+    """The row of an operation that had none, now that the rules of its package are entered; None without one."""
+    enter_rules = ARRIVING.get(getattr(op, "namespace", ""))
+    if enter_rules is not None:
+        enter_rules()
+    return TABLE.get(op)
 
 
 def unregister(op: torch._ops.OpOverload) -> None:

@@ -84,6 +84,7 @@ class Simulation(nn.Module):
             if tensor.dtype not in (torch.float32, torch.complex64) or tensor.device.type != "cpu":
                 continue
             data = tensor.detach()
+            data = marks.stored(data)
             data = torch.view_as_real(data) if data.is_complex() else data
             marks.judge(data)
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
@@ -223,6 +224,11 @@ run_as_written(Simulation._call)
 run_as_written(Simulation.forward)
 
 
+def _copies_of_compressed(model: nn.Module) -> dict[int, Any]:
+    """Copies of buffers that torch's own deepcopy has no way to copy, by identity."""
+    return {id(item): item.clone() for item in model.buffers() if item.layout in (torch.sparse_csr, torch.sparse_csc)}
+
+
 def run(
     model: nn.Module,
     fmt: Any = "fp16",
@@ -278,7 +284,7 @@ def run(
         simulation.observe(observers)
         return simulation
     try:
-        duplicate = copy.deepcopy(model)
+        duplicate = copy.deepcopy(model, _copies_of_compressed(model))
     except Exception as error:
         raise ValueError(f"the model cannot be copied ({error}); run(model, inplace=True) uses the model itself") from error
     simulation = Simulation(duplicate, policy)

@@ -41,8 +41,12 @@ def check_tensors(named: Iterable[_Named], policy: Policy) -> None:
             continue
         if tensor.device.type != "cpu":
             raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
-        if tensor.dtype is torch.complex32:
-            raise UnsupportedTensor(f"{name} is {tensor.dtype}, which has no rules; use complex64")
+        if isinstance(tensor, nn.Parameter) and tensor.layout is not torch.strided:
+            raise UnsupportedTensor(
+                f"{name} is a parameter of layout {tensor.layout}; make its values a parameter, and the matrix in forward()"
+            )
+        if tensor.dtype is torch.complex32 and not isinstance(policy, NativePolicy):
+            raise UnsupportedTensor(f'{name} is {tensor.dtype}, which means itself under fmt="native" alone; use complex64')
         if tensor.is_floating_point() and tensor.dtype not in (*SMALL, torch.float32, torch.float64):
             raise UnsupportedTensor(f"{name} is {tensor.dtype}, which has no arithmetic; use model.float() first")
         if tensor.dtype in (torch.float64, torch.complex128) and not isinstance(policy, NativePolicy):

@@ -13,6 +13,7 @@ from fpsim.emulation.certification import (  # isort: skip
     normalization,  # noqa: F401
     attention,  # noqa: F401
     pooling,  # noqa: F401
+    other_layouts,  # noqa: F401
 )
 
 __all__ = ["TABLE", "Certificate", "Layer", "Tolerance", "certify", "classification_tolerance", "register", "tolerance"]

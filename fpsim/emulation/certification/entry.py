@@ -72,6 +72,8 @@ def certify(
     inputs = x if isinstance(x, tuple) else (x,)
     if not inputs or not all(isinstance(item, torch.Tensor) and item.dim() for item in inputs):
         raise TypeError("x must be a tensor whose first axis counts inputs, or a tuple of such tensors")
+    if not any(map(_is_dense, inputs)):
+        raise TypeError("x holds sparse matrices alone, which belong to all inputs: none is counted")
     if not all(len(item) for item in inputs):
         raise ValueError("x holds no inputs: its first axis has length 0")
     _keep_memory()
@@ -135,9 +137,9 @@ def _found(
     simulation: Simulation, policy: Policy, model: nn.Module, inputs: tuple[torch.Tensor, ...], method: str, request: Request
 ) -> list[Found]:
     """What the method finds for the batch at once, or else for one input after the other."""
-    count = len(inputs[0])
-    if any(len(item) != count for item in inputs):
-        raise ValueError(f"x: the inputs' first axes differ ({', '.join(str(len(item)) for item in inputs)})")
+    lengths = [len(item) for item in inputs if _is_dense(item)]
+    if len(set(lengths)) != 1:
+        raise ValueError(f"x: the inputs' first axes differ ({', '.join(map(str, lengths))})")
 
     def certified(some: tuple[torch.Tensor, ...]) -> Found:
         trace = record(simulation, model, some, box=method == "a-priori")  # as `run` is called here, gradients and all
@@ -149,7 +151,12 @@ def _found(
             return [certified(inputs)]
         except NeedsOneSample:
             pass
-    return [certified(tuple(item[i : i + 1] for item in inputs)) for i in range(count)]
+    return [certified(tuple(item[i : i + 1] if _is_dense(item) else item for item in inputs)) for i in range(lengths[0])]
+
+
+def _is_dense(item: torch.Tensor) -> bool:
+    """Whether the first axis counts inputs; a sparse matrix is one of all of them."""
+    return item.layout is torch.strided
 
 
 @contextlib.contextmanager

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fpsim.emulation.certification import other_layouts
 from fpsim.emulation.certification.attention import record_steps
+from fpsim.emulation.certification.other_layouts import real_form
 from fpsim.emulation.certification.steps import RecordedStep, Ref, Trace
 from fpsim.emulation.errors import UnsupportedOp
 from fpsim.emulation.machine.machine import FormatMachine
@@ -28,6 +30,15 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _MAKERS = frozenset(f"aten::{name}" for name in MAKERS)
 _DETACH = torch.ops.aten.detach.default
 _UNINITIALIZED = frozenset(f"aten::{name}" for name in MAKERS if "empty" in name)
+
+#: What is asked of memory, whatever it holds.
+_OF_MEMORY = frozenset(("aten::is_pinned",))
+
+#: What shows the numbers of a complex tensor or a sparse matrix where they lie.
+_SHOWN = frozenset(("view_as_real", "view_as_complex", "detach", "alias", "_values", "values"))
+
+#: What holds the numbers of one of its arguments, by place, in their order.
+_HOLDING = {"_sparse_coo_tensor_with_dims_and_tensors": 4, "sparse_compressed_tensor": 2, "t": 0, "transpose": 0}
 
 
 class _Recorder(TorchDispatchMode):
@@ -48,7 +59,7 @@ class _Recorder(TorchDispatchMode):
         self._outside: list[torch.Tensor] = []
 
     def remember(self, tensor: torch.Tensor, number: int | None = None) -> int:
-        number = self.trace.add(tensor) if number is None else number
+        number = self.trace.add(real_form(tensor)) if number is None else number
         self._numbers[_place(tensor)] = number
         self._in_storage.setdefault(_storage(tensor), []).append(number)
         return number
@@ -56,9 +67,9 @@ class _Recorder(TorchDispatchMode):
     def leaf(self, tensor: torch.Tensor, reference: torch.Tensor) -> int:
         """A tensor of emulated values that the run starts from; `reference` holds the exact ones."""
         number = self.remember(tensor)
-        if tensor.is_floating_point():
+        if _is_inexact(tensor):
             with _without_dispatch():
-                self.trace.references[number] = reference.detach().double()
+                self.trace.references[number] = real_form(reference.detach()).double()
         else:
             self.trace.integers.append(number)
         return number
@@ -75,12 +86,14 @@ class _Recorder(TorchDispatchMode):
             self._keep_old_values(target)
         self._read = {}
         if func is ATTENTION:
-            return record_steps(self.machine, self._step, args)
+            return record_steps(self.machine, self.step, args)
         result = func(*args, **kwargs)
         name = func._schema.name
-        if any(item.is_complex() or item.layout is not torch.strided for item in tensors_in([args, result])):
-            raise UnsupportedOp(f"{func}: certification has no rules for complex numbers and sparse matrices")
-        if name in _UNINITIALIZED:
+        if any(item.is_complex() or item.layout is not torch.strided for item in tensors_in([args, kwargs, result])):
+            self._record_other(func, args, kwargs, result, outside, target)
+        elif name in _OF_MEMORY:
+            pass
+        elif name in _UNINITIALIZED:
             self._in_storage.setdefault(_storage(result), [])
         elif name in _MAKERS and not tensors_in((args, kwargs)):
             with _without_dispatch():
@@ -94,6 +107,29 @@ class _Recorder(TorchDispatchMode):
         else:
             self._outside.extend(outside)
         return result
+
+    def _record_other(
+        self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, outside: list[torch.Tensor], target: Any
+    ) -> None:
+        """An operation on complex numbers or sparse matrices."""
+        name = func._schema.name.removeprefix("aten::")
+        self._outside.extend(outside)
+        if name in _SHOWN or not any(map(_is_inexact, tensors_in([result]))):
+            return
+        is_sparse = isinstance(result, torch.Tensor) and result.layout is not torch.strided
+        if is_sparse and name in _HOLDING:
+            source = args[_HOLDING[name]]
+            number = self._number(source, func if name not in ("t", "transpose") else None)
+            if isinstance(number, Ref):
+                self.remember(result, number.index)
+            return
+        with _without_dispatch():
+            known = target is None and other_layouts.write(self, func, args, result, kwargs)
+        if not known:
+            raise UnsupportedOp(
+                f"{func}: of complex numbers and sparse matrices certification follows products with factors of 1, sums of "
+                "two complex tensors, and what moves or shows numbers; a sparse matrix needs one entry a place (coalesce)"
+            )
 
     def reads(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """What the machine reads a tensor from outside as."""
@@ -113,14 +149,19 @@ class _Recorder(TorchDispatchMode):
         outputs = tuple(self.remember(item) if isinstance(item, torch.Tensor) and item.numel() else None for item in results)
         self.trace.steps.append(RecordedStep(func, places[0], places[1], outputs, self.machine.path))
 
-    def _step(self, op: Callable[..., Any], args: Sequence[Any], result: torch.Tensor) -> torch.Tensor:
+    def value(self, tensor: torch.Tensor, op: Any) -> torch.Tensor:
+        """The real form of what the operation read the tensor as."""
+        number = self._number(tensor, op)
+        return self.trace.values[number.index] if isinstance(number, Ref) else real_form(tensor)
+
+    def step(self, op: Callable[..., Any], args: Sequence[Any], result: Any) -> Any:
         """Write down one step of an operation, and what it gave; returns that."""
         places = tuple(mapped(lambda tensor: self._number(tensor, op), list(args)))
-        self.trace.steps.append(RecordedStep(op, places, {}, (self.remember(result),), self.machine.path))
+        self._record(op, (places, {}), result, None)
         return result
 
     def _is_outside(self, tensor: torch.Tensor) -> bool:
-        return tensor.is_floating_point() and tensor.numel() > 0 and _place(tensor) not in self._numbers
+        return _is_inexact(tensor) and real_form(tensor).numel() > 0 and _place(tensor) not in self._numbers
 
     def _refuse_stale(self, tensor: torch.Tensor) -> None:
         if _storage(tensor) in self._in_storage:
@@ -128,7 +169,7 @@ class _Recorder(TorchDispatchMode):
                 f"{self.machine.path or 'no module'}: a tensor is read that was not written as a whole, or through another "
                 "view; certification follows in-place operations on whole tensors only"
             )
-        if tensor.dtype is not _FLOAT32:
+        if real_form(tensor).dtype is not _FLOAT32:
             raise UnsupportedOp(f"a tensor of {tensor.dtype}: certification takes models and inputs in float32")
 
     def _number(self, tensor: torch.Tensor, reader: Any) -> Any:
@@ -183,12 +224,20 @@ class _Recorder(TorchDispatchMode):
         return getattr(packet, func._overloadname)
 
 
+def _is_inexact(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return (tensor if tensor.layout is torch.strided else real_form(tensor)).untyped_storage()._cdata
 
 
 def _place(tensor: torch.Tensor) -> Any:
-    return _storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+    """Where a tensor's real form lies: complex numbers and their parts are one tensor, a sparse matrix and its values too."""
+    conjugates = tensor.is_complex() and tensor.is_conj()
+    if tensor.layout is not torch.strided or (tensor.is_complex() and not conjugates):
+        tensor = real_form(tensor)
+    return _storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype, conjugates
 
 
 def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], box: bool = False) -> Trace:
@@ -208,13 +257,18 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
     with simulation:
         with _without_dispatch():  # what is read here keeps the values that it has
             for name, tensor in (*simulation.model.named_parameters(), *simulation.model.named_buffers()):
-                if tensor.dtype is _FLOAT32:
+                if tensor.dtype in (_FLOAT32, torch.complex64):
                     recorder.leaf(tensor, originals[name])
             arguments = []
             for item in inputs:
-                if item.is_floating_point() and item.dtype is not _FLOAT32:
+                if _is_inexact(item) and real_form(item).dtype is not _FLOAT32:
                     raise UnsupportedOp(f"an input of {item.dtype}: certification takes models and inputs in float32")
-                if item.is_floating_point() and machine.arithmetic.stochastic and not box:  # drawn anew wherever it is read
+                if box and real_form(item) is not item:
+                    raise UnsupportedOp("an input of complex numbers, or sparse: a radius is one of dense real inputs")
+                if item.layout is not torch.strided:
+                    arguments.append(item)  # its values are read where it is multiplied
+                    continue
+                if _is_inexact(item) and machine.arithmetic.stochastic and not box:  # drawn anew wherever it is read
                     arguments.append(item)
                     continue
                 arguments.append(machine.operand(item.detach().clone()))
@@ -228,8 +282,9 @@ def record(simulation: Simulation, model: torch.nn.Module, inputs: tuple[torch.T
         finally:
             machine.reads = None
         result = getattr(result, "logits", result)
-        if not isinstance(result, torch.Tensor):
-            raise TypeError(f"the model's output must be a tensor of logits, got {type(result).__name__}")
+        if not isinstance(result, torch.Tensor) or result.is_complex():
+            kind = type(result).__name__ if not isinstance(result, torch.Tensor) else result.dtype
+            raise TypeError(f"the model's output must be a tensor of logits, got {kind}")
         output = recorder.output(result)
         if output is None:
             raise TypeError("the model's output holds no floating-point numbers that it computed")

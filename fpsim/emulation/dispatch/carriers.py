@@ -6,13 +6,18 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.dispatch import complex_numbers
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine
+from fpsim.emulation.machine.parts import COMPLEX64
 from fpsim.emulation.registry import TABLE, written_by
 from fpsim.emulation.schemas import mapped, tensors_in
 
-_FLOAT32 = torch.float32
+_FLOAT32, COMPLEX32 = torch.float32, torch.complex32
+
+#: What carries tensors, by their dtype.
+_CARRIERS = {**dict.fromkeys(SMALL, _FLOAT32), _FLOAT32: _FLOAT32, COMPLEX32: COMPLEX64}
 
 
 class Call:
@@ -30,16 +35,16 @@ class Call:
             return self._carry(value)
         if isinstance(value, (list, tuple)):
             return type(value)(self.carry(item) for item in value)
-        return _FLOAT32 if isinstance(value, torch.dtype) and value in SMALL else value
+        return _CARRIERS.get(value, value) if isinstance(value, torch.dtype) else value
 
     def _carry(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dtype is not _FLOAT32 and tensor.dtype not in SMALL:
+        if tensor.dtype not in _CARRIERS:
             return tensor
         carried = self.carriers.get(id(tensor))
         if carried is not None:
             return carried[1]
-        carrier = tensor.detach().to(_FLOAT32, copy=True)  # exact
-        if tensor.dtype is self.dtype or self.as_they_are:
+        carrier = tensor.detach().resolve_conj().to(_CARRIERS[tensor.dtype], copy=True)  # exact
+        if tensor.dtype in (self.dtype, COMPLEX32) or self.as_they_are:
             marks.mark(carrier, self.machine.arithmetic.tag)
         self.carriers[id(tensor)] = (tensor, carrier)
         return carrier
@@ -48,17 +53,19 @@ class Call:
         if isinstance(result, torch.Tensor):
             if id(result) in written:
                 return written[id(result)]
-            if result.dtype is _FLOAT32 and marks.tag_on(result) is self.machine.arithmetic.tag:
-                return result.to(self.dtype)  # exact
+            if result.dtype in (_FLOAT32, COMPLEX64) and marks.tag_on(result) is self.machine.arithmetic.tag:
+                return result.to(COMPLEX32 if result.dtype is COMPLEX64 else self.dtype)  # exact
             return result
         if isinstance(result, (list, tuple)):
             return type(result)(self.give(item, written) for item in result)
         return result
 
+    def compute(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        return self.machine.rules[func](self.machine, *args, **kwargs)
+
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        machine = self.machine
         named = {key: self.carry(value) for key, value in kwargs.items()}
-        result = machine.rules[func](machine, *map(self.carry, args), **named)
+        result = self.compute(func, list(map(self.carry, args)), named)
         written: dict[int, torch.Tensor] = {}
         for tensor in tensors_in(written_by(func, args, kwargs)) if TABLE[func].written else ():
             if id(tensor) in self.carriers:
@@ -70,6 +77,15 @@ class Call:
         return self.give(result, written)
 
 
+class ComplexCall(Call):
+    """One call with complex numbers of two half ones: carried as complex64, by the rules for those."""
+
+    def compute(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        return complex_numbers.compute(self.machine, func, args, kwargs)
+
+
 def upcast(value: Any) -> Any:
-    """Half tensors among values as float32 ones."""
-    return mapped(lambda tensor: tensor.detach().float() if tensor.dtype in SMALL else tensor, value)
+    """Half tensors among values as float32 ones, complex ones of halves as complex64."""
+    return mapped(
+        lambda tensor: tensor.detach().to(_CARRIERS[tensor.dtype]) if tensor.dtype in _CARRIERS else tensor, value
+    )

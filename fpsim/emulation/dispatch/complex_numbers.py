@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.machine.machine import FormatMachine
-from fpsim.emulation.machine.parts import COMPLEX64
+from fpsim.emulation.machine.parts import COMPLEX64, conjugating
 from fpsim.emulation.registry import COMPLEX, TABLE, written_by
 from fpsim.emulation.schemas import each_element, mapped, name_of, tensors_in
 
@@ -27,7 +27,7 @@ def compute(machine: FormatMachine, func: Any, args: Any, kwargs: dict[str, Any]
     if family == "foreach":
         return _one_by_one(machine, func, args, kwargs)
     machine.select(func, args, kwargs)
-    with _without_dispatch():
+    with _without_dispatch(), conjugating():
         rule = COMPLEX.get(func)
         if rule is not None:
             return rule(machine, *args, **kwargs)
@@ -39,7 +39,9 @@ def compute(machine: FormatMachine, func: Any, args: Any, kwargs: dict[str, Any]
             return machine.rules[func](machine, *numbers, **kwargs)
         if family in ("constant", "random"):
             return _made(machine, func, args, kwargs)
-    raise machine.refuse("complex numbers have no rule for it")
+    raise machine.refuse(
+        "complex numbers have no rule for it; take it of their parts (torch.view_as_real), or of complex128, which means itself"
+    )
 
 
 def _made(machine: FormatMachine, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -48,6 +50,8 @@ def _made(machine: FormatMachine, func: Any, args: Any, kwargs: dict[str, Any]) 
     result = func(*machine.operands(args) if not targets else args, **kwargs)
     if "empty" in func._schema.name:
         return result
+    if any(item.dtype is torch.complex128 for item in (*targets, result)):
+        return result  # it means itself
     if targets:
         return machine.store(targets[0], targets[0].clone())
     return machine.finish(result)

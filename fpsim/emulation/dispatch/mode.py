@@ -16,6 +16,7 @@ from fpsim.emulation.machine.limits import has_others
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.updates import KINDS
+from fpsim.emulation.registry import arrived
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -59,6 +60,8 @@ class EmulationMode(TorchDispatchMode):
     def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation's result."""
         rule = self.rules.get(func)
+        if rule is None and arrived(func):
+            rule = self.rules.get(func)
         if rule is None:
             return self._without_rule(func, args, kwargs)
         if types and not marks.PLAIN_TYPES.issuperset(types):

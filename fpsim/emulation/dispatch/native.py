@@ -12,18 +12,21 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fpsim.emulation.dispatch.acceptance import Acceptance, fills_a_mask
-from fpsim.emulation.dispatch.carriers import Call, upcast
+from fpsim.emulation.dispatch.carriers import COMPLEX32, Call, ComplexCall, upcast
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
-from fpsim.emulation.registry import RULES, TABLE, Entry, positions, written_by
+from fpsim.emulation.machine.parts import conjugating
+from fpsim.emulation.registry import RULES, TABLE, Entry, arrived, positions, written_by
 from fpsim.emulation.schemas import OF_THE_FIRST, each_element, mapped, name_of, tensors_in
 
 _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _FLOATING = frozenset((*SMALL, _FLOAT32, _FLOAT64))
+_OF_HALVES = frozenset((COMPLEX32, torch.float16, *_INTEGERS))
 _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -58,13 +61,15 @@ class NativeMode(EmulationMode):
         """The operation's result, whatever the dtypes of its tensors."""
         if types and FakeTensor in types:
             self._refuse_subclasses(func, types)
-        entry = TABLE.get(func)
+        entry = TABLE.get(func) or arrived(func)
         family = None if entry is None else entry.family
         if family == "view" and not isinstance(args[0], (torch.Tensor, complex)):
             raise BeingTraced(func)
         tensors = tensors_in((*args, *kwargs.values()))
         kinds = {tensor.dtype for tensor in tensors}
         wanted = kwargs.get("dtype") if entry is None else entry.wanted(args, kwargs)
+        if COMPLEX32 in kinds or wanted is COMPLEX32 or (func is _aten.complex.default and not kinds.isdisjoint(SMALL)):
+            return self._of_half_complex_numbers(func, args, kwargs, kinds)
         if kinds.isdisjoint(SMALL) and wanted not in SMALL:
             if not self._half_by_default(func, tensors, wanted):
                 return self._plain(func, args, kwargs, kinds)
@@ -96,6 +101,28 @@ class NativeMode(EmulationMode):
             self._explain(error, func, args, kwargs)
             raise
 
+    def _of_half_complex_numbers(self, func: Any, args: Any, kwargs: dict[str, Any], kinds: set[torch.dtype]) -> Any:
+        """complex32: two values of float16. Beside a wider dtype it is that one's, as torch promotes it."""
+        entry = TABLE.get(func)
+        if entry is None:
+            return self._without_rule(func, args, kwargs)
+        if entry.computes_nothing:
+            return self._plain(func, args, kwargs, kinds)
+        self.machine.op = func
+        try:
+            with _without_dispatch():
+                if func is _aten._to_copy.default and kwargs.get("dtype", COMPLEX32) is not COMPLEX32:
+                    return func(*args, **kwargs)  # exact, or torch's own
+                if func is _aten.copy_.default and args[0].dtype is not COMPLEX32:
+                    return self._plain(func, (args[0], *upcast(args[1:])), kwargs, kinds)
+                if func not in (_aten._to_copy.default, _aten.copy_.default) and not kinds.issubset(_OF_HALVES):
+                    args, kwargs = upcast((args, kwargs))
+                    return self._plain(func, args, kwargs, kinds)
+                return ComplexCall(self.machine, torch.float16).run(func, args, kwargs)
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs)
+            raise
+
     @staticmethod
     def _half_by_default(func: Any, tensors: list[torch.Tensor], wanted: Any) -> bool:
         return not tensors and wanted is None and torch.get_default_dtype() in SMALL and func in RULES
@@ -106,7 +133,10 @@ class NativeMode(EmulationMode):
             if "float8" in str(dtype) or "float4" in str(dtype):
                 raise UnsupportedTensor(f"{func}: a tensor of {dtype}, which has no arithmetic; cast it to float32 first")
         with _without_dispatch():
-            return func(*args, **kwargs)
+            if kinds.isdisjoint(_COMPLEX):
+                return func(*args, **kwargs)
+            with conjugating():
+                return func(*args, **kwargs)
 
     def _compute(
         self, entry: Entry, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor], kinds: set[torch.dtype], wanted: Any

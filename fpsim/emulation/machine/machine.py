@@ -141,10 +141,12 @@ class FormatMachine(Writing):
         if tensor.device.type != "cpu":
             raise UnsupportedTensor(self.message(f"a tensor on {tensor.device}; emulation runs on the CPU"))
         if tensor.layout is not torch.strided and computes:
-            raise UnsupportedTensor(self.message(f"a tensor of layout {tensor.layout}; emulation takes dense tensors"))
+            reason = f"a tensor of layout {tensor.layout}; emulation takes dense tensors here: use to_dense()"
+            raise UnsupportedTensor(self.message(reason))
         if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE or (not computes and dtype in SMALL):
             return
-        raise UnsupportedTensor(self.message(f"a tensor of {dtype}, which has no rules here; cast it to float32 first"))
+        instead = 'it to complex64 first, or use fmt="native"' if dtype is torch.complex32 else "it to float32 first"
+        raise UnsupportedTensor(self.message(f"a tensor of {dtype}, which has no rules here; cast {instead}"))
 
     def operands(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):

@@ -79,6 +79,13 @@ def _storage_of(memory: Any) -> Any:
     return memory.untyped_storage() if isinstance(memory, torch.Tensor) else memory._untyped_storage
 
 
+def stored(tensor: torch.Tensor) -> torch.Tensor:
+    """The dense tensor of what is stored: the values of a sparse matrix, of a dense one itself."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._values()
+    return tensor.values() if tensor.layout in (torch.sparse_csr, torch.sparse_csc) else tensor
+
+
 def tag_on(tensor: torch.Tensor) -> Tag | None:
     """The tag on the tensor's storage; None too for tensors that have no storage."""
     try:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 
 from fpsim.emulation.machine import marks
 
 COMPLEX64 = torch.complex64
+_Key = torch._C.DispatchKey
+
+
+def conjugating() -> AbstractContextManager[None]:
+    """Within a handler of operations: what torch's kernels themselves conjugate in passing is conjugated when read.
+
+    Torch leaves that out there, and kernels made of others (a pseudoinverse) then go on with numbers that are not.
+    """
+    excluded = torch._C._dispatch_tls_local_exclude_set().remove(_Key.Conjugate).remove(_Key.Negative)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
 
 
 def parts_of(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,13 @@
-"""A rule for every operation of torch, one file a family: each fills the registry when it is loaded."""
+"""A rule for every operation of torch, one file a family: each fills the registry when it is loaded.
 
+Other packages' operators have a folder of their package's name, which is loaded when the first of them arrives.
+"""
+
+from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
+
+from fpsim.emulation.registry import ARRIVING
 
 
 def load() -> None:
@@ -10,3 +16,5 @@ def load() -> None:
         if not family.ispkg:
             import_module(f"{__name__}.{family.name}")
     import_module(f"{__name__}.steps").load()
+    for package in ("torchvision",):
+        ARRIVING[package] = partial(import_module, f"{__name__}.{package}")

@@ -269,8 +269,10 @@ register_complex(["linalg_vector_norm"], _norm)
 def _converted(op: torch._ops.OpOverload) -> Rule:
     def rule(machine: Machine, source: Tensor, *, dtype: Any = None, **kwargs: Any) -> Tensor:
         if source.dtype is torch.complex128:
-            result = op(source, dtype=dtype, **kwargs)
-            return machine.finish(result) if result.dtype in (COMPLEX64, _FLOAT32) else result
+            if dtype not in (COMPLEX64, _FLOAT32):
+                return op(source, dtype=dtype, **kwargs)
+            wide = source.resolve_conj() if dtype is COMPLEX64 else source.real
+            return machine.finish(wide.clone())  # rounded once, not by complex64 first
         read = machine.operand(source) if source.is_complex() else machine.floating(source)
         return machine.exact(op(read, dtype=dtype, **kwargs))
 

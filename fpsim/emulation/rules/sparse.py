@@ -13,12 +13,14 @@ from torch import Tensor
 
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import RULES, Rule, register
+from fpsim.emulation.registry import RULES, Entry, Rule, enter, register
+from fpsim.emulation.rules.exact import exact_rule
 from fpsim.emulation.schemas import names, overloads
 
 _aten = torch.ops.aten
 _MOST = 1 << 22  # numbers of the dense operand that are laid out for rows at a time
 _COMPRESSED = (torch.sparse_csr,)
+_LAYOUTS = (torch.sparse_coo, torch.sparse_csr)
 
 #: What looks into a sparse tensor.
 PARTS = names(
@@ -84,6 +86,17 @@ for _names, _rule in ((PARTS, _part_rule), (MOVES, _move_rule)):
                 register(_op, family="sparse")(_rule(_op))
 
 
+def clone(machine: Machine, x: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor:
+    """A copy; of a sparse matrix one of its stored values, as gradients are kept."""
+    if x.layout is torch.strided or x.dtype is not torch.float32:
+        return _exact_clone(machine, x, memory_format=memory_format)
+    return _marked(machine, _aten.clone.default(_read(machine, x)))
+
+
+_exact_clone = exact_rule(_aten.clone.default)
+enter(Entry(_aten.clone.default, "exact", clone))
+
+
 def _coo(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     return torch.sparse_coo_tensor(places, values, shape, is_coalesced=True, check_invariants=False)
 
@@ -136,8 +149,13 @@ def _product(
     machine: Machine, a: Tensor, b: Tensor, c: Tensor | None = None, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
     """a @ b of a sparse and a dense matrix, or beta * c + alpha * (a @ b)."""
+    if torch.strided not in (a.layout, b.layout) and c is None and alpha == 1:
+        return product_of_sparse(machine, a, b)
     if b.layout is not torch.strided or a.layout is torch.strided or b.dtype is not a.dtype or a.dense_dim():
-        raise machine.refuse("a product other than that of a sparse and a dense matrix of one dtype: use to_dense()")
+        raise machine.refuse(
+            "a product other than those of two sparse matrices of one layout, and of a sparse and a dense one, of one dtype: "
+            "use to_dense()"
+        )
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
         raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
     begins, columns, values = _rows(machine, a)
@@ -165,6 +183,44 @@ def _product(
 def _like(source: Tensor, values: Tensor) -> Tensor:
     tag = marks.tag_on(source)
     return values if tag is None else marks.mark(values, tag)
+
+
+@register(_aten._sparse_sparse_matmul.default, family="sparse")
+def product_of_sparse(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
+    """The product of two sparse matrices of one layout: for each place that has terms their sum, by ascending k."""
+    matrices = a.dim() == b.dim() == 2 and not a.dense_dim() and not b.dense_dim()
+    if a.layout is not b.layout or a.layout not in _LAYOUTS or a.dtype is not b.dtype or not matrices:
+        raise machine.refuse("a product of sparse tensors other than two COO or two CSR matrices of one dtype: use to_dense()")
+    if a.shape[1] != b.shape[0]:
+        raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
+    if a.dtype is not torch.float32:
+        return _aten._sparse_sparse_matmul.default(a, b) if a.layout is torch.sparse_coo else _aten.mm.default(a, b)
+    (begins, inner, left), (begins_right, columns, right) = _rows(machine, a), _rows(machine, b)
+    counts = begins_right.diff()[inner]  # terms that each entry of a has a part in
+    entry = torch.repeat_interleave(torch.arange(len(left)), counts)
+    first = torch.repeat_interleave(begins_right[inner] - (counts.cumsum(0) - counts), counts)
+    partner = first + torch.arange(len(entry))
+    rows = torch.repeat_interleave(torch.arange(a.shape[0]), begins.diff())[entry]
+    place = rows * b.shape[1] + columns[partner]
+    order = torch.argsort(place, stable=True)  # a's entries lie by ascending k in each row
+    places, terms = torch.unique_consecutive(place[order], return_counts=True)
+    starts, result = terms.cumsum(0) - terms, torch.zeros(len(places))
+    for count in terms.unique().tolist():
+        for part in (terms == count).nonzero()[:, 0].split(max(1, _MOST // count)):
+            chosen = order[starts[part, None] + torch.arange(count)]
+            factors = _like(left, left[entry[chosen]][:, None]), _like(right, right[partner[chosen]][:, :, None])
+            result[part] = machine.rules[_aten.bmm.default](machine, *factors)[:, 0, 0]
+    return _of_places(machine, places, result, torch.Size((a.shape[0], b.shape[1])), a.layout)
+
+
+def _of_places(machine: Machine, places: Tensor, values: Tensor, shape: torch.Size, layout: torch.layout) -> Tensor:
+    """A matrix of values at ascending places row * columns + column."""
+    rows, columns, values = places // max(1, shape[1]), places % max(1, shape[1]), machine.exact(values)
+    if layout is torch.sparse_coo:
+        return _coo(torch.stack([rows, columns]), values, shape)
+    ends = torch.bincount(rows, minlength=shape[0]).cumsum(0)
+    begins = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+    return torch.sparse_csr_tensor(begins, columns, values, shape, check_invariants=False)
 
 
 @register(_aten._sparse_addmm.default, family="sparse")

@@ -1,0 +1,239 @@
+"""Complex numbers and sparse matrices in a trace: the real tensors that hold their numbers, and products written down in those.
+
+A complex tensor is its parts along a last axis, a sparse matrix its stored values. A complex product is the real one that the
+machine makes, of twice as many terms: rows (re, im) of the left factor, the matrix ((re, im), (-im, re)) of the right. A sparse
+product has a sum for each row, of its stored entries.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from fpsim.emulation.certification.products import slopes_of_products
+from fpsim.emulation.certification.slopes import Slope, linear
+from fpsim.emulation.certification.table import TABLE, Call, Products, free, multiplied, register
+from fpsim.emulation.machine import marks
+from fpsim.emulation.schemas import mapped, name_of
+
+_aten = torch.ops.aten
+_Tensor = torch.Tensor
+_without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+
+
+def real_form(tensor: _Tensor) -> _Tensor:
+    """The real tensor that holds a tensor's numbers; a dense real one is that itself."""
+    if tensor.layout is torch.strided and not tensor.is_complex():
+        return tensor
+    with _without_dispatch():
+        tensor = marks.stored(tensor)
+        return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+# Complex numbers
+
+
+def interleaved(parts: _Tensor, is_vector: bool) -> _Tensor:
+    """The rows of a left factor: (..., i, k, 2) as (..., i, 2 k)."""
+    parts = parts.unsqueeze(0) if is_vector else parts
+    return parts.flatten(-2)
+
+
+def _matrix(parts: _Tensor, is_vector: bool, sign: float) -> _Tensor:
+    real, imaginary = (parts.unsqueeze(1) if is_vector else parts).unbind(-1)
+    rows = torch.stack([torch.stack([real, imaginary], -1), torch.stack([sign * imaginary, real], -1)], -3)
+    return rows.flatten(-2).flatten(-3, -2)
+
+
+def as_matrix(parts: _Tensor, is_vector: bool) -> _Tensor:
+    """The matrix of a right factor: (..., k, j, 2) as (..., 2 k, 2 j)."""
+    return _matrix(parts, is_vector, -1.0)
+
+
+def as_addend(parts: _Tensor, is_vector: bool) -> _Tensor:
+    """What is added to a product: (..., j, 2) as (..., 2 j); a vector's is that of one column."""
+    return parts if is_vector else parts.flatten(-2)
+
+
+def as_parts(product: _Tensor, shape: tuple[int, ...]) -> _Tensor:
+    return product.reshape(*shape, 2)
+
+
+def conjugate(parts: _Tensor) -> _Tensor:
+    return parts * torch.tensor([1.0, -1.0], dtype=parts.dtype)
+
+
+def _matrix_slopes(call: Call) -> list[Slope]:
+    is_vector = call.args[1]
+    return [Slope(lambda t: as_matrix(t, is_vector), lambda t: _matrix(t, is_vector, 1.0))]
+
+
+register(as_matrix, "complex", _matrix_slopes, kind="exact", cost=free)
+register(conjugate, "complex", lambda call: [Slope(conjugate, lambda t: t)], kind="exact", cost=free)
+for _move in (interleaved, as_addend, as_parts):
+    register(_move, "structure", lambda call: [linear(lambda t: call.run([t]))], kind="exact", cost=free)
+
+
+@functools.cache
+def on_parts(op: torch._ops.OpOverload) -> Callable[..., Any] | None:
+    """An operation on parts that moves complex numbers as `op` does; None where it does anything else."""
+    row = TABLE.get(op)
+    if row is None or row.family != "structure" or row.known is not None or row.kind != "exact":
+        return None
+
+    def move(*args: Any, **kwargs: Any) -> Any:
+        pairs, named = mapped(lambda t: torch.view_as_complex(t.contiguous()) if t.is_floating_point() else t, (args, kwargs))
+        return mapped(torch.view_as_real, op(*pairs, **named))
+
+    move.__name__ = str(op)
+    register(move, row.family, row.slopes, kind=row.kind, cost=row.cost, outputs=row.outputs)
+    return move
+
+
+#: Products, and the real ones that they are made as.
+PRODUCTS = {
+    "mm": _aten.mm.default, "bmm": _aten.bmm.default, "addmm": _aten.addmm.default, "baddbmm": _aten.baddbmm.default,
+    "mv": _aten.mm.default, "addmv": _aten.addmm.default, "dot": _aten.mm.default, "vdot": _aten.mm.default,
+}  # fmt: skip
+
+
+class Writer(Protocol):
+    """What writes a run down."""
+
+    def step(self, op: Callable[..., Any], args: Sequence[Any], result: Any) -> Any:
+        """Write down one step of an operation, and what it gave; returns that."""
+
+    def value(self, tensor: _Tensor, op: Any) -> _Tensor:
+        """The real form of what the operation read the tensor as."""
+
+
+def write(writer: Writer, op: torch._ops.OpOverload, args: Sequence[Any], result: Any, factors: dict[str, Any]) -> bool:
+    """Write down a product, or a move of complex numbers; False for any other operation."""
+    name, tensors = name_of(op), [item for item in args if isinstance(item, _Tensor)]
+    if any(item.layout is not torch.strided for item in tensors):
+        return name in SPARSE_PRODUCTS and _write_sparse(writer, op, tensors, result, factors)
+    if name in PRODUCTS:
+        return _write_product(writer, op, tensors, result, factors)
+    if name in ("_conj", "conj_physical"):
+        writer.step(conjugate, args, result)
+        return True
+    if name in ("add", "sub") and len(tensors) == 2 and all(item.is_complex() for item in tensors) and not factors:
+        writer.step(op, args, result)  # part by part
+        return True
+    move = on_parts(op)
+    if move is not None and not factors:
+        writer.step(move, args, result)
+    return move is not None and not factors
+
+
+def _write_product(writer: Writer, op: Any, tensors: list[_Tensor], result: _Tensor, factors: dict[str, Any]) -> bool:
+    """Each factor as the real one that the machine made, and the real product."""
+    if any(factor != 1 for factor in factors.values()) or not all(item.is_complex() for item in tensors):
+        return False
+    name, (*addends, a, b) = name_of(op), tensors
+    is_dot, is_vector = name in ("dot", "vdot"), name in ("mv", "addmv", "dot", "vdot")
+    left = writer.value(a, op)
+    if name == "vdot":
+        left = conjugate(left)
+        a = writer.step(conjugate, (a,), left)
+    parts = [
+        *(writer.step(as_addend, (c, is_vector), as_addend(writer.value(c, op), is_vector).clone()) for c in addends),
+        writer.step(interleaved, (a, is_dot), interleaved(left, is_dot).clone()),
+        writer.step(as_matrix, (b, is_vector), as_matrix(writer.value(b, op), is_vector)),
+    ]
+    shape = (*parts[-2].shape[:-1], parts[-1].shape[-1])
+    made = writer.step(PRODUCTS[name], parts, real_form(result).reshape(shape).clone())
+    writer.step(as_parts, (made, tuple(result.shape)), result)
+    return True
+
+
+# Sparse matrices
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Where the stored values of a matrix are."""
+
+    rows: _Tensor
+    columns: _Tensor
+    shape: tuple[int, int]
+
+    @staticmethod
+    def of(matrix: _Tensor) -> Pattern | None:
+        """None where several entries have one place: they are added before they are multiplied."""
+        with _without_dispatch():
+            if matrix.layout is torch.sparse_coo:
+                rows, columns = matrix._indices()
+            else:
+                is_row = matrix.layout is torch.sparse_csr
+                begins = matrix.crow_indices() if is_row else matrix.ccol_indices()
+                long = torch.repeat_interleave(torch.arange(len(begins) - 1), begins.diff())
+                short = matrix.col_indices() if is_row else matrix.row_indices()
+                rows, columns = (long, short) if is_row else (short, long)
+            flat = rows.long() * matrix.shape[1] + columns
+            if len(flat.unique()) < len(flat):
+                return None
+        return Pattern(rows.long(), columns.long(), (matrix.shape[0], matrix.shape[1]))
+
+    @functools.cached_property
+    def turned(self) -> Pattern:
+        """That of the transposed matrix."""
+        return Pattern(self.columns, self.rows, self.shape[::-1])
+
+    @functools.cached_property
+    def terms(self) -> int:
+        """The most entries of a row."""
+        return int(torch.bincount(self.rows, minlength=1).max()) if len(self.rows) else 0
+
+    def product(self, values: _Tensor, dense: _Tensor) -> _Tensor:
+        """The matrix of these values times a dense one."""
+        terms = values.reshape(-1, *[1] * (dense.dim() - 1)) * dense[self.columns]
+        return torch.zeros(self.shape[0], *dense.shape[1:], dtype=terms.dtype).index_add(0, self.rows, terms)
+
+
+def sparse_product(values: _Tensor, dense: _Tensor, pattern: Pattern, is_right: bool) -> _Tensor:
+    """A sparse matrix times a dense one, or the other way round."""
+    return pattern.turned.product(values, dense.t()).t() if is_right else pattern.product(values, dense)
+
+
+def sparse_product_added(addend: _Tensor, values: _Tensor, dense: _Tensor, pattern: Pattern, is_right: bool) -> _Tensor:
+    product = sparse_product(values, dense, pattern, is_right)
+    return addend.expand(product.shape) + product
+
+
+SPARSE_PRODUCTS = ("mm", "mv", "addmm", "addmv", "_sparse_addmm")
+
+
+def _write_sparse(writer: Writer, op: Any, tensors: list[_Tensor], result: _Tensor, factors: dict[str, Any]) -> bool:
+    *addends, a, b = tensors
+    is_right = a.layout is torch.strided
+    pattern = Pattern.of(b if is_right else a)
+    if pattern is None or factors.get("alpha", 1) != 1 or factors.get("beta", 1) not in (0, 1):
+        return False
+    operands = ((b, a) if is_right else (a, b)), (pattern, is_right)
+    if addends and factors.get("beta", 1):
+        writer.step(sparse_product_added, (*addends, *operands[0], *operands[1]), result)
+    else:
+        writer.step(sparse_product, (*operands[0], *operands[1]), result)
+    return True
+
+
+def _sparse_products(call: Call) -> Products:
+    *addends, values, dense = call.operands
+    pattern, is_right = call.args[-2:]
+
+    def multiply(a: _Tensor, b: _Tensor) -> _Tensor:
+        return sparse_product(a, b, pattern, is_right)
+
+    terms = (pattern.turned if is_right else pattern).terms
+    return Products(multiply, (values, dense), terms, addends[0] if addends else None)
+
+
+for _op in (sparse_product, sparse_product_added):
+    register(
+        _op, "sparse", slopes_of_products(_sparse_products), kind="accumulated", cost=multiplied, products=_sparse_products
+    )

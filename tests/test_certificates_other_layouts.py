@@ -1,0 +1,152 @@
+"""Certificates of sparse and of complex products: exact rationals, and the real products that complex ones are."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fpsim
+from fpsim.theory.accumulations import accumulation_bound
+
+METHODS = ["shadow", "running", "mean-value", "probabilistic"]
+
+
+def of(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def exact(tensor):
+    return np.vectorize(lambda value: Fraction(float(value)), otypes=[object])(tensor.detach().numpy())
+
+
+def holds(certificate, expected):
+    """Whether no logit is farther from the exact one than its bound, which is less than a tenth of the largest."""
+    bound, found = certificate.bound, certificate.logits
+    errors = np.abs(exact(found) - expected)
+    near = all(errors[place] <= Fraction(float(bound[place])) for place in np.ndindex(expected.shape))
+    return near and float(bound.max()) < 0.1 * float(found.abs().max())
+
+
+PLACES = torch.tensor([[0, 0, 0, 1, 2, 2, 2], [3, 0, 1, 2, 0, 1, 3]])
+
+
+class Graph(nn.Module):
+    """A sparse matrix times features, made in each of the ways there are."""
+
+    def __init__(self, how):
+        super().__init__()
+        matrix = torch.sparse_coo_tensor(PLACES, of(7), (3, 4), check_invariants=True)
+        if how == "made":
+            self.values = nn.Parameter(of(7))
+        elif how != "argument":
+            self.register_buffer("matrix", matrix if how == "uncoalesced" else matrix.coalesce())
+        if how == "csr":
+            self.matrix = self.matrix.to_sparse_csr()
+        self.how, self.weight = how, nn.Parameter(of(5, 3, seed=2))
+
+    def forward(self, x, matrix=None):
+        return self.features(x[0], matrix)[None]
+
+    def features(self, x, matrix):
+        if self.how == "made":
+            matrix = torch.sparse_coo_tensor(PLACES, self.values, (3, 4), check_invariants=True)
+        elif matrix is None:
+            matrix = self.matrix
+        if self.how == "right":
+            return x.t().matmul(matrix.t()).t() @ self.weight
+        if self.how == "vectors":
+            return torch.stack([torch.mv(matrix, column) for column in x.unbind(1)], 1) @ self.weight
+        if self.how == "addend":
+            return torch.addmm(x[:3], matrix, x) @ self.weight
+        return torch.sparse.mm(matrix, x) @ self.weight
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["coo", "csr", "uncoalesced", "made", "argument", "right", "vectors", "addend"])
+def test_sums_of_stored_entries(how, method):
+    model, x = Graph(how).eval(), of(4, 5, seed=1)
+    matrix = torch.sparse_coo_tensor(PLACES, of(7), (3, 4), check_invariants=True)
+    features = exact(matrix.to_dense()) @ exact(x) + (exact(x[:3]) if how == "addend" else 0)
+    arguments = (x[None], matrix) if how == "argument" else x[None]
+    for accumulate in ("fp16", "fp32:pairwise"):
+        certificate = fpsim.certify(model, arguments, "fp16", accumulate, method=method)
+        assert holds(certificate, (features @ exact(model.weight))[None])
+
+
+class Complex(nn.Module):
+    """Complex products between real numbers, and the real network that they are."""
+
+    def __init__(self, op, is_real):
+        super().__init__()
+        self.op, self.is_real = op, is_real
+        self.weight = nn.Parameter(torch.view_as_complex(of(3, 4, 2, seed=1)))
+        self.bias = nn.Parameter(torch.view_as_complex(of(4, 2, seed=2)))
+
+    def matrix(self):
+        real, imaginary = torch.view_as_real(self.weight.detach()).unbind(-1)
+        rows = [torch.stack([real, imaginary], -1).flatten(1), torch.stack([-imaginary, real], -1).flatten(1)]
+        return torch.stack(rows, 1).flatten(0, 1)
+
+    def forward(self, x):
+        if self.is_real:
+            return x.flatten(1) @ self.real if self.op != "addmm" else torch.addmm(self.added, x.flatten(1), self.real)
+        z = torch.view_as_complex(x)
+        match self.op:
+            case "mm":
+                y = z @ self.weight
+            case "addmm":
+                y = torch.addmm(self.bias, z, self.weight)
+            case "bmm":
+                y = torch.bmm(z[None], self.weight[None])[0]
+            case "mv":
+                y = torch.stack([torch.mv(self.weight.t(), row) for row in z])
+            case "conjugate":
+                y = (z.conj() @ self.weight.conj()).conj()
+        return torch.view_as_real(y.resolve_conj()).flatten(1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("op", ["mm", "addmm", "bmm", "mv", "conjugate"])
+def test_a_complex_product_is_certified_as_the_real_one_that_it_is(op, method):
+    x = of(2, 3, 2)
+    model, other = Complex(op, False).eval(), Complex(op, True).eval()
+    other.real = nn.Parameter(other.matrix())
+    other.added = nn.Parameter(torch.view_as_real(other.bias.detach()).flatten())
+    found, expected = (fpsim.certify(item, x, "fp16", "fp16", method=method) for item in (model, other))
+    exactly = exact(x.flatten(1)) @ exact(other.real) + (exact(other.added) if op == "addmm" else 0)
+    assert holds(found, exactly)
+    if op in ("mm", "addmm") and method == "shadow":  # others lose a little where they turn signs
+        assert torch.equal(found.bound, expected.bound) and torch.equal(found.logits, expected.logits)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.view_as_real(torch.view_as_complex(x) * 2j).flatten(1),
+        lambda x: torch.view_as_complex(x).abs(),
+        lambda x: x.flatten(1).to_sparse().to_dense(),
+        lambda x: torch.sparse_coo_tensor(torch.zeros(2, 2).long(), x[0, 0], (1, 1), check_invariants=True) @ x[:1, 0],
+        lambda x: torch.view_as_complex(x),
+    ],
+)
+def test_what_is_not_followed_says_so(function):
+    model = nn.Identity().eval()
+    model.forward = function
+    with pytest.raises((fpsim.UnsupportedOp, TypeError), match=r"certification follows|tensor of logits"):
+        fpsim.certify(model, of(2, 3, 2), "fp16")
+
+
+@pytest.mark.parametrize("order", ["", ":pairwise", ":blocked(3)->fp32", ":lanes(8)", ":split(4)", ":kahan"])
+def test_bounds_of_a_longest_row_hold_for_shorter_ones(order):
+    bounds = [accumulation_bound("fp16", f"fp16{order}", terms) for terms in range(1, 40)]
+    assert all(a.relative <= b.relative and a.absolute <= b.absolute for a, b in pairwise(bounds))
+
+
+def test_a_sparse_parameter_is_refused_by_name():
+    model = nn.Module()
+    model.edges = nn.Parameter(torch.sparse_coo_tensor(PLACES, of(7), (3, 4), check_invariants=True))
+    with pytest.raises(fpsim.emulation.errors.UnsupportedTensor, match=r"edges is a parameter of layout .*sparse_coo"):
+        fpsim.run(model, "fp16")
