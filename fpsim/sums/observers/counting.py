@@ -82,10 +82,11 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
     chosen, shape = planned.scheme, (rows, columns, leaves)
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, _observed(planned, extents))
     left, right = job.pack(a, b)
-    if job.observed == SUMS and rows * columns * leaves > _LARGE and _may_be_seldom(planned, extents):
-        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws)
-        job = seldom if seldom.suits(left, right, programs[0]) else job
     most = _most(planned)
+    alone = not counters.is_whole and planned.growth * leaves * largest < most
+    if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and _may_be_seldom(planned, extents):
+        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
+        job = seldom if seldom.suits(left, right, programs[0]) else job
     flags = planned.flags(leaves, rows, lambda: extents)
     vanishing = _vanishing(planned)
     vanished = None
@@ -95,7 +96,7 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
         counted = job
         if job.overflowed or (job.observed != EVERYTHING and not job.largest < most):
             counted, out = _again(job, a, b, lines, planned.careful.scheme, out)
-        elif job.observed == SUMS or (job.observed != EVERYTHING and smallest <= max(vanishing)):
+        elif job.observed == SUMS or (counters.is_whole and job.observed != EVERYTHING and smallest <= max(vanishing)):
             if vanished is None:
                 vanished = _zero_leaves(a[None], b[None], vanishing)
             _leave_out_zero_leaves(job, *vanished, in_chains, used)
@@ -257,7 +258,7 @@ def counted_add(
     counters.swamped += lost
     counters.underflows += underflows
     counters.largest = max(counters.largest, float(largest))
-    if reaching:
+    if reaching and counters.is_whole:
         finite = np.isfinite(x) & np.isfinite(y)
         beyond = add_rounded(x, y, target.beyond, rounding, draws, node)
         counters.overflows += int(np.count_nonzero(finite & (np.abs(beyond) > target.max_finite)))
