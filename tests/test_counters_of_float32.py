@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 import fpsim
 from fpsim.backend import threads
 from fpsim.sums.observers import counting, counting_tiles
+from fpsim.sums.observers.counters import SwampedAdditions
 from fpsim.sums.observers.counting_tiles import SeldomSwampedJob
 
 
@@ -61,9 +62,11 @@ def products(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return pair[0], pair[1]
 
 
-def counted(pair: tuple[np.ndarray, np.ndarray], accumulate: str, few: float) -> fpsim.Counters:
+def counted(
+    pair: tuple[np.ndarray, np.ndarray], accumulate: str, few: float, kind: type[fpsim.Counters] = fpsim.Counters
+) -> fpsim.Counters:
     """A product's counters, where blocks are looked at unless more than this share of them has to be."""
-    counters = fpsim.Counters()
+    counters = kind()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting_tiles, "_FEW", few)
         fpsim.matmul(*pair, fmt="fp32", accumulate=accumulate, counters=counters)
@@ -80,8 +83,10 @@ FEW = st.sampled_from([0.5, 1.0])
 @settings(max_examples=60, deadline=None)
 @given(products(), st.sampled_from([None, 7, 16, 20]), FEW)
 def test_counts_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray], size: int | None, few: float) -> None:
-    counters = counted(pair, f"fp32:blocked({size})" if size else "fp32", few)
-    assert counters == numpy_counts(*pair, blocks(pair[0].shape[1], size) if size else None)
+    accumulate, wanted = f"fp32:blocked({size})" if size else "fp32", blocks(pair[0].shape[1], size) if size else None
+    whole, alone = (counted(pair, accumulate, few, kind) for kind in (fpsim.Counters, SwampedAdditions))
+    assert whole == numpy_counts(*pair, wanted)
+    assert (alone.additions, alone.swamped) == (whole.additions, whole.swamped)
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,6 +95,7 @@ def test_counts_of_strided_sums_are_those_of_numpy(pair: tuple[np.ndarray, np.nd
     leaves, counters = pair[0].shape[1], counted(pair, "fp32:lanes(2)", few)
     wanted = numpy_counts(*pair, [range(first, leaves, 2) for first in range(min(2, leaves))])
     assert (counters.swamped, counters.underflows, counters.largest) == (wanted.swamped, wanted.underflows, wanted.largest)
+    assert counted(pair, "fp32:lanes(2)", few, SwampedAdditions).swamped == wanted.swamped
 
 
 @settings(max_examples=20, deadline=None)
