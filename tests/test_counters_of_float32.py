@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fpsim
+from fpsim.accumulation import get_accumulator
 from fpsim.backend import threads
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
 from fpsim.sums.observers import counting, counting_tiles
 from fpsim.sums.observers.counters import SwampedAdditions
 from fpsim.sums.observers.counting_tiles import SeldomSwampedJob
+from fpsim.sums.task import Sum
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -109,6 +113,26 @@ def test_counts_of_exact_products_are_those_of_numpy(pair: tuple[np.ndarray, np.
         return
     fpsim.matmul(a, b, fmt="bf16", accumulate="fp32", counters=counters)
     assert (counters.swamped, counters.largest) == (wanted.swamped, wanted.largest)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("accumulate", ["fp32", "fp32:blocked(20)", "fp32:lanes(2)"])
+def test_swamped_additions_of_pairs_alone_are_those_of_numpy(accumulate: str, turned: bool) -> None:
+    """Dense factors, some that are zero, and some that are far smaller: seldom and often swamped ones in one call."""
+    generator = np.random.default_rng(3)
+    shape, leaves = (5, 40, 33), 40
+    a = generator.standard_normal((*shape[:2], leaves)) * 2.0 ** generator.choice([0, -20], (5, 1, leaves), p=[0.8, 0.2])
+    b = np.where(generator.random((5, leaves, shape[2])) < 0.3, 0, generator.standard_normal((5, leaves, shape[2])))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    parts = {"fp32:blocked(20)": blocks(leaves, 20), "fp32:lanes(2)": [range(first, leaves, 2) for first in range(2)]}
+    wanted = sum(numpy_counts(*pair, parts.get(accumulate)).swamped for pair in zip(a, b, strict=True))
+    task = Sum.of(get_format("fp32"), get_accumulator(accumulate), Rounding.NEAREST_EVEN)
+    left, right = (b.mT, a.mT) if turned else (a, b)
+    products = (alone := SwampedAdditions()).products(task, left, right)
+    assert alone.swamped == wanted > 1000
+    assert products is not None
+    for product, x, y in zip(products, left, right, strict=True):
+        assert np.array_equal(product, fpsim.matmul(x, y, fmt="fp32", accumulate=accumulate))
 
 
 def test_a_large_product_takes_this_way_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

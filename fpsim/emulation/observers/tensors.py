@@ -42,7 +42,7 @@ def _constants(smallest_normal: float) -> np.ndarray:
 
 
 class _Room(threading.local):
-    """A thread's array for what a survey finds: a kernel takes longer for an array that it has not seen than for small tensors."""
+    """A thread's array for what a survey finds: an array that a kernel has not seen costs more than small tensors do."""
 
     def __init__(self) -> None:
         self.found = np.zeros(6, np.int64)

@@ -15,7 +15,7 @@ from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.batches import extents_of_pairs, plan_of_pairs, run_pairs
 from fpsim.sums.lanes import LaneSums
-from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob
+from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob, swamped_pairs
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.orientation import is_turned, oriented
 from fpsim.sums.packing import LANES, extents_of_products
@@ -55,6 +55,11 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
     counts = planned.tallied
     planned = _countable(planned, extents[0])
     chosen, shape = planned.scheme, (a.shape[1], b.shape[2], planned.leaves)
+    if _are_alone(planned, extents, counters) and _observed(planned, extents) == SUMS and _may_be_seldom(planned, extents):
+        out, swamped = swamped_pairs(planned, a, b, planned.flags(planned.leaves, shape[0], lambda: extents))
+        counters.additions += len(a) * shape[0] * shape[1] * counts[0][0]
+        counters.swamped += swamped
+        return out
     job = CountingJob(chosen.element, shape, planned.depth, task.rounding, Draws(), _observed(planned, extents))
     flags, lines = planned.flags(planned.leaves, job.rows, lambda: extents), planned.programs[0]
     out, tallies, overflowed = run_pairs(job, a, b, lines, chosen, flags, TALLIES * LANES[chosen.element])
@@ -83,7 +88,7 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, _observed(planned, extents))
     left, right = job.pack(a, b)
     most = _most(planned)
-    alone = not counters.is_whole and planned.growth * leaves * largest < most
+    alone = _are_alone(planned, extents, counters)
     if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and _may_be_seldom(planned, extents):
         seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
         job = seldom if seldom.suits(left, right, programs[0]) else job
@@ -133,6 +138,11 @@ def _underflows_only_in_leaves(planned: Plan, extents: tuple[float, float]) -> b
     from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
 
     return not planned.task.exact_products or bool(planned.scheme.flags & FORMAT_IS_CARRIER and extents[1] > 2.0**-100)
+
+
+def _are_alone(planned: Plan, extents: tuple[float, float], counters: Tally) -> bool:
+    """Whether swamped additions alone are asked for, and no sum overflows."""
+    return not counters.is_whole and planned.growth * planned.leaves * extents[0] < _most(planned)
 
 
 def _may_be_seldom(planned: Plan, extents: tuple[float, float]) -> bool:

@@ -7,8 +7,10 @@ from math import prod
 
 import numpy as np
 
+from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.packing import Panels, aligned, room_for
+from fpsim.sums.plan import Plan
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws
 from fpsim.sums.tiles import Job
@@ -141,6 +143,30 @@ def _split(panels: Panels, at_once: int, width: int) -> list[Panels]:
         )
         for first in range(0, panels.columns, at_once * width)
     ]  # fmt: skip
+
+
+def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tuple[np.ndarray, int]:
+    """The products of pairs that `SeldomSwampedJob` is for, and none of whose sums overflows, in one call of a kernel.
+
+    With how many additions were swamped: (n, i, k) and (n, k, j), which `batches.plan_of_pairs` serves.
+    """
+    from fpsim.backend.numba.block_bounds import LANES
+    from fpsim.backend.numba.counted import TALLIES, UNCHANGED
+    from fpsim.backend.numba.swamped_batches import ROWS, VECTORS, make_swamped_batch
+
+    (pairs, rows, leaves), columns, lines = a.shape, b.shape[2], planned.programs[0]
+    groups, width = -(-rows // ROWS), VECTORS * LANES
+    out = np.empty((pairs, groups * ROWS, -(-columns // width) * width), np.float32)
+    tallied = np.empty((pairs, TALLIES * LANES), np.float32)
+    function, blocks = make_swamped_batch(planned.task.rounding.code, flags), _blocks(lines.tobytes())
+
+    def task(first: int, last: int) -> None:
+        function(a, b, out, planned.depth, first, last, lines, blocks, planned.scheme.row, tallied)
+
+    threads.run(task, threads.parts(pairs, out.size * max(1, leaves)))
+    job = CountingJob("f4", (rows, columns, leaves), planned.depth, planned.task.rounding, Draws(), 0)
+    job.add(tallied, np.zeros(pairs, np.uint8))
+    return out[:, :rows, :columns], job.counts[UNCHANGED]
 
 
 @lru_cache(maxsize=128)
