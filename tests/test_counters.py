@@ -15,6 +15,7 @@ from fpsim.accumulation import Accumulator, Tree, get_accumulator
 from fpsim.backend import threads
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.sums.observers.counters import SwampedAdditions
 from fpsim.sums.product import product_into
 from fpsim.sums.task import Sum
 from tests import sums_oracle as oracle
@@ -112,10 +113,13 @@ def check(fmt: Format, accumulator: Accumulator, mode: Rounding, a: np.ndarray, 
     product_into(task, a, b, out, observer=counters)
     product_into(task, a, b, plain)
     assert np.array_equal(out, plain, equal_nan=True)
+    product_into(task, a, b, out, observer=(alone := SwampedAdditions()))
+    assert np.array_equal(out, plain, equal_nan=True)
     wanted = Counting(fmt, accumulator, mode)
     for i, j in np.ndindex(*out.shape):
         wanted(a[i].tolist(), b[:, j].tolist())
     assert counters == wanted.counters, str(accumulator)
+    assert (alone.additions, alone.swamped) == (counters.additions, counters.swamped), str(accumulator)
 
 
 QUICK = [

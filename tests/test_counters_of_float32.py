@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fpsim
+from fpsim.accumulation import get_accumulator
 from fpsim.backend import threads
+from fpsim.numbers.formats import get_format
+from fpsim.numbers.rounding import Rounding
 from fpsim.sums.observers import counting, counting_tiles
+from fpsim.sums.observers.counters import SwampedAdditions
 from fpsim.sums.observers.counting_tiles import SeldomSwampedJob
+from fpsim.sums.task import Sum
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,9 +66,11 @@ def products(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return pair[0], pair[1]
 
 
-def counted(pair: tuple[np.ndarray, np.ndarray], accumulate: str, few: float) -> fpsim.Counters:
+def counted(
+    pair: tuple[np.ndarray, np.ndarray], accumulate: str, few: float, kind: type[fpsim.Counters] = fpsim.Counters
+) -> fpsim.Counters:
     """A product's counters, where blocks are looked at unless more than this share of them has to be."""
-    counters = fpsim.Counters()
+    counters = kind()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting_tiles, "_FEW", few)
         fpsim.matmul(*pair, fmt="fp32", accumulate=accumulate, counters=counters)
@@ -80,8 +87,10 @@ FEW = st.sampled_from([0.5, 1.0])
 @settings(max_examples=60, deadline=None)
 @given(products(), st.sampled_from([None, 7, 16, 20]), FEW)
 def test_counts_are_those_of_numpy(pair: tuple[np.ndarray, np.ndarray], size: int | None, few: float) -> None:
-    counters = counted(pair, f"fp32:blocked({size})" if size else "fp32", few)
-    assert counters == numpy_counts(*pair, blocks(pair[0].shape[1], size) if size else None)
+    accumulate, wanted = f"fp32:blocked({size})" if size else "fp32", blocks(pair[0].shape[1], size) if size else None
+    whole, alone = (counted(pair, accumulate, few, kind) for kind in (fpsim.Counters, SwampedAdditions))
+    assert whole == numpy_counts(*pair, wanted)
+    assert (alone.additions, alone.swamped) == (whole.additions, whole.swamped)
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,6 +99,7 @@ def test_counts_of_strided_sums_are_those_of_numpy(pair: tuple[np.ndarray, np.nd
     leaves, counters = pair[0].shape[1], counted(pair, "fp32:lanes(2)", few)
     wanted = numpy_counts(*pair, [range(first, leaves, 2) for first in range(min(2, leaves))])
     assert (counters.swamped, counters.underflows, counters.largest) == (wanted.swamped, wanted.underflows, wanted.largest)
+    assert counted(pair, "fp32:lanes(2)", few, SwampedAdditions).swamped == wanted.swamped
 
 
 @settings(max_examples=20, deadline=None)
@@ -103,6 +113,26 @@ def test_counts_of_exact_products_are_those_of_numpy(pair: tuple[np.ndarray, np.
         return
     fpsim.matmul(a, b, fmt="bf16", accumulate="fp32", counters=counters)
     assert (counters.swamped, counters.largest) == (wanted.swamped, wanted.largest)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("accumulate", ["fp32", "fp32:blocked(20)", "fp32:lanes(2)"])
+def test_swamped_additions_of_pairs_alone_are_those_of_numpy(accumulate: str, turned: bool) -> None:
+    """Dense factors, some that are zero, and some that are far smaller: seldom and often swamped ones in one call."""
+    generator = np.random.default_rng(3)
+    shape, leaves = (5, 40, 33), 40
+    a = generator.standard_normal((*shape[:2], leaves)) * 2.0 ** generator.choice([0, -20], (5, 1, leaves), p=[0.8, 0.2])
+    b = np.where(generator.random((5, leaves, shape[2])) < 0.3, 0, generator.standard_normal((5, leaves, shape[2])))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    parts = {"fp32:blocked(20)": blocks(leaves, 20), "fp32:lanes(2)": [range(first, leaves, 2) for first in range(2)]}
+    wanted = sum(numpy_counts(*pair, parts.get(accumulate)).swamped for pair in zip(a, b, strict=True))
+    task = Sum.of(get_format("fp32"), get_accumulator(accumulate), Rounding.NEAREST_EVEN)
+    left, right = (b.mT, a.mT) if turned else (a, b)
+    products = (alone := SwampedAdditions()).products(task, left, right)
+    assert alone.swamped == wanted > 1000
+    assert products is not None
+    for product, x, y in zip(products, left, right, strict=True):
+        assert np.array_equal(product, fpsim.matmul(x, y, fmt="fp32", accumulate=accumulate))
 
 
 def test_a_large_product_takes_this_way_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

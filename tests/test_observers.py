@@ -200,4 +200,31 @@ def test_an_operation_that_raises_is_not_told_after():
 
 
 def test_views_are_not_told():
-    assert all(TABLE[op].family != "view" for op in TABLE if fpsim.emulation.dispatch.observing._told(op))
+    audience = fpsim.emulation.dispatch.observing.Audience((Told(),))
+    assert all(TABLE[op].family != "view" for op in TABLE if audience.of(op))
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+def test_swamping_misses_no_addition_of_an_operation_that_it_is_not_told_of(granularity):
+    """An observer that is told of every operation, and of all that happens in its sums, sees the same additions."""
+
+    class Everything(Observer):
+        looks_into_sums = True
+
+        def __init__(self):
+            self.seen = Counter()
+
+        def after(self, call):
+            if not call.is_composed and call.sums.additions:
+                self.seen[call.module, call.name, call.phase] += np.array([call.sums.additions, call.sums.swamped])
+
+    found = []
+    for observe in (everything := Everything(), "swamping"):
+        torch.manual_seed(0)
+        model = nn.Sequential(network(), nn.Softmax(1), nn.LayerNorm(3), nn.GELU())
+        sim = fpsim.run(model, "fp16", accumulate="bf16", granularity=granularity, observe=observe)
+        train(sim, optimizer=torch.optim.AdamW, eps=1e-3)
+        rows = ((row.module, row.operation, row.phase, row.counts.additions, row.counts.swamped) for row in sim.report().rows)
+        found.append({row[:3]: row[3:] for row in rows if row[3]})
+    assert found[0] == {}
+    assert found[1] == {key: tuple(map(int, counts)) for key, counts in everything.seen.items()}

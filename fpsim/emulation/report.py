@@ -39,7 +39,8 @@ def make_report(emulation: Any) -> Report:
     """The report of an `Emulation`: rows in the order of the network, then of the passes, then of the operations."""
     draft = Draft()
     for where, row in emulation.rows().items():
-        draft.add((where.module, name_of_operation(where.operation), where.phase, where.format), counts_of(where, row))
+        key = where.module, name_of_operation(where.operation), where.phase, where.format
+        draft.add(key, counts_of(where.saturates, row))
     for observer in emulation.observers:
         observer.contribute(draft)
     paths = dict.fromkeys((*emulation.modules, *(key[0] for key in draft.rows)))

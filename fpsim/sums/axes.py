@@ -109,10 +109,11 @@ def mean_axes(
         total = _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
     quotient = _divided(total.astype(np.float64).reshape(shape), count, held.enclosing)
     for target, step_key in ((held, key ^ (FINAL >> 1)), (task.result, key ^ FINAL)):
-        before = quotient if observer is None else quotient.copy()
+        told = observer if observer is not None and observer.is_whole else None
+        before = quotient if told is None else quotient.copy()
         target.round_into(quotient, quotient, task.rounding, step_key)
-        if observer is not None:
-            observer.rounded(before, quotient, target, task.rounding, step_key, 0)
+        if told is not None:
+            told.rounded(before, quotient, target, task.rounding, step_key, 0)
     return quotient.astype(x.dtype, copy=False)
 
 

@@ -46,7 +46,7 @@ def aligned(size: int, dtype: np.dtype) -> np.ndarray:
     return room[first : first + size * dtype.itemsize].view(dtype)
 
 
-def _packing_room(size: int, dtype: np.dtype) -> np.ndarray:
+def room_for(size: int, dtype: np.dtype) -> np.ndarray:
     """Room for a packed operand; where it is small, looking for a line of the cache would take longer than it saves."""
     return np.empty(size, dtype) if size < _LARGE else aligned(size, dtype)
 
@@ -77,7 +77,7 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
             b = b[:, whole:]
     start = columns - b.shape[1]
     panels = -(-b.shape[1] // width)
-    packed = _packing_room(max(1, panels * leaves * width), dtype)
+    packed = room_for(max(1, panels * leaves * width), dtype)
     stride, rest = divmod(b.strides[1], b.itemsize)
     if b.dtype == dtype and b.strides[0] == b.itemsize and stride >= leaves and not rest and b.size:
         _packing().pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
@@ -96,7 +96,7 @@ def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
     if rows == 1 and a.dtype == dtype and a.flags.c_contiguous:
         return a.reshape(-1) if a.size else np.zeros(1, dtype)
     groups = -(-count // rows)
-    packed = _packing_room(max(1, groups * rows * leaves), dtype)
+    packed = room_for(max(1, groups * rows * leaves), dtype)
     if rows == 4 and a.size and a.dtype == dtype and _is_of_lines(a):
         stride = a.strides[0] // a.itemsize
         _packing().pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)

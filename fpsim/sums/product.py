@@ -94,7 +94,8 @@ def _term(
     term: np.ndarray, shape: tuple[int, ...], fmt: Format, rounding: Rounding, draws: Draws, observer: SumObserver | None
 ) -> np.ndarray:
     """What is added after a sum, rounded to the accumulator's format: an array that broadcasts to the result's shape."""
-    each = observer is not None or rounding is Rounding.STOCHASTIC  # element by element of the result
+    is_told = observer is not None and observer.is_whole
+    each = is_told or rounding is Rounding.STOCHASTIC  # element by element of the result
     narrow = holds(np.dtype(np.float32), fmt)
     dtype = np.float32 if narrow and term.dtype == np.float32 else np.float64
     rounded = np.array(np.broadcast_to(term, shape) if each else term, dtype=dtype, order="C")
@@ -107,7 +108,7 @@ def _term(
 
 def _round(x: np.ndarray, system: NumberSystem, rounding: Rounding, draws: Draws, observer: SumObserver | None) -> None:
     """Round a contiguous matrix in place."""
-    if observer is None:
+    if observer is None or not observer.is_whole:
         round_rows(x, system, rounding, draws)
         return
     for i, rows in enumerate(x if rounding is Rounding.STOCHASTIC else [x]):

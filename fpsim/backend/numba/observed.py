@@ -11,11 +11,11 @@ from typing import Any
 # NOTHING. `counted`: SUMS, every chain step that leaves its sum as it was, those of zero leaves too (the caller knows how many
 # leaves are zero, and that nothing overflows); EVERYTHING, what the tallies' names say. `error_sums`: sums of ufp, or of its
 # squares; for leaves that are exact or not (then they count too). `seldom_swamped`: chains run
-# uncounted where nothing can be swamped.
+# uncounted where nothing can be swamped; SWAMPED_ALONE looks for no largest sum.
 (
     NOTHING, SUMS, EVERYTHING, MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES, SELDOM_SWAMPED, SEEKING,
-    RECOUNTING,
-) = range(-1, 9)  # fmt: skip
+    RECOUNTING, SWAMPED_ALONE,
+) = range(-1, 10)  # fmt: skip
 
 #: The kind of `products.TileOperation` for each.
 TILE_OPERATIONS: dict[int, type[Any]] = {}

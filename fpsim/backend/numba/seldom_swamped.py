@@ -17,7 +17,14 @@ from numba.extending import intrinsic
 from fpsim.backend.numba.block_bounds import LANES, LEAST, SLACK, swamped_share
 from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_and
 from fpsim.backend.numba.counted import LARGEST, UNCHANGED, CountingTileOperation
-from fpsim.backend.numba.observed import NOTHING, RECOUNTING, SEEKING, SELDOM_SWAMPED as SELDOM_SWAMPED, observes
+from fpsim.backend.numba.observed import (
+    NOTHING,
+    RECOUNTING,
+    SEEKING,
+    SELDOM_SWAMPED as SELDOM_SWAMPED,
+    SWAMPED_ALONE as SWAMPED_ALONE,
+    observes,
+)
 from fpsim.backend.numba.products import chain_tile, largest_lane
 from fpsim.backend.numba.tiles import (
     EXPONENT,
@@ -42,7 +49,16 @@ class _SeldomSwamped(CountingTileOperation):
 
     @staticmethod
     def make_chain(mode: int, flags: int) -> Any:
-        return _make_chain(mode, flags)
+        return _make_chain(mode, flags, True)
+
+
+@observes(SWAMPED_ALONE)
+class _SwampedAlone(CountingTileOperation):
+    """The same, and the largest sum is not asked for."""
+
+    @staticmethod
+    def make_chain(mode: int, flags: int) -> Any:
+        return _make_chain(mode, flags, False)
 
 
 @observes(SEEKING)
@@ -115,8 +131,8 @@ def _at_most(typing_context: Any, left: Any, left_offset: Any, right: Any, right
 
 
 @lru_cache(maxsize=16)
-def _make_chain(mode: int, flags: int) -> Any:
-    """What runs a chain of a tile: (top, seen) after `count` more terms.
+def _make_chain(mode: int, flags: int, seeks: bool) -> Any:
+    """What runs a chain of a tile: (top, seen) after `count` more terms. With `seeks` the largest sum is kept too.
 
     `observed` are, of the blocks of LANES terms that a program's chains consist of, the smallest magnitudes of each term's
     factors, flat (group, block, term) and (panel, block, term), and what `block_bounds.bounds_of_tiles` makes. `done` is the
@@ -132,7 +148,7 @@ def _make_chain(mode: int, flags: int) -> Any:
     ) -> Any:  # fmt: skip
         least_a, least_b, ceilings, growths = observed
         blocks, largest = growths.shape[2], tally + LARGEST * LANES
-        least_largest = largest_lane(load_tile(seen, tallied, largest, 0)) * less
+        least_largest = largest_lane(load_tile(seen, tallied, largest, 0)) * less if seeks else np.float32(np.inf)
         for low in range(0, count, LANES):
             terms = min(LANES, count - low)
             growth = growths[panel, group, done]
@@ -146,7 +162,7 @@ def _make_chain(mode: int, flags: int) -> Any:
                     b_offset += b_step
             else:
                 bound = _largest_sum(top) + growth
-                if not bound < least_largest:
+                if seeks and not bound < least_largest:
                     best, ahead = load_tile(seen, tallied, largest, 0), top
                     for k in range(terms):
                         ahead, best = chain_tile(

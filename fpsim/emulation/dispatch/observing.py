@@ -4,38 +4,63 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
 from fpsim.emulation.machine.memory import looking
-from fpsim.emulation.machine.rows import add_rows
 from fpsim.emulation.observers.call import Call, Operation
 from fpsim.emulation.observers.observer import Observer
 from fpsim.emulation.registry import TABLE, positions
 from fpsim.emulation.report import name_of_operation
+from fpsim.sums.observers.counters import Counters, SwampedAdditions
 
+_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 
 
-@functools.cache
-def _told(operation: Any) -> Operation | None:
-    """The operation if it makes or moves numbers; those that have no rule are taken apart, and their parts are told."""
-    entry = TABLE.get(operation)
-    if entry is None or entry.family == "view" or "empty" in operation._schema.name:
-        return None
-    return Operation(operation, name_of_operation(operation), entry.family, positions(operation)[1])
+class Listeners(NamedTuple):
+    """Who is told of an operation, and what any of them needs of it."""
+
+    operation: Operation
+    before: tuple[Observer, ...]
+    after: tuple[Observer, ...]
+    keeps: bool
+    sums: type[Counters] | None
 
 
 class Audience:
-    """Observers in their order, and what any of them needs of a call."""
+    """Observers in their order."""
 
     def __init__(self, observers: tuple[Observer, ...]):
         self.observers = observers
-        self.before = tuple(item for item in observers if getattr(item.before, "__func__", None) is not Observer.before)
-        self.keeps = any(item.keeps_operands for item in observers)
-        self.looks = any(item.looks_into_sums for item in observers)
+        self._of: dict[Any, Listeners | None] = {}
+
+    def of(self, operation: Any) -> Listeners | None:
+        """Who is told of one of torch's overloads; None for nobody."""
+        try:
+            return self._of[operation]
+        except KeyError:
+            return self._of.setdefault(operation, self._choose(operation))
+
+    def _choose(self, operation: Any) -> Listeners | None:
+        """Of what makes or moves numbers; operations that have no rule are taken apart, and their parts are told."""
+        entry = TABLE.get(operation)
+        if entry is None or entry.family == "view" or "empty" in operation._schema.name:
+            return None
+        told = Operation(operation, name_of_operation(operation), entry.family, positions(operation)[1])
+        found = tuple(item for item in self.observers if item.wants(told))
+        if not found:
+            return None
+        asks = (item for item in found if getattr(item.before, "__func__", None) is not Observer.before)
+        before = tuple(item for item in asks if told.written or not item.is_before_writing)
+        sums = None
+        if any(item.looks_into_sums for item in found):
+            sums = Counters
+        elif any(item.looks_for_swamping for item in found):
+            sums = SwampedAdditions
+        return Listeners(told, before, found, bool(told.written) and any(item.keeps_operands for item in found), sums)
 
 
 class _Aside:
@@ -45,40 +70,46 @@ class _Aside:
 
     def __enter__(self) -> None:
         self._gradients = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
-        self._dispatch = _without_dispatch()
-        self._dispatch.__enter__()
+        if self._gradients:
+            torch._C._set_grad_enabled(False)
+        self._dispatch = _without_dispatch() if _modes_left() else None
+        if self._dispatch is not None:
+            self._dispatch.__enter__()
         looking.depth += 1
 
     def __exit__(self, *error: Any) -> None:
         looking.depth -= 1
-        self._dispatch.__exit__(*error)
-        torch._C._set_grad_enabled(self._gradients)
+        if self._dispatch is not None:
+            self._dispatch.__exit__(*error)
+        if self._gradients:
+            torch._C._set_grad_enabled(True)
 
 
-def _tell(audience: Audience, machine: Any, compute: Callable[[], Any], told: Operation, args: Any, kwargs: Any) -> Any:
+def _tell(listeners: Listeners, machine: Any, compute: Callable[[], Any], args: Any, kwargs: Any) -> Any:
     """The operation's result; observers are told before and after."""
-    outer = machine.call
+    told, outer = listeners.operation, machine.call
     if outer is not None and outer.args is args and outer.operation is told.overload:  # a change of a parameter, looked at
         return compute()
-    call = Call(machine, told, args, kwargs, outer, audience.looks)
-    if audience.keeps or audience.before:
+    call = Call(machine, told, args, kwargs, outer, None if listeners.sums is None else listeners.sums())
+    if listeners.keeps or listeners.before:
         with _Aside():
-            if audience.keeps:
+            if listeners.keeps:
                 call.keep_operands()
-            for item in audience.before:
+            for item in listeners.before:
                 item.before(call)
     reads, machine.reads = machine.reads, _noting(call, machine.reads)
-    rows, machine.rows, machine.call = machine.rows, call.rows, call
+    touched, machine.touched, machine.call = machine.touched, call.touched, call
     try:
         call.complete(compute())
     finally:
-        machine.rows, machine.call, machine.reads = rows, outer, reads
-        add_rows(call.rows, rows)
+        machine.touched, machine.call, machine.reads = touched, outer, reads
+        if touched is not None:  # what was counted in the part was counted in the whole
+            for row, before in call.touched.items():
+                touched.setdefault(row, before)
     if outer is not None:
         outer.is_composed = True
     with _Aside():
-        for item in audience.observers:
+        for item in listeners.after:
             item.after(call)
     return call.result
 
@@ -103,12 +134,12 @@ def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
         plain = kind
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            told = _told(func)
-            if told is None:
-                return super().__torch_dispatch__(func, types, args, kwargs)
             machine = self.machine
+            listeners = machine.emulation.audience.of(func)
+            if listeners is None:
+                return super().__torch_dispatch__(func, types, args, kwargs)
             compute = functools.partial(super().__torch_dispatch__, func, types, args, kwargs)
-            return _tell(machine.emulation.audience, machine, compute, told, args, kwargs or {})
+            return _tell(listeners, machine, compute, args, kwargs or {})
 
     run_as_written(Observing.__torch_dispatch__)
     return Observing

@@ -183,7 +183,7 @@ def _finished(
     out = np.empty(accumulated.shape, np.float32)
     values = np.ascontiguousarray(accumulated).reshape(-1)
     machine.arithmetic.finishing.round(values, out.reshape(-1), counts)
-    if observer is not None and task.held != task.result:
+    if observer is not None and observer.is_whole and task.held != task.result:
         observer.rounded(values, out.reshape(-1), task.result, task.rounding, 0, 0)
     if counts[counting.INFINITE] and task.target == task.result:  # as `Watch.finish` has it: overflows
         for left, right, result in zip(a, b, accumulated, strict=True):

@@ -13,7 +13,7 @@ from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.limits import hash_of
 from fpsim.emulation.machine.policy import Policy
 from fpsim.emulation.machine.results import Results, Time
-from fpsim.emulation.machine.rows import FORMATS_MET, Where
+from fpsim.emulation.machine.rows import FORMATS_MET, Touched, Where
 from fpsim.emulation.machine.settings import ModuleSettings
 from fpsim.numbers import rounding as roundings
 
@@ -37,6 +37,7 @@ class Place:
         self.emulation = emulation
         self.op: Any = None
         self.rows: dict[Where, np.ndarray] = {}
+        self.touched: Touched | None = None  # rows that were counted in, and what they were before; None while nobody asks
         self.path = ""
         self.calls = 0
         self.places: list[tuple[str, int]] = []
@@ -49,13 +50,19 @@ class Place:
     def row(self) -> np.ndarray:
         fmt = self.arithmetic.fmt
         try:  # by a tuple that equals a `Where`, and takes half as long to make
-            return self.rows[(*self.place_and_phase(), self.op, fmt.name, fmt.saturate)]  # type: ignore[index]
+            row = self.rows[(*self.place_and_phase(), self.op, fmt.name, fmt.saturate)]  # type: ignore[index]
         except KeyError:
             return self.row_of(self.where())
+        if self.touched is not None and id(row) not in self.touched:
+            self.touched[id(row)] = fmt.saturate, row, row.copy()
+        return row
 
     def row_of(self, where: Where) -> np.ndarray:
         """The counters of a place."""
-        return self.rows.setdefault(where, np.zeros(counting.LENGTH, dtype=np.int64))
+        row = self.rows.setdefault(where, np.zeros(counting.LENGTH, dtype=np.int64))
+        if self.touched is not None and id(row) not in self.touched:
+            self.touched[id(row)] = where.saturates, row, row.copy()
+        return row
 
     def where(self, module: str | None = None) -> Where:
         """The place of what is computed now, or that of the same in another module."""

@@ -27,6 +27,10 @@ class Where(NamedTuple):
     saturates: bool
 
 
+#: By the identity of a row: whether its format saturates, the row, and a copy of what it was before an operation.
+Touched = dict[int, tuple[bool, np.ndarray, np.ndarray]]
+
+
 def add_rows(rows: dict[Where, np.ndarray], total: dict[Where, np.ndarray]) -> None:
     """total += rows."""
     for where, row in list(rows.items()):
@@ -36,9 +40,9 @@ def add_rows(rows: dict[Where, np.ndarray], total: dict[Where, np.ndarray]) -> N
             total[where] = row.copy()
 
 
-def counts_of(where: Where, row: np.ndarray) -> Counts:
-    """A row of counters as numbers with names."""
+def counts_of(saturates: bool, row: np.ndarray) -> Counts:
+    """A row of counters as numbers with names; `saturates` as `Where` has it."""
     overflows, infinite = int(row[counting.OVERFLOWS]), int(row[counting.INFINITE])
-    nonfinite = int(row[counting.NAN]) + (0 if where.saturates else overflows + infinite)
+    nonfinite = int(row[counting.NAN]) + (0 if saturates else overflows + infinite)
     underflows, updates, lost = (int(row[column]) for column in (counting.UNDERFLOWS, counting.UPDATES, counting.LOST))
     return Counts(int(row[counting.ELEMENTS]), overflows, underflows, nonfinite, updates, lost)

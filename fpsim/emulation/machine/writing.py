@@ -145,10 +145,10 @@ class Writing(Constants):
         return self.write(target, self.finish(result))
 
     def would_hold(self, target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        rows, self.rows = self.rows, {}
+        rows, touched, self.rows, self.touched = self.rows, self.touched, {}, None
         if self.arithmetic.stochastic:
             self.calls -= 1
         try:
             return self.finish(value)
         finally:
-            self.rows = rows
+            self.rows, self.touched = rows, touched

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from fpsim.emulation.machine.machine import FormatMachine
-from fpsim.emulation.machine.rows import Where, counts_of
+from fpsim.emulation.machine.rows import Touched, counts_of
 from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
 from fpsim.emulation.observers.tensors import Magnitudes, holds_emulated, is_finite, survey
 from fpsim.emulation.schemas import tensors_in
@@ -45,17 +45,19 @@ class Call:
     phase       the pass: "forward", "backward" or "optimizer" (an optimizer's step, and updates of parameters by hand)
     step        the training step: how many optimizers' steps have ended
     rounding    the rounding mode
-    sums        what happened inside its products and sums, where an observer has `looks_into_sums`; else None
+    sums        what happened inside its products and sums, where an observer has `looks_into_sums` (or the additions alone,
+                where one has `looks_for_swamping`); else None
     """
 
     __slots__ = (
-        "_copies", "_emulated", "_exact", "_machine", "_made", "_magnitudes", "_read", "args", "family", "is_composed",
-        "kwargs", "module", "name", "operation", "outer", "phase", "result", "rows", "step", "sums", "written",
+        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_read", "args", "family",
+        "is_composed", "kwargs", "module", "name", "operation", "outer", "phase", "result", "step", "sums", "touched",
+        "written",
     )  # fmt: skip
 
     def __init__(
         self, machine: FormatMachine, told: Operation, args: Any, kwargs: dict[str, Any], outer: Call | None,
-        looks_into_sums: bool,
+        sums: Counters | None,
     ):  # fmt: skip
         self._machine = machine
         self.operation, self.name, self.family, written = told
@@ -63,17 +65,19 @@ class Call:
         self.result: Any = None
         self.is_composed = False
         self.module, self.phase = machine.place_and_phase()
-        self.rows: dict[Where, np.ndarray] = {}
-        self.sums = Counters() if looks_into_sums else None
+        self.touched: Touched = {}
+        self.sums = sums
         self.step: int = machine.emulation.training_step
-        targets = (args[i] if i < len(args) else kwargs.get(name) for i, name in written)
-        self.written: tuple[torch.Tensor, ...] = tuple(tensors_in(targets)) if written else ()
+        self.written: tuple[torch.Tensor, ...] = ()
+        if written:
+            self.written = tuple(tensors_in(args[i] if i < len(args) else kwargs.get(name) for i, name in written))
         self._copies: dict[int, torch.Tensor] = {}
         self._read: dict[int, torch.Tensor] = {}
         self._made: tuple[torch.Tensor, ...] | None = None
         self._emulated: tuple[torch.Tensor, ...] | None = None
         self._magnitudes: dict[int, Magnitudes] = {}
         self._exact: Any = _UNKNOWN
+        self._is_computed = False
 
     def keep_operands(self) -> None:
         """Keep copies of what the operation is about to write to."""
@@ -81,9 +85,7 @@ class Call:
 
     def complete(self, result: Any) -> None:
         """The operation returned this."""
-        self.result = result
-        found = {id(tensor): tensor for tensor in (*tensors_in((result,)), *self.written)}
-        self._made = tuple(tensor for tensor in found.values() if tensor.is_cpu)
+        self.result, self._is_computed = result, True
 
     @property
     def rounding(self) -> Rounding:
@@ -92,12 +94,23 @@ class Call:
     @property
     def counts(self) -> Counts:
         """What rounding did to its results."""
-        return sum((counts_of(where, row) for where, row in self.rows.items()), Counts())
+        return sum((counts_of(saturates, row - before) for saturates, row, before in self.touched.values()), Counts())
+
+    def counted(self, column: int) -> int:
+        """One of the counters of `backend/numba/counting.py`: what rounding added to it."""
+        return sum(int(row[column]) - int(before[column]) for _, row, before in self.touched.values())
 
     @property
     def made(self) -> tuple[torch.Tensor, ...]:
         """All tensors that it made or wrote to, each once; before it is computed those that it writes to."""
-        return self.written if self._made is None else self._made
+        if self._made is None:
+            if not self._is_computed:
+                return self.written
+            found: Iterable[Any] = (self.result,)
+            if not isinstance(self.result, torch.Tensor) or any(item is not self.result for item in self.written):
+                found = {id(tensor): tensor for tensor in (*tensors_in(found), *self.written)}.values()
+            self._made = tuple(tensor for tensor in found if tensor.is_cpu)
+        return self._made
 
     @property
     def results(self) -> tuple[torch.Tensor, ...]:
@@ -109,7 +122,7 @@ class Call:
         """Those of `results` that hold numbers of an emulated format: no float64, no step count, nothing that stays wide."""
         if self._emulated is None:
             found = tuple(tensor for tensor in self.results if holds_emulated(self._machine, tensor))
-            if self._made is None:
+            if not self._is_computed:
                 return found
             self._emulated = found
         return self._emulated
@@ -118,7 +131,7 @@ class Call:
         """The extremes of one of `results`, and how many of its elements are zeros, subnormal or not finite; looked at once."""
         found = self._magnitudes.get(id(result))
         if found is None:
-            found = self._magnitudes[id(result)] = survey(result, self.format_of(result).min_normal)
+            found = self._magnitudes[id(result)] = survey(result, self._machine.format_of(result).min_normal)
         return found
 
     @property

@@ -20,6 +20,7 @@ from fpsim.emulation.observers.source import Line, place_of, running_line
 from fpsim.emulation.observers.tensors import is_finite
 from fpsim.emulation.report import Draft, Key, name_of_operation
 from fpsim.report.records import EVENTS, Event
+from fpsim.sums.observers.tally import Tally
 
 _GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
 _NEARLY_ALL = 0.95  # of the elements of a parameter
@@ -35,7 +36,7 @@ class Events(Observer):
     most : how many events are kept
     """
 
-    keeps_operands = looks_into_sums = True
+    keeps_operands = looks_for_swamping = is_before_writing = True
 
     def __init__(self, share: float = 0.25, on_nonfinite: str | None = None, most: int = 1000):
         if on_nonfinite not in (None, "raise", "warn"):
@@ -61,14 +62,14 @@ class Events(Observer):
     def after(self, call: Call) -> None:
         if call.is_composed:
             return
-        results = call.emulated
-        line = self._lines.of(call)
-        overflows = sum(int(row[counting.OVERFLOWS]) for row in call.rows.values())
-        underflows = sum(int(row[counting.UNDERFLOWS]) for row in call.rows.values())
+        results, line = call.emulated, self._lines.of(call)
+        if not results:
+            return
+        overflows, underflows = call.counted(counting.OVERFLOWS), call.counted(counting.UNDERFLOWS)
         for tensor in results:
             seen = call.magnitudes_of(tensor)
             origin = Origin(call, line, self._origins.parents_of(call, tensor))
-            origin.nonfinite, origin.underflows, origin.largest = seen.nonfinite, underflows, seen.largest
+            origin.nonfinite, origin.underflows, origin.largest = seen.infinite + seen.nan, underflows, seen.largest
             if origin.nonfinite:
                 self._judge_nonfinite(call, tensor, origin, overflows)
             elif overflows:
@@ -76,10 +77,11 @@ class Events(Observer):
             if seen.zeros == tensor.numel() > 0 and call.family not in _GIVEN:
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
-        if results:
-            key = (call.module, call.name, call.phase, call.format_of(results[0]).name)
-            self._places.setdefault(key, line)
-            self._judge_sums(call, results[0])
+        self._places.setdefault((call.module, call.name, call.phase, call.format_of(results[0]).name), line)
+        sums = call.sums
+        if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
+            self._judge_sums(call, results[0], sums)
+        if call.family == "normalization" and call.phase == "forward":
             self._judge_statistics(call)
 
     def after_update(self, update: Update) -> None:
@@ -145,10 +147,7 @@ class Events(Observer):
         if exact is not None and bool((exact != 0).any()):
             self._add(kind, call, tensor, origin, exact != 0)
 
-    def _judge_sums(self, call: Call, tensor: torch.Tensor) -> None:
-        sums = call.sums
-        if sums is None or sums.additions < _FEW or sums.swamped < self.share * sums.additions:
-            return
+    def _judge_sums(self, call: Call, tensor: torch.Tensor, sums: Tally) -> None:
         if self._is_kept("swamped", call):
             return
         origin = self._origins.of(tensor)
@@ -161,8 +160,6 @@ class Events(Observer):
         self._add("swamped", call, tensor, origin, is_lost, text, sums.swamped, sums.additions)
 
     def _judge_statistics(self, call: Call) -> None:
-        if call.family != "normalization" or call.phase != "forward":
-            return
         for tensor in call.written:
             if tensor.is_floating_point() and tensor.numel() and torch.equal(call.as_read(tensor), tensor):
                 exact = self._exact_of(call, tensor)

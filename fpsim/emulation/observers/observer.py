@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fpsim.emulation.machine.updates import Update
-from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.call import Call, Operation
 from fpsim.emulation.report import Draft
 
 
@@ -21,8 +21,16 @@ class Observer:
 
     #: Whether `Call.sums` shall count what happens inside products and sums, which takes slower kernels.
     looks_into_sums = False
+    #: Whether it shall count the additions and those that lost an addend alone, which takes less.
+    looks_for_swamping = False
     #: Whether `Call.exact` and `Call.operands` shall be of what was there before the operation wrote to it (a copy of that).
     keeps_operands = False
+    #: Whether `before` is about operations alone that write to an argument.
+    is_before_writing = False
+
+    def wants(self, operation: Operation) -> bool:
+        """Whether it is to be told of an operation at all; asked once for each."""
+        return True
 
     def before(self, call: Call) -> None:
         """An operation is about to be computed."""

@@ -51,13 +51,15 @@ class Origins:
 
     def parents_of(self, call: Call, result: torch.Tensor) -> tuple[Origin, ...]:
         """The origins of what a result was computed from."""
-        found: dict[int, Origin] = {}
         if call.family in ("constant", "random"):  # which read shapes alone
             return ()
+        found = {}
         for tensor in _operands(call, result):
-            origin = self.of(tensor)
+            origin = getattr(tensor.untyped_storage(), "_fpsim_origin", None)
             if origin is not None:
                 found[id(origin)] = origin
+        if len(found) < 2:
+            return tuple(found.values())
         return tuple(sorted(found.values(), key=_weight, reverse=True)[:_PARENTS])
 
     def keep(self, tensor: torch.Tensor, origin: Origin) -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.call import Call, Operation
 from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.report import Draft, Key
 from fpsim.report.counts import Counts
+
+#: Families of operations that add nothing in an accumulator.
+_WITHOUT_SUMS = ("elementwise", "formula", "elementary", "exact", "comparison", "constant", "random", "optimizer")
 
 
 @observer_named("swamping")
 class Swamping(Observer):
     """By module, operation, pass and format; of sums that are trees of rounded additions."""
 
-    looks_into_sums = True
+    looks_for_swamping = True
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self._counts: dict[Key, Counts] = {}
+
+    def wants(self, operation: Operation) -> bool:
+        return operation.family not in _WITHOUT_SUMS
 
     def after(self, call: Call) -> None:
         sums = call.sums

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -40,6 +41,16 @@ def _constants(smallest_normal: float) -> np.ndarray:
     return np.array([0, 1, 0x7FFFFFFF, infinity, code_of(smallest_normal)], np.int32)
 
 
+class _Room(threading.local):
+    """A thread's array for what a survey finds: an array that a kernel has not seen costs more than small tensors do."""
+
+    def __init__(self) -> None:
+        self.found = np.zeros(6, np.int64)
+
+
+_room = _Room()
+
+
 class Magnitudes(NamedTuple):
     """Of a tensor: the largest finite magnitude (0 without one), the smallest nonzero one (infinity), and how many are what."""
 
@@ -57,14 +68,14 @@ class Magnitudes(NamedTuple):
 
 def survey(tensor: torch.Tensor, smallest_normal: float) -> Magnitudes:
     """The magnitudes of a floating-point tensor whose numbers below that are subnormal."""
-    tensor = tensor.detach()
     if tensor.dtype is not _FLOAT32:
         tensor = tensor.to(_FLOAT32)
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     if not (tensor.is_contiguous() or marks.is_dense(tensor)):
         tensor = tensor.contiguous()
-    found = np.zeros(6, np.int64)
+    found = _room.found
+    found.fill(0)
     magnitudes.survey(marks.pointer_to(tensor), tensor.numel(), _constants(smallest_normal), found)
     largest, smallest, zeros, subnormals, infinite, nan = found.tolist()
     return Magnitudes(_value_of(largest), _value_of(smallest), zeros, subnormals, infinite, nan)

@@ -31,19 +31,19 @@ class Counters(Tally):
     # What a `SumObserver` is asked
 
     def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
-        counted = Counters()
+        counted = type(self)()
         result = counting.count_product(task, a, b, draws, counted)
         self.add(counted)
         return result
 
     def products(self, task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-        own = Counters()
+        own = type(self)()
         result = counting.count_products(task, a, b, own)
         self.add(own)
         return result
 
     def lanes(self, sums: LaneSums) -> np.ndarray:
-        counted = Counters()
+        counted = type(self)()
         result = counting.count_lanes(sums, counted)
         self.add(counted)
         return result
@@ -51,7 +51,7 @@ class Counters(Tally):
     def addition(
         self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
     ) -> np.ndarray:
-        counted = Counters()
+        counted = type(self)()
         result = counting.counted_add(x, y, target, rounding, draws, node, counted, addend_only=True)
         self.add(counted)
         return result
@@ -59,6 +59,12 @@ class Counters(Tally):
     def rounded(
         self, x: np.ndarray, result: np.ndarray, system: NumberSystem, rounding: Rounding, key: int, first: int
     ) -> None:
-        counted = Counters()
+        counted = type(self)()
         counting.counted_rounding(x, result, system, rounding, key, first, counted)
         self.add(counted)
+
+
+class SwampedAdditions(Counters):
+    """`additions` and `swamped` alone, for less: nobody looks for what overflows or underflows."""
+
+    is_whole = False

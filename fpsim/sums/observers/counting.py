@@ -15,7 +15,7 @@ from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.batches import extents_of_pairs, plan_of_pairs, run_pairs
 from fpsim.sums.lanes import LaneSums
-from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob
+from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob, swamped_pairs
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.orientation import is_turned, oriented
 from fpsim.sums.packing import LANES, extents_of_products
@@ -55,6 +55,11 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
     counts = planned.tallied
     planned = _countable(planned, extents[0])
     chosen, shape = planned.scheme, (a.shape[1], b.shape[2], planned.leaves)
+    if _are_alone(planned, extents, counters) and _observed(planned, extents) == SUMS and _may_be_seldom(planned, extents):
+        out, swamped = swamped_pairs(planned, a, b, planned.flags(planned.leaves, shape[0], lambda: extents))
+        counters.additions += len(a) * shape[0] * shape[1] * counts[0][0]
+        counters.swamped += swamped
+        return out
     job = CountingJob(chosen.element, shape, planned.depth, task.rounding, Draws(), _observed(planned, extents))
     flags, lines = planned.flags(planned.leaves, job.rows, lambda: extents), planned.programs[0]
     out, tallies, overflowed = run_pairs(job, a, b, lines, chosen, flags, TALLIES * LANES[chosen.element])
@@ -82,10 +87,11 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
     chosen, shape = planned.scheme, (rows, columns, leaves)
     job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, _observed(planned, extents))
     left, right = job.pack(a, b)
-    if job.observed == SUMS and rows * columns * leaves > _LARGE and _may_be_seldom(planned, extents):
-        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws)
-        job = seldom if seldom.suits(left, right, programs[0]) else job
     most = _most(planned)
+    alone = _are_alone(planned, extents, counters)
+    if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and _may_be_seldom(planned, extents):
+        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
+        job = seldom if seldom.suits(left, right, programs[0]) else job
     flags = planned.flags(leaves, rows, lambda: extents)
     vanishing = _vanishing(planned)
     vanished = None
@@ -95,7 +101,7 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
         counted = job
         if job.overflowed or (job.observed != EVERYTHING and not job.largest < most):
             counted, out = _again(job, a, b, lines, planned.careful.scheme, out)
-        elif job.observed == SUMS or (job.observed != EVERYTHING and smallest <= max(vanishing)):
+        elif job.observed == SUMS or (counters.is_whole and job.observed != EVERYTHING and smallest <= max(vanishing)):
             if vanished is None:
                 vanished = _zero_leaves(a[None], b[None], vanishing)
             _leave_out_zero_leaves(job, *vanished, in_chains, used)
@@ -132,6 +138,11 @@ def _underflows_only_in_leaves(planned: Plan, extents: tuple[float, float]) -> b
     from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
 
     return not planned.task.exact_products or bool(planned.scheme.flags & FORMAT_IS_CARRIER and extents[1] > 2.0**-100)
+
+
+def _are_alone(planned: Plan, extents: tuple[float, float], counters: Tally) -> bool:
+    """Whether swamped additions alone are asked for, and no sum overflows."""
+    return not counters.is_whole and planned.growth * planned.leaves * extents[0] < _most(planned)
 
 
 def _may_be_seldom(planned: Plan, extents: tuple[float, float]) -> bool:
@@ -257,7 +268,7 @@ def counted_add(
     counters.swamped += lost
     counters.underflows += underflows
     counters.largest = max(counters.largest, float(largest))
-    if reaching:
+    if reaching and counters.is_whole:
         finite = np.isfinite(x) & np.isfinite(y)
         beyond = add_rounded(x, y, target.beyond, rounding, draws, node)
         counters.overflows += int(np.count_nonzero(finite & (np.abs(beyond) > target.max_finite)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 import numpy as np
 
+from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.packing import Panels, aligned
+from fpsim.sums.packing import Panels, aligned, room_for
+from fpsim.sums.plan import Plan
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws
 from fpsim.sums.tiles import Job
@@ -61,40 +64,44 @@ class CountingJob(Job):
 
 
 class SeldomSwampedJob(CountingJob):
-    """A job of float32 sums that looks at them only where one may be swamped or be the largest.
+    """A job of float32 sums that looks at them only where one may be swamped or, unless those `alone` count, be the largest.
 
     See `backend/numba/seldom_swamped.py`.
     """
 
-    def __init__(self, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws):
+    def __init__(self, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, alone: bool):
         from fpsim.backend.numba.block_bounds import LANES
         from fpsim.backend.numba.counted import TALLIES
-        from fpsim.backend.numba.seldom_swamped import SELDOM_SWAMPED
+        from fpsim.backend.numba.seldom_swamped import SELDOM_SWAMPED, SWAMPED_ALONE
 
-        super().__init__("f4", shape, depth, rounding, draws, SELDOM_SWAMPED)
+        super().__init__("f4", shape, depth, rounding, draws, SWAMPED_ALONE if alone else SELDOM_SWAMPED)
         self.room, self.rooms = TALLIES * LANES, []
         self._lines: np.ndarray | None = None
+        self._right: list[Panels] = []  # so many at a time that what bounds their blocks has room
+        self._first: tuple[np.ndarray, ...] = ()  # what bounds the blocks of the first of them, until it is used
 
     def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> bool:
-        """Whether few blocks of the first panel are such that sums as large as what a block adds may be swamped in them."""
-        self._look(left, lines)
-        *_, ceilings, growths = self._bounds(_split(right[0], 1, self.width)[0])
-        return bool((ceilings < growths).mean() <= _FEW)
+        """Whether few blocks of the first panels are such that sums as large as what a block adds may be swamped in them."""
+        self._look(left, right, lines)
+        self._first = self._bounds(self._right[0])
+        *_, ceilings, growths = self._first
+        return bool(np.count_nonzero(ceilings < growths) <= _FEW * growths.size)
 
     def run(self, left: np.ndarray, right: list[Panels], lines: np.ndarray, scheme: Scheme, flags: int) -> np.ndarray:
-        self._look(left, lines)
-        at_once = max(1, _BOUNDS // max(1, self.groups * len(self._blocks)))
-        some = [part for panels in right for part in _split(panels, at_once, self.width)]
-        return super().run(left, some, lines, scheme, flags)
+        self._look(left, right, lines)
+        return super().run(left, self._right, lines, scheme, flags)
 
-    def _look(self, left: np.ndarray, lines: np.ndarray) -> None:
+    def _look(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> None:
         """Find the blocks of a program, and the extents of the left operand in them."""
         if self._lines is not lines:
-            self._lines, self._blocks = lines, _blocks(lines)
+            self._lines, self._blocks, self._first = lines, _blocks(lines.tobytes()), ()
+            at_once = max(1, _BOUNDS // max(1, self.groups * len(self._blocks)))
+            self._right = [part for panels in right for part in _split(panels, at_once, self.width)]
             self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self._bounds(panels)
+        found, self._first = self._first, ()
+        return found or self._bounds(panels)
 
     def _bounds(self, panels: Panels) -> tuple[np.ndarray, ...]:
         """What the kernel observes chains by (see `backend/numba/seldom_swamped.py`)."""
@@ -104,7 +111,7 @@ class SeldomSwampedJob(CountingJob):
         least, by_place, norms = self._extents(panels.data, count, panels.panel_stride, panels.leaf_stride, self.width)
         least_left, left_by_place, left_norms = self._left
         shape = (count, self.groups, norms.shape[1])
-        bounds = [aligned(prod(shape), self.dtype).reshape(shape) for _ in range(2)]
+        bounds = [room_for(prod(shape), self.dtype).reshape(shape) for _ in range(2)]
         bounds_of_tiles(left_by_place, by_place, left_norms, norms, swamped_share(self.rounding.code), *bounds)
         return least_left.reshape(-1), least.reshape(-1), *bounds
 
@@ -119,7 +126,7 @@ class SeldomSwampedJob(CountingJob):
         blocks = self._blocks
         count = len(blocks)
         shapes = ((panels, count, LANES), (panels, LANES, count), (panels, count))
-        extents = [aligned(prod(shape), self.dtype).reshape(shape) for shape in shapes]
+        extents = [room_for(prod(shape), self.dtype).reshape(shape) for shape in shapes]
         if width == leaf_stride == 4 and (blocks[:, 2] == 1).all():
             extents_of_fours(packed, self.leaves, blocks, *extents)
         else:
@@ -138,11 +145,37 @@ def _split(panels: Panels, at_once: int, width: int) -> list[Panels]:
     ]  # fmt: skip
 
 
-def _blocks(lines: np.ndarray) -> np.ndarray:
+def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tuple[np.ndarray, int]:
+    """The products of pairs that `SeldomSwampedJob` is for, and none of whose sums overflows, in one call of a kernel.
+
+    With how many additions were swamped: (n, i, k) and (n, k, j), which `batches.plan_of_pairs` serves.
+    """
+    from fpsim.backend.numba.block_bounds import LANES
+    from fpsim.backend.numba.counted import TALLIES, UNCHANGED
+    from fpsim.backend.numba.swamped_batches import ROWS, VECTORS, make_swamped_batch
+
+    (pairs, rows, leaves), columns, lines = a.shape, b.shape[2], planned.programs[0]
+    groups, width = -(-rows // ROWS), VECTORS * LANES
+    out = np.empty((pairs, groups * ROWS, -(-columns // width) * width), np.float32)
+    tallied = np.empty((pairs, TALLIES * LANES), np.float32)
+    function, blocks = make_swamped_batch(planned.task.rounding.code, flags), _blocks(lines.tobytes())
+
+    def task(first: int, last: int) -> None:
+        function(a, b, out, planned.depth, first, last, lines, blocks, planned.scheme.row, tallied)
+
+    threads.run(task, threads.parts(pairs, out.size * max(1, leaves)))
+    job = CountingJob("f4", (rows, columns, leaves), planned.depth, planned.task.rounding, Draws(), 0)
+    job.add(tallied, np.zeros(pairs, np.uint8))
+    return out[:, :rows, :columns], job.counts[UNCHANGED]
+
+
+@lru_cache(maxsize=128)
+def _blocks(program: bytes) -> np.ndarray:
     """The blocks of LANES terms, or what is left of them, of a program's chains: (first term, number of terms, stride)."""
     from fpsim.backend.numba.block_bounds import LANES
     from fpsim.backend.numba.products import CHAIN
 
+    lines = np.frombuffer(program, np.int64).reshape(-1, 5)
     first, count, stride = lines[lines[:, 0] == CHAIN, 1:4].T
     blocks = -(-count // LANES)
     chain = np.repeat(np.arange(count.size), blocks)

@@ -17,7 +17,12 @@ class SumObserver(Protocol):
     """Told of the roundings of a sum in parts; `Counters` is one.
 
     What a kernel keeps for it has a number in `backend/numba/observed.py`.
+
+    is_whole : whether `rounded` is called; else additions alone are told of
     """
+
+    @property
+    def is_whole(self) -> bool: ...
 
     def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
         """The accumulated a @ b of a tree or of parts: a new array of values of `task.held`."""

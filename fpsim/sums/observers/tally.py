@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import ClassVar
 
 _lock = threading.Lock()
 
@@ -11,6 +12,9 @@ _lock = threading.Lock()
 @dataclass
 class Tally:
     """What happened in sums so far: `counters.Counters` says what each number is."""
+
+    #: Whether all of it is asked for; else `additions` and `swamped` alone, and the rest is not looked for.
+    is_whole: ClassVar[bool] = True
 
     additions: int = 0
     swamped: int = 0
