@@ -1,51 +1,52 @@
 """Sums by their definitions: rationals, Python floats for what is not finite, one obvious step at a time."""
 
-import functools
 import math
 from fractions import Fraction
 
 from fpsim.accumulation.trees import ZERO
 from fpsim.numbers.rounding import Rounding
 
-DETERMINISTIC = [mode for mode in Rounding if mode is not Rounding.STOCHASTIC]
-
-
-@functools.cache
-def power(exponent):
-    return Fraction(2) ** exponent
+NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD = DETERMINISTIC = [
+    mode for mode in Rounding if mode is not Rounding.STOCHASTIC
+]
 
 
 def rounded(value, fmt, mode, zero=0.0):
     """A Fraction (or a float that is not finite) rounded to a format; an exact zero is `zero`."""
     if isinstance(value, float):
         return special(value, fmt)
-    if value == 0:
+    top, bottom = value.as_integer_ratio()
+    if top == 0:
         return zero if fmt.has_negative_zero else 0.0
-    top, bottom = abs(value.numerator), value.denominator
+    negative, top = top < 0, abs(top)
     exponent = top.bit_length() - bottom.bit_length()
     exponent -= top << max(-exponent, 0) < bottom << max(exponent, 0)
-    zero = math.copysign(0.0, value) if fmt.has_negative_zero else 0.0
+    zero = -0.0 if negative and fmt.has_negative_zero else 0.0
     if fmt.flush == "before" and exponent < fmt.emin:
         return zero
     last = (exponent if fmt.flush else max(exponent, fmt.emin)) - fmt.precision + 1  # the last place is of 2^last
     unit = bottom << max(last, 0)
     low, rest = divmod(top << max(-last, 0), unit)
-    outward = {
-        Rounding.NEAREST_EVEN: 2 * rest > unit or (2 * rest == unit and low % 2 == 1),
-        Rounding.NEAREST_AWAY: 2 * rest >= unit,
-        Rounding.TOWARD_ZERO: False,
-        Rounding.UP: rest > 0 and value > 0,
-        Rounding.DOWN: rest > 0 and value < 0,
-        Rounding.ODD: rest > 0 and low % 2 == 0,
-    }[mode]
-    result = (low + outward) * power(last)
-    if fmt.flush and result < power(fmt.emin):
+    low += goes_outward(low, 2 * rest, unit, negative, mode)
+    exponent = low.bit_length() - 1 + last
+    if low == 0 or (fmt.flush and exponent < fmt.emin):
         return zero
-    if result > Fraction(fmt.max_finite):
-        inward = {Rounding.TOWARD_ZERO: True, Rounding.ODD: True, Rounding.UP: value < 0, Rounding.DOWN: value > 0}
-        result = fmt.max_finite if inward.get(mode, False) else special(math.inf, fmt)
-    signed = math.copysign(float(result), -1.0 if value < 0 else 1.0)
-    return signed if signed or fmt.has_negative_zero else 0.0
+    result = math.ldexp(low, last) if exponent < 1024 else math.inf
+    if result > fmt.max_finite:
+        inward = mode in (TOWARD_ZERO, ODD) or mode is (UP if negative else DOWN)
+        result = fmt.max_finite if inward else special(math.inf, fmt)
+    return -result if negative else result
+
+
+def goes_outward(low, twice_rest, unit, negative, mode):
+    """Whether low + rest / unit becomes low + 1 in magnitude."""
+    if mode is NEAREST_EVEN:
+        return twice_rest > unit or (twice_rest == unit and low % 2 == 1)
+    if mode is NEAREST_AWAY:
+        return twice_rest >= unit
+    if mode is ODD:
+        return twice_rest > 0 and low % 2 == 0
+    return twice_rest > 0 and mode is (DOWN if negative else UP)
 
 
 def special(value, fmt):
@@ -61,8 +62,12 @@ def as_operand(x, fmt):
     return (math.copysign(0.0, x) if fmt.has_negative_zero else 0.0) if small else x
 
 
+def is_finite(value):
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def as_rational(value):
-    return Fraction(value) if isinstance(value, Fraction) or math.isfinite(value) else value
+    return Fraction(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def is_negative(value):
@@ -71,14 +76,13 @@ def is_negative(value):
 
 def add(left, right, fmt, mode):
     """The rounded sum of two floats or Fractions."""
-    exact = [as_rational(left), as_rational(right)]
-    if any(isinstance(term, float) for term in exact):
+    if not (is_finite(left) and is_finite(right)):
         return rounded(float(left) + float(right), fmt, mode)
-    if exact == [0, 0] and is_negative(left) == is_negative(right):
+    if left == 0 and right == 0 and is_negative(left) == is_negative(right):
         zero = -0.0 if is_negative(left) else 0.0
     else:
-        zero = -0.0 if mode is Rounding.DOWN else 0.0
-    return rounded(sum(exact), fmt, mode, zero)
+        zero = -0.0 if mode is DOWN else 0.0
+    return rounded(Fraction(left) + Fraction(right), fmt, mode, zero)
 
 
 def total_of(pairs, accumulator, fmt, mode):

@@ -34,8 +34,11 @@ class Counting:
         self.counters = fpsim.Counters()
 
     def rounded(self, exact: Any, fmt: Format) -> None:
-        """Count what rounding an exact number (a Fraction or a special float) did."""
-        if isinstance(exact, float):
+        """Count what rounding an exact number (a Fraction or a special float) did.
+
+        Rounding is monotone: between the smallest normal number and the largest nothing over- or underflows.
+        """
+        if isinstance(exact, float) or fmt.min_normal < abs(float(exact)) < fmt.max_finite:
             return
         unbounded = oracle.rounded(exact, unbounded_form(fmt), self.mode)
         self.counters.overflows += abs(unbounded) > fmt.max_finite
@@ -43,14 +46,13 @@ class Counting:
 
     def add(self, left: Any, right: Any, fmt: Format, is_leaf: bool) -> float:
         result = oracle.add(left, right, fmt, self.mode)
-        x, y = oracle.as_rational(left), oracle.as_rational(right)
-        if not isinstance(x, float) and not isinstance(y, float):
-            self.rounded(x + y, fmt)
+        if oracle.is_finite(left) and oracle.is_finite(right):
+            self.rounded(Fraction(left) + Fraction(right), fmt)
         self.counters.additions += 1
         if is_leaf:
-            self.counters.swamped += bool(y != 0 and result == left)
+            self.counters.swamped += bool(right != 0 and result == left)
         else:
-            self.counters.swamped += bool(x != 0 and y != 0 and result in (left, right))
+            self.counters.swamped += bool(left != 0 and right != 0 and result in (left, right))
         if not math.isnan(result):
             self.counters.largest = max(self.counters.largest, abs(result))
         return result

@@ -1,9 +1,9 @@
-"""The two oracles agree: integers that are fast, and rationals that are obvious."""
+"""The oracles agree: integers that are fast, and rationals that are obvious."""
 
 import numpy as np
 import pytest
 
-from tests import integer_oracle, oracles
+from tests import integer_oracle, oracles, sums_oracle
 from tests.strategies import ALL_COMPUTING, DETERMINISTIC, clustered_values, defined, every_value, random_values
 
 
@@ -37,6 +37,8 @@ def test_integers_agree_with_rationals(fmt):
             if name == "round":
                 operands = [operands[0] * generator.random(40)]
                 want = [oracles.round_float(float(x), fmt, mode) for x in operands[0]]
+                sums = [sums_oracle.rounded(sums_oracle.as_rational(float(x)), fmt, mode, x) for x in operands[0]]
+                assert integer_oracle.mismatches(np.array(sums), np.array(want)) == 0, mode
             else:
                 want = [oracles.operate(name, tuple(map(float, row)), fmt, mode) for row in zip(*operands, strict=True)]
             got = integer_oracle.results(name, operands, fmt, mode)

@@ -87,7 +87,7 @@ class Instruction:
 
     def takes(self, fmt: Formats) -> bool:
         """Whether a and b may be values of the format, or of the two; their names do not matter."""
-        names = [own.name for one in formats_of_both(fmt) for own in self.formats if one.replace(name=own.name) == own]
+        names = [own.name for one in formats_of_both(fmt) for own in self.formats if one.parameters == own.parameters]
         return len(names) == 2 and (self.mixes or names[0] == names[1])
 
 

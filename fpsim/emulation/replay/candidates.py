@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from fpsim.accumulation import Accumulator, Tree, get_accumulator
+from fpsim.accumulation import Accumulator, Order, Tree, get_accumulator
 from fpsim.accumulation.accumulator import Products
 from fpsim.accumulation.orders import given
 from fpsim.accumulation.units import UNITS
@@ -90,12 +91,17 @@ def _orders(call: Call, is_product: bool) -> Iterator[Candidate]:
             for suffix in ("", ":fma") if is_product and order != "pairwise" else ("",):
                 accumulator = get_accumulator(f"{fmt}:{order}{suffix}")
                 if call.terms is not None:  # for few terms many orders are one
-                    key = (fmt, suffix, accumulator(call.terms).canonical())
+                    key = (fmt, suffix, _canonical(accumulator.order, call.terms))
                     if key in seen:
                         continue
                     seen.add(key)
                 yield Candidate(str(accumulator), accumulator)
     yield Candidate("exact", get_accumulator("exact"))
+
+
+@lru_cache(maxsize=1024)
+def _canonical(order: Order, terms: int) -> Tree:
+    return order(terms).canonical()
 
 
 def unit_groups(name: str) -> list[tuple[list[str], str]]:

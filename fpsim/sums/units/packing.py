@@ -14,10 +14,13 @@ _EXPONENT = {"f4": np.int32(0x7F800000), "f8": np.int64(0x7FF0000000000000)}
 
 def padded(a: np.ndarray, b: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Both operands with zeros up to a whole number of blocks."""
-    missing = -a.shape[1] % block
-    if missing == 0:
+    (rows, terms), columns = a.shape, b.shape[1]
+    whole = terms + -terms % block
+    if whole == terms:
         return a, b
-    return np.pad(a, ((0, 0), (0, missing))), np.pad(b, ((0, missing), (0, 0)))
+    left, right = np.zeros((rows, whole), a.dtype), np.zeros((whole, columns), b.dtype)
+    left[:, :terms], right[:terms] = a, b
+    return left, right
 
 
 class Packed:
