@@ -70,7 +70,7 @@ def _reasons(found: dict[str, Any]) -> list[str]:
     stops = list(operations_that_stop(found))
     if isinstance(found.get("identity"), str):
         stops.append(f"fp32/native: {found['identity']}")
-    return [reason.replace("|", "\\|") for reason in stops]
+    return stops
 
 
 def _tried(records: Sequence[Record]) -> list[dict[str, Any]]:

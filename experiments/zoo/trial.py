@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -75,12 +75,12 @@ def _misfits_in(item: torch.Tensor, fmt: str) -> int:
     return int(((rounded != values) & ~((rounded != rounded) & (values != values))).sum())
 
 
-def try_entry(key: str) -> dict[str, Any]:
-    """What is found of a model, as JSON holds it.
+def try_entry(key: str, arithmetics: Sequence[str] = tuple(NARROW)) -> dict[str, Any]:
+    """What is found of a model in these of `NARROW`, as JSON holds it.
 
     plain       seconds of processor time of its second step in torch; or `excluded`, why torch does not run it
     identity    whether fp32 with native accumulation gives the same bits; None where torch's own differ from run to run
-    NAME        for each of `NARROW`: seconds, elements that are no values of the format, whether all are finite; or `raised`
+    NAME        for each arithmetic: seconds, elements that are no values of the format, whether all are finite; or `raised`
     """
     entry = entry_of(key)
     try:
@@ -94,7 +94,8 @@ def try_entry(key: str) -> dict[str, Any]:
     if plain.digest() == again.digest():
         wide = _attempt(entry, "fp32", "native")
         found["identity"] = wide.digest() == plain.digest() if isinstance(wide, Stepped) else wide
-    for name, (fmt, accumulate) in NARROW.items():
+    for name in arithmetics:
+        fmt, accumulate = NARROW[name]
         stepped = _attempt(entry, fmt, accumulate)
         found[name] = (
             {"seconds": round(stepped.seconds, 5), "misfits": misfits(stepped, fmt), "finite": stepped.is_finite}
