@@ -9,11 +9,14 @@ from fpsim.sums import grouped
 from fpsim.sums.geometry import Geometry
 from fpsim.sums.joined import Products
 
+_SMALL = 4096  # numbers of the factors of a pair: with more, laying them out was seen to cost more than a product of its own
+
 
 def together(products: Products, a: np.ndarray, b: np.ndarray) -> bool:
     """Whether the products of (n, i, k) and (n, k, j) are quicker in one call than pair by pair."""
     pairs, rows, leaves = a.shape
-    return products.joined(pairs, rows, leaves, b.shape[2])
+    columns = b.shape[2]
+    return leaves * (rows + columns) <= _SMALL and products.joined(pairs, rows, leaves, columns)
 
 
 def pairs_into(products: Products, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:

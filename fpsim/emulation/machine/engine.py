@@ -95,14 +95,14 @@ def products(
         return out
     observer = machine.look_into(task)
     in_turn = addend is not None or machine.arithmetic.stochastic
+    accumulated = None if in_turn else _in_one_call(task, a, b, observer)
+    if accumulated is not None:
+        return _finished(machine, task, a, b, accumulated, observer)
     watch = Watch(machine)
     if not in_turn and _together(joined := Products(task, 0, observer, watch), a, b):
         pairs_into(joined, a, b, out)
         watch.finish(out, a, b)
         return out
-    accumulated = None if in_turn else _in_one_call(task, a, b, observer)
-    if accumulated is not None:
-        return _finished(machine, task, a, b, accumulated, observer)
 
     def one(i: int, draws: Draws, watch: Watch) -> None:
         addends = () if addend is None else (addend[i],)
@@ -123,14 +123,14 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
     unrounded = task.rounded_to(held)
     made = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32 if holds(np.dtype(np.float32), held) else np.float64)
     if not machine.arithmetic.stochastic:
+        accumulated = _in_one_call(task, a, b, observer)
+        if accumulated is not None:
+            Watch(machine).finish(np.ascontiguousarray(accumulated), a, b)
+            return accumulated
         if _together(joined := Products(unrounded, 0, observer), a, b):
             pairs_into(joined, a, b, made)
             Watch(machine).finish(made, a, b)
             return made
-        found = _in_one_call(task, a, b, observer)
-        if found is not None:
-            Watch(machine).finish(np.ascontiguousarray(found), a, b)
-            return found
 
     def one(i: int, draws: Draws, watch: Watch) -> None:
         product_into(unrounded, a[i], b[i], made[i], draws, observer=observer)
