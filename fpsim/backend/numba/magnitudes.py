@@ -44,6 +44,7 @@ def survey(address: int, size: int, constants: Any, found: Any) -> None:
     infinity, normal = constants[INFINITY], constants[NORMAL]
     numbers = carray(floats_at(address), (size,))
     largest, smallest = zero, infinity
+    found[ZEROS] = found[SUBNORMALS] = found[INFINITE] = found[NAN] = 0
     for start in range(0, size, _BLOCK):
         block = numbers[start : start + _BLOCK]
         zeros = below = infinite = nan = zero

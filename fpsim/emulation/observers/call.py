@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -106,10 +105,12 @@ class Call:
         if self._made is None:
             if not self._is_computed:
                 return self.written
-            found: Iterable[Any] = (self.result,)
-            if not isinstance(self.result, torch.Tensor) or any(item is not self.result for item in self.written):
-                found = {id(tensor): tensor for tensor in (*tensors_in(found), *self.written)}.values()
-            self._made = tuple(tensor for tensor in found if tensor.is_cpu)
+            result, written = self.result, self.written
+            if isinstance(result, torch.Tensor) and (not written or (len(written) == 1 and written[0] is result)):
+                self._made = (result,) if result.is_cpu else ()
+            else:
+                found = {id(tensor): tensor for tensor in (*tensors_in((result,)), *written)}
+                self._made = tuple(tensor for tensor in found.values() if tensor.is_cpu)
         return self._made
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -53,11 +52,18 @@ class Origins:
         """The origins of what a result was computed from."""
         if call.family in ("constant", "random"):  # which read shapes alone
             return ()
+        values: Any = call.args
+        if call.family in _ON_LISTS:
+            values = call.arguments_of(result).values()
+        elif call.kwargs:
+            values = (*values, *call.kwargs.values())
         found = {}
-        for tensor in _operands(call, result):
-            origin = getattr(tensor.untyped_storage(), "_fpsim_origin", None)
-            if origin is not None:
-                found[id(origin)] = origin
+        for value in values:
+            for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in((value,)):
+                if tensor.is_floating_point() and tensor.is_cpu:
+                    origin = getattr(tensor.untyped_storage(), "_fpsim_origin", None)
+                    if origin is not None:
+                        found[id(origin)] = origin
         if len(found) < 2:
             return tuple(found.values())
         return tuple(sorted(found.values(), key=_weight, reverse=True)[:_PARENTS])
@@ -69,13 +75,6 @@ class Origins:
         self._kept.append(origin)
         if len(self._kept) > _KEPT:
             self._kept.popleft().parents = ()
-
-
-def _operands(call: Call, result: torch.Tensor) -> Iterator[torch.Tensor]:
-    values: Any = call.args if call.family not in _ON_LISTS else call.arguments_of(result).values()
-    for value in tensors_in((*values, *(call.kwargs.values() if values is call.args else ()))):
-        if value.is_floating_point() and value.is_cpu:
-            yield value
 
 
 def _weight(origin: Origin) -> tuple[bool, float]:

@@ -75,7 +75,6 @@ def survey(tensor: torch.Tensor, smallest_normal: float) -> Magnitudes:
     if not (tensor.is_contiguous() or marks.is_dense(tensor)):
         tensor = tensor.contiguous()
     found = _room.found
-    found.fill(0)
     magnitudes.survey(marks.pointer_to(tensor), tensor.numel(), _constants(smallest_normal), found)
     largest, smallest, zeros, subnormals, infinite, nan = found.tolist()
     return Magnitudes(_value_of(largest), _value_of(smallest), zeros, subnormals, infinite, nan)
