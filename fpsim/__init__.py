@@ -21,7 +21,7 @@ _HOMES = {
     "fpsim.arrays.elementary": (
         "acos acosh asin asinh atan atanh cos cosh erf erfc exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinh tan tanh"
     ),
-    "fpsim.accumulation": "Accumulator Order Tree get_accumulator reveal",
+    "fpsim.accumulation": "Accumulator Order Tree get_accumulator reveal reveal_shapes",
     "fpsim.sums.observers.counters": "Counters",
     "fpsim.arrays.products": "dot matmul",
     "fpsim.arrays.reductions": "cumsum mean sum",
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Tree as Tree,
         get_accumulator as get_accumulator,
         reveal as reveal,
+        reveal_shapes as reveal_shapes,
     )
     from fpsim.arrays.arithmetic import add as add, div as div, fma as fma, mul as mul, sqrt as sqrt, sub as sub
     from fpsim.arrays.convolution import (

@@ -303,3 +303,99 @@ def test_a_model_beside_a_simulation_has_names_below_its_class():
     with sim:
         critic(sim(torch.ones(1, 2)))
     assert set(sim.report().by_module()) - {""} == {"0", "Sequential.0", "Sequential.1"}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package in the working folder whose modules say how they were started."""
+    folder = tmp_path / "package_of_a_test"
+    folder.mkdir()
+    said = "import sys\nfrom . import helper\n"
+    said += "print(sys.argv == [__file__, '--steps', '3'], __name__, __package__, sys.path[0])\n"
+    for name, text in {
+        "__init__": "",
+        "helper": "import torch\nvalue = (torch.tensor([0.1]) + 0).item()\n",
+        "train": f"{said}print(helper.value)\n",
+        "__main__": f"{said}raise ValueError('at the end')\n",
+    }.items():
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    yield folder.name
+    for name in [name for name in sys.modules if name.partition(".")[0] == folder.name]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "words", [("-m", "{}.train", "--fmt", "fp16"), ("--fmt", "fp16", "-m{}.train"), ("-m", "{}", "--fmt=fp16")]
+)
+def test_a_module_runs_as_python_runs_it(package, words, tmp_path):
+    words = [word.format(package) for word in words]
+    result = CliRunner().invoke(main, ("run", *words, "--report", "out.json", "--steps", "3"))
+    assert result.stdout.splitlines()[0] == f"True __main__ {package} {tmp_path}"
+    assert "add.Tensor" in result.stderr
+    if package in words:
+        assert result.exit_code == 1 and "__main__.py:4)" in Report.from_json(Path("out.json").read_text()).ending
+    else:
+        assert result.exit_code == 0 and result.stdout.splitlines()[1] == "0.0999755859375"
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(("words", "code", "sentence"), [
+    (("-m", "no_such_module", "--fmt", "fp16"), 2, "Error: there is no module 'no_such_module'"),
+    (("-m", "package_of_a_test.nothing", "--fmt", "fp16"), 1, "nothing was emulated"),
+    (("--fmt", "fp16", "-m"), 2, "Missing argument"),
+])  # fmt: skip
+def test_a_module_that_is_not_there(words, code, sentence):
+    result = CliRunner().invoke(main, ("run", *words))
+    assert result.exit_code == code and sentence in result.stderr
+
+
+def test_compare_takes_no_module():
+    result = CliRunner().invoke(main, ("compare", "-m", "json.tool", "--fmt", "fp16"))
+    assert result.exit_code == 2 and "run_module('json.tool'" in result.stderr
+
+
+LINEAR = "import torch\nlayer = torch.nn.Linear(2, 2)\nlayer(torch.ones(1, 2)).softmax(1).square().sum().backward()\n"
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json", ""])
+def test_a_mapping_may_lie_in_a_file(tmp_path, suffix):
+    text = '{"*": "fp16", "gradient": "e5m2"}'
+    file = tmp_path / f"formats{suffix}"
+    file.write_text('"*" = "fp16"\ngradient = "e5m2"\n' if suffix == ".toml" else text)
+    code, _, report = run(tmp_path, LINEAR, "--fmt", str(file) if suffix else text)
+    assert code == 0 and "fmt={'*': fp16, 'gradient': float8_e5m2}" in report
+
+
+@pytest.mark.parametrize(("name", "text", "sentence"), [
+    ("a.toml", None, "cannot be read: No such file"),
+    ("a.toml", "fmt = ", "is no TOML"),
+    ("a.json", "{", "is no JSON object"),
+    ("a.json", "[1]", "holds no mapping"),
+    ("a.json", '{"*": "fp16", "*": "bf16"}', "'*' stands twice"),
+    ("a.toml", 'gradients = "fp16"', "gradients"),
+])  # fmt: skip
+def test_a_file_without_a_mapping_is_refused_before_the_script(tmp_path, name, text, sentence):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    code, output, error = run(tmp_path, "print('it ran')", "--fmt", str(tmp_path / name))
+    assert code == 2 and not output and sentence in error
+
+
+def test_a_script_may_round_every_elementary_operation(tmp_path):
+    whole, steps = (run(tmp_path, LINEAR, "--fmt", "fp16", "--granularity", name) for name in ("kernel", "primitive"))
+    assert whole[0] == steps[0] == 0 and "_softmax" in whole[2] and "granularity=primitive" in steps[2] and "exp" in steps[2]
+    assert run(tmp_path, LINEAR, "--fmt", "fp16", "--granularity", "operation")[0] == 2
+
+
+def test_a_rank_reports_by_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(tmp_path, LINEAR, "--fmt", "fp16", "--report", str(tmp_path / "out.json"))[0] == 0
+    assert (tmp_path / "out.rank1.json").exists() and not (tmp_path / "out.json").exists()
+
+
+def test_a_script_that_spawns_ranks_is_told_how_they_are_emulated(tmp_path):
+    script = "import torch.multiprocessing as processes\nif __name__ == '__main__':\n    processes.spawn(print, nprocs=2)\n"
+    code, _, error = run(tmp_path, script, "--fmt", "fp16")
+    assert code == 1 and "torchrun --nproc-per-node N --no-python fpsim run SCRIPT" in error

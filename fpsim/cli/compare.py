@@ -53,6 +53,9 @@ def compare(ctx: click.Context, script: str, arithmetics: tuple[str, ...], page:
     finished is not made again while the folder, the script and its arguments are the same. Ctrl-C writes what is
     finished.
     """
+    if "is_module" in ctx.meta:
+        raise InputError(f"compare takes a script, not a module: one line, `import runpy; runpy.run_module({script!r}, "
+                         "run_name='__main__', alter_sys=True)`, makes one")
     if not os.path.isfile(script):
         raise InputError(f"there is no script {script!r}")
     from tempfile import TemporaryDirectory

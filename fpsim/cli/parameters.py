@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,17 +71,35 @@ def _accumulator(text: str) -> str:
 
 
 def _or_mapping(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """What reads one value for everything, or a JSON object: a mapping from roles and "*" to values."""
+    """What reads one value for everything, or a mapping from roles, modules and "*" to values: a JSON object, or a file."""
 
     def parse(text: str) -> Any:
-        if not text.lstrip().startswith("{"):
-            return read(text)
-        try:
-            return json.loads(text, object_pairs_hook=_without_repetition)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{text!r} is no JSON object: {error}") from None
+        if text.lstrip().startswith("{"):
+            return _json(text, repr(text))
+        return _file(Path(text)) if text.endswith((".json", ".toml")) else read(text)
 
     return parse
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is no JSON object: {error}") from None
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """The mapping that a file holds."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = _json(text, repr(str(path))) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is no TOML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{str(path)!r} holds no mapping")
+    return values
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

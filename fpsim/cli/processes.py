@@ -21,7 +21,8 @@ _EVENTS = ("os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "s
 def _refuse(what: str) -> None:
     raise RuntimeError(
         f"the script {what}, where nothing would be emulated; under `fpsim run` only the workers of a DataLoader may be "
-        "other processes. Start processes that each run `fpsim run`, or use fpsim.run(model) inside them"
+        "other processes. Start processes that each run `fpsim run`, as the ranks of `torchrun --nproc-per-node N --no-python "
+        "fpsim run SCRIPT ...` do, or use fpsim.run(model) inside them"
     )
 
 
