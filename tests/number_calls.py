@@ -41,7 +41,7 @@ class Call:
         """What the call gives on copies: its tensors and numbers, or the exception that it raises."""
         args, kwargs = self.arguments(self.number if number is None else number)
         args, kwargs = tree_map(near(self.number, self.dtype), _copy((args, kwargs)))
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         try:
             with context:
                 result = self.function(*args, **kwargs)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import random
 import warnings
 
 import numpy as np
@@ -15,9 +16,23 @@ from fpsim.emulation import TABLE
 from fpsim.emulation.dispatch import switches
 from fpsim.emulation.schemas import names
 
+
+def _seed(seed):
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - which torch's samples draw from
+
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from torch.testing._internal import common_utils
     from torch.testing._internal.common_methods_invocations import op_db
+    from torch.testing._internal.opinfo import core
+
+# Before each sample torch looks through the whole stack for a test of its own, of which there is none, and `torch.manual_seed`
+# writes the stack down for each other device. In a process of many modules that takes longer than what is done with the sample.
+common_utils.extract_test_fn = core.extract_test_fn = lambda: None
+common_utils.set_rng_seed = _seed
 
 QUICK = frozenset(
     names(
@@ -69,7 +84,7 @@ def indices(dtype=torch.float32):
 @functools.cache
 def _every_sample_of(index, dtype):
     op = op_db[index]
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return list(op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd))
@@ -111,7 +126,7 @@ def evaluate(op, sample, context=None, copied=fresh, dtype=torch.float32):
     """(results, gradients) of that dtype, inside a context."""
     first, args, kwargs = tree_map(copied, (sample.input, sample.args, sample.kwargs))
     leaves = [item for item in tree_leaves((first, args, kwargs)) if is_of(dtype, item) and item.requires_grad]
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     with context or contextlib.nullcontext():
         results = op.op(first, *args, **kwargs)
         outputs = [item for item in tree_leaves(results) if is_of(dtype, item)]

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from torch.testing._internal.common_methods_invocations import op_db
 
 import fpsim
 from fpsim.emulation.coverage import _ARRIVALS, coverage
+from tests.operators import op_db
 
 aten = torch.ops.aten
 COVERAGE = coverage()

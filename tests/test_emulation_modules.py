@@ -23,7 +23,7 @@ FLOAT = torch.float32
 
 def evaluate(info, inputs, training, context):
     """(outputs, gradients, buffers) of a module made from its sample, in float32."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     module = info.module_cls(*inputs.constructor_input.args, **inputs.constructor_input.kwargs).to(FLOAT).train(training)
     before = [buffer.clone() for buffer in module.buffers() if is_of(FLOAT, buffer)]
     args, kwargs = tree_map(fresh, (inputs.forward_input.args, inputs.forward_input.kwargs))
@@ -55,7 +55,7 @@ def marks(info):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("info", "training"), cases())
 def test_modules(info, training):
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     samples = info.module_inputs_func(info, device="cpu", dtype=FLOAT, requires_grad=True, training=training)
     usable = [item for item in samples if item.forward_input is not None]
     for inputs in usable[:: len(usable) // 40 + 1]:  # one module has six hundred

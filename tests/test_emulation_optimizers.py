@@ -39,7 +39,7 @@ def cases():
 
 
 def model():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
 
 
@@ -138,7 +138,7 @@ def muon_step(weight, gradient, momentum, fmt, accumulate, lr, decay, mu):
 @pytest.mark.parametrize("fmt", ["fp16", "fp32", "bf16", {"*": "bf16", "weight": "fp16", "optimizer": "fp16"}])
 def test_muon_iterates_in_bfloat16(fmt, accumulate):
     """Step by step against NumPy and ml_dtypes; the mapping's updates are all of fp16, its gradients are bf16 values."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     weights = [torch.randn(3, 5), torch.randn(6, 2)]
     single = fmt if isinstance(fmt, str) else "fp16"
     sim = fpsim.run(nn.ParameterList(weight.clone() for weight in weights), fmt, accumulate)
