@@ -1,12 +1,11 @@
 """`fpsim compare`: a script under several arithmetics, each as `fpsim run` runs it, and none twice."""
 
-import sys
-
 import pytest
 import torch
 from click.testing import CliRunner
 
 from fpsim.cli import main
+from fpsim.emulation.apart import Processes
 from fpsim.report.comparison import Comparison
 
 SCRIPT = """
@@ -28,14 +27,13 @@ print("done")
 @pytest.fixture
 def runs(monkeypatch):
     """The command lines of the processes that would have been started, each run here instead."""
-    module, seen = sys.modules["fpsim.cli.compare"], []
+    seen = []
 
-    def here(command, stdout, **_):
-        seen.append(command)
-        result = CliRunner().invoke(main, command[3:])
-        stdout.write(result.stdout.encode())
+    def here(_, task):
+        seen.append(task.command)
+        task.output.write_bytes(CliRunner().invoke(main, task.command[3:]).stdout.encode())
 
-    monkeypatch.setattr(module.subprocess, "run", here)
+    monkeypatch.setattr(Processes, "run", here)
     return seen
 
 
@@ -96,15 +94,14 @@ def test_an_interrupted_run_is_made_again(tmp_path, runs):
 
 
 def test_ctrl_c_writes_what_is_finished(tmp_path, runs, monkeypatch):
-    module = sys.modules["fpsim.cli.compare"]
-    here = module.subprocess.run
+    here = Processes.run
 
-    def interrupted(command, **how):
-        if "bf16" in command:
+    def interrupted(processes, task):
+        if task.name == "bf16":
             raise KeyboardInterrupt
-        here(command, **how)
+        here(processes, task)
 
-    monkeypatch.setattr(module.subprocess, "run", interrupted)
+    monkeypatch.setattr(Processes, "run", interrupted)
     words = ("--fmt", "fp16", "--fmt", "bf16", "--fmt", "fp32", "--report", tmp_path / "all.json", "1")
     code, output, _ = invoke(tmp_path, *words)
     compared = Comparison.from_json((tmp_path / "all.json").read_text())

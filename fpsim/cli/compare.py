@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import sys
-import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +16,7 @@ from fpsim.cli.run import ScriptCommand
 from fpsim.report.plain import plain
 
 if TYPE_CHECKING:
-    from fpsim.report.runs import Run
+    from fpsim.emulation.apart import Task
 
 
 def _arithmetic(text: str) -> str:
@@ -60,18 +56,20 @@ def compare(ctx: click.Context, script: str, arithmetics: tuple[str, ...], page:
         raise InputError(f"there is no script {script!r}")
     from tempfile import TemporaryDirectory
 
+    from fpsim.emulation.apart import run_all
     from fpsim.report.comparison import Comparison
 
     with TemporaryDirectory() as scratch:
         kept = folder if folder is not None else Path(scratch)
         kept.mkdir(parents=True, exist_ok=True)
-        tasks = [_Task(text, script, tuple(ctx.meta["script_words"]), kept, jobs) for text in dict.fromkeys(arithmetics)]
-        runs, interrupted = _run_all(tasks, jobs)
+        tasks = [_task(text, script, tuple(ctx.meta["script_words"]), kept) for text in dict.fromkeys(arithmetics)]
+        found, interrupted = run_all(tasks, jobs)
+    runs = tuple(run for run in found if run is not None)
     if interrupted and not runs:
         raise SystemExit(130)
     if not runs:
         raise InputError(f"no run left a report; {script!r} fails under each arithmetic as it does in `fpsim run`")
-    comparison = Comparison(tuple(runs))
+    comparison = Comparison(runs)
     comparison.save(page)
     for line in str(comparison).splitlines():
         click.echo(plain(line))
@@ -80,67 +78,13 @@ def compare(ctx: click.Context, script: str, arithmetics: tuple[str, ...], page:
         raise SystemExit(130)
 
 
-def _run_all(tasks: list[_Task], jobs: int) -> tuple[list[Run], bool]:
-    """The runs that left a report, in their order; whether Ctrl-C, which the processes have been sent as well, ended it."""
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(task.run) for task in tasks]
-        interrupted = False
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        except KeyboardInterrupt:
-            interrupted = True
-        pool.shutdown(cancel_futures=True)
-    results = [future for future in futures if not future.cancelled()]
-    failed = [error for future in results if (error := future.exception()) is not None]
-    for error in failed:
-        if not isinstance(error, KeyboardInterrupt):
-            raise error
-    finished = [future.result() for future in results if future.exception() is None]
-    return [run for run in finished if run is not None], interrupted or bool(failed)
+def _task(text: str, script: str, words: tuple[str, ...], folder: Path) -> Task:
+    """One arithmetic; its report has a name that says the arithmetic, the script and its arguments."""
+    from fpsim.emulation.apart import Task
 
-
-@dataclass(frozen=True)
-class _Task:
-    """One arithmetic in a process of its own."""
-
-    text: str
-    script: str
-    words: tuple[str, ...]
-    folder: Path
-    jobs: int
-
-    @property
-    def place(self) -> Path:
-        """Where its report is kept: a name that says the arithmetic, the script and its arguments."""
-        parts = (__version__, self.text, Path(self.script).read_text(encoding="utf-8", errors="replace"), *self.words)
-        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-        name = "".join(letter if letter.isalnum() else "-" for letter in self.text)
-        return self.folder / f"{name}.{key}.json"
-
-    def run(self) -> Run | None:
-        """The finished run, made now or before; None where the process left no report."""
-        from fpsim.report.report import Report
-        from fpsim.report.runs import Run
-
-        finished = self.place.with_suffix(".seconds")
-        if not finished.exists():
-            seconds = self._make()
-            if not self.place.exists():
-                return None
-            report = Report.from_json(self.place.read_text(encoding="utf-8"))
-            if report.ending.startswith("KeyboardInterrupt"):
-                return Run(self.text, report, seconds=seconds)
-            finished.write_text(repr(seconds))
-        report = Report.from_json(self.place.read_text(encoding="utf-8"))
-        return Run(self.text, report, seconds=float(finished.read_text()))
-
-    def _make(self) -> float:
-        fmt, _, accumulate = self.text.partition("/")
-        options = ["--fmt", fmt, "--accumulate", accumulate or "fp32", "--report", str(self.place), "--losses"]
-        command = [sys.executable, "-m", "fpsim.cli", "run", self.script, *options, "--", *self.words]
-        environment: dict[str, Any] = {**os.environ}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
-        start = time.perf_counter()
-        with open(self.place.with_suffix(".out"), "wb") as output:
-            subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
-        return time.perf_counter() - start
+    parts = (__version__, text, Path(script).read_text(encoding="utf-8", errors="replace"), *words)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    place = folder / f"{''.join(letter if letter.isalnum() else '-' for letter in text)}.{key}.json"
+    fmt, _, accumulate = text.partition("/")
+    options = ("--fmt", fmt, "--accumulate", accumulate or "fp32", "--report", str(place), "--losses")
+    return Task(text, place, (sys.executable, "-m", "fpsim.cli", "run", script, *options, "--", *words))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from fpsim.emulation.simulation import Simulation, run
+from fpsim.emulation.compared_apart import Outcome, run_apart
+from fpsim.emulation.compared_run import Work
 from fpsim.report.comparison import Comparison
 from fpsim.report.runs import Run
 
@@ -23,6 +24,8 @@ def compare(
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
     seed: int = 0,
     observe: Sequence[str] = ("range", "events", "coverage"),
+    processes: int = 1,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Run the model through the same batches in each arithmetic, from the same state and random numbers.
 
@@ -37,32 +40,39 @@ def compare(
     optimizer : makes an optimizer of parameters; without one, nothing is trained.
     seed : of torch's generator, set before each run and left as it was afterwards.
     observe : the names of what is observed, but where the arithmetic is torch itself; "shadow" adds the error of each layer.
+    processes : how many arithmetics run at a time; above 1, each in a process of its own, with the same results.
+    folder : where finished runs are kept. They are not made again while all arguments and the files that define the model,
+        the loss and the optimizer are the same. Each arithmetic then has a process of its own.
 
     An exception in the middle of a run ends that run and is its report's `ending`; Ctrl-C ends all, and what was finished
-    is returned. Raises ValueError without policies, and what `run` raises for an arithmetic before anything has run.
+    is returned. Raises ValueError without policies, what `run` raises for an arithmetic before anything has run, TypeError
+    for what cannot be handed to another process, and RuntimeError with what a process said that left no report.
     """
     if not policies:
         raise ValueError("compare takes at least one arithmetic, such as 'fp32'")
+    if processes < 1:
+        raise ValueError(f"compare takes at least one process, got {processes}")
     batches = [tuple(batch) if isinstance(batch, (tuple, list)) else (batch,) for batch in data]
+    work = Work(model, batches, loss, optimizer, seed, tuple(observe))
     named = [named_policy(policy) for policy in policies]
-    simulations = [run(model, **settings) for _, settings in named]
-    for simulation, (_, settings) in zip(simulations, named, strict=True):
-        if "observe" not in settings and not simulation.policy.is_identity:
-            simulation.observe(tuple(observe))
-    runs: list[Run] = []
-    chosen: list[torch.Tensor] = []  # what the first run predicted
+    simulations = [work.simulation(settings) for _, settings in named]
+    if processes > 1 or folder is not None:
+        del simulations  # what makes no sense was refused
+        return Comparison(tuple(_with_agreement(run_apart(work, named, processes, folder))))
+    outcomes: list[Outcome] = []
     for (name, _), simulation in zip(named, simulations, strict=True):
-        steps = _Steps(simulation, loss, optimizer)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            interrupted = steps.take(batches)
-        agreement = tuple(map(_agreement, steps.predictions, chosen))
-        chosen = chosen or steps.predictions
-        report = replace(simulation.report(), losses=tuple(steps.losses), ending=steps.ending)
-        runs.append(Run(name, report, agreement if runs else (), steps.seconds))
-        if interrupted:
+        steps = work.steps(simulation)
+        outcomes.append((Run(name, steps.report(), seconds=steps.seconds), steps.predictions))
+        if steps.is_interrupted:
             break
-    return Comparison(tuple(runs))
+    return Comparison(tuple(_with_agreement(outcomes)))
+
+
+def _with_agreement(outcomes: list[Outcome]) -> Iterator[Run]:
+    """The runs; the others' predictions are compared with the first one's."""
+    for number, (run_, predictions) in enumerate(outcomes):
+        pairs = zip(predictions, outcomes[0][1], strict=False) if number else ()
+        yield replace(run_, agreement=tuple(float((ours == theirs).double().mean()) for ours, theirs in pairs))
 
 
 def named_policy(policy: Any) -> tuple[str, dict[str, Any]]:
@@ -73,44 +83,3 @@ def named_policy(policy: Any) -> tuple[str, dict[str, Any]]:
         fmt, _, accumulate = policy.strip().partition("/")
         return policy.strip(), {"fmt": fmt, **({"accumulate": accumulate} if accumulate else {})}
     return str(policy), {"fmt": policy}
-
-
-class _Steps:
-    """One simulation on all batches."""
-
-    def __init__(self, simulation: Simulation, loss: Callable[..., Any], optimizer: Callable[..., Any] | None):
-        self._simulation, self._loss = simulation, loss
-        self._optimizer = optimizer(simulation.parameters()) if optimizer is not None else None
-        self.losses: list[float] = []
-        self.predictions: list[torch.Tensor] = []
-        self.ending = ""
-        self.seconds = 0.0
-
-    def take(self, batches: list[tuple[Any, ...]]) -> bool:
-        """Every step, or those before an exception; whether Ctrl-C was pressed."""
-        start = time.perf_counter()
-        try:
-            with self._simulation, torch.set_grad_enabled(self._optimizer is not None):
-                for batch in batches:
-                    self._step(batch)
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told by the report, and its verdict
-            self.ending = f"{type(error).__name__}: {error}".rstrip(": ")
-            return isinstance(error, KeyboardInterrupt)
-        finally:
-            self.seconds = time.perf_counter() - start
-        return False
-
-    def _step(self, batch: tuple[Any, ...]) -> None:
-        result = self._loss(self._simulation, *batch)
-        loss, outputs = result if isinstance(result, tuple) else (result, None)
-        if outputs is not None:
-            self.predictions.append(outputs.detach().argmax(-1))
-        if self._optimizer is not None:
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
-        self.losses.append(float(loss.detach()))
-
-
-def _agreement(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours == theirs).double().mean())
