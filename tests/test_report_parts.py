@@ -206,3 +206,19 @@ def test_every_part_works_under_every_policy(fmt, granularity):
     assert all(row.cumulative.relative < 1 for row in report.rows if row.cumulative and row.phase == "forward")
     assert {limits.name for limits in report.limits} == {row.format for row in report.rows}
     assert events.Events in [type(item) for item in sim._emulation.observers]
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
+def test_what_an_optimizer_writes_is_of_its_parameters_module(foreach):
+    torch.manual_seed(0)
+    sim = fpsim.run(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), "fp16", observe=["range", "shadow"])
+    optimizer = torch.optim.SGD(sim.parameters(), lr=0.5, foreach=foreach)
+    with sim:
+        sim(torch.randn(5, 4)).square().mean().backward()
+        optimizer.step()
+    rows = {row.module: row for row in sim.report().rows if row.phase == "optimizer" and row.range.largest}
+    assert rows.keys() == {"0", "2"}
+    for module, row in rows.items():
+        parameters = torch.cat([value.detach().abs().flatten() for value in sim.model[int(module)].parameters()])
+        assert row.range.largest == parameters.max() and row.cumulative.elements == parameters.numel()
+        assert row.operation == ("_foreach_add_.List" if foreach else "add_.Tensor")

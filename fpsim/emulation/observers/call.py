@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.rows import Touched, counts_of
 from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
@@ -184,6 +185,11 @@ class Call:
     def format_of(self, tensor: torch.Tensor) -> Format:
         """The format whose values an operand or result holds."""
         return self._machine.format_of(tensor)
+
+    def module_of(self, result: torch.Tensor) -> str:
+        """The module that one of `results` belongs to: in an optimizer's step that of the parameter that it is."""
+        name = marks.name_of_parameter(result) if self.phase == "optimizer" else ""
+        return name.rpartition(".")[0] if name else self.module
 
     def note_read(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """A tensor from outside was read rounded."""

@@ -187,8 +187,7 @@ class Events(Observer):
         if self._is_kept(kind, call):
             return
         places = where.reshape(-1).nonzero()
-        element, fmt, name = Element(), call.format_of(tensor), marks.name_of_parameter(tensor)
-        module = name.rpartition(".")[0] if name and call.phase == "optimizer" else call.module
+        element, fmt, name, module = Element(), call.format_of(tensor), marks.name_of_parameter(tensor), call.module_of(tensor)
         if places.numel():
             element = element_of(call, tensor, self._exact_of(call, tensor), int(places[0]))
         line = origin.line if origin is not None else running_line()

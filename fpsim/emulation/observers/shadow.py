@@ -106,7 +106,7 @@ class Shadow(Observer):
         of_exact = {} if exact is None else {id(tensor): wide for tensor, wide in zip(call.results, exact, strict=True)}
         for tensor in call.emulated:
             fmt = call.format_of(tensor)
-            key = (call.module, call.name, call.phase, fmt.name)
+            key = (call.module_of(tensor), call.name, call.phase, fmt.name)
             for sums, reference in ((self._cumulative, of_result[id(tensor)]), (self._local, of_exact.get(id(tensor)))):
                 if reference is not None:
                     row = sums.setdefault(key, np.zeros(4))
