@@ -196,7 +196,9 @@ def test_normalization_with_float32_parameters_keeps_them_wide():
 def test_what_has_no_rule_or_no_arithmetic_raises():
     with fpsim.emulate("native"):
         with pytest.raises(UnsupportedOp, match="complex"):
-            torch.complex(torch.ones(4).half(), torch.ones(4).half())
+            torch.polar(torch.ones(4).half(), torch.ones(4).half())
+        with pytest.raises(UnsupportedOp, match="complex"):
+            torch.complex(torch.ones(4).bfloat16(), torch.ones(4).bfloat16())
         with pytest.raises(UnsupportedOp, match="float8"):
             torch.ones(2, dtype=torch.float8_e8m0fnu).clone()
 

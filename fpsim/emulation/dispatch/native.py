@@ -26,6 +26,7 @@ _aten = torch.ops.aten
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _FLOATING = frozenset((*SMALL, _FLOAT32, _FLOAT64))
+_HALF = {torch.float16}
 _OF_HALVES = frozenset((COMPLEX32, torch.float16, *_INTEGERS))
 _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -68,7 +69,7 @@ class NativeMode(EmulationMode):
         tensors = tensors_in((*args, *kwargs.values()))
         kinds = {tensor.dtype for tensor in tensors}
         wanted = kwargs.get("dtype") if entry is None else entry.wanted(args, kwargs)
-        if COMPLEX32 in kinds or wanted is COMPLEX32 or (func is _aten.complex.default and not kinds.isdisjoint(SMALL)):
+        if COMPLEX32 in kinds or wanted is COMPLEX32 or (func is _aten.complex.default and kinds == _HALF):
             return self._of_half_complex_numbers(func, args, kwargs, kinds)
         if kinds.isdisjoint(SMALL) and wanted not in SMALL:
             if not self._half_by_default(func, tensors, wanted):
