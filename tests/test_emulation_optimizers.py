@@ -217,14 +217,24 @@ def test_half_tensors_mean_themselves_within_a_step(fmt):
     assert found == (expected.tolist(), (momentum * 0.75).tolist())
 
 
-def test_muon_needs_an_accumulator_of_bfloat16_and_sparse_gradients_raise():
+def test_muon_needs_an_accumulator_of_bfloat16():
     parameter = nn.Parameter(torch.ones(2, 2))
     parameter.grad = torch.ones(2, 2)
     with fpsim.emulate("e4m3fn", "h100:fp16"), pytest.raises(UnsupportedOp, match="no instruction for bf16"):
         torch.optim.Muon([parameter]).step()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adagrad])
+def test_sparse_gradients_are_values_of_the_format_and_a_step_refuses_them(kind):
     table = fpsim.run(nn.Embedding(5, 3, sparse=True), "fp16")
-    with table, pytest.raises(UnsupportedOp, match="sparse"):
-        table(torch.tensor([1, 2])).sum().backward()
+    optimizer = kind(table.parameters(), lr=0.1)
+    with table:
+        table(torch.tensor([1, 1, 2])).mul(0.3).sum().backward()
+        (gradient,) = (item.grad.coalesce() for item in table.parameters())
+        each = float(torch.tensor(0.3).half())
+        assert gradient.values().tolist() == [[2 * each] * 3, [each] * 3]  # exact in fp16
+        with pytest.raises(UnsupportedOp, match="sparse"):
+            optimizer.step()
 
 
 SCHEDULERS = {
