@@ -47,13 +47,14 @@ def arms_of(records: Sequence[Record]) -> dict[str, Arm]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Each arm against the reference, corrected for as many tests as there are arms."""
+    """Each arm against the reference; p of equivalence and of its contrary, corrected for as many tests as there are arms."""
 
     arms: Mapping[str, Arm]
     reference: str
     null: str
     paired: Mapping[str, Paired]
     corrected: Mapping[str, float]
+    outside: Mapping[str, float]
 
     def apart(self, name: str) -> float:
         """The mean |difference| from the reference, in points."""
@@ -62,16 +63,19 @@ class Comparison:
 
     def verdict(self, name: str) -> Verdict:
         """Equivalence within the margin shown, excluded, or neither."""
-        found = self.paired[name]
         if self.corrected[name] < 0.05:
             return Verdict.CONFIRMED
-        return Verdict.REFUTED if found.low > found.margin or found.high < -found.margin else Verdict.INCONCLUSIVE
+        return Verdict.REFUTED if self.outside[name] < 0.05 else Verdict.INCONCLUSIVE
+
+    def p(self, name: str) -> str:
+        """What the verdict rests on."""
+        return f"p = {self.corrected[name]:.2g} that it is within the margin, {self.outside[name]:.2g} that it is beyond (Holm)"
 
     def finding(self, name: str, statement: str, conditions: str) -> Finding:
         """The verdict on "this arm ends at the reference's accuracy"."""
         found = self.paired[name]
         statistic = (
-            f"{found.mean:+.2f} points [{found.low:+.2f}, {found.high:+.2f}], TOST p = {self.corrected[name]:.2g} (Holm); "
+            f"{found.mean:+.2f} points [{found.low:+.2f}, {found.high:+.2f}], {self.p(name)}; "
             f"apart by {self.apart(name):.2f}, the null by {self.apart(self.null):.2f}"
         )
         return Finding(statement, self.verdict(name), statistic + self.needed(name), conditions)
@@ -111,4 +115,7 @@ def compare(records: Sequence[Record], reference: str, null: str, margin: float)
     others = [name for name in arms if name != reference]
     found = {name: paired(arms[name].accuracies, arms[reference].accuracies, margin) for name in others}
     corrected = holm([found[name].equivalent for name in others])
-    return Comparison(arms, reference, null, found, dict(zip(others, corrected, strict=True)))
+    outside = holm([found[name].outside for name in others])
+    return Comparison(
+        arms, reference, null, found, dict(zip(others, corrected, strict=True)), dict(zip(others, outside, strict=True))
+    )

@@ -16,6 +16,7 @@ class Paired:
 
     low, high     the 95 % confidence interval of the mean difference (Student)
     equivalent    p of two one-sided tests against the margin: small where |mean| < margin is shown
+    outside       p of two one-sided tests that the mean is within the margin: small where |mean| > margin is shown
     different     p of the two-sided test that the mean is 0
     resolvable    the margin that these seeds would have shown at 5 % if the mean were 0
     """
@@ -26,6 +27,7 @@ class Paired:
     low: float
     high: float
     equivalent: float
+    outside: float
     different: float
     margin: float
     resolvable: float
@@ -54,14 +56,17 @@ def paired(x: Sequence[float], y: Sequence[float], margin: float) -> Paired:
     error = deviation / math.sqrt(count)
     if error == 0:  # all differences are one number: no test, the number itself
         return Paired(
-            count, mean, 0.0, mean, mean, float(abs(mean) >= margin), float(mean == 0), margin, 0.0
+            count, mean, 0.0, mean, mean, float(abs(mean) >= margin), float(abs(mean) <= margin), float(mean == 0), margin, 0.0
         )  # fmt: skip
     freedom = stats.t(count - 1)
     above = stats.ttest_1samp(difference, -margin, alternative="greater").pvalue
     below = stats.ttest_1samp(difference, margin, alternative="less").pvalue
+    beyond = [
+        stats.ttest_1samp(difference, side * margin, alternative=how).pvalue for side, how in ((1, "greater"), (-1, "less"))
+    ]
     half = float(freedom.ppf(0.975)) * error
     return Paired(
-        count, mean, deviation, mean - half, mean + half, float(max(above, below)),
+        count, mean, deviation, mean - half, mean + half, float(max(above, below)), float(min(1.0, 2 * min(beyond))),
         float(stats.ttest_1samp(difference, 0.0).pvalue), margin, float(freedom.ppf(0.95)) * error,
     )  # fmt: skip
 

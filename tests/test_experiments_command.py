@@ -76,7 +76,11 @@ def test_paired_tests_against_worked_values():
     assert round(found.high - found.mean, 4) == round(4.302653 / 3**0.5, 4)
     assert found.seeds_needed is None and paired([0.0, 1.0], [0.0, 0.0], 1.0).seeds_needed == 19
     assert found.equivalent > 0.9 and 0.05 < found.different < 0.1
+    assert found.outside == pytest.approx(1 - 6.75**0.5 / 8.75**0.5, abs=1e-12)  # t(2) has a distribution in closed form
+    assert paired([0.0, 0.0, 0.0], [1.0, 2.0, 3.0], 0.5).outside == found.outside
+    assert paired([0.0, 1.0], [0.0, 0.0], 2.0).outside == 1.0
     assert paired([1.0, 1.0], [1.0, 1.0], 0.5).equivalent == 0.0 and paired([2.0, 2.0], [1.0, 1.0], 0.5).equivalent == 1.0
+    assert paired([1.0, 1.0], [1.0, 1.0], 0.5).outside == 1.0 and paired([2.0, 2.0], [1.0, 1.0], 0.5).outside == 0.0
     with pytest.raises(ValueError, match="at least two"):
         paired([1.0], [1.0], 0.5)
 

@@ -18,6 +18,6 @@ def judge(records: Sequence[Record]) -> Answer:
 
 NOTE = (
     "The two arms of fp32 from weights in 16 bits were added last: rounding the initial weights alone, and all else in fp32, "
-    "moves the end as far, and bf16's by the same rule is refuted. So it is not of the arithmetic, and three seeds settle "
-    "nothing: with the 6 points of deviation that such a rounding has, about 1,400 would be needed, 5 h of a processor an arm."
+    "moves the end as far. So what is seen here is how far any small change carries this training, not the arithmetic, and ten "
+    "seeds settle nothing."
 )

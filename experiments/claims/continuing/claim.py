@@ -57,7 +57,7 @@ def _moved(found: Comparison, name: str) -> float:
 def _finding(found: Comparison, name: str, seeds: int) -> Finding:
     row = found.paired[name]
     statistic = (
-        f"{row.mean:+.2f} points [{row.low:+.2f}, {row.high:+.2f}], TOST p = {found.corrected[name]:.2g} (Holm); "
+        f"{row.mean:+.2f} points [{row.low:+.2f}, {row.high:+.2f}], {found.p(name)}; "
         f"{_moved(found, name):.1%} of weights moved, {found.arms[name].lost:.1%} of updates lost"
     )
     statement, verdict = f"{name}: keeps the accuracy", found.verdict(name)
