@@ -18,7 +18,7 @@ from its package's configuration, with random weights; two steps (forward, backw
 fp16 storage and fp16 sums, with bf16 and bf16 sums, with fp16 and fp32 sums, and with fp32 storage and torch's own sums.
 *Right* means: every result, gradient and parameter is a value of the format. *Same bits* means: those of fp32 with
 `accumulate="native"` are plain torch's. Ratios are of the second step's processor time, one thread, to plain torch's.
-`python -m experiments.zoo --family FAMILY --model NAME` tries those that have no result yet.
+`python -m experiments.zoo --family FAMILY --model NAME` tries those that have no result yet and stand in no table here.
 """
 
 
@@ -53,7 +53,7 @@ def compose(records: Sequence[Record]) -> str:
     by_family: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.run.arm, record.run.configuration["model"])):
         by_family.setdefault(record.run.arm, []).append(record)
-    parts = [INTRODUCTION, "Models that torch runs, and of how many a step is right:", "", markdown(_overview(by_family)), ""]
+    parts = [INTRODUCTION, f"On {_machines(records)}, with other programs beside.\n", "Models that torch runs, and of how many a step is right:", "", markdown(_overview(by_family)), ""]
     for family, some in by_family.items():
         parts += [f"## {family}", "", markdown(_table(some)), ""]
     stops = [
@@ -62,6 +62,11 @@ def compose(records: Sequence[Record]) -> str:
     ]  # fmt: skip
     parts += ["## What does not run", "", *stops, "", "## Left out", "", *_excluded(records), ""]
     return "\n".join(parts)
+
+
+def _machines(records: Sequence[Record]) -> str:
+    found = {(item.environment["processor"], item.environment["torch"]) for item in records}
+    return "; ".join(f"{processor}, torch {version}" for processor, version in sorted(found))
 
 
 def _reasons(found: dict[str, Any]) -> list[str]:
