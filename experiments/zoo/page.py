@@ -53,7 +53,10 @@ def compose(records: Sequence[Record]) -> str:
     by_family: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.run.arm, record.run.configuration["model"])):
         by_family.setdefault(record.run.arm, []).append(record)
-    parts = [INTRODUCTION, f"On {_machines(records)}, with other programs beside.\n", "Models that torch runs, and of how many a step is right:", "", markdown(_overview(by_family)), ""]
+    parts = [
+        INTRODUCTION, f"On {_machines(records)}, with other programs beside.\n",
+        "Models that torch runs, and of how many a step is right:", "", markdown(_overview(by_family)), "",
+    ]  # fmt: skip
     for family, some in by_family.items():
         parts += [f"## {family}", "", markdown(_table(some)), ""]
     stops = [
