@@ -22,6 +22,11 @@ fp16 storage and fp16 sums, with bf16 and bf16 sums, with fp16 and fp32 sums, an
 """
 
 
+#: Of steps that take torch longer than 50 ms: times of torch's above which a model is named, and why those are that are.
+LIMITS = {"fp16": 15, "bf16": 15, "fp16/fp32": 8}
+SLOW = "Nearly all of it is attention over 1,025 tokens with 8 channels a head."
+
+
 def is_right(found: dict[str, Any], name: str) -> bool:
     """Whether a step ran, and gave values of the format alone."""
     return "raised" not in found[name] and found[name]["misfits"] == 0
@@ -63,8 +68,21 @@ def compose(records: Sequence[Record]) -> str:
         f"- `{record.run.arm}/{record.run.configuration['model']}`: {reason}"
         for record in records for reason in _reasons(record.result)
     ]  # fmt: skip
-    parts += ["## What does not run", "", *stops, "", "## Left out", "", *_excluded(records), ""]
+    parts += ["## What is slow", "", *_slow(records), "", "## What does not run", "", *stops, "", "## Left out", "", *_excluded(records), ""]
     return "\n".join(parts)
+
+
+def _slow(records: Sequence[Record]) -> list[str]:
+    """Which steps of more than 50 ms exceed the limits."""
+    long = [record for record in records if record.result.get("plain", 0) > 0.05]
+    named = [
+        f"- `{record.run.arm}/{record.run.configuration['model']}`: {name} {_ratio(record.result, name)}"
+        for record in long for name, limit in LIMITS.items()
+        if "seconds" in record.result[name] and record.result[name]["seconds"] > limit * record.result["plain"]
+    ]  # fmt: skip
+    limits = ", ".join(f"{name} {limit}" for name, limit in LIMITS.items())
+    first = f"Of {len(long)} whose step takes torch more than 50 ms, more than so many times that ({limits}):"
+    return [first, "", *(named or ["- none"]), "", *([SLOW] if named else [])]
 
 
 def _machines(records: Sequence[Record]) -> str:
