@@ -22,9 +22,10 @@ fp16 storage and fp16 sums, with bf16 and bf16 sums, with fp16 and fp32 sums, an
 """
 
 
-#: Of steps that take torch longer than 50 ms: times of torch's above which a model is named, and why those are that are.
+#: Of steps that take torch longer than 50 ms: times of torch's above which a model is named, and where those spend it.
 LIMITS = {"fp16": 15, "bf16": 15, "fp16/fp32": 8}
-SLOW = "Nearly all of it is attention over 1,025 tokens with 8 channels a head."
+_LONG_ATTENTION = ", nearly all in attention over 1,025 tokens with 8 channels a head"
+SPENT = {f"transformers/{name}": _LONG_ATTENTION for name in ("internvl_vision", "qianfan_ocr_vision")}
 
 
 def is_right(found: dict[str, Any], name: str) -> bool:
@@ -65,10 +66,11 @@ def compose(records: Sequence[Record]) -> str:
     for family, some in by_family.items():
         parts += [f"## {family}", "", markdown(_table(some)), ""]
     stops = [
-        f"- `{record.run.arm}/{record.run.configuration['model']}`: {reason}"
+        f"- `{_key(record)}`: {reason}"
         for record in records for reason in _reasons(record.result)
     ]  # fmt: skip
-    parts += ["## What is slow", "", *_slow(records), "", "## What does not run", "", *stops, "", "## Left out", "", *_excluded(records), ""]
+    parts += ["## What is slow", "", *_slow(records), ""]
+    parts += ["## What does not run", "", *stops, "", "## Left out", "", *_excluded(records), ""]
     return "\n".join(parts)
 
 
@@ -76,13 +78,17 @@ def _slow(records: Sequence[Record]) -> list[str]:
     """Which steps of more than 50 ms exceed the limits."""
     long = [record for record in records if record.result.get("plain", 0) > 0.05]
     named = [
-        f"- `{record.run.arm}/{record.run.configuration['model']}`: {name} {_ratio(record.result, name)}"
+        f"- `{_key(record)}`: {name} {_ratio(record.result, name)}{SPENT.get(_key(record), '')}"
         for record in long for name, limit in LIMITS.items()
         if "seconds" in record.result[name] and record.result[name]["seconds"] > limit * record.result["plain"]
     ]  # fmt: skip
     limits = ", ".join(f"{name} {limit}" for name, limit in LIMITS.items())
     first = f"Of {len(long)} whose step takes torch more than 50 ms, more than so many times that ({limits}):"
-    return [first, "", *(named or ["- none"]), "", *([SLOW] if named else [])]
+    return [first, "", *(named or ["- none"])]
+
+
+def _key(record: Record) -> str:
+    return f"{record.run.arm}/{record.run.configuration['model']}"
 
 
 def _machines(records: Sequence[Record]) -> str:
@@ -136,5 +142,5 @@ def _cell(found: dict[str, Any], name: str) -> str:
 
 def _excluded(records: Sequence[Record]) -> list[str]:
     """The names alone; the reasons are among the results."""
-    excluded = [f"`{r.run.arm}/{r.run.configuration['model']}`" for r in records if "excluded" in r.result]
+    excluded = [f"`{_key(record)}`" for record in records if "excluded" in record.result]
     return [f"{len(excluded)} that plain torch does not run in this small form: {', '.join(excluded) or 'none'}."]
