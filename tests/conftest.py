@@ -2,10 +2,13 @@
 
 import gc
 import os
+import signal
 
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Tests of minutes: begun first, they end while the other worker still has work.
 LONGEST = ("tests/test_report_memory.py::test_ten_thousand_steps",)

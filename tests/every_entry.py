@@ -61,6 +61,7 @@ def bundles():
 
 def reveal():
     fpsim.reveal(lambda terms: terms.astype(np.float32).sum(), 16)
+    fpsim.reveal_shapes(np.matmul, [(1, 4, 1), (2, 4, 1)])
 
 
 #: The names of `fpsim.__all__` that each function calls.
@@ -74,7 +75,7 @@ ENTRIES = {
     "functions": kernels_of_arrays.FUNCTIONS,
     "train_cnn": "run",
     "certificates": "certify tolerance",
-    reveal: "reveal",
+    reveal: "reveal reveal_shapes",
     models: "emulate run",
     advise: "advise",
     compare: "compare",

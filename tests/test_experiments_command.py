@@ -57,7 +57,7 @@ def test_what_is_unknown_or_missing_is_said(arguments, says, tmp_path, monkeypat
 
 def test_more_seeds_are_more_runs_and_quick_ones_are_others():
     claim = get_claim("parity")
-    full, more, quick = ({run.key for run in claim.runs(*size)} for size in (("full",), ("full", 30), ("quick",)))
+    full, more, quick = ({run.key for run in claim.runs(*size)} for size in (("full",), ("full", 40), ("quick",)))
     assert full < more and not full & quick
 
 

@@ -61,8 +61,8 @@ def _end_itself(key):
 
 
 def test_models_that_die_or_take_too_long_are_findings_and_the_others_are_tried():
-    found = dict(findings(_end_itself, ["a", "dies", "b", "sleeps", "c"], jobs=1, limit=20))
-    assert found["dies"] == {"stopped": "the process died"} and found["sleeps"] == {"stopped": "no end within 20 s"}
+    found = dict(findings(_end_itself, ["a", "dies", "b", "sleeps", "c"], jobs=1, limit=3))
+    assert found["dies"] == {"stopped": "the process died"} and found["sleeps"] == {"stopped": "no end within 3 s"}
     assert [found[key] for key in "abc"] == [{"found": key} for key in "abc"]
 
 

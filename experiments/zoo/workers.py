@@ -26,20 +26,25 @@ class _Worker:
 
     def __call__(self, key: str) -> Finding:
         """What the task finds of the key; `stopped`, why it found nothing."""
-        if self._process is None or self._connection is None:
-            self._connection, theirs = _spawn.Pipe()
-            self._process = _spawn.Process(target=_serve, args=(theirs, self._task), daemon=True)
-            self._process.start()
-            theirs.close()
+        connection = self._ready()
         try:
-            self._connection.send(key)
-            if self._connection.poll(self._limit):
-                return self._connection.recv()
+            connection.send(key)
+            if connection.poll(self._limit):
+                return connection.recv()
             reason = f"no end within {self._limit:g} s"
         except (EOFError, OSError):
             reason = "the process died"
         self.close()
         return {"stopped": reason}
+
+    def _ready(self) -> Connection:
+        if self._process is None or self._connection is None:
+            self._connection, theirs = _spawn.Pipe()
+            self._process = _spawn.Process(target=_serve, args=(theirs, self._task), daemon=True)
+            self._process.start()
+            theirs.close()
+            self._connection.recv()  # once its imports are made, which no model is charged for
+        return self._connection
 
     def close(self) -> None:
         if self._process is not None:
@@ -51,6 +56,7 @@ class _Worker:
 def _serve(connection: Connection, task: Callable[[str], Finding]) -> None:
     warnings.simplefilter("ignore")
     one_thread()
+    connection.send(None)
     while True:
         connection.send(task(connection.recv()))
 
