@@ -190,8 +190,10 @@ def _whole(values: Tensor) -> Tensor:
     return torch.where((values - whole).abs() >= 0.5, whole + away, whole)
 
 
-def _windows(region: Tensor, bins: Sizes, more: int, lengths: Sizes, last: int) -> list[list[tuple[int, int]]]:
-    """Where the bins of a region begin and end along y and along x, within 0 ... length - last."""
+def _windows(
+    region: Tensor, bins: Sizes, more: int, lengths: Sizes, last: int
+) -> Iterator[tuple[Sizes, tuple[slice, slice]]]:
+    """Each bin of a region, (row, column), and what it covers along y and x, within 0 ... length - last."""
     result = []
     for axis in (0, 1):
         start, end = (int(region[place].item()) for place in (1 - axis, 3 - axis))
@@ -200,8 +202,11 @@ def _windows(region: Tensor, bins: Sizes, more: int, lengths: Sizes, last: int) 
         edges = index * (extent / float(bins[axis]))
         begins, ends = ([int(edge) + start for edge in item.tolist()] for item in (edges[:-1].floor(), edges[1:].ceil()))
         limit = lengths[axis] - last
-        result.append([(min(max(i, 0), limit), min(max(j, 0), limit)) for i, j in zip(begins, ends, strict=True)])
-    return result
+        result.append([slice(min(max(i, 0), limit), min(max(j, 0), limit)) for i, j in zip(begins, ends, strict=True)])
+    along_y, along_x = result
+    for row, y in enumerate(along_y):
+        for column, x in enumerate(along_x):
+            yield (row, column), (y, x)
 
 
 def roi_pool(x: Tensor, rois: Tensor, scale: float, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -211,20 +216,18 @@ def roi_pool(x: Tensor, rois: Tensor, scale: float, height: int, width: int) -> 
     values, places = [], []
     everywhere = torch.arange(x.shape[2] * x.shape[3]).reshape(x.shape[2:])
     for image, region in zip(images, _whole(rois[:, 1:] * scale), strict=True):
-        along_y, along_x = _windows(region, (height, width), 1, (x.shape[2], x.shape[3]), 0)
-        for top, bottom in along_y:
-            for left, right in along_x:
-                window = x[image, :, top:bottom, left:right].flatten(1)
-                if window.numel() == 0:
-                    values.append(torch.zeros(x.shape[1], dtype=x.dtype))
-                    places.append(torch.full((x.shape[1],), -1))
-                    continue
-                window = torch.where(window.isnan(), float("-inf"), window)  # what is larger than no value is not chosen
-                chosen = window.argmax(1, keepdim=True)
-                value = window.gather(1, chosen)[:, 0]
-                values.append(value)
-                place = everywhere[top:bottom, left:right].flatten()[chosen[:, 0]]
-                places.append(torch.where(value == float("-inf"), -1, place))
+        for _, covered in _windows(region, (height, width), 1, (x.shape[2], x.shape[3]), 0):
+            window = x[image, :, *covered].flatten(1)
+            if window.numel() == 0:
+                values.append(torch.zeros(x.shape[1], dtype=x.dtype))
+                places.append(torch.full((x.shape[1],), -1))
+                continue
+            window = torch.where(window.isnan(), float("-inf"), window)  # what is larger than no value is not chosen
+            chosen = window.argmax(1, keepdim=True)
+            value = window.gather(1, chosen)[:, 0]
+            values.append(value)
+            place = everywhere[covered].flatten()[chosen[:, 0]]
+            places.append(torch.where(value == float("-inf"), -1, place))
     shape = (len(images), height, width, x.shape[1])
     if not values:
         return x.new_zeros(0, x.shape[1], height, width), torch.zeros(0, x.shape[1], height, width, dtype=torch.int32)
@@ -255,12 +258,10 @@ def ps_roi_pool(x: Tensor, rois: Tensor, scale: float, height: int, width: int) 
     channels = torch.arange(x.shape[1]).reshape(-1, height, width)
     values = []
     for image, region in zip(images, _whole(rois[:, 1:] * scale), strict=True):
-        along_y, along_x = _windows(region, (height, width), 0, (x.shape[2], x.shape[3]), 1)
-        for row, (top, bottom) in enumerate(along_y):
-            for column, (left, right) in enumerate(along_x):
-                window = x[image, channels[:, row, column], top:bottom, left:right].flatten(1)
-                size = window.shape[1]
-                values.append(window.sum(1) / float(size) if size else torch.zeros(len(channels), dtype=x.dtype))
+        for place, covered in _windows(region, (height, width), 0, (x.shape[2], x.shape[3]), 1):
+            window = x[image, channels[:, *place], *covered].flatten(1)
+            size = window.shape[1]
+            values.append(window.sum(1) / float(size) if size else torch.zeros(len(channels), dtype=x.dtype))
     if not values:
         return x.new_zeros(0, *channels.shape), torch.zeros(0, *channels.shape, dtype=torch.int32)
     result = torch.stack(values).reshape(len(images), height, width, len(channels)).permute(0, 3, 1, 2).contiguous()
@@ -277,13 +278,11 @@ def ps_roi_pool_backward(
 
     def parts() -> Iterator[tuple[int, Tensor, Tensor]]:
         for index, (image, region) in enumerate(zip(images, _whole(rois[:, 1:] * scale), strict=True)):
-            along_y, along_x = _windows(region, (height, width), 0, (shape[2], shape[3]), 0)
-            for row, (top, bottom) in enumerate(along_y):
-                for column, (left, right) in enumerate(along_x):
-                    places = everywhere[top:bottom, left:right].flatten()
-                    if len(places):
-                        share = gradient[index, :, row, column] / float(len(places))
-                        own = mapping[index, :, row, column].long()[:, None] * area + places
-                        yield image, own, share[:, None].expand(own.shape)
+            for place, covered in _windows(region, (height, width), 0, (shape[2], shape[3]), 0):
+                places = everywhere[covered].flatten()
+                if len(places):
+                    share = gradient[index, :, *place] / float(len(places))
+                    own = mapping[index, :, *place].long()[:, None] * area + places
+                    yield image, own, share[:, None].expand(own.shape)
 
     return _added(shape, gradient.dtype, parts())
