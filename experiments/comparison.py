@@ -84,12 +84,15 @@ class Comparison:
         """What would settle an inconclusive comparison; nothing for others."""
         if self.verdict(name) is not Verdict.INCONCLUSIVE:
             return ""
-        seeds = self.paired[name].seeds_needed
+        found = self.paired[name]
+        within, beyond = found.seeds_needed, found.seeds_to_exclude
+        seeds = within or beyond
         if seeds is None:
-            return "; the mean itself is not within the margin"
+            return "; the mean is at the margin itself"
         seconds = sum(record.seconds for record in (*self.arms[name].records, *self.arms[self.reference].records))
-        hours = seconds / self.paired[name].count * seeds / 3600
-        return f"; about {seeds} seeds would show this mean to be within it, {hours:.2g} h of a processor"
+        hours = seconds / found.count * seeds / 3600
+        where = "beyond" if within is None else "within"
+        return f"; about {seeds} seeds would show this mean to be {where} it, {hours:.2g} h of a processor"
 
     def table(self) -> Table:
         rows = []

@@ -43,6 +43,14 @@ class Paired:
             return None
         return math.ceil((self.deviation * (stats.norm.ppf(0.95) + stats.norm.ppf(0.9)) / left) ** 2) + 1
 
+    @property
+    def seeds_to_exclude(self) -> int | None:
+        """As `seeds_needed`, with which this mean would be shown to be beyond the margin; None where it is not."""
+        more = abs(self.mean) - self.margin
+        if more <= 0:
+            return None
+        return math.ceil((self.deviation * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / more) ** 2) + 1
+
     def __str__(self) -> str:
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}], n = {self.count}, TOST p = {self.equivalent:.2g}"
 

@@ -75,6 +75,8 @@ def test_paired_tests_against_worked_values():
     assert (found.mean, found.deviation, found.count) == (2.0, 1.0, 3)
     assert round(found.high - found.mean, 4) == round(4.302653 / 3**0.5, 4)
     assert found.seeds_needed is None and paired([0.0, 1.0], [0.0, 0.0], 1.0).seeds_needed == 19
+    assert paired([0.0, 3.0], [0.0, 0.0], 0.5).seeds_to_exclude == 37
+    assert paired([0.0, 1.0], [0.0, 0.0], 1.0).seeds_to_exclude is None
     assert found.equivalent > 0.9 and 0.05 < found.different < 0.1
     assert found.outside == pytest.approx(1 - 6.75**0.5 / 8.75**0.5, abs=1e-12)  # t(2) has a distribution in closed form
     assert paired([0.0, 0.0, 0.0], [1.0, 2.0, 3.0], 0.5).outside == found.outside
