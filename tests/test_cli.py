@@ -15,6 +15,7 @@ from hypothesis import given, settings, strategies as st
 import fpsim
 from fpsim.cli import main
 from fpsim.cli.numbers import decimal_text, parse_number, round_to_odd
+from tests import quick_python
 
 ROOT = Path(__file__).parents[1]
 
@@ -189,10 +190,8 @@ def script(tmp_path):
 
 
 def test_run_emulates_a_script_and_reports(script, tmp_path):
-    command = [sys.executable, "-m", "fpsim.cli", "run", script, "--fmt", "fp16", "--accumulate", "fp16"]
-    done = subprocess.run(
-        [*command, "--lr", "0.1", "--fmt", "own"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = [*quick_python.command(), "-m", "fpsim.cli", "run", script, "--fmt", "fp16", "--accumulate", "fp16"]
+    done = subprocess.run([*command, "--lr", "0.1", "--fmt", "own"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         f"__main__ ['--lr', '0.1', '--fmt', 'own'] {tmp_path.name} True",

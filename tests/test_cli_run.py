@@ -16,6 +16,7 @@ from fpsim.cli import main
 from fpsim.emulation.dispatch.context import Emulation
 from fpsim.emulation.machine.policy import make_policy
 from fpsim.report.report import Report
+from tests import quick_python
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,7 +115,7 @@ def test_threads_of_a_script_are_emulated_and_counted(tmp_path):
 def test_what_runs_after_a_scripts_last_line_is_emulated_and_counted(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(THREADS + LATE)
-    command = [sys.executable, "-m", "fpsim.cli", "run", str(path), "--fmt", "fp16"]
+    command = [*quick_python.command(), "-m", "fpsim.cli", "run", str(path), "--fmt", "fp16"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
     assert done.returncode == 5, done.stderr

@@ -4,7 +4,6 @@ import importlib
 import json
 import random
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -21,6 +20,7 @@ from fpsim.emulation.replay import crosscheck_model
 from fpsim.recorder import Bundle, BundleError, load, recording
 from fpsim.recorder.bundle import _digest
 from fpsim.report.plain import plain
+from tests import quick_python
 from tests.hostile import alone, honest_calls, recorded
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,8 @@ RECORDINGS = Path(__file__).parent / "recordings"
 
 def in_another_process(code, *arguments):
     """What a child prints; a signal that ends it fails the test."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [*quick_python.command(), "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     return done.stdout
 
@@ -139,7 +140,7 @@ def parts(bundle):
 
 
 def outcome(path):
-    """"compared" or "refused"; anything else that is raised is a defect."""
+    """ "compared" or "refused"; anything else that is raised is a defect."""
     try:
         read = load(path)
         found = fpsim.crosscheck(read, accumulate="fp32")
@@ -288,7 +289,7 @@ def test_a_malformed_record_is_one_sentence(tmp_path):
 )
 def test_what_ends_the_process_is_said(code, sentence, monkeypatch, tmp_path):
     command = importlib.import_module("fpsim.cli.crosscheck")  # the package's own `crosscheck` is the command
-    monkeypatch.setattr(command, "_COMMAND", f"print('{{\"at\": [3, 9, \"x: aten.mm\"]}}', flush=True); {code}")
+    monkeypatch.setattr(command, "_COMMAND", f'print(\'{{"at": [3, 9, "x: aten.mm"]}}\', flush=True); {code}')
     one_sentence(shell("crosscheck", str(tmp_path / "a.npz"), "--minutes", "0.1"), f"operation 4 of 9 (x: aten.mm) {sentence}")
 
 

@@ -9,11 +9,13 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import quick_python
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "conformance.md")]
@@ -72,7 +74,8 @@ def commands(text):
 
 def shell(command, folder):
     """A command's exit code and all it prints, in a terminal of 80 columns; `fpsim` is this package's."""
-    program = f'fpsim() {{ "{sys.executable}" -m fpsim.cli "$@"; }}; python() {{ "{sys.executable}" "$@"; }}; {command}'
+    python = shlex.join(quick_python.command())
+    program = f'fpsim() {{ {python} -m fpsim.cli "$@"; }}; python() {{ {python} "$@"; }}; {command}'
     env = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", program], cwd=folder, env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr

@@ -1,7 +1,5 @@
 """Numbers and parameters that change hands between emulation and the code around it."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ from torch import nn
 
 import fpsim
 from fpsim.emulation import OutsideContext
+from tests import quick_python
 
 
 def is_fp16(tensor):
@@ -188,7 +187,7 @@ def test_processes_under_fpsim_run(how, tmp_path):
 
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "fpsim.cli", "run", str(script), "--fmt", "fp16", how]
+    command = [*quick_python.command(), "-m", "fpsim.cli", "run", str(script), "--fmt", "fp16", how]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if how == "loader":
         assert (result.returncode, result.stdout) == (0, "3 batches\n"), result.stderr

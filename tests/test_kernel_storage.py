@@ -6,7 +6,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -15,12 +14,14 @@ import pytest
 
 from fpsim.backend.numba import folders
 from fpsim.backend.numba.storage import Files
+from tests import quick_python
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = 40
 SCRIPT = """
 import pathlib, sys, time
 from fpsim.backend.numba.compiler import kernel
+from tests import quick_python
 
 def make(number):
     @kernel
@@ -49,7 +50,7 @@ def starter(tmp_path):
     def start(name, other, order, before=""):
         script.write_text(before + SCRIPT)
         env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(script), str(tmp_path), name, other, repr(list(order))]
+        command = [*quick_python.command(), str(script), str(tmp_path), name, other, repr(list(order))]
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
@@ -124,7 +125,7 @@ def test_parts_of_kernels_from_two_processes_do_not_take_each_others_place(tmp_p
     script.write_text(CALLING)
     env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     for numbers, way, hits in (("1", "whole first", 0), ("2", "part first", 0), ("12", "whole first", 1)):
-        command = [sys.executable, str(script), numbers, way]
+        command = [*quick_python.command(), str(script), numbers, way]
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert lines(process) == [(1, hits)] * len(numbers)
 

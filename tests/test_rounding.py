@@ -1,7 +1,6 @@
 """Rounding against rationals, and its laws over every format and mode."""
 
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 import fpsim
 from fpsim.numbers.rounding import Rounding
-from tests import integer_oracle, oracles
+from tests import integer_oracle, oracles, quick_python
 from tests.strategies import (
     DETERMINISTIC,
     LISTED,
@@ -262,6 +261,6 @@ print(refused == len(calls))
 
 def test_a_process_that_flushes_subnormals_is_refused():
     done = subprocess.run(
-        [sys.executable, "-c", FLUSHING], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+        [*quick_python.command(), "-c", FLUSHING], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
     )
     assert done.stdout.strip() == "True", done.stderr

@@ -15,6 +15,7 @@ from numba import njit
 from fpsim.backend.numba.compiler import inlined, kernel
 from fpsim.backend.numba.identity import identity, identity_of_function
 from fpsim.backend.numba.storage import CACHE_FOLDER
+from tests import quick_python
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def run_every_entry(folder, cache):
     folder.mkdir()
     env = {**os.environ, "FPSIM_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "every_entry.py")]
+    command = [*quick_python.command(), str(ROOT / "tests" / "every_entry.py")]
     return json.loads(subprocess.run(command, cwd=folder, env=env, check=True, timeout=900, capture_output=True).stdout)
 
 

@@ -1,0 +1,154 @@
+"""A Python that begins at once: `[*quick_python.command(), "-m", "fpsim.cli", ...]` stands for `[sys.executable, "-m", ...]`.
+
+Two of three seconds of a child would be the imports of torch and Numba. This one is forked from a process that has imported
+them, nothing of fpsim, and has started no thread; all else is as in a new process: arguments, environment, folder, path,
+standard streams, `__main__`, how it ends. What imports and the interpreter itself read from the environment is read by then,
+so a child that wants it otherwise is refused: its test starts `sys.executable`.
+"""
+
+import atexit
+import contextlib
+import functools
+import marshal
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import types
+from pathlib import Path
+from typing import NoReturn
+
+READ_BY_THEN = ("PYTHON", "NUMBA", "OMP", "GOMP", "MKL", "KMP", "OPENBLAS", "TORCH", "LD_", "LC_", "LANG")
+
+
+@functools.cache
+def command() -> list[str]:
+    """How a command line begins. The process behind it ends with this one."""
+    if not hasattr(os, "pidfd_open"):
+        return [sys.executable]
+    import subprocess
+    import tempfile
+
+    folder = tempfile.TemporaryDirectory()
+    address = os.path.join(folder.name, "socket")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pipe = subprocess.PIPE
+    server = subprocess.Popen([sys.executable, __file__, "serve", address], stdin=pipe, stdout=pipe, env=environment)
+    assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+
+    def end() -> None:
+        server.communicate()
+        folder.cleanup()
+
+    atexit.register(end)
+    return [sys.executable, "-I", "-S", __file__, "ask", address]
+
+
+def ask(address: str, arguments: list[str]) -> None:
+    """Ends as the child ends, which has this process's arguments, environment, folder and standard streams."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        wanted = marshal.dumps((arguments, dict(os.environ), os.getcwd()))
+        socket.send_fds(server, [len(wanted).to_bytes(4, "big")], [0, 1, 2])
+        server.sendall(wanted)
+        code = int.from_bytes(server.recv(4), "big", signed=True)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def serve(address: str) -> None:
+    """A child for each that asks, until standard input ends."""
+    import gc
+
+    import numba.extending
+    import numba.np.ufunc  # noqa: F401
+    import rich.table  # noqa: F401
+    import torch.utils._python_dispatch  # noqa: F401
+
+    gc.freeze()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    print("ready", flush=True)
+    while 0 not in select.select([listener, 0], [], [])[0]:
+        client = listener.accept()[0]
+        if not os.fork():
+            listener.close()
+            keep(client)
+        client.close()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def keep(client: socket.socket) -> NoReturn:
+    """Begin the child, end it where nobody waits for it any more, and say how it ended."""
+    length, streams, _, _ = socket.recv_fds(client, 4, 3)
+    with client.makefile("rb") as file:
+        wanted = marshal.loads(file.read(int.from_bytes(length, "big")))
+    child = os.fork()
+    if not child:
+        client.close()
+        become(*wanted, streams)
+    for stream in (0, *streams):
+        os.close(stream)
+    ends = os.pidfd_open(child)
+    if ends not in select.select([ends, client], [], [])[0]:
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(BrokenPipeError):
+        client.sendall(code.to_bytes(4, "big", signed=True))
+    os._exit(0)
+
+
+def become(arguments: list[str], environment: dict[str, str], folder: str, streams: list[int]) -> NoReturn:
+    """Run what the arguments say as `python` would, wait for its threads and run its exit handlers; no module is taken down."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    for name in {*environment, *os.environ}:
+        if name.startswith(READ_BY_THEN) and name != "PYTHONPATH" and environment.get(name) != os.environ.get(name):
+            print(f"{name} has been read already: a test that sets it starts sys.executable", file=sys.stderr, flush=True)
+            os._exit(1)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:1] = ["", *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    code = 0
+    try:
+        run(*arguments)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code != end.code is not None:
+            print(end.code, file=sys.stderr)
+    except BaseException as error:  # noqa: BLE001  (as the interpreter does)
+        code = 1
+        sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(way: str, *words: str) -> None:
+    if way == "-m":
+        sys.path[0], sys.argv = os.getcwd(), [*words]
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        return
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    if way == "-c":
+        way, sys.argv, code = "<string>", ["-c", *words[1:]], words[0]
+    else:
+        sys.path[0], sys.argv, code = os.path.dirname(os.path.abspath(way)), [way, *words], Path(way).read_text()
+        main.__file__ = way
+    exec(compile(code, way, "exec"), main.__dict__)
+
+
+if __name__ == "__main__":
+    {"ask": ask, "serve": lambda address, _: serve(address)}[sys.argv[1]](sys.argv[2], sys.argv[3:])
