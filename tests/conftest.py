@@ -3,8 +3,11 @@
 import gc
 import os
 import signal
+import sys
 
 import pytest
+
+from tests import quick_python
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts in the background
@@ -23,3 +26,9 @@ def collections_look_at_what_is_new() -> None:
     """Many tests ask whether something is collected: none of them looks again through all that imports have made."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def quick_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the package starts begins at once."""
+    monkeypatch.setattr(sys, "executable", quick_python.executable())

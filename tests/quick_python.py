@@ -1,4 +1,4 @@
-"""A Python that begins at once: `[*quick_python.command(), "-m", "fpsim.cli", ...]` stands for `[sys.executable, "-m", ...]`.
+"""A Python that begins at once: `[quick_python.executable(), "-m", ...]` stands for `[sys.executable, "-m", ...]`.
 
 Two of three seconds of a child would be the imports of torch and Numba. This one is forked from a process that has imported
 them, nothing of fpsim, and has started no thread; all else is as in a new process: arguments, environment, folder, path,
@@ -9,10 +9,12 @@ so a child that wants it otherwise is refused: its test starts `sys.executable`.
 import atexit
 import contextlib
 import functools
+import itertools
 import marshal
 import os
 import runpy
 import select
+import shlex
 import signal
 import socket
 import sys
@@ -21,22 +23,25 @@ import types
 from pathlib import Path
 from typing import NoReturn
 
-READ_BY_THEN = ("PYTHON", "NUMBA", "OMP", "GOMP", "MKL", "KMP", "OPENBLAS", "TORCH", "LD_", "LC_", "LANG")
+READ_BY_THEN = ("PYTHON", "NUMBA", "OMP", "GOMP", "MKL", "OPENBLAS", "TORCH_", "LD_", "LC_", "LANG")
 
 
 @functools.cache
-def command() -> list[str]:
-    """How a command line begins. The process behind it ends with this one."""
+def executable() -> str:
+    """What stands for `sys.executable`, also as what a child's own children are started with. It ends with this process."""
     if not hasattr(os, "pidfd_open"):
-        return [sys.executable]
+        return sys.executable
     import subprocess
     import tempfile
 
     folder = tempfile.TemporaryDirectory()
-    address = os.path.join(folder.name, "socket")
+    address, python = (os.path.join(folder.name, name) for name in ("socket", "python"))
+    with open(python, "w") as file:
+        file.write(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-I", "-S", __file__, "ask", address])} "$@"\n')
+    os.chmod(python, 0o700)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     pipe = subprocess.PIPE
-    server = subprocess.Popen([sys.executable, __file__, "serve", address], stdin=pipe, stdout=pipe, env=environment)
+    server = subprocess.Popen([sys.executable, __file__, "serve", address, python], stdin=pipe, stdout=pipe, env=environment)
     assert server.stdout is not None and server.stdout.readline() == b"ready\n"
 
     def end() -> None:
@@ -44,7 +49,7 @@ def command() -> list[str]:
         folder.cleanup()
 
     atexit.register(end)
-    return [sys.executable, "-I", "-S", __file__, "ask", address]
+    return python
 
 
 def ask(address: str, arguments: list[str]) -> None:
@@ -61,7 +66,7 @@ def ask(address: str, arguments: list[str]) -> None:
     os._exit(code)
 
 
-def serve(address: str) -> None:
+def serve(address: str, python: str) -> None:
     """A child for each that asks, until standard input ends."""
     import gc
 
@@ -71,6 +76,7 @@ def serve(address: str) -> None:
     import torch.utils._python_dispatch  # noqa: F401
 
     gc.freeze()
+    sys.executable = python
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
@@ -111,14 +117,16 @@ def become(arguments: list[str], environment: dict[str, str], folder: str, strea
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    if threads := environment.pop("OMP_NUM_THREADS", None):
+        sys.modules["torch"].set_num_threads(int(threads))
     for name in {*environment, *os.environ}:
         if name.startswith(READ_BY_THEN) and name != "PYTHONPATH" and environment.get(name) != os.environ.get(name):
             print(f"{name} has been read already: a test that sets it starts sys.executable", file=sys.stderr, flush=True)
             os._exit(1)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment | ({"OMP_NUM_THREADS": threads} if threads else {}))
     os.chdir(folder)
-    sys.path[:1] = ["", *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     code = 0
     try:
         run(*arguments)
@@ -136,19 +144,29 @@ def become(arguments: list[str], environment: dict[str, str], folder: str, strea
     os._exit(code)
 
 
-def run(way: str, *words: str) -> None:
+def run(*words: str) -> None:
+    options = list(itertools.takewhile(lambda word: word in ("-P", "-B", "-u"), words))
+    way, *rest = words[len(options) :]
+    folder = "" if way == "-c" else os.getcwd() if way == "-m" else os.path.dirname(os.path.abspath(way))
+    sys.path[:0] = [] if "-P" in options else [folder]
     if way == "-m":
-        sys.path[0], sys.argv = os.getcwd(), [*words]
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        return
+    if way.endswith(".pyz"):
+        sys.argv = [way, *rest]
+        runpy.run_path(way, run_name="__main__")
         return
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     if way == "-c":
-        way, sys.argv, code = "<string>", ["-c", *words[1:]], words[0]
+        way, sys.argv, code = "<string>", ["-c", *rest[1:]], rest[0]
     else:
-        sys.path[0], sys.argv, code = os.path.dirname(os.path.abspath(way)), [way, *words], Path(way).read_text()
-        main.__file__ = way
+        sys.argv, code, main.__file__ = [way, *rest], Path(way).read_text(), way
     exec(compile(code, way, "exec"), main.__dict__)
 
 
 if __name__ == "__main__":
-    {"ask": ask, "serve": lambda address, _: serve(address)}[sys.argv[1]](sys.argv[2], sys.argv[3:])
+    if sys.argv[1] == "serve":
+        serve(*sys.argv[2:])
+    else:
+        ask(sys.argv[2], sys.argv[3:])

@@ -123,7 +123,7 @@ def test_explain_never_fails_on_a_number(fmt, number):
         (("demo", "--output", "missing/folder/curves.png"), "cannot be written"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(words, sentence):
+def test_bad_input_is_one_sentence_and_exit_code_2(quick_children, words, sentence):
     code, output, error = invoke(*words)
     assert (code, output) == (2, "")
     assert error.startswith("Error: ")
@@ -190,7 +190,7 @@ def script(tmp_path):
 
 
 def test_run_emulates_a_script_and_reports(script, tmp_path):
-    command = [*quick_python.command(), "-m", "fpsim.cli", "run", script, "--fmt", "fp16", "--accumulate", "fp16"]
+    command = [quick_python.executable(), "-m", "fpsim.cli", "run", script, "--fmt", "fp16", "--accumulate", "fp16"]
     done = subprocess.run([*command, "--lr", "0.1", "--fmt", "own"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -238,7 +238,7 @@ def test_run_names_an_operation_without_a_rule(script):
     assert "eig" in error
 
 
-def test_demo_prints_a_row_for_each_arithmetic_and_a_picture(tmp_path):
+def test_demo_prints_a_row_for_each_arithmetic_and_a_picture(tmp_path, quick_children):
     picture = tmp_path / "curves.png"
     code, output, error = invoke("demo", "--epochs", "1", "--formats", "bf16,fp16/fp16:pairwise", "--output", str(picture))
     assert (code, error) == (0, "")
@@ -280,23 +280,24 @@ def test_arithmetics_in_another_process_tell_each_step_and_stop_when_told(monkey
     from fpsim.cli.digits import Digits
 
     def run(code, told):
-        worker, pending = arms._Worker(1, 0, 1), arms.Queue()
-        worker._command = [sys.executable, "-c", f"import sys, time; asked = sys.stdin.readline(); {code}"]
-        pending.put((3, ("fp16", "fp32")))
-        return worker.run(pending, lambda *step: told(worker, *step))
+        worker, pending = arms._Worker([("fp16", "fp32")], 1), arms.Queue()
+        beginning = "import sys, time; print('{}' if 'check' in input() else 'null', flush=True); asked = input()"
+        worker._command = [sys.executable, "-c", f"{beginning}; {code}"]
+        pending.put((3, ("train", "fp16", "fp32", 1, 0)))
+        return worker.run(pending, lambda: None, lambda *step: told(worker, *step))
 
     data = Digits.load()
     data.images, data.labels = data.images[:64], data.labels[:64]
     monkeypatch.setattr(Digits, "load", lambda: data)
-    monkeypatch.setattr(sys, "stdin", ['["fp16", "fp32", 1, 0]'])
+    monkeypatch.setattr(sys, "stdin", ['["train", "fp16", "fp32", 1, 0]'])
     arms.main()
     said, losses = capsys.readouterr().out, []
-    says = f"assert eval(asked) == ['fp16', 'fp32', 1, 0]; print({said!r}, end='')"
+    says = f"assert eval(asked) == ['train', 'fp16', 'fp32', 1, 0]; print({said!r}, end='')"
     found = run(says, lambda *step: losses.append(step[1:]))
     assert losses == [(3, loss) for loss in found[3].losses] and len(losses) == 2
     assert found[3].correct > 0 and found[3].report.rows
     assert run("print(0.5, flush=True); time.sleep(60)", lambda worker, *step: worker.stop()) == {}
-    with pytest.raises(RuntimeError, match="fp16/fp32 failed: no such thing"):
+    with pytest.raises(RuntimeError, match="train fp16 fp32 1 0 failed: no such thing"):
         run("sys.exit('no such thing')", print)
 
 
@@ -310,7 +311,8 @@ def test_demo_names_the_extra_that_is_missing(monkeypatch):
 
 
 def test_demo_depends_on_the_seed_alone():
-    from fpsim.cli.digits import Digits, Outcome, train
+    from fpsim.cli.digits import Digits, train
+    from fpsim.cli.outcome import Outcome
 
     data = Digits.load()
     data.images, data.labels = data.images[:64], data.labels[:64]

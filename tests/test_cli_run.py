@@ -115,7 +115,7 @@ def test_threads_of_a_script_are_emulated_and_counted(tmp_path):
 def test_what_runs_after_a_scripts_last_line_is_emulated_and_counted(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(THREADS + LATE)
-    command = [*quick_python.command(), "-m", "fpsim.cli", "run", str(path), "--fmt", "fp16"]
+    command = [quick_python.executable(), "-m", "fpsim.cli", "run", str(path), "--fmt", "fp16"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
     assert done.returncode == 5, done.stderr

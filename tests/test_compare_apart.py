@@ -25,7 +25,7 @@ def without_seconds(compared):
     return [replace(run, seconds=0.0) for run in compared]
 
 
-def test_processes_give_the_same_and_what_is_finished_is_not_made_again(tmp_path, monkeypatch):
+def test_processes_give_the_same_and_what_is_finished_is_not_made_again(tmp_path, monkeypatch, quick_children):
     def compare(**how):
         return without_seconds(fpsim.compare(make_model(), make_data(), POLICIES, loss, make_optimizer, seed=7, **how))
 

@@ -436,7 +436,7 @@ def shell(*words):
     return CliRunner().invoke(cli, words, env={"COLUMNS": "160"})
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path, quick_children):
     script, target = tmp_path / "script.py", str(tmp_path / "a.npz")
     script.write_text(
         "import torch\ntorch.manual_seed(0)\nmodel = torch.nn.Linear(64, 3).half()\ninputs = torch.randn(5, 64).half()\n"

@@ -26,10 +26,12 @@ from tests.hostile import alone, honest_calls, recorded
 ROOT = Path(__file__).parents[1]
 RECORDINGS = Path(__file__).parent / "recordings"
 
+pytestmark = pytest.mark.usefixtures("quick_children")
+
 
 def in_another_process(code, *arguments):
     """What a child prints; a signal that ends it fails the test."""
-    command = [*quick_python.command(), "-c", code, *arguments]
+    command = [quick_python.executable(), "-c", code, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     return done.stdout

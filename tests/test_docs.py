@@ -74,7 +74,7 @@ def commands(text):
 
 def shell(command, folder):
     """A command's exit code and all it prints, in a terminal of 80 columns; `fpsim` is this package's."""
-    python = shlex.join(quick_python.command())
+    python = shlex.quote(quick_python.executable())
     program = f'fpsim() {{ {python} -m fpsim.cli "$@"; }}; python() {{ {python} "$@"; }}; {command}'
     env = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", program], cwd=folder, env=env, capture_output=True, text=True, check=False)

@@ -187,7 +187,7 @@ def test_processes_under_fpsim_run(how, tmp_path):
 
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    command = [*quick_python.command(), "-m", "fpsim.cli", "run", str(script), "--fmt", "fp16", how]
+    command = [quick_python.executable(), "-m", "fpsim.cli", "run", str(script), "--fmt", "fp16", how]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if how == "loader":
         assert (result.returncode, result.stdout) == (0, "3 batches\n"), result.stderr

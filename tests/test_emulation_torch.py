@@ -202,7 +202,7 @@ def test_processes_sum_gradients_in_the_order_of_their_ranks(size, dtype, tmp_pa
     script.write_text(RANKS)
     root = str(Path(fpsim.__file__).parents[1])
     ends = [str(size), f"{tmp_path}/store", str(tmp_path), dtype]
-    commands = [[*quick_python.command(), str(script), str(rank), *ends] for rank in range(size)]
+    commands = [[quick_python.executable(), str(script), str(rank), *ends] for rank in range(size)]
     environment = {**os.environ, "PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo"}
     processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
     errors = [process.communicate(timeout=240)[1] for process in processes]

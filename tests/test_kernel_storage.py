@@ -50,7 +50,7 @@ def starter(tmp_path):
     def start(name, other, order, before=""):
         script.write_text(before + SCRIPT)
         env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-        command = [*quick_python.command(), str(script), str(tmp_path), name, other, repr(list(order))]
+        command = [quick_python.executable(), str(script), str(tmp_path), name, other, repr(list(order))]
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
@@ -125,7 +125,7 @@ def test_parts_of_kernels_from_two_processes_do_not_take_each_others_place(tmp_p
     script.write_text(CALLING)
     env = {**os.environ, "FPSIM_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     for numbers, way, hits in (("1", "whole first", 0), ("2", "part first", 0), ("12", "whole first", 1)):
-        command = [*quick_python.command(), str(script), numbers, way]
+        command = [quick_python.executable(), str(script), numbers, way]
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert lines(process) == [(1, hits)] * len(numbers)
 

@@ -261,6 +261,6 @@ print(refused == len(calls))
 
 def test_a_process_that_flushes_subnormals_is_refused():
     done = subprocess.run(
-        [*quick_python.command(), "-c", FLUSHING], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+        [quick_python.executable(), "-c", FLUSHING], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
     )
     assert done.stdout.strip() == "True", done.stderr

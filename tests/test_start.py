@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 def run_every_entry(folder, cache):
     folder.mkdir()
     env = {**os.environ, "FPSIM_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
-    command = [*quick_python.command(), str(ROOT / "tests" / "every_entry.py")]
+    command = [quick_python.executable(), str(ROOT / "tests" / "every_entry.py")]
     return json.loads(subprocess.run(command, cwd=folder, env=env, check=True, timeout=900, capture_output=True).stdout)
 
 

@@ -1,4 +1,8 @@
-"""The demo's arithmetics, several at a time, in processes of their own: `python -m fpsim.cli.arms` is one."""
+"""The demo's arithmetics, several at a time, in processes of their own: `python -m fpsim.cli.arms` is one.
+
+This process asks by lines of JSON, a request each: "check", "compile" or "train", and its words. The other answers a line, an
+object, after the loss of each step.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +15,37 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from queue import Empty, Queue
+from typing import Any
 
-from fpsim.cli import digits
-from fpsim.cli.digits import Digits, Outcome
+from fpsim.cli.outcome import PARTS, Outcome
 from fpsim.report.report import Report
 
+Arm = tuple[str, str]  # a format and an accumulator
 Done = Callable[[int, float], None]  # the number of an arithmetic, and the loss of its next step
 
 
 def train_all(
-    arms: Sequence[tuple[str, str]], epochs: int, seed: int, jobs: int, done: Done
+    arms: Sequence[Arm], epochs: int, seed: int, jobs: int, begun: Callable[[], None], done: Done
 ) -> tuple[list[Outcome], bool]:
-    """What became of each (format, accumulator) that took a step, in their order, and whether Ctrl-C ended it.
+    """What became of each arithmetic that took a step, in their order, and whether Ctrl-C ended it.
 
-    With one job all are trained here. Raises RuntimeError where another process fails, with what it said.
+    With one job all are trained here. `begun` is called, by several threads, once nothing is refused. Raises ValueError, before
+    any training, where one cannot be emulated, and RuntimeError where another process fails, with what it said.
     """
     if jobs == 1:
-        return _in_turn(arms, epochs, seed, done)
-    pending: Queue[tuple[int, tuple[str, str]]] = Queue()
-    for numbered in enumerate(arms):
-        pending.put(numbered)
-    workers = [_Worker(epochs, seed, max(1, (os.cpu_count() or 1) // jobs)) for _ in range(jobs)]
+        return _in_turn(arms, epochs, seed, begun, done)
+    pending: Queue[tuple[int, tuple[Any, ...]]] = Queue()
+    for arm in arms[:jobs]:
+        for part in range(PARTS):  # or else each would compile what the others do at the same time
+            pending.put((-1, ("compile", part, *arm)))
+    for number, arm in enumerate(arms):
+        pending.put((number, ("train", *arm, epochs, seed)))
+    workers = [_Worker(arms, max(1, (os.cpu_count() or 1) // jobs)) for _ in range(jobs)]
     interrupted = False
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(worker.run, pending, done) for worker in workers]
+        futures = [pool.submit(worker.run, pending, begun, done) for worker in workers]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         except KeyboardInterrupt:
@@ -48,8 +56,14 @@ def train_all(
     return [outcomes[number] for number in sorted(outcomes)], interrupted
 
 
-def _in_turn(arms: Sequence[tuple[str, str]], epochs: int, seed: int, done: Done) -> tuple[list[Outcome], bool]:
-    data, outcomes = Digits.load(), list[Outcome]()
+def _in_turn(
+    arms: Sequence[Arm], epochs: int, seed: int, begun: Callable[[], None], done: Done
+) -> tuple[list[Outcome], bool]:
+    from fpsim.cli import digits
+
+    digits.check(arms)
+    begun()
+    data, outcomes = digits.Digits.load(), list[Outcome]()
     for number, arm in enumerate(arms):
         outcomes.append(Outcome())
         try:
@@ -60,17 +74,19 @@ def _in_turn(arms: Sequence[tuple[str, str]], epochs: int, seed: int, done: Done
 
 
 class _Worker:
-    """A process that trains one arithmetic after the other. No Ctrl-C reaches it but through `stop`, and it ends when nobody
-    asks it for more, or reads what it says."""
+    """A process that does one thing after the other. No Ctrl-C reaches it but through `stop`, and it ends when nobody asks it
+    for more, or reads what it says."""
 
-    def __init__(self, epochs: int, seed: int, threads: int):
-        self._rest = epochs, seed
+    def __init__(self, arms: Sequence[Arm], threads: int):
+        self._arms = arms
         self._command = [sys.executable, "-m", "fpsim.cli.arms"]
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._running: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def run(self, pending: Queue[tuple[int, tuple[str, str]]], done: Done) -> dict[int, Outcome]:
+    def run(
+        self, pending: Queue[tuple[int, tuple[Any, ...]]], begun: Callable[[], None], done: Done
+    ) -> dict[int, Outcome]:
         """What became of those that it took, by number."""
         found: dict[int, Outcome] = {}
         with tempfile.TemporaryFile("w+") as said:
@@ -79,28 +95,33 @@ class _Worker:
                 self._command, stdin=pipe, stdout=pipe, stderr=said, text=True, env=self._environment, start_new_session=True
             ) as process:
                 self._running = process
+                number, request = -1, ("check", *self._arms)
                 with suppress(Empty):
                     while not self._stopped:
-                        number, arm = pending.get_nowait()
-                        outcome = self._ask(process, arm, partial(done, number))
-                        if outcome is None and not self._stopped:
+                        answer = self._ask(process, request, partial(done, number))
+                        if answer is None and not self._stopped:
                             process.wait()
                             said.seek(0)
-                            raise RuntimeError(f"training in {'/'.join(arm)} failed: {said.read()[-2000:]}")
-                        if outcome is not None:
-                            found[number] = outcome
+                            raise RuntimeError(f"{' '.join(map(str, request))} failed: {said.read()[-2000:]}")
+                        if answer and "refused" in answer:
+                            raise ValueError(answer["refused"])
+                        if answer is not None and request[0] == "check":
+                            begun()
+                        if answer and "report" in answer:
+                            found[number] = Outcome(**{**answer, "report": Report.from_json(answer["report"])})
+                        number, request = pending.get_nowait()
         return found
 
-    def _ask(self, process: subprocess.Popen[str], arm: tuple[str, str], done: Callable[[float], None]) -> Outcome | None:
-        """What became of one; None where the process ended before it could say so."""
+    def _ask(self, process: subprocess.Popen[str], request: Sequence[Any], done: Callable[[float], None]) -> Any:
+        """The answer; None where the process ended before it could say so."""
         assert process.stdin is not None and process.stdout is not None
         with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps([*arm, *self._rest]) + "\n")
+            process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
         for line in process.stdout:
             value = json.loads(line)
             if isinstance(value, dict):
-                return replace(Outcome(**value), report=Report.from_json(value["report"]))
+                return value
             done(value)
         return None
 
@@ -112,16 +133,36 @@ class _Worker:
 
 
 def main() -> None:
-    """Train what each line of standard input says: a loss a line, then the outcome as JSON; Ctrl-C ends it all."""
-    data = Digits.load()
+    """Do what each line of standard input says; Ctrl-C ends it all, and what a training came to by then is told."""
+    from fpsim.cli import digits
+
+    data = digits.Digits.load()
+
+    def train(fmt: str, accumulate: str, epochs: int, seed: int) -> None:
+        outcome = Outcome()
+        try:
+            digits.train(outcome, data, fmt, accumulate, epochs, seed, lambda loss: print(loss, flush=True))
+        finally:
+            if outcome.report is not None:
+                print(json.dumps({**vars(outcome), "report": outcome.report.to_json()}), flush=True)
+
+    def compile_part(*words: Any) -> None:
+        digits.compile_part(*words)
+        print("{}", flush=True)
+
+    def check(*arms: Arm) -> None:
+        try:
+            digits.check(arms)
+        except ValueError as error:
+            print(json.dumps({"refused": str(error)}), flush=True)
+        else:
+            print("{}", flush=True)
+
+    requests: dict[str, Callable[..., None]] = {"check": check, "compile": compile_part, "train": train}
     with suppress(KeyboardInterrupt):
         for line in sys.stdin:
-            outcome, (fmt, accumulate, epochs, seed) = Outcome(), json.loads(line)
-            try:
-                digits.train(outcome, data, fmt, accumulate, epochs, seed, lambda loss: print(loss, flush=True))
-            finally:
-                if outcome.report is not None:
-                    print(json.dumps({**vars(outcome), "report": outcome.report.to_json()}), flush=True)
+            request, *words = json.loads(line)
+            requests[request](*words)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import os
 import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import click
 
+from fpsim.cli.outcome import STEPS, TEST_IMAGES, TRAINING_IMAGES, Outcome
 from fpsim.cli.parameters import ACCUMULATOR, FORMAT, InputError, Parsed
 from fpsim.report.console import console as make_console
 from fpsim.report.plain import plain
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fpsim.cli.digits import Outcome
     from fpsim.report.comparison import Comparison
     from fpsim.report.records import Measurement
 
@@ -73,13 +74,7 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str, jobs: i
     digits. Weights, order of the images and dropout are the same for every row. Ctrl-C keeps what is finished.
     """
     _check_output(output)
-    _check_arithmetics(formats)
-    from fpsim.cli.digits import TEST_IMAGES, TRAINING_IMAGES
-
     console = make_console()
-    console.print(
-        f"Training on {TRAINING_IMAGES} handwritten digits, {epochs} epochs, seed {seed}; testing on {TEST_IMAGES}."
-    )
     outcomes, interrupted = _train_all(console, formats, epochs, seed, min(jobs, len(formats)))
     console.print()
     console.print(_table(outcomes, TEST_IMAGES))
@@ -107,41 +102,42 @@ def _check_output(output: str) -> None:
         raise InputError(f"--output: {output!r} cannot be written")
 
 
-def _check_arithmetics(formats: list[Arithmetic]) -> None:
-    """Refuse before the first training what the emulation would refuse at its turn."""
-    from fpsim.emulation.machine.policy import make_policy
-
-    for arithmetic in formats:
-        try:
-            make_policy(arithmetic.fmt, arithmetic.accumulate)
-        except (ValueError, NotImplementedError) as error:
-            raise InputError(f"--formats: {error}") from None
-
-
 def _train_all(
     console: Console, formats: list[Arithmetic], epochs: int, seed: int, jobs: int
 ) -> tuple[dict[Arithmetic, Outcome], bool]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fpsim.cli.arms import train_all
-    from fpsim.cli.digits import STEPS
 
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        total = epochs * STEPS
-        tasks = [  # which are seen from their first steps on
-            progress.add_task(str(item), start=False, total=total, visible=False, loss=float("nan")) for item in formats
-        ]
+    progress = Progress(*columns, console=console)
+    tasks = [  # which are seen from their first steps on
+        progress.add_task(str(item), start=False, total=epochs * STEPS, visible=False, loss=float("nan")) for item in formats
+    ]
 
-        def done(number: int, loss: float) -> None:
-            progress.start_task(tasks[number])
-            progress.update(tasks[number], advance=1, loss=loss, visible=True)
+    lock = Lock()
 
-        arms = [(item.fmt, item.accumulate) for item in formats]
-        outcomes, interrupted = train_all(arms, epochs, seed, jobs, done)
+    def begun() -> None:
+        with lock:
+            if not progress.live.is_started:
+                console.print(f"Training on {TRAINING_IMAGES} handwritten digits, {epochs} epochs, seed {seed}; "
+                              f"testing on {TEST_IMAGES}.")  # fmt: skip
+                progress.start()
+
+    def done(number: int, loss: float) -> None:
+        progress.start_task(tasks[number])
+        progress.update(tasks[number], advance=1, loss=loss, visible=True)
+
+    try:
+        outcomes, interrupted = train_all([(item.fmt, item.accumulate) for item in formats], epochs, seed, jobs, begun, done)
+    except ValueError as error:
+        raise InputError(f"--formats: {error}") from None
+    finally:
+        if progress.live.is_started:
+            progress.stop()
     return dict(zip(formats, outcomes, strict=False)), interrupted
 
 

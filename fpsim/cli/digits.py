@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fpsim
-from fpsim.emulation.observers import OBSERVERS
-
-TRAINING_IMAGES, TEST_IMAGES = 1347, 450
-BATCH = 32
-STEPS = -(-TRAINING_IMAGES // BATCH)  # of the optimizer, in an epoch
+from fpsim.cli.outcome import BATCH, TEST_IMAGES, Outcome
+from fpsim.emulation.machine.policy import make_policy
+from fpsim.emulation.observers import OBSERVERS, Observer
 
 
 class DigitsNet(nn.Module):
@@ -57,20 +54,13 @@ class Digits:
         return cls(images[TEST_IMAGES:], labels[TEST_IMAGES:], images[:TEST_IMAGES], labels[:TEST_IMAGES])
 
 
-@dataclass
-class Outcome:
-    """What one training run came to; `correct` is None while it has not finished."""
-
-    losses: list[float] = field(default_factory=list)
-    correct: int | None = None
-    seconds: float = 0.0
-    report: Any = None
-
-    @property
-    def final_loss(self) -> float:
-        """The mean of the last 20 steps' losses; NaN before the first step."""
-        last = self.losses[-20:]
-        return sum(last) / len(last) if last else float("nan")
+def check(arms: Iterable[tuple[str, str]]) -> None:
+    """Refuse with a ValueError what the emulation would refuse at its turn."""
+    for fmt, accumulate in arms:
+        try:
+            make_policy(fmt, accumulate)
+        except NotImplementedError as error:
+            raise ValueError(*error.args) from None
 
 
 def train(
@@ -84,9 +74,7 @@ def train(
     start = time.perf_counter()
     torch.manual_seed(seed)
     sim = fpsim.run(DigitsNet(), fmt=fmt, accumulate=accumulate)
-    is_torch = (fmt, accumulate) == ("fp32", "native")  # of which nothing is seen
-    observers = [] if is_torch else [OBSERVERS[name]() for name in ("range", "histograms", "events", "coverage")]
-    optimizer = torch.optim.SGD(sim.parameters(), lr=0.05, momentum=0.9)
+    observers, optimizer = _observers(fmt, accumulate), _optimizer(sim)
     try:
         with sim:
             for epoch in range(epochs):
@@ -109,3 +97,33 @@ def train(
         outcome.seconds = time.perf_counter() - start
         sim.observe(observers)
         outcome.report = sim.report()
+
+
+def compile_part(part: int, fmt: str, accumulate: str) -> None:
+    """A step of a part of the network, below `PARTS`, observed as `train` is: what it compiles is kept for all that train."""
+    net = DigitsNet()
+    convolution, *between, second = list(net.features)[:5]
+    modules: list[tuple[nn.Module, tuple[int, ...]]] = [
+        (convolution, (BATCH, 1, 8, 8)), (nn.Sequential(*between), (BATCH, 16, 8, 8)), (second, (BATCH, 16, 4, 4)),
+        (nn.Sequential(net.dropout, net.head), (BATCH, 128)),
+    ]  # fmt: skip
+    module, shape = modules[part]
+    sim = fpsim.run(module, fmt=fmt, accumulate=accumulate)
+    sim.observe(_observers(fmt, accumulate))
+    with sim:
+        results = sim(torch.rand(shape).requires_grad_(part > 0))
+        if module is modules[-1][0]:
+            F.cross_entropy(results, torch.zeros(BATCH, dtype=torch.long)).backward()
+        else:
+            results.backward(torch.rand(results.shape))
+        if part == 1:
+            _optimizer(sim).step()
+
+
+def _observers(fmt: str, accumulate: str) -> list[Observer]:
+    is_torch = (fmt, accumulate) == ("fp32", "native")  # of which nothing is seen
+    return [] if is_torch else [OBSERVERS[name]() for name in ("range", "histograms", "events", "coverage")]
+
+
+def _optimizer(sim: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(sim.parameters(), lr=0.05, momentum=0.9)

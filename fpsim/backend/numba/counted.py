@@ -214,9 +214,12 @@ def sum_tallies(tallied: Any, counts: Any, overflowed: Any, sums: Any) -> float:
                 totals[kind, lane] += counts[tile, kind, lane]
         for lane in range(lanes):
             largest[lane] = max(largest[lane], tallied[tile, LARGEST, lane])
-    for kind in range(LARGEST):
-        sums[kind] += np.int64(totals[kind].sum())
-    return np.float64(largest.max())
+    most = np.float64(0)
+    for lane in range(lanes):
+        most = max(most, np.float64(largest[lane]))
+        for kind in range(LARGEST):
+            sums[kind] += np.int64(totals[kind, lane])
+    return most
 
 
 @kernel

@@ -20,6 +20,7 @@ from fpsim.backend.numba.compiler import (
     prefer_wide_vectors,
     shift_left,
     shift_right,
+    zeroed,
 )
 
 # What `survey` finds: the extremes as codes, and counts.
@@ -94,8 +95,8 @@ def compare(results: Any, reference: Any, codes: Any, constants: Any, sums: Any)
     """
     prefer_wide_vectors()
     zero, shift, mask, least, top = constants[0], constants[1], constants[2], constants[3], constants[4]
-    differences, references = np.zeros(_PART), np.zeros(_PART)
-    squares, whole, most = np.zeros(_LANES), np.zeros(_LANES), np.zeros(_LANES)
+    differences, references = zeroed(_PART, np.float64), zeroed(_PART, np.float64)
+    squares, whole, most = zeroed(_LANES, np.float64), zeroed(_LANES, np.float64), zeroed(_LANES, np.float64)
     for start in range(0, results.size, _PART):
         size, left_out = min(_PART, results.size - start), zero
         values, exact, bits = results[start : start + size], reference[start : start + size], codes[start : start + size]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, inlined
+from fpsim.backend.numba.compiler import as_bits, inlined, zeroed
 
 _TWO_OVER_PI = 0.6366197723675814
 _HALF_PI = 1.5707963267948966
@@ -71,7 +71,7 @@ def _reduced_by_table(x: Any, table: Any) -> Any:
     significand = np.uint64((bits & np.int64(0x000FFFFFFFFFFFFF)) | np.int64(0x0010000000000000))
     low, high = significand & _MASK, significand >> _LIMB
     row = table[exponent - _LEAST_EXPONENT]
-    limbs = np.zeros(_LIMBS, np.uint64)
+    limbs = zeroed(_LIMBS, np.uint64)
     carry = before = np.uint64(0)
     for i in range(_LIMBS):
         by_low, by_high = low * row[i], high * before

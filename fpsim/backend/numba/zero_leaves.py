@@ -49,10 +49,12 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
     most = int_sub(none, one)
     magnitude = shift_right(most, one)
     most_lost, is_some, all_bits = max(positive, negative), False, none
-    nonzero, least_a, least_b = zeroed(leaves, a.dtype), np.full(leaves, most), np.full(leaves, most)
+    nonzero, least_a, least_b = zeroed(leaves, a.dtype), uninitialized(leaves, a.dtype), uninitialized(leaves, a.dtype)
     per_line = VECTOR_BYTES // a.itemsize
     limits = zeroed((leaves + per_line - 1) // per_line * per_line, a.dtype)  # of a's magnitudes, less one
     largest = none
+    for k in range(leaves):
+        least_a[k] = most
     for i in range(rows):
         row = a[i]
         for k in range(leaves):
@@ -78,7 +80,10 @@ def count_zero_leaves(values: Any, a: Any, b: Any, positive: float, negative: fl
                 limits[k] = a.dtype.type(_largest_factor(values, factor, most_lost))
                 is_some = True
     if is_some:
-        smallest = int_add(min(least_a.min(), least_b.min()), one)
+        least = most
+        for k in range(leaves):
+            least = min(least, min(least_a[k], least_b[k]))
+        smallest = int_add(least, one)
         shift = a.dtype.type(lowest_bit(all_bits))
         count = np.int64(shift_right(int_sub(largest, smallest), shift)) + 1
         if count <= _MOST_VALUES:
@@ -96,8 +101,8 @@ def count_zero_leaves_of_pairs(
     """The sums of what `count_zero_leaves` finds for each pair of (n, i, k) and (n, k, j), added to both."""
     own_zeros, own_underflows = zeroed(zeros.size, np.int64), zeroed(zeros.size, np.int64)
     for pair in range(a.shape[0]):
-        own_zeros[:] = 0
-        own_underflows[:] = 0
+        for k in range(zeros.size):
+            own_zeros[k] = own_underflows[k] = 0
         count_zero_leaves(values, a[pair], b[pair], positive, negative, own_zeros, own_underflows)
         for k in range(zeros.size):
             zeros[k] += own_zeros[k]
@@ -145,7 +150,9 @@ def _count_by_value(
     for k in range(leaves):
         if limits[k] == none:
             continue
-        others[:] = 0
+        for side in range(2):
+            for n in range(count):
+                others[side, n] = 0
         for j in range(columns):
             bits = int_and(b[k, j], magnitude)
             if bits != none:
