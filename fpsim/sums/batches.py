@@ -58,10 +58,10 @@ def run_pairs(
     shape = (chosen.element, job.tile_rows, job.vectors, job.rounding.code, flags)
     function = make_batch(*shape) if job.observed is None else make_batch(*shape, job.observed)
     pairs, panels = len(a), -(-job.columns // job.width)
-    out = np.empty((pairs, job.groups * job.tile_rows, panels * job.width), chosen.dtype)
-    kept = out
+    out = kept = np.empty((pairs, job.rows, job.columns), chosen.dtype)
     if job.observed is not None:
-        kept = np.empty((pairs, 1, panels * job.groups * tallies), chosen.dtype) if tallies else np.empty_like(out)
+        tiles = (1, panels * job.groups * tallies) if tallies else (job.groups * job.tile_rows, panels * job.width)
+        kept = np.empty((pairs, *tiles), chosen.dtype)
     overflowed = np.zeros((pairs, panels, job.groups), np.uint8)
     limit = chosen.dtype.type(chosen.limit)
 
@@ -69,7 +69,7 @@ def run_pairs(
         function(a, b, out, job.depth, first, last, lines, chosen.row, limit, overflowed, kept)
 
     threads.run(task, threads.parts(pairs, out.size * max(1, job.leaves)))
-    return out[:, : job.rows, : job.columns], kept if tallies else kept[:, : job.rows, : job.columns], overflowed
+    return out, kept if tallies else kept[:, : job.rows, : job.columns], overflowed
 
 
 def extents_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from fpsim.backend.numba.compiler import (
     int_min,
     int_or,
     kernel,
+    prefer_wide_vectors,
     uninitialized,
 )
 from fpsim.backend.numba.rounding import load, round_bits
@@ -143,6 +144,7 @@ def make_count_and_round(mode: int, plain: bool) -> Any:
 
     @kernel
     def count_and_round(values: Any, out: Any, constants: Any, limits: Any, row: Any) -> None:
+        prefer_wide_vectors()
         c = load(constants)
         buffer = uninitialized(int_min(BLOCK, values.size), np.float32)
         for start in range(0, values.size, BLOCK):

@@ -9,27 +9,41 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_and, int_or, int_xor, kernel, shift_down, uninitialized
+from fpsim.backend.numba.compiler import (
+    as_bits,
+    as_float,
+    inlined,
+    int_and,
+    int_or,
+    int_xor,
+    kernel,
+    prefer_wide_vectors,
+    shift_down,
+    uninitialized,
+)
 from fpsim.backend.numba.sums64 import total
 from fpsim.backend.numba.transcendental import exp64, log64
 
+_SINGLE = np.int32(31), np.int32(0x7FFFFFFF)  # the place of the sign, and the other bits
+_DOUBLE = np.int64(63), np.int64(0x7FFFFFFFFFFFFFFF)
+
 
 @inlined
-def _ordered(bits: Any) -> Any:
-    """The bits of a float32 as an integer that grows with it, and back: a maximum of integers becomes vectors."""
-    return int_xor(bits, int_and(shift_down(bits, np.int32(31)), np.int32(0x7FFFFFFF)))
+def _ordered(bits: Any, carrier: Any) -> Any:
+    """The bits of a float as an integer that grows with it, and back: a maximum of integers becomes vectors."""
+    return int_xor(bits, int_and(shift_down(bits, carrier[0]), carrier[1]))
 
 
 @inlined
 def _exponentials(row: Any, out: Any) -> Any:
     """out = exp(row - max); returns the maximum, NaN if any element is."""
-    best = _ordered(as_bits(np.float32(-np.inf)))
+    best = _ordered(as_bits(np.float32(-np.inf)), _SINGLE)
     missing = np.int32(0)
     for k in range(row.size):
-        value = _ordered(as_bits(row[k]))
+        value = _ordered(as_bits(row[k]), _SINGLE)
         best = value if value > best else best
         missing = int_or(missing, np.int32(row[k] != row[k]))
-    largest = np.float64(as_float(_ordered(best))) if missing == 0 else np.nan
+    largest = np.float64(as_float(_ordered(best, _SINGLE))) if missing == 0 else np.nan
     for k in range(row.size):
         out[k] = exp64(np.float64(row[k]) - largest)
     return largest
@@ -86,28 +100,37 @@ def log_of_sum(x: Any, out: Any) -> None:
 
 
 @kernel
-def attention_weights(rows: Any, scores: Any, factor: float, seen: Any, logarithms: Any) -> None:
-    """rows = softmax(scores * factor + rows) in place, float64, over the first `seen[i]` columns; 0 beyond.
+def attention_weights(rows: Any, scores: Any, factor: float, is_masked: bool, seen: Any, kept: Any, logarithms: Any) -> None:
+    """rows = softmax(scores * factor + mask) in float64 over the first `seen[i]` columns; 0 beyond. Rows of -inf give zeros.
 
-    Rows of -inf give zeros. `logarithms` receives log(sum(exp(x))) of each row.
+    `rows` holds the mask where there is one. `kept`, float32, receives the probabilities too, unless it has no elements, and
+    `logarithms` log(sum(exp(x))) of each row.
     """
+    prefer_wide_vectors()
     for i in range(rows.shape[0]):
         row, line = rows[i, : seen[i]], scores[i]
         rows[i, seen[i] :] = 0.0
-        best, missing = -np.inf, False
+        if not is_masked:
+            row[:] = 0.0
+        best, missing = _ordered(as_bits(-np.inf), _DOUBLE), np.int64(0)
         for k in range(row.size):
             value = np.float64(line[k]) * factor + row[k]
             row[k] = value
-            best = value if value > best else best
-            missing = missing | (value != value)
-        best = np.nan if missing else best
-        if best == -np.inf:
+            order = _ordered(as_bits(value), _DOUBLE)
+            best = order if order > best else best
+            missing = int_or(missing, np.int64(value != value))
+        largest = as_float(_ordered(best, _DOUBLE)) if missing == 0 else np.nan
+        if largest == -np.inf:
             row[:] = 0.0
-            logarithms[i] = best
-            continue
-        for k in range(row.size):
-            row[k] = exp64(row[k] - best)
-        denominator = total(row)
-        for k in range(row.size):
-            row[k] /= denominator
-        logarithms[i] = best + log64(denominator)
+            logarithms[i] = largest
+        else:
+            for k in range(row.size):
+                row[k] = exp64(row[k] - largest)
+            denominator = total(row)
+            for k in range(row.size):
+                row[k] /= denominator
+            logarithms[i] = largest + log64(denominator)
+        if kept.size > 0:
+            source, target = rows[i], kept[i]
+            for k in range(target.size):
+                target[k] = source[k]

@@ -109,16 +109,15 @@ class _Rows:
             self.mask = np.broadcast_to(values, shape)
         self.logsumexp = np.empty(len(self.scores))  # of each line, once its probabilities are made
 
-    def probabilities(self, rows: slice, out: np.ndarray) -> None:
-        """out = the probabilities of some of the lines, float64."""
+    def probabilities(self, rows: slice, out: np.ndarray, kept: np.ndarray) -> None:
+        """out = the probabilities of some of the lines, float64; `kept` too, float32, unless it has no elements."""
         numbers = np.arange(rows.start, rows.stop)
         queries, keys = self.shape[-2:]
-        if self.mask is None:
-            out[...] = 0.0
-        else:
+        is_masked = self.mask is not None
+        if self.mask is not None:
             out[...] = self.mask[np.unravel_index(numbers, self.shape[:-1])]
         seen = np.minimum(numbers % queries + 1, keys) if self.is_causal else np.full(len(numbers), keys)
-        kernels.attention_weights(out, self.scores[rows], self.factor, seen, self.logsumexp[rows])
+        kernels.attention_weights(out, self.scores[rows], self.factor, is_masked, seen, kept, self.logsumexp[rows])
 
 
 class _Dropout:
@@ -129,21 +128,23 @@ class _Dropout:
         self.factor = in_fp32(1 / (1 - dropout_p)) if dropout_p < 1 else 0.0
 
     def apply(self, rows: slice, values: np.ndarray) -> np.ndarray:
-        return values if self.kept is None else values * (self.kept[rows] * self.factor)
+        """Float64 where anything is dropped; else the values as they are."""
+        if self.kept is None:
+            return values
+        with np.errstate(all="ignore"):
+            return values.astype(np.float64) * (self.kept[rows] * self.factor)
 
 
 def _probabilities(machine: Machine, rows: _Rows, dropout: _Dropout, wide: bool, keep: bool) -> tuple[Tensor, Tensor]:
     """(P in fp32 where it is to be kept or is what is read, P~)."""
     shape, keys = rows.shape, rows.shape[-1]
     plain = torch.empty(shape if keep or wide else (0,), dtype=_FLOAT32)
-    lines = _array(plain).reshape(-1, max(keys, 1)) if keep or wide else None
+    lines = _array(plain).reshape(-1, max(keys, 1))
     if not rows.scores.size:
         return plain, machine.exact(torch.empty(shape, dtype=_FLOAT32))
 
     def compute(some: slice, out: np.ndarray) -> None:
-        rows.probabilities(some, out)
-        if lines is not None:
-            lines[some] = out
+        rows.probabilities(some, out, lines[some])
         if dropout.kept is not None:
             out[...] = dropout.apply(some, out)
 
@@ -233,9 +234,7 @@ def attention_backward(
     lines = _array(probabilities.contiguous()).reshape(-1, max(keys, 1))
 
     def slopes(some: slice, out: np.ndarray) -> None:
-        with np.errstate(all="ignore"):
-            dropped = dropout.apply(some, change[some].astype(np.float64))
-        kernels.softmax_gradient(dropped, lines[some], kernels.SOFTMAX, out)
+        kernels.softmax_gradient(dropout.apply(some, change[some]), lines[some], kernels.SOFTMAX, out)
 
     rounded = None
     if probabilities.numel() == 0:
