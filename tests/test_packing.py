@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from fpsim.backend.numba import packing as kernels
 from fpsim.sums import packing
 
 LAYOUTS = {
@@ -47,16 +46,3 @@ def test_panels_hold_the_columns(leaves, columns, dtype, layout):
                     else:
                         assert not column.any()
             assert np.array_equal(whole, matrix.astype(packed_as))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 31), (5, 32), (33, 64), (64, 130), (70, 47)])
-def test_kernels_that_read_lines_pack_as_those_that_read_elements(rows, columns, layout):
-    matrix = LAYOUTS[layout](np.random.default_rng(columns).normal(size=(rows, columns)).astype(np.float32))
-    groups, panels = -(-rows // 4), -(-columns // 32)
-    packed = np.full((4, max(groups * 4 * columns, panels * 32 * rows)), np.nan, np.float32)
-    kernels.pack_rows(matrix, packed[0], 4, 0, groups)
-    kernels.pack_float_rows(matrix, packed[1], 4, 0, groups)
-    kernels.pack_columns(matrix, packed[2], 32)
-    kernels.pack_float_columns(matrix, packed[3], 32)
-    assert np.array_equal(packed[::2], packed[1::2], equal_nan=True)

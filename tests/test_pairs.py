@@ -9,6 +9,7 @@ import torch
 import fpsim
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums import joined
+from fpsim.sums.batches import batched_products
 from fpsim.sums.observers.counters import Counters
 from tests.test_grouped import OFTEN, cases
 from tests.test_routes import CASES, SPECIALS, same, task_of, unsupported
@@ -76,3 +77,29 @@ def test_emulation_counts_of_pairs_together_what_it_counts_of_pairs_apart(accumu
     for left, right in zip(together, apart, strict=True):
         assert same(left.numpy(), right.numpy()).all()
     assert counted == also and counted
+
+
+LAYOUTS = {
+    "rows": np.ascontiguousarray,
+    "columns": lambda x: np.ascontiguousarray(x.mT).mT,
+    "part of longer rows": lambda x: np.pad(x, ((0, 0), (0, 0), (3, 2)), constant_values=np.nan)[..., 3:-2],
+    "every other row": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "every other column": lambda x: np.repeat(x, 2, axis=2)[..., ::2],
+    "one row for all": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "one matrix for all": lambda x: np.broadcast_to(x[:1], x.shape),
+    "row by row of all": lambda x: np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1),
+    "backwards": lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1],
+}
+
+
+@pytest.mark.parametrize("name", ["fp16", "fp32", "fp32 in fp64"])
+@pytest.mark.parametrize("shape", [(3, 5, 3, 33), (2, 8, 40, 64), (2, 33, 31, 130)])
+def test_matrices_may_lie_anyhow(shape, name):
+    task = task_of(name, Rounding.NEAREST_EVEN)
+    for one, other in itertools.product(LAYOUTS, repeat=2):
+        a, b = (LAYOUTS[layout](x) for layout, x in zip((one, other), factors(task, shape, "ordinary"), strict=True))
+        found, again = batched_products(task, a, b)
+        assert not again
+        for left, right, result in zip(a.copy(), b.copy(), found, strict=True):
+            product = fpsim.matmul(left, right, fmt=task.operand, accumulate=task.accumulator)
+            assert np.array_equal(fpsim.round(result, task.operand), product), (one, other)

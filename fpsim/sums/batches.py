@@ -53,10 +53,14 @@ def run_pairs(
     """`job.run` for each pair of (n, i, k) and (n, k, j): products, what was observed (where the job does) of each of their
     elements, or of each pair in so many numbers a tile, and (n, panel, group) 1 where magnitudes reached the limit. Nothing is
     drawn."""
-    from fpsim.backend.numba.batches import make_batch
+    from fpsim.backend.numba.batches import make_batch, matrices, packing_codes, product_code
 
-    shape = (chosen.element, job.tile_rows, job.vectors, job.rounding.code, flags)
-    function = make_batch(*shape) if job.observed is None else make_batch(*shape, job.observed)
+    shape = (chosen.element, job.tile_rows, job.vectors)
+    function = make_batch(*shape)
+    observed = () if job.observed is None else (job.observed,)
+    product = product_code(*shape, job.rounding.code, flags, *observed)
+    a, b = (x if min(x.strides) >= 0 else np.ascontiguousarray(x) for x in (a, b))
+    packing, left, right = packing_codes(chosen.element, job.tile_rows, a, b), matrices(a), matrices(b)
     pairs, panels = len(a), -(-job.columns // job.width)
     out = kept = np.empty((pairs, job.rows, job.columns), chosen.dtype)
     if job.observed is not None:
@@ -66,7 +70,8 @@ def run_pairs(
     limit = chosen.dtype.type(chosen.limit)
 
     def task(first: int, last: int) -> None:
-        function(a, b, out, job.depth, first, last, lines, chosen.row, limit, overflowed, kept)
+        where = (product.address, packing, left, right, out)
+        function(*where, job.leaves, job.depth, first, last, lines, chosen.row, limit, overflowed, kept)
 
     threads.run(task, threads.parts(pairs, out.size * max(1, job.leaves)))
     return out, kept if tallies else kept[:, : job.rows, : job.columns], overflowed

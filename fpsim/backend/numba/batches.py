@@ -2,50 +2,123 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+from numba import carray, types
 
-from fpsim.backend.numba.compiler import int_max, kernel, uninitialized, zeroed
-from fpsim.backend.numba.observed import NOTHING
-from fpsim.backend.numba.packing import pack_columns, pack_float_columns, pack_float_rows, pack_rows
+from fpsim.backend.numba.addresses import MachineCode, caller
+from fpsim.backend.numba.compiler import floats_at, inlined, int_max, kernel, uninitialized, zeroed
+from fpsim.backend.numba.packing import pack_four_lines, pack_lines, pack_lines_across
 from fpsim.backend.numba.products import make_product
+
+_LINE, _NUMBER = types.Array(types.float32, 1, "C"), types.int64
+_ROWS_TYPES = _LINE, _NUMBER, _NUMBER, _NUMBER, _LINE
+_COLUMNS_TYPES = _LINE, _NUMBER, _NUMBER, _NUMBER, _LINE, _NUMBER
+_pack_rows, _pack_columns = caller(_ROWS_TYPES), caller(_COLUMNS_TYPES)
+
+
+@cache
+def _packing(compiled: Any) -> MachineCode:
+    return MachineCode(compiled, _ROWS_TYPES if compiled is pack_four_lines else _COLUMNS_TYPES)
+
+
+@cache
+def _product_types(element: str) -> tuple[Any, ...]:
+    """The types of the arguments of a kernel of `products.make_product`, with one array of tallies."""
+    kind = types.float32 if element == "f4" else types.float64
+    line = types.Array(kind, 1, "C")
+    return (
+        line, line, line, *(_NUMBER,) * 7, types.Array(_NUMBER, 2, "C", readonly=True), line,
+        types.Array(kind, 1, "C", readonly=True), types.Array(types.uint32, 1, "C"), kind, types.Array(types.uint8, 2, "C"),
+        types.UniTuple(line, 1),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
-def make_batch(element: str, rows: int, vectors: int, mode: int, flags: int, observer: int = NOTHING) -> Any:
-    """The kernel `(a, b, out, depth, first, last, program, row, limit, overflowed, kept) -> None` for pairs first ... last - 1.
+def product_code(element: str, *shape: int) -> MachineCode:
+    """The code of a kernel of `products.make_product` that `make_batch`'s call."""
+    return MachineCode(make_product(element, *shape), _product_types(element))
 
-    a is (n, i, k), b (n, k, j), of any strides, out (n, i, j). `kept`, for what is observed of each element, is (n, whole
-    groups of rows, whole panels of columns), `overflowed` (n, panel, group). What is not named here is as in
+
+def matrices(x: np.ndarray) -> tuple[int, ...]:
+    """How `make_batch`'s find the matrices of (n, i, j), float32, strides not negative, which has to outlive that: the address,
+    and how many elements lie between two matrices, two rows and two columns."""
+    return x.ctypes.data, *(stride // x.itemsize for stride in x.strides)
+
+
+def packing_codes(element: str, rows: int, a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
+    """The addresses of what packs matrices that lie like these by whole lines; 0 where nothing does."""
+    if element != "f4" or not a.size or not b.size:
+        return 0, 0
+    left, right = (tuple(stride // x.itemsize for stride in x.strides[1:]) for x in (a, b))
+    by_rows = rows == 4 and left[1] == 1 and left[0] >= a.shape[2]
+    by_columns = right[0] == 1 and right[1] >= b.shape[1]
+    across = right[1] == 1 and right[0] >= b.shape[2]
+    kernels = (pack_four_lines if by_rows else None, pack_lines if by_columns else pack_lines_across if across else None)
+    first, second = (0 if compiled is None else _packing(compiled).address for compiled in kernels)
+    return first, second
+
+
+@inlined
+def _line(address: int, stride: int, lines: int, length: int) -> Any:
+    """float32 numbers from an address to the last of so many lines."""
+    return carray(floats_at(address), (int_max(1, (lines - 1) * stride + length),))
+
+
+@lru_cache(maxsize=16)
+def make_batch(element: str, rows: int, vectors: int) -> Any:
+    """The kernel `(product, packing, a, b, out, leaves, depth, first, last, program, row, limit, overflowed, kept) -> None` for
+    pairs first ... last - 1, with the address of the product's code, which `product_code` gives, and `packing_codes`.
+
+    a is (n, i, k), b (n, k, j), as `matrices` tells of them, out (n, i, j). `kept`, for what is observed of each element, is
+    (n, whole groups of rows, whole panels of columns), `overflowed` (n, panel, group). What is not named here is as in
     `products.make_product`, for which nothing is drawn.
     """
-    product = make_product(element, rows, vectors, mode, flags, observer)
+    call = caller(_product_types(element))
     width = vectors * (16 if element == "f4" else 8)
-    to_rows, to_columns = (pack_float_rows, pack_float_columns) if element == "f4" else (pack_rows, pack_columns)
+    is_single = element == "f4"
 
     @kernel
     def batch(
-        a: Any, b: Any, out: Any, depth: int, first: int, last: int, program: Any, row: Any, limit: float, overflowed: Any,
-        kept: Any,
+        product: int, packing: Any, a: Any, b: Any, out: Any, leaves: int, depth: int, first: int, last: int, program: Any,
+        row: Any, limit: float, overflowed: Any, kept: Any,
     ) -> None:  # fmt: skip
-        leaves, panels, groups = b.shape[1], overflowed.shape[1], overflowed.shape[2]
+        count, used = out.shape[1], out.shape[2]
+        panels, groups = overflowed.shape[1], overflowed.shape[2]
         columns = panels * width
-        is_whole = groups * rows == out.shape[1] and columns == out.shape[2]
+        is_whole = groups * rows == count and columns == used
         room = uninitialized(0 if is_whole else groups * rows * columns, out.dtype)
         left = uninitialized(int_max(1, groups * rows * leaves), out.dtype)
         right = uninitialized(int_max(1, panels * leaves * width), out.dtype)
         stack = uninitialized(depth * rows * width, out.dtype)
         hashes = zeroed(1, np.uint32)
         for pair in range(first, last):
-            to_rows(a[pair], left, rows, 0, groups)
-            to_columns(b[pair], right, width)
-            product(
+            ours, theirs = a[0] + 4 * pair * a[1], b[0] + 4 * pair * b[1]
+            if is_single and packing[0] != 0:
+                _pack_rows(packing[0], (_line(ours, a[2], count, leaves), a[2], count, leaves, left))
+            else:
+                source = _line(ours, 0, 1, 1)
+                for i in range(groups * rows):
+                    place = i // rows * rows * leaves + i % rows
+                    for k in range(leaves):
+                        left[place + k * rows] = source[i * a[2] + k * a[3]] if i < count else 0
+            if is_single and packing[1] != 0:
+                stride = int_max(b[2], b[3])
+                lines, length = (leaves, used) if b[3] == 1 else (used, leaves)
+                _pack_columns(packing[1], (_line(theirs, stride, lines, length), stride, used, leaves, right, width))
+            else:
+                source = _line(theirs, 0, 1, 1)
+                for j in range(columns):
+                    place = j // width * width * leaves + j % width
+                    for k in range(leaves):
+                        right[place + k * width] = source[k * b[2] + j * b[3]] if j < used else 0
+            call(product, (
                 left, right, out[pair].reshape(-1) if is_whole else room, leaves, panels, leaves * width, width, 0, groups,
-                columns, program, stack, row, hashes, limit, overflowed[pair], kept[pair].reshape(-1),
-            )  # fmt: skip
-            for i in range(0 if is_whole else out.shape[1]):
+                columns, program, stack, row, hashes, limit, overflowed[pair], (kept[pair].reshape(-1),),
+            ))  # fmt: skip
+            for i in range(0 if is_whole else count):
                 line, target = room[i * columns : (i + 1) * columns], out[pair, i]
                 for j in range(target.size):
                     target[j] = line[j]

@@ -6,13 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
 
 from fpsim.backend.numba.compiler import (
     as_bits,
     as_float,
-    floats_at,
-    inlined,
     int_and,
     int_max,
     int_min,
@@ -128,37 +125,6 @@ def pack_four_lines(line: Any, stride: int, rows: int, leaves: int, out: Any) ->
             for row in range(4):
                 for k in range(leaves):
                     group[4 * k + row] = line[start + row * stride + k] if first + row < rows else 0
-
-
-@inlined
-def _line_of(source: Any) -> Any:
-    """The memory of a float32 matrix from its first element to its last; strides are not negative."""
-    size = (source.shape[0] - 1) * source.strides[0] + (source.shape[1] - 1) * source.strides[1]
-    return carray(floats_at(source.ctypes.data), (size // source.itemsize + 1,))
-
-
-@kernel
-def pack_float_columns(source: Any, out: Any, width: int) -> None:
-    """`pack_columns` of float32 numbers: lines by the quickest way, wherever they lie."""
-    down, across = source.strides[0] // source.itemsize, source.strides[1] // source.itemsize
-    leaves, columns = source.shape
-    if down == 1 and across >= leaves and leaves > 0:
-        pack_lines(_line_of(source), across, columns, leaves, out, width)
-    elif across == 1 and down >= columns and leaves > 0:
-        pack_lines_across(_line_of(source), down, columns, leaves, out, width)
-    else:
-        pack_columns(source, out, width)
-
-
-@kernel
-def pack_float_rows(source: Any, out: Any, rows: int, first: int, last: int) -> None:
-    """`pack_rows` of float32 numbers, likewise."""
-    count, leaves = source.shape
-    whole = first == 0 and last * rows >= count
-    if rows == 4 and whole and source.strides[1] == source.itemsize and source.strides[0] >= leaves * source.itemsize:
-        pack_four_lines(_line_of(source), source.strides[0] // source.itemsize, count, leaves, out)
-    else:
-        pack_rows(source, out, rows, first, last)
 
 
 @kernel
