@@ -117,14 +117,14 @@ def become(arguments: list[str], environment: dict[str, str], folder: str, strea
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    if threads := environment.pop("OMP_NUM_THREADS", None):
+    if threads := environment.get("OMP_NUM_THREADS"):
         sys.modules["torch"].set_num_threads(int(threads))
-    for name in {*environment, *os.environ}:
-        if name.startswith(READ_BY_THEN) and name != "PYTHONPATH" and environment.get(name) != os.environ.get(name):
+    for name in {*environment, *os.environ} - {"PYTHONPATH", "OMP_NUM_THREADS"}:
+        if name.startswith(READ_BY_THEN) and environment.get(name) != os.environ.get(name):
             print(f"{name} has been read already: a test that sets it starts sys.executable", file=sys.stderr, flush=True)
             os._exit(1)
     os.environ.clear()
-    os.environ.update(environment | ({"OMP_NUM_THREADS": threads} if threads else {}))
+    os.environ.update(environment)
     os.chdir(folder)
     sys.path[:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     code = 0
