@@ -61,7 +61,8 @@ def ask(address: str, arguments: list[str]) -> None:
         server.sendall(wanted)
         code = int.from_bytes(server.recv(4), "big", signed=True)
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
@@ -73,10 +74,12 @@ def serve(address: str, python: str) -> None:
     import numba.extending
     import numba.np.ufunc  # noqa: F401
     import rich.table  # noqa: F401
+    import torch._dynamo
     import torch.utils._python_dispatch  # noqa: F401
 
     gc.freeze()
     sys.executable = python
+    sys.dont_write_bytecode, sys.pycache_prefix = False, os.path.dirname(address)  # what one has compiled, the next finds
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
