@@ -129,6 +129,7 @@ def mutated(header, arrays, draw):
 def written(path, header, arrays):
     """The file of a header and arrays, stored without compression."""
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    path.unlink(missing_ok=True)  # what replaces a file's content is written to the disk at once
     np.savez(path, header=text, digest=np.frombuffer(_digest(text, arrays), np.uint8), **arrays)
 
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from queue import Empty, Queue
 from typing import Any
 
@@ -136,12 +136,12 @@ def main() -> None:
     """Do what each line of standard input says; Ctrl-C ends it all, and what a training came to by then is told."""
     from fpsim.cli import digits
 
-    data = digits.Digits.load()
+    data = cache(digits.Digits.load)
 
     def train(fmt: str, accumulate: str, epochs: int, seed: int) -> None:
         outcome = Outcome()
         try:
-            digits.train(outcome, data, fmt, accumulate, epochs, seed, lambda loss: print(loss, flush=True))
+            digits.train(outcome, data(), fmt, accumulate, epochs, seed, lambda loss: print(loss, flush=True))
         finally:
             if outcome.report is not None:
                 print(json.dumps({**vars(outcome), "report": outcome.report.to_json()}), flush=True)
