@@ -224,19 +224,6 @@ def test_muon_needs_an_accumulator_of_bfloat16():
         torch.optim.Muon([parameter]).step()
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adagrad])
-def test_sparse_gradients_are_values_of_the_format_and_a_step_refuses_them(kind):
-    table = fpsim.run(nn.Embedding(5, 3, sparse=True), "fp16")
-    optimizer = kind(table.parameters(), lr=0.1)
-    with table:
-        table(torch.tensor([1, 1, 2])).mul(0.3).sum().backward()
-        (gradient,) = (item.grad.coalesce() for item in table.parameters())
-        each = float(torch.tensor(0.3).half())
-        assert gradient.values().tolist() == [[2 * each] * 3, [each] * 3]  # exact in fp16
-        with pytest.raises(UnsupportedOp, match="sparse"):
-            optimizer.step()
-
-
 SCHEDULERS = {
     "step": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
     "cosine": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4),

@@ -32,6 +32,10 @@ class UnsupportedTensor(UnsupportedOp):
     """
 
 
+class SparseTensor(UnsupportedTensor):
+    """A tensor of another layout where a rule takes dense ones; for some operations there is a rule of its own."""
+
+
 class BeingTraced(UnsupportedOp):
     """A tracer records the model, on tensors without numbers or with numbers made into constants, inside the emulation."""
 

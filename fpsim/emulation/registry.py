@@ -79,6 +79,9 @@ PRIMITIVE: dict[torch._ops.OpOverload, Rule] = {}
 #: What it looks up where an operand is complex.
 COMPLEX: dict[torch._ops.OpOverload, Rule] = {}
 
+#: What it looks up where an operand is sparse and the rule takes dense ones alone.
+SPARSE: dict[torch._ops.OpOverload, Rule] = {}
+
 #: The operations that have steps.
 STEPS: set[torch._ops.OpOverload] = set()
 

@@ -10,13 +10,13 @@ from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.dispatch.decompositions import decomposition_of
-from fpsim.emulation.errors import BeingTraced, MetaTensor, UnsupportedOp
+from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import has_others
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.updates import KINDS
-from fpsim.emulation.registry import arrived
+from fpsim.emulation.registry import SPARSE, arrived
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -77,8 +77,22 @@ class EmulationMode(TorchDispatchMode):
                 return rule(machine, *args, **kwargs)
         except MetaTensor:
             return func(*args, **kwargs)  # shapes only
+        except SparseTensor as error:
+            return self._with_sparse(error, func, args, kwargs)
         except UnsupportedOp as error:
             self._explain(error, func, args, kwargs)
+            raise
+
+    def _with_sparse(self, error: SparseTensor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What a rule makes that takes sparse operands, where one for dense ones has refused them."""
+        rule = SPARSE.get(func)
+        try:
+            if rule is None:
+                raise error
+            with _without_dispatch():
+                return rule(self.machine, *args, **kwargs)
+        except UnsupportedOp as reason:
+            self._explain(reason, func, args, kwargs)
             raise
 
     def _explain(self, error: UnsupportedOp, func: Any, args: Any, kwargs: dict[str, Any]) -> None:

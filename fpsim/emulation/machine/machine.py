@@ -14,7 +14,7 @@ import torch
 
 from fpsim.accumulation import Accumulator
 from fpsim.backend.numba import counting
-from fpsim.emulation.errors import MetaTensor, UnsupportedTensor
+from fpsim.emulation.errors import MetaTensor, SparseTensor, UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.limits import LARGEST, SMALL
@@ -142,7 +142,7 @@ class FormatMachine(Writing):
             raise UnsupportedTensor(self.message(f"a tensor on {tensor.device}; emulation runs on the CPU"))
         if tensor.layout is not torch.strided and computes:
             reason = f"a tensor of layout {tensor.layout}; emulation takes dense tensors here: use to_dense()"
-            raise UnsupportedTensor(self.message(reason))
+            raise SparseTensor(self.message(reason))
         if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE or (not computes and dtype in SMALL):
             return
         instead = 'it to complex64 first, or use fmt="native"' if dtype is torch.complex32 else "it to float32 first"

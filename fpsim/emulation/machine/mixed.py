@@ -214,6 +214,8 @@ class MixedMachine(FormatMachine):
     def _mark_of(self, tensor: torch.Tensor) -> RoleTag | None:
         """What is known of a tensor; a parameter that holds other numbers is a weight all the same."""
         tag = self._tag_of(tensor)
+        if tag is None and tensor.layout is not torch.strided:
+            return self._tag_of(marks.stored(tensor))
         if tag is None and tensor.device.type == "cpu" and marks.owner_of(tensor) is not None:
             return self.role_tag(None, "weight", self.settings_at(""))
         return tag
@@ -370,7 +372,7 @@ class MixedMachine(FormatMachine):
             tag = self._tag_of(parameter) if isinstance(parameter, torch.Tensor) else None
             if tag is None:
                 continue
-            for item in tensors_in([state]):
+            for item in map(marks.stored, tensors_in([state])):
                 if item.dim() and item.dtype in (_FLOAT32, COMPLEX64) and self._tag_of(item) is None:
                     marks.claim(item, self.role_tag(None, "optimizer", tag.module))
 

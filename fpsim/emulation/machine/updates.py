@@ -62,6 +62,8 @@ class Kind:
 
 class _InPlace(Kind):
     def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
+        if self.name in ("add", "sub") and updates.counts(args[0]):
+            args = tuple(map(_densely, args))
         if not updates.counts(args[0]) or not _are_plain(args) or not _are_plain(kwargs.values()):
             return []
         return [updates.change(self.name, args[0], args[1:], kwargs)]
@@ -145,6 +147,13 @@ def _kinds() -> Iterator[tuple[Any, Kind]]:
     for name in _FUSED:
         yield from ((op, _Told(name)) for op in _forms(name, "_"))
     yield torch.ops.aten.detach.default, _Detach("detach")
+
+
+def _densely(value: Any) -> Any:
+    """A sparse tensor of float32 numbers as a dense one that holds their sums."""
+    if isinstance(value, torch.Tensor) and value.layout is torch.sparse_coo and value.dtype is _FLOAT32 and value.is_cpu:
+        return value.to(torch.float64).to_dense()
+    return value
 
 
 def _are_plain(values: Any) -> bool:

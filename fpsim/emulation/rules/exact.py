@@ -174,7 +174,7 @@ def number_of(machine: Machine, source: Tensor) -> Any:
 @register(_aten.zero_.default, family="constant")
 def zero_(machine: Machine, target: Tensor) -> Tensor:
     target.zero_()
-    if target.dtype is torch.float32:
+    if target.dtype is torch.float32 and target.layout is torch.strided:
         machine.claim(target)
     return target
 

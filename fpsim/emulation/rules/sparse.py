@@ -38,7 +38,7 @@ MOVES = names(
 )
 
 
-def _marked(machine: Machine, result: Tensor) -> Tensor:
+def marked(machine: Machine, result: Tensor) -> Tensor:
     """What is stored are values of the format."""
     if result.layout is torch.strided:
         return machine.exact(result)
@@ -74,7 +74,7 @@ def _move_rule(op: torch._ops.OpOverload) -> Rule:
         read = machine.operand if made else lambda item: _read(machine, item)
         values = [read(x) if isinstance(x, Tensor) and not (masks and place) else x for place, x in enumerate(args)]
         result = op(*values, **{key: read(item) if isinstance(item, Tensor) else item for key, item in kwargs.items()})
-        return _marked(machine, result) if result.dtype is torch.float32 else result
+        return marked(machine, result) if result.dtype is torch.float32 else result
 
     return move
 
@@ -90,15 +90,24 @@ def clone(machine: Machine, x: Tensor, *, memory_format: torch.memory_format | N
     """A copy; of a sparse matrix one of its stored values, as gradients are kept."""
     if x.layout is torch.strided or x.dtype is not torch.float32:
         return _exact_clone(machine, x, memory_format=memory_format)
-    return _marked(machine, _aten.clone.default(_read(machine, x)))
+    return marked(machine, _aten.clone.default(_read(machine, x)))
 
 
 _exact_clone = exact_rule(_aten.clone.default)
 enter(Entry(_aten.clone.default, "exact", clone))
 
 
-def _coo(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+def of_coo(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     return torch.sparse_coo_tensor(places, values, shape, is_coalesced=True, check_invariants=False)
+
+
+def flat_places(x: Tensor) -> Tensor:
+    """The number of each entry's place, in row-major order of the sparse dimensions."""
+    places = x._indices()
+    flat = torch.zeros(places.shape[1], dtype=torch.int64)
+    for axis, size in enumerate(x.shape[: x.sparse_dim()]):
+        flat = flat * size + places[axis]
+    return flat
 
 
 @register(_aten._coalesce.default, family="sparse")
@@ -107,17 +116,14 @@ def coalesce(machine: Machine, x: Tensor) -> Tensor:
         values = machine.operand(x._values())
         if values is x._values():
             return x
-        return _coo(x._indices(), values, x.shape)
+        return of_coo(x._indices(), values, x.shape)
     places, values = x._indices(), machine.operand(x._values())
-    flat = torch.zeros(places.shape[1], dtype=torch.int64)
-    for axis, size in enumerate(x.shape[: x.sparse_dim()]):
-        flat = flat * size + places[axis]
-    _, inverse = torch.unique(flat, sorted=True, return_inverse=True)
+    _, inverse = torch.unique(flat_places(x), sorted=True, return_inverse=True)
     count = int(inverse.max()) + 1 if len(inverse) else 0
     kept = torch.empty(places.shape[0], count, dtype=torch.int64).index_copy_(1, inverse, places)
     empty = machine.exact(torch.zeros(count, *values.shape[1:]))
     total = RULES[_aten.index_add.default](machine, empty, 0, inverse, values)
-    return _coo(kept, total, x.shape)
+    return of_coo(kept, total, x.shape)
 
 
 def _rows(machine: Machine, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,18 +175,18 @@ def _product(
             continue
         for part in rows.split(max(1, _MOST // max(1, count * b.shape[1]))):
             entries = begins[part, None] + torch.arange(count)
-            left, right = _like(values, values[entries][:, None]), _like(b, b[columns[entries]])
+            left, right = like(values, values[entries][:, None]), like(b, b[columns[entries]])
             if addend is None:
                 own = machine.rules[_aten.bmm.default](machine, left, right)
                 own = own if alpha == 1 else machine.rules[_aten.mul.Tensor](machine, own, alpha)
             else:
-                above = _like(addend, addend[part, None])
+                above = like(addend, addend[part, None])
                 own = machine.rules[_aten.baddbmm.default](machine, above, left, right, beta=beta, alpha=alpha)
             result[part] = own[:, 0]
     return machine.exact(result)
 
 
-def _like(source: Tensor, values: Tensor) -> Tensor:
+def like(source: Tensor, values: Tensor) -> Tensor:
     tag = marks.tag_on(source)
     return values if tag is None else marks.mark(values, tag)
 
@@ -208,7 +214,7 @@ def product_of_sparse(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
     for count in terms.unique().tolist():
         for part in (terms == count).nonzero()[:, 0].split(max(1, _MOST // count)):
             chosen = order[starts[part, None] + torch.arange(count)]
-            factors = _like(left, left[entry[chosen]][:, None]), _like(right, right[partner[chosen]][:, :, None])
+            factors = like(left, left[entry[chosen]][:, None]), like(right, right[partner[chosen]][:, :, None])
             result[part] = machine.rules[_aten.bmm.default](machine, *factors)[:, 0, 0]
     return _of_places(machine, places, result, torch.Size((a.shape[0], b.shape[1])), a.layout)
 
@@ -217,7 +223,7 @@ def _of_places(machine: Machine, places: Tensor, values: Tensor, shape: torch.Si
     """A matrix of values at ascending places row * columns + column."""
     rows, columns, values = places // max(1, shape[1]), places % max(1, shape[1]), machine.exact(values)
     if layout is torch.sparse_coo:
-        return _coo(torch.stack([rows, columns]), values, shape)
+        return of_coo(torch.stack([rows, columns]), values, shape)
     ends = torch.bincount(rows, minlength=shape[0]).cumsum(0)
     begins = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
     return torch.sparse_csr_tensor(begins, columns, values, shape, check_invariants=False)

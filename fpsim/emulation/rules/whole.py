@@ -53,12 +53,14 @@ register_functional("rrelu_with_noise_backward", "formula", whole_rule)
 
 def _bag_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     whole = whole_rule(op)
-    sparse = [argument.name for argument in op._schema.arguments].index("sparse")
+    largest, sparse = map([argument.name for argument in op._schema.arguments].index, ("maximum_indices", "sparse"))
 
     def bag_gradient(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
-        if args[sparse]:
-            raise machine.refuse("a sparse gradient; use sparse=False")
-        return whole(machine, *args, **kwargs)
+        if not args[sparse]:
+            return whole(machine, *args, **kwargs)
+        others = (value for place, value in enumerate(args) if place not in (largest, sparse))
+        with machine.dispatching():  # at most one operation for each value that is stored
+            return _aten._embedding_bag_sparse_backward(*others, **kwargs)
 
     return bag_gradient
 
