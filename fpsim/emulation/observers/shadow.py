@@ -110,9 +110,7 @@ class Shadow(Observer):
             for sums, reference in ((self._cumulative, of_result[id(tensor)]), (self._local, of_exact.get(id(tensor)))):
                 if reference is not None:
                     row = sums.setdefault(key, np.zeros(4))
-                    exact_values = _flat(reference)
-                    constants = _constants(fmt.emin, fmt.precision)
-                    magnitudes.compare(_flat(tensor.float()), exact_values, exact_values.view(np.int64), constants, row)
+                    _compare(tensor, reference, _constants(fmt.emin, fmt.precision), row)
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("shadow")
@@ -124,12 +122,22 @@ class Shadow(Observer):
 @lru_cache(maxsize=256)
 def _constants(emin: int, precision: int) -> np.ndarray:
     """What `magnitudes.compare` reads."""
-    return np.array([0, 52, 0x7FF, emin + 1023, precision - 1 + 2 * 1023, 1], np.int64)
+    return np.array([0, 1, 52, 0x7FF, emin + 1023, precision - 1 + 2 * 1023], np.int64)
 
 
-def _flat(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = marks.array_of(tensor.detach().contiguous())
-    return array.reshape(-1)
+def _compare(result: torch.Tensor, reference: torch.Tensor, constants: np.ndarray, row: np.ndarray) -> None:
+    """`magnitudes.compare`, row-major."""
+    narrow, wide = _plain(result, torch.float32), _plain(reference, torch.float64)
+    magnitudes.compare(marks.pointer_to(narrow), marks.pointer_to(wide), narrow.numel(), constants, row)
+
+
+def _plain(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The elements side by side in their order: itself, or a copy."""
+    if tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def _error(row: np.ndarray) -> Error:
