@@ -27,6 +27,7 @@ class Listeners(NamedTuple):
     before: tuple[Observer, ...]
     after: tuple[Observer, ...]
     keeps: bool
+    counts: bool
     sums: type[Counters] | None
 
 
@@ -60,7 +61,8 @@ class Audience:
             sums = Counters
         elif any(item.looks_for_swamping for item in found):
             sums = SwampedAdditions
-        return Listeners(told, before, found, bool(told.written) and any(item.keeps_operands for item in found), sums)
+        keeps = bool(told.written) and any(item.keeps_operands for item in found)
+        return Listeners(told, before, found, keeps, any(item.looks_at_counts for item in found), sums)
 
 
 class _Aside:
@@ -98,7 +100,9 @@ def _tell(listeners: Listeners, machine: Any, compute: Callable[[], Any], args: 
             for item in listeners.before:
                 item.before(call)
     reads, machine.reads = machine.reads, _noting(call, machine.reads)
-    touched, machine.touched, machine.call = machine.touched, call.touched, call
+    touched, machine.call = machine.touched, call
+    if listeners.counts:
+        machine.touched = call.touched
     try:
         call.complete(compute())
     finally:

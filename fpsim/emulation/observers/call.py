@@ -19,6 +19,7 @@ from fpsim.report.counts import Counts
 from fpsim.sums.observers.counters import Counters
 
 _UNKNOWN = object()
+_is_floating = torch.Tensor.is_floating_point
 
 
 class Operation(NamedTuple):
@@ -50,7 +51,7 @@ class Call:
     """
 
     __slots__ = (
-        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_read", "args", "family",
+        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_read", "_results", "args", "family",
         "is_composed", "kwargs", "module", "name", "operation", "outer", "phase", "result", "step", "sums", "touched",
         "written",
     )  # fmt: skip
@@ -74,6 +75,7 @@ class Call:
         self._copies: dict[int, torch.Tensor] = {}
         self._read: dict[int, torch.Tensor] = {}
         self._made: tuple[torch.Tensor, ...] | None = None
+        self._results: tuple[torch.Tensor, ...] | None = None
         self._emulated: tuple[torch.Tensor, ...] | None = None
         self._magnitudes: dict[int, Magnitudes] = {}
         self._exact: Any = _UNKNOWN
@@ -117,13 +119,21 @@ class Call:
     @property
     def results(self) -> tuple[torch.Tensor, ...]:
         """The floating-point tensors that it made or wrote to, each once."""
-        return tuple(tensor for tensor in self.made if tensor.is_floating_point())
+        if self._results is None:
+            made = self.made
+            found = made if all(map(_is_floating, made)) else tuple(filter(_is_floating, made))
+            if not self._is_computed:
+                return found
+            self._results = found
+        return self._results
 
     @property
     def emulated(self) -> tuple[torch.Tensor, ...]:
         """Those of `results` that hold numbers of an emulated format: no float64, no step count, nothing that stays wide."""
         if self._emulated is None:
-            found = tuple(tensor for tensor in self.results if holds_emulated(self._machine, tensor))
+            found = self.results
+            if len(found) != 1 or not holds_emulated(self._machine, found[0]):
+                found = tuple(tensor for tensor in found if holds_emulated(self._machine, tensor))
             if not self._is_computed:
                 return found
             self._emulated = found
@@ -204,9 +214,8 @@ class Call:
         if self._exact is _UNKNOWN:
             self._exact = compute_in_float64(self, self._widened, self._machine.as_number)
             if self._exact is not None:
-                self._exact = tuple(
-                    wide for tensor, wide in zip(self.made, self._exact, strict=True) if tensor.is_floating_point()
-                )
+                pairs = zip(self.made, self._exact, strict=True)
+                self._exact = tuple(wide for tensor, wide in pairs if tensor.is_floating_point())
         return self._exact
 
     def _widened(self, tensor: torch.Tensor) -> torch.Tensor:

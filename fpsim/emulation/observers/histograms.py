@@ -24,6 +24,8 @@ class Histograms(Observer):
     The weights of a module are looked at when a forward pass first reads them in a training step.
     """
 
+    looks_at_counts = False
+
     def __init__(self) -> None:
         self.reset()
 

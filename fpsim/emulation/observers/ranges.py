@@ -14,6 +14,8 @@ _NOTHING = Range(), 0, 0
 class Ranges(Observer):
     """By module, operation, pass and format."""
 
+    looks_at_counts = False
+
     def __init__(self) -> None:
         self.reset()
 

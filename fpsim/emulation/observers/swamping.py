@@ -16,6 +16,7 @@ class Swamping(Observer):
     """By module, operation, pass and format; of sums that are trees of rounded additions."""
 
     looks_for_swamping = True
+    looks_at_counts = False
 
     def __init__(self) -> None:
         self.reset()
