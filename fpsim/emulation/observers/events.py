@@ -88,12 +88,14 @@ class Events(Observer):
         before = self._begun.pop(update.target.data_ptr(), None)
         if before is None or before.shape != update.target.shape or not update.updates:
             return
+        if update.lost < _NEARLY_ALL * update.updates:  # whatever else was meant to change did
+            return
         stays = before == update.target.detach()
         moved = stays.numel() - int(stays.sum())
         if moved <= (1 - _NEARLY_ALL) * update.updates:
             text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {{}} of {{}}"
             self._add_update("stopped", update, stays, text)
-        elif update.lost >= _NEARLY_ALL * update.updates and moved > update.updates // 2:
+        elif moved > update.updates // 2:
             text = "the decay of {} left no trace in {} of {} elements, though the step moved them"
             self._add_update("decay-lost", update, ~stays, text)
 
