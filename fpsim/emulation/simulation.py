@@ -74,7 +74,7 @@ class Simulation(nn.Module):
         owner = weakref.ref(self._emulation)
         for name, parameter in parameters.values():
             marks.set_owner(parameter, "emulated", owner)
-            marks.set_parameter(parameter, name)
+            marks.set_parameter(parameter, name, name.rpartition(".")[0] or type(self.model).__name__)
             guard_parameter(parameter, self._guard)
 
     def _round_state(self, tensors: list[torch.Tensor]) -> None:

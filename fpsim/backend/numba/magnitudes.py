@@ -103,8 +103,8 @@ def doubles_at(typing_context: Any, address: Any) -> Any:
 def compare(results: int, reference: int, size: int, constants: Any, sums: Any) -> None:
     """How far the float32 results at an address are from the float64 ones at another, over the elements finite in both.
 
-    Adds to sums[0] how many, to sums[1] and sums[2] the squares of the differences and of the reference, and widens sums[3], the
-    largest difference in ulps of the reference.
+    Adds to sums[0] how many, to sums[1] and sums[2] the squares of the differences and of the reference, and widens
+    sums[3], the largest difference in ulps of the reference.
 
     constants, int64: 0, 1, 52, 0x7FF, the biased exponent below which an ulp is as there, that of 2^(p - 1) times 2^1023.
     """

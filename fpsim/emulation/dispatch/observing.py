@@ -91,6 +91,7 @@ def _tell(listeners: Listeners, machine: Any, compute: Callable[[], Any], args: 
     """The operation's result; observers are told before and after."""
     told, outer = listeners.operation, machine.call
     if outer is not None and outer.args is args and outer.operation is told.overload:  # a change of a parameter, looked at
+        outer.find_place()
         return compute()
     call = Call(machine, told, args, kwargs, outer, None if listeners.sums is None else listeners.sums())
     if listeners.keeps or listeners.before:

@@ -48,7 +48,7 @@ class ModulePaths:
             path, fresh = self.others.path_of(module, machine.path)
             if fresh:
                 for name, parameter in module.named_parameters():
-                    marks.set_parameter(parameter, f"{path}.{name}")
+                    marks.set_parameter(parameter, f"{path}.{name}", f"{path}.{name}".rpartition(".")[0])
         if path and path not in self.modules:
             sizes = (item.numel() for item in module.parameters() if not is_lazy(item))
             self.modules[path] = type(module), sum(sizes)

@@ -59,7 +59,8 @@ class FormatMachine(Writing):
     def __init__(self, policy: Policy, emulation: Surroundings):
         super().__init__(Arithmetic.of(policy), emulation)
         self.rules: dict[torch._ops.OpOverload, Rule] = PRIMITIVE if policy.granularity == "primitive" else RULES
-        self.optimizer: Any = None
+        self.optimizer: Any = None  # that steps: the inner one, where its step is a part of another's
+        self.outer_optimizers: list[Any] = []
         self.updates = Updates(self)
         self.others: Any = None  # what tensors below float32 and complex ones mean, where float32 ones hold a format
         self.reads: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # told what a tensor from outside is read as
@@ -171,8 +172,14 @@ class FormatMachine(Writing):
         yield
 
     def begin_step(self, optimizer: Any) -> None:
-        """An optimizer is about to step."""
+        """An optimizer is about to step, within the step of another one if that one has not ended."""
+        if self.optimizer is not None:
+            self.outer_optimizers.append(self.optimizer)
         self.optimizer = optimizer
+
+    def end_step(self) -> None:
+        """The step that began last has ended."""
+        self.optimizer = self.outer_optimizers.pop() if self.outer_optimizers else None
 
     @property
     def computes_as_torch(self) -> bool:

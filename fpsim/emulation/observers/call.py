@@ -42,7 +42,8 @@ class Call:
     written     the arguments that it writes to
     outer       the operation that this one is a part of, if any
     is_composed   whether it was computed by others that were told of: then they rounded, not it
-    module      the path of the module whose forward pass, or whose part of the backward pass, it belongs to
+    module      the path of the module whose forward pass, whose part of the backward pass, or whose parameter's update it
+                belongs to
     phase       the pass: "forward", "backward" or "optimizer" (an optimizer's step, and updates of parameters by hand)
     step        the training step: how many optimizers' steps have ended
     rounding    the rounding mode
@@ -51,9 +52,9 @@ class Call:
     """
 
     __slots__ = (
-        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_read", "_results", "args", "family",
-        "is_composed", "kwargs", "module", "name", "operation", "outer", "phase", "result", "step", "sums", "touched",
-        "written",
+        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_read", "_results", "args",
+        "family", "is_composed", "kwargs", "module", "name", "operation", "outer", "phase", "result", "step", "sums",
+        "touched", "written",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +66,7 @@ class Call:
         self.args, self.kwargs, self.outer = args, kwargs, outer
         self.result: Any = None
         self.is_composed = False
-        self.module, self.phase = machine.place_and_phase()
+        self.find_place()
         self.touched: Touched = {}
         self.sums = sums
         self.step: int = machine.emulation.training_step
@@ -80,6 +81,13 @@ class Call:
         self._magnitudes: dict[int, Magnitudes] = {}
         self._exact: Any = _UNKNOWN
         self._is_computed = False
+
+    def find_place(self) -> None:
+        """Note where the machine is now."""
+        self.module, self.phase = self._machine.place_and_phase()
+        if self.phase == "optimizer":
+            found = marks.module_of(self.args)
+            self.module = self._machine.path if found is None else found
 
     def keep_operands(self) -> None:
         """Keep copies of what the operation is about to write to."""
@@ -197,9 +205,9 @@ class Call:
         return self._machine.format_of(tensor)
 
     def module_of(self, result: torch.Tensor) -> str:
-        """The module that one of `results` belongs to: in an optimizer's step that of the parameter that it is."""
-        name = marks.name_of_parameter(result) if self.phase == "optimizer" else ""
-        return name.rpartition(".")[0] if name else self.module
+        """The module that one of `results` belongs to: in an optimizer's step that of the parameter that it is of."""
+        found = marks.module_of((result,)) if self.phase == "optimizer" else None
+        return self.module if found is None else found
 
     def note_read(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """A tensor from outside was read rounded."""

@@ -77,7 +77,7 @@ class Events(Observer):
             if seen.zeros == tensor.numel() > 0 and call.family not in _GIVEN:
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
-        self._places.setdefault((call.module, call.name, call.phase, call.format_of(results[0]).name), line)
+            self._places.setdefault((call.module_of(tensor), call.name, call.phase, call.format_of(tensor).name), line)
         sums = call.sums
         if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
             self._judge_sums(call, results[0], sums)
