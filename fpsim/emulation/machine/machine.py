@@ -25,7 +25,7 @@ from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.updates import Updates
 from fpsim.emulation.machine.writing import Writing
 from fpsim.emulation.registry import PRIMITIVE, RULES
-from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.observers.counters import Counters
@@ -233,10 +233,10 @@ class FormatMachine(Writing):
         call = self.call
         return call.sums if call is not None and task.accumulator.kind.uncounted is None else None
 
-    def format_of(self, tensor: torch.Tensor) -> Format:
-        """The format whose values a floating-point tensor holds that an operation read or made."""
+    def system_of(self, tensor: torch.Tensor) -> NumberSystem:
+        """The number system whose values a floating-point tensor holds that an operation read or made."""
         if tensor.dtype is _FLOAT32:
-            return self.arithmetic.fmt.enclosing
+            return self.arithmetic.fmt
         return get_format(str(tensor.dtype).removeprefix("torch."))
 
     @contextmanager

@@ -9,12 +9,13 @@ import torch
 
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.machine import FormatMachine
-from fpsim.emulation.machine.rows import Touched, counts_of
+from fpsim.emulation.machine.rows import FORMATS_MET, Touched, counts_of
 from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
 from fpsim.emulation.observers.tensors import Magnitudes, holds_emulated, is_finite, survey
 from fpsim.emulation.schemas import tensors_in
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.system import NumberSystem
 from fpsim.report.counts import Counts
 from fpsim.sums.observers.counters import Counters
 
@@ -151,7 +152,7 @@ class Call:
         """The extremes of one of `results`, and how many of its elements are zeros, subnormal or not finite; looked at once."""
         found = self._magnitudes.get(id(result))
         if found is None:
-            found = self._magnitudes[id(result)] = survey(result, self._machine.format_of(result).min_normal)
+            found = self._magnitudes[id(result)] = survey(result, self.format_of(result).min_normal)
         return found
 
     @property
@@ -200,9 +201,14 @@ class Call:
         """Whether an operand came from outside and was rounded when it was read."""
         return id(tensor) in self._read
 
+    def system_of(self, tensor: torch.Tensor) -> NumberSystem:
+        """The number system whose values an operand or result holds."""
+        system = self._machine.system_of(tensor)
+        return FORMATS_MET.setdefault(system.name, system)
+
     def format_of(self, tensor: torch.Tensor) -> Format:
-        """The format whose values an operand or result holds."""
-        return self._machine.format_of(tensor)
+        """The float format whose values an operand or result holds: of another number system the one that encloses it."""
+        return self._machine.system_of(tensor).enclosing  # type: ignore[no-any-return]
 
     def module_of(self, result: torch.Tensor) -> str:
         """The module that one of `results` belongs to: in an optimizer's step that of the parameter that it is of."""

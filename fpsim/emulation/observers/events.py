@@ -77,7 +77,7 @@ class Events(Observer):
             if seen.zeros == tensor.numel() > 0 and call.family not in _GIVEN:
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
-            self._places.setdefault((call.module_of(tensor), call.name, call.phase, call.format_of(tensor).name), line)
+            self._places.setdefault((call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name), line)
         sums = call.sums
         if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
             self._judge_sums(call, results[0], sums)
@@ -134,10 +134,10 @@ class Events(Observer):
         """Something overflowed, and all results are finite: they saturated, or what overflowed is no result."""
         if self._is_kept("overflow", call):
             return
-        fmt, exact = call.format_of(tensor), self._exact_of(call, tensor)
-        is_lost = tensor.abs() == fmt.max_finite
+        system, exact = call.system_of(tensor), self._exact_of(call, tensor)
+        is_lost = (tensor == system.max_finite) | (tensor == system.min_finite)
         if exact is not None:
-            is_lost &= exact.abs() > fmt.max_finite
+            is_lost &= (exact > system.max_finite) | (exact < system.min_finite)
         self._add("overflow", call, tensor, origin, is_lost)
 
     def _judge_zeros(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
@@ -189,7 +189,7 @@ class Events(Observer):
         if self._is_kept(kind, call):
             return
         places = where.reshape(-1).nonzero()
-        element, fmt, name, module = Element(), call.format_of(tensor), marks.name_of_parameter(tensor), call.module_of(tensor)
+        element, fmt, name, module = Element(), call.system_of(tensor), marks.name_of_parameter(tensor), call.module_of(tensor)
         if places.numel():
             element = element_of(call, tensor, self._exact_of(call, tensor), int(places[0]))
         line = origin.line if origin is not None else running_line()

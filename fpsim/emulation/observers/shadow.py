@@ -111,7 +111,7 @@ class Shadow(Observer):
             if not any(tensor is item for item in emulated):
                 continue
             fmt = call.format_of(tensor)
-            key = (call.module_of(tensor), call.name, call.phase, fmt.name)
+            key = (call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name)
             rows = self._errors.get(key)
             if rows is None:
                 rows = self._errors[key] = np.zeros(4), np.zeros(4)
