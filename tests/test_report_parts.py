@@ -187,6 +187,19 @@ def test_reset_forgets_what_observers_saw():
     assert not report.events and not report.rows and not report.distributions and report.total.elements == 0
 
 
+def test_every_part_works_in_fixed_point():
+    sim = fpsim.run(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "fixed(12,6)", observe=ALL)
+    optimizer = torch.optim.SGD(sim.parameters(), lr=0.5)
+    with sim:
+        sim(torch.full((3, 4), 20.0)).sum().backward()
+        optimizer.step()
+    report = sim.report()
+    assert {row.format for row in report.rows} == {item.format for item in report.distributions} == {"fixed(12,6)"}
+    (row,) = [row for row in report.rows if (row.module, row.phase) == ("0", "forward")]
+    assert row.counts.elements and row.range.largest <= 32 and row.local.elements == 24
+    assert "fixed(12,6)" in report.first.text
+
+
 @pytest.mark.parametrize("granularity", ["kernel", "primitive"])
 @pytest.mark.parametrize("fmt", ["native", {"*": "fp16", "gradient": "bf16"}], ids=["native", "mixed"])
 def test_every_part_works_under_every_policy(fmt, granularity):

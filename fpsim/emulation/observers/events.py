@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ from fpsim.emulation.errors import NonFinite
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.conversion import Conversion
 from fpsim.emulation.observers.explanation import Element, element_of, sentence
 from fpsim.emulation.observers.lines import Lines
 from fpsim.emulation.observers.observer import Observer, observer_named
@@ -83,6 +85,19 @@ class Events(Observer):
             self._judge_sums(call, results[0], sums)
         if call.family == "normalization" and call.phase == "forward":
             self._judge_statistics(call)
+
+    def after_conversion(self, conversion: Conversion) -> None:
+        name, index, system = conversion.parameter, conversion.index, conversion.system
+        operands = ((f"{name}[{', '.join(map(str, index))}]", conversion.exact),)
+        element = Element(index, operands, conversion.exact, conversion.rounded)
+        said = f"{conversion.count} of {conversion.elements} elements of {name}, when the model was rounded"
+        key, line = (conversion.kind, name, "run", "forward"), running_line()
+        event = Event(
+            conversion.kind, 0, conversion.module, "run", "forward", place_of(line), index, operands, conversion.exact,
+            conversion.rounded, system.name, conversion.count, conversion.elements,
+            _text(conversion.kind, 0, *(conversion.module, "run", "forward"), line, f"{said}; {sentence(element, system)}"),
+        )  # fmt: skip
+        self._keep(key, event, not math.isfinite(conversion.rounded))
 
     def after_update(self, update: Update) -> None:
         before = self._begun.pop(update.target.data_ptr(), None)
