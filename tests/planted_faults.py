@@ -171,7 +171,7 @@ FAULTS = {
         scores_overflow, "overflow", "attention", "mm", "forward", ("a sum of 64 products", "scores = q @ k.T")
     ),
     "an epsilon is zero": Fault(
-        epsilon_is_zero, "nonfinite", "", "addcdiv_", "optimizer",
+        epsilon_is_zero, "nonfinite", "Linear", "addcdiv_", "optimizer",
         ("tensor1 = 0", "tensor2 = 0", "became nan", "optimizer.step()"),
     ),
     "a row is masked": Fault(
@@ -183,7 +183,7 @@ FAULTS = {
     "a weight stops": Fault(
         weight_stops, "stopped", "0", "add_.Tensor", "optimizer", ("0.weight", "4 of 4", "optimizer.step()")
     ),
-    "a decay is lost": Fault(decay_is_lost, "decay-lost", "", "mul_.Tensor", "optimizer", ("weight", "4 of 4", "decay")),
+    "a decay is lost": Fault(decay_is_lost, "decay-lost", "Linear", "mul_.Tensor", "optimizer", ("weight", "4 of 4", "decay")),
     "statistics stand still": Fault(
         statistics_stand_still, "stale-statistic", "1", "native_batch_norm", "forward",
         ("momentum = 0.0001", "running_mean = 1", "became 1 "),

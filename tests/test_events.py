@@ -56,6 +56,43 @@ def test_a_backward_pass_is_placed_at_the_line_of_its_forward_call():
     assert first.place.text == "(c + a * 2.0**10).sum().mul(2.0**7).backward()"
 
 
+@pytest.mark.parametrize(
+    ("fmt", "value", "kind", "rounded"),
+    [("fp16", 1e5, "overflow", math.inf), ("e4m3", -300.0, "overflow", -math.inf), ("e4m3fn", 500.0, "overflow", math.nan),
+     ("fixed(8,4)", -9.0, "overflow", -8.0), ("fp16", 1e-8, "underflow", 0.0), ("e5m2", -1e-6, "underflow", -0.0)],
+)  # fmt: skip
+def test_a_weight_that_the_format_does_not_hold_is_the_first_event(fmt, value, kind, rounded):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    nn.init.constant_(model[1].weight, value)
+    sim = fpsim.run(model, fmt, observe="events")
+    first = next(iter(sim.report().events))
+    assert (first.kind, first.module, first.operation, first.step) == (kind, "1", "run", 0)
+    assert first.place.text.startswith("sim = fpsim.run(model") and first.count == first.elements == 4
+    assert first.exact == np.float32(value) and np.array_equal(first.rounded, rounded, equal_nan=True)
+    assert dict(first.operands).keys() == {"1.weight[0, 0]"}
+    if not math.isfinite(rounded):
+        with pytest.raises(NonFinite, match=r"4 of 4 elements of 1\.weight, when the model was rounded"):
+            fpsim.run(model, fmt, on_nonfinite="raise")
+
+
+def test_weights_that_a_format_holds_are_no_event():
+    largest = torch.finfo(torch.float32).max  # stands for the format's own
+    model = nn.ParameterList([torch.tensor([65504.0, 1e-8]), torch.zeros(2), torch.tensor([math.inf, largest])])
+    assert fpsim.run(model, "fp16", observe="events").report().events == ()
+
+
+def test_a_gradient_that_overflows_where_it_is_stored_is_of_its_parameters_module():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1, bias=False))
+    nn.init.zeros_(model[0].bias)
+    nn.init.ones_(model[1].weight)
+    sim = fpsim.run(model, "fp16", observe="events")
+    with sim:
+        for _ in range(2):
+            sim(torch.zeros(1, 1)).backward(torch.full((1, 1), 40000.0))
+    first = sim.report().first
+    assert (first.kind, first.module, first.operation, first.phase) == ("overflow", "0", "add_.Tensor", "backward")
+
+
 def test_deliberate_infinities_are_no_event():
     mask = torch.tensor([[False, True], [False, False]])
     outside = torch.tensor([[0.0, -math.inf], [0.0, 0.0]])

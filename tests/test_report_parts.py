@@ -187,6 +187,19 @@ def test_reset_forgets_what_observers_saw():
     assert not report.events and not report.rows and not report.distributions and report.total.elements == 0
 
 
+def test_every_part_works_in_fixed_point():
+    sim = fpsim.run(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "fixed(12,6)", observe=ALL)
+    optimizer = torch.optim.SGD(sim.parameters(), lr=0.5)
+    with sim:
+        sim(torch.full((3, 4), 20.0)).sum().backward()
+        optimizer.step()
+    report = sim.report()
+    assert {row.format for row in report.rows} == {item.format for item in report.distributions} == {"fixed(12,6)"}
+    (row,) = [row for row in report.rows if (row.module, row.phase) == ("0", "forward")]
+    assert row.counts.elements and row.range.largest <= 32 and row.local.elements == 24
+    assert "fixed(12,6)" in report.first.text
+
+
 @pytest.mark.parametrize("granularity", ["kernel", "primitive"])
 @pytest.mark.parametrize("fmt", ["native", {"*": "fp16", "gradient": "bf16"}], ids=["native", "mixed"])
 def test_every_part_works_under_every_policy(fmt, granularity):
@@ -208,17 +221,58 @@ def test_every_part_works_under_every_policy(fmt, granularity):
     assert events.Events in [type(item) for item in sim._emulation.observers]
 
 
-@pytest.mark.parametrize("foreach", [False, True], ids=["loop", "foreach"])
-def test_what_an_optimizer_writes_is_of_its_parameters_module(foreach):
+def by_hand(parameters):
+    for parameter in parameters:
+        parameter -= 0.5 * parameter.grad
+
+
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.5, momentum=0.9, foreach=False),
+    "SGD, foreach": lambda parameters: torch.optim.SGD(parameters, lr=0.5, momentum=0.9, foreach=True),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, eps=1e-3, foreach=False),
+    "AdamW, foreach": lambda parameters: torch.optim.AdamW(parameters, eps=1e-3, foreach=True),
+    "AdamW, fused": lambda parameters: torch.optim.AdamW(parameters, eps=1e-3, fused=True),
+    "Adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=0.1, eps=(1e-4, 1e-3)),
+    "Kahan": lambda parameters: fpsim.optim.Kahan(torch.optim.SGD(parameters, lr=0.5)),
+    "Stochastic": lambda parameters: fpsim.optim.Stochastic(torch.optim.SGD(parameters, lr=0.5), seed=0),
+    "by hand": lambda parameters: None,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_an_optimizer_computes_is_of_its_parameters_module(name):
+    """Modules with as many numbers as one another have rows with as many, one for each: state and what comes of it included."""
     torch.manual_seed(0)
-    sim = fpsim.run(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), "fp16", observe=["range", "shadow"])
-    optimizer = torch.optim.SGD(sim.parameters(), lr=0.5, foreach=foreach)
+    sim = fpsim.run(nn.Sequential(*(nn.Linear(n, 7 - n, bias=False) for n in (4, 3))), "fp16", observe=ALL)
+    optimizer = OPTIMIZERS[name](list(sim.parameters()))
     with sim:
-        sim(torch.randn(5, 4)).square().mean().backward()
-        optimizer.step()
-    rows = {row.module: row for row in sim.report().rows if row.phase == "optimizer" and row.range.largest}
-    assert rows.keys() == {"0", "2"}
-    for module, row in rows.items():
-        parameters = torch.cat([value.detach().abs().flatten() for value in sim.model[int(module)].parameters()])
-        assert row.range.largest == parameters.max() and row.cumulative.elements == parameters.numel()
-        assert row.operation == ("_foreach_add_.List" if foreach else "add_.Tensor")
+        for _ in range(2):
+            sim(torch.randn(5, 4)).square().mean().backward()
+            with torch.no_grad():
+                by_hand(sim.parameters()) if optimizer is None else optimizer.step()
+    report = sim.report()
+    found = {"0": [], "1": [], "": []}
+    for row in report.rows:
+        if row.phase == "optimizer":
+            numbers = row.counts.elements, row.counts.updates, row.cumulative and row.cumulative.elements, bool(row.range)
+            found[row.module].append((row.operation, *numbers))
+    assert found["0"] and sorted(found["0"]) == sorted(found["1"])
+    assert {row[0] for row in found[""]} <= {"zeros"}  # of a step count
+    for module, layer in (("0", sim[0]), ("1", sim[1])):
+        rows = [row for row in report.rows if (row.module, row.phase) == (module, "optimizer")]
+        assert max(row.range.largest for row in rows) >= layer.weight.detach().abs().max()
+        assert sum(row.counts.updates for row in rows) == 2 * layer.weight.numel()
+    assert report.steps == (0 if optimizer is None else 2)
+
+
+def test_a_step_that_raises_is_not_the_outer_one_of_the_next():
+    sim = fpsim.run(nn.Linear(2, 2), "fp16", observe="events")
+    broken, working = (torch.optim.SGD(sim.parameters(), lr=0.5) for _ in range(2))
+    sim.weight.grad = torch.full((2, 2), 6e4)
+    with sim:
+        broken.param_groups[0]["lr"] = "none"
+        with pytest.raises(TypeError):
+            broken.step()
+        working.step()
+        working.step()
+    assert sim.report().steps == 2

@@ -1,6 +1,7 @@
 """The shadow is the float64 run, bit for bit; errors against it are what NumPy says."""
 
 import copy
+import gc
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fpsim
+from fpsim.emulation import Observer
 from fpsim.emulation.observers.shadow import Shadow
 
 OPTIMIZERS = {
@@ -109,3 +111,26 @@ def test_attention_is_that_of_torch_in_float64(shared):
     torch.testing.assert_close(shadow.of(out.detach()), exact.detach(), rtol=1e-13, atol=1e-14)
     for mine, theirs in zip(narrow, wide, strict=True):
         torch.testing.assert_close(shadow.of(mine.grad), theirs.grad, rtol=1e-12, atol=1e-13)
+
+
+def test_a_shadow_changes_nothing_of_what_is_computed():
+    """It keeps no tensor: autograd takes gradients as they are, where it copies what somebody else holds."""
+
+    class Told(Observer):
+        def __init__(self):
+            self.calls = []
+
+        def after(self, call):
+            self.calls.append((call.module, call.name, call.phase))
+
+    found = []
+    for others in ((), ("shadow", "events", "range", "histograms", "coverage")):
+        sim = fpsim.run(network(), "fp16", observe=[told := Told(), *others])
+        gc.disable()
+        try:
+            with sim:
+                train(sim, torch.ones(8, 1, 8, 8), torch.optim.SGD, {"foreach": False})
+        finally:
+            gc.enable()
+        found.append(told.calls)
+    assert found[0] == found[1]

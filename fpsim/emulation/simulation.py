@@ -19,6 +19,7 @@ from fpsim.emulation.dispatch.mode import run_as_written
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import round_as_told
 from fpsim.emulation.machine.policy import Policy, make_policy
+from fpsim.emulation.observers.conversion import Conversion, conversion_of
 from fpsim.emulation.observers.observer import Observer, get_observers
 from fpsim.emulation.state import check_state, check_tensors, held_by
 from fpsim.numbers.rounding import draw_key
@@ -36,6 +37,8 @@ class Simulation(nn.Module):
 
     Raises OutsideContext where a module of the model is called by itself outside the context.
     """
+
+    _conversions: list[Conversion]
 
     def __init__(self, model: nn.Module, policy: Policy):
         super().__init__()
@@ -56,10 +59,14 @@ class Simulation(nn.Module):
         object.__setattr__(self, "_guard", Guard(emulation))
         emulation.guard = self._guard
         install_optimizer_hooks()
-        self._take_hold()
+        object.__setattr__(self, "_conversions", [])
+        self._take_hold(converts=True)
 
-    def _take_hold(self) -> None:
-        """Check, round and guard what the model holds now: a script may have put other modules or parameters in."""
+    def _take_hold(self, converts: bool = False) -> None:
+        """Check, round and guard what the model holds now: a script may have put other modules or parameters in.
+
+        converts : whether parameters that are not themselves any more are noted, for observers
+        """
         modules = list(self.model.named_modules())
         parameters, buffers = held_by(modules)
         check_tensors((*parameters.values(), *buffers.values()), self.policy)
@@ -70,15 +77,20 @@ class Simulation(nn.Module):
         self._emulation.names = names
         if not self.policy.is_identity:  # else it is torch itself, outside too
             guard_modules((module for _, module in modules), self._emulation)
-        self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())])
+        own = type(self.model).__name__
+        paths_of = {id(item): (name, name.rpartition(".")[0] or own) for name, item in parameters.values()}
+        self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())], paths_of if converts else {})
         owner = weakref.ref(self._emulation)
-        for name, parameter in parameters.values():
+        for _, parameter in parameters.values():
             marks.set_owner(parameter, "emulated", owner)
-            marks.set_parameter(parameter, name)
+            marks.set_parameter(parameter, *paths_of[id(parameter)])
             guard_parameter(parameter, self._guard)
 
-    def _round_state(self, tensors: list[torch.Tensor]) -> None:
-        """Round parameters and float buffers in place; what is a value of the format already stays as it is."""
+    def _round_state(self, tensors: list[torch.Tensor], names: dict[int, tuple[str, str]]) -> None:
+        """Round parameters and float buffers in place; what is a value of the format already stays as it is.
+
+        names : by identity, of which it is noted what they lost, their own and those of their modules
+        """
         machine = self._emulation.machine
         for index, (tensor, fmt, rounding, tag) in enumerate(machine.formats_of(tensors, self.model)):
             if tensor.dtype not in (torch.float32, torch.complex64) or tensor.device.type != "cpu":
@@ -88,6 +100,7 @@ class Simulation(nn.Module):
             data = torch.view_as_real(data) if data.is_complex() else data
             marks.judge(data)
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
+            before = data.clone() if id(tensor) in names else None
             if data.is_contiguous():
                 round_as_told(data.numpy(), fmt, rounding, key)
             else:
@@ -96,6 +109,9 @@ class Simulation(nn.Module):
                 data.copy_(torch.from_numpy(array))
             if marks.covers_storage(data):
                 marks.claim(data, tag)
+            conversion = None if before is None else conversion_of(*names[id(tensor)], before, data, fmt)
+            if conversion is not None:
+                self._conversions.append(conversion)
 
     def __enter__(self) -> Simulation:
         if not self._emulation.active:
@@ -137,7 +153,11 @@ class Simulation(nn.Module):
 
     def observe(self, observe: Any) -> None:
         """Tell observers (one, its name, or several) of every operation from now on; raises what `run` raises for them."""
+        told = self._emulation.observers
         self._emulation.observe(observe)
+        for observer in self._emulation.observers:
+            for conversion in self._conversions if observer not in told else ():
+                observer.after_conversion(conversion)
 
     def unobserve(self, observer: Observer) -> None:
         """Tell this observer no more. Raises ValueError if it is told nothing."""

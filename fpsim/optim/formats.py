@@ -6,6 +6,7 @@ import torch
 
 from fpsim.arrays.rounding import round as round_to
 from fpsim.emulation.dispatch.context import current
+from fpsim.emulation.machine.marks import set_beside
 from fpsim.emulation.machine.policy import MixedPolicy
 from fpsim.numbers.formats import Format, get_format
 
@@ -34,4 +35,5 @@ def rounded_like(wide: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """float64 rounded once to nearest even to what `like` holds, in its dtype."""
     if like.dtype in (torch.float16, torch.bfloat16):  # torch's own cast from float64 rounds to float32 on the way
         wide = round_to(wide, _OF_DTYPES[like.dtype])
+    set_beside((wide,), like)
     return wide.to(like.dtype)

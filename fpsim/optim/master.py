@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.dispatch.context import current
+from fpsim.emulation.machine.marks import set_beside
 from fpsim.optim.formats import rounded_like
 from fpsim.optim.wrapping import loss_of
 
@@ -45,6 +46,7 @@ class MasterCopy(torch.optim.Optimizer):
             for outer, group in zip(self.param_groups, self.inner.param_groups, strict=True):
                 group.update({key: value for key, value in outer.items() if key != "params"})
             for weight, copy in self._pairs:
+                set_beside((copy,), weight)
                 copy.grad = None if weight.grad is None else weight.grad.float()
             self.inner.step()
             for weight, copy in self._pairs:

@@ -62,7 +62,7 @@ def _layers(comparison: Runs) -> dict[str, Any] | None:
 def _errors(report: ReportData) -> dict[str, float]:
     found: dict[str, float] = {}
     for row in report.rows:
-        if row.cumulative is not None and row.cumulative.relative > 0:
+        if row.phase != "optimizer" and row.cumulative is not None and row.cumulative.relative > 0:
             found[row.module] = max(found.get(row.module, 0.0), row.cumulative.relative)
     return found
 

@@ -102,8 +102,9 @@ def strip(report: ReportData) -> Strip | None:
 
 
 def _layer(row: Row) -> _Layer:
+    """Errors are those of the model's passes: what an optimizer keeps of a gradient says nothing of the layer."""
     ranges = {row.phase: row.range} if row.range else {}
-    sizes = (_size(row.local), _size(row.cumulative))
+    sizes = (_size(row.local), _size(row.cumulative)) if row.phase != "optimizer" else (0.0, 0.0)
     counts = row.counts
     return _Layer((row.module,), ranges, *sizes, bool(counts.overflows), 100 * counts.underflows > counts.elements)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
+from numba import carray, types
+from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import (
     as_bits,
@@ -20,7 +21,7 @@ from fpsim.backend.numba.compiler import (
     prefer_wide_vectors,
     shift_left,
     shift_right,
-    zeroed,
+    uninitialized,
 )
 
 # What `survey` finds: the extremes as codes, and counts.
@@ -32,7 +33,7 @@ ZERO, ONE, MAGNITUDE, INFINITY, NORMAL = range(5)
 LOWEST, EXPONENTS = -149, 277
 
 _BLOCK = 1 << 20  # elements, by counts of 32 bits
-_LANES, _PART = 8, 1024
+_LANES, _PART = 8, 512
 
 
 @kernel
@@ -85,43 +86,56 @@ def count_exponents(codes: Any, counts: Any) -> None:
             counts[exponent + 22] += 1
 
 
-@kernel
-def compare(results: Any, reference: Any, codes: Any, constants: Any, sums: Any) -> None:
-    """How far float32 results are from float64 ones, over the elements finite in both: adds to sums[0] how many, to sums[1] and
-    sums[2] the squares of the differences and of the reference, and widens sums[3], the largest difference in ulps of the
-    reference. `codes` are the reference's, int64.
+@intrinsic
+def doubles_at(typing_context: Any, address: Any) -> Any:
+    """`floats_at` for float64 values."""
+    if not isinstance(address, types.Integer):
+        return None
+    result = types.CPointer(types.float64)
 
-    constants, int64: 0, 52, 0x7FF, the biased exponent below which an ulp is as there, that of 2^(p - 1) times 2^1023, 1.
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(result))
+
+    return result(address), generate
+
+
+@kernel
+def compare(results: int, reference: int, size: int, constants: Any, sums: Any) -> None:
+    """How far the float32 results at an address are from the float64 ones at another, over the elements finite in both.
+
+    Adds to sums[0] how many, to sums[1] and sums[2] the squares of the differences and of the reference, and widens
+    sums[3], the largest difference in ulps of the reference.
+
+    constants, int64: 0, 1, 52, 0x7FF, the biased exponent below which an ulp is as there, that of 2^(p - 1) times 2^1023.
     """
     prefer_wide_vectors()
-    zero, shift, mask, least, top = constants[0], constants[1], constants[2], constants[3], constants[4]
-    differences, references = zeroed(_PART, np.float64), zeroed(_PART, np.float64)
-    squares, whole, most = zeroed(_LANES, np.float64), zeroed(_LANES, np.float64), zeroed(_LANES, np.float64)
-    for start in range(0, results.size, _PART):
-        size, left_out = min(_PART, results.size - start), zero
-        values, exact, bits = results[start : start + size], reference[start : start + size], codes[start : start + size]
-        differences[size:] = 0.0
-        references[size:] = 0.0
-        for i in range(size):
-            value, wide = np.float64(values[i]), exact[i]
-            is_finite = (abs(value) < np.inf) & (abs(wide) < np.inf)
-            differences[i] = abs(value - wide) if is_finite else 0.0
-            references[i] = wide if is_finite else 0.0
-            left_out = int_add(left_out, zero if is_finite else constants[5])
-        sums[0] += size - left_out
-        for first in range(0, _PART, _LANES):  # so many sums at a time
-            for lane in range(_LANES):
-                difference, wide = differences[first + lane], references[first + lane]
-                squares[lane] += difference * difference
-                whole[lane] += wide * wide
-        for i in range(size):
-            exponent = int_max(int_and(shift_right(bits[i], shift), mask), least)
-            differences[i] *= as_float(shift_left(int_max(int_sub(top, exponent), zero), shift))
-        for first in range(0, _PART, _LANES):
-            for lane in range(_LANES):
-                ulps = differences[first + lane]
-                most[lane] = ulps if ulps > most[lane] else most[lane]
+    zero, one, shift, mask, least, top = constants[0], constants[1], constants[2], constants[3], constants[4], constants[5]
+    values, exact = carray(floats_at(results), (size,)), carray(doubles_at(reference), (size,))
+    squares, whole = uninitialized(_PART + _LANES, np.float64), uninitialized(_PART + _LANES, np.float64)
     for lane in range(_LANES):
-        sums[1] += squares[lane]
-        sums[2] += whole[lane]
-        sums[3] = max(sums[3], most[lane])
+        squares[lane] = whole[lane] = 0.0
+    most = left_out = zero
+    length = 0
+    for start in range(0, size, _PART):
+        if start:
+            for lane in range(_LANES):
+                squares[lane], whole[lane] = squares[_PART + lane], whole[_PART + lane]
+        length = int_min(_PART, size - start)
+        narrow, wide = values[start : start + length], exact[start : start + length]
+        for i in range(length):  # what is added to a sum is so many elements apart: a vector of sums
+            value, right = np.float64(narrow[i]), wide[i]
+            is_finite = (abs(value) < np.inf) & (abs(right) < np.inf)
+            difference = abs(value - right) if is_finite else 0.0
+            square = right * right if is_finite else 0.0
+            squares[i + _LANES] = squares[i] + difference * difference
+            whole[i + _LANES] = whole[i] + square
+            left_out = int_add(left_out, zero if is_finite else one)
+            exponent = int_max(int_and(shift_right(as_bits(right), shift), mask), least)
+            ulps = difference * as_float(shift_left(int_max(int_sub(top, exponent), zero), shift))
+            most = int_max(most, as_bits(ulps))  # which order as their codes do, being positive
+    sums[0] += size - left_out
+    for lane in range(_LANES):
+        last = length + (lane - length) % _LANES
+        sums[1] += squares[last]
+        sums[2] += whole[last]
+    sums[3] = max(sums[3], as_float(most))

@@ -118,10 +118,10 @@ class Evidence:
 
     @cached_property
     def _blamed(self) -> str | None:
-        """Where the first event was, or else where an operation alone errs most."""
+        """Where the first event was, or else where an operation of the model alone errs most."""
         if self.event is not None:
             return self.event.module
-        rows = [row for row in self.trial.report.rows if row.local is not None and row.local.relative > 0]
+        rows = [row for row in self.trial.report.rows if row.phase != "optimizer" and row.local and row.local.relative > 0]
         return max(rows, key=lambda row: row.local.relative).module if rows else None  # type: ignore[union-attr]
 
     @cached_property

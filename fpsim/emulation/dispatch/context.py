@@ -172,6 +172,7 @@ class Emulation(ModulePaths):
             _hooks.uninstall()
             machine = self.machine
             machine.path, machine.places, machine.optimizer, machine.mode = "", [], None, None
+            machine.outer_optimizers.clear()
             machine.updates.end_step()
             machine.time.leads_into = machine.results.guard(self.guard)
             self.forget_nodes()

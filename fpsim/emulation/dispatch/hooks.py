@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -138,8 +139,12 @@ def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
             f"this {type(optimizer).__name__} holds the parameters of the original model, not of the emulated copy: "
             "make it from sim.parameters(), or run(model, inplace=True)"
         )
-    emulation.machine.begin_step(optimizer)
-    emulation.machine.updates.begin_step(optimizer)
+    machine = emulation.machine
+    while machine.optimizer is not None and not _is_stepping(machine.optimizer):
+        machine.updates.end_step(machine.optimizer)
+        machine.end_step()
+    machine.begin_step(optimizer)
+    machine.updates.begin_step(optimizer)
     reference = weakref.ref(emulation)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -147,6 +152,17 @@ def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
                 marks.set_parameter(parameter)
                 if marks.owner_of(parameter) is None:
                     marks.set_owner(parameter, "script", reference)
+                marks.set_beside((parameter.grad, optimizer.state.get(parameter)), parameter)
+
+
+def _is_stepping(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of this optimizer is running in this thread: one that raises ends without a word."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -155,8 +171,9 @@ def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Non
         return
     emulation.machine.updates.end_step(optimizer)
     if emulation.machine.optimizer is optimizer:
-        emulation.machine.optimizer = None
-        emulation.finish_step()
+        emulation.machine.end_step()
+        if emulation.machine.optimizer is None:
+            emulation.finish_step()
 
 
 _installed = False

@@ -53,8 +53,13 @@ class EmulationMode(TorchDispatchMode):
             if changes:
                 again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
                 return self.machine.updates.observe(func, kind, changes, again)
+        machine, owner = self.machine, None
+        if machine.updates_parameters:
+            owner = machine.owner = marks.module_of(args)
         result = self.dispatch(func, types, args, kwargs or {})
-        self.machine.results.note(result)
+        if owner is not None and isinstance(result, torch.Tensor):
+            marks.set_module(result, owner)
+        machine.results.note(result)
         return result
 
     def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:

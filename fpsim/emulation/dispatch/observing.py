@@ -27,6 +27,7 @@ class Listeners(NamedTuple):
     before: tuple[Observer, ...]
     after: tuple[Observer, ...]
     keeps: bool
+    counts: bool
     sums: type[Counters] | None
 
 
@@ -60,7 +61,8 @@ class Audience:
             sums = Counters
         elif any(item.looks_for_swamping for item in found):
             sums = SwampedAdditions
-        return Listeners(told, before, found, bool(told.written) and any(item.keeps_operands for item in found), sums)
+        keeps = bool(told.written) and any(item.keeps_operands for item in found)
+        return Listeners(told, before, found, keeps, any(item.looks_at_counts for item in found), sums)
 
 
 class _Aside:
@@ -89,6 +91,7 @@ def _tell(listeners: Listeners, machine: Any, compute: Callable[[], Any], args: 
     """The operation's result; observers are told before and after."""
     told, outer = listeners.operation, machine.call
     if outer is not None and outer.args is args and outer.operation is told.overload:  # a change of a parameter, looked at
+        outer.find_place()
         return compute()
     call = Call(machine, told, args, kwargs, outer, None if listeners.sums is None else listeners.sums())
     if listeners.keeps or listeners.before:
@@ -98,7 +101,9 @@ def _tell(listeners: Listeners, machine: Any, compute: Callable[[], Any], args: 
             for item in listeners.before:
                 item.before(call)
     reads, machine.reads = machine.reads, _noting(call, machine.reads)
-    touched, machine.touched, machine.call = machine.touched, call.touched, call
+    touched, machine.call = machine.touched, call
+    if listeners.counts:
+        machine.touched = call.touched
     try:
         call.complete(compute())
     finally:

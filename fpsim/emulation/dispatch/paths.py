@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import operator
+from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -48,7 +49,7 @@ class ModulePaths:
             path, fresh = self.others.path_of(module, machine.path)
             if fresh:
                 for name, parameter in module.named_parameters():
-                    marks.set_parameter(parameter, f"{path}.{name}")
+                    marks.set_parameter(parameter, f"{path}.{name}", f"{path}.{name}".rpartition(".")[0])
         if path and path not in self.modules:
             sizes = (item.numel() for item in module.parameters() if not is_lazy(item))
             self.modules[path] = type(module), sum(sizes)
@@ -92,14 +93,17 @@ class ModulePaths:
             self.machine.nodes.clear()
 
     def backward_path(self, strict: bool = False) -> str:
-        """The module whose forward pass made the autograd node that is running.
+        """The module whose forward pass made the autograd node that is running, or whose parameter's gradient it stores.
 
-        Raises RuntimeError, if strict, for a node from so long ago that nothing is known of it.
+        If strict, stored gradients are of no module, and a node from so long ago that nothing is known of it raises
+        RuntimeError.
         """
-        node = torch._C._current_autograd_node()
+        node: Any = torch._C._current_autograd_node()
         if node is None:
             return self.machine.path
         number = node._sequence_nr()
+        if number >= _ACCUMULATION and not strict:
+            return marks.module_of((node.variable,)) or ""
         if strict and number < self.machine.first_node:
             raise RuntimeError(
                 f"this graph was made more than {_KEPT_NODES // 4} calls of modules ago: its formats are forgotten"

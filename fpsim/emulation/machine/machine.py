@@ -25,7 +25,7 @@ from fpsim.emulation.machine.protocol import Rule
 from fpsim.emulation.machine.updates import Updates
 from fpsim.emulation.machine.writing import Writing
 from fpsim.emulation.registry import PRIMITIVE, RULES
-from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.observers.counters import Counters
@@ -59,7 +59,8 @@ class FormatMachine(Writing):
     def __init__(self, policy: Policy, emulation: Surroundings):
         super().__init__(Arithmetic.of(policy), emulation)
         self.rules: dict[torch._ops.OpOverload, Rule] = PRIMITIVE if policy.granularity == "primitive" else RULES
-        self.optimizer: Any = None
+        self.optimizer: Any = None  # that steps: the inner one, where its step is a part of another's
+        self.outer_optimizers: list[Any] = []
         self.updates = Updates(self)
         self.others: Any = None  # what tensors below float32 and complex ones mean, where float32 ones hold a format
         self.reads: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # told what a tensor from outside is read as
@@ -171,8 +172,14 @@ class FormatMachine(Writing):
         yield
 
     def begin_step(self, optimizer: Any) -> None:
-        """An optimizer is about to step."""
+        """An optimizer is about to step, within the step of another one if that one has not ended."""
+        if self.optimizer is not None:
+            self.outer_optimizers.append(self.optimizer)
         self.optimizer = optimizer
+
+    def end_step(self) -> None:
+        """The step that began last has ended."""
+        self.optimizer = self.outer_optimizers.pop() if self.outer_optimizers else None
 
     @property
     def computes_as_torch(self) -> bool:
@@ -226,10 +233,10 @@ class FormatMachine(Writing):
         call = self.call
         return call.sums if call is not None and task.accumulator.kind.uncounted is None else None
 
-    def format_of(self, tensor: torch.Tensor) -> Format:
-        """The format whose values a floating-point tensor holds that an operation read or made."""
+    def system_of(self, tensor: torch.Tensor) -> NumberSystem:
+        """The number system whose values a floating-point tensor holds that an operation read or made."""
         if tensor.dtype is _FLOAT32:
-            return self.arithmetic.fmt.enclosing
+            return self.arithmetic.fmt
         return get_format(str(tensor.dtype).removeprefix("torch."))
 
     @contextmanager

@@ -6,9 +6,12 @@ that others can write (`memory.py`) are marked no more: what is in them is round
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+
+from fpsim.emulation.schemas import tensors_in
 
 
 class Tag:
@@ -132,14 +135,16 @@ def owner_of(tensor: torch.Tensor) -> tuple[str, Any] | None:
     return getattr(tensor.untyped_storage(), "_fpsim_owner", None)
 
 
-def set_parameter(tensor: torch.Tensor, name: str = "") -> None:
+def set_parameter(tensor: torch.Tensor, name: str = "", module: str | None = None) -> None:
     """Say that this storage is a parameter's, of which updates are counted; nothing where the tensor has no storage.
 
-    It keeps the first name that it was given.
+    It keeps the first name that it was given, and the first path of a module.
     """
     try:
         storage: Any = tensor.untyped_storage()
         storage._fpsim_parameter = getattr(storage, "_fpsim_parameter", "") or name
+        if module is not None:
+            set_module(tensor, module)
     except (NotImplementedError, RuntimeError, ValueError):  # of another layout, or not initialized yet
         return
 
@@ -155,6 +160,42 @@ def is_parameter(tensor: torch.Tensor) -> bool:
 def name_of_parameter(tensor: torch.Tensor) -> str:
     """The name that `set_parameter` was given; "" without one, and for what is no parameter."""
     return getattr(tensor.untyped_storage(), "_fpsim_parameter", "") if is_parameter(tensor) else ""
+
+
+def set_module(tensor: torch.Tensor, path: str) -> None:
+    """Say whose storage this is to an optimizer: a module's parameter, its gradient, its state, or computed of these.
+
+    It keeps the first path that it was given.
+    """
+    storage: Any = tensor.untyped_storage()
+    if not hasattr(storage, "_fpsim_module"):
+        storage._fpsim_module = path
+
+
+def set_beside(values: Iterable[Any], parameter: torch.Tensor) -> None:
+    """Say of the dense tensors among values that they are of the module that the parameter is of, if it is of one."""
+    path = module_of((parameter,))
+    if path is not None:
+        for item in tensors_in(values):
+            if item.layout is torch.strided:
+                set_module(item, path)
+
+
+def module_of(values: Iterable[Any]) -> str | None:
+    """What `set_module` said of the tensors among values; None where it said nothing, or something else of another one."""
+    found = None
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            path = None if value.layout is not torch.strided else getattr(value.untyped_storage(), "_fpsim_module", None)
+        elif isinstance(value, (list, tuple)):
+            path = module_of(value)
+        else:
+            continue
+        if path is not None and path != found:
+            if found is not None:
+                return None
+            found = path
+    return found
 
 
 def set_change(tensor: torch.Tensor, source: torch.Tensor, meant: Any) -> None:

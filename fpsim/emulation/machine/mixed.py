@@ -291,9 +291,9 @@ class MixedMachine(FormatMachine):
         mark = self._tag_of(tensor)
         return tensor if mark is not None and mark.fmt is not None else self.operand(tensor)
 
-    def format_of(self, tensor: torch.Tensor) -> Format:
+    def system_of(self, tensor: torch.Tensor) -> NumberSystem:
         mark = self._tag_of(tensor) if tensor.dtype is _FLOAT32 else None
-        return mark.fmt.enclosing if mark is not None and mark.fmt is not None else super().format_of(tensor)
+        return mark.fmt if mark is not None and mark.fmt is not None else super().system_of(tensor)
 
     def sum_of(self, left: torch.Tensor, right: torch.Tensor) -> Sum:
         task = self.arithmetic.product_task

@@ -10,8 +10,9 @@ from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import NativePolicy, Policy
-from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.system import NumberSystem
 from fpsim.sums.task import Sum
 
 
@@ -54,7 +55,7 @@ class NativeMachine(FormatMachine):
     def emulates(self, dtype: torch.dtype) -> bool:
         return dtype in SMALL
 
-    def format_of(self, tensor: torch.Tensor) -> Format:
+    def system_of(self, tensor: torch.Tensor) -> NumberSystem:
         return get_format(str(tensor.dtype).removeprefix("torch."))
 
     def epsilon(self, dtype: torch.dtype) -> float:

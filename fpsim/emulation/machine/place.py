@@ -39,6 +39,7 @@ class Place:
         self.rows: dict[Where, np.ndarray] = {}
         self.touched: Touched | None = None  # rows that were counted in, and what they were before; None while nobody asks
         self.path = ""
+        self.owner: str | None = None  # the module that an optimizer's operation is of, by its operands
         self.calls = 0
         self.places: list[tuple[str, int]] = []
         self.nodes: list[tuple[int, str, Time]] = []  # from which autograd node on nodes were made by which module, and when
@@ -81,8 +82,9 @@ class Place:
             return self.path, "forward"  # a recomputed one too, and a closure's
         if torch._C._current_graph_task_id() != -1:
             return self.place(), "backward"
-        is_update = not torch.is_grad_enabled() and self.updates_parameters
-        return self.path, "optimizer" if is_update else "forward"
+        if torch.is_grad_enabled() or not self.updates_parameters:
+            return self.path, "forward"
+        return self.path if self.owner is None else self.owner, "optimizer"
 
     @property
     def updates_parameters(self) -> bool:

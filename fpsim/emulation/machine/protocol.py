@@ -39,6 +39,7 @@ class Machine(Protocol):
     rules: dict[torch._ops.OpOverload, Rule]
     has_factors: bool  # whether products read their factors in a format of their own
     optimizer: Any  # torch.optim.Optimizer while it steps, else None
+    owner: str | None  # the module whose parameter an optimizer computes for
 
     @property
     def updates(self) -> Told: ...

@@ -272,22 +272,21 @@ class Updates:
             self._busy = True  # a fused operation may be made of others, which are observed
         try:
             result = compute()
-        finally:
-            told, self.told = self.told, None
-            self._busy, self._fused = False, None
-        if type(kind) is _Fresh:
-            if isinstance(result, torch.Tensor) and result.shape == changes[0].target.shape:
-                tags.set_change(result, changes[0].target, changes[0].marks)
+            if type(kind) is _Fresh:
+                if isinstance(result, torch.Tensor) and result.shape == changes[0].target.shape:
+                    tags.set_change(result, changes[0].target, changes[0].marks)
+                return result
+            self._machine.op = op
+            with _without_dispatch():
+                if is_told:
+                    for change, marks in zip(changes, self.told or (), strict=False):  # where gradients are infinite, none
+                        self._note(change.target, marks, _NOTHING)
+                else:
+                    for change in changes:
+                        self._finish(change)
             return result
-        self._machine.op = op
-        with _without_dispatch():
-            if is_told:
-                for change, marks in zip(changes, told or (), strict=False):  # where gradients are infinite, none
-                    self._note(change.target, marks, _NOTHING)
-            else:
-                for change in changes:
-                    self._finish(change)
-        return result
+        finally:
+            self.told, self._busy, self._fused = None, False, None
 
     def _finish(self, change: Change) -> None:
         """Note what became of a change."""
@@ -302,7 +301,7 @@ class Updates:
     def _note(self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray) -> None:
         """Count marks, or keep them until the step ends."""
         name = tags.name_of_parameter(target)
-        where = self._machine.where(name.rpartition(".")[0] if name else None)
+        where = self._machine.where(tags.module_of((target,)))
         if self._steps is None:
             self._count(target, marks, base, where, name)
             return

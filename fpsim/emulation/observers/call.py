@@ -9,16 +9,18 @@ import torch
 
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.machine import FormatMachine
-from fpsim.emulation.machine.rows import Touched, counts_of
+from fpsim.emulation.machine.rows import FORMATS_MET, Touched, counts_of
 from fpsim.emulation.observers.float64 import compute_in_float64, is_widened
 from fpsim.emulation.observers.tensors import Magnitudes, holds_emulated, is_finite, survey
 from fpsim.emulation.schemas import tensors_in
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.system import NumberSystem
 from fpsim.report.counts import Counts
 from fpsim.sums.observers.counters import Counters
 
 _UNKNOWN = object()
+_is_floating = torch.Tensor.is_floating_point
 
 
 class Operation(NamedTuple):
@@ -41,7 +43,8 @@ class Call:
     written     the arguments that it writes to
     outer       the operation that this one is a part of, if any
     is_composed   whether it was computed by others that were told of: then they rounded, not it
-    module      the path of the module whose forward pass, or whose part of the backward pass, it belongs to
+    module      the path of the module whose forward pass, whose part of the backward pass, or whose parameter's update it
+                belongs to
     phase       the pass: "forward", "backward" or "optimizer" (an optimizer's step, and updates of parameters by hand)
     step        the training step: how many optimizers' steps have ended
     rounding    the rounding mode
@@ -50,9 +53,9 @@ class Call:
     """
 
     __slots__ = (
-        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_read", "args", "family",
-        "is_composed", "kwargs", "module", "name", "operation", "outer", "phase", "result", "step", "sums", "touched",
-        "written",
+        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_read", "_results", "args",
+        "family", "is_composed", "kwargs", "module", "name", "operation", "outer", "phase", "result", "step", "sums",
+        "touched", "written",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +67,7 @@ class Call:
         self.args, self.kwargs, self.outer = args, kwargs, outer
         self.result: Any = None
         self.is_composed = False
-        self.module, self.phase = machine.place_and_phase()
+        self.find_place()
         self.touched: Touched = {}
         self.sums = sums
         self.step: int = machine.emulation.training_step
@@ -74,10 +77,18 @@ class Call:
         self._copies: dict[int, torch.Tensor] = {}
         self._read: dict[int, torch.Tensor] = {}
         self._made: tuple[torch.Tensor, ...] | None = None
+        self._results: tuple[torch.Tensor, ...] | None = None
         self._emulated: tuple[torch.Tensor, ...] | None = None
         self._magnitudes: dict[int, Magnitudes] = {}
         self._exact: Any = _UNKNOWN
         self._is_computed = False
+
+    def find_place(self) -> None:
+        """Note where the machine is now."""
+        self.module, self.phase = self._machine.place_and_phase()
+        if self.phase == "optimizer":
+            found = marks.module_of(self.args)
+            self.module = self._machine.path if found is None else found
 
     def keep_operands(self) -> None:
         """Keep copies of what the operation is about to write to."""
@@ -117,13 +128,21 @@ class Call:
     @property
     def results(self) -> tuple[torch.Tensor, ...]:
         """The floating-point tensors that it made or wrote to, each once."""
-        return tuple(tensor for tensor in self.made if tensor.is_floating_point())
+        if self._results is None:
+            made = self.made
+            found = made if all(map(_is_floating, made)) else tuple(filter(_is_floating, made))
+            if not self._is_computed:
+                return found
+            self._results = found
+        return self._results
 
     @property
     def emulated(self) -> tuple[torch.Tensor, ...]:
         """Those of `results` that hold numbers of an emulated format: no float64, no step count, nothing that stays wide."""
         if self._emulated is None:
-            found = tuple(tensor for tensor in self.results if holds_emulated(self._machine, tensor))
+            found = self.results
+            if len(found) != 1 or not holds_emulated(self._machine, found[0]):
+                found = tuple(tensor for tensor in found if holds_emulated(self._machine, tensor))
             if not self._is_computed:
                 return found
             self._emulated = found
@@ -133,7 +152,7 @@ class Call:
         """The extremes of one of `results`, and how many of its elements are zeros, subnormal or not finite; looked at once."""
         found = self._magnitudes.get(id(result))
         if found is None:
-            found = self._magnitudes[id(result)] = survey(result, self._machine.format_of(result).min_normal)
+            found = self._magnitudes[id(result)] = survey(result, self.format_of(result).min_normal)
         return found
 
     @property
@@ -182,14 +201,19 @@ class Call:
         """Whether an operand came from outside and was rounded when it was read."""
         return id(tensor) in self._read
 
+    def system_of(self, tensor: torch.Tensor) -> NumberSystem:
+        """The number system whose values an operand or result holds."""
+        system = self._machine.system_of(tensor)
+        return FORMATS_MET.setdefault(system.name, system)
+
     def format_of(self, tensor: torch.Tensor) -> Format:
-        """The format whose values an operand or result holds."""
-        return self._machine.format_of(tensor)
+        """The float format whose values an operand or result holds: of another number system the one that encloses it."""
+        return self._machine.system_of(tensor).enclosing  # type: ignore[no-any-return]
 
     def module_of(self, result: torch.Tensor) -> str:
-        """The module that one of `results` belongs to: in an optimizer's step that of the parameter that it is."""
-        name = marks.name_of_parameter(result) if self.phase == "optimizer" else ""
-        return name.rpartition(".")[0] if name else self.module
+        """The module that one of `results` belongs to: in an optimizer's step that of the parameter that it is of."""
+        found = marks.module_of((result,)) if self.phase == "optimizer" else None
+        return self.module if found is None else found
 
     def note_read(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """A tensor from outside was read rounded."""
@@ -204,9 +228,8 @@ class Call:
         if self._exact is _UNKNOWN:
             self._exact = compute_in_float64(self, self._widened, self._machine.as_number)
             if self._exact is not None:
-                self._exact = tuple(
-                    wide for tensor, wide in zip(self.made, self._exact, strict=True) if tensor.is_floating_point()
-                )
+                pairs = zip(self.made, self._exact, strict=True)
+                self._exact = tuple(wide for tensor, wide in pairs if tensor.is_floating_point())
         return self._exact
 
     def _widened(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,8 @@ _REASONS = {"library": "its results are of a dtype that means itself"}
 class Coverage(Observer):
     """By operation: emulated, exact (it moves numbers), or left to torch. Views are not counted."""
 
+    looks_at_counts = False
+
     def __init__(self) -> None:
         self.reset()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ from fpsim.emulation.errors import NonFinite
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.conversion import Conversion
 from fpsim.emulation.observers.explanation import Element, element_of, sentence
 from fpsim.emulation.observers.lines import Lines
 from fpsim.emulation.observers.observer import Observer, observer_named
@@ -77,23 +79,38 @@ class Events(Observer):
             if seen.zeros == tensor.numel() > 0 and call.family not in _GIVEN:
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
-        self._places.setdefault((call.module, call.name, call.phase, call.format_of(results[0]).name), line)
+            self._places.setdefault((call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name), line)
         sums = call.sums
         if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
             self._judge_sums(call, results[0], sums)
         if call.family == "normalization" and call.phase == "forward":
             self._judge_statistics(call)
 
+    def after_conversion(self, conversion: Conversion) -> None:
+        name, index, system = conversion.parameter, conversion.index, conversion.system
+        operands = ((f"{name}[{', '.join(map(str, index))}]", conversion.exact),)
+        element = Element(index, operands, conversion.exact, conversion.rounded)
+        said = f"{conversion.count} of {conversion.elements} elements of {name}, when the model was rounded"
+        key, line = (conversion.kind, name, "run", "forward"), running_line()
+        event = Event(
+            conversion.kind, 0, conversion.module, "run", "forward", place_of(line), index, operands, conversion.exact,
+            conversion.rounded, system.name, conversion.count, conversion.elements,
+            _text(conversion.kind, 0, *(conversion.module, "run", "forward"), line, f"{said}; {sentence(element, system)}"),
+        )  # fmt: skip
+        self._keep(key, event, not math.isfinite(conversion.rounded))
+
     def after_update(self, update: Update) -> None:
         before = self._begun.pop(update.target.data_ptr(), None)
         if before is None or before.shape != update.target.shape or not update.updates:
+            return
+        if update.lost < _NEARLY_ALL * update.updates:  # whatever else was meant to change did
             return
         stays = before == update.target.detach()
         moved = stays.numel() - int(stays.sum())
         if moved <= (1 - _NEARLY_ALL) * update.updates:
             text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {{}} of {{}}"
             self._add_update("stopped", update, stays, text)
-        elif update.lost >= _NEARLY_ALL * update.updates and moved > update.updates // 2:
+        elif moved > update.updates // 2:
             text = "the decay of {} left no trace in {} of {} elements, though the step moved them"
             self._add_update("decay-lost", update, ~stays, text)
 
@@ -132,10 +149,10 @@ class Events(Observer):
         """Something overflowed, and all results are finite: they saturated, or what overflowed is no result."""
         if self._is_kept("overflow", call):
             return
-        fmt, exact = call.format_of(tensor), self._exact_of(call, tensor)
-        is_lost = tensor.abs() == fmt.max_finite
+        system, exact = call.system_of(tensor), self._exact_of(call, tensor)
+        is_lost = (tensor == system.max_finite) | (tensor == system.min_finite)
         if exact is not None:
-            is_lost &= exact.abs() > fmt.max_finite
+            is_lost &= (exact > system.max_finite) | (exact < system.min_finite)
         self._add("overflow", call, tensor, origin, is_lost)
 
     def _judge_zeros(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
@@ -187,7 +204,7 @@ class Events(Observer):
         if self._is_kept(kind, call):
             return
         places = where.reshape(-1).nonzero()
-        element, fmt, name, module = Element(), call.format_of(tensor), marks.name_of_parameter(tensor), call.module_of(tensor)
+        element, fmt, name, module = Element(), call.system_of(tensor), marks.name_of_parameter(tensor), call.module_of(tensor)
         if places.numel():
             element = element_of(call, tensor, self._exact_of(call, tensor), int(places[0]))
         line = origin.line if origin is not None else running_line()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.machine import marks
-from fpsim.emulation.registry import IN_FLOAT64, TABLE, positions
+from fpsim.emulation.registry import IN_FLOAT64, positions
 from fpsim.emulation.schemas import tensors_in
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -30,30 +30,44 @@ def compute_in_float64(
     In the order of `Call.made`. `number` says what arithmetic reads Python numbers as. Where the operation asks for a dtype
     below float64, or for the default one, it is asked for float64. None for random numbers and collectives.
     """
-    operation = call.operation
-    if TABLE[operation].family in _NO_FUNCTIONS:
+    family = call.family
+    if family in _NO_FUNCTIONS:
         return None
-    is_arithmetic = TABLE[operation].family in _ARITHMETIC
     wide: dict[int, torch.Tensor] = {}
-
-    def widened(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            if id(value) not in wide:
-                wide[id(value)] = widen(value)
-            return wide[id(value)]
-        if isinstance(value, (list, tuple)):
-            return type(value)(map(widened, value))
-        if type(value) is float and is_arithmetic:
-            return number(value)
-        return _FLOAT64 if isinstance(value, torch.dtype) and value in NARROW else value
-
-    args, kwargs = widened(call.args), {key: widened(value) for key, value in call.kwargs.items()}
+    number = number if family in _ARITHMETIC else _as_it_is
+    args = [_widened(value, wide, widen, number) for value in call.args]
+    kwargs = {key: _widened(value, wide, widen, number) for key, value in call.kwargs.items()}
     if _makes_the_default(call, args):
         kwargs["dtype"] = _FLOAT64
+    operation = call.operation
     result = IN_FLOAT64.get(operation, operation)(*args, **kwargs)
+    made = call.made
+    if len(made) == 1 and made[0] is call.result:
+        return (result,)
     found = {id(tensor): item for tensor, item in zip(tensors_in((call.result,)), tensors_in((result,)), strict=True)}
     found |= {id(tensor): wide[id(tensor)] for tensor in call.written}
-    return tuple(found[id(tensor)] for tensor in call.made)
+    return tuple(found[id(tensor)] for tensor in made)
+
+
+def _widened(
+    value: Any, wide: dict[int, torch.Tensor], widen: Callable[[torch.Tensor], torch.Tensor], number: Callable[[float], float]
+) -> Any:
+    """An argument for float64; `wide` has the tensors of the other ones, by the identity of what they stand for."""
+    if isinstance(value, torch.Tensor):
+        found = wide.get(id(value))
+        if found is None:
+            found = wide[id(value)] = widen(value)
+        return found
+    kind = type(value)
+    if kind is float:
+        return number(value)
+    if kind is list or kind is tuple:
+        return kind([_widened(item, wide, widen, number) for item in value])
+    return _FLOAT64 if kind is torch.dtype and value in NARROW else value
+
+
+def _as_it_is(value: float) -> float:
+    return value
 
 
 def _makes_the_default(call: Any, args: Any) -> bool:

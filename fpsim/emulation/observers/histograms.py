@@ -24,6 +24,8 @@ class Histograms(Observer):
     The weights of a module are looked at when a forward pass first reads them in a training step.
     """
 
+    looks_at_counts = False
+
     def __init__(self) -> None:
         self.reset()
 
@@ -40,9 +42,9 @@ class Histograms(Observer):
                 name = marks.name_of_parameter(tensor)
                 if name and name not in self._seen:
                     self._seen.add(name)
-                    self._add((name.rpartition(".")[0], "weight", call.format_of(tensor).name), tensor)
+                    self._add((marks.module_of((tensor,)) or "", "weight", call.system_of(tensor).name), tensor)
         for tensor in call.emulated:
-            self._add((call.module, role, call.format_of(tensor).name), tensor)
+            self._add((call.module, role, call.system_of(tensor).name), tensor)
 
     def _add(self, key: tuple[str, str, str], tensor: torch.Tensor) -> None:
         counts = self._counts.get(key)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call, Operation
+from fpsim.emulation.observers.conversion import Conversion
 from fpsim.emulation.report import Draft
 
 
@@ -25,6 +26,8 @@ class Observer:
     looks_for_swamping = False
     #: Whether `Call.exact` and `Call.operands` shall be of what was there before the operation wrote to it (a copy of that).
     keeps_operands = False
+    #: Whether `Call.counts` and `Call.counted` shall say what rounding did to the results of this operation.
+    looks_at_counts = True
     #: Whether `before` is about operations alone that write to an argument.
     is_before_writing = False
 
@@ -37,6 +40,9 @@ class Observer:
 
     def after(self, call: Call) -> None:
         """It was computed; not called where it raised."""
+
+    def after_conversion(self, conversion: Conversion) -> None:
+        """`fpsim.run` had rounded a parameter, before anything was observed, and it overflowed or became 0."""
 
     def after_update(self, update: Update) -> None:
         """A parameter was changed, or was meant to be: once in an optimizer's step, and by each operation outside of one."""

@@ -14,6 +14,8 @@ _NOTHING = Range(), 0, 0
 class Ranges(Observer):
     """By module, operation, pass and format."""
 
+    looks_at_counts = False
+
     def __init__(self) -> None:
         self.reset()
 
@@ -24,7 +26,7 @@ class Ranges(Observer):
         if call.is_composed:
             return
         for tensor in call.emulated:
-            key = (call.module_of(tensor), call.name, call.phase, call.format_of(tensor).name)
+            key = (call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name)
             found = call.magnitudes_of(tensor)
             extremes, subnormals, made = self._seen.get(key, _NOTHING)
             if found.largest > extremes.largest or found.smallest < extremes.smallest:

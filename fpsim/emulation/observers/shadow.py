@@ -31,14 +31,14 @@ class Shadow(Observer):
     """
 
     keeps_operands = True
+    looks_at_counts = False
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self._era = object()
-        self._local: dict[Key, np.ndarray] = {}
-        self._cumulative: dict[Key, np.ndarray] = {}
+        self._errors: dict[Key, tuple[np.ndarray, np.ndarray]] = {}  # cumulative and local ones
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The shadow of a tensor: a view of what is kept, float64 for floating-point numbers; None where there is none."""
@@ -54,7 +54,7 @@ class Shadow(Observer):
             return
         shadows = self._compute(call)
         for tensor, shadow in zip(call.made, shadows, strict=True):
-            if self.of(tensor) is not shadow and marks.tag_on(tensor) is not marks.EXEMPT:
+            if marks.tag_on(tensor) is not marks.EXEMPT:
                 self._keep(tensor, shadow)
         self._measure(call, shadows)
 
@@ -85,13 +85,14 @@ class Shadow(Observer):
 
     def _keep(self, tensor: torch.Tensor, shadow: torch.Tensor) -> None:
         """Let the tensor's memory have this shadow; where the tensor is but a part, the rest is what it is."""
+        there = self.of(tensor)
+        if there is not None:
+            if marks.pointer_to(there) != marks.pointer_to(shadow):  # else it was written to in place
+                there.copy_(shadow)
+            return
         storage: Any = tensor.untyped_storage()
         size = storage.nbytes() // tensor.element_size()
         dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
-        there = self.of(tensor)
-        if there is not None:
-            there.copy_(shadow)
-            return
         covers = tensor.numel() == size and not tensor.storage_offset()
         if covers and shadow.stride() == tensor.stride() and shadow.dtype is dtype:
             buffer = shadow.as_strided((size,), (1,))
@@ -101,35 +102,49 @@ class Shadow(Observer):
         storage._fpsim_shadow = self._era, tensor.element_size(), buffer
 
     def _measure(self, call: Call, shadows: tuple[torch.Tensor, ...]) -> None:
-        exact = None if call.family in _MOVING else call.exact()
-        of_result = {id(tensor): shadow for tensor, shadow in zip(call.made, shadows, strict=True)}
-        of_exact = {} if exact is None else {id(tensor): wide for tensor, wide in zip(call.results, exact, strict=True)}
-        for tensor in call.emulated:
+        results = call.results
+        if len(results) != len(shadows):
+            shadows = tuple(shadow for shadow in shadows if shadow.is_floating_point())
+        exact: Any = None if call.family in _MOVING else call.exact()
+        emulated = call.emulated
+        for tensor, shadow, wide in zip(results, shadows, exact or (None,) * len(results), strict=True):
+            if not any(tensor is item for item in emulated):
+                continue
             fmt = call.format_of(tensor)
-            key = (call.module_of(tensor), call.name, call.phase, fmt.name)
-            for sums, reference in ((self._cumulative, of_result[id(tensor)]), (self._local, of_exact.get(id(tensor)))):
-                if reference is not None:
-                    row = sums.setdefault(key, np.zeros(4))
-                    exact_values = _flat(reference)
-                    constants = _constants(fmt.emin, fmt.precision)
-                    magnitudes.compare(_flat(tensor.float()), exact_values, exact_values.view(np.int64), constants, row)
+            key = (call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name)
+            rows = self._errors.get(key)
+            if rows is None:
+                rows = self._errors[key] = np.zeros(4), np.zeros(4)
+            constants, narrow = _constants(fmt.emin, fmt.precision), _plain(tensor, torch.float32)
+            _compare(narrow, shadow, constants, rows[0])
+            if wide is not None:
+                _compare(narrow, wide, constants, rows[1])
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("shadow")
-        for key, row in self._cumulative.items():
-            local = self._local.get(key)
-            draft.add(key, cumulative=_error(row), local=_error(local if local is not None else np.zeros(4)))
+        for key, (cumulative, local) in self._errors.items():
+            draft.add(key, cumulative=_error(cumulative), local=_error(local))
 
 
 @lru_cache(maxsize=256)
 def _constants(emin: int, precision: int) -> np.ndarray:
     """What `magnitudes.compare` reads."""
-    return np.array([0, 52, 0x7FF, emin + 1023, precision - 1 + 2 * 1023, 1], np.int64)
+    return np.array([0, 1, 52, 0x7FF, emin + 1023, precision - 1 + 2 * 1023], np.int64)
 
 
-def _flat(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = marks.array_of(tensor.detach().contiguous())
-    return array.reshape(-1)
+def _compare(narrow: torch.Tensor, reference: torch.Tensor, constants: np.ndarray, row: np.ndarray) -> None:
+    """`magnitudes.compare`, row-major."""
+    wide = _plain(reference, torch.float64)
+    magnitudes.compare(marks.pointer_to(narrow), marks.pointer_to(wide), narrow.numel(), constants, row)
+
+
+def _plain(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The elements side by side in their order: itself, or a copy."""
+    if tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def _error(row: np.ndarray) -> Error:

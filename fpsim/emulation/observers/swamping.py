@@ -16,6 +16,7 @@ class Swamping(Observer):
     """By module, operation, pass and format; of sums that are trees of rounded additions."""
 
     looks_for_swamping = True
+    looks_at_counts = False
 
     def __init__(self) -> None:
         self.reset()
@@ -29,7 +30,7 @@ class Swamping(Observer):
     def after(self, call: Call) -> None:
         sums = call.sums
         if sums is not None and sums.additions and not call.is_composed and call.emulated:
-            key = (call.module, call.name, call.phase, call.format_of(call.emulated[0]).name)
+            key = (call.module, call.name, call.phase, call.system_of(call.emulated[0]).name)
             self._counts[key] = self._counts.get(key, Counts()) + Counts(additions=sums.additions, swamped=sums.swamped)
 
     def contribute(self, draft: Draft) -> None:

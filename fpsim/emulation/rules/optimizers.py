@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpsim.emulation.machine.marks import module_of, set_module
 from fpsim.emulation.machine.portable import power, sqrt
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.machine.updates import mark_fused
@@ -79,7 +80,10 @@ def _foreach_rule(name: str, in_place: bool) -> Rule:
             if keyword and len(values) > 2:
                 named[keyword] = values.pop()
             sample = values[0] if values else None
+            machine.owner = module_of((tensor, *values))
             results.append(_single(machine.rules, name, in_place, sample)(machine, tensor, *values, **named))
+            if machine.owner is not None and not in_place:
+                set_module(results[-1], machine.owner)
         return None if in_place else results
 
     return foreach
@@ -148,6 +152,7 @@ def _adam_rule(decoupled: bool) -> Rule:
     ) -> None:  # fmt: skip
         rate = float(lr)
         for index, param in enumerate(params):
+            machine.owner = module_of((param,))
             step = float(state_steps[index])
             gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
             value, decayed = _read(machine, param), None
@@ -184,6 +189,7 @@ def _fused_sgd(
     """SGD in float64 from the stored state; the buffer and the parameter each rounded once."""
     rate = float(lr)
     for index, param in enumerate(params):
+        machine.owner = module_of((param,))
         gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
         value = _read(machine, param)
         if weight_decay:
@@ -205,6 +211,7 @@ def _fused_adagrad(
     """Adagrad in float64 from the stored state; the sum of squares and the parameter each rounded once."""
     machine.whole()
     for index, param in enumerate(params):
+        machine.owner = module_of((param,))
         rate = float(lr) / (1.0 + (float(state_steps[index]) - 1.0) * lr_decay)
         gradient = _scale_gradient(machine, grads[index], maximize, grad_scale)
         value = _read(machine, param)
