@@ -14,7 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell star
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Tests of minutes: begun first, they end while the other worker still has work.
-LONGEST = ("tests/test_report_memory.py::test_ten_thousand_steps",)
+LONGEST = ("tests/test_report_memory.py::test_beyond_the_first_steps",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -132,12 +132,9 @@ def stochastic(x, fmt):
     Overflow and flushing are applied to both.
     """
     negative, magnitude = x < 0, abs(x)
-    step = power(last_place(magnitude, fmt))
-    lower = (magnitude // step) * step
-    upper = lower + step
+    place = last_place(magnitude, fmt)
+    count, rest, whole = counted(magnitude, place)
     top, virtual = max_finite(fmt), power(fmt.emax + 1)
-    if lower >= top and magnitude < virtual:
-        lower, upper = top, virtual
 
     def deliver(value):
         if value > top:
@@ -146,7 +143,10 @@ def stochastic(x, fmt):
             return zero(fmt, negative)
         return -float(value) if negative else float(value)
 
-    return deliver(lower), deliver(upper), math.floor((magnitude - lower) / (upper - lower) * 2**32)
+    lower, upper = count * power(place), (count + 1) * power(place)
+    if lower >= top and magnitude < virtual:
+        return deliver(top), deliver(virtual), math.floor((magnitude - top) / (virtual - top) * 2**32)
+    return deliver(lower), deliver(upper), (rest << 32) // whole
 
 
 # Operations: (exact result, whether a zero is negative, None where that is for the mode to say), or a special float
