@@ -13,8 +13,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Tests of minutes: begun first, they end while the other worker still has work.
-LONGEST = ("tests/test_report_memory.py::test_ten_thousand_steps",)
+#: Tests of many seconds: begun first, they end while the other worker still has work.
+LONGEST = (
+    "tests/test_processors.py::test_a_level_gives",
+    "tests/test_report_memory.py::test_beyond_the_first_steps",
+    "tests/test_crosscheck.py::test_recordings_do_not_depend",
+    "tests/exhaustive/test_sweeps.py::test_sweep",
+    "tests/test_certificates.py::test_no",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

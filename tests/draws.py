@@ -43,7 +43,7 @@ def decide(exact, fmt, draw):
 
 def decide_operation(name, values, fmt, draw):
     """What an operation delivers with this draw."""
-    exact = oracles.EXACT[name](*(oracles.operand(float(x), fmt) for x in values), None)
+    exact = oracles.EXACT[name](*(oracles.operand(float(x), fmt) for x in values))
     if not isinstance(exact, tuple):
         return oracles.round_float(exact, fmt, None)
     return decide(exact[0], fmt, draw) if exact[0] else oracles.zero(fmt, exact[1])

@@ -1,50 +1,37 @@
-"""Elementary functions to 140 bits by mpmath or to 64 by the C library, as pairs of float64, and their correct rounding."""
+"""Elementary functions as balls of Arb or to 64 bits by the C library, as pairs of float64, and their correct rounding."""
 
 import math
 
-import mpmath
 import numpy as np
+from flint import arb, ctx
 
-_BITS = 140
-
-
-def _sigmoid(x):
-    return 1 / (1 + mpmath.exp(-x))
-
-
-def _log1p(x):
-    return mpmath.log(1 + x) if abs(x) > mpmath.mpf(2) ** -40 else mpmath.log1p(x)
-
-
-def _asinh(x):
-    return mpmath.sign(x) * mpmath.asinh(abs(x))
-
+_CERTAIN = 120  # bits of a result
 
 #: name -> (function, open domain where it is finite, value at -infinity, value at +infinity)
 REFERENCE = {
-    "exp": (mpmath.exp, None, 0.0, math.inf),
-    "exp2": (lambda x: mpmath.mpf(2) ** x, None, 0.0, math.inf),
-    "expm1": (mpmath.expm1, None, -1.0, math.inf),
-    "log": (mpmath.log, (0, math.inf), math.nan, math.inf),
-    "log2": (lambda x: mpmath.log(x) / mpmath.log(2), (0, math.inf), math.nan, math.inf),
-    "log10": (mpmath.log10, (0, math.inf), math.nan, math.inf),
-    "log1p": (_log1p, (-1, math.inf), math.nan, math.inf),
-    "sin": (mpmath.sin, None, math.nan, math.nan),
-    "cos": (mpmath.cos, None, math.nan, math.nan),
-    "tan": (mpmath.tan, None, math.nan, math.nan),
-    "asin": (mpmath.asin, (-1, 1), math.nan, math.nan),
-    "acos": (mpmath.acos, (-1, 1), math.nan, math.nan),
-    "atan": (mpmath.atan, None, -math.pi / 2, math.pi / 2),
-    "sinh": (mpmath.sinh, None, -math.inf, math.inf),
-    "cosh": (mpmath.cosh, None, math.inf, math.inf),
-    "tanh": (mpmath.tanh, None, -1.0, 1.0),
-    "asinh": (_asinh, None, -math.inf, math.inf),
-    "acosh": (mpmath.acosh, (1, math.inf), math.nan, math.inf),
-    "atanh": (mpmath.atanh, (-1, 1), math.nan, math.nan),
-    "sigmoid": (_sigmoid, None, 0.0, 1.0),
-    "erf": (mpmath.erf, None, -1.0, 1.0),
-    "erfc": (mpmath.erfc, None, 2.0, 0.0),
-    "rsqrt": (lambda x: 1 / mpmath.sqrt(x), (0, math.inf), math.nan, 0.0),
+    "exp": (arb.exp, None, 0.0, math.inf),
+    "exp2": (lambda x: arb(2) ** x, None, 0.0, math.inf),
+    "expm1": (arb.expm1, None, -1.0, math.inf),
+    "log": (arb.log, (0, math.inf), math.nan, math.inf),
+    "log2": (lambda x: x.log_base(2), (0, math.inf), math.nan, math.inf),
+    "log10": (lambda x: x.log_base(10), (0, math.inf), math.nan, math.inf),
+    "log1p": (arb.log1p, (-1, math.inf), math.nan, math.inf),
+    "sin": (arb.sin, None, math.nan, math.nan),
+    "cos": (arb.cos, None, math.nan, math.nan),
+    "tan": (arb.tan, None, math.nan, math.nan),
+    "asin": (arb.asin, (-1, 1), math.nan, math.nan),
+    "acos": (arb.acos, (-1, 1), math.nan, math.nan),
+    "atan": (arb.atan, None, -math.pi / 2, math.pi / 2),
+    "sinh": (arb.sinh, None, -math.inf, math.inf),
+    "cosh": (arb.cosh, None, math.inf, math.inf),
+    "tanh": (arb.tanh, None, -1.0, 1.0),
+    "asinh": (arb.asinh, None, -math.inf, math.inf),
+    "acosh": (arb.acosh, (1, math.inf), math.nan, math.inf),
+    "atanh": (arb.atanh, (-1, 1), math.nan, math.nan),
+    "sigmoid": (lambda x: 1 / (1 + (-x).exp()), None, 0.0, 1.0),
+    "erf": (arb.erf, None, -1.0, 1.0),
+    "erfc": (arb.erfc, None, 2.0, 0.0),
+    "rsqrt": (arb.rsqrt, (0, math.inf), math.nan, 0.0),
 }
 #: Values at the ends of a domain.
 _POLES = {
@@ -76,14 +63,22 @@ def pair(name, x):
         return _POLES[name, x], 0.0
     if domain and not (domain[0] < x < domain[1] or (name in ("asin", "acos") and abs(x) == 1)):
         return math.nan, 0.0
-    with mpmath.workprec(_BITS):
-        if abs(x) < 2.0**-40:  # differences such as 1 + x need the bits of both
-            mpmath.mp.prec = _BITS + 300
-        value = function(mpmath.mpf(x))
-        if abs(value) > mpmath.mpf(2) ** 1000:
-            return math.copysign(math.inf, value), 0.0
-        high = float(value)
-        return high, float(value - high)
+    value = ball(function, x)
+    if abs(value) > _HUGE:
+        return math.copysign(math.inf, float(value.sgn())), 0.0
+    high = float(value)
+    return high, float(value - high)
+
+
+_HUGE = arb(2) ** 1000
+
+
+def ball(function, x, certain=_CERTAIN):
+    """An enclosure of f(x) that leaves so many of its bits certain."""
+    ctx.prec = certain + 40
+    while (value := function(arb(x))).rel_accuracy_bits() < certain:
+        ctx.prec *= 2
+    return value
 
 
 def pairs(name, x):
@@ -104,7 +99,7 @@ _LONG = {
 
 
 def quick_pairs(name, x):
-    """`pairs` from the C library's long double where that is wider than float64, and for erf and erfc from mpmath."""
+    """`pairs` from the C library's long double where that is wider than float64; for erf and erfc from Arb."""
     if name in ("erf", "erfc") or np.finfo(np.longdouble).nmant < 63:
         return pairs(name, x)
     function = _LONG.get(name) or getattr(np, name)

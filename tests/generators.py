@@ -82,19 +82,21 @@ def anything(r, precision, emin, emax, max_finite):
 
 @jit
 def fill(op, seed, a, b, c, precision, emin, emax, max_finite):
-    """Operands: an eighth each of seven hard kinds, and anything."""
+    """Operands: every eighth is anything, the others are of seven hard kinds in turn. Only fma has a third."""
     p = precision
+    x = y = z = 0.0
     for i in range(a.size):
         r, s = random_bits(seed, 4 * i), random_bits(seed, 4 * i + 1)
         t, u = random_bits(seed, 4 * i + 2), random_bits(seed, 4 * i + 3)
-        x = anything(r, p, emin, emax, max_finite)
-        y = anything(s, p, emin, emax, max_finite)
-        z = anything(t, p, emin, emax, max_finite)
-        kind = np.int64(u & np.uint64(7))
+        kind = (i + (i >> 6)) & 7  # shifted again and again, so that no kind keeps to a place of a vector
         plus = -1.0 if (u >> np.uint64(8)) & np.uint64(1) else 1.0
         few = between(u, -3, 3)
         middle = min(p + 2, emax - 1)
-        if kind >= 1 and op == ADD:
+        if kind == 0:
+            x = anything(r, p, emin, emax, max_finite)
+            y = anything(s, p, emin, emax, max_finite)
+            z = anything(t, p, emin, emax, max_finite)
+        elif op == ADD:
             exponent = between(t, emin, emax)
             if kind == 2:
                 exponent = min(emin + 2, emax)
@@ -108,7 +110,7 @@ def fill(op, seed, a, b, c, precision, emin, emax, max_finite):
             else:  # ties, and rests beyond the last bit
                 below = between(s, p - 2, p + 2 if kind < 6 else 3 * p)
                 y = (1.0 if few > 0 else -1.0) * scaled(significand(s, p), exponent - below)
-        elif kind >= 1 and op == MUL:
+        elif op == MUL:
             first = between(r, max(emin, -emax), min(emax, -emin))
             x = plus * scaled(significand(r, p), first)
             wanted = between(t, -middle, middle)
@@ -117,7 +119,7 @@ def fill(op, seed, a, b, c, precision, emin, emax, max_finite):
             elif kind == 4:
                 wanted = emax + between(t, -2, 1)
             y = scaled(significand(s, p), wanted - first)
-        elif kind >= 1 and op == DIV:
+        elif op == DIV:
             first = between(r, emin, emax)
             x = plus * scaled(significand(r, p), first)
             wanted = between(t, -middle, middle)
@@ -126,7 +128,7 @@ def fill(op, seed, a, b, c, precision, emin, emax, max_finite):
             elif kind == 4:
                 wanted = emax + between(t, -2, 1)
             y = scaled(significand(s, p), first - wanted)
-        elif kind >= 1:
+        else:
             first = between(r, max(emin, -emax) // 2, min(emax, -emin) // 2)
             x = plus * scaled(significand(r, p), first)
             if kind == 4:  # subnormal results
@@ -144,21 +146,23 @@ def fill(op, seed, a, b, c, precision, emin, emax, max_finite):
                 z = scaled(significand(t, p), exponent) * (1.0 if few > 0 else -1.0)
                 y = scaled(significand(s, p), exponent - between(s, p - 2, p + 2 if kind == 2 else 3 * p) - first)
             else:  # cancellation
-                y = fitted(y, p, emin, max_finite)
+                y = anything(s, p, emin, emax, max_finite)
                 z = -(x * y) * (1.0 + scaled(np.float64(few), 1 - p))
         a[i] = fitted(x, p, emin, max_finite)
         b[i] = fitted(y, p, emin, max_finite)
-        c[i] = fitted(z, p, emin, max_finite)
+        if op == FMA:
+            c[i] = fitted(z, p, emin, max_finite)
 
 
 def operands(name, fmt, count, seed, dtype):
     """Arrays of values of the format for an operation."""
     arrays = [np.empty(count, dtype) for _ in range(3)]
     fill(_KIND[name], seed, *arrays, fmt.precision, fmt.emin, fmt.emax, fmt.max_finite)
+    arrays = arrays[: {"sqrt": 1, "fma": 3}.get(name, 2)]
     for array in arrays:
         if not fmt.has_infinity:
             array[np.isinf(array)] = fmt.max_finite
-    return arrays[: {"sqrt": 1, "fma": 3}.get(name, 2)]
+    return arrays
 
 
 def patterns(count, seed, dtype):

@@ -1,5 +1,6 @@
 """Operands whose sums of products are hard: ties, stagnation, cancellation, underflow, near overflow; and their exact sums."""
 
+import operator
 from fractions import Fraction
 
 import numpy as np
@@ -34,13 +35,20 @@ def hard_operands(kind, fmt, held, rows, terms, columns, seed):
     return tuple(fpsim.round(np.clip(x, -fmt.max_finite, fmt.max_finite), fmt, "toward-zero") for x in (a, b))
 
 
+def integers(x):
+    """(a matrix as lists of whole numbers, what they are parts of)."""
+    ratios = [[value.as_integer_ratio() for value in row] for row in x.tolist()]
+    whole = max(bottom for row in ratios for _, bottom in row)  # a power of two, as all are
+    return [[top * (whole // bottom) for top, bottom in row] for row in ratios], whole
+
+
 def exact_sums(a, b):
     """The exact sums of products and of their magnitudes, as lists of (row, column, sum, sum of magnitudes)."""
-    left = [[Fraction(x) for x in row] for row in a.tolist()]
-    right = [[Fraction(x) for x in column] for column in b.T.tolist()]
+    (left, one), (right, other) = integers(a), integers(b.T)
     found = []
     for i, row in enumerate(left):
         for j, column in enumerate(right):
-            products = [x * y for x, y in zip(row, column, strict=True)]
-            found.append((i, j, sum(products, Fraction(0)), sum(map(abs, products), Fraction(0))))
+            products = list(map(operator.mul, row, column))
+            sums = sum(products), sum(map(abs, products))
+            found.append((i, j, *(Fraction(total, one * other) for total in sums)))
     return found

@@ -26,6 +26,7 @@ class Numbers(NamedTuple):
 
     precision: int
     emin: int
+    min_normal: float
     max_finite: float
     infinite: float
     flush: int  # 0: kept, 1: judged after rounding, 2: before
@@ -36,7 +37,10 @@ class Numbers(NamedTuple):
 def numbers(fmt):
     infinite = fmt.max_finite if fmt.saturate else math.inf if fmt.specials == "ieee" else math.nan
     flush = (None, "after", "before").index(fmt.flush)
-    return Numbers(fmt.precision, fmt.emin, fmt.max_finite, infinite, flush, fmt.flush_inputs, fmt.specials != "fnuz")
+    has_negative_zero = fmt.specials != "fnuz"
+    return Numbers(
+        fmt.precision, fmt.emin, 2.0**fmt.emin, fmt.max_finite, infinite, flush, fmt.flush_inputs, has_negative_zero
+    )
 
 
 POWERS = 2.0 ** np.arange(-1022, 1024)
@@ -62,12 +66,8 @@ def unpack(x):
 
 @jit
 def bit_length(n):
-    length = 0
-    for width in (32, 16, 8, 4, 2, 1):
-        if n >> width:
-            n >>= width
-            length += width
-    return length + (1 if n else 0)
+    """Of 0 <= n < 2^63. With the bit below its highest cleared, no conversion rounds it up to the next power of two."""
+    return max(0, (np.float64(n & ~(n >> 1)).view(np.int64) >> 52) - 1022)
 
 
 @jit
@@ -111,42 +111,49 @@ def root(n):
     return r, r * r != n
 
 
+def goes_up(mode, rest, odd, negative):
+    """Whether a magnitude becomes the next count; `rest` is 0, 1 below the half, 2 the half, 3 above it."""
+    if mode == 0:
+        return rest == 3 or (rest == 2 and odd)
+    if mode == 1:
+        return rest >= 2
+    if mode in (3, 4):
+        return rest > 0 and negative == (mode == 4)
+    return mode == 5 and rest > 0 and not odd
+
+
+def stays_finite(mode, negative):
+    """Whether what is beyond the largest value becomes that."""
+    return mode in (2, 5) or (mode in (3, 4) and negative != (mode == 4))
+
+
+#: By mode (numbered as `Rounding.code`) and sign; `UP` also by 2 * rest + (1 if the count is odd).
+UP = np.array(
+    [[[goes_up(mode, i // 2, i % 2 == 1, negative) for i in range(8)] for negative in (False, True)] for mode in range(6)]
+).astype(np.int64)
+INWARD = np.array([[stays_finite(mode, negative) for negative in (False, True)] for mode in range(6)])
+
+
 @jit
-def pack(n, exponent, negative, mode, fmt):
-    """n * 2^exponent with its sign, rounded; modes are numbered as `Rounding.code`."""
-    if n == 0:
-        return -0.0 if negative and fmt.negative_zero else 0.0
+def split(n, exponent, fmt):
+    """n * 2^exponent, n > 0, as a count of a place and a rest: (count, place, what `UP` asks for, exponent of the top bit)."""
     top = bit_length(n) - 1 + exponent
     place = (top if fmt.flush else max(top, fmt.emin)) - fmt.precision + 1
     shift = place - exponent
-    if shift <= 0:
-        count, twice_rest = n << -shift, 0  # 0 below, 1 below the half, 2 the half, 3 above it
-    elif shift > 62:
-        count, twice_rest = np.int64(0), 1
-    else:
-        count = n >> shift
-        rest = n & ((np.int64(1) << shift) - 1)
-        half = np.int64(1) << (shift - 1)
-        twice_rest = 0 if rest == 0 else 1 if rest < half else 2 if rest == half else 3
-    odd = count & 1
-    if mode == 0:
-        up = twice_rest == 3 or (twice_rest == 2 and odd == 1)
-    elif mode == 1:
-        up = twice_rest >= 2
-    elif mode == 2:
-        up = False
-    elif mode == 3:
-        up = twice_rest > 0 and not negative
-    elif mode == 4:
-        up = twice_rest > 0 and negative
-    else:
-        up = twice_rest > 0 and odd == 0
-    result = scaled(np.float64(count + up), place)
+    right = min(max(shift, 0), 62)  # n is below 2^62: nothing is counted by a longer shift, and less than a half is left
+    n <<= max(-shift, 0)
+    count, lost, half = n >> right, n & ((np.int64(1) << right) - 1), (np.int64(1) << right) >> 1
+    rest = np.int64(lost != 0) * (1 + (lost >= half) + (lost > half)) if shift <= 62 else np.int64(1)
+    return count, place, 2 * rest + (count & 1), top
+
+
+@jit
+def deliver(count, place, top, negative, inward, fmt):
+    """count * 2^place as the format has it."""
+    result = scaled(np.float64(count), place)
     if result > fmt.max_finite:
-        inward = mode == 2 or mode == 5 or (mode == 3 and negative) or (mode == 4 and not negative)
         result = fmt.max_finite if inward else fmt.infinite
-    small = top < fmt.emin if fmt.flush == 2 else result < scaled(1.0, fmt.emin)
-    if fmt.flush and small:
+    if fmt.flush and (top < fmt.emin if fmt.flush == 2 else result < fmt.min_normal):
         result = 0.0
     if result == 0.0 and not fmt.negative_zero:
         return 0.0
@@ -162,49 +169,40 @@ def special(x, fmt):
 
 
 @jit
-def finite_result(op, x, y, z, mode, fmt):
+def finite_result(op, x, y, z):
+    """(significand, exponent, sign, whether it is zero by cancellation) of the exact result of finite numbers, jammed."""
     m, e = unpack(x)
-    n, f = unpack(y)
-    x_negative, y_negative = math.copysign(1.0, x) < 0, math.copysign(1.0, y) < 0
+    x_negative = math.copysign(1.0, x) < 0
     if op == ROUND:
-        return pack(m, e, x_negative, mode, fmt)
+        return m, e, x_negative, False
     if op == SQRT:
         m, e = normalized(m, e)
         if e % 2:
             m, e = m >> 1, e + 1  # exact: the significand has at most 53 bits of 61
         r, inexact = root(m)
-        return pack((r << 1) | np.int64(inexact), e // 2 - 1, False, mode, fmt)
+        return (r << 1) | np.int64(inexact), e // 2 - 1, False, False
+    n, f = unpack(y)
+    y_negative = math.copysign(1.0, y) < 0
     if op == DIV:
         m, e = normalized(m, e)
         n, f = n >> _SPARE, f + _SPARE
         quotient = m // n
-        return pack((quotient << 1) | np.int64(quotient * n != m), e - f - 1, x_negative != y_negative, mode, fmt)
+        return (quotient << 1) | np.int64(quotient * n != m), e - f - 1, x_negative != y_negative, False
     if op in (MUL, FMA):
         m, e, n, f = m >> _SPARE, e + _SPARE, n >> _SPARE, f + _SPARE
         m, e, x_negative = m * n, e + f, x_negative != y_negative  # exact: at most 24 bits each
         if op == MUL:
-            return pack(m, e, x_negative, mode, fmt)
+            return m, e, x_negative, False
         n, f = unpack(z)
         y_negative = math.copysign(1.0, z) < 0
     same_zeros = m == 0 and n == 0 and x_negative == y_negative
     total, exponent, negative = add_magnitudes(m, e, x_negative, n, f, y_negative)
-    if total == 0 and not same_zeros:
-        negative = mode == 4
-    return pack(total, exponent, negative, mode, fmt)
+    return total, exponent, negative, total == 0 and not same_zeros
 
 
 @jit
-def operate(op, x, y, z, mode, fmt):
-    """The float64 that an operation on values of the format delivers. Unused operands are 1."""
-    if fmt.flush_inputs and op != ROUND:
-        least = math.ldexp(1.0, fmt.emin)
-        x = math.copysign(0.0, x) if abs(x) < least else x
-        y = math.copysign(0.0, y) if abs(y) < least else y
-        z = math.copysign(0.0, z) if abs(z) < least else z
-    if op == SUB:
-        op, y = ADD, -y
-    if not fmt.negative_zero:
-        x, y, z = x + 0.0, y + 0.0, z + 0.0
+def known_result(op, x, y, z, fmt):
+    """(whether no mode matters, what infinities, NaNs and zeros then give); the rest is for `finite_result` to say."""
     if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
         # float64 does not differ from any format in what infinities and NaNs give.
         wide = x
@@ -219,20 +217,46 @@ def operate(op, x, y, z, mode, fmt):
         elif op == FMA:
             wide = z if math.isfinite(x) and math.isfinite(y) else x * y + z
         if math.isfinite(wide):
-            return 0.0 if not fmt.negative_zero else wide  # a number over infinity
-        return special(wide, fmt)
+            return True, 0.0 if not fmt.negative_zero else wide  # a number over infinity
+        return True, special(wide, fmt)
     if op == DIV and y == 0.0:
-        return math.nan if x == 0.0 else special(math.copysign(math.inf, x) * math.copysign(1.0, y), fmt)
+        return True, math.nan if x == 0.0 else special(math.copysign(math.inf, x) * math.copysign(1.0, y), fmt)
     if op == SQRT and x <= 0.0:
-        return math.nan if x < 0.0 else pack(np.int64(0), np.int64(0), math.copysign(1.0, x) < 0, mode, fmt)
-    return finite_result(op, x, y, z, mode, fmt)
+        return True, math.nan if x < 0.0 else x if fmt.negative_zero else 0.0
+    return False, x
 
 
 @jit
-def operate_array(op, x, y, z, mode, fmt, out):
-    """`operate` on flat arrays of float32 or float64, into one of the same dtype."""
-    for i in range(out.size):
-        out[i] = operate(op, np.float64(x[i]), np.float64(y[i]), np.float64(z[i]), mode, fmt)
+def as_operand(x, fmt):
+    """Subnormals may count as zeros, and there may be one zero only."""
+    if fmt.flush_inputs and abs(x) < fmt.min_normal:
+        x = math.copysign(0.0, x)
+    return x if fmt.negative_zero else x + 0.0
+
+
+@jit
+def operate_array(op, x, y, z, modes, fmt, out):
+    """What an operation on flat arrays delivers, a row for each mode. Unused operands are copies of the first."""
+    sign_of_y = -1.0 if op == SUB else 1.0
+    op = ADD if op == SUB else op
+    for i in range(out.shape[1]):
+        left, right, third = np.float64(x[i]), sign_of_y * np.float64(y[i]), np.float64(z[i])
+        if op != ROUND:
+            left, right, third = as_operand(left, fmt), as_operand(right, fmt), as_operand(third, fmt)
+        is_known, known = known_result(op, left, right, third, fmt)
+        if is_known:
+            for k in range(modes.size):
+                out[k, i] = known
+            continue
+        n, exponent, negative, cancelled = finite_result(op, left, right, third)
+        if n == 0:
+            for k in range(modes.size):
+                out[k, i] = -0.0 if fmt.negative_zero and (modes[k] == 4 if cancelled else negative) else 0.0
+            continue
+        count, place, rest, top = split(n, exponent, fmt)
+        for k in range(modes.size):
+            up, inward = UP[modes[k], np.int64(negative), rest], INWARD[modes[k], np.int64(negative)]
+            out[k, i] = deliver(count + up, place, top, negative, inward, fmt)
 
 
 @jit
@@ -249,13 +273,12 @@ def mismatches(got, want):
 
 
 @jit
-def differing_bits(got, want, infinity):
-    """How many patterns (uint32 or uint64) differ, any NaN being as good as another; `infinity` is the carrier's."""
+def differing_bits(got, want, magnitude, infinity):
+    """How many patterns (all uint32, or all uint64) differ, any NaN being as good as another; `magnitude` masks the sign."""
     count = 0
-    mask = infinity | (infinity - 1) | (infinity >> 1)
     for i in range(got.size):
-        both_nan = (got[i] & mask) > infinity and (want[i] & mask) > infinity
-        count += got[i] != want[i] and not both_nan
+        both_nan = (got[i] & magnitude > infinity) & (want[i] & magnitude > infinity)
+        count += (got[i] != want[i]) & ~both_nan
     return count
 
 
@@ -264,24 +287,22 @@ def differing(got, want):
     assert got.dtype == want.dtype and got.shape == want.shape
     bits = np.uint32 if got.dtype == np.float32 else np.uint64
     infinity = np.array(np.inf, got.dtype).view(bits)[()]
-    return int(differing_bits(np.ravel(got).view(bits), np.ravel(want).view(bits), infinity))
+    return int(differing_bits(np.ravel(got).view(bits), np.ravel(want).view(bits), np.iinfo(bits).max >> bits(1), infinity))
+
+
+def results_in(modes, name, operands, fmt):
+    """A row for each mode: what the operation gives on arrays of one dtype and size."""
+    first = operands[0]
+    codes, out = np.array([mode.code for mode in modes]), np.empty((len(modes), first.size), first.dtype)
+    if not fmt.signed:  # float8_e8m0fnu: no zero, no sign; what lies below its least value becomes it
+        operands = [np.maximum(first, first.dtype.type(fmt.min_normal))]
+    operands = [*operands, *[operands[0]] * (3 - len(operands))]
+    operate_array(OPERATIONS[name], *operands, codes, numbers(fmt), out)
+    if not fmt.signed:
+        out[:, ~(first > 0) | np.isinf(first)] = np.nan
+    return out
 
 
 def results(name, operands, fmt, mode):
-    """`operate` on arrays of one dtype and size."""
-    if not fmt.signed:
-        return _scale_results(operands[0], fmt, mode)
-    first = operands[0]
-    ones = np.ones_like(first)
-    out = np.empty_like(first)
-    operate_array(OPERATIONS[name], *operands, *[ones] * (3 - len(operands)), mode.code, numbers(fmt), out)
-    return out
-
-
-def _scale_results(x, fmt, mode):
-    """float8_e8m0fnu: no zero, no sign; what lies below its least value becomes it."""
-    out = np.empty_like(x)
-    raised = np.maximum(x, x.dtype.type(fmt.min_normal))
-    operate_array(ROUND, raised, raised, raised, mode.code, numbers(fmt), out)
-    out[~(x > 0) | np.isinf(x)] = np.nan
-    return out
+    """What the operation gives on arrays of one dtype and size."""
+    return results_in([mode], name, operands, fmt)[0]

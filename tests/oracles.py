@@ -17,8 +17,9 @@ def power(exponent):
 
 def exponent_of(magnitude):
     """floor(log2(magnitude)) of a positive rational."""
-    guess = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    return guess if power(guess) <= magnitude else guess - 1
+    top, bottom = magnitude.as_integer_ratio()
+    guess = top.bit_length() - bottom.bit_length()
+    return guess - (top << max(-guess, 0) < bottom << max(guess, 0))
 
 
 @functools.cache
@@ -37,22 +38,28 @@ def zero(fmt, negative):
     return -0.0 if negative and fmt.specials != "fnuz" else 0.0
 
 
-def quantum(magnitude, fmt):
-    """The distance of the format's values around a magnitude. Flushing is judged on significands of p bits throughout."""
+def last_place(magnitude, fmt):
+    """The exponent of the values' distance around a magnitude. Flushing is judged on significands of p bits throughout."""
     exponent = exponent_of(magnitude)
     if fmt.flush is None:
         exponent = max(exponent, fmt.emin)
-    return power(exponent - fmt.precision + 1)
+    return exponent - fmt.precision + 1
 
 
-def goes_up(count, rest, negative, mode):
-    """Whether count + rest, rest in [0, 1), becomes count + 1 in magnitude."""
-    half = Fraction(1, 2)
+def counted(magnitude, place):
+    """(count, rest, whole): the magnitude is (count + rest / whole) * 2^place, in integers, rest in [0, whole)."""
+    top, bottom = magnitude.as_integer_ratio()
+    whole = bottom << max(place, 0)
+    return (*divmod(top << max(-place, 0), whole), whole)
+
+
+def goes_up(count, rest, whole, negative, mode):
+    """Whether count + rest / whole, rest in [0, whole), becomes count + 1 in magnitude."""
     match mode:
         case Rounding.NEAREST_EVEN:
-            return rest > half or (rest == half and count % 2 == 1)
+            return 2 * rest > whole or (2 * rest == whole and count % 2 == 1)
         case Rounding.NEAREST_AWAY:
-            return rest >= half
+            return 2 * rest >= whole
         case Rounding.TOWARD_ZERO:
             return False
         case Rounding.UP:
@@ -73,22 +80,28 @@ def delivers_max_finite(negative, mode):
 
 def round_exact(x, fmt, mode, negative_zero=False):
     """The float that an exact rational rounds to; a zero is negative if so told."""
+    return round_in([mode], x, fmt, negative_zero)[0]
+
+
+def round_in(modes, x, fmt, negative_zero=False):
+    """`round_exact` in each mode. A zero of which it is None whether it is negative is so where sums round down."""
     if not fmt.signed:
-        return round_scale(x, fmt, mode)
+        return [round_scale(x, fmt, mode) for mode in modes]
     if x == 0:
-        return zero(fmt, negative_zero)
+        return [zero(fmt, mode is Rounding.DOWN if negative_zero is None else negative_zero) for mode in modes]
     negative, magnitude = x < 0, abs(x)
-    step = quantum(magnitude, fmt)
-    count = magnitude // step
-    result = (count + goes_up(count, magnitude / step - count, negative, mode)) * step
-    if result > max_finite(fmt):
-        if not delivers_max_finite(negative, mode):
-            return infinite(fmt, negative)
-        result = max_finite(fmt)
-    judged = magnitude if fmt.flush == "before" else result
-    if result == 0 or (fmt.flush and judged < power(fmt.emin)):
-        return zero(fmt, negative)
-    return -float(result) if negative else float(result)
+    place = last_place(magnitude, fmt)
+    count, rest, whole = counted(magnitude, place)
+
+    def deliver(count, mode):
+        if count.bit_length() + place > fmt.emax and count * power(place) > max_finite(fmt):  # asked in the last binade only
+            return float(max_finite(fmt)) if delivers_max_finite(negative, mode) else abs(infinite(fmt, negative))
+        if fmt.flush and (magnitude if fmt.flush == "before" else count * power(place)) < power(fmt.emin):
+            return 0.0
+        return math.ldexp(count, place)
+
+    found = [deliver(count + goes_up(count, rest, whole, negative, mode), mode) for mode in modes]
+    return [zero(fmt, negative) if result == 0 else -result if negative else result for result in found]
 
 
 def round_scale(x, fmt, mode):
@@ -96,8 +109,9 @@ def round_scale(x, fmt, mode):
     if x <= 0:
         return NAN
     x = max(x, power(fmt.emin))
-    step = power(exponent_of(x))
-    result = (1 + goes_up(1, x / step - 1, False, mode)) * step
+    place = exponent_of(x)
+    count, rest, whole = counted(x, place)
+    result = (count + goes_up(count, rest, whole, False, mode)) * power(place)
     if result > max_finite(fmt):
         return float(max_finite(fmt)) if delivers_max_finite(False, mode) else NAN
     return float(result)
@@ -118,12 +132,9 @@ def stochastic(x, fmt):
     Overflow and flushing are applied to both.
     """
     negative, magnitude = x < 0, abs(x)
-    step = quantum(magnitude, fmt)
-    lower = (magnitude // step) * step
-    upper = lower + step
+    place = last_place(magnitude, fmt)
+    count, rest, whole = counted(magnitude, place)
     top, virtual = max_finite(fmt), power(fmt.emax + 1)
-    if lower >= top and magnitude < virtual:
-        lower, upper = top, virtual
 
     def deliver(value):
         if value > top:
@@ -132,33 +143,35 @@ def stochastic(x, fmt):
             return zero(fmt, negative)
         return -float(value) if negative else float(value)
 
-    return deliver(lower), deliver(upper), math.floor((magnitude - lower) / (upper - lower) * 2**32)
+    lower, upper = count * power(place), (count + 1) * power(place)
+    if lower >= top and magnitude < virtual:
+        return deliver(top), deliver(virtual), math.floor((magnitude - top) / (virtual - top) * 2**32)
+    return deliver(lower), deliver(upper), (rest << 32) // whole
 
 
-# Operations
+# Operations: (exact result, whether a zero is negative, None where that is for the mode to say), or a special float
 
 
-def signed_zero_of_sum(x, y, mode):
+def negative_zero_of_sum(x, y):
     """Whether an exact zero sum of these floats is negative (IEEE 754-2019, section 6.3)."""
-    if x == 0 and y == 0 and math.copysign(1, x) == math.copysign(1, y):
+    if x == 0 and y == 0 and not signs_differ(x, y):
         return math.copysign(1, x) < 0
-    return mode is Rounding.DOWN
-
-
-def exact_add(x, y, mode):
-    """(exact sum, whether a zero is negative), or a special float."""
-    if math.isnan(x) or math.isnan(y) or (math.isinf(x) and math.isinf(y) and x != y):
-        return NAN
-    if math.isinf(x) or math.isinf(y):
-        return x if math.isinf(x) else y
-    return Fraction(x) + Fraction(y), signed_zero_of_sum(x, y, mode)
+    return None
 
 
 def signs_differ(x, y):
     return math.copysign(1, x) != math.copysign(1, y)
 
 
-def exact_mul(x, y, mode):
+def exact_add(x, y):
+    if math.isnan(x) or math.isnan(y) or (math.isinf(x) and math.isinf(y) and x != y):
+        return NAN
+    if math.isinf(x) or math.isinf(y):
+        return x if math.isinf(x) else y
+    return Fraction(x) + Fraction(y), negative_zero_of_sum(x, y)
+
+
+def exact_mul(x, y):
     if math.isnan(x) or math.isnan(y) or (math.isinf(x) and y == 0) or (x == 0 and math.isinf(y)):
         return NAN
     if math.isinf(x) or math.isinf(y):
@@ -166,7 +179,7 @@ def exact_mul(x, y, mode):
     return Fraction(x) * Fraction(y), signs_differ(x, y)
 
 
-def exact_div(x, y, mode):
+def exact_div(x, y):
     if math.isnan(x) or math.isnan(y) or (x == 0 and y == 0) or (math.isinf(x) and math.isinf(y)):
         return NAN
     if math.isinf(x) or y == 0:
@@ -174,7 +187,7 @@ def exact_div(x, y, mode):
     return (Fraction(0) if math.isinf(y) else Fraction(x) / Fraction(y)), signs_differ(x, y)
 
 
-def exact_sqrt(x, mode, bits=300):
+def exact_sqrt(x, bits=300):
     """The root, or a rational with `bits` more bits between it and its neighbors, which no rounding can tell from it."""
     if math.isnan(x) or x < 0:
         return NAN
@@ -186,20 +199,20 @@ def exact_sqrt(x, mode, bits=300):
     return (Fraction(root) if exact else root + Fraction(1, 2)) / power(bits + 600), False
 
 
-def exact_fma(x, y, z, mode):
-    product = exact_mul(x, y, mode)
+def exact_fma(x, y, z):
+    product = exact_mul(x, y)
     if not isinstance(product, tuple):
-        return exact_add(product, z, mode)
+        return exact_add(product, z)
     if not math.isfinite(z):
         return z
     value, negative = product
     sign = (-1.0 if negative else 1.0) if value else (-0.0 if negative else 0.0)
-    return value + Fraction(z), signed_zero_of_sum(sign, z, mode)
+    return value + Fraction(z), negative_zero_of_sum(sign, z)
 
 
 EXACT = {
     "add": exact_add,
-    "sub": lambda x, y, mode: exact_add(x, -y, mode),
+    "sub": lambda x, y: exact_add(x, -y),
     "mul": exact_mul,
     "div": exact_div,
     "sqrt": exact_sqrt,
@@ -216,7 +229,12 @@ def operand(x, fmt):
 
 def operate(name, operands, fmt, mode):
     """The float that an operation on values of the format delivers."""
-    result = EXACT[name](*(operand(x, fmt) for x in operands), mode)
+    return operate_in([mode], name, operands, fmt)[0]
+
+
+def operate_in(modes, name, operands, fmt):
+    """`operate` in each mode."""
+    result = EXACT[name](*(operand(x, fmt) for x in operands))
     if isinstance(result, tuple):
-        return round_exact(result[0], fmt, mode, result[1])
-    return round_float(result, fmt, mode)
+        return round_in(modes, result[0], fmt, result[1])
+    return [round_float(result, fmt, mode) for mode in modes]

@@ -154,8 +154,9 @@ def test_recordings_do_not_depend_on_instructions(tmp_path):
         "    print([(row.op, row.dtype, row.shape, row.differing, row.fit, str(row.first)) for row in found.rows])\n"
     )
     outputs = []
-    for extra in ({}, {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2"}):
-        env = {**os.environ, **extra, "PYTHONWARNINGS": "ignore", "NUMBA_CACHE_DIR": str(tmp_path / str(len(outputs)))}
+    older = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2", "FPSIM_CACHE_DIR": str(tmp_path)}
+    for extra in ({}, older):
+        env = {**os.environ, **extra, "PYTHONWARNINGS": "ignore"}
         command = [sys.executable, "-c", code, str(RECORDINGS)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
         assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 import math
 from fractions import Fraction
 
-import mpmath
 import numpy as np
 import pytest
 import torch
@@ -12,7 +11,7 @@ import fpsim
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
 from tests import sums_oracle as oracle
-from tests.elementary_reference import REFERENCE
+from tests.elementary_reference import REFERENCE, ball
 
 ARITHMETIC = {"add": 2, "sub": 2, "mul": 2, "div": 2, "sqrt": 1, "fma": 3}
 FUNCTIONS = list(REFERENCE)
@@ -127,10 +126,8 @@ def exact_value(name, x):
         return Fraction(limit) if math.isfinite(limit) else limit
     if domain is not None and not domain[0] < x < domain[1]:
         return None
-    with mpmath.workprec(2600):
-        sign, significand, exponent, _ = mpmath.mpf(function(mpmath.mpf(x)))._mpf_
-    value = (-1) ** sign * int(significand) * Fraction(2) ** int(exponent)
-    return Fraction(round(value)) if name in ("log2", "log10") and abs(value - round(value)) < Fraction(1, 2**2000) else value
+    significand, exponent = map(int, ball(function, x, certain=2600).mid().man_exp())
+    return significand * Fraction(2) ** exponent
 
 
 LEAST = [-126, -54, -53, -52, -28, -27, -26, -14, -1, 0, 1]

@@ -49,6 +49,7 @@ def test_fifty_steps_add_few_objects(few_operations_behind_an_event):
 
 
 @pytest.mark.exhaustive
-def test_ten_thousand_steps_keep_less_than_half_an_object_each(few_operations_behind_an_event):
-    blocks, tensors = growth(10_000, warm=50)
-    assert blocks < 5000 and tensors < 1000  # less than a megabyte
+def test_beyond_the_first_steps_less_than_a_quarter_of_an_object_is_kept_of_each(few_operations_behind_an_event):
+    """After 300 steps every place has what it keeps: from there a report shrinks, and what a step left behind would show."""
+    blocks, tensors = growth(1200, warm=300)
+    assert blocks < 300 and tensors < 1000

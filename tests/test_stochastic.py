@@ -121,7 +121,7 @@ def test_what_truncation_leaves_is_counted_exactly(fmt):
         padded = operands + [operands[-1]] * (3 - arity)
         bits, counts = operations.truncated(name, tuple(padded), fmt)
         rows = zip(*operands, strict=True)
-        exact = [oracles.EXACT[name](*(oracles.operand(float(x), fmt) for x in row), None) for row in rows]
+        exact = [oracles.EXACT[name](*(oracles.operand(float(x), fmt) for x in row)) for row in rows]
         kept = np.array([isinstance(result, tuple) and result[0] != 0 for result in exact])
         finite = [result[0] for result, keep in zip(exact, kept, strict=True) if keep]
         lower, upper, threshold = zip(*(oracles.stochastic(x, fmt) for x in finite), strict=True)

@@ -25,7 +25,7 @@ regenerates this page.
 
 The oracles: exact rationals (`tests/oracles.py`); 64-bit integers (`tests/integer_oracle.py`: unpack, compute exactly,
 round once, pack; itself compared with the rationals below); NumPy's float16, ml_dtypes and torch.half where they are
-right; mpmath for elementary functions.
+right; balls of Arb, of which 120 bits are certain, for elementary functions.
 
 Known differences, left out of the comparisons:
 - ml_dtypes rounds every float32 strictly between 2^-127 and 2^-126 up to 2^-126 in float8_e8m0fnu; fpsim rounds it to

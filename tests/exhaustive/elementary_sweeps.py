@@ -37,12 +37,12 @@ SIXTEEN_BITS = [fpsim.get_format("fp16"), fpsim.get_format("bf16")]
 FEWER_BITS = [fmt for fmt in NAMED if fmt.bits <= 8 and fmt.has_zero]
 
 for _name in REFERENCE:
-    sweep(SECTION, f"{_name} of all values of fp16 and bf16, to nearest (both modes)", "mpmath, 140 bits")(
+    sweep(SECTION, f"{_name} of all values of fp16 and bf16, to nearest (both modes)", "Arb, 120 bits")(
         lambda name=_name: _sweep_formats(SIXTEEN_BITS, name)
     )
 
 
-@sweep(SECTION, "every function of all values of tf32, to nearest (both modes)", "long double; erf, erfc: mpmath")
+@sweep(SECTION, "every function of all values of tf32, to nearest (both modes)", "long double; erf, erfc: Arb")
 def all_of_tf32():
     tf32, step = fpsim.get_format("tf32"), 2**16
     starts = range(0, every_value(tf32).size, step)
@@ -53,6 +53,6 @@ def narrow(fmt):
     return sum((all_inputs(fmt, name, 0, None) for name in REFERENCE), Result(0, 0))
 
 
-@sweep(SECTION, "every function of all values of the 8-, 6- and 4-bit formats, to nearest (both modes)", "mpmath, 140 bits")
+@sweep(SECTION, "every function of all values of the 8-, 6- and 4-bit formats, to nearest (both modes)", "Arb, 120 bits")
 def narrow_formats():
     return total(narrow, ((fmt,) for fmt in FEWER_BITS))

@@ -18,8 +18,7 @@ def fused(count, seed):
     found = Result(0, 0)
     for part in range(count // BLOCK):
         operands = generators.operands("fma", fp16, BLOCK, 1000 * seed + part, np.float32)
-        for mode in DETERMINISTIC:
-            want = integer_oracle.results("fma", operands, fp16, mode)
+        for mode, want in zip(DETERMINISTIC, integer_oracle.results_in(DETERMINISTIC, "fma", operands, fp16), strict=True):
             found += Result(BLOCK, integer_oracle.differing(fpsim.fma(*operands, fp16, mode), want))
     return found
 

@@ -1,9 +1,10 @@
 """What a sweep is: a function that counts cases and mismatches over tasks handed to worker processes."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ def sweep(section: str, what: str, oracle: str) -> Callable[[Callable[[], Result
     return register
 
 
-def _start() -> None:
+def _one_thread() -> None:
     import torch
 
     from fpsim.backend import threads
@@ -59,12 +60,30 @@ def _start() -> None:
     threads.set_num_threads(1)
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    import torch
+
+    from fpsim.backend import threads
+
+    count = torch.get_num_threads()
+    _one_thread()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+        threads.set_num_threads(None)
+
+
 @functools.cache
 def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), initializer=_start)
+    return ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), initializer=_one_thread)
 
 
 def total(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> Result:
-    """The sum of `function(*task)` over all tasks, on every processor."""
+    """The sum of `function(*task)` over all tasks, on every processor; where pytest has workers on them, on the worker's."""
+    if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+        with _alone():
+            return sum((function(*task) for task in tasks), Result(0, 0))
     waiting = [_pool().submit(function, *task) for task in tasks]
     return sum((future.result() for future in waiting), Result(0, 0))
