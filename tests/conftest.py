@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell star
 #: Tests of many seconds: begun first, they end while the other worker still has work.
 LONGEST = (
     "tests/test_processors.py::test_a_level_gives",
-    "tests/test_report_memory.py::test_beyond_the_first_steps",
+    "tests/test_report_memory.py",
     "tests/test_crosscheck.py::test_recordings_do_not_depend",
     "tests/exhaustive/test_sweeps.py::test_sweep",
     "tests/test_certificates.py::test_no",
