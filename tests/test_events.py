@@ -57,11 +57,17 @@ def test_a_backward_pass_is_placed_at_the_line_of_its_forward_call():
 
 
 @pytest.mark.parametrize(
-    ("fmt", "value", "kind", "rounded"),
-    [("fp16", 1e5, "overflow", math.inf), ("e4m3", -300.0, "overflow", -math.inf), ("e4m3fn", 500.0, "overflow", math.nan),
-     ("fixed(8,4)", -9.0, "overflow", -8.0), ("fp16", 1e-8, "underflow", 0.0), ("e5m2", -1e-6, "underflow", -0.0)],
-)  # fmt: skip
-def test_a_weight_that_the_format_does_not_hold_is_the_first_event(fmt, value, kind, rounded):
+    ("fmt", "value", "kind", "rounded", "limit"),
+    [
+        ("fp16", 1e5, "overflow", math.inf, "(the largest number of fp16 is 65504)"),
+        ("e4m3", -300.0, "overflow", -math.inf, "(the largest number of float8_e4m3 is 240)"),
+        ("e4m3fn", 500.0, "overflow", math.nan, "(the largest number of float8_e4m3fn is 448)"),
+        ("fixed(8,4)", -9.0, "overflow", -8.0, "(the least number of fixed(8,4) is -8)"),
+        ("fp16", 1e-8, "underflow", 0.0, "(the smallest number of fp16 is 5.96046e-08)"),
+        ("e5m2", -1e-6, "underflow", -0.0, "(the smallest number of float8_e5m2 is 1.52588e-05)"),
+    ],
+)
+def test_a_weight_that_the_format_does_not_hold_is_the_first_event(fmt, value, kind, rounded, limit):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     nn.init.constant_(model[1].weight, value)
     sim = fpsim.run(model, fmt, observe="events")
@@ -70,6 +76,7 @@ def test_a_weight_that_the_format_does_not_hold_is_the_first_event(fmt, value, k
     assert first.place.text.startswith("sim = fpsim.run(model") and first.count == first.elements == 4
     assert first.exact == np.float32(value) and np.array_equal(first.rounded, rounded, equal_nan=True)
     assert dict(first.operands).keys() == {"1.weight[0, 0]"}
+    assert limit in first.text
     if not math.isfinite(rounded):
         with pytest.raises(NonFinite, match=r"4 of 4 elements of 1\.weight, when the model was rounded"):
             fpsim.run(model, fmt, on_nonfinite="raise")

@@ -81,7 +81,12 @@ def sentence(element: Element, fmt: Any) -> str:
     if element.exact is not None:
         parts.append(f"exactly {element.exact:.6g}")
     if element.rounded is not None:
-        limit = f" (the largest number of {fmt.name} is {fmt.max_finite:.6g})"
-        parts.append(f"became {element.rounded:.6g} in {fmt.name}{limit}")
+        if element.rounded == 0 and element.exact:
+            limit = f"the smallest number of {fmt.name} is {fmt.enclosing.min_subnormal:.6g}"
+        elif element.rounded == fmt.min_finite != -fmt.max_finite:
+            limit = f"the least number of {fmt.name} is {fmt.min_finite:.6g}"
+        else:
+            limit = f"the largest number of {fmt.name} is {fmt.max_finite:.6g}"
+        parts.append(f"became {element.rounded:.6g} in {fmt.name} ({limit})")
     where = f"element [{', '.join(map(str, element.index))}]" if element.index else "the result"
     return f"{where}, {', '.join(parts)}"
