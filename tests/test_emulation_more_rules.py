@@ -168,6 +168,17 @@ def test_factorizations_round_once():
         assert torch.equal(torch.linalg.svdvals(x), fpsim.round(torch.linalg.svdvals(x.double()), "fp16").float())
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.complex64])
+def test_eigenvalues_and_eigenvectors_round_once(kind):
+    x = values(5, 5) if kind is torch.float32 else torch.complex(values(5, 5), values(5, 5).t().contiguous())
+    wide = torch.linalg.eig(x.to(torch.float64 if kind is torch.float32 else torch.complex128))
+    with fpsim.emulate("fp16"):
+        found = (*torch.linalg.eig(x), torch.linalg.eigvals(x))
+    for result, exact in zip(found, (*wide, wide[0]), strict=True):
+        assert result.dtype is torch.complex64
+        assert torch.equal(torch.view_as_real(result), fpsim.round(torch.view_as_real(exact), "fp16").float())
+
+
 def test_the_next_value_is_the_formats():
     x = torch.tensor([1.0, 1.0, 0.0, 65504.0])
     with fpsim.emulate("fp16"):

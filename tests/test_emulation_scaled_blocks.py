@@ -80,3 +80,12 @@ def test_what_is_not_known_says_what_to_do():
         swizzled = [functional.SwizzleType.SWIZZLE_32_4_4] * 2
         with pytest.raises(fpsim.UnsupportedOp, match="swizzled"):
             functional.scaled_mm(a, b, scale_a, recipe_a, scale_b, recipe_b, *swizzled, output_dtype=torch.bfloat16)
+
+
+@pytest.mark.skipif(not hasattr(torch, "float4_e2m1fn_x2"), reason="this torch has no packed float4")
+def test_float4_factors_are_refused_with_what_has_their_products():
+    a = torch.zeros(4, 8, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    b = a.t()
+    for fmt in ("native", "fp16"):
+        with fpsim.emulate(fmt), pytest.raises(fpsim.UnsupportedOp, match="scaled_product"):
+            torch._scaled_mm(a, b, torch.ones(1), torch.ones(1), out_dtype=torch.bfloat16)

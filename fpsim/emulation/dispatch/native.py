@@ -16,7 +16,7 @@ from fpsim.emulation.dispatch.carriers import COMPLEX32, Call, ComplexCall, upca
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.limits import SMALL
+from fpsim.emulation.machine.limits import SMALL, instead_of
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.machine.parts import conjugating
 from fpsim.emulation.registry import RULES, TABLE, Entry, arrived, positions, written_by
@@ -132,7 +132,7 @@ class NativeMode(EmulationMode):
         reads_only = func is _aten._local_scalar_dense.default or (func in TABLE and TABLE[func].family == "view")
         for dtype in () if reads_only else kinds - SMALL.keys():
             if "float8" in str(dtype) or "float4" in str(dtype):
-                raise UnsupportedTensor(f"{func}: a tensor of {dtype}, which has no arithmetic; cast it to float32 first")
+                raise UnsupportedTensor(f"{func}: a tensor of {dtype}, which has no arithmetic; {instead_of(dtype)}")
         with _without_dispatch():
             if kinds.isdisjoint(_COMPLEX):
                 return func(*args, **kwargs)

@@ -23,6 +23,14 @@ SMALL = {
     **{getattr(torch, name): name for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")},
 }
 
+
+def instead_of(dtype: torch.dtype) -> str:
+    """What to do about a tensor of a dtype that has no rules."""
+    if "float4" in str(dtype):
+        return 'fpsim.hardware.scaled_product has products of such numbers with their scales, kind="nvf4" or "mxf4"'
+    return 'cast it to complex64 first, or use fmt="native"' if dtype is torch.complex32 else "cast it to float32 first"
+
+
 _OTHERS = frozenset((*SMALL, torch.complex64, torch.complex128))
 
 #: The largest float32 number: what a model that asks for its dtype's range is told.

@@ -17,7 +17,7 @@ from fpsim.backend.numba import counting
 from fpsim.emulation.errors import MetaTensor, SparseTensor, UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.arithmetic import Arithmetic
-from fpsim.emulation.machine.limits import LARGEST, SMALL
+from fpsim.emulation.machine.limits import LARGEST, SMALL, instead_of
 from fpsim.emulation.machine.parts import COMPLEX64, joined, parts_of
 from fpsim.emulation.machine.place import Surroundings
 from fpsim.emulation.machine.policy import Policy
@@ -146,8 +146,7 @@ class FormatMachine(Writing):
             raise SparseTensor(self.message(reason))
         if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE or (not computes and dtype in SMALL):
             return
-        instead = 'it to complex64 first, or use fmt="native"' if dtype is torch.complex32 else "it to float32 first"
-        raise UnsupportedTensor(self.message(f"a tensor of {dtype}, which has no rules here; cast {instead}"))
+        raise UnsupportedTensor(self.message(f"a tensor of {dtype}, which has no rules here; {instead_of(dtype)}"))
 
     def operands(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):

@@ -26,7 +26,7 @@ FACTORIZATIONS = names(
     _linalg_svd linalg_qr linalg_inv_ex linalg_lu_factor_ex linalg_lu _linalg_eigh _linalg_solve_ex
     linalg_lu_solve _linalg_slogdet _linalg_det linalg_cholesky_ex linalg_ldl_factor_ex linalg_ldl_solve
     cholesky cholesky_inverse cholesky_solve geqrf ormqr triangular_solve linalg_householder_product
-    linalg_solve_triangular linalg_matrix_exp
+    linalg_solve_triangular linalg_matrix_exp linalg_eig linalg_eigvals _linalg_eigvals
     """
 )
 

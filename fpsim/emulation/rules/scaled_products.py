@@ -11,6 +11,7 @@ from torch import Tensor
 from fpsim.accumulation.kinds import NATIVE, UNIT
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import accumulated_products, rounded
+from fpsim.emulation.machine.limits import SMALL, instead_of
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype, MaybeTensor
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library
@@ -95,6 +96,9 @@ def scaled_mm(
     dtype = out_dtype or a.dtype
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
         raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
+    for dtype_of in (a.dtype, b.dtype):
+        if dtype_of not in SMALL:
+            raise machine.refuse(f"a factor of {dtype_of}, whose products torch has for GPUs alone; {instead_of(dtype_of)}")
     task = machine.sum_of_dtypes(a.dtype, b.dtype, dtype)
     turned = scale_b.t() if scale_b.dim() == 2 else scale_b
     left, right = _scales(machine, scale_a, *a.shape), _scales(machine, turned, *b.t().shape)
