@@ -167,7 +167,7 @@ def set_module(tensor: torch.Tensor, path: str) -> None:
 
     It keeps the first path that it was given.
     """
-    storage: Any = tensor.untyped_storage()
+    storage: Any = stored(tensor).untyped_storage()
     if not hasattr(storage, "_fpsim_module"):
         storage._fpsim_module = path
 
