@@ -38,7 +38,7 @@ def hard_operands(kind, fmt, held, rows, terms, columns, seed):
 def integers(x):
     """(a matrix as lists of whole numbers, what they are parts of)."""
     ratios = [[value.as_integer_ratio() for value in row] for row in x.tolist()]
-    whole = max(bottom for row in ratios for _, bottom in row)  # a power of two, as all are
+    whole = max((bottom for row in ratios for _, bottom in row), default=1)  # a power of two, as all are
     return [[top * (whole // bottom) for top, bottom in row] for row in ratios], whole
 
 
