@@ -9,7 +9,7 @@ import numpy as np
 from numba import carray, types
 
 from fpsim.backend.numba.addresses import MachineCode, caller
-from fpsim.backend.numba.compiler import floats_at, inlined, int_max, kernel, uninitialized, zeroed
+from fpsim.backend.numba.compiler import floats_at, inlined, int_max, int_min, kernel, uninitialized, zeroed
 from fpsim.backend.numba.packing import pack_four_lines, pack_lines, pack_lines_across
 from fpsim.backend.numba.products import make_product
 
@@ -67,6 +67,23 @@ def _line(address: int, stride: int, lines: int, length: int) -> Any:
     return carray(floats_at(address), (int_max(1, (lines - 1) * stride + length),))
 
 
+@kernel
+def _gather(source: Any, stride: int, step: int, lines: int, leaves: int, out: Any, width: int) -> None:
+    """The element `leaf` of line i, at source[i * stride + leaf * step], packed in groups of `width` lines, zeros to fill."""
+    place = 0
+    for first in range(0, lines, width):
+        used = int_min(width, lines - first)
+        start = first * stride
+        for _ in range(leaves):
+            target = out[place : place + width]
+            for i in range(used):
+                target[i] = source[start + i * stride]
+            for i in range(used, width):
+                target[i] = 0
+            place += width
+            start += step
+
+
 @lru_cache(maxsize=16)
 def make_batch(element: str, rows: int, vectors: int) -> Any:
     """The kernel `(product, packing, a, b, out, leaves, depth, first, last, program, row, limit, overflowed, kept) -> None` for
@@ -99,21 +116,13 @@ def make_batch(element: str, rows: int, vectors: int) -> Any:
             if is_single and packing[0] != 0:
                 _pack_rows(packing[0], (_line(ours, a[2], count, leaves), a[2], count, leaves, left))
             else:
-                source = _line(ours, 0, 1, 1)
-                for i in range(groups * rows):
-                    place = i // rows * rows * leaves + i % rows
-                    for k in range(leaves):
-                        left[place + k * rows] = source[i * a[2] + k * a[3]] if i < count else 0
+                _gather(_line(ours, 0, 1, 1), a[2], a[3], count, leaves, left, rows)
             if is_single and packing[1] != 0:
                 stride = int_max(b[2], b[3])
                 lines, length = (leaves, used) if b[3] == 1 else (used, leaves)
                 _pack_columns(packing[1], (_line(theirs, stride, lines, length), stride, used, leaves, right, width))
             else:
-                source = _line(theirs, 0, 1, 1)
-                for j in range(columns):
-                    place = j // width * width * leaves + j % width
-                    for k in range(leaves):
-                        right[place + k * width] = source[k * b[2] + j * b[3]] if j < used else 0
+                _gather(_line(theirs, 0, 1, 1), b[3], b[2], used, leaves, right, width)
             call(product, (
                 left, right, out[pair].reshape(-1) if is_whole else room, leaves, panels, leaves * width, width, 0, groups,
                 columns, program, stack, row, hashes, limit, overflowed[pair], (kept[pair].reshape(-1),),
