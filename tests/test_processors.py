@@ -37,7 +37,6 @@ def level(name, processor=None, features=None, portable=False, everything=False,
 LEVELS = [  # often: each of the two switches in kernels, instructions of x86 and a fused multiply-add, off by itself
     level("x86 without FMA", "x86-64", SSE2, often=True),
     level("portable with FMA", portable=True, often=True),
-    level("portable without FMA", "x86-64", SSE2, portable=True),
     level("SSE4.2", "x86-64-v2", SSE4),
     level("AVX2 without FMA and F16C", "x86-64-v2", AVX2),
     level("AVX2 without F16C", "x86-64-v2", f"{AVX2},+fma"),
