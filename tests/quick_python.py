@@ -122,7 +122,8 @@ def become(arguments: list[str], environment: dict[str, str], folder: str, strea
         os.close(stream)
     if threads := environment.get("OMP_NUM_THREADS"):
         sys.modules["torch"].set_num_threads(int(threads))
-    for name in {*environment, *os.environ} - {"PYTHONPATH", "OMP_NUM_THREADS"}:
+    heeded = {"PYTHONPATH", "OMP_NUM_THREADS", "PYTHONHASHSEED"}  # the last is set by torch's tests, and by none of ours
+    for name in {*environment, *os.environ} - heeded:
         if name.startswith(READ_BY_THEN) and environment.get(name) != os.environ.get(name):
             print(f"{name} has been read already: a test that sets it starts sys.executable", file=sys.stderr, flush=True)
             os._exit(1)
