@@ -23,7 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 REFUSED = frozenset(
     names(
         """
-        svd svd_lowrank pca_lowrank pinverse norm.nuc linalg.cond linalg.eigh linalg.eigvalsh linalg.matrix_rank linalg.pinv
+        svd svd_lowrank pca_lowrank pinverse norm.nuc linalg.cond linalg.eig linalg.eigh linalg.eigvals
+        linalg.eigvalsh linalg.matrix_rank linalg.pinv
         linalg.svd linalg.svdvals linalg.norm linalg.matrix_norm linalg.lstsq linalg.ldl_factor linalg.ldl_factor_ex
         linalg.ldl_solve
         """
