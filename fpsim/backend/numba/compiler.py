@@ -176,17 +176,25 @@ def as_bits(typing_context: Any, value: Any) -> Any:
     return result(value), generate
 
 
-@intrinsic
-def floats_at(typing_context: Any, address: Any) -> Any:
-    """A pointer to the float32 values at an address, for `numba.carray`; what is there must outlive its use."""
-    if not isinstance(address, types.Integer):
-        return None
-    result = types.CPointer(types.float32)
+def _values_at(name: str, kind: Any) -> Any:
+    """A pointer to the values of a type at an address, for `numba.carray`; what is there must outlive its use."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(result))
+    def operation(typing_context: Any, address: Any) -> Any:
+        if not isinstance(address, types.Integer):
+            return None
+        result = types.CPointer(kind)
 
-    return result(address), generate
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(result))
+
+        return result(address), generate
+
+    operation.__name__ = name
+    return intrinsic(operation)
+
+
+floats_at = _values_at("floats_at", types.float32)
+doubles_at = _values_at("doubles_at", types.float64)
 
 
 @intrinsic

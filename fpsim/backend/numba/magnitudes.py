@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 
 from fpsim.backend.numba.compiler import (
     as_bits,
     as_float,
+    doubles_at,
     floats_at,
     int_add,
     int_and,
@@ -84,19 +84,6 @@ def count_exponents(codes: Any, counts: Any) -> None:
             counts[EXPONENTS + 1 + (magnitude > 0x7F800000)] += 1
         else:
             counts[exponent + 22] += 1
-
-
-@intrinsic
-def doubles_at(typing_context: Any, address: Any) -> Any:
-    """`floats_at` for float64 values."""
-    if not isinstance(address, types.Integer):
-        return None
-    result = types.CPointer(types.float64)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(result))
-
-    return result(address), generate
 
 
 @kernel
