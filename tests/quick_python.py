@@ -72,7 +72,7 @@ def serve(address: str, python: str) -> None:
     import gc
 
     import numba.extending
-    import numba.np.ufunc  # noqa: F401
+    import numba.np.ufunc  # noqa: F401 - imported to be there in children, as all of these
     import rich.table  # noqa: F401
     import torch._dynamo
     import torch.utils._python_dispatch  # noqa: F401

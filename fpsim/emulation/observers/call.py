@@ -208,7 +208,8 @@ class Call:
 
     def format_of(self, tensor: torch.Tensor) -> Format:
         """The float format whose values an operand or result holds: of another number system the one that encloses it."""
-        return self._machine.system_of(tensor).enclosing  # type: ignore[no-any-return]
+        enclosing: Format = self._machine.system_of(tensor).enclosing
+        return enclosing
 
     def module_of(self, result: torch.Tensor) -> str:
         """The module that one of `results` belongs to: in an optimizer's step that of the parameter that it is of."""
