@@ -2,8 +2,8 @@
 
 Two of three seconds of a child would be the imports of torch and Numba. This one is forked from a process that has imported
 them, nothing of fpsim, and has started no thread; all else is as in a new process: arguments, environment, folder, path,
-standard streams, `__main__`, how it ends. What imports and the interpreter itself read from the environment is read by then,
-so a child that wants it otherwise is refused: its test starts `sys.executable`.
+standard streams, `__main__`, how it ends. What imports and the interpreter itself read from the environment is read by then:
+a child that has it otherwise is a new process after all.
 """
 
 import atexit
@@ -23,6 +23,7 @@ import types
 from pathlib import Path
 from typing import NoReturn
 
+INTERPRETER = sys.executable
 READ_BY_THEN = ("PYTHON", "NUMBA", "OMP", "GOMP", "MKL", "OPENBLAS", "TORCH_", "LD_", "LC_", "LANG")
 
 
@@ -123,13 +124,12 @@ def become(arguments: list[str], environment: dict[str, str], folder: str, strea
     if threads := environment.get("OMP_NUM_THREADS"):
         sys.modules["torch"].set_num_threads(int(threads))
     heeded = {"PYTHONPATH", "OMP_NUM_THREADS", "PYTHONHASHSEED"}  # the last is set by torch's tests, and by none of ours
+    os.chdir(folder)
     for name in {*environment, *os.environ} - heeded:
         if name.startswith(READ_BY_THEN) and environment.get(name) != os.environ.get(name):
-            print(f"{name} has been read already: a test that sets it starts sys.executable", file=sys.stderr, flush=True)
-            os._exit(1)
+            os.execve(INTERPRETER, [INTERPRETER, *arguments], environment)
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(folder)
     sys.path[:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     code = 0
     try:
