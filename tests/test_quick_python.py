@@ -10,7 +10,7 @@ from tests import quick_python
 
 CHILDREN = {
     "arguments": ("import sys, torch; print(sys.argv, __name__, torch.ones(2))", {}),
-    "environment": ("import os, torch; print(os.environ['FPSIM_OF_A_TEST'], torch.get_num_threads())", {"FPSIM_OF_A_TEST": "1"}),
+    "environment": ("import os, torch; print(os.environ['FPSIM_TEST'], torch.get_num_threads())", {"FPSIM_TEST": "1"}),
     "threads": ("import torch; print(torch.get_num_threads())", {"OMP_NUM_THREADS": "1"}),
     "read by imports": ("import numba, os; print(numba.config.DISABLE_JIT, os.environ['MKL_NUM_THREADS'])",
                         {"NUMBA_DISABLE_JIT": "1", "MKL_NUM_THREADS": "1"}),

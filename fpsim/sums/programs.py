@@ -58,6 +58,7 @@ def block_programs(leaves: int, size: int) -> list[np.ndarray]:
     for start in range(0, leaves, size):
         count = min(size, leaves - start)
         lines = np.array([(PUSH_ZERO, 0, 1, 1, 0), (CHAIN, start, count, 1, node)], dtype=np.int64)
+        lines.setflags(write=False)
         programs.append(lines)
         node += count + 1
     return programs

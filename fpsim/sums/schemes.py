@@ -39,6 +39,7 @@ def constants(target: Format, rounding: Rounding, element: str) -> np.ndarray:
     p = target.precision
     row = np.zeros(names.LENGTH, dtype=element)
     if is_float64(target) or (element == "f4" and is_float32(target)):
+        row.setflags(write=False)
         return row
     infinity = np.inf if target.has_infinity else np.nan
     overflow = target.max_finite if target.saturate else infinity

@@ -107,8 +107,24 @@ _PASSES = (
 )
 
 
+@functools.cache
+def _linear_algebra_is_there() -> None:
+    """Numba imports SciPy's at its first compilation, to see whether it is there: it is, and what uses it imports it."""
+    from numba.np import linalg
+
+    ensure = linalg.ensure_blas
+    linalg.ensure_blas = bool
+    from numba.np import arraymath
+
+    arraymath.ensure_blas = linalg.ensure_blas = ensure
+
+
 class KernelCompiler(CompilerBase):
     """Numba's compiler, for kernels."""
+
+    def __init__(self, *arguments: Any) -> None:
+        _linear_algebra_is_there()
+        super().__init__(*arguments)
 
     def define_pipelines(self) -> list[PassManager]:
         passes = PassManager("kernels")
