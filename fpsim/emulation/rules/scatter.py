@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fpsim.backend.numba.places import elements_by_place
 from fpsim.emulation.machine.engine import reduction
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, register, register_functional
@@ -25,14 +26,14 @@ _FLOAT32 = torch.float32
 def _accumulate(machine: Machine, base: np.ndarray | None, rows: int, index: np.ndarray, source: np.ndarray) -> np.ndarray:
     """(rows, d): base (or zeros), with the rows of source (n, d) summed into those that index (n) names."""
     out = np.zeros((rows, source.shape[1]), np.float32) if base is None else base.copy()
-    order = np.argsort(index, kind="stable")
-    places, starts, counts = np.unique(index[order], return_index=True, return_counts=True)
-    for count in np.unique(counts):
-        chosen = counts == count
-        terms = source[order[starts[chosen][:, None] + np.arange(count)]]
+    order, starts = elements_by_place(index, rows)
+    counts = np.diff(starts)
+    for count in np.flatnonzero(np.bincount(counts)[1:]) + 1:
+        places = np.flatnonzero(counts == count)
+        terms = source[order[starts[places][:, None] + np.arange(count)]]
         if base is not None:
-            terms = np.concatenate([base[places[chosen]][:, None], terms], axis=1)
-        out[places[chosen]] = reduction(machine, terms, (1,))
+            terms = np.concatenate([base[places][:, None], terms], axis=1)
+        out[places] = reduction(machine, terms, (1,))
     return out
 
 
@@ -91,7 +92,7 @@ def scatter_add_rule(op: torch._ops.OpOverload) -> Rule:
             return _result(machine, base.copy(), x.shape)
         index, src = (item if item.dim() else item.reshape(1) for item in (index, src))  # a number is a vector of one element
         dim %= index.dim()
-        places = np.indices(tuple(index.shape))
+        places = list(np.indices(tuple(index.shape), sparse=True))
         places[dim] = index.numpy()
         flat = np.ravel_multi_index(tuple(places), np.atleast_1d(base).shape).reshape(-1)
         source = _array(machine, src[tuple(slice(size) for size in index.shape)])
