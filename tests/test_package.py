@@ -100,6 +100,16 @@ def test_works_with_one_warning_where_no_folder_can_be_written(tmp_path):
     assert "FPSIM_CACHE_DIR" in done.stderr
 
 
+def test_without_numbas_compiler_kernels_say_what_forbids_it():
+    code = (
+        "import fpsim; fpsim.get_format('fp16')\n"
+        "try: fpsim.round(1.1, 'fp16')\n"
+        "except ImportError as error: assert 'NUMBA_DISABLE_JIT' in str(error) and 'unset it' in str(error)\n"
+        "else: raise AssertionError"
+    )
+    python(code, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
+
+
 def test_a_second_process_finds_the_compiled_kernels(tmp_path):
     env = homeless(ROOT, FPSIM_CACHE_DIR=str(tmp_path))
     python(ROUND_ONCE, env=env)

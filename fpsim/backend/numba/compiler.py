@@ -16,6 +16,9 @@ from numba.np.arrayobj import _empty_nd_impl
 from fpsim.backend.numba.compilation import KernelCompiler, PartCompiler, call_from_kernels_only
 from fpsim.backend.numba.storage import StoredCode
 
+if numba.config.DISABLE_JIT:
+    raise ImportError("fpsim's kernels are compiled by Numba, which NUMBA_DISABLE_JIT forbids: unset it")
+
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
