@@ -20,6 +20,7 @@ from fpsim.backend.numba import counting, updates as kernels
 from fpsim.emulation.machine import marks as tags
 from fpsim.emulation.machine.finishing import BLOCK, Finish
 from fpsim.emulation.machine.rows import Where
+from fpsim.emulation.machine.scratch import Scratch
 from fpsim.emulation.registry import is_out, names, overloads, tensors_in
 
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -217,6 +218,7 @@ class Updates:
         self._fused: Kind | None = None  # the fused operation that runs
         self._optimizer: Any = None
         self._steps: dict[tuple[Any, ...], _Stepped] | None = None
+        self._scratch = Scratch()  # of marks and bases in a step
         #: By a fused operation, for each parameter: its elements' marks; None while they are not asked for.
         self.told: list[np.ndarray] | None = None
 
@@ -246,11 +248,16 @@ class Updates:
         decays = name in ("mul", "div") and (not isinstance(other, torch.Tensor) or other.dim() == 0)
         step = self._steps.get(_place_of(target)) if self._steps and not decays else None
         elements = _floats(target)
-        marks = np.zeros(target.numel(), np.uint8) if step is None else step.marks
+        take = np.empty if self._steps is None else self._scratch.take
+        if step is None:
+            marks = take(target.numel(), np.uint8)
+            marks[:] = 0
+        else:
+            marks = step.marks
         base = copied = _NOTHING
         if step is None or not step.base.size:
             if elements is target:
-                base = copied = np.empty(marks.size, np.float32)
+                base = copied = take(marks.size, np.float32)
             else:
                 base = tags.array_of(elements).reshape(-1)
         few = _condition_of(name, target, rest, kwargs)
@@ -330,7 +337,7 @@ class Updates:
         with _without_dispatch(), torch.no_grad():
             for step in (steps or {}).values():
                 self._count(step.target, step.marks, step.base, step.where, step.name)
-
+        self._scratch.end_step()
 
     def _count(
         self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray, where: Where, name: str
