@@ -189,3 +189,24 @@ def test_short_time_transforms_have_gradients_of_the_format():
             torch.istft(spectra * 2, 16, window=torch.hann_window(16)).square().sum().backward()
         assert torch.equal(x.grad, x.grad.half().float())
         torch.testing.assert_close(x.grad, 8 * x.detach(), rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("length", [1, 6, 7, 50])
+def test_frequencies_are_quotients_rounded_once(length):
+    for name in ("fftfreq", "rfftfreq"):
+        expected = getattr(np.fft, name)(length, 0.3) * 0 + np.rint(getattr(np.fft, name)(length) * length) / (length * 0.3)
+        with fpsim.emulate("fp16"):
+            found = getattr(torch.fft, name)(length, 0.3)
+            wide = getattr(torch.fft, name)(length, 0.3, dtype=torch.float64)
+        assert np.array_equal(found.numpy(), expected.astype(HALF).astype(np.float32))
+        assert torch.equal(wide, getattr(torch.fft, name)(length, 0.3, dtype=torch.float64))
+
+
+def test_a_transform_into_a_tensor_is_the_transform():
+    x, z = tensor_of(real_numbers(6)), tensor_of(complex_numbers(6))
+    with fpsim.emulate("fp16"):
+        for name, source in (("fft", z), ("rfft", x), ("irfft", z)):
+            function = getattr(torch.fft, name)
+            wanted = function(source)
+            out = torch.empty_like(wanted)
+            assert function(source, out=out) is out and torch.equal(out, wanted)

@@ -89,3 +89,20 @@ def test_float4_factors_are_refused_with_what_has_their_products():
     for fmt in ("native", "fp16"):
         with fpsim.emulate(fmt), pytest.raises(fpsim.UnsupportedOp, match="scaled_product"):
             torch._scaled_mm(a, b, torch.ones(1), torch.ones(1), out_dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("fmt", ["native", "fp16", {"*": "fp32"}], ids=str)
+def test_a_product_into_a_tensor_and_what_does_not_fit(fmt):
+    a, b, one = of(16, 32, seed=0).to(torch.float8_e4m3fn), of(16, 32, seed=1).to(torch.float8_e5m2).t(), torch.ones(())
+    with fpsim.emulate(fmt, "fp32"):
+        for dtype in (torch.bfloat16, torch.float32, torch.float8_e5m2):
+            wanted, out = torch._scaled_mm(a, b, one, one, out_dtype=dtype), torch.empty(16, 16, dtype=dtype)
+            assert torch._scaled_mm(a, b, one, one, out_dtype=dtype, out=out) is out
+            assert torch.equal(out.float(), wanted.float())
+        for bias in (torch.ones(1), torch.ones(15)):
+            with pytest.raises(RuntimeError, match="16 elements"):
+                torch._scaled_mm(a, b, one, one, bias=bias, out_dtype=torch.bfloat16)
+        with pytest.raises(fpsim.UnsupportedOp, match="out_dtype"):
+            torch._scaled_mm(a, b, one, one, out_dtype=torch.int32)
+        with pytest.raises(fpsim.UnsupportedOp, match="takes it"):
+            torch._scaled_mm(a.bfloat16(), b, one, one, out_dtype=torch.bfloat16)

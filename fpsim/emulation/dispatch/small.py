@@ -88,7 +88,7 @@ class OtherTensors:
             wanted = targets[0].dtype if func is _copy else self._dtype_of_result(func, args, kwargs, kinds)
         if wanted in SMALL:
             return self._small(func, types, args, kwargs, targets)
-        if wanted is not _FLOAT32:  # float64 means itself, and integers do
+        if wanted is not _FLOAT32 and TABLE[func].family != "scaled":  # float64 means itself, and integers do
             is_rounded = any(target.dtype in SMALL for target in targets)
             with _without_dispatch():
                 return self._native().dispatch(func, types, args, kwargs) if is_rounded else func(*args, **kwargs)

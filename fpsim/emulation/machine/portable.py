@@ -141,6 +141,22 @@ def _glu_backward(gradient: Tensor, x: Tensor, dim: int) -> Tensor:
     return torch.cat([gradient * s, (1.0 - s) * s * gradient * a], dim)
 
 
+def _glu_jvp(result: Tensor, x: Tensor, change: Tensor, dim: int) -> Tensor:
+    s = _sigmoid(x.chunk(2, dim)[1])
+    left, right = change.chunk(2, dim)
+    return left * s + result * (1.0 - s) * right
+
+
+def _glu_backward_jvp(
+    result: Tensor, gradient: Tensor, x: Tensor, gradient_change: Tensor, change: Tensor, dim: int
+) -> Tensor:
+    a, s = x.chunk(2, dim)[0], _sigmoid(x.chunk(2, dim)[1])
+    left, right = change.chunk(2, dim)
+    slope = s * (1.0 - s)
+    second = gradient_change * a + gradient * left + gradient * a * (1.0 - 2.0 * s) * right
+    return torch.cat([gradient_change * s + gradient * slope * right, second * slope], dim)
+
+
 # Logarithms and powers of two arguments
 
 
@@ -244,6 +260,8 @@ _FORMULAS: dict[str, Callable[..., Any]] = {
     "log_sigmoid_forward": _log_sigmoid_forward,
     "glu": _glu,
     "glu_backward": _glu_backward,
+    "glu_jvp": _glu_jvp,
+    "glu_backward_jvp": _glu_backward_jvp,
     "logit": _logit,
     "xlogy": _x_times(log),
     "special_xlog1py": _x_times(log1p),

@@ -198,8 +198,8 @@ FORMULAS = names(
     """
     sigmoid_backward gelu_backward silu_backward mish_backward softplus_backward elu_backward
     log_sigmoid_backward logit_backward hardswish hardswish_backward hardsigmoid hardsigmoid_backward
-    _prelu_kernel_backward glu glu_backward remainder floor_divide heaviside deg2rad rad2deg ldexp linalg_cross
-    angle
+    _prelu_kernel_backward glu glu_backward glu_jvp glu_backward_jvp remainder floor_divide heaviside deg2rad rad2deg
+    ldexp linalg_cross angle _standard_gamma_grad _dirichlet_grad
     """
 )
 

@@ -61,12 +61,15 @@ JUDGEMENTS = names(
     """
     eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
     logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
-    unique_dim _unique _unique2 unique_consecutive isin is_same_size _has_same_storage_numel
+    unique_dim _unique _unique2 unique_consecutive isin
     bitwise_and bitwise_or bitwise_xor
     bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
-    is_pinned hash_tensor _linalg_check_errors _is_any_true _is_all_true
+    hash_tensor _linalg_check_errors _is_any_true _is_all_true gcd lcm _int_mm tril_indices triu_indices
     """
 )
+
+#: What is asked of a tensor's shape and memory: operands as they lie there, no number is read.
+GEOMETRY = names("is_same_size is_set_to is_pinned _has_same_storage_numel")
 
 
 def _view_rule(op: torch._ops.OpOverload) -> Rule:
@@ -85,6 +88,10 @@ def _view_rule(op: torch._ops.OpOverload) -> Rule:
         return result
 
     return view
+
+
+def _geometry_rule(op: torch._ops.OpOverload) -> Rule:
+    return lambda machine, *args, **kwargs: op(*args, **kwargs)
 
 
 def exact_rule(op: torch._ops.OpOverload) -> Rule:
@@ -135,6 +142,7 @@ def _register() -> None:
     register_functional(SELECTIONS, "exact", lambda op: (_meeting_rule if "other" in op._overloadname else exact_rule)(op))
     register_functional(MEETINGS, "exact", lambda op: None if "reduce" in op._overloadname else _meeting_rule(op))
     register_functional(JUDGEMENTS, "comparison", exact_rule)
+    register_functional(GEOMETRY, "view", _geometry_rule)
 
 
 _register()
@@ -154,6 +162,8 @@ def to_copy(
 ) -> Tensor:
     if device is not None and torch.device(device).type != "cpu":
         raise machine.refuse(f"a copy to {device}; emulation runs on the CPU")
+    if not isinstance(source, Tensor):  # a number that vmap casts to what it meets
+        return machine.operand(_aten._to_copy.default(source, dtype=dtype, **kwargs))
     if dtype is torch.float32 and source.dtype is not torch.float32:
         return (
             _aten._to_copy.default(machine.floating(source), **kwargs)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from fpsim.emulation.machine import portable
 from fpsim.emulation.machine.complex_functions import Pair
 from fpsim.emulation.machine.parts import COMPLEX64, parts_of
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import register
+from fpsim.emulation.registry import Rule, register_functional
 
 _aten = torch.ops.aten
 _DIRECT = 50  # primes below are transformed by sums
@@ -214,14 +215,12 @@ def _evaluate(
     return machine.finish(z[0].contiguous() if size is not None else torch.view_as_complex(torch.stack(z, -1)))
 
 
-@register(_aten._fft_c2c.default, family="complex")
 def complex_to_complex(machine: Machine, x: Tensor, dim: list[int], normalization: int, forward: bool) -> Tensor:
     if x.dtype is not COMPLEX64:
         return _aten._fft_c2c.default(x, dim, normalization, forward)
     return _evaluate(machine, x, [*dim], normalization, -1 if forward else 1)
 
 
-@register(_aten._fft_r2c.default, family="complex")
 def real_to_complex(machine: Machine, x: Tensor, dim: list[int], normalization: int, onesided: bool) -> Tensor:
     if x.dtype is not torch.float32:
         return _aten._fft_r2c.default(x, dim, normalization, onesided)
@@ -229,8 +228,31 @@ def real_to_complex(machine: Machine, x: Tensor, dim: list[int], normalization: 
     return _evaluate(machine, x, [*dim], normalization, -1, keep=(last, x.shape[last] // 2 + 1) if onesided else None)
 
 
-@register(_aten._fft_c2r.default, family="complex")
 def complex_to_real(machine: Machine, x: Tensor, dim: list[int], normalization: int, last_dim_size: int) -> Tensor:
     if x.dtype is not COMPLEX64:
         return _aten._fft_c2r.default(x, dim, normalization, last_dim_size)
     return _evaluate(machine, x, [*dim], normalization, 1, last_dim_size)
+
+
+for _name, _rule in (("_fft_c2c", complex_to_complex), ("_fft_r2c", real_to_complex), ("_fft_c2r", complex_to_real)):
+    register_functional(_name, "complex", lambda op, rule=_rule: rule)  # type: ignore[misc]
+
+
+def _frequencies(op: torch._ops.OpOverload) -> Rule:
+    """k / (n d), rounded once."""
+    onesided = op is _aten.fft_rfftfreq.default
+
+    def make(machine: Machine, length: int, spacing: float = 1.0, **kwargs: Any) -> Tensor:
+        result = op(length, spacing, **kwargs)
+        if result.dtype is not torch.float32 or result.device.type == "meta":
+            return result
+        machine.check(result)
+        k = torch.arange(len(result), dtype=torch.float64)
+        if not onesided:
+            k[(length + 1) // 2 :] -= length
+        return machine.finish(k / (length * spacing))
+
+    return make
+
+
+register_functional("fft_fftfreq fft_rfftfreq", "constant", _frequencies)

@@ -14,7 +14,7 @@ from fpsim.emulation.schemas import is_out, names, overloads
 DRAWS = names(
     """
     rand randn rand_like randn_like randint randint_like randperm normal bernoulli multinomial poisson exponential
-    uniform random geometric cauchy log_normal
+    uniform random geometric cauchy log_normal binomial
     """
 )
 
@@ -46,6 +46,22 @@ for _name in DRAWS:
     for _op in overloads(f"{_name}_").values():
         if not is_out(_op):
             register(_op, family="random")(_drawn_into_rule(_op))
+
+
+def _positive_rule(op: torch._ops.OpOverload) -> Rule:
+    """As torch has it of a dtype: no draw is below the least normal number, of which logarithms are taken."""
+
+    def draw(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
+        result = op(*machine.operands(args), **kwargs)
+        if result.dtype is not torch.float32:
+            return result
+        return machine.finish(result.clamp_(min=machine.arithmetic.fmt.enclosing.min_normal))
+
+    return draw
+
+
+for _name in ("_standard_gamma", "_sample_dirichlet"):
+    register(overloads(_name)["default"], family="random")(_positive_rule(overloads(_name)["default"]))
 
 
 @register(torch.ops.aten.native_dropout.default, family="random")

@@ -13,7 +13,7 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import accumulated_products, rounded
 from fpsim.emulation.machine.limits import SMALL, instead_of
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype, MaybeTensor
-from fpsim.emulation.registry import register
+from fpsim.emulation.registry import register_functional
 from fpsim.emulation.rules.matmul import by_library
 from fpsim.numbers.formats import FP32
 from fpsim.numbers.operations import odd_sum
@@ -83,7 +83,6 @@ def _accumulated(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarray, fast
     return accumulated_products(machine, task, a[None], b[None])[0].astype(np.float64)
 
 
-@register(_aten._scaled_mm.default, family="scaled")
 def scaled_mm(
     machine: Machine, a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: MaybeTensor = None,
     scale_result: MaybeTensor = None, out_dtype: MaybeDtype = None, use_fast_accum: bool = False,
@@ -99,6 +98,12 @@ def scaled_mm(
     for dtype_of in (a.dtype, b.dtype):
         if dtype_of not in SMALL:
             raise machine.refuse(f"a factor of {dtype_of}, whose products torch has for GPUs alone; {instead_of(dtype_of)}")
+        if dtype_of.itemsize > 1:
+            raise machine.refuse(f"a factor of {dtype_of}, where float8 ones are multiplied: torch.mm takes it")
+    if dtype not in SMALL and dtype is not torch.float32:
+        raise machine.refuse(f"out_dtype {dtype}: float32, float16, bfloat16 and float8 dtypes are known")
+    if bias is not None and tuple(bias.shape) != (b.shape[1],):
+        raise RuntimeError(machine.message(f"bias must be of {b.shape[1]} elements, not of shape {tuple(bias.shape)}"))
     task = machine.sum_of_dtypes(a.dtype, b.dtype, dtype)
     turned = scale_b.t() if scale_b.dim() == 2 else scale_b
     left, right = _scales(machine, scale_a, *a.shape), _scales(machine, turned, *b.t().shape)
@@ -125,7 +130,6 @@ def scaled_mm(
     return machine.finish(torch.from_numpy(np.ascontiguousarray(total))).to(dtype)  # exact
 
 
-@register(_aten._scaled_mm_v2.default, family="scaled")
 def scaled_mm_v2(
     machine: Machine, a: Tensor, b: Tensor, scale_a: list[Tensor], recipe_a: list[int], swizzle_a: list[int],
     scale_b: list[Tensor], recipe_b: list[int], swizzle_b: list[int], bias: MaybeTensor, out_dtype: MaybeDtype,
@@ -138,3 +142,7 @@ def scaled_mm_v2(
             "scales of two levels, of 16 terms, or swizzled; fpsim.hardware.scaled_product has those of a unit's instructions"
         )
     return scaled_mm(machine, a, b, scale_a[0], scale_b[0], bias, None, out_dtype, use_fast_accum)
+
+
+register_functional("_scaled_mm", "scaled", lambda op: scaled_mm)
+register_functional("_scaled_mm_v2", "scaled", lambda op: scaled_mm_v2)

@@ -158,6 +158,26 @@ def glu_backward(gradient: Tensor, x: Tensor, dim: int) -> Tensor:
     return torch.cat([left, (left * a) * (1.0 - s)], dim)
 
 
+@steps("glu_jvp")
+def glu_jvp(result: Tensor, x: Tensor, change: Tensor, dim: int) -> Tensor:
+    s = x.chunk(2, dim)[1].sigmoid()
+    left, right = change.chunk(2, dim)
+    return left * s + (result * (1.0 - s)) * right
+
+
+@steps("glu_backward_jvp")
+def glu_backward_jvp(
+    result: Tensor, gradient: Tensor, x: Tensor, gradient_change: Tensor, change: Tensor, dim: int
+) -> Tensor:
+    a, b = x.chunk(2, dim)
+    left, right = change.chunk(2, dim)
+    s = b.sigmoid()
+    rest = 1.0 - s
+    slope = s * rest
+    second = (gradient_change * a + gradient * left) + ((gradient * a) * (rest - s)) * right
+    return torch.cat([gradient_change * s + (gradient * slope) * right, second * slope], dim)
+
+
 @steps("_prelu_kernel_backward")
 def prelu_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(x > 0, gradient, weight * gradient), torch.where(x > 0, 0.0, x * gradient)

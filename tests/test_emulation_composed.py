@@ -1,0 +1,85 @@
+"""What torch has kernels for and is made of other operations here, integers and places, and draws from gamma distributions."""
+
+import numpy as np
+import pytest
+import torch
+from torch import distributions
+from torch.nn import functional
+
+import fpsim
+
+HALF = np.float16
+
+
+def halves(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(HALF)
+
+
+def tensor_of(x):
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def coordinates(count, align_corners):
+    ends = np.linspace(-1, 1, count).astype(HALF)
+    if align_corners:
+        return ends
+    wide = (ends.astype(np.float32) * np.float32(count - 1)).astype(HALF)
+    return (wide.astype(np.float32) / np.float32(count)).astype(HALF)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_an_affine_grid_is_a_product_through_the_accumulator(align_corners):
+    theta = halves(2, 2, 3)
+    with fpsim.emulate("fp16", "fp16"):
+        moved = tensor_of(theta).requires_grad_()
+        grid = functional.affine_grid(moved, [2, 1, 3, 5], align_corners=align_corners)
+        grid.backward(torch.ones_like(grid))
+    y, x = np.meshgrid(coordinates(3, align_corners), coordinates(5, align_corners), indexing="ij")
+    total = np.zeros((2, 3, 5, 2), HALF)
+    for k, term in enumerate((x, y, np.ones_like(x))):
+        total = total + term[None, :, :, None] * theta[:, None, None, :, k]
+    assert np.array_equal(grid.detach().numpy(), total.astype(np.float32))
+    sums = [np.add.accumulate(term.reshape(-1), dtype=HALF)[-1] for term in (x, y, np.ones_like(x))]
+    assert np.array_equal(moved.grad.numpy(), np.broadcast_to(np.array(sums, np.float32), (2, 2, 3)))
+
+
+def test_a_convolution_over_time_first_is_the_convolution():
+    x, weight, bias = halves(7, 2, 3), halves(3, 3, 4, seed=1), halves(4, seed=2)
+    with fpsim.emulate("fp16", "fp16"):
+        own = [tensor_of(item).requires_grad_() for item in (x, weight, bias)]
+        found = torch.conv_tbc(*own, 1)
+        other = functional.conv1d(own[0].permute(1, 2, 0), own[1].permute(2, 1, 0), own[2], padding=1).permute(2, 0, 1)
+        assert torch.equal(found, other)
+        found.sum().backward()
+    assert all(torch.equal(item.grad, item.grad.half().float()) for item in own)
+
+
+def test_integers_and_places_are_torchs_own():
+    calls = (
+        lambda: torch.tril_indices(3, 4, 1), lambda: torch.triu_indices(4, 3),
+        lambda: torch.tensor([4, 6]).gcd(torch.tensor(6)), lambda: torch.tensor([4, 6]).lcm(torch.tensor(6)),
+        lambda: torch._int_mm(torch.full((17, 8), 3, dtype=torch.int8), torch.ones(8, 8, dtype=torch.int8)),
+    )  # fmt: skip
+    for call in calls:
+        for fmt in ("fp16", "native", {"*": "e4m3fn"}):
+            with fpsim.emulate(fmt):
+                found = call()
+            assert torch.equal(found, call()) and found.dtype is call().dtype
+    x = torch.ones(3)
+    with fpsim.emulate("fp16"):
+        assert x.is_set_to(x[:]) and not x.is_set_to(torch.ones(3))
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+def test_draws_of_gamma_distributions_are_values_that_have_logarithms_and_gradients(granularity):
+    with fpsim.emulate("fp16", granularity=granularity):
+        alpha = torch.tensor([0.0625, 0.5, 2.0]).requires_grad_()
+        torch.manual_seed(0)
+        for one in (distributions.Gamma(alpha, alpha), distributions.Beta(alpha, alpha), distributions.StudentT(alpha + 2)):
+            drawn = one.rsample((50,))
+            (gradient,) = torch.autograd.grad(drawn.sum(), alpha)
+            assert torch.equal(drawn, drawn.half().float()) and torch.equal(gradient, gradient.half().float())
+        drawn = torch._standard_gamma(torch.full((1000,), 0.03125))
+        assert drawn.min() == 2**-14  # the least normal number, as of torch.half
+        counts = distributions.Binomial(10, torch.tensor([0.25, 0.75])).sample((20,))
+    assert torch.equal(counts, counts.round()) and counts.max() <= 10
