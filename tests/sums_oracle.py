@@ -112,14 +112,28 @@ def leaf(left, right, accumulator, mode):
 
 
 def promoted(leaves, accumulator, mode):
-    (size,) = accumulator.order.parameters
-    total = 0.0
-    for first in range(0, len(leaves), size):
+    total, second = 0.0, accumulator.promoted
+    for part in parts_of(accumulator.order, leaves):
         block = 0.0
-        for term in leaves[first : first + size]:
+        for term in part:
             block = add(block, term, accumulator.format, mode)
-        total = add(total, block, accumulator.promoted, mode)
+        if math.isfinite(block):
+            block = rounded(as_rational(block), second, mode, math.copysign(0.0, block))
+        total = add(total, block, second, mode)
     return total
+
+
+def parts_of(order, leaves):
+    """The lists of terms that an order of parts chains apart."""
+    (number,) = order.parameters
+    if order.name == "blocked":
+        return [leaves[first : first + number] for first in range(0, len(leaves), number)]
+    if order.name == "lanes":
+        return [leaves[lane::number] for lane in range(min(number, len(leaves)))]
+    quotient, longer = divmod(len(leaves), number)
+    sizes = [quotient + 1] * longer + [quotient] * (number - longer)
+    starts = [sum(sizes[:index]) for index in range(number)]
+    return [leaves[start : start + size] for start, size in zip(starts, sizes, strict=True) if size]
 
 
 def kahan(leaves, fmt, mode):

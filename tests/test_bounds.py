@@ -20,6 +20,7 @@ from tests.tree_search import Search, evaluate
 CASES = [
     ("fp16", "fp16"), ("fp16", "fp16:pairwise"), ("fp16", "fp16:fma"), ("fp16", "fp16:exact-products"), ("fp16", "bf16"),
     ("fp16", "fp16:blocked(3)"), ("fp16", "fp16:blocked(4)->fp32"), ("fp16", "fp16:lanes(3,pairwise)"), ("fp16", "fp32"),
+    ("fp16", "fp32:split(3)->bf16"), ("fp16", "bf16:lanes(2)->fp16"), ("e4m3fn", "fp16:split(2)->e5m2"),
     ("fp16", "fp16:kahan"), ("fp16", "fp16:neumaier"), ("fp16", "exact"), ("fp32", "native"), ("bf16", "fp16"),
     ("e4m3fn", "e4m3fn"), ("e4m3fn", "e5m2:split(2)"), ("e4m3fn", "e4m3fn:kahan"), ("e5m2", "e5m2:neumaier"),
     ("fp16", "h100"), ("fp16", "h100:fp16"), ("fp16", "v100"), ("e4m3fn", "ada"), ("e4m3fn", "h100_mma:fp16"),

@@ -44,6 +44,7 @@ MACHINES = [
     ("fp16", "fp16:fma", "toward-zero"),
     ("bf16", "bf16:lanes(2)", "up"),
     ("bf16", "bf16:blocked(2)->fp32", "nearest-even"),
+    ("fp16", "fp32:split(2)->bf16", "nearest-even"),
     ("bf16", "fp16", "down"),
     ("fp16", "fp16:kahan", "nearest-even"),
     ("fp16", "fp16:neumaier", "nearest-even"),

@@ -82,11 +82,13 @@ class Counting:
         if accumulator.promoted is None:
             total = self.tree(leaves, accumulator.order(len(leaves)))
         else:
-            (size,), total, held = accumulator.order.parameters, 0.0, accumulator.promoted
-            for first in range(0, len(leaves), size):
+            total, held = 0.0, accumulator.promoted
+            for part in oracle.parts_of(accumulator.order, leaves):
                 block = 0.0
-                for leaf in leaves[first : first + size]:
+                for leaf in part:
                     block = self.add(block, leaf, accumulator.format, True)
+                if accumulator.rounds_parts:
+                    block = self.add(block, math.copysign(0.0, block), held, False)
                 total = self.add(total, block, held, False)
         if held != self.fmt:
             self.rounded(oracle.as_rational(total), self.fmt)
@@ -132,6 +134,7 @@ QUICK = [
     ("bf16", "bf16:lanes(2)", "nearest-even"),
     ("fp16", "fp32", "nearest-even"),
     ("e4m3fn", "e5m2:blocked(3)->fp16", "nearest-even"),
+    ("fp16", "fp32:split(3)->fp16", "nearest-even"),
 ]
 MODES = [str(mode.value) for mode in oracle.DETERMINISTIC]
 FULL = [

@@ -17,7 +17,7 @@ ARITHMETIC = {"add": 2, "sub": 2, "mul": 2, "div": 2, "sqrt": 1, "fma": 3}
 FUNCTIONS = list(REFERENCE)
 ACCUMULATORS = [
     "fp32", "fp16", "exact", "native", "fp16:kahan", "fp32:neumaier", "fp16:pairwise:exact-products", "bf16:lanes(3):fma",
-    "fp16:blocked(2)->fp32",
+    "fp16:blocked(2)->fp32", "fp32:split(2)->fp16",
 ]  # fmt: skip
 
 

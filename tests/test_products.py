@@ -21,6 +21,7 @@ from fpsim.sums.additions import add_rounded
 from fpsim.sums.product import product_into
 from fpsim.sums.schemes import scheme
 from fpsim.sums.task import Draws, Sum
+from tests import sums_oracle
 from tests.draws import draw_of
 from tests.strategies import nested_trees
 
@@ -166,11 +167,13 @@ class Oracle:
         return total if tree.steps[0] == -2 else self.add(0.0, total, tree.nodes)
 
     def promoted(self, leaves: list[Any]) -> float:
-        total, step, size = 0.0, 0, self.accumulator.order.parameters[0]
-        for start in range(0, len(leaves), size):
+        total, step = 0.0, 0
+        for part in sums_oracle.parts_of(self.accumulator.order, leaves):
             block = 0.0
-            for leaf in leaves[start : start + size]:
+            for leaf in part:
                 block, step = self.add(block, leaf, step), step + 1
+            if self.accumulator.rounds_parts:
+                block, step = self.add(block, math.copysign(0.0, block), step, self.accumulator.promoted), step + 1
             total, step = self.add(total, block, step, self.accumulator.promoted), step + 1
         return total
 
@@ -274,15 +277,18 @@ def test_all_other_accumulators_equal_exact_rationals(mode: Rounding, kind: str)
         check(fmt, accumulator, mode, seed)
 
 
+SECOND = ["fp32:split(2)->bf16", "fp16:lanes(3):fma->e5m2"]
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("mode", [mode for mode in Rounding if mode is not Rounding.STOCHASTIC], ids=str)
-@pytest.mark.parametrize("text", ["fp16:blocked(3)->fp32", "e5m2:blocked(2):fma->bf16", "fp32", "bf16", "e5m10:fma"])
+@pytest.mark.parametrize("text", ["fp16:blocked(3)->fp32", "e5m2:lanes(2):fma->bf16", *SECOND, "fp32", "bf16", "e5m10:fma"])
 def test_accumulators_wider_and_narrower_than_the_operands(mode: Rounding, text: str) -> None:
     for name in ("fp16", "e4m3fn", "bf16"):
         check(get_format(name), get_accumulator(text), mode)
 
 
-@pytest.mark.parametrize("text", ["fp16:blocked(3)->fp32", "fp32", "e5m10:fma"])
+@pytest.mark.parametrize("text", ["fp16:blocked(3)->fp32", *SECOND, "fp32", "e5m10:fma"])
 def test_wider_and_narrower_accumulators_to_nearest_even(text: str) -> None:
     for name in ("fp16", "e4m3fn", "bf16"):
         check(get_format(name), get_accumulator(text), Rounding.NEAREST_EVEN)

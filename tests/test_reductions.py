@@ -22,7 +22,8 @@ from tests.strategies import nested_trees
 
 ACCUMULATORS = [
     "fp16", "bf16", "fp32", "tf32", "e5m2", "e4m3fn", "e4m3fnuz", "e8m12", "fp16:pairwise", "bf16:lanes(3)",
-    "fp16:split(2)", "e5m2:blocked(3)->fp32", "fp16:blocked(4)->e8m12", "fp16:lanes(4,pairwise):exact-products",
+    "fp16:split(2)", "e5m2:blocked(3)->fp32", "fp16:blocked(4)->e8m12", "fp32:split(2)->bf16",
+    "fp16:lanes(4,pairwise):exact-products",
     "fp16:kahan", "bf16:neumaier", "exact",
 ]  # fmt: skip
 TWO_LEAVES, FUSED = Tree.from_nested((0, 1)), Tree.from_nested((0, 1, 2, 3))

@@ -21,7 +21,8 @@ CASES = {
     "fp16": "fp16", "fp16 pairwise": "fp16:pairwise", "fp16 lanes": "fp16:lanes(4)", "fp16 fma": "fp16:fma",
     "fp16 exact products": "fp16:pairwise:exact-products", "bf16": "bf16", "bf16 fma": "bf16:fma", "fp32": "fp32",
     "fp32 fma": "fp32:fma", "tf32": "tf32", "fp16 kahan": "fp16:kahan", "fp16 neumaier": "fp16:neumaier",
-    "fp16 parts": "fp16:blocked(5)->fp32", "e4m3 e4m3fn": "e4m3fn", "fp16 e4m3fnuz": "e4m3fnuz", "wide nodes": WIDE_NODES,
+    "fp16 parts": "fp16:blocked(5)->fp32", "fp32 parts": "fp32:split(4)->bf16", "fp16 lanes apart": "fp16:lanes(3):fma->e5m2",
+    "e4m3 e4m3fn": "e4m3fn", "fp16 e4m3fnuz": "e4m3fnuz", "wide nodes": WIDE_NODES,
     "fp16 exact": "exact", "fp32 in fp64": "fp64",
 }  # fmt: skip
 SPECIALS = {

@@ -224,7 +224,7 @@ def test_the_power_of_the_counts_below():
 
 
 @pytest.mark.parametrize("mode", ["stochastic", "nearest-even"])
-@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "bf16", "fp16:blocked(32)->fp32"])
+@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "bf16", "fp16:blocked(32)->fp32", "fp32:split(8)->bf16"])
 def test_probabilistic_bounds_fail_no_more_often_than_stated(accumulate, mode):
     """A theorem for stochastic rounding; for nearest a model that data of mean zero satisfy."""
     a, b = draws_of("normal", 40, 96, SAMPLES // 40, 2)

@@ -39,7 +39,7 @@ class Accumulator:
     order     the order of the additions (an Order, a Tree or a name); sequential for every other kind than "tree"
     products  "rounded": a leaf is the product rounded to ``format``; "exact": leaves are exact and every addition
               rounds the exact sum of its operands once; "fma": the same, for orders made of chains
-    promoted  the wider format in which block sums are chained, with blocked(b) only
+    promoted  the format, wider or narrower, that sums of parts are rounded to and chained in: blocked(b), lanes(l), split(k)
     unit      the hardware unit of the kind "unit", whose instructions fix order, alignment and rounding; its order may be
               split(k): that many parts, each through the unit from +0, then added one after the other in ``format``
 
@@ -73,6 +73,15 @@ class Accumulator:
     def held(self) -> Format | None:
         """The format whose values its sums are; None where a sum is exact until it is rounded to the result's format."""
         return self.kind.held(self)
+
+    @cached_property
+    def rounds_parts(self) -> bool:
+        """Whether rounding the sum of a part to `promoted` may change it."""
+        first, second = self.format, self.promoted
+        if second is None:
+            return False
+        smaller = second.precision < first.precision or second.max_finite < first.max_finite
+        return smaller or second.min_subnormal > first.min_subnormal
 
     @property
     def rounds_products(self) -> bool:

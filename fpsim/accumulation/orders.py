@@ -57,6 +57,11 @@ class Order:
         return self.name != "pairwise"
 
     @property
+    def has_parts(self) -> bool:
+        """Whether it is chains of parts whose sums are chained."""
+        return self.name in ("blocked", "lanes", "split") and len(self.parameters) == 1
+
+    @property
     def brief(self) -> str:
         """The text, but for a given tree its size."""
         return f"the given tree of {self.parameters[0].leaves} leaves" if self.name == "given" else str(self)
@@ -215,6 +220,16 @@ def split_edges(n: int, count: int) -> list[int]:
     used = max(1, min(n, count))
     size, longer = divmod(n, used)
     return [part * size + min(part, longer) for part in range(used + 1)]
+
+
+def parts_of(order: Order, n: int) -> list[tuple[int, int, int]]:
+    """Of an order with parts over n terms each part's first term, how many it has, and the step between them."""
+    (number,) = order.parameters
+    if order.name == "blocked":
+        return [(first, min(number, n - first), 1) for first in range(0, n, number)]
+    if order.name == "lanes":
+        return [(lane, len(range(lane, n, number)), number) for lane in range(min(n, number))]
+    return [(first, last - first, 1) for first, last in itertools.pairwise(split_edges(n, number)) if first < last]
 
 
 def _split(n: int, count: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,8 @@ from fpsim.running.compensated import compensated_error
 from fpsim.running.units import unit_error
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.observers.error_sums import ErrorSum, Kept, error_sums, error_sums_of_stack
+from fpsim.sums.parts import chained
 from fpsim.sums.plan import plan
-from fpsim.sums.programs import node_after
 from fpsim.sums.task import Draws, Sum
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
 from fpsim.theory.deviations import deviation, require_zero_mean
@@ -241,12 +242,13 @@ def tree_stages(sums: Summed) -> tuple[list[Stage], int, float]:
             with np.errstate(over="ignore"):
                 excess = max(excess, _kept(sums, planned.programs, parts, narrow_sum[place], wide_sum[place]))
     # At most as many roundings, and additions of what they cost.
-    count = sums.terms * (not leaves.exact) + (planned.tree.nodes if wide is None else sums.terms + len(planned.programs)) + 1
+    after_parts = 0 if wide is None else len(planned.programs) * (1 + task.accumulator.rounds_parts)
+    count = sums.terms * (not leaves.exact) + (planned.tree.nodes if wide is None else sums.terms + after_parts) + 1
     stages = [Stage(held, narrow_sum, 1 + 2 * excess)]
     if wide is not None:
         stages.append(Stage(wide, wide_sum, 1.0))
     certain = count * hidden_underflow(sums, held)
-    if wide is not None and wide.flush:
+    if wide is not None and (wide.flush or task.accumulator.rounds_parts):
         certain += len(planned.programs) * to_float(underflow_error(wide, rounding))
     return stages, count, certain
 
@@ -265,9 +267,14 @@ def _kept(
         narrow_sum += part.kept
         excess = max(excess, part.excess)
         if wide is not None:
-            total = add_rounded(total, part.product, wide, sums.task.rounding, sums.draws, node_after(lines))
-            power = np.where(np.abs(total) < wide.max_finite, ufp(total), inf)
-            wide_sum += power * power if sums.confidence is not None else power
+
+            def added(x: np.ndarray, y: np.ndarray, target: Format, *how: Any) -> np.ndarray:
+                result = add_rounded(x, y, target, *how)
+                power = np.where(np.abs(result) < target.max_finite, ufp(result), inf)
+                np.add(wide_sum, power * power if sums.confidence is not None else power, out=wide_sum)
+                return result
+
+            total = chained(total, part.product, sums.task, sums.draws, lines, added)
     return excess
 
 

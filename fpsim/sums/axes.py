@@ -51,6 +51,8 @@ def _fast(dtype: np.dtype, task: Sum) -> _Fast | None:
     accumulator, fmt = task.accumulator, task.operand
     if task.rounding is not Rounding.NEAREST_EVEN or accumulator.kind not in (TREE, PARTS) or fmt.flush_inputs:
         return None
+    if accumulator.rounds_parts:
+        return None
     if accumulator.order.name == "given" and not accumulator.order.parameters[0].is_binary:
         return None
     narrow, wide = task.target, task.held

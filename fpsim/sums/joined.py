@@ -12,14 +12,12 @@ import numpy as np
 from fpsim.accumulation.kinds import PARTS, TREE
 from fpsim.numbers.operands import as_read
 from fpsim.sums import lanes, written_out
-from fpsim.sums.additions import add_rounded
 from fpsim.sums.lanes import LANES, Factor, LaneSums, Numbers
 from fpsim.sums.layout import beside, by_groups
 from fpsim.sums.observers.observer import SumObserver
-from fpsim.sums.parts import no_parts
+from fpsim.sums.parts import chained, no_parts
 from fpsim.sums.plan import plan
 from fpsim.sums.product import finish_into, product_into
-from fpsim.sums.programs import node_after
 from fpsim.sums.task import Draws, Sum
 from fpsim.sums.windows import table
 
@@ -147,7 +145,7 @@ class JoinedSums:
             self._copy(part, block)
             for image, first in enumerate(self._first_numbers(some, images)):
                 draws = Draws(self.products.key, first, self.columns)
-                total[image] = add_rounded(total[image], block[image], task.held, task.rounding, draws, node_after(lines))
+                total[image] = chained(total[image], block[image], task, draws, lines)
         target[...] = total.reshape(target.shape)
 
     def _copy(self, sums: np.ndarray, out: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from fpsim.accumulation.trees import Tree
 from fpsim.numbers.computing import is_full
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.programs import additions, block_programs, leaves_of, program
+from fpsim.sums.programs import additions, leaves_of, part_programs, program
 from fpsim.sums.schemes import Scheme, careful_scheme, overflow_scheme, scheme
 from fpsim.sums.task import Sum
 
@@ -47,7 +47,7 @@ class Plan:
         """A program for each result: one, or one for each part. Raises ValueError for nodes of more than two terms."""
         accumulator = self.task.accumulator
         if accumulator.kind is PARTS:
-            return block_programs(self.leaves, accumulator.order.parameters[0])
+            return part_programs(accumulator, self.leaves)
         return [program(self.tree)] if accumulator.kind is TREE else [_NO_LINES]
 
     @cached_property

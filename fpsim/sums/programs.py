@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from fpsim.accumulation.accumulator import Accumulator
+from fpsim.accumulation.orders import parts_of
 from fpsim.accumulation.program import ADD, CHAIN, FUSED
 from fpsim.accumulation.trees import Tree
 
@@ -50,22 +52,21 @@ def _run_starts(chain: np.ndarray, gaps: np.ndarray) -> np.ndarray:
     return begins
 
 
-def block_programs(leaves: int, size: int) -> list[np.ndarray]:
-    """A program for each block of `size` leaves, a chain from +0; the number after its last node is that of its sum's."""
+def part_programs(accumulator: Accumulator, leaves: int) -> list[np.ndarray]:
+    """A program for each part, a chain from +0; the numbers after its last node are those of what its sum meets."""
     from fpsim.backend.numba.products import CHAIN, PUSH_ZERO
 
     programs, node = [], 0
-    for start in range(0, leaves, size):
-        count = min(size, leaves - start)
-        lines = np.array([(PUSH_ZERO, 0, 1, 1, 0), (CHAIN, start, count, 1, node)], dtype=np.int64)
+    for start, count, step in parts_of(accumulator.order, leaves):
+        lines = np.array([(PUSH_ZERO, 0, 1, 1, 0), (CHAIN, start, count, step, node)], dtype=np.int64)
         lines.setflags(write=False)
         programs.append(lines)
-        node += count + 1
+        node += count + 1 + accumulator.rounds_parts
     return programs
 
 
 def node_after(lines: np.ndarray) -> int:
-    """The number of the node that adds a block's sum to those before."""
+    """The number of the node that follows a part's own: its sum's rounding, if any, else its addition to those before."""
     return int(lines[1, 2] + lines[1, 4])
 
 

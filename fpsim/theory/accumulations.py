@@ -27,13 +27,13 @@ import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.accumulation.kinds import EXACT, KAHAN, NATIVE, NEUMAIER, PARTS, TREE, UNIT, Kind
-from fpsim.accumulation.orders import sequential
+from fpsim.accumulation.orders import parts_of, sequential
 from fpsim.accumulation.program import MAX_LEAVES
 from fpsim.numbers.formats import FP32, Format, get_format
 from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.compensated import kahan_stage, neumaier_stage
 from fpsim.theory.roundings import holds, relative_error, underflow_error
-from fpsim.theory.trees import Leaves, Stage, chain_stage, leaf_stage, leaves_of, tree_stage
+from fpsim.theory.trees import Leaves, Stage, chain_stage, leaf_stage, leaves_of, once, tree_stage
 from fpsim.theory.units import UnitSum, flushed_below, split_stage, unit_stage
 from fpsim.theory.upward import ZERO, affine, grown, largest_total, to_float
 
@@ -158,12 +158,14 @@ def _tree(terms: _Terms) -> tuple[Stage, int]:
 
 
 def _parts(terms: _Terms) -> tuple[Stage, int]:
-    (size,), wide, held = terms.accumulator.order.parameters, terms.accumulator.promoted, terms.accumulator.format
-    assert wide is not None
-    blocks = -(-terms.count // size)
-    block = tree_stage(sequential(min(size, terms.count)), held, terms.rounding, terms.leaves)
-    stage = terms.leaf_stage.then(Stage(block.relative, blocks * block.absolute, block.top))
-    return stage.then(chain_stage(blocks, wide, terms.rounding)), 0
+    second, held = terms.accumulator.promoted, terms.accumulator.format
+    assert second is not None
+    sizes = [count for _, count, _ in parts_of(terms.accumulator.order, terms.count)]
+    longest = tree_stage(sequential(max(sizes, default=0)), held, terms.rounding, terms.leaves)
+    stage = terms.leaf_stage.then(Stage(longest.relative, len(sizes) * longest.absolute, longest.top))
+    if terms.accumulator.rounds_parts:
+        stage = stage.then(once(second, terms.rounding, count=len(sizes)))
+    return stage.then(chain_stage(len(sizes), second, terms.rounding)), 0
 
 
 def _kahan(terms: _Terms) -> tuple[Stage, int]:

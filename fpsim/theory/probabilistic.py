@@ -26,6 +26,7 @@ from typing import Any
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.accumulation.kinds import PARTS, TREE
+from fpsim.accumulation.orders import parts_of, sequential
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
@@ -109,10 +110,12 @@ def _roundings_of(fmt: Format, accumulator: Accumulator, terms: int, rounding: R
     if wide is None:
         tree = accumulator.order(terms)
         return [*steps, _tree_roundings(tree, held, rounding, leaves)]
-    (size,) = accumulator.order.parameters
-    blocks = -(-terms // size)
-    block = _tree_roundings(Accumulator(format=held).order(min(size, terms)), held, rounding, leaves)
+    sizes = [count for _, count, _ in parts_of(accumulator.order, terms)]
+    blocks = len(sizes)
+    block = _tree_roundings(sequential(max(sizes)), held, rounding, leaves)
     steps.append(_Roundings(held, block.height, blocks * block.count, block.underflow))
+    if accumulator.rounds_parts:
+        steps.append(_Roundings(wide, 1, blocks, underflow_error(wide, rounding)))
     return [*steps, _Roundings(wide, blocks - 1, blocks, addition_underflow(wide, rounding, True))]
 
 

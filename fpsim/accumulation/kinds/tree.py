@@ -30,20 +30,20 @@ class Tree(Kind):
 
 
 class Parts(Tree):
-    """Blocks whose terms are chained in ``format``, and their sums in the wider format ``promoted``."""
+    """Parts whose terms are chained in ``format``; their sums, rounded to ``promoted``, are chained in it."""
 
     name = "parts"
 
     def check(self, accumulator: Asked) -> None:
         super().check(accumulator)
-        narrow, wide = accumulator.format, accumulator.promoted
-        if wide is None:
+        second = accumulator.promoted
+        if second is None:
             raise ValueError("accumulate: the kind 'parts' needs a second format")
-        if accumulator.order.name != "blocked":
-            raise ValueError(f"accumulate: '->{wide.name}' needs blocked(b), not {accumulator.order.brief}")
-        lost = wide.precision < narrow.precision or wide.max_finite < narrow.max_finite
-        if lost or wide.min_subnormal > narrow.min_subnormal or not wide.signed:
-            raise ValueError(f"accumulate: '->{wide.name}' must hold every value of {narrow.name}, and does not")
+        if not accumulator.order.has_parts:
+            orders = f"blocked(b), lanes(l) or split(k), not {accumulator.order.brief}"
+            raise ValueError(f"accumulate: '->{second.name}' needs {orders}")
+        if not (second.has_zero and second.signed):
+            raise ValueError(f"accumulate: {second.name} has no zero or no sign, and cannot accumulate")
 
     def held(self, accumulator: Asked) -> Format | None:
         return accumulator.promoted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -19,9 +20,9 @@ from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob, s
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.orientation import is_turned, oriented
 from fpsim.sums.packing import LANES, extents_of_products
-from fpsim.sums.parts import no_parts
+from fpsim.sums.parts import chained, no_parts
 from fpsim.sums.plan import Plan, plan
-from fpsim.sums.programs import additions, node_after
+from fpsim.sums.programs import additions
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws, Sum
 
@@ -30,14 +31,17 @@ _LARGE = 2**22  # multiply-adds from which on it repays to find out where nothin
 
 @oriented
 def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> np.ndarray:
-    """The accumulated a @ b of a tree or of parts, counted: a new array of values of `task.held`."""
+    """The accumulated a @ b of a tree or of parts, counted: a new array of values of `task.held`.
+
+    Rounding the sum of a part to a second format that does not hold it is an addition to zero.
+    """
     planned = plan(task, a.shape[1])
     blocks = _products(planned, a, b, draws, counters)
     if task.accumulator.kind is not PARTS:
         return next(blocks)
     total = no_parts(task, (a.shape[0], b.shape[1]))
     for lines, block in zip(planned.programs, blocks, strict=True):
-        total = counted_add(total, block, task.held, task.rounding, draws, node_after(lines), counters)
+        total = chained(total, block, task, draws, lines, partial(counted_add, counters=counters))
     return total
 
 
