@@ -188,7 +188,13 @@ order = torch.tensor([[2048.0, 1.0, -2048.0][rank % 3]], dtype=dtype)
 with sim:
     model(x).sum().backward()
     dist.all_reduce(order)
-torch.save((x, [parameter.grad for parameter in sim.parameters()], order), f"{out}/{rank}.pt")
+with fpsim.emulate(fmt, "fp16", all_reduce="ring"):
+    own, most, part = order.clone(), order.clone(), torch.empty(1, dtype=dtype)
+    dist.reduce(own, 1)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    rows = [[2048.0, 3.0, 1.0], [1.0, 0.5, 2048.0], [-2048.0, 1.0, 1.0]]
+    dist.reduce_scatter_tensor(part, torch.tensor(rows[rank][:size], dtype=dtype))
+torch.save((x, [parameter.grad for parameter in sim.parameters()], order, (own, most, part)), f"{out}/{rank}.pt")
 dist.destroy_process_group()
 """
 
@@ -209,7 +215,7 @@ def test_processes_sum_gradients_in_the_order_of_their_ranks(size, dtype, tmp_pa
     assert [process.returncode for process in processes] == [0] * size, errors
     ranks = [torch.load(f"{tmp_path}/{rank}.pt") for rank in range(size)]
     alone = []
-    for x, _, _ in ranks:  # each rank's own gradients, divided as the script's library divides them
+    for x, *_ in ranks:  # each rank's own gradients, divided as the script's library divides them
         sim = fpsim.run(mlp().to(x.dtype), "fp16" if dtype == "float32" else "native", "fp16")
         with sim:
             sim(x).sum().backward()
@@ -217,6 +223,9 @@ def test_processes_sum_gradients_in_the_order_of_their_ranks(size, dtype, tmp_pa
     total = [torch.zeros_like(gradient, dtype=torch.float16) for gradient in alone[0]]
     for gradients in alone:
         total = [a + b.half() for a, b in zip(total, gradients, strict=True)]
-    for _, gradients, order in ranks:
+    for rank, (_, gradients, order, (own, most, part)) in enumerate(ranks):
         assert all(torch.equal(a.half(), b) for a, b in zip(gradients, total, strict=True))
         assert float(order) == {2: 2048.0, 3: 0.0}[size]  # 2048 + 1 is 2048 in fp16
+        assert float(own) == (2 if rank == 1 else 1) * float(order) if size == 2 else float(own) == 0.0
+        assert float(most) == float(order)
+        assert float(part) == {2: [2048.0, 3.5], 3: [1.0, 4.5, 2048.0]}[size][rank]  # (1 - 2048) + 2048; (1 + 1) + 2048

@@ -36,13 +36,16 @@ from fpsim.report.plain import plain
     "--granularity", type=click.Choice(("kernel", "primitive")), default="kernel", show_default=True,
     help="What rounds once: an operation of torch, or every elementary one inside.",
 )
+@click.option(
+    "--all-reduce", default="rank-order", show_default=True, help="Sums over ranks: rank-order, ring or tree; ring:fp32."
+)
 @click.option("--seed", type=int, help="Seed of the draws; stochastic rounding needs one.")
 @click.option("--report", "page", type=REPORT, help="Where the report goes as a page (.html) or as data (.json).")
 @click.option("--losses", "keeps_losses", is_flag=True, hidden=True, help="Keep what backward passes start from.")
 @click.pass_context
 def run(
-    ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: Any, granularity: str, seed: int | None,
-    page: Path | None, keeps_losses: bool,
+    ctx: click.Context, script: str, fmt: Any, accumulate: Any, rounding: Any, granularity: str, all_reduce: str,
+    seed: int | None, page: Path | None, keeps_losses: bool,
 ) -> None:  # fmt: skip
     """Run a script, or with -m MODULE a module, unchanged, under emulation.
 
@@ -62,7 +65,7 @@ def run(
     from fpsim.emulation.machine.policy import make_policy
 
     try:
-        policy = make_policy(fmt, accumulate, rounding, seed, granularity)
+        policy = make_policy(fmt, accumulate, rounding, seed, granularity, all_reduce)
         emulation = Emulation(policy, policy.resolve())
     except (ValueError, NotImplementedError) as error:
         raise InputError(str(error)) from None

@@ -259,6 +259,7 @@ def run(
     inplace: bool = False,
     observe: Any = None,
     on_nonfinite: str | None = None,
+    all_reduce: str = "rank-order",
 ) -> Simulation:
     """A `Simulation` of the model: a copy of it whose parameters and buffers are rounded to the format.
 
@@ -274,6 +275,8 @@ def run(
     inplace : use the model itself; its parameters are rounded.
     observe : what is told of every operation: an `fpsim.emulation.Observer`, the name of one, or several of these. A copy of
         the simulation is not observed.
+    all_reduce : how sums over the ranks of `torch.distributed` are made: "rank-order", through the accumulator, or "ring" or
+        "tree" as NCCL has them, in the tensor's format or another one ("ring:fp32").
     on_nonfinite : "raise" stops with `NonFinite` at the first infinity or NaN that was not asked for, "warn" says it once: what
         it was made of, where, and the operations behind it.
 
@@ -287,7 +290,7 @@ def run(
 
     NaN in a weight stays NaN; infinities become what the format has for them.
     """
-    policy = make_policy(fmt, accumulate, rounding, seed, granularity)
+    policy = make_policy(fmt, accumulate, rounding, seed, granularity, all_reduce)
     refuse_flush_to_zero()
     if not isinstance(model, nn.Module):
         raise TypeError(f"run takes a torch.nn.Module, got {type(model).__name__}")

@@ -24,11 +24,18 @@ NAMES = """
     vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 vit_relpos_small_patch16_224 ese_vovnet19b_slim_dw legacy_xception
     xcit_nano_12_p16_224
 """
+#: Images and their size, where two images of 64 x 64 or one of the model's own size do not do.
+SIZES = {"halonet_h1": (1, 256), "efficientvit_m0": (2, 64), "levit_128s": (2, 224)}
 
 
 def entries() -> Iterator[Entry]:
     for name in NAMES.split():
-        yield Entry("timm", name, lambda name=name: timm.create_model(name, num_classes=10), _images)
+        inputs = _sized(*SIZES[name]) if name in SIZES else _images
+        yield Entry("timm", name, lambda name=name: timm.create_model(name, num_classes=10), inputs)
+
+
+def _sized(count: int, size: int) -> Any:
+    return lambda model: ((torch.randn(count, 3, size, size),), {})
 
 
 def _images(model: Any) -> Any:

@@ -22,6 +22,7 @@ def emulate(
     granularity: str = "kernel",
     observe: Any = None,
     on_nonfinite: str | None = None,
+    all_reduce: str = "rank-order",
 ) -> Iterator[Emulation]:
     """Emulate everything that this thread does with torch inside the block; arguments as for `run`.
 
@@ -32,7 +33,7 @@ def emulate(
     with a different policy.
     """
     install_optimizer_hooks()
-    policy = make_policy(fmt, accumulate, rounding, seed, granularity)
+    policy = make_policy(fmt, accumulate, rounding, seed, granularity, all_reduce)
     emulation = Emulation(policy, policy.resolve())
     emulation.observe(get_observers(observe, on_nonfinite))
     emulation.guard = Guard(emulation, keep=True)

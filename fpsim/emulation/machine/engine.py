@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
+from fpsim.accumulation import Accumulator, given
 from fpsim.accumulation.kinds import EXACT
 from fpsim.backend import threads
 from fpsim.backend.numba import counting
@@ -222,4 +224,15 @@ def reduction(machine: Machine, x: np.ndarray, axes: tuple[int, ...], mean: bool
     task = machine.arithmetic.task
     out = (mean_axes if mean else sum_axes)(task, x, axes, key, machine.look_into(task.of_terms))
     watch.finish(np.ascontiguousarray(out), x)
+    return out
+
+
+def reduction_in_parts(machine: Machine, x: np.ndarray, held: Format, parts: list[tuple[slice, Any]]) -> np.ndarray:
+    """The sums of columns: of each slice of them by a tree of nested rows, each addition rounded to `held`."""
+    watch, key, fmt = Watch(machine), machine.draws(), machine.arithmetic.fmt
+    out = np.empty(x.shape[1], dtype=np.float32)
+    for number, (columns, nested) in enumerate(parts):
+        task = Sum.of(fmt, Accumulator(format=held, order=given(nested)), machine.arithmetic.rounding, fmt)
+        out[columns] = sum_axes(task, x[:, columns], (0,), key + number, machine.look_into(task.of_terms))
+    watch.finish(out, x)
     return out

@@ -16,6 +16,7 @@ from fpsim.accumulation import Accumulator
 from fpsim.backend.numba import counting
 from fpsim.emulation.errors import MetaTensor, SparseTensor, UnsupportedTensor
 from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.all_reduce import AllReduce
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.limits import LARGEST, SMALL, instead_of
 from fpsim.emulation.machine.parts import COMPLEX64, joined, parts_of
@@ -227,6 +228,10 @@ class FormatMachine(Writing):
     @property
     def updates_parameters(self) -> bool:
         return self.optimizer is not None or self.updates.are_made
+
+    @property
+    def all_reduce(self) -> AllReduce:
+        return self.emulation.policy.all_reduce
 
     def look_into(self, task: Sum) -> Counters | None:
         call = self.call

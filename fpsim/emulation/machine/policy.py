@@ -10,6 +10,7 @@ from typing import Any
 
 from fpsim.accumulation import Accumulator, get_accumulator
 from fpsim.accumulation.kinds import NATIVE as LIBRARY
+from fpsim.emulation.machine.all_reduce import RANK_ORDER, AllReduce, get_all_reduce
 from fpsim.emulation.machine.mapping import RoleMapping, parse_mapping
 from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, NATIVE, ROUNDINGS, ModuleSettings
 from fpsim.numbers.computing import float32_serves, is_float32
@@ -32,6 +33,8 @@ class Policy:
     granularity: str
     #: What was asked for, where the format is too wide to accumulate in it.
     asked: Accumulator | None = field(default=None, kw_only=True, compare=False)
+    #: How sums over the ranks of a group are made.
+    all_reduce: AllReduce = field(default=RANK_ORDER, kw_only=True)
 
     @property
     def carried_by_float32(self) -> bool:
@@ -47,6 +50,7 @@ class Policy:
             and self.accumulator.kind is LIBRARY
             and self.rounding is Rounding.NEAREST_EVEN
             and self.granularity == "kernel"
+            and self.all_reduce == RANK_ORDER
         )
 
     @property
@@ -71,7 +75,8 @@ class Policy:
     @property
     def _remaining(self) -> list[str]:
         seed = [f"seed={self.seed}"] if self.seed is not None else []
-        return [*seed, f"granularity={self.granularity}"]
+        sums = [f"all_reduce={self.all_reduce}"] if self.all_reduce != RANK_ORDER else []
+        return [*seed, f"granularity={self.granularity}", *sums]
 
     def __str__(self) -> str:
         parts = [f"fmt={self.fmt.name}", f"accumulate={self.accumulator}", f"rounding={self.rounding}"]
@@ -134,7 +139,7 @@ class MixedPolicy(Policy):
     @property
     def is_identity(self) -> bool:
         choices = product(self.mapping.values, self.accumulators.values, self.roundings.values)
-        return all(self.of(*choice).is_identity for choice in choices)
+        return self.all_reduce == RANK_ORDER and all(self.of(*choice).is_identity for choice in choices)
 
     @property
     def draws(self) -> bool:
@@ -240,6 +245,7 @@ def make_policy(
     rounding: Any = "nearest-even",
     seed: int | None = None,
     granularity: str = "kernel",
+    all_reduce: Any = RANK_ORDER,
 ) -> Policy:
     """Parse and check the arguments that `run` and `emulate` share; the first three may be mappings.
 
@@ -248,6 +254,12 @@ def make_policy(
     ValueError : unknown names (listing what there is), a format that float32 tensors cannot hold, a missing seed.
     NotImplementedError : choices that are specified but not built.
     """
+    policy = _without_ranks(fmt, accumulate, rounding, seed, granularity)
+    sums = get_all_reduce(all_reduce)
+    return policy if sums == RANK_ORDER else replace(policy, all_reduce=sums)
+
+
+def _without_ranks(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity: Any) -> Policy:
     if any(isinstance(argument, Mapping) for argument in (fmt, accumulate, rounding)):
         return _make_mixed(fmt, accumulate, rounding, seed, granularity)
     if isinstance(fmt, str) and fmt.strip().lower() == "native":

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fpsim.emulation.errors import UnsupportedOp
+from fpsim.emulation.machine.all_reduce import AllReduce
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.finishing import Values
 from fpsim.emulation.machine.tables import Function
@@ -160,6 +161,10 @@ class Machine(Protocol):
 
     def draws(self) -> int:
         """The key of one rounding's draws, 0 where it draws nothing."""
+
+    @property
+    def all_reduce(self) -> AllReduce:
+        """How sums over the ranks of a group are made."""
 
     def dispatching(self) -> AbstractContextManager[None]:
         """Within a rule: torch's operations meet their own rules again."""
