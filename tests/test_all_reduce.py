@@ -101,5 +101,5 @@ def test_an_order_is_part_of_the_policy_and_unknown_ones_are_refused():
     assert str(policy).endswith("all_reduce=ring") and policy != make_policy("fp16")
     assert not make_policy("fp32", "native", all_reduce="ring").is_identity
     for text in ("rings", "", "ring:fp99"):
-        with pytest.raises(ValueError, match="all_reduce|fp99"):
+        with pytest.raises(ValueError, match=r"all_reduce|fp99"):
             fpsim.run(torch.nn.Linear(1, 1), all_reduce=text)
