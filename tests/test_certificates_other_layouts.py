@@ -122,6 +122,39 @@ def test_a_complex_product_is_certified_as_the_real_one_that_it_is(op, method):
         assert torch.equal(found.bound, expected.bound) and torch.equal(found.logits, expected.logits)
 
 
+class Elementwise(nn.Module):
+    """Products of complex elements, and of those with real ones."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.weight = nn.Parameter(torch.view_as_complex(of(3, 2, seed=1) * scale))
+        self.real = nn.Parameter(of(3, seed=2))
+
+    def forward(self, x):
+        z = torch.complex(x[..., 0], x[..., 1])
+        product = -(z * self.weight) * self.real + 0.75 * (self.real * z.conj())
+        return torch.view_as_real(product.resolve_conj()).flatten(1)
+
+    def exactly(self, x):
+        a, b = np.moveaxis(exact(x), -1, 0)
+        c, d = np.moveaxis(exact(torch.view_as_real(self.weight)), -1, 0)
+        r = exact(self.real)
+        parts = -(a * c - b * d) * r + Fraction(3, 4) * a * r, -(a * d + b * c) * r - Fraction(3, 4) * b * r
+        return np.stack(parts, -1).reshape(len(x), -1)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "a-priori"])
+@pytest.mark.parametrize("fmt", ["fp16", "e5m2"])
+def test_a_product_of_complex_elements_is_within_its_bound(fmt, method):
+    for seed, scale in ((0, 1.0), (3, 2.0**-13)):  # results of the second lie among fp16's subnormal numbers
+        model, x = Elementwise(scale).eval(), of(4, 3, 2, seed=seed)
+        certificate = fpsim.certify(model, x, fmt, fmt, method=method)
+        found = certificate.logits if method != "a-priori" else fpsim.run(model, fmt, fmt)(x)
+        errors = np.abs(exact(found) - model.exactly(x))
+        assert all(errors[place] <= Fraction(float(certificate.bound[place])) for place in np.ndindex(errors.shape))
+        assert float(certificate.bound.max()) < 40 * 2 * fpsim.get_format(fmt).unit_roundoff * float(x.abs().max())
+
+
 @pytest.mark.parametrize(
     "function",
     [

@@ -2,7 +2,8 @@
 
 A complex tensor is its parts along a last axis, a sparse matrix its stored values. A complex product is the real one that the
 machine makes, of twice as many terms: rows (re, im) of the left factor, the matrix ((re, im), (-im, re)) of the right. A sparse
-product has a sum for each row, of its stored entries.
+product has a sum for each row, of its stored entries. Elementwise, parts are multiplied by ((re, im), (-im, re)) of the other
+factor, rounded once.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
-from fpsim.emulation.certification.products import slopes_of_products
-from fpsim.emulation.certification.slopes import Slope, linear
-from fpsim.emulation.certification.table import TABLE, Call, Products, free, multiplied, register
+from fpsim.emulation.certification.products import bilinear, slopes_of_products
+from fpsim.emulation.certification.slopes import Slope, linear, upwards
+from fpsim.emulation.certification.table import TABLE, Call, LibraryArithmetic, Products, free, multiplied, register
 from fpsim.emulation.machine import marks
 from fpsim.emulation.schemas import mapped, name_of
 
@@ -67,6 +68,32 @@ def conjugate(parts: _Tensor) -> _Tensor:
     return parts * torch.tensor([1.0, -1.0], dtype=parts.dtype)
 
 
+def _factors(parts: _Tensor, sign: float) -> _Tensor:
+    real, imaginary = parts.unbind(-1)
+    return torch.stack([torch.stack([real, imaginary], -1), torch.stack([sign * imaginary, real], -1)], -2)
+
+
+def as_factors(parts: _Tensor) -> _Tensor:
+    """What the parts of an element's other factor are multiplied by: (..., 2) as (..., 2, 2)."""
+    return _factors(parts, -1.0)
+
+
+def times(parts: _Tensor, factors: _Tensor) -> _Tensor:
+    """The product of elements, one by `as_factors`."""
+    return (parts.unsqueeze(-1) * factors).sum(-2)
+
+
+def times_real(parts: _Tensor, factor: _Tensor) -> _Tensor:
+    return parts * factor.unsqueeze(-1)
+
+
+def _cost_of_product(call: Call, unit: LibraryArithmetic) -> _Tensor:
+    """Two products and their sum."""
+    left, right = call.operands
+    total = upwards(times(left.magnitude, right.magnitude), 2)
+    return total * (4 * unit.roundoff) + 4 * unit.underflow
+
+
 def _matrix_slopes(call: Call) -> list[Slope]:
     is_vector = call.args[1]
     return [Slope(lambda t: as_matrix(t, is_vector), lambda t: _matrix(t, is_vector, 1.0))]
@@ -74,6 +101,11 @@ def _matrix_slopes(call: Call) -> list[Slope]:
 
 register(as_matrix, "complex", _matrix_slopes, kind="exact", cost=free)
 register(conjugate, "complex", lambda call: [Slope(conjugate, lambda t: t)], kind="exact", cost=free)
+register(
+    as_factors, "complex", lambda call: [Slope(as_factors, lambda t: _factors(t, 1.0))], kind="exact", cost=free
+)
+register(times, "complex", lambda call: bilinear(*call.operands, times, 2), cost=_cost_of_product)
+register(times_real, "complex", lambda call: bilinear(*call.operands, times_real, 1))
 for _move in (interleaved, as_addend, as_parts):
     register(_move, "structure", lambda call: [linear(lambda t: call.run([t]))], kind="exact", cost=free)
 
@@ -121,6 +153,14 @@ def write(writer: Writer, op: torch._ops.OpOverload, args: Sequence[Any], result
     if name in ("_conj", "conj_physical"):
         writer.step(conjugate, args, result)
         return True
+    if name == "complex" and tensors[0].shape == tensors[1].shape:
+        writer.step(_aten.stack.default, (tensors, -1), result)
+        return True
+    if name == "mul" and _write_elementwise(writer, op, args, result):
+        return True
+    if name == "neg":
+        writer.step(op, args, result)
+        return True
     if name in ("add", "sub") and len(tensors) == 2 and all(item.is_complex() for item in tensors) and not factors:
         writer.step(op, args, result)  # part by part
         return True
@@ -128,6 +168,21 @@ def write(writer: Writer, op: torch._ops.OpOverload, args: Sequence[Any], result
     if move is not None and not factors:
         writer.step(move, args, result)
     return move is not None and not factors
+
+
+def _write_elementwise(writer: Writer, op: Any, args: Sequence[Any], result: _Tensor) -> bool:
+    """A product of elements: of two complex numbers, of one and a real tensor, or of one and a real number."""
+    a, b = sorted(args, key=lambda item: not (isinstance(item, _Tensor) and item.is_complex()))
+    if isinstance(b, _Tensor) and b.is_complex():
+        factors = as_factors(writer.value(b, op))
+        writer.step(times, (a, writer.step(as_factors, (b,), factors)), result)
+    elif isinstance(b, _Tensor) and b.dtype is torch.float32:
+        writer.step(times_real, (a, b), result)
+    elif isinstance(b, (int, float)):
+        writer.step(op, (a, b), result)
+    else:
+        return False
+    return True
 
 
 def _write_product(writer: Writer, op: Any, tensors: list[_Tensor], result: _Tensor, factors: dict[str, Any]) -> bool:

@@ -127,8 +127,9 @@ class _Recorder(TorchDispatchMode):
             known = target is None and other_layouts.write(self, func, args, result, kwargs)
         if not known:
             raise UnsupportedOp(
-                f"{func}: of complex numbers and sparse matrices certification follows products with factors of 1, sums of "
-                "two complex tensors, and what moves or shows numbers; a sparse matrix needs one entry a place (coalesce)"
+                f"{func}: of complex numbers and sparse matrices certification follows products with factors of 1, sums and "
+                "elementwise products of complex tensors, such with real factors, and what moves or shows numbers; a sparse "
+                "matrix needs one entry a place (coalesce)"
             )
 
     def reads(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
