@@ -22,7 +22,7 @@ CLASSIFIERS = {
 SEGMENTERS = "fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
 DETECTORS = """fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_resnet50_fpn retinanet_resnet50_fpn fcos_resnet50_fpn
     ssdlite320_mobilenet_v3_large maskrcnn_resnet50_fpn keypointrcnn_resnet50_fpn"""
-VIDEO = {"r3d_18": (8, 32), "mc3_18": (8, 32), "r2plus1d_18": (8, 32), "s3d": (16, 224), "swin3d_t": (8, 32)}
+VIDEO = {"r3d_18": (8, 32), "mc3_18": (8, 32), "r2plus1d_18": (8, 32), "s3d": (16, 64), "swin3d_t": (8, 32)}
 
 
 def entries() -> Iterator[Entry]:
@@ -39,12 +39,24 @@ def entries() -> Iterator[Entry]:
         yield Entry("torchvision", name, builder, _scenes(name))
     for name, (frames, size) in VIDEO.items():
         images = _images((2, 3, frames, size, size))
-        yield Entry("torchvision", name, _builder(name, module=models.video, num_classes=5), images)
+        builder = _builder(name, module=models.video, num_classes=5)
+        yield Entry("torchvision", name, _pooling_less(builder) if name == "s3d" else builder, images)
     yield Entry("torchvision", "raft_small", _builder("raft_small", module=models.optical_flow), _two_images)
 
 
 def _builder(name: str, module: Any = models, **settings: Any) -> Callable[[], torch.nn.Module]:
     return lambda: getattr(module, name)(weights=None, **settings)
+
+
+def _pooling_less(builder: Callable[[], torch.nn.Module]) -> Callable[[], torch.nn.Module]:
+    """Over the 2 x 2 x 2 places that small images leave, where it pools over the 2 x 7 x 7 of 224 x 224."""
+
+    def build() -> torch.nn.Module:
+        model = builder()
+        model.avgpool = torch.nn.AvgPool3d(2, stride=1)
+        return model
+
+    return build
 
 
 def _images(shape: tuple[int, ...]) -> Any:

@@ -104,8 +104,8 @@ register(conjugate, "complex", lambda call: [Slope(conjugate, lambda t: t)], kin
 register(
     as_factors, "complex", lambda call: [Slope(as_factors, lambda t: _factors(t, 1.0))], kind="exact", cost=free
 )
-register(times, "complex", lambda call: bilinear(*call.operands, times, 2), cost=_cost_of_product)
-register(times_real, "complex", lambda call: bilinear(*call.operands, times_real, 1))
+register(times, "complex", lambda call: bilinear(call.operands[0], call.operands[1], times, 2), cost=_cost_of_product)
+register(times_real, "complex", lambda call: bilinear(call.operands[0], call.operands[1], times_real, 1))
 for _move in (interleaved, as_addend, as_parts):
     register(_move, "structure", lambda call: [linear(lambda t: call.run([t]))], kind="exact", cost=free)
 
