@@ -249,3 +249,16 @@ def test_what_no_cpu_has_raises_and_says_so():
             left + torch.ones(32)
     with fpsim.emulate("native", "a100"), pytest.raises(UnsupportedOp, match="no instruction"):
         torch._scaled_mm(left, right, torch.ones(()), torch.ones(()))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.BatchNorm1d(8)], ids=lambda norm: type(norm).__name__)
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_gradients_of_float32_parameters_of_a_16_bit_norm_are_values_of_the_format(fmt, norm):
+    sim = fpsim.run(nn.Sequential(nn.Linear(4, 8), norm), fmt)
+    with sim:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = sim(numbers(3, 4))
+        (y.float() * numbers(3, 8, seed=1)).sum().backward()
+    name = fmt if isinstance(fmt, str) else fmt["*"]
+    for parameter in sim.parameters():
+        same(fpsim.round(parameter.grad.numpy(), name), parameter.grad.numpy())

@@ -21,7 +21,7 @@ from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.machine.policy import Policy, make_policy
 from fpsim.emulation.registry import TABLE, written_by
-from fpsim.emulation.schemas import each_element, mapped, tensors_in
+from fpsim.emulation.schemas import each_element, mapped, name_of, tensors_in
 from fpsim.numbers.rounding import Rounding
 
 _FLOAT32 = torch.float32
@@ -116,6 +116,8 @@ class OtherTensors:
         read = _replacing(lambda tensor: copies[id(tensor)] if id(tensor) in copies else machine.operand(tensor), (_FLOAT32,))
         arguments, named = mapped(read, (args, kwargs))
         result = self._native().dispatch(func, types, arguments, named)
+        if name_of(func).endswith("backward"):  # gradients of float32 parameters; forwards such results are statistics
+            result = mapped(_replacing(machine.finish, (_FLOAT32,)), result)
         for target in targets:
             if id(target) in copies:  # what a normalization keeps beside a small result
                 machine.store(target, copies[id(target)])
