@@ -12,8 +12,14 @@ from torch._library.custom_ops import OPDEFS
 _WRITTEN_IN_PYTHON = ("torch_nn",)
 
 
-def decomposition_of(op: torch._ops.OpOverload) -> Callable[..., Any] | None:
+#: Its operations that take functions, and that are Python functions of other operations on a CPU.
+_OF_FUNCTIONS = ("flex_attention",)
+
+
+def decomposition_of(op: Any) -> Callable[..., Any] | None:
     """The function that computes this operation by others; None for an operation that has none."""
+    if isinstance(op, torch._ops.HigherOrderOperator):
+        return op.py_kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd) if op.name() in _OF_FUNCTIONS else None
     if op.namespace in _WRITTEN_IN_PYTHON and op.name() in OPDEFS:
         return OPDEFS[op.name()]._init_fn
     if torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd"):

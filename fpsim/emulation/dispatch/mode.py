@@ -106,15 +106,14 @@ class EmulationMode(TorchDispatchMode):
 
     def _without_rule(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Operations made of others (composite ones arrive whole under `inference_mode`) are taken apart; the rest raise."""
-        if isinstance(func, torch._ops.OpOverload):
-            if func.namespace in _BOOKKEEPING:
-                return func(*args, **kwargs)
-            decomposition = decomposition_of(func)
-            if decomposition is not None:
-                with self:
-                    result = decomposition(*args, **kwargs)
-                if result is not NotImplemented:
-                    return result
+        if getattr(func, "namespace", "") in _BOOKKEEPING:
+            return func(*args, **kwargs)
+        decomposition = decomposition_of(func)
+        if decomposition is not None:
+            with self:
+                result = decomposition(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         self.machine.op = func
         if "_amp_" in str(func):
             error = self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')

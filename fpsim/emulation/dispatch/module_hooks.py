@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch._C._dynamo import eval_frame
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 
@@ -60,7 +59,7 @@ class ModuleHooks:
     def _before(self, module: torch.nn.Module, args: Any) -> None:
         emulation = self._current()
         if emulation is not None:
-            if callable(eval_frame.get_eval_frame_callback()):
+            if type(module).__name__ == "OptimizedModule":
                 warn_of_compiled_code()
             emulation.enter_module(module)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,27 @@ _saved: tuple[bool, ...] = ()
 #: Functions of torch that are replaced while anything is emulated, by name.
 replacements: dict[str, Callable[..., Any]] = {}
 _replaced: dict[str, Callable[..., Any]] = {}
+_stances: list[Any] = []  # that torch.compile had, where it was there
+
+
+def _run_compiled_as_written() -> None:
+    """Let what torch.compile made call what it was made of: it refuses code that a mode keeps it from compiling, for good."""
+    frames: Any = sys.modules.get("torch._dynamo.eval_frame")
+    if frames is not None and not _stances:
+        _stances.append(frames._stance)
+        frames._stance = frames.DynamoStance("force_eager")
+
+
+def _compile(*args: Any, **kwargs: Any) -> Any:
+    """torch.compile, which loads the compiler the first time."""
+    compiled = _replaced["compile"](*args, **kwargs)
+    with _lock:
+        if _entered:
+            _run_compiled_as_written()
+    return compiled
+
+
+replacements["compile"] = _compile
 
 
 def _read() -> tuple[bool, ...]:
@@ -30,7 +52,7 @@ def _write(values: tuple[bool, ...]) -> None:
 
 
 def enter() -> None:
-    """Switch the fused path of attention modules and oneDNN off, and put the `replacements` in their places.
+    """Switch the fused path of attention modules, oneDNN and compiled code off, and put the `replacements` in their places.
 
     The first entry remembers what they were.
     """
@@ -39,6 +61,7 @@ def enter() -> None:
         if _entered == 0:
             _saved = _read()
             _write((False, False))
+            _run_compiled_as_written()
             for name, function in replacements.items():
                 _replaced[name] = getattr(torch, name)
                 setattr(torch, name, function)
@@ -56,6 +79,8 @@ def leave() -> None:
 
 def _restore() -> None:
     _write(_saved)
+    while _stances:
+        sys.modules["torch._dynamo.eval_frame"]._stance = _stances.pop()  # type: ignore[attr-defined]
     for name, function in _replaced.items():
         setattr(torch, name, function)
 
