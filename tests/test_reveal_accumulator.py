@@ -70,3 +70,8 @@ def test_what_has_no_one_format_says_so():
         fpsim.reveal(np.sum, 2, accumulator=True)
     with pytest.raises(ValueError, match="several terms"):
         fpsim.reveal(aligned, 4, accumulator=True)
+
+
+def test_a_function_that_computes_below_the_dtype_is_told_of_it():
+    with pytest.raises(ValueError, match="dtype"):
+        fpsim.reveal(lambda x: x.astype(np.float16).sum(), 5, accumulator=True)

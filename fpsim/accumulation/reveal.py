@@ -175,8 +175,8 @@ class _Probe:
         if not (0 <= count <= placed and count == int(count)):
             raise ValueError(
                 f"function: with {self.mask} at leaf {pivot}, its negative at leaf {other} and {placed} units of "
-                f"{self.unit} it gave {answer}, no number of units; it is not a sum in a fixed order, or unit, mask "
-                "or largest_count do not suit it"
+                f"{self.unit} it gave {answer}, no number of units; it is not a sum in a fixed order, or dtype (which it may "
+                "compute below), unit, mask or largest_count do not suit it"
             )
         return int(count)
 
