@@ -98,6 +98,34 @@ def extents_of_fours(packed: Any, leaves: int, blocks: Any, least: Any, by_place
 
 
 @kernel
+def bounds_of_product(
+    left: Any, groups: int, rows: int, right: Any, panels: int, panel_stride: int, leaf_stride: int, width: int, leaves: int,
+    blocks: Any, share: float,
+) -> Any:  # fmt: skip
+    """Of operands packed in groups of `rows` and panels of `width`: what `extents_of_panels` calls least, flat, of both, what
+    `bounds_of_tiles` finds, and how many blocks of tiles may have a swamped sum though their sums are no larger than it.
+    """
+    count, is_dense = blocks.shape[0], rows == 4
+    for block in range(count):
+        is_dense &= blocks[block, 2] == 1
+    least_a, places_a = np.empty((groups, count, LANES), np.float32), np.empty((groups, LANES, count), np.float32)
+    least_b, places_b = np.empty((panels, count, LANES), np.float32), np.empty((panels, LANES, count), np.float32)
+    norms_a, norms_b = np.empty((groups, count), np.float32), np.empty((panels, count), np.float32)
+    ceilings, growths = np.empty((panels, groups, count), np.float32), np.empty((panels, groups, count), np.float32)
+    if is_dense:
+        extents_of_fours(left, leaves, blocks, least_a, places_a, norms_a)
+    else:
+        extents_of_panels(left, rows * leaves, rows, rows, blocks, least_a, places_a, norms_a)
+    extents_of_panels(right, panel_stride, leaf_stride, width, blocks, least_b, places_b, norms_b)
+    bounds_of_tiles(places_a, places_b, norms_a, norms_b, share, ceilings, growths)
+    low, high = ceilings.reshape(-1), growths.reshape(-1)
+    doubtful = 0
+    for place in range(low.size):
+        doubtful += low[place] < high[place]
+    return least_a.reshape(-1), least_b.reshape(-1), ceilings, growths, doubtful
+
+
+@kernel
 def bounds_of_tiles(
     small_a: Any, small_b: Any, norms_a: Any, norms_b: Any, share: float, ceilings: Any, growths: Any
 ) -> None:

@@ -59,7 +59,11 @@ class Origins:
             values = (*values, *call.kwargs.values())
         found = {}
         for value in values:
-            for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in((value,)):
+            if isinstance(value, torch.Tensor):
+                tensors: Any = (value,)
+            else:
+                tensors = tensors_in(value) if isinstance(value, (list, tuple)) else ()
+            for tensor in tensors:
                 if tensor.is_floating_point() and tensor.is_cpu:
                     origin = getattr(tensor.untyped_storage(), "_fpsim_origin", None)
                     if origin is not None:

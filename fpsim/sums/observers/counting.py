@@ -93,17 +93,17 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
         seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
         job = seldom if seldom.suits(left, right, programs[0]) else job
     flags = planned.flags(leaves, rows, lambda: extents)
-    vanishing = _vanishing(planned)
     vanished = None
     for lines, (added, in_chains, used) in zip(programs, counts, strict=True):
         job.counts, job.largest = [0, 0, 0], 0.0
         out = job.run(left, right, lines, chosen, flags)
         counted = job
-        if job.overflowed or (job.observed != EVERYTHING and not job.largest < most):
+        everything = job.observed == EVERYTHING
+        if job.overflowed or not (everything or job.largest < most):
             counted, out = _again(job, a, b, lines, planned.careful.scheme, out)
-        elif job.observed == SUMS or (counters.is_whole and job.observed != EVERYTHING and smallest <= max(vanishing)):
+        elif job.observed == SUMS or (counters.is_whole and not everything and smallest <= max(_vanishing(planned))):
             if vanished is None:
-                vanished = _zero_leaves(a[None], b[None], vanishing)
+                vanished = _zero_leaves(a[None], b[None], _vanishing(planned))
             _leave_out_zero_leaves(job, *vanished, in_chains, used)
         _take(counted, rows * columns * added, counters)
         yield out
