@@ -178,6 +178,7 @@ def test_on_nonfinite():
     with pytest.raises(NonFinite, match=r"became -?inf in fp16") as caught:
         run("raise")
     assert "behind it, the cause first:" in str(caught.value) and "addmm" in str(caught.value)
+    assert "outside =" not in str(caught.value)
     with pytest.warns(UserWarning, match="became -?inf in fp16") as told:
         run("warn")
     assert len(told) == 1
@@ -304,3 +305,37 @@ def test_by_drawn_rounding_a_step_that_does_not_show_had_its_chance():
         sim.weight.grad = torch.ones(4, 4)
         optimizer.step()
     assert sim.report().total.lost == 16 and sim.report().events == ()
+
+
+class Keys(nn.Module):
+    """Attention, which a constant added to every key leaves as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return nn.functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+
+
+WITHOUT_A_GRADIENT = {
+    "linear before batch norm": (lambda: nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16)), (32, 8), "0.bias"),
+    "convolution before batch norm": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), (16, 3, 8, 8), "0.bias"),
+    "keys of attention": (Keys, (8, 5, 8), "key.bias"),
+}
+
+
+@pytest.mark.parametrize("fmt", ["fp16", "bf16"])
+@pytest.mark.parametrize("case", WITHOUT_A_GRADIENT)
+def test_a_bias_whose_gradient_is_rounding_errors_alone_has_not_stopped(case, fmt):
+    make, shape, name = WITHOUT_A_GRADIENT[case]
+    torch.manual_seed(0)
+    sim = fpsim.run(make(), fmt, observe="events")
+    optimizer = torch.optim.SGD(sim.parameters(), lr=2.0**-10)
+    with sim:
+        for _ in range(3):
+            optimizer.zero_grad()
+            sim(torch.randn(shape)).square().sum(-1).sin().mean().backward()
+            optimizer.step()
+    report = sim.report()
+    assert report.total.lost > 0 and not [event.text for event in report.events if f"{name} stays" in event.text]

@@ -8,6 +8,7 @@ import torch
 
 from fpsim.backend.numba import counting
 from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.rows import FORMATS_MET
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.conversion import Conversion
@@ -72,7 +73,8 @@ class Events(Timeline, Observer):
         finite = []
         for tensor in results:
             seen = call.magnitudes_of(tensor)
-            origin = Origin(call, line, self._origins.parents_of(call, tensor))
+            parents, terms = self._origins.parents_of(call, tensor), self._origins.terms_of(call, tensor)
+            origin = Origin(call, line, parents, terms)
             origin.nonfinite, origin.underflows, origin.largest = seen.infinite + seen.nan, underflows, seen.largest
             if origin.nonfinite:
                 self._judge_nonfinite(call, tensor, origin, overflows)
@@ -111,6 +113,9 @@ class Events(Timeline, Observer):
             return
         moved = stays.numel() - int(stays.sum())
         if moved <= (1 - _NEARLY_ALL) * update.updates:
+            origin = None if update.target.grad is None else self._origins.of(update.target.grad)
+            if origin is not None and origin.is_of_errors(FORMATS_MET[update.where.format].enclosing.unit_roundoff):
+                return  # as of a bias before batch norm, whose gradient is exactly 0
             text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {{}} of {{}}"
             self._add_update("stopped", update, stays, text)
         elif moved > update.updates // 2:

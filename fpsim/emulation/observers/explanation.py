@@ -61,9 +61,10 @@ def _operands_at(call: Call, index: tuple[int, ...], result: torch.Tensor) -> An
         given, value = value, call.as_read(value)
         try:
             read = float(value.expand(result.shape)[index])
-            came = float(given.expand(result.shape)[index]) if call.was_outside(given) else read
-            if came and (read == 0 or not math.isfinite(read)):
-                yield f"{name} from outside", came
+            if call.was_outside(given) and (read == 0 or not math.isfinite(read)):
+                came = float(given.expand(result.shape)[index])
+                if came != read:
+                    yield f"{name} from outside", came
             yield name, read
         except RuntimeError:  # not elementwise: the number of the largest magnitude, or one that is not finite
             flat = value.reshape(-1)
