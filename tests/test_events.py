@@ -163,8 +163,8 @@ def test_of_many_results_that_which_overflowed_is_explained(fmt, rounded):
 def test_what_underflowed_where_it_was_read_is_told_beside_what_it_led_to():
     events = Events()
     with fpsim.emulate("fp16", observe=events):
-        torch.log(torch.tensor([1e-9, 1.0]))
-    (first,) = events.events.values()
+        torch.log(torch.tensor([1e-9, 1.0])).sum()
+    first = next(iter(events.events.values()))
     assert first.kind == "nonfinite" and dict(first.operands) == {"self from outside": pytest.approx(1e-9), "self": 0.0}
 
 
@@ -339,3 +339,34 @@ def test_a_bias_whose_gradient_is_rounding_errors_alone_has_not_stopped(case, fm
             optimizer.step()
     report = sim.report()
     assert report.total.lost > 0 and not [event.text for event in report.events if f"{name} stays" in event.text]
+
+
+POLES = {
+    "nobody uses it": (lambda x: torch.where(x > 0, (x.log() / 2.0).clamp(min=-8.0), 0.0).sum(), []),
+    "as an integer": (lambda x: (x.log() * 4.0).long().clamp(min=0).float().sum(), []),
+    "it is the mask of a softmax": (lambda x: torch.softmax(x.log(), 0)[1], []),
+    "it meets a zero": (lambda x: ((x.log() * x) + 1.0).exp(), ["nonfinite", "passed-on"]),
+    "it is in the loss": (lambda x: (x.log() * 0.5).mean(), ["nonfinite", "passed-on"]),
+}
+
+
+@pytest.mark.parametrize("case", POLES)
+def test_an_infinity_that_is_exact_is_told_of_when_it_leads_to_something(case):
+    compute, kinds = POLES[case]
+    events = Events()
+    with fpsim.emulate("fp16", observe=events) as emulation:
+        compute(torch.arange(3).float())
+    assert [event.kind for event in events.events.values()] == kinds
+    assert emulation.report().verdict.word == ("breaks" if kinds else "survives")
+    for first in list(events.events.values())[:1]:
+        assert (first.operation, first.exact, first.rounded, first.index) == ("log", -math.inf, -math.inf, (0,))
+    with pytest.raises(NonFinite, match="log") if kinds else nullcontext(), fpsim.emulate("fp16", on_nonfinite="raise"):
+        compute(torch.arange(3).float())
+
+
+def test_a_gradient_or_parameter_that_is_infinite_is_told_of_at_once():
+    sim = fpsim.run(nn.ParameterList([nn.Parameter(torch.tensor([0.0, 1.0]))]), "fp16", observe="events")
+    with sim:
+        sim[0].sqrt().sum().backward()
+    first = sim.report().first
+    assert (first.kind, first.phase, first.exact) == ("nonfinite", "backward", math.inf)

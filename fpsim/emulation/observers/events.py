@@ -20,10 +20,12 @@ from fpsim.emulation.observers.source import Line, place_of, running_line
 from fpsim.emulation.observers.tensors import is_finite
 from fpsim.emulation.observers.timeline import Timeline
 from fpsim.emulation.report import Draft, Key, name_of_operation
+from fpsim.emulation.schemas import name_of, names
 from fpsim.report.records import Event
 from fpsim.sums.observers.tally import Tally
 
 _GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
+_WITH_POLES = frozenset(names("log log2 log10 log1p xlogy logit reciprocal div rsqrt atanh"))  # exactly infinite there
 _NEARLY_ALL = 0.95  # of the elements of a parameter
 _FEW = 32  # additions that say nothing about a share
 
@@ -159,12 +161,22 @@ class Events(Timeline, Observer):
             self._add("overflow", call, tensor, origin, overflowed)
         elif causes and bad:
             origin.cause = causes[0]
-            self._add("passed-on", call, tensor, origin, ~tensor.isfinite())
+            if not self._is_held(origin.cause, call, tensor, is_nan):
+                self._add("passed-on", call, tensor, origin, ~tensor.isfinite())
         elif overflows or not bad or (is_nan and not any(bool(item.isnan().any()) for item in bad)):
             origin.cause = origin  # with overflows: of an operand from outside, when it was read
-            self._add("overflow" if overflows else "nonfinite", call, tensor, origin, ~tensor.isfinite())
+            holds = not overflows and not is_nan and name_of(call.operation) in _WITH_POLES  # log(0) may be for nobody to use
+            self._add("overflow" if overflows else "nonfinite", call, tensor, origin, ~tensor.isfinite(), holds=holds)
+            self._is_held(origin, call, tensor, is_nan)
         elif (is_nan or bool((tensor == torch.inf).any())) and call.family != "constant":
             self._add("passed-on", call, tensor, origin, ~tensor.isfinite())  # from outside; -inf alone is a mask
+
+    def _is_held(self, cause: Origin, call: Call, tensor: torch.Tensor, is_nan: bool) -> bool:
+        """Whether a cause is told of later, if ever: so far it has led to no NaN, and to no loss, gradient or parameter."""
+        if cause.held is not None and (is_nan or not tensor.dim() or call.phase != "forward"):
+            held, cause.held = cause.held, None
+            self.note(*held)
+        return cause.held is not None
 
     def _judge_finite(self, call: Call, results: list[tuple[torch.Tensor, Origin]], are_all: bool) -> None:
         """Something overflowed, and these results are finite: they saturated, or what overflowed is no result."""
@@ -225,7 +237,7 @@ class Events(Timeline, Observer):
 
     def _add(
         self, kind: str, call: Call, tensor: torch.Tensor, origin: Origin | None, where: torch.Tensor, text: str = "",
-        count: int = 0, elements: int = 0,
+        count: int = 0, elements: int = 0, holds: bool = False,
     ) -> None:  # fmt: skip
         if self._is_kept(kind, call):
             return
@@ -235,11 +247,15 @@ class Events(Timeline, Observer):
             element = element_of(call, tensor, self._exact_of(call, tensor), int(places[0]))
         line = origin.line if origin is not None else running_line()
         share = f"{text or f'{places.numel()} of {tensor.numel()} elements'}{name and f' of {name}'}"
-        self.note(
+        event = (
             _key(kind, call), (call.step, module, call.name, call.phase), line, element, fmt.name, count or places.numel(),
             elements or tensor.numel(), f"{share}; {sentence(element, fmt)}" if places.numel() else share,
             call.magnitudes_of(tensor).nonfinite > 0, chain_to(origin) if origin is not None else (),
         )  # fmt: skip
+        if origin is not None and holds:
+            origin.held = event
+        else:
+            self.note(*event)
 
     def _add_update(self, kind: str, update: Update, where: torch.Tensor, text: str) -> None:
         module, operation, phase = update.where.module, name_of_operation(update.where.operation), update.where.phase

@@ -22,10 +22,12 @@ class Origin:
     """One operation that made numbers. `cause` is the one that first made those that are not finite, if any are not.
 
     terms : of how many of its parent's numbers each is the sum; 0 for what is no sum of numbers
+    held  : the event that made it a cause, as `Timeline.note` takes it, while it may have no consequence
     """
 
     __slots__ = (
-        "cause", "largest", "line", "module", "nonfinite", "operation", "parents", "phase", "step", "terms", "underflows",
+        "cause", "held", "largest", "line", "module", "nonfinite", "operation", "parents", "phase", "step", "terms",
+        "underflows",
     )  # fmt: skip
 
     def __init__(self, call: Call, line: Line | None, parents: tuple[Origin, ...], terms: int = 0):
@@ -33,6 +35,7 @@ class Origin:
         self.line, self.parents = line, parents
         self.largest, self.nonfinite, self.underflows, self.terms = 0.0, 0, 0, terms
         self.cause: Origin | None = None
+        self.held: tuple[Any, ...] | None = None
 
     def is_of_errors(self, unit_roundoff: float) -> bool:
         """Whether these numbers are sums of others, and no larger than what roundings of those come to, as in a random walk."""
