@@ -106,10 +106,12 @@ def test_a_gradient_that_overflows_where_it_is_stored_is_of_its_parameters_modul
 def test_deliberate_infinities_are_no_event():
     mask = torch.tensor([[False, True], [False, False]])
     outside = torch.tensor([[0.0, -math.inf], [0.0, 0.0]])
+    large = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
     events = Events()
     with fpsim.emulate("fp16", observe=events):
         scores = torch.ones(2, 2).masked_fill(mask, -math.inf)
         torch.softmax(scores + outside, dim=1)
+        torch.softmax(scores + large, dim=1)
         torch.full((2,), math.inf)
         best = torch.full((2,), -math.inf)
         torch.maximum(best, torch.ones(2))

@@ -68,7 +68,9 @@ class Events(Timeline, Observer):
             return
         results, line = call.emulated, self._lines.of(call)
         overflows, underflows = call.counted(counting.OVERFLOWS), call.counted(counting.UNDERFLOWS)
-        if overflows:
+        if overflows and _reads_mask(call):
+            overflows = 0
+        elif overflows:
             self._judge_reading(call, line)
         if not results:
             return
@@ -273,6 +275,13 @@ class Events(Timeline, Observer):
             key, (self._step, module, operation, phase), running_line(), element, update.where.format, update.lost,
             update.target.numel(), said, False,
         )  # fmt: skip
+
+
+def _reads_mask(call: Call) -> bool:
+    """Whether all that is not finite, of what it read from outside and of its results, is -infinity: as of a mask's -1e9."""
+    read = [value for _, _, value in call.outside if not is_finite(value)]
+    results = [result for result in call.emulated if not is_finite(result)]
+    return bool(read and results) and not any(bool((item.isnan() | (item == torch.inf)).any()) for item in (*read, *results))
 
 
 def _name_of(call: Call, tensor: torch.Tensor) -> str:
