@@ -35,13 +35,16 @@ class Timeline:
         self.keep(key, event, is_nonfinite)
 
     def keep(self, key: tuple[str, ...], event: Event, is_nonfinite: bool) -> None:
-        """Keep an event; raises or warns as `on_nonfinite` says."""
+        """Keep an event; raises, or warns of its line, as `on_nonfinite` says."""
         self.events[key] = event
         if is_nonfinite and self.on_nonfinite == "raise":
             raise NonFinite(said_of(event))
         if is_nonfinite and self.on_nonfinite == "warn":
             self.on_nonfinite = None
-            warnings.warn(said_of(event), stacklevel=2)
+            if event.place is None:
+                warnings.warn(said_of(event), stacklevel=2)
+            else:
+                warnings.warn_explicit(said_of(event), UserWarning, event.place.file, event.place.line)
 
 
 def said_of(event: Event) -> str:

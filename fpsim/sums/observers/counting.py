@@ -261,7 +261,8 @@ def counted_add(
 
     result = add_rounded(x, y, target, rounding, draws, node)
     counts = np.zeros(3, dtype=np.int64)
-    flat = (np.ascontiguousarray(values).reshape(-1) for values in np.broadcast_arrays(x, y, result))
+    whole = (item if item.shape == result.shape else np.array(np.broadcast_to(item, result.shape)) for item in (x, y, result))
+    flat = (np.ascontiguousarray(values).reshape(-1) for values in whole)
     largest = count_sums(*flat, addend_only, target.max_finite, counts)
     lost, underflows, reaching = counts.tolist()
     counters.additions += result.size
