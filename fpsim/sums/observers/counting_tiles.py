@@ -80,12 +80,13 @@ class SeldomSwampedJob(CountingJob):
         self._right: list[Panels] = []  # so many at a time that what bounds their blocks has room
         self._first: tuple[Any, ...] = ()  # what bounds the blocks of the first of them, until it is used
 
-    def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> bool:
-        """Whether few blocks of the first panels are such that sums as large as what a block adds may be swamped in them."""
+    def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> tuple[bool, bool]:
+        """Whether few blocks of the first panels are such that sums as large as what a block adds may be swamped in them, and
+        whether those are all panels and both operands finite."""
         self._look(left, right, lines)
         self._first = self._bounds(self._right[0])
-        *_, growths, doubtful = self._first
-        return bool(doubtful <= _FEW * growths.size)
+        *_, growths, doubtful, is_finite = self._first
+        return bool(doubtful <= _FEW * growths.size), bool(is_finite) and len(self._right) == 1
 
     def run(self, left: np.ndarray, right: list[Panels], lines: np.ndarray, scheme: Scheme, flags: int) -> np.ndarray:
         self._look(left, right, lines)
@@ -101,10 +102,10 @@ class SeldomSwampedJob(CountingJob):
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         found, self._first = self._first or self._bounds(panels), ()
-        return found[:-1]
+        return found[:-2]
 
     def _bounds(self, panels: Panels) -> tuple[Any, ...]:
-        """What the kernel observes chains by (see `backend/numba/seldom_swamped.py`), and how many blocks it looks at."""
+        """What `block_bounds.bounds_of_product` finds, most of it what the kernel observes chains by."""
         from fpsim.backend.numba.block_bounds import bounds_of_product, swamped_share
 
         count, share = -(-panels.columns // self.width), swamped_share(self.rounding.code)
