@@ -226,6 +226,16 @@ def test_a_script_leaves_its_report_however_it_ends(tmp_path, monkeypatch, last,
     assert report.total.updates == 3 * 40
 
 
+def test_a_script_that_is_told_to_end_leaves_its_report_and_ends_by_the_signal(tmp_path):
+    script, path = tmp_path / "script.py", tmp_path / "report.json"
+    script.write_text(TRAINING + FAILING + "os.kill(os.getpid(), 15)\nprint('not reached')")
+    words = ["-m", "fpsim.cli", "run", str(script), "--fmt", "fp16", "--report", str(path)]
+    done = subprocess.run([quick_python.executable(), *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-15, "")
+    report = Report.from_json(path.read_text())
+    assert report.ending.startswith("Terminated: SIGTERM") and report.total.updates == 3 * 40
+
+
 def test_a_report_is_a_page_where_its_name_says_so(tmp_path):
     run(tmp_path, TRAINING + "Net()(x)", "--fmt", "fp16", "--report", str(tmp_path / "report.html"))
     assert "Net.layers.1" in (tmp_path / "report.html").read_text()

@@ -75,11 +75,12 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_reaches_the_processes_and_keeps_what_is_finished(tmp_path):
+@pytest.mark.parametrize(("number", "ending"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Terminated: SIGTERM")])
+def test_ctrl_c_reaches_the_processes_and_keeps_what_is_finished(number, ending, tmp_path):
     """One that is finished, one that waits and leaves what it did, and one that is not begun."""
     done, ended = tmp_path / "done.txt", tmp_path / "ended.txt"
     done.write_text(quiet().to_json())
-    ended.write_text(replace(quiet(), ending="KeyboardInterrupt").to_json())
+    ended.write_text(replace(quiet(), ending=ending).to_json())
     copy = "import shutil, sys; shutil.copy(*sys.argv[:0:-1])"
     tasks = [
         Task(name, tmp_path / f"{name}.json", (sys.executable, "-c", code, str(tmp_path / f"{name}.json"), str(text)))
@@ -89,12 +90,12 @@ def test_ctrl_c_reaches_the_processes_and_keeps_what_is_finished(tmp_path):
     def press():
         while not (tmp_path / "second.waits").exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=press).start()
     (first, second, third), interrupted = run_all(tasks, 1)
     assert interrupted and third is None
-    assert not first.report.ending and second.report.ending == "KeyboardInterrupt"
+    assert not first.report.ending and second.report.ending == ending and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     with pytest.MonkeyPatch.context() as patch:
         made = []
         patch.setattr(Processes, "run", lambda _, task: made.append(task.name))

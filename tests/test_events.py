@@ -1,6 +1,7 @@
 """The first event names the fault: ten planted ones, and what is no fault."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from torch import nn
 
 import fpsim
 from fpsim.emulation.errors import NonFinite
-from fpsim.emulation.observers.events import Events, said_of
+from fpsim.emulation.observers.events import Events
+from fpsim.emulation.observers.timeline import said_of
 from tests.planted_faults import FAULTS
 
 CASES = [pytest.param(fault, fmt, id=f"{name}-{fmt}") for name, fault in FAULTS.items() for fmt in fault.formats]
@@ -98,15 +100,18 @@ def test_a_gradient_that_overflows_where_it_is_stored_is_of_its_parameters_modul
             sim(torch.zeros(1, 1)).backward(torch.full((1, 1), 40000.0))
     first = sim.report().first
     assert (first.kind, first.module, first.operation, first.phase) == ("overflow", "0", "add_.Tensor", "backward")
+    assert "1 of 1 elements of the gradient of 0.bias;" in first.text and first.exact == 80000.0
 
 
 def test_deliberate_infinities_are_no_event():
     mask = torch.tensor([[False, True], [False, False]])
     outside = torch.tensor([[0.0, -math.inf], [0.0, 0.0]])
+    large = torch.tensor([[0.0, -1e9], [0.0, 0.0]])
     events = Events()
     with fpsim.emulate("fp16", observe=events):
         scores = torch.ones(2, 2).masked_fill(mask, -math.inf)
         torch.softmax(scores + outside, dim=1)
+        torch.softmax(scores + large, dim=1)
         torch.full((2,), math.inf)
         best = torch.full((2,), -math.inf)
         torch.maximum(best, torch.ones(2))
@@ -119,13 +124,53 @@ def test_numbers_from_outside_that_are_not_finite_are_passed_on():
         torch.tensor([1.0, math.nan]) * 2
     (first,) = events.events.values()
     assert first.kind == "passed-on"
-    events.reset()
-    with fpsim.emulate("fp16", observe=events):
-        torch.tensor([1.0, 1e6]) * 2
+
+
+OUTSIDE = torch.tensor([1.0, 1e6])
+READ = {
+    "its result is infinite": (lambda: OUTSIDE * 2, "self"),
+    "its result is finite": (lambda: torch.clamp(OUTSIDE, max=3.0), "self"),
+    "its result is no number": (lambda: OUTSIDE > 3.0, "self"),
+    "one of a list": (lambda: torch.stack([torch.ones(2), OUTSIDE]), "tensors[1]"),
+    "a keyword": (lambda: torch.ops.aten.mul.Tensor(torch.ones(2), other=OUTSIDE), "other"),
+}
+
+
+@pytest.mark.parametrize(("fmt", "rounded"), [("fp16", math.inf), ("e4m3fn", math.nan), ("fixed(8,4)", 7.9375)])
+@pytest.mark.parametrize("case", READ)
+def test_an_overflow_where_an_operand_from_outside_is_read_names_it_and_its_number(case, fmt, rounded):
+    compute, name = READ[case]
+    events = Events()
+    with fpsim.emulate(fmt, observe=events):
+        compute()
+    first = next(iter(events.events.values()))
+    assert (first.kind, first.index, first.operands, first.exact) == ("overflow", (1,), ((f"{name}[1]", 1e6),), 1e6)
+    assert np.array_equal(first.rounded, rounded, equal_nan=True)
+    assert f"1 of 2 elements of {name}, which came from outside" in first.text
+    stops = nullcontext() if math.isfinite(rounded) else pytest.raises(NonFinite)
+    with stops, fpsim.emulate(fmt, on_nonfinite="raise"):
+        compute()
+
+
+@pytest.mark.parametrize(("fmt", "rounded"), [("fp16", math.inf), ("e4m3fn", math.nan)])
+def test_of_many_results_that_which_overflowed_is_explained(fmt, rounded):
+    events = Events()
+    with fpsim.emulate(fmt, observe=events):
+        torch._foreach_mul([torch.ones(2), torch.full((2,), 256.0), torch.ones(3)], 256.0)
     (first,) = events.events.values()
-    assert first.kind == "overflow" and ("self from outside", 1e6) in first.operands
+    assert (first.kind, first.exact, first.count, first.elements) == ("overflow", 65536.0, 2, 2)
+    assert np.array_equal(first.rounded, rounded, equal_nan=True)
 
 
+def test_what_underflowed_where_it_was_read_is_told_beside_what_it_led_to():
+    events = Events()
+    with fpsim.emulate("fp16", observe=events):
+        torch.log(torch.tensor([1e-9, 1.0])).sum()
+    first = next(iter(events.events.values()))
+    assert first.kind == "nonfinite" and dict(first.operands) == {"self from outside": pytest.approx(1e-9), "self": 0.0}
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_on_nonfinite():
     def run(action):
         sim = fpsim.run(nn.Linear(2, 2), "fp16", on_nonfinite=action)
@@ -136,9 +181,10 @@ def test_on_nonfinite():
     with pytest.raises(NonFinite, match=r"became -?inf in fp16") as caught:
         run("raise")
     assert "behind it, the cause first:" in str(caught.value) and "addmm" in str(caught.value)
+    assert "outside =" not in str(caught.value)
     with pytest.warns(UserWarning, match="became -?inf in fp16") as told:
         run("warn")
-    assert len(told) == 1
+    assert [warning.filename for warning in told] == [__file__]
     with pytest.raises(ValueError, match="on_nonfinite is"):
         run("stop")
     with pytest.warns(UserWarning, match="nan"), fpsim.emulate("fp16", on_nonfinite="warn"):
@@ -203,3 +249,127 @@ def test_saturating_formats_overflow_to_their_largest_number():
     (first,) = events.events.values()
     assert (first.kind, first.exact, first.rounded, first.index) == ("overflow", 900.0, 448.0, (0,))
     assert np.isfinite(first.rounded)
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Has another optimizer step."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        super().__init__(inner.param_groups, inner.defaults)
+
+    def step(self, closure=None):
+        self.inner.step()
+
+
+AROUND = {
+    "none": (lambda sgd: sgd, 2.0**-12, ["add_.Tensor"]),
+    "of somebody's": (Lookahead, 2.0**-12, ["Lookahead(SGD)"]),
+    "its change kept in a compensation": (fpsim.optim.Kahan, 2.0**-12, []),
+    "its change below the smallest number": (fpsim.optim.Kahan, 2.0**-140, ["Kahan(SGD)"]),
+    "its change drawn": (lambda sgd: fpsim.optim.Stochastic(sgd, seed=0), 2.0**-30, []),
+}
+
+
+@pytest.mark.parametrize("case", AROUND)
+def test_a_weight_has_stopped_where_nothing_keeps_its_change_and_the_optimizer_is_named(case):
+    wrap, rate, operations = AROUND[case]
+    sim = fpsim.run(nn.Linear(4, 4, bias=False), "bf16", observe="events", inplace=True)
+    nn.init.ones_(sim.weight)
+    sim.reset_report()
+    optimizer = wrap(torch.optim.SGD(sim.parameters(), lr=rate))
+    with sim:
+        sim.weight.grad = torch.ones(4, 4)
+        optimizer.step()
+    report = sim.report()
+    assert (report.total.updates, report.total.lost) == (16, 16)
+    assert [event.operation for event in report.events] == operations
+    for event in report.events:
+        assert (event.kind, event.module, event.count) == ("stopped", "Linear", 16) and "weight stays" in event.text
+        assert any((row.module, row.operation, row.counts.lost) == ("Linear", event.operation, 16) for row in report.rows)
+
+
+@pytest.mark.parametrize("wrap", [lambda adam: adam, fpsim.optim.Kahan])
+def test_a_decay_is_lost_unless_the_optimizer_adds_it_to_the_step(wrap):
+    sim = fpsim.run(nn.Linear(4, 4, bias=False), "bf16", observe="events", inplace=True)
+    nn.init.ones_(sim.weight)
+    optimizer = wrap(torch.optim.AdamW(sim.parameters(), lr=2.0**-5, weight_decay=2.0**-6))
+    with sim:
+        sim.weight.grad = torch.ones(4, 4)
+        optimizer.step()
+    assert [event.kind for event in sim.report().events] == (["decay-lost"] if isinstance(optimizer, torch.optim.AdamW) else [])
+
+
+def test_by_drawn_rounding_a_step_that_does_not_show_had_its_chance():
+    sim = fpsim.run(nn.Linear(4, 4, bias=False), "bf16", observe="events", rounding="stochastic", seed=0, inplace=True)
+    nn.init.ones_(sim.weight)
+    optimizer = torch.optim.SGD(sim.parameters(), lr=2.0**-30)
+    with sim:
+        sim.weight.grad = torch.ones(4, 4)
+        optimizer.step()
+    assert sim.report().total.lost == 16 and sim.report().events == ()
+
+
+class Keys(nn.Module):
+    """Attention, which a constant added to every key leaves as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return nn.functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+
+
+WITHOUT_A_GRADIENT = {
+    "linear before batch norm": (lambda: nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16)), (32, 8), "0.bias"),
+    "convolution before batch norm": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), (16, 3, 8, 8), "0.bias"),
+    "keys of attention": (Keys, (8, 5, 8), "key.bias"),
+}
+
+
+@pytest.mark.parametrize("fmt", ["fp16", "bf16"])
+@pytest.mark.parametrize("case", WITHOUT_A_GRADIENT)
+def test_a_bias_whose_gradient_is_rounding_errors_alone_has_not_stopped(case, fmt):
+    make, shape, name = WITHOUT_A_GRADIENT[case]
+    torch.manual_seed(0)
+    sim = fpsim.run(make(), fmt, observe="events")
+    optimizer = torch.optim.SGD(sim.parameters(), lr=2.0**-10)
+    with sim:
+        for _ in range(3):
+            optimizer.zero_grad()
+            sim(torch.randn(shape)).square().sum(-1).sin().mean().backward()
+            optimizer.step()
+    report = sim.report()
+    assert report.total.lost > 0 and not [event.text for event in report.events if f"{name} stays" in event.text]
+
+
+POLES = {
+    "nobody uses it": (lambda x: torch.where(x > 0, (x.log() / 2.0).clamp(min=-8.0), 0.0).sum(), []),
+    "as an integer": (lambda x: (x.log() * 4.0).long().clamp(min=0).float().sum(), []),
+    "it is the mask of a softmax": (lambda x: torch.softmax(x.log(), 0)[1], []),
+    "it meets a zero": (lambda x: ((x.log() * x) + 1.0).exp(), ["nonfinite", "passed-on"]),
+    "it is in the loss": (lambda x: (x.log() * 0.5).mean(), ["nonfinite", "passed-on"]),
+}
+
+
+@pytest.mark.parametrize("case", POLES)
+def test_an_infinity_that_is_exact_is_told_of_when_it_leads_to_something(case):
+    compute, kinds = POLES[case]
+    events = Events()
+    with fpsim.emulate("fp16", observe=events) as emulation:
+        compute(torch.arange(3).float())
+    assert [event.kind for event in events.events.values()] == kinds
+    assert emulation.report().verdict.word == ("breaks" if kinds else "survives")
+    for first in list(events.events.values())[:1]:
+        assert (first.operation, first.exact, first.rounded, first.index) == ("log", -math.inf, -math.inf, (0,))
+    with pytest.raises(NonFinite, match="log") if kinds else nullcontext(), fpsim.emulate("fp16", on_nonfinite="raise"):
+        compute(torch.arange(3).float())
+
+
+def test_a_gradient_or_parameter_that_is_infinite_is_told_of_at_once():
+    sim = fpsim.run(nn.ParameterList([nn.Parameter(torch.tensor([0.0, 1.0]))]), "fp16", observe="events")
+    with sim:
+        sim[0].sqrt().sum().backward()
+    first = sim.report().first
+    assert (first.kind, first.phase, first.exact) == ("nonfinite", "backward", math.inf)

@@ -106,3 +106,17 @@ def longest(names, imported):
     while imported and imported not in names:
         imported = imported.rpartition(".")[0]
     return imported
+
+
+def test_what_a_kernel_observes_is_imported_from_the_module_that_does_it():
+    """A number from the list that deals them alone would find no operation where nothing else had imported that module."""
+    source, dealt = "fpsim.backend.numba.observed", {"NOTHING", "TILE_OPERATIONS", "observes"}
+    asked = 0
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == source]
+        wanted = {alias.name for node in nodes for alias in node.names} - dealt
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "observes"]
+        assert wanted <= {ast.unparse(item) for call in calls for item in call.args}, path
+        asked += len(wanted)
+    assert asked

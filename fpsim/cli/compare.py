@@ -46,8 +46,8 @@ def compare(ctx: click.Context, script: str, arithmetics: tuple[str, ...], page:
 
     The page has what `fpsim run --report` keeps of each, and the losses: what the script's backward passes start from.
     What the script prints goes to a file for each arithmetic in the folder, and nowhere without one. A run that is
-    finished is not made again while the folder, the script and its arguments are the same. Ctrl-C writes what is
-    finished.
+    finished is not made again while the folder, the script and its arguments are the same. Ctrl-C, or SIGTERM, writes
+    what is finished.
     """
     if "is_module" in ctx.meta:
         raise InputError(f"compare takes a script, not a module: one line, `import runpy; runpy.run_module({script!r}, "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 import traceback
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +52,13 @@ def run(
     """Run a script, or with -m MODULE a module, unchanged, under emulation.
 
     The first word after SCRIPT that is not one of the options below begins the script's own arguments. A mapping gives
-    roles and modules values of their own: a JSON object, or the name of a .json or .toml file with one. Standard
-    output is the script's alone: the report of what happened to the numbers goes to standard error at the end, and with
-    --report to a file, also where the script fails or is interrupted; or one line says that nothing was emulated. The
-    exit code is the script's. Threads of the script are emulated as well. Processes that it starts would not be:
-    starting one is an error, but for the workers of a DataLoader and programs other than Python. Ranks of a distributed
-    run are processes of torchrun's: torchrun --no-python fpsim run SCRIPT ..., whose reports have the rank in their name.
+    roles and modules values of their own: a JSON object, or the name of a .json or .toml file with one. Standard output
+    is the script's alone: the report of what happened to the numbers goes to standard error at the end, and with --report
+    to a file, also where the script fails, is interrupted or told to end (SIGTERM); or one line says that nothing was
+    emulated. The exit code is the script's. Threads of the script are emulated as well. Processes that it starts would
+    not be: starting one is an error, but for the workers of a DataLoader and programs other than Python. Ranks of a
+    distributed run are processes of torchrun's: torchrun --no-python fpsim run SCRIPT ..., whose reports have the rank in
+    their name.
     """
     program = Program(script, ctx.meta.get("is_module", False))
     import torch._dynamo  # noqa: F401 - optimizers import it, and what it registers for the end is none of the script's
@@ -81,12 +84,16 @@ def run(
         no_unseen_processes(),
         emulated_threads(emulation),
         emulation,
+        _end_is_raised(),
     ):
         ending.enter_context(context)
     atexit.register(ending.close)  # after what the script registers there
-    before = _what_may_run_later()
+    before, is_ending = _what_may_run_later(), False
     try:
         program.run()
+    except Terminated as error:
+        is_ending = True
+        seen.note(error, program.file)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - shown, and told by the exit code
         error.__traceback__ = program.own_part(error.__traceback__)
         seen.note(error, program.file)
@@ -94,9 +101,37 @@ def run(
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     finally:
         sys.stdout.flush()
-        if _what_may_run_later() <= before:
+        if is_ending or _what_may_run_later() <= before:
             atexit.unregister(ending.close)
             ending.close()
+    if is_ending:
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Terminated(BaseException):
+    """The signal that schedulers and containers end processes by."""
+
+
+@contextmanager
+def _end_is_raised() -> Iterator[None]:
+    """The first SIGTERM raises, for the report's sake, unless somebody treats it already; the next one ends the process."""
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    process = os.getpid()
+
+    def treat(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != process:  # a child that was forked, which has no report
+            os.kill(os.getpid(), number)
+        raise Terminated("SIGTERM")
+
+    if is_free:
+        signal.signal(signal.SIGTERM, treat)
+    try:
+        yield
+    finally:
+        if is_free and signal.getsignal(signal.SIGTERM) is treat:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _what_may_run_later() -> int:

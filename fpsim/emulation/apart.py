@@ -7,8 +7,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +65,26 @@ class Processes:
                 process.send_signal(signal.SIGINT)
 
 
+@contextmanager
+def _end_interrupts() -> Iterator[None]:
+    """SIGTERM, which would leave behind what runs, does what Ctrl-C does, unless somebody treats it already."""
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    if is_free:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if is_free:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def run_all(tasks: Sequence[Task], jobs: int) -> tuple[list[Run | None], bool]:
-    """What became of each task, `jobs` at a time: None where no report was left; and whether Ctrl-C ended it.
+    """What became of each task, `jobs` at a time: None where no report was left; and whether Ctrl-C or SIGTERM ended it.
 
     A task that is finished is not run again; one that an interrupt ended is.
     """
     processes, interrupted = Processes(jobs), False
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, _end_interrupts():
         futures = [pool.submit(_run_of, task, processes) for task in tasks]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
@@ -100,7 +114,7 @@ def _run_of(task: Task, processes: Processes) -> Run | None:
         if not task.place.exists():
             return None
         report = Report.from_json(task.place.read_text(encoding="utf-8"))
-        if report.ending.startswith("KeyboardInterrupt"):
+        if report.ending.startswith(("KeyboardInterrupt", "Terminated")):
             return Run(task.name, report, seconds=seconds)
         finished.write_text(repr(seconds))
     report = Report.from_json(task.place.read_text(encoding="utf-8"))

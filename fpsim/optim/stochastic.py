@@ -58,6 +58,8 @@ class Stochastic(WrappedOptimizer):
         optimizer = fpsim.optim.Stochastic(torch.optim.SGD(model.parameters(), lr=0.01), seed=0)
     """
 
+    draws = True
+
     def __init__(self, inner: torch.optim.Optimizer, *, seed: int, rule: str = "exact"):
         if rule not in _RULES:
             raise ValueError(f"rule is one of {', '.join(map(repr, _RULES))}, not {rule!r}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
+from fpsim.emulation.dispatch.context import current
 from fpsim.optim.changes import Changes
 
 
@@ -24,6 +27,9 @@ class WrappedOptimizer(torch.optim.Optimizer):
     `param_groups` are the inner optimizer's, so that schedulers and `zero_grad` work on either. `state_dict` holds both
     states. A closure is evaluated once, before the step; optimizers that need it within (`LBFGS`) are refused.
     """
+
+    #: Whether what it stores is drawn, so that a change that does not show has had its chance.
+    draws = False
 
     def __init__(self, inner: torch.optim.Optimizer):
         if not isinstance(inner, torch.optim.Optimizer):
@@ -45,16 +51,32 @@ class WrappedOptimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the inner optimizer, stored; returns what the closure does."""
-        loss = loss_of(closure)
-        with torch.no_grad():
+        loss, emulation = loss_of(closure), current()
+        updates = None if emulation is None else emulation.machine.updates
+        with torch.no_grad(), nullcontext() if updates is None else updates.set_aside():
             changes = Changes(self.parameters())
             with changes:
                 self.inner.step()
             for index, parameter in enumerate(self.parameters()):
                 change = changes.of(parameter)
-                if change is not None:
-                    parameter.copy_(self.stored(index, parameter, changes.start(parameter), change))
+                if change is None:
+                    continue
+                start, before = changes.start(parameter), dict(self.state[parameter])
+                parameter.copy_(self.stored(index, parameter, start, change))
+                if updates is not None:
+                    with _disable_current_modes():
+                        updates.tell(parameter, start, change != 0, self._kept(parameter, change, before))
         return loss
+
+    def _kept(self, parameter: torch.Tensor, change: torch.Tensor, before: dict[str, Any]) -> torch.Tensor:
+        """The elements whose change is kept, whether the parameter shows it or not: by its state, which was this before."""
+        if self.draws:
+            return change != 0
+        kept = torch.zeros_like(change, dtype=torch.bool)
+        for name, value in self.state[parameter].items():
+            if isinstance(value, torch.Tensor) and value.shape == change.shape:
+                kept |= value != before.get(name, 0.0)
+        return kept
 
     def stored(self, index: int, parameter: torch.Tensor, start: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         """The new values of a parameter that held `start` and is to change by `change`, in float64."""

@@ -39,7 +39,7 @@ def verdict_of(report: ReportData) -> Verdict:
             f"Breaks {_when(first, report.steps)}: {subject(first)} made {_how_many(first)} infinite or NaN.",
             measured,
         )
-    if total.made:
+    if total.made and "events" not in report.observed:  # which know of those that had no consequence
         return Verdict("breaks", f"Breaks: {counted(total.made, 'infinity or NaN')} made of finite operands.", measured)
     if first is not None:
         what = EVENTS.get(first.kind, first.kind)

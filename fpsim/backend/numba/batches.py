@@ -84,6 +84,32 @@ def _gather(source: Any, stride: int, step: int, lines: int, leaves: int, out: A
             start += step
 
 
+@cache
+def make_pack_pair(is_single: bool) -> Any:
+    """What packs the matrices (count, leaves) and (leaves, used) of a pair in groups of `rows` and panels of `width`: float32
+    ones of batches that `matrices` tells of, and where that `is_single` too, by the code that `packing_codes` gives.
+    """
+
+    @inlined
+    def pack_pair(
+        packing: Any, a: Any, b: Any, pair: int, count: int, used: int, leaves: int, left: Any, right: Any, rows: int,
+        width: int,
+    ) -> None:  # fmt: skip
+        ours, theirs = a[0] + 4 * pair * a[1], b[0] + 4 * pair * b[1]
+        if is_single and packing[0] != 0:
+            _pack_rows(packing[0], (_line(ours, a[2], count, leaves), a[2], count, leaves, left))
+        else:
+            _gather(_line(ours, 0, 1, 1), a[2], a[3], count, leaves, left, rows)
+        if is_single and packing[1] != 0:
+            stride = int_max(b[2], b[3])
+            lines, length = (leaves, used) if b[3] == 1 else (used, leaves)
+            _pack_columns(packing[1], (_line(theirs, stride, lines, length), stride, used, leaves, right, width))
+        else:
+            _gather(_line(theirs, 0, 1, 1), b[3], b[2], used, leaves, right, width)
+
+    return pack_pair
+
+
 @lru_cache(maxsize=16)
 def make_batch(element: str, rows: int, vectors: int) -> Any:
     """The kernel `(product, packing, a, b, out, leaves, depth, first, last, program, row, limit, overflowed, kept) -> None` for
@@ -95,7 +121,7 @@ def make_batch(element: str, rows: int, vectors: int) -> Any:
     """
     call = caller(_product_types(element))
     width = vectors * (16 if element == "f4" else 8)
-    is_single = element == "f4"
+    pack_pair = make_pack_pair(element == "f4")
 
     @kernel
     def batch(
@@ -112,17 +138,7 @@ def make_batch(element: str, rows: int, vectors: int) -> Any:
         stack = uninitialized(depth * rows * width, out.dtype)
         hashes = zeroed(1, np.uint32)
         for pair in range(first, last):
-            ours, theirs = a[0] + 4 * pair * a[1], b[0] + 4 * pair * b[1]
-            if is_single and packing[0] != 0:
-                _pack_rows(packing[0], (_line(ours, a[2], count, leaves), a[2], count, leaves, left))
-            else:
-                _gather(_line(ours, 0, 1, 1), a[2], a[3], count, leaves, left, rows)
-            if is_single and packing[1] != 0:
-                stride = int_max(b[2], b[3])
-                lines, length = (leaves, used) if b[3] == 1 else (used, leaves)
-                _pack_columns(packing[1], (_line(theirs, stride, lines, length), stride, used, leaves, right, width))
-            else:
-                _gather(_line(theirs, 0, 1, 1), b[3], b[2], used, leaves, right, width)
+            pack_pair(packing, a, b, pair, count, used, leaves, left, right, rows, width)
             call(product, (
                 left, right, out[pair].reshape(-1) if is_whole else room, leaves, panels, leaves * width, width, 0, groups,
                 columns, program, stack, row, hashes, limit, overflowed[pair], (kept[pair].reshape(-1),),

@@ -48,13 +48,16 @@ def _magnitude(x: Any) -> Any:
 @kernel(fastmath={"reassoc", "contract"})
 def extents_of_panels(
     packed: Any, panel_stride: int, leaf_stride: int, width: int, blocks: Any, least: Any, by_place: Any, norms: Any
-) -> None:
+) -> Any:
     """Of an operand packed in panels or groups of `width` columns or rows: the smallest nonzero magnitude in each term
     (infinity if there is none), (panel, block, term) and (panel, term, block), and the largest Euclidean norm that one column
     or row has in each block, (panel, block). A block is (first term, number of terms, stride); infinity fills it up.
+
+    Returns a sum of all squares, which is finite only if all numbers are.
     """
     prefer_wide_vectors()
     squares = uninitialized(width, np.float32)
+    total = np.float32(0)
     for panel in range(norms.shape[0]):
         for block in range(blocks.shape[0]):
             squares[:] = 0
@@ -69,14 +72,17 @@ def extents_of_panels(
                     smallest = min(smallest, _magnitude(numbers[i]))
                 minima[k] = as_float(smallest)
             norms[panel, block] = np.sqrt(squares.max() + _TINY_SQUARES)
+            total += squares.sum()
             for k in range(LANES):
                 by_place[panel, k, block] = minima[k]
+    return total
 
 
 @kernel(fastmath={"reassoc", "contract"})
-def extents_of_fours(packed: Any, leaves: int, blocks: Any, least: Any, by_place: Any, norms: Any) -> None:
+def extents_of_fours(packed: Any, leaves: int, blocks: Any, least: Any, by_place: Any, norms: Any) -> Any:
     """`extents_of_panels` of rows in groups of four, by vectors along the terms: for blocks of stride 1."""
     prefer_wide_vectors()
+    total = np.float32(0)
     for group in range(norms.shape[0]):
         for block in range(blocks.shape[0]):
             count = blocks[block, 1]
@@ -93,8 +99,39 @@ def extents_of_fours(packed: Any, leaves: int, blocks: Any, least: Any, by_place
                 four += w * w
                 minima[k] = as_float(min(min(_magnitude(x), _magnitude(y)), min(_magnitude(z), _magnitude(w))))
             norms[group, block] = np.sqrt(max(max(one, two), max(three, four)) + _TINY_SQUARES)
+            total += (one + two) + (three + four)
             for k in range(LANES):
                 by_place[group, k, block] = minima[k]
+    return total
+
+
+@kernel
+def bounds_of_product(
+    left: Any, groups: int, rows: int, right: Any, panels: int, panel_stride: int, leaf_stride: int, width: int, leaves: int,
+    blocks: Any, share: float,
+) -> Any:  # fmt: skip
+    """Of operands packed in groups of `rows` and panels of `width`: what `extents_of_panels` calls least, flat, of both, what
+    `bounds_of_tiles` finds, in how many blocks of tiles a sum as large as what they add may be swamped, and whether both
+    operands are finite, and so small that sums of their squares are.
+    """
+    count, is_dense = blocks.shape[0], rows == 4
+    for block in range(count):
+        is_dense &= blocks[block, 2] == 1
+    least_a, places_a = np.empty((groups, count, LANES), np.float32), np.empty((groups, LANES, count), np.float32)
+    least_b, places_b = np.empty((panels, count, LANES), np.float32), np.empty((panels, LANES, count), np.float32)
+    norms_a, norms_b = np.empty((groups, count), np.float32), np.empty((panels, count), np.float32)
+    ceilings, growths = np.empty((panels, groups, count), np.float32), np.empty((panels, groups, count), np.float32)
+    if is_dense:
+        total = extents_of_fours(left, leaves, blocks, least_a, places_a, norms_a)
+    else:
+        total = extents_of_panels(left, rows * leaves, rows, rows, blocks, least_a, places_a, norms_a)
+    other = extents_of_panels(right, panel_stride, leaf_stride, width, blocks, least_b, places_b, norms_b)
+    bounds_of_tiles(places_a, places_b, norms_a, norms_b, share, ceilings, growths)
+    low, high = ceilings.reshape(-1), growths.reshape(-1)
+    doubtful = 0
+    for place in range(low.size):
+        doubtful += low[place] < high[place]
+    return least_a.reshape(-1), least_b.reshape(-1), ceilings, growths, doubtful, total < np.inf and other < np.inf
 
 
 @kernel

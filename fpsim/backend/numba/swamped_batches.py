@@ -7,31 +7,35 @@ from typing import Any
 
 import numpy as np
 
+from fpsim.backend.numba.batches import make_pack_pair
 from fpsim.backend.numba.block_bounds import LANES, bounds_of_tiles, extents_of_fours, extents_of_panels, swamped_share
 from fpsim.backend.numba.compiler import int_max, kernel, uninitialized, zeroed
 from fpsim.backend.numba.counted import TALLIES
-from fpsim.backend.numba.observed import SWAMPED_ALONE
-from fpsim.backend.numba.packing import pack_columns, pack_rows
 from fpsim.backend.numba.products import make_product
+from fpsim.backend.numba.seldom_swamped import SWAMPED_ALONE
 
 ROWS, VECTORS = 4, 2  # of a tile
 
 
 @lru_cache(maxsize=16)
 def make_swamped_batch(mode: int, flags: int) -> Any:
-    """The kernel `(a, b, out, depth, first, last, program, blocks, row, tallied) -> None` for pairs first ... last - 1.
+    """The kernel `(packing, a, b, out, lines, used, leaves, depth, first, last, program, blocks, row, tallied) -> None` for
+    pairs first ... last - 1.
 
-    As `batches.make_batch`, for sums that cannot overflow; `blocks` are those of the program's chains, and `tallied`, of
-    float32 numbers, (n, tallies) receives what is counted of each pair.
+    As `batches.make_batch`, for sums that cannot overflow, so many `lines` and `used` columns; `out` has whole groups of rows
+    and panels of columns, `blocks` are those of the program's chains, and `tallied`, of float32 numbers, (n, tallies) receives
+    what is counted of each pair.
     """
     product = make_product("f4", ROWS, VECTORS, mode, flags, SWAMPED_ALONE)
     width, share = VECTORS * 16, swamped_share(mode)
+    pack_pair = make_pack_pair(True)
 
     @kernel
     def batch(
-        a: Any, b: Any, out: Any, depth: int, first: int, last: int, program: Any, blocks: Any, row: Any, tallied: Any
-    ) -> None:
-        leaves, columns, count = b.shape[1], out.shape[2], blocks.shape[0]
+        packing: Any, a: Any, b: Any, out: Any, lines: int, used: int, leaves: int, depth: int, first: int, last: int,
+        program: Any, blocks: Any, row: Any, tallied: Any,
+    ) -> None:  # fmt: skip
+        columns, count = out.shape[2], blocks.shape[0]
         groups, panels = out.shape[1] // ROWS, columns // width
         left = uninitialized(int_max(1, groups * ROWS * leaves), out.dtype)
         right = uninitialized(int_max(1, panels * leaves * width), out.dtype)
@@ -47,8 +51,7 @@ def make_swamped_batch(mode: int, flags: int) -> Any:
         for block in range(count):
             is_dense &= blocks[block, 2] == 1
         for pair in range(first, last):
-            pack_rows(a[pair], left, ROWS, 0, groups)
-            pack_columns(b[pair], right, width)
+            pack_pair(packing, a, b, pair, lines, used, leaves, left, right, ROWS, width)
             if is_dense:
                 extents_of_fours(left, leaves, blocks, least_a, places_a, norms_a)
             else:

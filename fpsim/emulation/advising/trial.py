@@ -66,8 +66,8 @@ class Trial:
 class UntilItBreaks(Events):
     """Events that end the run at the first infinity or NaN that was not asked for."""
 
-    def _keep(self, key: tuple[str, ...], event: Event, is_nonfinite: bool) -> None:
-        super()._keep(key, event, is_nonfinite)
+    def keep(self, key: tuple[str, ...], event: Event, is_nonfinite: bool) -> None:
+        super().keep(key, event, is_nonfinite)
         if event.breaks:
             raise _Broken
 

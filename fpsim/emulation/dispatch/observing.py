@@ -31,19 +31,15 @@ class Listeners(NamedTuple):
     sums: type[Counters] | None
 
 
-class Audience:
-    """Observers in their order."""
+class Audience(dict[Any, "Listeners | None"]):
+    """Observers in their order, and by each of torch's overloads that came who of them is told of it; None for nobody."""
 
     def __init__(self, observers: tuple[Observer, ...]):
+        super().__init__()
         self.observers = observers
-        self._of: dict[Any, Listeners | None] = {}
 
-    def of(self, operation: Any) -> Listeners | None:
-        """Who is told of one of torch's overloads; None for nobody."""
-        try:
-            return self._of[operation]
-        except KeyError:
-            return self._of.setdefault(operation, self._choose(operation))
+    def __missing__(self, operation: Any) -> Listeners | None:
+        return self.setdefault(operation, self._choose(operation))
 
     def _choose(self, operation: Any) -> Listeners | None:
         """Of what makes or moves numbers; operations that have no rule are taken apart, and their parts are told."""
@@ -134,16 +130,17 @@ def _noting(call: Call, others: Callable[[Any, Any], None] | None) -> Callable[[
 @functools.cache
 def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
     """The kind of mode that dispatches as this one does and tells observers."""
+    compute_plainly = kind.__torch_dispatch__
 
     class Observing(kind):  # type: ignore[valid-type, misc]
         plain = kind
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             machine = self.machine
-            listeners = machine.emulation.audience.of(func)
+            listeners = machine.emulation.audience[func]
             if listeners is None:
-                return super().__torch_dispatch__(func, types, args, kwargs)
-            compute = functools.partial(super().__torch_dispatch__, func, types, args, kwargs)
+                return compute_plainly(self, func, types, args, kwargs)
+            compute = functools.partial(compute_plainly, self, func, types, args, kwargs)
             return _tell(listeners, machine, compute, args, kwargs or {})
 
     run_as_written(Observing.__torch_dispatch__)

@@ -9,6 +9,7 @@ of. Elements have marks (`backend/numba/updates.py`), in row-major order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from fpsim.emulation.machine.finishing import BLOCK, Finish
 from fpsim.emulation.machine.rows import Where
 from fpsim.emulation.machine.scratch import Scratch
 from fpsim.emulation.registry import is_out, names, overloads, tensors_in
+from fpsim.numbers.rounding import Rounding
 
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _FLOAT32 = torch.float32
@@ -190,6 +192,7 @@ class _Stepped:
     name: str
     marks: np.ndarray
     base: np.ndarray
+    kept: torch.Tensor | None
 
 
 @dataclass(slots=True)
@@ -200,6 +203,8 @@ class Update:
     target   the parameter, or the view of it that was written to
     updates  elements that were meant to change
     lost     those of them that are as they were, or whose decay left no trace
+    kept     the elements whose change is not gone even so: an optimizer keeps it elsewhere, or it had its chance where rounding
+             draws; None where that is none
     """
 
     name: str
@@ -207,6 +212,7 @@ class Update:
     where: Where
     updates: int
     lost: int
+    kept: torch.Tensor | None
 
 
 class Updates:
@@ -215,8 +221,10 @@ class Updates:
     def __init__(self, machine: Any):
         self._machine = machine
         self._busy = False
+        self._is_aside = False
         self._fused: Kind | None = None  # the fused operation that runs
         self._optimizer: Any = None
+        self._inner: dict[str, None] = {}  # the classes of those that it has step
         self._steps: dict[tuple[Any, ...], _Stepped] | None = None
         self._scratch = Scratch()  # of marks and bases in a step
         #: By a fused operation, for each parameter: its elements' marks; None while they are not asked for.
@@ -229,10 +237,25 @@ class Updates:
 
     def before(self, kind: Kind, args: Any, kwargs: dict[str, Any]) -> list[Change]:
         """The changes of parameters that an operation is about to make, or to compute; none for most."""
-        if self._busy or kind is self._fused:
+        if self._busy or self._is_aside or kind is self._fused:
             return []
         with _without_dispatch():
             return kind.changes(self, args, kwargs)
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Inside, what operations do to parameters counts for nothing: who stores results of its own will `tell`."""
+        outer, self._is_aside = self._is_aside, True
+        try:
+            yield
+        finally:
+            self._is_aside = outer
+
+    def tell(self, target: torch.Tensor, start: torch.Tensor, meant: torch.Tensor, kept: torch.Tensor) -> None:
+        """A parameter that held `start` was changed, in a step that meant to change some elements, and keeps some changes."""
+        if self.counts(target):
+            with _without_dispatch():
+                self._note(target, _moved(meant), tags.array_of(_floats(start)).reshape(-1), kept)
 
     def counts(self, tensor: torch.Tensor) -> bool:
         """Whether changes of this tensor are counted; a leaf that requires a gradient becomes a parameter for good."""
@@ -305,18 +328,21 @@ class Updates:
             base = _NOTHING
         self._note(change.target, marks, base)
 
-    def _note(self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray) -> None:
+    def _note(self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray, kept: torch.Tensor | None = None) -> None:
         """Count marks, or keep them until the step ends."""
         name = tags.name_of_parameter(target)
         where = self._machine.where(tags.module_of((target,)))
+        if kept is None and self._machine.arithmetic.rounding is Rounding.STOCHASTIC:
+            kept = torch.ones(target.shape, dtype=torch.bool)
         if self._steps is None:
-            self._count(target, marks, base, where, name)
+            self._count(_Stepped(target, where, name, marks, base, kept))
             return
         key = _place_of(target)
         step = self._steps.get(key)
         if step is None:
-            self._steps[key] = _Stepped(target, where, name, marks, base)
+            self._steps[key] = _Stepped(target, where, name, marks, base, kept)
             return
+        step.kept = kept if step.kept is None else step.kept
         if step.marks is not marks:
             step.marks |= marks
         if not step.base.size:
@@ -327,28 +353,32 @@ class Updates:
         if self._optimizer is optimizer:  # its last step raised
             self.end_step(optimizer)
         if self._optimizer is None:
-            self._optimizer, self._steps = optimizer, {}
+            self._optimizer, self._steps, self._inner = optimizer, {}, {}
+        else:
+            self._inner[type(optimizer).__name__] = None
 
     def end_step(self, optimizer: Any = None) -> None:
         """Count what the optimizer's step did, or any optimizer's."""
         if self._optimizer is None or optimizer not in (None, self._optimizer):
             return
-        steps, self._steps, self._optimizer = self._steps, None, None
+        steps, self._steps = self._steps, None
+        name, self._optimizer = type(self._optimizer).__name__, None
         with _without_dispatch(), torch.no_grad():
             for step in (steps or {}).values():
-                self._count(step.target, step.marks, step.base, step.where, step.name)
+                if self._inner:  # whose operations are its own affair
+                    step.where = step.where._replace(operation=f"{name}({', '.join(self._inner)})")
+                self._count(step)
         self._scratch.end_step()
 
-    def _count(
-        self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray, where: Where, name: str
-    ) -> None:
+    def _count(self, step: _Stepped) -> None:
         """Count what became of a change, and tell observers."""
         row = np.zeros(counting.LENGTH, np.int64)
-        _count(target, marks, base, row)
-        self._machine.row_of(where)[:] += row
+        _count(step.target, step.marks, step.base, row)
+        self._machine.row_of(step.where)[:] += row
         observers = self._machine.emulation.observers if self._machine.emulation is not None else ()
         if observers:
-            update = Update(name, target, where, int(row[counting.UPDATES]), int(row[counting.LOST]))
+            updates, lost = int(row[counting.UPDATES]), int(row[counting.LOST])
+            update = Update(step.name, step.target, step.where, updates, lost, step.kept)
             for observer in observers:
                 observer.after_update(update)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -92,7 +93,7 @@ class Call:
 
     def keep_operands(self) -> None:
         """Keep copies of what the operation is about to write to."""
-        self._copies = {id(tensor): tensor.detach().clone() for tensor in self.written}
+        self._copies = {id(tensor): tensor.clone() for tensor in self.written}
 
     def complete(self, result: Any) -> None:
         """The operation returned this."""
@@ -109,7 +110,10 @@ class Call:
 
     def counted(self, column: int) -> int:
         """One of the counters of `backend/numba/counting.py`: what rounding added to it."""
-        return sum(int(row[column]) - int(before[column]) for _, row, before in self.touched.values())
+        added = 0
+        for _, row, before in self.touched.values():
+            added += int(row[column]) - int(before[column])
+        return added
 
     @property
     def made(self) -> tuple[torch.Tensor, ...]:
@@ -196,6 +200,16 @@ class Call:
     def as_read(self, tensor: torch.Tensor) -> torch.Tensor:
         """An operand with the values that the operation reads it as, written to or not (`Observer.keeps_operands`)."""
         return self._read.get(id(tensor), self._copies.get(id(tensor), tensor))
+
+    @property
+    def outside(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Its operands that came from outside: the argument's name, what came, and what was read."""
+        if self._read:
+            names = (argument.name for argument in self.operation._schema.arguments)
+            for name, value in (*zip(names, self.args, strict=False), *self.kwargs.items()):
+                for place, item in enumerate(value) if isinstance(value, (list, tuple)) else (("", value),):
+                    if isinstance(item, torch.Tensor) and self.was_outside(item):
+                        yield f"{name}[{place}]" if place != "" else name, item, self.as_read(item)
 
     def was_outside(self, tensor: torch.Tensor) -> bool:
         """Whether an operand came from outside and was rounded when it was read."""

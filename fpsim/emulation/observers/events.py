@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import math
-import warnings
-from typing import Any
 
 import torch
 
 from fpsim.backend.numba import counting
-from fpsim.emulation.errors import NonFinite
 from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.rows import FORMATS_MET
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.conversion import Conversion
-from fpsim.emulation.observers.explanation import Element, element_of, sentence
+from fpsim.emulation.observers.explanation import Element, element_of, overflow_of, sentence
 from fpsim.emulation.observers.lines import Lines
 from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.observers.origins import Origin, Origins, chain_to
 from fpsim.emulation.observers.source import Line, place_of, running_line
 from fpsim.emulation.observers.tensors import is_finite
+from fpsim.emulation.observers.timeline import Timeline
 from fpsim.emulation.report import Draft, Key, name_of_operation
-from fpsim.report.records import EVENTS, Event
+from fpsim.emulation.schemas import name_of, names
+from fpsim.report.records import Event
 from fpsim.sums.observers.tally import Tally
 
 _GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
+_WITH_POLES = frozenset(names("log log2 log10 log1p xlogy logit reciprocal div rsqrt atanh"))  # exactly infinite there
 _NEARLY_ALL = 0.95  # of the elements of a parameter
 _FEW = 32  # additions that say nothing about a share
 
 
 @observer_named("events")
-class Events(Observer):
+class Events(Timeline, Observer):
     """The kinds of `report.records.EVENTS`, the first of each in each module, operation and pass.
 
     share : from which share of the additions of a sum on it counts as swamped
@@ -43,7 +44,8 @@ class Events(Observer):
     def __init__(self, share: float = 0.25, on_nonfinite: str | None = None, most: int = 1000):
         if on_nonfinite not in (None, "raise", "warn"):
             raise ValueError(f'on_nonfinite is "raise", "warn" or None, got {on_nonfinite!r}')
-        self.share, self.on_nonfinite, self.most = share, on_nonfinite, most
+        super().__init__(on_nonfinite)
+        self.share, self.most = share, most
         self.reset()
 
     def reset(self) -> None:
@@ -65,21 +67,29 @@ class Events(Observer):
         if call.is_composed:
             return
         results, line = call.emulated, self._lines.of(call)
+        overflows, underflows = call.counted(counting.OVERFLOWS), call.counted(counting.UNDERFLOWS)
+        if overflows and _reads_mask(call):
+            overflows = 0
+        elif overflows:
+            self._judge_reading(call, line)
         if not results:
             return
-        overflows, underflows = call.counted(counting.OVERFLOWS), call.counted(counting.UNDERFLOWS)
+        finite = []
         for tensor in results:
             seen = call.magnitudes_of(tensor)
-            origin = Origin(call, line, self._origins.parents_of(call, tensor))
+            parents, terms = self._origins.parents_of(call, tensor), self._origins.terms_of(call, tensor)
+            origin = Origin(call, line, parents, terms)
             origin.nonfinite, origin.underflows, origin.largest = seen.infinite + seen.nan, underflows, seen.largest
             if origin.nonfinite:
                 self._judge_nonfinite(call, tensor, origin, overflows)
             elif overflows:
-                self._add_overflow(call, tensor, origin)
+                finite.append((tensor, origin))
             if seen.zeros == tensor.numel() > 0 and call.family not in _GIVEN:
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
             self._places.setdefault((call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name), line)
+        if finite:
+            self._judge_finite(call, finite, len(finite) == len(results))
         sums = call.sums
         if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
             self._judge_sums(call, results[0], sums)
@@ -91,23 +101,25 @@ class Events(Observer):
         operands = ((f"{name}[{', '.join(map(str, index))}]", conversion.exact),)
         element = Element(index, operands, conversion.exact, conversion.rounded)
         said = f"{conversion.count} of {conversion.elements} elements of {name}, when the model was rounded"
-        key, line = (conversion.kind, name, "run", "forward"), running_line()
-        event = Event(
-            conversion.kind, 0, conversion.module, "run", "forward", place_of(line), index, operands, conversion.exact,
-            conversion.rounded, system.name, conversion.count, conversion.elements,
-            _text(conversion.kind, 0, *(conversion.module, "run", "forward"), line, f"{said}; {sentence(element, system)}"),
+        self.note(
+            (conversion.kind, name, "run", "forward"), (0, conversion.module, "run", "forward"), running_line(), element,
+            system.name, conversion.count, conversion.elements, f"{said}; {sentence(element, system)}",
+            not math.isfinite(conversion.rounded),
         )  # fmt: skip
-        self._keep(key, event, not math.isfinite(conversion.rounded))
 
     def after_update(self, update: Update) -> None:
         before = self._begun.pop(update.target.data_ptr(), None)
         if before is None or before.shape != update.target.shape or not update.updates:
             return
-        if update.lost < _NEARLY_ALL * update.updates:  # whatever else was meant to change did
-            return
         stays = before == update.target.detach()
+        kept = 0 if update.kept is None else int((stays & update.kept).sum())
+        if update.lost - kept < _NEARLY_ALL * update.updates:  # whatever else was meant to change did
+            return
         moved = stays.numel() - int(stays.sum())
         if moved <= (1 - _NEARLY_ALL) * update.updates:
+            origin = None if update.target.grad is None else self._origins.of(update.target.grad)
+            if origin is not None and origin.is_of_errors(FORMATS_MET[update.where.format].enclosing.unit_roundoff):
+                return  # as of a bias before batch norm, whose gradient is exactly 0
             text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {{}} of {{}}"
             self._add_update("stopped", update, stays, text)
         elif moved > update.updates // 2:
@@ -126,6 +138,19 @@ class Events(Observer):
 
     # What it means
 
+    def _judge_reading(self, call: Call, line: Line | None) -> None:
+        """Operands from outside that overflowed when they were read."""
+        for name, given, read in call.outside:
+            if not self._is_kept("overflow", call):
+                system = call.system_of(given)
+                element, count = overflow_of(name, given, read, system)
+                said = f"{count} of {given.numel()} elements of {name}, which came from outside, when it was read"
+                if count:
+                    self.note(
+                        _key("overflow", call), (call.step, call.module, call.name, call.phase), line, element, system.name,
+                        count, given.numel(), f"{said}; {sentence(element, system)}", not math.isfinite(element.rounded or 0.0),
+                    )  # fmt: skip
+
     def _judge_nonfinite(self, call: Call, tensor: torch.Tensor, origin: Origin, overflows: int) -> None:
         """Made here, of finite operands or of infinities that were asked for, or else passed on."""
         numbers = [value for value in (*call.args, *call.kwargs.values()) if type(value) is float]
@@ -138,22 +163,37 @@ class Events(Observer):
             self._add("overflow", call, tensor, origin, overflowed)
         elif causes and bad:
             origin.cause = causes[0]
-            self._add("passed-on", call, tensor, origin, ~tensor.isfinite())
+            if not self._is_held(origin.cause, call, tensor, is_nan):
+                self._add("passed-on", call, tensor, origin, ~tensor.isfinite())
         elif overflows or not bad or (is_nan and not any(bool(item.isnan().any()) for item in bad)):
             origin.cause = origin  # with overflows: of an operand from outside, when it was read
-            self._add("overflow" if overflows else "nonfinite", call, tensor, origin, ~tensor.isfinite())
+            holds = not overflows and not is_nan and name_of(call.operation) in _WITH_POLES  # log(0) may be for nobody to use
+            self._add("overflow" if overflows else "nonfinite", call, tensor, origin, ~tensor.isfinite(), holds=holds)
+            self._is_held(origin, call, tensor, is_nan)
         elif (is_nan or bool((tensor == torch.inf).any())) and call.family != "constant":
             self._add("passed-on", call, tensor, origin, ~tensor.isfinite())  # from outside; -inf alone is a mask
 
-    def _add_overflow(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
-        """Something overflowed, and all results are finite: they saturated, or what overflowed is no result."""
+    def _is_held(self, cause: Origin, call: Call, tensor: torch.Tensor, is_nan: bool) -> bool:
+        """Whether a cause is told of later, if ever: so far it has led to no NaN, and to no loss, gradient or parameter."""
+        if cause.held is not None and (is_nan or not tensor.dim() or call.phase != "forward"):
+            held, cause.held = cause.held, None
+            self.note(*held)
+        return cause.held is not None
+
+    def _judge_finite(self, call: Call, results: list[tuple[torch.Tensor, Origin]], are_all: bool) -> None:
+        """Something overflowed, and these results are finite: they saturated, or what overflowed is no result."""
         if self._is_kept("overflow", call):
             return
-        system, exact = call.system_of(tensor), self._exact_of(call, tensor)
-        is_lost = (tensor == system.max_finite) | (tensor == system.min_finite)
-        if exact is not None:
-            is_lost &= (exact > system.max_finite) | (exact < system.min_finite)
-        self._add("overflow", call, tensor, origin, is_lost)
+        for tensor, origin in results:
+            system, exact = call.system_of(tensor), self._exact_of(call, tensor)
+            is_lost = (tensor == system.max_finite) | (tensor == system.min_finite)
+            if exact is not None:
+                is_lost &= (exact > system.max_finite) | (exact < system.min_finite)
+            if bool(is_lost.any()):
+                self._add("overflow", call, tensor, origin, is_lost)
+                return
+        if are_all:
+            self._add("overflow", call, *results[0], torch.zeros((), dtype=torch.bool), "inside, which no result shows")
 
     def _judge_zeros(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
         kind = {"forward": "underflow", "backward": "zero-gradient"}.get(call.phase)
@@ -199,63 +239,58 @@ class Events(Observer):
 
     def _add(
         self, kind: str, call: Call, tensor: torch.Tensor, origin: Origin | None, where: torch.Tensor, text: str = "",
-        count: int = 0, elements: int = 0,
+        count: int = 0, elements: int = 0, holds: bool = False,
     ) -> None:  # fmt: skip
         if self._is_kept(kind, call):
             return
         places = where.reshape(-1).nonzero()
-        element, fmt, name, module = Element(), call.system_of(tensor), marks.name_of_parameter(tensor), call.module_of(tensor)
+        element, fmt, name, module = Element(), call.system_of(tensor), _name_of(call, tensor), call.module_of(tensor)
         if places.numel():
             element = element_of(call, tensor, self._exact_of(call, tensor), int(places[0]))
         line = origin.line if origin is not None else running_line()
-        share = f"{text or f'{places.numel()} of {tensor.numel()} elements'}{name and f' of {name}'}; {sentence(element, fmt)}"
-        event = Event(
-            kind, call.step, module, call.name, call.phase, place_of(line), element.index, element.operands, element.exact,
-            element.rounded, fmt.name, count or places.numel(), elements or tensor.numel(),
-            _text(kind, call.step, module, call.name, call.phase, line, share),
-            chain_to(origin) if origin is not None else (),
+        share = f"{text or f'{places.numel()} of {tensor.numel()} elements'}{name and f' of {name}'}"
+        event = (
+            _key(kind, call), (call.step, module, call.name, call.phase), line, element, fmt.name, count or places.numel(),
+            elements or tensor.numel(), f"{share}; {sentence(element, fmt)}" if places.numel() else share,
+            call.magnitudes_of(tensor).nonfinite > 0, chain_to(origin) if origin is not None else (),
         )  # fmt: skip
-        self._keep(_key(kind, call), event, call.magnitudes_of(tensor).nonfinite > 0)
+        if origin is not None and holds:
+            origin.held = event
+        else:
+            self.note(*event)
 
     def _add_update(self, kind: str, update: Update, where: torch.Tensor, text: str) -> None:
         module, operation, phase = update.where.module, name_of_operation(update.where.operation), update.where.phase
         key = (kind, update.name or module, operation, phase)
         if key in self.events or len(self.events) >= self.most:
             return
-        line, place = running_line(), int(where.reshape(-1).nonzero()[0])
+        place = int(where.reshape(-1).nonzero()[0])
         index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), update.target.shape))
         value = float(update.target[index])
         name = update.name or "a parameter"
-        operands = ((f"{name}[{', '.join(map(str, index))}]", value),)
+        element = Element(index, ((f"{name}[{', '.join(map(str, index))}]", value),), None, value)
         count = update.updates if kind == "stopped" else update.lost
         said = f"{text.format(name, count, update.target.numel())}: e.g. {value:.6g}"
-        event = Event(
-            kind, self._step, module, operation, phase, place_of(line), index, operands, None, value, update.where.format,
-            update.lost, update.target.numel(), _text(kind, self._step, module, operation, phase, line, said),
+        self.note(
+            key, (self._step, module, operation, phase), running_line(), element, update.where.format, update.lost,
+            update.target.numel(), said, False,
         )  # fmt: skip
-        self._keep(key, event, False)
 
-    def _keep(self, key: tuple[str, ...], event: Event, is_nonfinite: bool) -> None:
-        self.events[key] = event
-        if is_nonfinite and self.on_nonfinite == "raise":
-            raise NonFinite(said_of(event))
-        if is_nonfinite and self.on_nonfinite == "warn":
-            self.on_nonfinite = None
-            warnings.warn(said_of(event), stacklevel=2)
+
+def _reads_mask(call: Call) -> bool:
+    """Whether all that is not finite, of what it read from outside and of its results, is -infinity: as of a mask's -1e9."""
+    read = [value for _, _, value in call.outside if not is_finite(value)]
+    results = [result for result in call.emulated if not is_finite(result)]
+    return bool(read and results) and not any(bool((item.isnan() | (item == torch.inf)).any()) for item in (*read, *results))
+
+
+def _name_of(call: Call, tensor: torch.Tensor) -> str:
+    """The parameter that a result is of, or whose gradient it is where that is stored; "" for what is neither."""
+    node = torch._C._current_autograd_node() if call.phase == "backward" else None
+    if isinstance(node, torch._C._functions.AccumulateGrad):  # type: ignore[attr-defined]
+        return f"the gradient of {marks.name_of_parameter(node.variable) or 'a parameter'}"
+    return marks.name_of_parameter(tensor)
 
 
 def _key(kind: str, call: Call) -> tuple[str, ...]:
     return (kind, call.module) if kind == "passed-on" else (kind, call.module, call.name, call.phase)
-
-
-def _text(kind: str, step: int, module: str, operation: str, phase: str, line: Line | None, said: str) -> str:
-    place: Any = place_of(line)
-    source = f" at {place}{f' ({place.text})' if place.text else ''}" if place is not None else ""
-    where = f"{module or 'outside any module'}, {operation}, {phase} pass of step {step}{source}"
-    return f"{EVENTS[kind]}: {where}: {said}."
-
-
-def said_of(event: Event) -> str:
-    """An event and the chain behind it, as lines of text."""
-    links = [f"  {link.module or '-'} {link.operation} ({link.phase}): {link.note}" for link in event.chain]
-    return "\n".join([event.text, *(["behind it, the cause first:", *links] if links else [])])

@@ -37,6 +37,19 @@ def element_of(call: Call, result: torch.Tensor, exact: torch.Tensor | None, pla
     return found
 
 
+def overflow_of(name: str, given: torch.Tensor, read: torch.Tensor, system: Any) -> tuple[Element, int]:
+    """The first element that overflowed when a tensor of that name was read into a format, and how many did."""
+    lost = given.isfinite() & ~read.isfinite()
+    if not bool(lost.any()):  # they saturated
+        lost = given.isfinite() & ((given > system.max_finite) | (given < system.min_finite))
+    places = lost.reshape(-1).nonzero()
+    if not places.numel():
+        return Element(), 0
+    index = tuple(map(int, torch.unravel_index(places[0, 0], given.shape)))
+    exact = float(given[index])
+    return Element(index, ((f"{name}[{', '.join(map(str, index))}]", exact),), exact, float(read[index])), places.numel()
+
+
 def _operands_at(call: Call, index: tuple[int, ...], result: torch.Tensor) -> Any:
     for name, value in call.arguments_of(result).items():
         if call.name == "copy_" and name == "self":  # which it does not read: what was there may be anything
@@ -48,8 +61,10 @@ def _operands_at(call: Call, index: tuple[int, ...], result: torch.Tensor) -> An
         given, value = value, call.as_read(value)
         try:
             read = float(value.expand(result.shape)[index])
-            if not math.isfinite(read) and call.was_outside(given):
-                yield f"{name} from outside", float(given.expand(result.shape)[index])
+            if call.was_outside(given) and (read == 0 or not math.isfinite(read)):
+                came = float(given.expand(result.shape)[index])
+                if came != read:
+                    yield f"{name} from outside", came
             yield name, read
         except RuntimeError:  # not elementwise: the number of the largest magnitude, or one that is not finite
             flat = value.reshape(-1)

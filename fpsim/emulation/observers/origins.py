@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -18,15 +19,28 @@ _ON_LISTS = ("foreach", "optimizer")  # families that compute many results, each
 
 
 class Origin:
-    """One operation that made numbers. `cause` is the one that first made those that are not finite, if any are not."""
+    """One operation that made numbers. `cause` is the one that first made those that are not finite, if any are not.
 
-    __slots__ = ("cause", "largest", "line", "module", "nonfinite", "operation", "parents", "phase", "step", "underflows")
+    terms : of how many of its parent's numbers each is the sum; 0 for what is no sum of numbers
+    held  : the event that made it a cause, as `Timeline.note` takes it, while it may have no consequence
+    """
 
-    def __init__(self, call: Call, line: Line | None, parents: tuple[Origin, ...]):
+    __slots__ = (
+        "cause", "held", "largest", "line", "module", "nonfinite", "operation", "parents", "phase", "step", "terms",
+        "underflows",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, line: Line | None, parents: tuple[Origin, ...], terms: int = 0):
         self.module, self.operation, self.phase, self.step = call.module, call.name, call.phase, call.step
         self.line, self.parents = line, parents
-        self.largest, self.nonfinite, self.underflows = 0.0, 0, 0
+        self.largest, self.nonfinite, self.underflows, self.terms = 0.0, 0, 0, terms
         self.cause: Origin | None = None
+        self.held: tuple[Any, ...] | None = None
+
+    def is_of_errors(self, unit_roundoff: float) -> bool:
+        """Whether these numbers are sums of others, and no larger than what roundings of those come to, as in a random walk."""
+        most = max((item.largest for item in self.parents), default=0.0)
+        return 0 < self.largest <= math.sqrt(self.terms) * unit_roundoff * most
 
     def link(self) -> Link:
         """This operation as part of the chain behind an event."""
@@ -53,13 +67,19 @@ class Origins:
         if call.family in ("constant", "random"):  # which read shapes alone
             return ()
         values: Any = call.args
-        if call.family in _ON_LISTS:
+        if _is_bias_of_convolution(call, result):
+            values = call.args[:1]
+        elif call.family in _ON_LISTS:
             values = call.arguments_of(result).values()
         elif call.kwargs:
             values = (*values, *call.kwargs.values())
         found = {}
         for value in values:
-            for tensor in (value,) if isinstance(value, torch.Tensor) else tensors_in((value,)):
+            if isinstance(value, torch.Tensor):
+                tensors: Any = (value,)
+            else:
+                tensors = tensors_in(value) if isinstance(value, (list, tuple)) else ()
+            for tensor in tensors:
                 if tensor.is_floating_point() and tensor.is_cpu:
                     origin = getattr(tensor.untyped_storage(), "_fpsim_origin", None)
                     if origin is not None:
@@ -68,6 +88,13 @@ class Origins:
             return tuple(found.values())
         return tuple(sorted(found.values(), key=_weight, reverse=True)[:_PARENTS])
 
+    @staticmethod
+    def terms_of(call: Call, result: torch.Tensor) -> int:
+        """How many of its first argument's numbers each of a gradient's is the sum of; 0 where it is no such sum."""
+        if call.phase != "backward" or not (call.name.startswith("sum") or _is_bias_of_convolution(call, result)):
+            return 0
+        return int(call.args[0].numel() // max(1, result.numel()))
+
     def keep(self, tensor: torch.Tensor, origin: Origin) -> None:
         """The origin is what made this tensor."""
         storage: Any = tensor.untyped_storage()
@@ -75,6 +102,10 @@ class Origins:
         self._kept.append(origin)
         if len(self._kept) > _KEPT:
             self._kept.popleft().parents = ()
+
+
+def _is_bias_of_convolution(call: Call, result: torch.Tensor) -> bool:
+    return call.name == "convolution_backward" and result is call.result[2]
 
 
 def _weight(origin: Origin) -> tuple[bool, float]:

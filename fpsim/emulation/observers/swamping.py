@@ -22,7 +22,7 @@ class Swamping(Observer):
         self.reset()
 
     def reset(self) -> None:
-        self._counts: dict[Key, Counts] = {}
+        self._counts: dict[Key, list[int]] = {}  # additions, and those swamped
 
     def wants(self, operation: Operation) -> bool:
         return operation.family not in _WITHOUT_SUMS
@@ -31,9 +31,11 @@ class Swamping(Observer):
         sums = call.sums
         if sums is not None and sums.additions and not call.is_composed and call.emulated:
             key = (call.module, call.name, call.phase, call.system_of(call.emulated[0]).name)
-            self._counts[key] = self._counts.get(key, Counts()) + Counts(additions=sums.additions, swamped=sums.swamped)
+            counts = self._counts.setdefault(key, [0, 0])
+            counts[0] += sums.additions
+            counts[1] += sums.swamped
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("swamping")
-        for key, counts in self._counts.items():
-            draft.add(key, counts)
+        for key, (additions, swamped) in self._counts.items():
+            draft.add(key, Counts(additions=additions, swamped=swamped))

@@ -14,7 +14,7 @@ from fpsim.backend.numba import magnitudes
 from fpsim.emulation.machine import marks
 
 _FLOAT32 = torch.float32
-_CODE, _FLOAT = struct.Struct("i"), struct.Struct("f")
+_CODES, _FLOATS = struct.Struct("2i"), struct.Struct("2f")
 
 
 def codes_of(tensor: torch.Tensor) -> np.ndarray:
@@ -76,8 +76,8 @@ def survey(tensor: torch.Tensor, smallest_normal: float) -> Magnitudes:
         tensor = tensor.contiguous()
     found = _room.found
     magnitudes.survey(marks.pointer_to(tensor), tensor.numel(), _constants(smallest_normal), found)
-    largest, smallest, zeros, subnormals, infinite, nan = found.tolist()
-    return Magnitudes(_value_of(largest), _value_of(smallest), zeros, subnormals, infinite, nan)
+    largest, smallest, *counts = found.tolist()
+    return Magnitudes(*_FLOATS.unpack(_CODES.pack(largest, smallest)), *counts)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
@@ -85,11 +85,6 @@ def is_finite(tensor: torch.Tensor) -> bool:
     if tensor.dtype is torch.float64:
         return bool(tensor.isfinite().all())  # float32 would make an infinity of a large one
     return not survey(tensor, 0.0).nonfinite
-
-
-def _value_of(code: int) -> float:
-    value: float = _FLOAT.unpack(_CODE.pack(code))[0]
-    return value
 
 
 def holds_emulated(machine: Any, tensor: torch.Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -86,31 +86,49 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
     task, tree, programs, counts = planned.task, planned.tree, planned.programs, planned.tallied
     rounding = task.rounding
     (rows, leaves), columns = a.shape, b.shape[1]
-    extents = largest, smallest = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
-    planned = _countable(planned, largest)
-    chosen, shape = planned.scheme, (rows, columns, leaves)
-    job = CountingJob(chosen.element, shape, tree.depth + 1, rounding, draws, _observed(planned, extents))
-    left, right = job.pack(a, b)
-    most = _most(planned)
-    alone = _are_alone(planned, extents, counters)
-    if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and _may_be_seldom(planned, extents):
-        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
-        job = seldom if seldom.suits(left, right, programs[0]) else job
+    shape, most, extents = (rows, columns, leaves), _most(planned), _extents_of_formats(task)
+    job: CountingJob | None = None
+    known = _countable(planned, extents[0])
+    if _are_alone(known, extents, counters) and _observed(known, extents) == SUMS and _may_be_seldom(known, extents):
+        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone=True)
+        left, right = seldom.pack(a, b)
+        if all(seldom.suits(left, right, programs[0])):
+            job = seldom
+    if job is None:
+        extents = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
+        planned = _countable(planned, extents[0])
+        job = CountingJob(planned.scheme.element, shape, tree.depth + 1, rounding, draws, _observed(planned, extents))
+        left, right = job.pack(a, b)
+        alone = _are_alone(planned, extents, counters)
+        if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and _may_be_seldom(planned, extents):
+            seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
+            job = seldom if seldom.suits(left, right, programs[0])[0] else job
+    chosen, smallest = planned.scheme, extents[1]
     flags = planned.flags(leaves, rows, lambda: extents)
-    vanishing = _vanishing(planned)
     vanished = None
     for lines, (added, in_chains, used) in zip(programs, counts, strict=True):
         job.counts, job.largest = [0, 0, 0], 0.0
         out = job.run(left, right, lines, chosen, flags)
         counted = job
-        if job.overflowed or (job.observed != EVERYTHING and not job.largest < most):
+        everything = job.observed == EVERYTHING
+        if job.overflowed or not (everything or job.largest < most):
             counted, out = _again(job, a, b, lines, planned.careful.scheme, out)
-        elif job.observed == SUMS or (counters.is_whole and job.observed != EVERYTHING and smallest <= max(vanishing)):
+        elif job.observed == SUMS or (counters.is_whole and not everything and smallest <= max(_vanishing(planned))):
             if vanished is None:
-                vanished = _zero_leaves(a[None], b[None], vanishing)
+                vanished = _zero_leaves(a[None], b[None], _vanishing(planned))
             _leave_out_zero_leaves(job, *vanished, in_chains, used)
         _take(counted, rows * columns * added, counters)
         yield out
+
+
+@lru_cache(maxsize=128)
+def _extents_of_formats(task: Sum) -> tuple[float, float]:
+    """`extents_of_products` of finite operands, at the most and at the least."""
+    left, right = task.left.enclosing, task.right.enclosing
+    return (
+        max(left.max_finite, -left.min_finite) * max(right.max_finite, -right.min_finite),
+        left.min_subnormal * right.min_subnormal,
+    )
 
 
 def _take(job: CountingJob, additions: int, counters: Tally) -> None:
@@ -265,7 +283,8 @@ def counted_add(
 
     result = add_rounded(x, y, target, rounding, draws, node)
     counts = np.zeros(3, dtype=np.int64)
-    flat = (np.ascontiguousarray(values).reshape(-1) for values in np.broadcast_arrays(x, y, result))
+    whole = (item if item.shape == result.shape else np.array(np.broadcast_to(item, result.shape)) for item in (x, y, result))
+    flat = (np.ascontiguousarray(values).reshape(-1) for values in whole)
     largest = count_sums(*flat, addend_only, target.max_finite, counts)
     lost, underflows, reaching = counts.tolist()
     counters.additions += result.size

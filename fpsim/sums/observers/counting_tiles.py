@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
+from typing import Any
 
 import numpy as np
 
 from fpsim.backend import threads
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.packing import Panels, aligned, room_for
+from fpsim.sums.packing import Panels, aligned
 from fpsim.sums.plan import Plan
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws
@@ -78,60 +78,47 @@ class SeldomSwampedJob(CountingJob):
         self.room, self.rooms = TALLIES * LANES, []
         self._lines: np.ndarray | None = None
         self._right: list[Panels] = []  # so many at a time that what bounds their blocks has room
-        self._first: tuple[np.ndarray, ...] = ()  # what bounds the blocks of the first of them, until it is used
+        self._first: tuple[Any, ...] = ()  # what bounds the blocks of the first of them, until it is used
 
-    def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> bool:
-        """Whether few blocks of the first panels are such that sums as large as what a block adds may be swamped in them."""
+    def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> tuple[bool, bool]:
+        """Whether few blocks of the first panels are such that sums as large as what a block adds may be swamped in them, and
+        whether those are all panels and both operands finite."""
         self._look(left, right, lines)
         self._first = self._bounds(self._right[0])
-        *_, ceilings, growths = self._first
-        return bool(np.count_nonzero(ceilings < growths) <= _FEW * growths.size)
+        *_, growths, doubtful, is_finite = self._first
+        return bool(doubtful <= _FEW * growths.size), bool(is_finite) and len(self._right) == 1
 
     def run(self, left: np.ndarray, right: list[Panels], lines: np.ndarray, scheme: Scheme, flags: int) -> np.ndarray:
         self._look(left, right, lines)
         return super().run(left, self._right, lines, scheme, flags)
 
     def _look(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> None:
-        """Find the blocks of a program, and the extents of the left operand in them."""
+        """Find the blocks of a program, and how much is bounded at a time."""
         if self._lines is not lines:
             self._lines, self._blocks, self._first = lines, _blocks(lines.tobytes()), ()
             at_once = max(1, _BOUNDS // max(1, self.groups * len(self._blocks)))
             self._right = [part for panels in right for part in _split(panels, at_once, self.width)]
-            self._left = self._extents(left, self.groups, self.tile_rows * self.leaves, self.tile_rows, self.tile_rows)
+            self._left = left
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
-        found, self._first = self._first, ()
-        return found or self._bounds(panels)
+        found, self._first = self._first or self._bounds(panels), ()
+        return found[:-2]
 
-    def _bounds(self, panels: Panels) -> tuple[np.ndarray, ...]:
-        """What the kernel observes chains by (see `backend/numba/seldom_swamped.py`)."""
-        from fpsim.backend.numba.block_bounds import bounds_of_tiles, swamped_share
+    def _bounds(self, panels: Panels) -> tuple[Any, ...]:
+        """What `block_bounds.bounds_of_product` finds, most of it what the kernel observes chains by."""
+        from fpsim.backend.numba.block_bounds import bounds_of_product, swamped_share
 
-        count = -(-panels.columns // self.width)
-        least, by_place, norms = self._extents(panels.data, count, panels.panel_stride, panels.leaf_stride, self.width)
-        least_left, left_by_place, left_norms = self._left
-        shape = (count, self.groups, norms.shape[1])
-        bounds = [room_for(prod(shape), self.dtype).reshape(shape) for _ in range(2)]
-        bounds_of_tiles(left_by_place, by_place, left_norms, norms, swamped_share(self.rounding.code), *bounds)
-        return least_left.reshape(-1), least.reshape(-1), *bounds
+        count, share = -(-panels.columns // self.width), swamped_share(self.rounding.code)
+        data, panel_stride, leaf_stride, _, _ = panels
+        found: tuple[Any, ...] = bounds_of_product(
+            self._left, self.groups, self.tile_rows, data, count, panel_stride, leaf_stride, self.width, self.leaves,
+            self._blocks, share,
+        )  # fmt: skip
+        return found
 
     def _absorb(self, overflowed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         rooms, self.rooms = self.rooms, []
-        self.add(np.concatenate(rooms), np.zeros(len(rooms), dtype=np.uint8))
-
-    def _extents(self, packed: np.ndarray, panels: int, panel_stride: int, leaf_stride: int, width: int) -> list[np.ndarray]:
-        """What `extents_of_panels` finds in a packed operand."""
-        from fpsim.backend.numba.block_bounds import LANES, extents_of_fours, extents_of_panels
-
-        blocks = self._blocks
-        count = len(blocks)
-        shapes = ((panels, count, LANES), (panels, LANES, count), (panels, count))
-        extents = [room_for(prod(shape), self.dtype).reshape(shape) for shape in shapes]
-        if width == leaf_stride == 4 and (blocks[:, 2] == 1).all():
-            extents_of_fours(packed, self.leaves, blocks, *extents)
-        else:
-            extents_of_panels(packed, panel_stride, leaf_stride, width, blocks, *extents)
-        return extents
+        self.add(rooms[0] if len(rooms) == 1 else np.concatenate(rooms), np.zeros(len(rooms), dtype=np.uint8))
 
 
 def _split(panels: Panels, at_once: int, width: int) -> list[Panels]:
@@ -150,6 +137,7 @@ def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tu
 
     With how many additions were swamped: (n, i, k) and (n, k, j), which `batches.plan_of_pairs` serves.
     """
+    from fpsim.backend.numba.batches import matrices, packing_codes
     from fpsim.backend.numba.block_bounds import LANES
     from fpsim.backend.numba.counted import TALLIES, UNCHANGED
     from fpsim.backend.numba.swamped_batches import ROWS, VECTORS, make_swamped_batch
@@ -159,9 +147,11 @@ def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tu
     out = np.empty((pairs, groups * ROWS, -(-columns // width) * width), np.float32)
     tallied = np.empty((pairs, TALLIES * LANES), np.float32)
     function, blocks = make_swamped_batch(planned.task.rounding.code, flags), _blocks(lines.tobytes())
+    a, b = (x if min(x.strides) >= 0 else np.ascontiguousarray(x) for x in (a, b))
+    where = (packing_codes("f4", ROWS, a, b), matrices(a), matrices(b), out, rows, columns, leaves, planned.depth)
 
     def task(first: int, last: int) -> None:
-        function(a, b, out, planned.depth, first, last, lines, blocks, planned.scheme.row, tallied)
+        function(*where, first, last, lines, blocks, planned.scheme.row, tallied)
 
     threads.run(task, threads.parts(pairs, out.size * max(1, leaves)))
     job = CountingJob("f4", (rows, columns, leaves), planned.depth, planned.task.rounding, Draws(), 0)

@@ -1,0 +1,53 @@
+"""Events as they are told: what happened where, in words, and what is done at the first number that is not finite."""
+
+from __future__ import annotations
+
+import warnings
+
+from fpsim.emulation.errors import NonFinite
+from fpsim.emulation.observers.explanation import Element
+from fpsim.emulation.observers.source import Line, place_of
+from fpsim.report.records import EVENTS, Event, Link
+
+
+class Timeline:
+    """The first event by each key, whose first part is its kind.
+
+    on_nonfinite : "raise" (`NonFinite`) or "warn" at the first number that is not finite and was not asked for; None goes on
+    """
+
+    def __init__(self, on_nonfinite: str | None):
+        self.on_nonfinite = on_nonfinite
+        self.events: dict[tuple[str, ...], Event] = {}
+
+    def note(
+        self, key: tuple[str, ...], where: tuple[int, str, str, str], line: Line | None, element: Element, fmt: str, count: int,
+        elements: int, said: str, is_nonfinite: bool, chain: tuple[Link, ...] = (),
+    ) -> None:  # fmt: skip
+        """Keep what happened to so many of the elements at (step, module, operation, pass), one of them explained."""
+        kind, (step, module, operation, phase), place = key[0], where, place_of(line)
+        source = f" at {place}{f' ({place.text})' if place.text else ''}" if place is not None else ""
+        at = f"{module or 'outside any module'}, {operation}, {phase} pass of step {step}{source}"
+        event = Event(
+            kind, *where, place, element.index, element.operands, element.exact, element.rounded, fmt, count, elements,
+            f"{EVENTS[kind]}: {at}: {said}.", chain,
+        )  # fmt: skip
+        self.keep(key, event, is_nonfinite)
+
+    def keep(self, key: tuple[str, ...], event: Event, is_nonfinite: bool) -> None:
+        """Keep an event; raises, or warns of its line, as `on_nonfinite` says."""
+        self.events[key] = event
+        if is_nonfinite and self.on_nonfinite == "raise":
+            raise NonFinite(said_of(event))
+        if is_nonfinite and self.on_nonfinite == "warn":
+            self.on_nonfinite = None
+            if event.place is None:
+                warnings.warn(said_of(event), stacklevel=2)
+            else:
+                warnings.warn_explicit(said_of(event), UserWarning, event.place.file, event.place.line)
+
+
+def said_of(event: Event) -> str:
+    """An event and the chain behind it, as lines of text."""
+    links = [f"  {link.module or '-'} {link.operation} ({link.phase}): {link.note}" for link in event.chain]
+    return "\n".join([event.text, *(["behind it, the cause first:", *links] if links else [])])
