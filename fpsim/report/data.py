@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from fpsim.report.counts import Counts
+from fpsim.report.counts import Counts, summed
 from fpsim.report.records import (
     ORDINARY,
     Distribution,
@@ -47,17 +47,11 @@ class ReportData:
 
     def by_module(self) -> dict[str, Counts]:
         """Counts summed over the operations of each module."""
-        found: dict[str, Counts] = {}
-        for module, _, counts in self:
-            found[module] = found.get(module, Counts()) + counts
-        return found
+        return summed((module, counts) for module, _, counts in self)
 
     def by_operation(self) -> dict[str, Counts]:
         """Counts summed over the modules, for each operation."""
-        found: dict[str, Counts] = {}
-        for _, operation, counts in self:
-            found[operation] = found.get(operation, Counts()) + counts
-        return found
+        return summed((operation, counts) for _, operation, counts in self)
 
     @cached_property
     def by_path(self) -> dict[str, list[Row]]:

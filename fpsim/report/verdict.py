@@ -29,7 +29,6 @@ def verdict_of(report: ReportData) -> Verdict:
     """
     measured = _measured(report.measurement)
     total = report.total
-    stopped = Verdict("stopped", f"Stopped early: {report.ending}", measured)
     if not report.rows and not report.ending:
         return Verdict("nothing ran", "Nothing has been computed in this arithmetic yet.", measured)
     first = report.first
@@ -47,7 +46,7 @@ def verdict_of(report: ReportData) -> Verdict:
     if report.measurement is not None and report.measurement.degraded:
         return Verdict("degrades", "Degrades, though no single operation failed.", measured)
     if report.ending:
-        return stopped
+        return Verdict("stopped", f"Stopped early: {report.ending}", measured)
     seen = f"{total.elements:,} results, {counted(total.overflows, 'overflow')}, {total.nonfinite or 'no'} infinities or NaN"
     steps = f" {counted(report.steps, 'step')}" if report.steps else ""
     looked = "" if "events" in report.observed else "; events were not observed"
