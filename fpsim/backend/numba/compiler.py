@@ -273,10 +273,8 @@ def prefetch(typing_context: Any, array: Any, index: Any, cache: Any) -> Any:
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         data = context.make_array(array)(context, builder, arguments[0]).data
         address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        name = "llvm.prefetch.p0i8"
-        declared = builder.module.globals.get(name)
-        if declared is None:
-            declared = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), name)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        declared = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
         locality = word(4 - cache.literal_value)
         builder.call(declared, [address, word(0), locality, word(1)])  # to be read; data
         return context.get_dummy_value()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend.numba.compiler import as_bits, inlined, zeroed
+from fpsim.backend.numba.sums64 import two_sum
 
 _TWO_OVER_PI = 0.6366197723675814
 _HALF_PI = 1.5707963267948966
@@ -57,13 +58,6 @@ def turns() -> np.ndarray:
 
 
 @inlined
-def _two_sum(a: Any, b: Any) -> Any:
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
-
-
-@inlined
 def _reduced_by_table(x: Any, table: Any) -> Any:
     """(n modulo 4, r) with |x| = n pi/2 + r, |r| <= pi/4, for |x| >= 2^20: integers modulo 2^192."""
     bits = as_bits(x)
@@ -92,7 +86,7 @@ def _reduced_by_table(x: Any, table: Any) -> Any:
     high_part = low_part = 0.0
     scale = 2.0**-30
     for i in range(_LIMBS - 1, -1, -1):
-        high_part, rest = _two_sum(high_part, np.float64(limbs[i]) * scale)
+        high_part, rest = two_sum(high_part, np.float64(limbs[i]) * scale)
         low_part += rest
         scale *= 2.0**-32
     remainder = (high_part + low_part) * _HALF_PI
@@ -112,7 +106,7 @@ def reduced_near(x: Any) -> Any:
     shifted = a * _TWO_OVER_PI + _NEAREST_INTEGER
     n = shifted - _NEAREST_INTEGER
     first = a - n * _PARTS[0]  # exact, as the next product is: n has 20 bits
-    high, low = _two_sum(first, -(n * _PARTS[1]))
+    high, low = two_sum(first, -(n * _PARTS[1]))
     return as_bits(shifted) & np.int64(3), high + (low - n * _PARTS[2])
 
 
