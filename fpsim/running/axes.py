@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from fpsim.numbers.names import get_float_format
@@ -17,6 +15,7 @@ from fpsim.running.products import (
     unread_error,
     unrounded_error,
 )
+from fpsim.sums.axes import as_product, axes_kept
 from fpsim.sums.task import Draws, Sum
 from fpsim.theory.powers import inflated
 from fpsim.theory.roundings import holds
@@ -71,8 +70,5 @@ def prefix_error(task: Sum, x: np.ndarray, axis: int, result: np.ndarray) -> np.
 
 def _summed(task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int, confidence: float | None) -> Summed:
     """The sums as products with ones, one row each; their draws are numbered as the products' own."""
-    kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
-    count = prod(x.shape[axis] for axis in axes)
-    lines = x.transpose(kept + axes).reshape(prod(x.shape[axis] for axis in kept), count)
-    ones = np.ones((count, 1), dtype=x.dtype)
+    lines, ones = as_product(x, axes_kept(x, axes)[0], axes)
     return Summed(task.of_terms, lines, ones, Draws(key, 0, 1, 1), False, confidence)

@@ -73,10 +73,10 @@ def sum_axes(
     kept. `observer` is told what the roundings do.
     """
     task, x = task.of_terms, as_read(x, task.operand)
-    kept, shape = _kept(x, axes)
+    kept, shape = axes_kept(x, axes)
     fast = _fast(x.dtype, task) if observer is None else None
     if fast is None:
-        lines, ones = _as_product(x, kept, axes)
+        lines, ones = as_product(x, kept, axes)
         out = np.empty((len(lines), 1), dtype=x.dtype)
         product_into(task, lines, ones, out, Draws(key, 0, 1, 1), observer=observer)
         return out.reshape(shape)
@@ -95,14 +95,14 @@ def mean_axes(
     No terms give NaN.
     """
     task, x = task.of_terms, as_read(x, task.operand)
-    kept, shape = _kept(x, axes)
+    kept, shape = axes_kept(x, axes)
     count = prod(x.shape[axis] for axis in axes)
     held: NumberSystem = task.held
     if task.accumulator.kind.stands_alone:
         total, held = sum_axes(task, x, axes, key), task.result
     elif observer is not None or (fast := _fast(x.dtype, task)) is None:
         task.require_arithmetic()
-        lines, ones = _as_product(x, kept, axes)
+        lines, ones = as_product(x, kept, axes)
         draws = Draws(key, 0, 1, 1)
         total = (accumulate if observer is None else observer.product)(task, lines, ones, draws)
     else:
@@ -117,14 +117,14 @@ def mean_axes(
     return quotient.astype(x.dtype, copy=False)
 
 
-def _as_product(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def as_product(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The terms of each sum in a row, and as many ones in a column."""
     terms = prod(x.shape[axis] for axis in axes)
     lines = x.transpose(kept + axes).reshape(prod(x.shape[axis] for axis in kept), terms)
     return lines, np.ones((terms, 1), dtype=x.dtype)
 
 
-def _kept(x: np.ndarray, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def axes_kept(x: np.ndarray, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
     return kept, tuple(x.shape[axis] for axis in kept)
 
@@ -269,11 +269,6 @@ def _prefix_by_steps(task: Sum, x: np.ndarray, axis: int, key: int) -> np.ndarra
     total, prefixes = np.zeros(terms.shape[1:]), np.empty_like(terms)
     for k, leaf in enumerate(leaves):
         total = prefixes[k] = add_rounded(total, leaf, held, rounding, draws, k)
-    result = np.moveaxis(prefixes.reshape(moved.shape), 0, axis).astype(x.dtype)
-    return _rounded_copy(result, task.result, rounding, key)
-
-
-def _rounded_copy(x: np.ndarray, system: NumberSystem, rounding: Rounding, key: int) -> np.ndarray:
-    result = np.empty(x.shape, x.dtype)
-    system.round_into(np.ascontiguousarray(x), result, rounding, key ^ FINAL)
+    result = np.ascontiguousarray(np.moveaxis(prefixes.reshape(moved.shape), 0, axis), x.dtype)
+    task.result.round_into(result, result, rounding, key ^ FINAL)
     return result

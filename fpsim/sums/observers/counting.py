@@ -57,8 +57,7 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
     chosen, shape = planned.scheme, (a.shape[1], b.shape[2], planned.leaves)
     if _are_alone(planned, extents, counters) and _observed(planned, extents) == SUMS and _may_be_seldom(planned, extents):
         out, swamped = swamped_pairs(planned, a, b, planned.flags(planned.leaves, shape[0], lambda: extents))
-        counters.additions += len(a) * shape[0] * shape[1] * counts[0][0]
-        counters.swamped += swamped
+        counters.add(Tally(len(a) * shape[0] * shape[1] * counts[0][0], swamped))
         return out
     job = CountingJob(chosen.element, shape, planned.depth, task.rounding, Draws(), _observed(planned, extents))
     flags, lines = planned.flags(planned.leaves, job.rows, lambda: extents), planned.programs[0]
@@ -113,11 +112,8 @@ def _take(job: CountingJob, additions: int, counters: Tally) -> None:
     """Add what a job has counted."""
     from fpsim.backend.numba.counted import OVERFLOWS, UNCHANGED, UNDERFLOWS
 
-    counters.swamped += job.counts[UNCHANGED]
-    counters.underflows += job.counts[UNDERFLOWS]
-    counters.overflows += job.counts[OVERFLOWS]
-    counters.largest = max(counters.largest, job.largest)
-    counters.additions += additions
+    counts = job.counts
+    counters.add(Tally(additions, counts[UNCHANGED], counts[OVERFLOWS], counts[UNDERFLOWS], job.largest))
 
 
 def _observed(planned: Plan, extents: tuple[float, float]) -> int:
@@ -230,11 +226,8 @@ def count_lanes(sums: LaneSums, counters: Tally) -> np.ndarray:
     out, overflowed, tallied = sums.run(chosen, chosen.flags, lines, sums.tiles, EVERYTHING, TALLIES)
     tallies, counts = tallied.reshape(overflowed.size, TALLIES, -1), np.zeros(3, np.int64)
     largest = float(sum_tallies(tallies, tallies.view(f"u{tallies.itemsize}"), overflowed.reshape(-1), counts))
-    counters.additions += sums.count * additions(lines)
-    counters.swamped += int(counts[UNCHANGED])
-    counters.underflows += int(counts[UNDERFLOWS])
-    counters.overflows += int(counts[OVERFLOWS])
-    counters.largest = max(counters.largest, largest)
+    swamped, overflows, underflows = counts[[UNCHANGED, OVERFLOWS, UNDERFLOWS]].tolist()
+    counters.add(Tally(sums.count * additions(lines), swamped, overflows, underflows, largest))
     return sums.shaped(out)
 
 
@@ -264,10 +257,7 @@ def counted_add(
     flat = (np.ascontiguousarray(values).reshape(-1) for values in np.broadcast_arrays(x, y, result))
     largest = count_sums(*flat, addend_only, target.max_finite, counts)
     lost, underflows, reaching = counts.tolist()
-    counters.additions += result.size
-    counters.swamped += lost
-    counters.underflows += underflows
-    counters.largest = max(counters.largest, float(largest))
+    counters.add(Tally(result.size, lost, underflows=underflows, largest=float(largest)))
     if reaching and counters.is_whole:
         finite = np.isfinite(x) & np.isfinite(y)
         beyond = add_rounded(x, y, target.beyond, rounding, draws, node)
