@@ -26,6 +26,7 @@ from typing import Any
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.accumulation.kinds import PARTS, TREE
+from fpsim.accumulation.orders import sequential
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
@@ -104,14 +105,14 @@ def probabilistic_bound(
 
 def _roundings_of(fmt: Format, accumulator: Accumulator, terms: int, rounding: Rounding, products: bool) -> list[_Roundings]:
     held, wide = accumulator.format, accumulator.promoted
-    leaves = leaves_of(fmt, held, accumulator.products == "rounded", products)
+    leaves = leaves_of(fmt, held, accumulator.rounds_products, products)
     steps = [] if leaves.exact else [_Roundings(held, 1, terms, underflow_error(held, rounding))]
     if wide is None:
         tree = accumulator.order(terms)
         return [*steps, _tree_roundings(tree, held, rounding, leaves)]
     (size,) = accumulator.order.parameters
     blocks = -(-terms // size)
-    block = _tree_roundings(Accumulator(format=held).order(min(size, terms)), held, rounding, leaves)
+    block = _tree_roundings(sequential(min(size, terms)), held, rounding, leaves)
     steps.append(_Roundings(held, block.height, blocks * block.count, block.underflow))
     return [*steps, _Roundings(wide, blocks - 1, blocks, addition_underflow(wide, rounding, True))]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
-from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
+from fpsim.accumulation.instructions import FLUSHED, Formats, Instruction, formats_of_both
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding
@@ -20,7 +20,6 @@ from fpsim.sums.trees import product
 from fpsim.sums.units.packing import TILE, Packed, padded
 
 _NEAREST = Rounding.NEAREST_EVEN
-FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
 _SCALE = 24  # binades that lift every float32 whose rounding matters out of the subnormal range
 
 

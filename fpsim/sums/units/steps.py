@@ -12,13 +12,13 @@ from functools import partial
 import numpy as np
 
 from fpsim.accumulation.accumulator import get_accumulator
-from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
+from fpsim.accumulation.instructions import FLUSHED, Formats, Instruction, formats_of_both
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.exact import exact_product
 from fpsim.sums.schemes import careful_scheme, constants
 from fpsim.sums.task import Draws, Sum
-from fpsim.sums.units.chains import FLUSHED, chain_product, without_subnormals
+from fpsim.sums.units.chains import chain_product, without_subnormals
 from fpsim.sums.units.specials import decided
 
 _NEAREST = Rounding.NEAREST_EVEN
