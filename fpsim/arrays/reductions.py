@@ -9,7 +9,7 @@ import numpy as np
 
 from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
-from fpsim.arrays.products import require_countable
+from fpsim.arrays.products import require_countable, scalar_of
 from fpsim.numbers.operands import as_array_like, operand
 from fpsim.running.axes import mean_error, prefix_error, sum_error
 from fpsim.sums.axes import mean_axes, prefix_axis, sum_axes
@@ -141,12 +141,9 @@ def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
 
 
 def _delivered(wrap: Any, result: np.ndarray, bound: np.ndarray | None, axes: tuple[int, ...]) -> Any:
-    """The result as the operand's type with the axes restored, and its bound if there is one.
-
-    A NumPy result without axes becomes a scalar, as NumPy's own do.
-    """
+    """The result as the operand's type with the axes restored, and its bound if there is one."""
     full = np.expand_dims(result, axes)
     wrapped = wrap(np.ascontiguousarray(full).reshape(full.shape))
-    parts = [wrapped] if bound is None else [wrapped, as_array_like(wrapped, np.expand_dims(bound, axes))]
-    scalars = [part[()] if isinstance(part, np.ndarray) else part for part in parts]
-    return scalars[0] if bound is None else tuple(scalars)
+    if bound is None:
+        return scalar_of(wrapped)
+    return scalar_of(wrapped), scalar_of(as_array_like(wrapped, np.expand_dims(bound, axes)))
