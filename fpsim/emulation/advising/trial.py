@@ -155,10 +155,8 @@ def run_recipe(subject: Subject, recipe: Recipe, observe: Sequence[Any] = (), le
             torch.set_rng_state(subject.generator)
         with suppress(_Broken):
             exec(compile(recipe.code(), _FILE, "exec"), names)
-    sim = names["sim"]
-    seen = batches
-    known = seen.returns_pair, seen.was_called, seen.is_over, seen.generator
-    return Trial(sim, sim.report(), names.get("opt"), seen.of, seen.exact, *known)
+    sim, ending = names["sim"], (batches.returns_pair, batches.was_called, batches.is_over, batches.generator)
+    return Trial(sim, sim.report(), names.get("opt"), batches.of, batches.exact, *ending)
 
 
 def _check_loss(result: Any) -> None:

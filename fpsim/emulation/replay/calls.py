@@ -12,7 +12,7 @@ from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.registry import TABLE
 from fpsim.emulation.replay.conversions import converted
 from fpsim.emulation.replay.guard import REFUSALS, NotReplayed, check_call, first_line
-from fpsim.emulation.replay.tensors import DTYPES, numbers_in, tensor_of, tensors_in, value_of
+from fpsim.emulation.replay.tensors import DTYPES, arguments_of, numbers_in, operands_and_results, results_of, tensor_of
 from fpsim.recorder.bundle import Bundle
 
 HALVES = ("float16", "bfloat16")
@@ -26,9 +26,8 @@ class Call:
         self.bundle, self.record = bundle, record
         self.name: str = record["op"]
         has_results = "skipped" not in record
-        operands = numbers_in([record["args"], list(record["kwargs"].values())]) if has_results else []
+        operands, self.recorded = operands_and_results(record) if has_results else ([], [])
         self.dtypes = [bundle.tensors[number][0] for number in operands]
-        self.recorded = numbers_in([record["result"], list(record["written"].values())]) if has_results else []
 
     @cached_property
     def refusal(self) -> str | None:
@@ -112,8 +111,7 @@ class Call:
         if self.refusal is not None:
             raise NotReplayed(self.refusal)
         bundle, record = self.bundle, self.record
-        args = value_of(bundle, record["args"])
-        kwargs = {key: value_of(bundle, value) for key, value in record["kwargs"].items()}
+        args, kwargs = arguments_of(bundle, record)
         try:
             emulated = self._converted(args, kwargs) if self.family == "conversion" else self._emulated(policy, args, kwargs)
         except REFUSALS as error:
@@ -135,8 +133,12 @@ class Call:
     def _emulated(self, policy: Policy, args: list[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         with Emulation(policy), torch.no_grad():
             result = self.op(*args, **kwargs)
-        named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
-        return [*tensors_in(result), *(tensor for place in self.record["written"] for tensor in tensors_in(named[place]))]
+        return results_of(self.record, result, args, kwargs)
+
+
+def written_flags(record: dict[str, Any]) -> str:
+    """The flags of a record as text, in one order."""
+    return repr(sorted(record.get("flags", {}).items()))
 
 
 def _described(x: torch.Tensor) -> str:
