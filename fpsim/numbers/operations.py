@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend import threads
+from fpsim.numbers.carriers import top_gap_is_wide
 from fpsim.numbers.computing import float32_serves, is_float64
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
@@ -166,8 +167,7 @@ def truncated(name: str, operands: _Arrays, fmt: Format) -> tuple[np.ndarray, np
     Three operands, of which `name` may leave some unused.
     """
     least_ulp = -2000 if fmt.flush else fmt.emin - fmt.precision + 1
-    gap_is_wide = fmt.stochastic_top - fmt.max_finite > 2.0 ** (fmt.emax - fmt.precision + 1)
-    top = fmt.max_finite if gap_is_wide else math.inf
+    top = fmt.max_finite if top_gap_is_wide(fmt) else math.inf
     bits, counts = np.empty(operands[0].size, np.int64), np.empty(operands[0].size, np.int64)
     _truncated_operation(name)(
         *operands, bits, counts, _least_operand(fmt), np.int64(fmt.precision), np.int64(least_ulp), top
