@@ -15,7 +15,7 @@ from fpsim.running.products import (
     unread_error,
     unrounded_error,
 )
-from fpsim.sums.axes import as_product, axes_kept
+from fpsim.sums.axes import as_product, axes_kept, sum_axes
 from fpsim.sums.task import Draws, Sum
 from fpsim.theory.powers import inflated
 from fpsim.theory.roundings import holds
@@ -30,14 +30,14 @@ def sum_error(
 
 
 def mean_error(
-    task: Sum, x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, total: np.ndarray | None, key: int,
-    confidence: float | None,
-) -> np.ndarray:  # fmt: skip
-    """A bound of the error of `result`, the mean; `total` is the sum where the mean was made of a rounded sum."""
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, key: int, confidence: float | None
+) -> np.ndarray:
+    """A bound of the error of `result`, the mean of x over the axes."""
     sums = _summed(task, x, axes, key, confidence)
     count, fmt, rounding = sums.terms, sums.result, task.rounding
     flat = np.asarray(result, np.float64).reshape(-1, 1)
-    if total is not None:
+    if sums.task.accumulator.kind.stands_alone:  # the mean was made of a rounded sum
+        total = sum_axes(task, x, axes, key)
         held, error = fmt, result_error(sums, np.asarray(total, np.float64).reshape(-1, 1))
     else:
         assert sums.held is not None

@@ -126,7 +126,7 @@ def _make(task: Sum, leaves: int) -> Plan:
 
     target, rounding, exact = task.target, task.rounding, task.exact_products
     compensated = task.accumulator.kind not in (TREE, PARTS)
-    tree = task.tree(leaves) if task.accumulator.kind is TREE else sequential(leaves)
+    tree = task.accumulator(leaves) if task.accumulator.kind is TREE else sequential(leaves)
     chosen = scheme(task.operand, target, rounding, exact, tree.is_chains and not compensated)
     if compensated:
         beyond, watch = careful_scheme(target, rounding, exact), TRACK
