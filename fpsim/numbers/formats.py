@@ -51,14 +51,14 @@ class Format(CodedFloat):
         return self.replace(name=f"beyond {self.name}", emax=self.emax + 1, specials="ieee", saturate=False)
 
     def properties(self) -> list[tuple[str, str]]:
-        own = [
+        rows = [
             ("precision", f"{self.precision} bits, unit roundoff 2^-{self.precision}"),
             ("exponents", f"{self.emin} to {self.emax}"),
             ("smallest normal", f"2^{self.emin} = {self.min_normal:.9g}"),
         ]
         if self.has_zero and self.precision > 1:
-            own.append(("smallest subnormal", f"2^{self.emin - self.precision + 1} = {self.min_subnormal:.9g}"))
-        return [*own, *super().properties()]
+            rows.append(("smallest subnormal", f"2^{self.emin - self.precision + 1} = {self.min_subnormal:.9g}"))
+        return [*rows, *super().properties()]
 
     def lacks(self, operation: str, rounding: Rounding) -> str | None:
         if operation == "round":

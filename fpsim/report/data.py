@@ -56,17 +56,17 @@ class ReportData:
     @cached_property
     def by_path(self) -> dict[str, list[Row]]:
         """The rows of each module, those without any included."""
-        found: dict[str, list[Row]] = {path: [] for path in self.paths}
+        rows: dict[str, list[Row]] = {path: [] for path in self.paths}
         for row in self.rows:
-            found[row.module].append(row)
-        return found
+            rows[row.module].append(row)
+        return rows
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """The path of every module that anything is said of, in the order of the network."""
-        known = [module.path for module in self.modules]
+        in_order = [module.path for module in self.modules]
         named = [entry.module for entries in (self.rows, self.distributions, self.events) for entry in entries]
-        return tuple(dict.fromkeys([*known, *named]))
+        return tuple(dict.fromkeys([*in_order, *named]))
 
     @property
     def first(self) -> Event | None:

@@ -120,16 +120,16 @@ def _shows(layer: _Layer) -> bool:
 
 def _exponents(groups: list[_Layer], limits: Limits | None) -> Scale:
     ranges = [seen for group in groups for seen in group.ranges.values()]
-    found = [exponent(end) for seen in ranges for end in (seen.smallest, seen.largest)]
+    exponents = [exponent(end) for seen in ranges for end in (seen.smallest, seen.largest)]
     if limits is not None:
-        found += [exponent(limits.smallest_subnormal), limits.emax]
-    return Scale(min(found, default=0) - 1, max(found, default=1) + 2, down=True)
+        exponents += [exponent(limits.smallest_subnormal), limits.emax]
+    return Scale(min(exponents, default=0) - 1, max(exponents, default=1) + 2, down=True)
 
 
 def _errors(groups: list[_Layer]) -> Scale:
-    found = [math.log10(error) for group in groups for error in (group.local, group.cumulative) if error]
-    lowest = math.floor(min(found, default=-1))
-    return Scale(lowest, max(math.ceil(max(found, default=0)), lowest + 1), down=True)
+    logarithms = [math.log10(error) for group in groups for error in (group.local, group.cumulative) if error]
+    lowest = math.floor(min(logarithms, default=-1))
+    return Scale(lowest, max(math.ceil(max(logarithms, default=0)), lowest + 1), down=True)
 
 
 def _column(group: _Layer, x: float, width: float, tall: Scale, deep: Scale) -> Column:

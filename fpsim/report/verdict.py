@@ -62,16 +62,16 @@ def subject(event: Event) -> str:
 def beside(event: Event, limits: Limits | None) -> list[tuple[str, float]]:
     """The numbers of an event and the limit of its format that they met, each with its name."""
     numbers = [("exact result", event.exact), ("rounded", event.rounded)]
-    found = [(name, value) for name, value in numbers if value is not None]
+    shown = [(name, value) for name, value in numbers if value is not None]
     if limits is None:
-        return found
+        return shown
     if event.kind in ("overflow", "nonfinite"):
-        found.append((f"largest number of {limits.name}", limits.largest))
+        shown.append((f"largest number of {limits.name}", limits.largest))
     elif event.kind in ("underflow", "loss-underflow", "zero-gradient"):
-        found.append((f"smallest positive number of {limits.name}", limits.smallest_subnormal))
+        shown.append((f"smallest positive number of {limits.name}", limits.smallest_subnormal))
     elif event.kind in ("stopped", "swamped", "stale-statistic"):
-        found.append((f"unit roundoff of {limits.name}", limits.unit_roundoff))
-    return found
+        shown.append((f"unit roundoff of {limits.name}", limits.unit_roundoff))
+    return shown
 
 
 def counted(number: int, noun: str) -> str:

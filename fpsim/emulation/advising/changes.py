@@ -95,7 +95,7 @@ def bounded_inputs(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
 # Changes of the arithmetic
 
 
-def accumulated(text: str, what: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
+def accumulated(text: str, title: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
     """Another accumulator; {} in its text is the present one's format."""
 
     def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
@@ -103,7 +103,7 @@ def accumulated(text: str, what: str) -> Callable[[Evidence, Recipe], Iterable[C
         if held is None or not evidence.has_narrow_sums:
             raise CannotTry(f"sums are accumulated in {evidence.policy.accumulator} already")
         accumulate = text.format(held.name)
-        yield f"{what}, {accumulate}", recipe.having(accumulate=accumulate)
+        yield f"{title}, {accumulate}", recipe.having(accumulate=accumulate)
 
     return changes
 
@@ -218,14 +218,14 @@ def wide(evidence: Evidence) -> list[str]:
 
 def siblings(evidence: Evidence) -> list[str]:
     """Other formats of at most 16 bits that have more of what was too little: range above or below, or precision."""
-    own = evidence.fmt
+    present = evidence.fmt
 
     def has_more(fmt: Format) -> bool:
         if evidence.breaks:
-            return fmt.emax > own.emax
-        return fmt.emin < own.emin if evidence.vanishes else fmt.precision > own.precision
+            return fmt.emax > present.emax
+        return fmt.emin < present.emin if evidence.vanishes else fmt.precision > present.precision
 
-    return [name for name in _SIBLINGS if has_more(get_format(name)) and get_format(name).bits >= own.bits]
+    return [name for name in _SIBLINGS if has_more(get_format(name)) and get_format(name).bits >= present.bits]
 
 
 def _require_named(evidence: Evidence) -> None:

@@ -46,8 +46,8 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
     from fpsim.backend.numba.counted import SUMS, TALLIES
 
     if is_turned(task, a, b):
-        found = count_products(task.transposed, b.mT, a.mT, counters)
-        return None if found is None else found.mT
+        transposed = count_products(task.transposed, b.mT, a.mT, counters)
+        return None if transposed is None else transposed.mT
     planned = plan_of_pairs(task, a, b)
     extents = extents_of_pairs(a, b) if planned is not None else (np.inf, 0.0)
     if planned is None or not extents[0] < np.inf:
