@@ -64,22 +64,24 @@ class Call:
         return next((name for name in order if name in names), "float32")
 
     @property
+    def _factors(self) -> list[tuple[int, ...]]:
+        """The shapes of the factors of a matrix product; none of other calls."""
+        first = {"mm": 0, "bmm": 0, "dot": 0, "mv": 0, "addmm": 1, "baddbmm": 1}.get(self.name.split(".")[1])
+        shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
+        return [] if first is None else shapes[first : first + 2]
+
+    @property
     def terms(self) -> int | None:
         """How many products each element of a matrix product sums; None for other calls."""
-        shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
-        place = {"mm": 0, "bmm": 0, "dot": 0, "mv": 0, "addmm": 1, "baddbmm": 1}.get(self.name.split(".")[1])
-        return shapes[place][-1] if place is not None else None
+        return self._factors[0][-1] if self._factors else None
 
     @property
     def shape(self) -> tuple[int, ...] | None:
         """(m, k, n) of a product of two matrices; m or n is 1 for a vector."""
-        shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
-        name = self.name.split(".")[1]
-        first = {"mm": 0, "addmm": 1, "mv": 0, "dot": 0}.get(name)
-        if first is None:
+        if not self._factors or "bmm" in self.name:
             return None
-        rows = 1 if name == "dot" else shapes[first][0]
-        return rows, shapes[first][-1], shapes[first + 1][-1] if len(shapes[first + 1]) == 2 else 1
+        left, right = self._factors
+        return left[0] if len(left) == 2 else 1, left[-1], right[-1] if len(right) == 2 else 1
 
     @property
     def kind(self) -> str:
