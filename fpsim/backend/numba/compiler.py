@@ -213,6 +213,20 @@ def fused_multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def power_series(typing_context: Any, z: Any, coefficients: Any) -> Any:
+    """The polynomial in z, highest coefficient first, by Horner's rule; unrolled, so that loops around it become vectors."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        z = arguments[0]
+        result, *others = cgutils.unpack_tuple(builder, arguments[1])
+        for coefficient in others:
+            result = builder.fadd(builder.fmul(result, z), coefficient)
+        return result
+
+    return z(z, coefficients), generate
+
+
+@intrinsic
 def lowest_bit(typing_context: Any, bits: Any) -> Any:
     """The place of the lowest bit set in an integer that is not zero."""
     if not isinstance(bits, types.Integer):
