@@ -11,7 +11,8 @@ import transformers
 from numba.core import event
 
 import fpsim
-from fpsim.cli import kernel_sets, kernels_of_arrays, kernels_of_models
+from fpsim.arrays.elementary import NAMES
+from fpsim.cli import kernel_sets, kernels_of_models
 
 VALUES = (  # which compute nothing
     "Accumulator Certificate Counters FORMATS FixedPoint Format NumberSystem Order Report Rounding Simulation Tolerance Tree "
@@ -72,7 +73,7 @@ ENTRIES = {
     "products": "dot matmul",
     "sums": "cumsum mean sum",
     "convolutions": "conv conv_input_gradient conv_weight_gradient",
-    "functions": kernels_of_arrays.FUNCTIONS,
+    "functions": " ".join(NAMES),
     "train_cnn": "run",
     "certificates": "certify tolerance",
     reveal: "reveal reveal_shapes",

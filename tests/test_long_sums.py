@@ -215,5 +215,5 @@ def test_growth_of_long_trees_is_not_cut_off():
     from fpsim.sums.plan import growth
 
     fmt = get_format("fp32")
-    found = growth(orders.sequential(10**7), fmt, Rounding.UP, True)
+    found = growth(orders.sequential(10**7), fmt, Rounding.UP)
     assert 3.2939 < found < 3.2940  # (1 + 2^-23)^(10^7 - 1)

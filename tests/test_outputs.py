@@ -129,7 +129,7 @@ def test_reporting_writes_every_so_many_steps_and_needs_the_block(tmp_path):
             sim(torch.ones(1, 2))
             reporting.end_step(step)
             assert (tmp_path / "report.json").exists() == (step >= 2)
-        reporting.end(3)
+        reporting.write(3)
     assert {step for _, step in writer.scalars} == {2, 3}
     assert Report.from_json((tmp_path / "report.json").read_text()) == reporting.report
     assert {"range", "events"} <= set(reporting.report.observed)

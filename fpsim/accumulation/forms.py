@@ -40,8 +40,15 @@ def _stack_need(needs: Sequence[int], ends_with_leaf: bool) -> int:
     return max(position + need for position, need in enumerate(needs))
 
 
-def _emit(nodes: list[list[Member]], root: Member | None, start: bool) -> list[int]:
-    """The program of arranged nodes; with ``start``, two leaves that meet are a chain from +0."""
+def standard_steps(tree: Program, start: bool) -> list[int]:
+    """The program of ``tree.canonical()``; with ``start`` of ``tree.chains()``, where two leaves that meet are a chain from +0.
+
+    ValueError for chains of a tree that has fused nodes.
+    """
+    if start and not tree.is_binary:
+        raise ValueError("tree: it has fused nodes of more than two terms, which no chain of additions can express")
+    nodes, root = members_of(tree)
+    _arrange(nodes)
     if root is None:
         return [ZERO]
     if root >= 0:
@@ -67,19 +74,3 @@ def _emit(nodes: list[list[Member]], root: Member | None, start: bool) -> list[i
         else:
             agenda.append((False, left))
     return steps
-
-
-def canonical_steps(tree: Program) -> list[int]:
-    """The program of ``tree.canonical()``."""
-    nodes, root = members_of(tree)
-    _arrange(nodes)
-    return _emit(nodes, root, start=False)
-
-
-def chain_steps(tree: Program) -> list[int]:
-    """The program of ``tree.chains()``; ValueError if the tree has fused nodes."""
-    if not tree.is_binary:
-        raise ValueError("tree: it has fused nodes of more than two terms, which no chain of additions can express")
-    nodes, root = members_of(tree)
-    _arrange(nodes)
-    return _emit(nodes, root, start=True)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from fpsim.numbers.formats import Format, get_format
+from fpsim.numbers.formats import FP32, Format, get_format
 from fpsim.numbers.modes import Rounding
 
 Model = Literal[
@@ -33,6 +33,8 @@ Model = Literal[
 ]  # fmt: skip
 
 
+#: What units that flush compute in.
+FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
 #: What a and b are values of: one format, or one each.
 Formats = Format | tuple[Format, Format]
 

@@ -198,7 +198,7 @@ def _lanes(n: int, count: int, combination: str = "sequential") -> np.ndarray:
     used = min(n, count)
     chains = [_chain(lane, n, count) for lane in range(used)]
     if combination == "sequential":
-        return _added_to_zero([chains[0], *(part for chain in chains[1:] for part in (chain, [ADD]))])
+        return _in_a_row(chains)
     parts: list[Any] = []
     for step in _pairwise(used).tolist():
         if step == ADD:
@@ -208,6 +208,11 @@ def _lanes(n: int, count: int, combination: str = "sequential") -> np.ndarray:
         else:
             parts.extend([chains[CHAIN - step], [ADD]])
     return _added_to_zero(parts)
+
+
+def _in_a_row(chains: list[np.ndarray]) -> np.ndarray:
+    """((c0 + c1) + c2) + ..."""
+    return _added_to_zero([chains[0], *(part for chain in chains[1:] for part in (chain, [ADD]))])
 
 
 def _added_to_zero(parts: list[Any]) -> np.ndarray:
@@ -234,7 +239,7 @@ def parts_of(order: Order, n: int) -> list[tuple[int, int, int]]:
 
 def _split(n: int, count: int) -> np.ndarray:
     chains = [_chain(first, last) for first, last in itertools.pairwise(split_edges(n, count))]
-    return _added_to_zero([chains[0], *(part for chain in chains[1:] for part in (chain, [ADD]))])
+    return _in_a_row(chains)
 
 
 _BUILDERS: dict[str, Callable[..., np.ndarray]] = {

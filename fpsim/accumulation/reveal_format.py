@@ -57,15 +57,15 @@ def _triples(tree: Tree) -> list[tuple[int, int, int]]:
     met = [tuple(term for term in terms if len(term)) for terms in met]
     if any(len(terms) > 2 for terms in met):
         raise ValueError("function: it adds several terms at once, as hardware units do; compare it with those")
-    found = []
+    triples = []
     for terms in (terms for terms in met if len(terms) == 2):
         outside = np.setdiff1d(np.arange(tree.leaves), np.concatenate(terms))
         if len(outside):
-            found.append((int(terms[0][0]), int(terms[1][0]), int(outside[0])))
-    if not found:
+            triples.append((int(terms[0][0]), int(terms[1][0]), int(outside[0])))
+    if not triples:
         raise ValueError(f"n={tree.leaves}: the format takes three leaves to tell")
-    step = -(-len(found) // _MOST_NODES)
-    return found[::step]
+    step = -(-len(triples) // _MOST_NODES)
+    return triples[::step]
 
 
 def _answer(

@@ -47,11 +47,11 @@ class ShapeOrders:
     @property
     def groups(self) -> list[list[Shape]]:
         """The shapes whose elements all have one tree, by that tree; a shape of several trees is in none."""
-        found: dict[int, list[Shape]] = {}
+        by_tree: dict[int, list[Shape]] = {}
         for shape, kinds in self.members.items():
             if kinds.size and (kinds == kinds.flat[0]).all():
-                found.setdefault(int(kinds.flat[0]), []).append(shape)
-        return list(found.values())
+                by_tree.setdefault(int(kinds.flat[0]), []).append(shape)
+        return list(by_tree.values())
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -117,7 +117,7 @@ def reveal_shapes(
     where `reveal` does, naming the shape and the element.
     """
     trees: list[Tree] = []
-    known: dict[int, list[_Revealed]] = {}
+    revealed: dict[int, list[_Revealed]] = {}
     members = {}
     for rows, terms, columns in shapes:
         if min(rows, terms, columns) < 1:
@@ -129,8 +129,8 @@ def reveal_shapes(
             left = np.ascontiguousarray(np.broadcast_to(leaves, (rows, len(leaves))))
             return np.asarray(_numbers(matmul(convert(left), ones)), np.float64)
 
-        found = known.setdefault(terms, [])
-        for each in found:
+        of_terms = revealed.setdefault(terms, [])
+        for each in of_terms:
             _enter(kinds, each, trees.index(each.tree), answers)
         while (kinds < 0).any():
             row, column = (int(place) for place in np.argwhere(kinds < 0)[0])
@@ -140,7 +140,7 @@ def reveal_shapes(
                 raise ValueError(f"element {(row, column)} of {rows} x {terms} x {columns}: {error}") from None
             if each.tree not in trees:
                 trees.append(each.tree)
-            found.append(each)
+            of_terms.append(each)
             _enter(kinds, each, trees.index(each.tree), answers)
             kinds[row, column] = trees.index(each.tree)
         members[rows, terms, columns] = kinds

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.drawing import svg, text
-from fpsim.accumulation.forms import canonical_steps, chain_steps
+from fpsim.accumulation.forms import standard_steps
 from fpsim.accumulation.heights import most_roundings
 from fpsim.accumulation.program import ADD, CHAIN, FUSED, MAX_LEAVES, ZERO, Program
 from fpsim.numbers.showing import html_table
@@ -57,14 +57,14 @@ class Tree(Program):
         log2(n) + 1 values for binary trees. Rounded addition commutes, so values do not change; only the sign of a zero
         and stochastic draws may.
         """
-        return Tree(canonical_steps(self))
+        return Tree(standard_steps(self, start=False))
 
     def chains(self) -> Tree:
         """The same additions as chains from +0 (two leaves that meet become a chain of two), which `fma` can run.
 
         Raises ValueError if the tree has fused nodes.
         """
-        return Tree(chain_steps(self))
+        return Tree(standard_steps(self, start=True))
 
     def draw(self) -> str:
         """The tree drawn as text, one line a leaf; see `fpsim.accumulation.drawing` for graphviz and matplotlib."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,17 +58,14 @@ def conv(
     ValueError : shapes, groups or steps that do not fit, an element that is no value of `fmt`, unknown names.
     TypeError : arrays of integers, booleans or complex numbers, steps that are no whole numbers.
     """
-    how, x5, wrap = _first(x, "x", fmt, accumulate, rounding, seed, counters)
-    weight5 = _other(weight, "weight", how, x5)
+    products, source, wrap = _first(x, "x", fmt, accumulate, rounding, seed, counters)
+    factors = _other(weight, "weight", products, source)
     geometry = Geometry.of(np.shape(x), np.shape(weight), stride, padding, dilation, groups)
-    added = None if bias is None else _other(bias, "bias", how, x5)
+    added = None if bias is None else _other(bias, "bias", products, source)
     if added is not None:
         _require_shape(np.shape(bias), (geometry.outputs,), "bias")
-
-    def into(out: np.ndarray, products: Products) -> None:
-        forward_into(_five(x5), _five(weight5), out, geometry, products, added)
-
-    return _made(into, geometry.output_shape, geometry, x5, how, wrap, error_bound)
+    into = partial(forward_into, _five(source), _five(factors), bias=added)
+    return _made(into, geometry.output_shape, geometry, source, products, wrap, error_bound)
 
 
 def conv_input_gradient(
@@ -91,15 +89,12 @@ def conv_input_gradient(
     One sum over (output channel, kernel position) for each element, row-major; kernel positions that meet no element of
     the gradient, between strides or outside, count as zeros. Otherwise as `conv`.
     """
-    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed, counters)
-    weight5 = _other(weight, "weight", how, gradient5)
+    products, source, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed, counters)
+    factors = _other(weight, "weight", products, source)
     geometry = Geometry.of(tuple(input_shape), np.shape(weight), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
-
-    def into(out: np.ndarray, products: Products) -> None:
-        input_gradient_into(_five(gradient5), _five(weight5), out, geometry, products)
-
-    return _made(into, geometry.input_shape, geometry, gradient5, how, wrap, error_bound)
+    into = partial(input_gradient_into, _five(source), _five(factors))
+    return _made(into, geometry.input_shape, geometry, source, products, wrap, error_bound)
 
 
 def conv_weight_gradient(
@@ -123,15 +118,12 @@ def conv_weight_gradient(
     One sum over (image, output position) for each element, row-major. Otherwise as `conv`. The gradient of the bias is
     ``sum(gradient, axis=(0, 2, ...))``.
     """
-    how, gradient5, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed, counters)
-    x5 = _other(x, "x", how, gradient5)
+    products, source, wrap = _first(gradient, "gradient", fmt, accumulate, rounding, seed, counters)
+    factors = _other(x, "x", products, source)
     geometry = Geometry.of(np.shape(x), tuple(weight_shape), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
-
-    def into(out: np.ndarray, products: Products) -> None:
-        weight_gradient_into(_five(gradient5), _five(x5), out, geometry, products)
-
-    return _made(into, geometry.weight_shape, geometry, gradient5, how, wrap, error_bound)
+    into = partial(weight_gradient_into, _five(source), _five(factors))
+    return _made(into, geometry.weight_shape, geometry, source, products, wrap, error_bound)
 
 
 @dataclass(frozen=True)
@@ -153,20 +145,18 @@ class _Bounding(Products):
 
 
 def _made(
-    into: Callable[[np.ndarray, Products], None], shape: tuple[int, ...], geometry: Geometry, like: np.ndarray,
-    how: Products, wrap: Callable[[np.ndarray], Any], error_bound: bool | float,
+    into: Callable[[np.ndarray, Geometry, Products], None], shape: tuple[int, ...], geometry: Geometry, like: np.ndarray,
+    products: Products, wrap: Callable[[np.ndarray], Any], error_bound: bool | float,
 ) -> Any:  # fmt: skip
     """The result, and with error_bound its bounds: from the same sums made once more, without counters."""
+    confidence = None if error_bound is False else confidence_of(error_bound)
     out = np.empty(shape, dtype=like.dtype)
-    bounding = None
-    if error_bound is not False:
-        bounding = _Bounding(how.task, how.key, confidence=confidence_of(error_bound))
-    into(out, how)
+    into(out, geometry, products)
     result = wrap(out.reshape(geometry.shown(shape)))
-    if bounding is None:
+    if error_bound is False:
         return result
     bounds = np.empty(shape)
-    into(bounds, bounding)
+    into(bounds, geometry, _Bounding(products.task, products.key, confidence=confidence))
     return result, as_array_like(result, bounds.reshape(geometry.shown(shape)))
 
 
@@ -174,14 +164,14 @@ def _first(
     x: Any, name: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None, counters: Counters | None
 ) -> tuple[Products, np.ndarray, Callable[[np.ndarray], Any]]:
     """The operand that the result takes its type from, and the arithmetic."""
-    how = Products(*read_settings(fmt, accumulate, rounding, seed), counters)
-    require_countable(how.task.accumulator, counters)
-    return how, *operand(x, how.task.operand, name)
+    products = Products(*read_settings(fmt, accumulate, rounding, seed), counters)
+    require_countable(products.task.accumulator, counters)
+    return products, *operand(x, products.task.operand, name)
 
 
-def _other(x: Any, name: str, how: Products, first: np.ndarray) -> np.ndarray:
+def _other(x: Any, name: str, products: Products, first: np.ndarray) -> np.ndarray:
     """Another operand in the first one's carrier: exact, because both hold values of one format that either holds."""
-    return operand(x, how.task.operand, name)[0].astype(first.dtype, copy=False)
+    return operand(x, products.task.operand, name)[0].astype(first.dtype, copy=False)
 
 
 def _five(array: np.ndarray) -> np.ndarray:

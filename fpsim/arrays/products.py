@@ -114,11 +114,16 @@ def dot(
             raise ValueError(f"{name} must be a vector, got {np.ndim(value)} dimensions; matmul takes matrices")
     if len(a) != len(b):
         raise ValueError(f"a and b must have one length, got {len(a)} and {len(b)}")
-    how: dict[str, Any] = {"fmt": fmt, "accumulate": accumulate, "rounding": rounding, "seed": seed}
-    result = matmul(a, b, addend=addend, counters=counters, error_bound=error_bound, **how)
-    both = result if isinstance(result, tuple) else (result,)
-    scalars = tuple(x[()] if isinstance(x, np.ndarray) else x for x in both)
-    return scalars if isinstance(result, tuple) else scalars[0]
+    result = matmul(
+        a, b, fmt=fmt, accumulate=accumulate, rounding=rounding, seed=seed, addend=addend, counters=counters,
+        error_bound=error_bound,
+    )  # fmt: skip
+    return tuple(map(scalar_of, result)) if isinstance(result, tuple) else scalar_of(result)
+
+
+def scalar_of(x: Any) -> Any:
+    """A NumPy array without axes as a scalar, as NumPy's own reductions give it; anything else as it is."""
+    return x[()] if isinstance(x, np.ndarray) else x
 
 
 def _matrices(left: np.ndarray, right: np.ndarray) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:

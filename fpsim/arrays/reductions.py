@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
-from fpsim.arrays.products import require_countable
+from fpsim.arrays.products import require_countable, scalar_of
 from fpsim.numbers.operands import as_array_like, operand
 from fpsim.running.axes import mean_error, prefix_error, sum_error
 from fpsim.sums.axes import mean_axes, prefix_axis, sum_axes
 from fpsim.sums.observers.counters import Counters
-from fpsim.sums.task import read_settings
+from fpsim.sums.task import Sum, read_settings
 from fpsim.theory.deviations import confidence_of
 
 
@@ -56,14 +57,7 @@ def sum(
     TypeError : arrays of integers, booleans or complex numbers.
     """
     task, key = read_settings(fmt, accumulate, rounding, seed)
-    array, wrap = operand(x, task.operand, "x")
-    axes = _axes(axis, array.ndim)
-    require_countable(task.of_terms.accumulator, counters)
-    result = sum_axes(task, array, axes, key, counters)
-    bound = None
-    if error_bound is not False:
-        bound = sum_error(task, array, axes, result, key, confidence_of(error_bound))
-    return _delivered(wrap, result, bound, axes if keepdims else ())
+    return _reduced(x, axis, keepdims, task, key, error_bound, counters, sum_axes, sum_error)
 
 
 def mean(
@@ -84,14 +78,19 @@ def mean(
     terms is NaN.
     """
     task, key = read_settings(fmt, accumulate, rounding, seed)
+    return _reduced(x, axis, keepdims, task, key, error_bound, counters, mean_axes, mean_error)
+
+
+def _reduced(
+    x: Any, axis: Any, keepdims: bool, task: Sum, key: int, error_bound: bool | float, counters: Counters | None,
+    reduce: Callable[..., np.ndarray], error_of: Callable[..., np.ndarray],
+) -> Any:  # fmt: skip
+    """What `reduce` makes of x, and with error_bound what `error_of` says of that."""
     array, wrap = operand(x, task.operand, "x")
     axes = _axes(axis, array.ndim)
     require_countable(task.of_terms.accumulator, counters)
-    result = mean_axes(task, array, axes, key, counters)
-    bound = None
-    if error_bound is not False:
-        total = sum_axes(task, array, axes, key) if task.of_terms.accumulator.kind.stands_alone else None
-        bound = mean_error(task, array, axes, result, total, key, confidence_of(error_bound))
+    result = reduce(task, array, axes, key, counters)
+    bound = None if error_bound is False else error_of(task, array, axes, result, key, confidence_of(error_bound))
     return _delivered(wrap, result, bound, axes if keepdims else ())
 
 
@@ -141,12 +140,9 @@ def _axes(axis: Any, dimensions: int) -> tuple[int, ...]:
 
 
 def _delivered(wrap: Any, result: np.ndarray, bound: np.ndarray | None, axes: tuple[int, ...]) -> Any:
-    """The result as the operand's type with the axes restored, and its bound if there is one.
-
-    A NumPy result without axes becomes a scalar, as NumPy's own do.
-    """
+    """The result as the operand's type with the axes restored, and its bound if there is one."""
     full = np.expand_dims(result, axes)
     wrapped = wrap(np.ascontiguousarray(full).reshape(full.shape))
-    parts = [wrapped] if bound is None else [wrapped, as_array_like(wrapped, np.expand_dims(bound, axes))]
-    scalars = [part[()] if isinstance(part, np.ndarray) else part for part in parts]
-    return scalars[0] if bound is None else tuple(scalars)
+    if bound is None:
+        return scalar_of(wrapped)
+    return scalar_of(wrapped), scalar_of(as_array_like(wrapped, np.expand_dims(bound, axes)))

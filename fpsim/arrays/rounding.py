@@ -50,17 +50,15 @@ def round(
     target.require("round", mode)
     refuse_flush_to_zero()
     array, wrap = arguments.as_carrier(x, target.enclosing, "x")
-    if out is None:
-        result = np.empty(array.shape, array.dtype)
-        target.round_into(array, result, mode, key)
-        return wrap(result)
-    destination = arguments.out_array(out, x)
-    if destination.dtype == array.dtype:
+    destination = None if out is None else arguments.out_array(out, x)
+    if destination is not None and destination.dtype == array.dtype:
         if np.may_share_memory(array, destination) and array.ctypes.data != destination.ctypes.data:
             array = array.copy()
-        target.round_into(array, array if destination is array else destination, mode, key)
-    else:
-        result = np.empty(array.shape, array.dtype)
-        target.round_into(array, result, mode, key)
-        destination[...] = result
+        target.round_into(array, destination, mode, key)
+        return out
+    result = np.empty(array.shape, array.dtype)
+    target.round_into(array, result, mode, key)
+    if destination is None:
+        return wrap(result)
+    destination[...] = result
     return out

@@ -47,10 +47,6 @@ class Reporting:
         if self.every and step % self.every == 0:
             self.write(step)
 
-    def end(self, step: int) -> None:
-        """Training has ended, after so many steps; what was seen stays in the report."""
-        self.write(step)
-
     def write(self, step: int) -> None:
         """The report goes where it shall go."""
         if self.path is not None:

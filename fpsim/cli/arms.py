@@ -88,7 +88,7 @@ class _Worker:
         self, pending: Queue[tuple[int, tuple[Any, ...]]], begun: Callable[[], None], done: Done
     ) -> dict[int, Outcome]:
         """What became of those that it took, by number."""
-        found: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome] = {}
         with tempfile.TemporaryFile("w+") as said:
             pipe = subprocess.PIPE
             with subprocess.Popen(
@@ -108,9 +108,9 @@ class _Worker:
                         if answer is not None and request[0] == "check":
                             begun()
                         if answer and "report" in answer:
-                            found[number] = Outcome(**{**answer, "report": Report.from_json(answer["report"])})
+                            outcomes[number] = Outcome(**{**answer, "report": Report.from_json(answer["report"])})
                         number, request = pending.get_nowait()
-        return found
+        return outcomes
 
     def _ask(self, process: subprocess.Popen[str], request: Sequence[Any], done: Callable[[float], None]) -> Any:
         """The answer; None where the process ended before it could say so."""

@@ -31,7 +31,7 @@ def _arithmetic(text: str) -> str:
     return text
 
 
-@click.command(cls=ScriptCommand, options_metavar="SCRIPT [OPTIONS] [SCRIPT ARGUMENTS]...", add_help_option=True)
+@click.command(cls=ScriptCommand, options_metavar="SCRIPT [OPTIONS] [SCRIPT ARGUMENTS]...")
 @click.argument("script", metavar="")
 @click.option(
     "--fmt", "arithmetics", type=Parsed("arithmetic", _arithmetic), multiple=True, required=True,

@@ -37,7 +37,7 @@ def crosscheck(bundle: str, accumulate: str | None, differing: bool, minutes: fl
     The exit code is 0 whether or not bits differ. A process of its own replays the bundle, in 8 GB of memory.
     """
     outcome = _replayed(bundle, accumulate, minutes)
-    screen = console(soft_wrap=False)
+    screen = console()
     for line in outcome["before"]:
         screen.print(plain(line))
     screen.print(_table([row["cells"] for row in outcome["rows"] if row["equal"] is False or not differing]))

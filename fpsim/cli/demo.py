@@ -77,7 +77,7 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str, jobs: i
     console = make_console()
     outcomes, interrupted = _train_all(console, formats, epochs, seed, min(jobs, len(formats)))
     console.print()
-    console.print(_table(outcomes, TEST_IMAGES))
+    console.print(_table(outcomes))
     console.print(
         "\ncorrect: test images; loss: mean of the last 20 steps; overflows, underflows to zero and results that are "
         "not finite: counts over the whole run; updates lost: changes of a parameter that rounding undid.",
@@ -85,7 +85,7 @@ def demo(epochs: int, seed: int, formats: list[Arithmetic], output: str, jobs: i
     if any(outcome.losses for outcome in outcomes.values()):
         _draw(outcomes, output)
         page = os.path.splitext(output)[0] + ".html"
-        _comparison(outcomes, TEST_IMAGES).to_html(page)
+        _comparison(outcomes).to_html(page)
         console.print(f"\nLoss curves: {plain(output)}\nReport: {plain(page)}", soft_wrap=True)
     if interrupted:
         raise SystemExit(130)
@@ -141,7 +141,7 @@ def _train_all(
     return dict(zip(formats, outcomes, strict=False)), interrupted
 
 
-def _table(outcomes: dict[Arithmetic, Outcome], images: int) -> Table:
+def _table(outcomes: dict[Arithmetic, Outcome]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
@@ -150,12 +150,12 @@ def _table(outcomes: dict[Arithmetic, Outcome], images: int) -> Table:
     for heading in ("correct", "loss", "over-\nflows", "under-\nflows", "not\nfinite", "updates\nlost", "s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for arithmetic, outcome in outcomes.items():
-        table.add_row(arithmetic.fmt, arithmetic.accumulate, *_cells(outcome, images))
+        table.add_row(arithmetic.fmt, arithmetic.accumulate, *_cells(outcome))
     return table
 
 
-def _cells(outcome: Outcome, images: int) -> list[str]:
-    accuracy = f"{outcome.correct}/{images}" if outcome.correct is not None else "stopped"
+def _cells(outcome: Outcome) -> list[str]:
+    accuracy = f"{outcome.correct}/{TEST_IMAGES}" if outcome.correct is not None else "stopped"
     if outcome.report is None:
         return [accuracy]
     total = outcome.report.total
@@ -164,7 +164,7 @@ def _cells(outcome: Outcome, images: int) -> list[str]:
     return [accuracy, f"{outcome.final_loss:.4f}", *map(str, counts), lost, f"{outcome.seconds:.0f}"]
 
 
-def _comparison(outcomes: dict[Arithmetic, Outcome], images: int) -> Comparison:
+def _comparison(outcomes: dict[Arithmetic, Outcome]) -> Comparison:
     """The runs and their reports; one whose test is worse than the first's beyond both 95 % intervals is degraded."""
     from fpsim.report.comparison import Comparison
     from fpsim.report.runs import Run
@@ -173,7 +173,7 @@ def _comparison(outcomes: dict[Arithmetic, Outcome], images: int) -> Comparison:
     for arithmetic, outcome in outcomes.items():
         if outcome.report is None:
             continue
-        measured = _measured(outcome.correct, images, len(outcome.losses)) if outcome.correct is not None else None
+        measured = _measured(outcome.correct, len(outcome.losses)) if outcome.correct is not None else None
         first = runs[0].report.measurement if runs else None
         if measured is not None and first is not None:
             measured = replace(measured, degraded=measured.high < first.low)
@@ -184,15 +184,15 @@ def _comparison(outcomes: dict[Arithmetic, Outcome], images: int) -> Comparison:
     return Comparison(tuple(runs))
 
 
-def _measured(correct: int, images: int, steps: int) -> Measurement:
+def _measured(correct: int, steps: int) -> Measurement:
     """The share of the test images and its Wilson interval."""
     from scipy.stats import binomtest
 
     from fpsim.report.records import Measurement
 
-    interval = binomtest(correct, images).proportion_ci(method="wilson")
-    share = correct / images
-    return Measurement("share of test images classified", share, float(interval.low), float(interval.high), images, steps)
+    interval = binomtest(correct, TEST_IMAGES).proportion_ci(method="wilson")
+    ends = float(interval.low), float(interval.high)
+    return Measurement("share of test images classified", correct / TEST_IMAGES, *ends, TEST_IMAGES, steps)
 
 
 def _draw(outcomes: dict[Arithmetic, Outcome], path: str) -> None:

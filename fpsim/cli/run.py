@@ -25,7 +25,7 @@ from fpsim.cli.threads import emulated_threads
 from fpsim.report.plain import plain
 
 
-@click.command(cls=ScriptCommand, options_metavar="SCRIPT [OPTIONS] [SCRIPT ARGUMENTS]...", add_help_option=True)
+@click.command(cls=ScriptCommand, options_metavar="SCRIPT [OPTIONS] [SCRIPT ARGUMENTS]...")
 @click.argument("script", metavar="")
 @click.option("--fmt", type=POLICY_FORMAT, required=True, help="Format of every float32 tensor; or a mapping.")
 @click.option(

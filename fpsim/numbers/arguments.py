@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.numbers.formats import Format
+from fpsim.numbers.formats import BF16, Format
 
 _ARRAY_DTYPES = (np.float16, np.float32, np.float64)
 
@@ -120,8 +120,6 @@ def _tensor_carrier(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callabl
     import torch
 
     if x.dtype is torch.bfloat16:
-        from fpsim.numbers.formats import BF16
-
         inside = (
             fmt.precision <= BF16.precision
             and fmt.emax <= BF16.emax

@@ -139,6 +139,3 @@ class BinaryFloat(NumberSystem):
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, e.g. `get_format("fp16").replace(name="fp16ftz", flush="after")`."""
         return replace(self, **changes)
-
-    def __str__(self) -> str:
-        return self.name

@@ -103,80 +103,76 @@ def require_values(array: np.ndarray, fmt: NumberSystem, name: str) -> None:
         raise ValueError(f"{place} = {offender!r} is not a value of {fmt.name}; round it to the format first")
 
 
-def encode_values(values: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
-    """The codes, uint64, of float64 values of the format; ValueError for a NaN where it has no code for one."""
-    wide = values.reshape(-1)
-    is_nan = np.isnan(wide)
-    finite = np.where(np.isfinite(wide), np.abs(wide), 0.0 if fmt.has_zero else 1.0)
-    code = _index(finite, fmt)
-    code[np.isinf(wide)] = infinity_index(fmt)
-    code = code.view(np.uint64)
-    negative = np.signbit(wide) & (fmt.has_negative_zero | (wide != 0))
-    code[negative] |= np.uint64(_signs(fmt))
-    if is_nan.any():
-        nan = nan_code(fmt)
-        if nan is None:
-            raise ValueError(f"x holds a NaN, for which {fmt.name} has no code")
-        code[is_nan] = nan
-    return code.reshape(values.shape)
+class CodedFloat(BinaryFloat):
+    """A binary float format's codes, and what their order says."""
 
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        wide = values.reshape(-1)
+        is_nan = np.isnan(wide)
+        finite = np.where(np.isfinite(wide), np.abs(wide), 0.0 if self.has_zero else 1.0)
+        code = _index(finite, self)
+        code[np.isinf(wide)] = infinity_index(self)
+        code = code.view(np.uint64)
+        negative = np.signbit(wide) & (self.has_negative_zero | (wide != 0))
+        code[negative] |= np.uint64(_signs(self))
+        if is_nan.any():
+            nan = nan_code(self)
+            if nan is None:
+                raise ValueError(f"x holds a NaN, for which {self.name} has no code")
+            code[is_nan] = nan
+        return code.reshape(values.shape)
 
-def decode_codes(codes: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
-    """The float64 values of uint64 codes, and NaN for what is none."""
-    signs = np.uint64(_signs(fmt))
-    index = (codes & ~signs if fmt.signed else codes).view(np.int64)
-    largest = int(_index(np.array([fmt.max_finite]), fmt)[0])
-    value = _value(np.minimum(index, largest), fmt)
-    value[index > largest] = np.nan
-    if fmt.has_infinity:
-        value[index == infinity_index(fmt)] = np.inf
-    negative = (codes & signs) != 0
-    np.negative(value, out=value, where=negative)
-    if fmt.specials == "fnuz":
-        value[negative & (index == 0)] = np.nan
-    return value
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        signs = np.uint64(_signs(self))
+        index = (codes & ~signs if self.signed else codes).view(np.int64)
+        largest = int(_index(np.array([self.max_finite]), self)[0])
+        value = _value(np.minimum(index, largest), self)
+        value[index > largest] = np.nan
+        if self.has_infinity:
+            value[index == infinity_index(self)] = np.inf
+        negative = (codes & signs) != 0
+        np.negative(value, out=value, where=negative)
+        if self.specials == "fnuz":
+            value[negative & (index == 0)] = np.nan
+        return value
 
+    def ulp(self, x: np.ndarray) -> np.ndarray:
+        """2^(max(e, emin) - p + 1) of float64 numbers."""
+        finite = np.isfinite(x)
+        exponent = np.frexp(np.where(finite & (x != 0), x, 2.0**self.emin))[1] - 1
+        return np.where(finite, np.ldexp(1.0, np.maximum(exponent, self.emin) - self.precision + 1), np.abs(x))
 
-def ulp_of(x: np.ndarray, fmt: BinaryFloat) -> np.ndarray:
-    """2^(max(e, emin) - p + 1) of float64 numbers."""
-    finite = np.isfinite(x)
-    exponent = np.frexp(np.where(finite & (x != 0), x, 2.0**fmt.emin))[1] - 1
-    return np.where(finite, np.ldexp(1.0, np.maximum(exponent, fmt.emin) - fmt.precision + 1), np.abs(x))
+    def next(self, x: np.ndarray, direction: int) -> np.ndarray:
+        wide = direction * x
+        negative = (wide < 0) if self.signed else np.full(wide.shape, direction < 0)
+        magnitude = np.where(np.isfinite(wide), np.abs(wide), 1.0 if not self.has_zero else 0.0)
+        largest = int(_index(np.array([self.max_finite]), self)[0])
+        index = np.where(np.isinf(wide), largest + 1, _index(magnitude, self)) + np.where(negative, -1, 1)
+        if self.flush:
+            least = int(_index(np.array([self.min_normal]), self)[0])
+            index = np.where((index > 0) & (index < least), np.where(negative, 0, least), index)
+        value = _value(np.clip(index, 0, largest), self)
+        beyond = self.max_finite if self.saturate else np.inf if self.has_infinity else np.nan
+        value = np.where(index > largest, beyond, value)
+        value = np.where(negative, -value, value)
+        value = np.where(np.isnan(wide) | (np.isinf(wide) & ~negative), wide, value)
+        value = direction * value
+        if not self.has_negative_zero:
+            value = value + 0.0
+        return np.asarray(value)
 
-
-def next_of(x: np.ndarray, fmt: BinaryFloat, direction: int) -> np.ndarray:
-    """The next value above (direction 1) or below (-1) each of float64 values."""
-    wide = direction * x
-    negative = (wide < 0) if fmt.signed else np.full(wide.shape, direction < 0)
-    magnitude = np.where(np.isfinite(wide), np.abs(wide), 1.0 if not fmt.has_zero else 0.0)
-    largest = int(_index(np.array([fmt.max_finite]), fmt)[0])
-    index = np.where(np.isinf(wide), largest + 1, _index(magnitude, fmt)) + np.where(negative, -1, 1)
-    if fmt.flush:
-        least = int(_index(np.array([fmt.min_normal]), fmt)[0])
-        index = np.where((index > 0) & (index < least), np.where(negative, 0, least), index)
-    value = _value(np.clip(index, 0, largest), fmt)
-    beyond = fmt.max_finite if fmt.saturate else np.inf if fmt.has_infinity else np.nan
-    value = np.where(index > largest, beyond, value)
-    value = np.where(negative, -value, value)
-    value = np.where(np.isnan(wide) | (np.isinf(wide) & ~negative), wide, value)
-    value = direction * value
-    if not fmt.has_negative_zero:
-        value = value + 0.0
-    return np.asarray(value)
-
-
-def fields_of(code: int, fmt: BinaryFloat) -> list[Field]:
-    """Sign, exponent and significand, with what they stand for in a finite number."""
-    digits = f"{code:0{fmt.bits}b}"
-    exponent_at, significand_at = int(fmt.signed), int(fmt.signed) + fmt.exponent_bits
-    sign, exponent, significand = digits[:exponent_at], digits[exponent_at:significand_at], digits[significand_at:]
-    readings = ["", "", ""]
-    if np.isfinite(fmt.decode(np.array([code], np.uint64))[0]):
-        field = int(exponent, 2)
-        subnormal = field == 0 and fmt.has_zero
-        power = f"2^{fmt.emin} = 2^emin" if subnormal else f"2^({field} - {fmt.bias}) = 2^{field - fmt.bias}"
-        kind = ("   (zero)" if int(digits[exponent_at:], 2) == 0 else "   (subnormal)") if subnormal else ""
-        written = f"{int(not subnormal)}.{significand}" if fmt.bits <= 40 else ""
-        readings = ["-" if sign == "1" else "+", power, f"{written}{kind}"]
-    fields = zip(("sign", "exponent", "significand"), (sign, exponent, significand), readings, strict=True)
-    return [Field(*field) for field in fields if field[1]]
+    def fields(self, code: int) -> list[Field]:
+        """Sign, exponent and significand, with what they stand for in a finite number."""
+        digits = f"{code:0{self.bits}b}"
+        exponent_at, significand_at = int(self.signed), int(self.signed) + self.exponent_bits
+        sign, exponent, significand = digits[:exponent_at], digits[exponent_at:significand_at], digits[significand_at:]
+        readings = ["", "", ""]
+        if np.isfinite(self.decode(np.array([code], np.uint64))[0]):
+            field = int(exponent, 2)
+            subnormal = field == 0 and self.has_zero
+            power = f"2^{self.emin} = 2^emin" if subnormal else f"2^({field} - {self.bias}) = 2^{field - self.bias}"
+            kind = ("   (zero)" if int(digits[exponent_at:], 2) == 0 else "   (subnormal)") if subnormal else ""
+            written = f"{int(not subnormal)}.{significand}" if self.bits <= 40 else ""
+            readings = ["-" if sign == "1" else "+", power, f"{written}{kind}"]
+        fields = zip(("sign", "exponent", "significand"), (sign, exponent, significand), readings, strict=True)
+        return [Field(*field) for field in fields if field[1]]

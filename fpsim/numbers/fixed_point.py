@@ -33,6 +33,9 @@ class FixedPoint(NumberSystem):
     fraction: int = 0
     signed: bool = True
 
+    saturate = has_zero = True
+    has_infinity = has_nan = has_negative_zero = False
+
     def __post_init__(self) -> None:
         if not 2 <= self.width <= _MOST_BITS or not -32 <= self.fraction <= 64:
             raise ValueError(f"{self.name}: fixed-point numbers have 2 to 32 bits, -32 to 64 of them after the point")
@@ -63,26 +66,6 @@ class FixedPoint(NumberSystem):
     @property
     def min_finite(self) -> float:
         return self.least * self.quantum
-
-    @property
-    def saturate(self) -> bool:
-        return True
-
-    @property
-    def has_infinity(self) -> bool:
-        return False
-
-    @property
-    def has_nan(self) -> bool:
-        return False
-
-    @property
-    def has_zero(self) -> bool:
-        return True
-
-    @property
-    def has_negative_zero(self) -> bool:
-        return False
 
     @cached_property
     def enclosing(self) -> Format:

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.numbers.binary import BinaryFloat
 from fpsim.numbers.computing import contains, why_no_arithmetic
-from fpsim.numbers.encoding import decode_codes, encode_values, fields_of, next_of, ulp_of
+from fpsim.numbers.encoding import CodedFloat
 from fpsim.numbers.modes import Rounding
 from fpsim.numbers.rounding import round_into
-from fpsim.numbers.system import Field
 
 
-class Format(BinaryFloat):
+class Format(CodedFloat):
     """A binary floating-point format (IEEE 754-2019, section 3.3, and its 8-bit and narrower relatives).
 
     Parameters
@@ -53,14 +51,14 @@ class Format(BinaryFloat):
         return self.replace(name=f"beyond {self.name}", emax=self.emax + 1, specials="ieee", saturate=False)
 
     def properties(self) -> list[tuple[str, str]]:
-        own = [
+        rows = [
             ("precision", f"{self.precision} bits, unit roundoff 2^-{self.precision}"),
             ("exponents", f"{self.emin} to {self.emax}"),
             ("smallest normal", f"2^{self.emin} = {self.min_normal:.9g}"),
         ]
         if self.has_zero and self.precision > 1:
-            own.append(("smallest subnormal", f"2^{self.emin - self.precision + 1} = {self.min_subnormal:.9g}"))
-        return [*own, *super().properties()]
+            rows.append(("smallest subnormal", f"2^{self.emin - self.precision + 1} = {self.min_subnormal:.9g}"))
+        return [*rows, *super().properties()]
 
     def lacks(self, operation: str, rounding: Rounding) -> str | None:
         if operation == "round":
@@ -70,21 +68,6 @@ class Format(BinaryFloat):
 
     def round_into(self, x: np.ndarray, out: np.ndarray, rounding: Rounding, key: int = 0, first_element: int = 0) -> None:
         round_into(x, out, self, rounding, key, first_element)
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        return encode_values(values, self)
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        return decode_codes(codes, self)
-
-    def ulp(self, x: np.ndarray) -> np.ndarray:
-        return ulp_of(x, self)
-
-    def next(self, x: np.ndarray, direction: int) -> np.ndarray:
-        return next_of(x, self, direction)
-
-    def fields(self, code: int) -> list[Field]:
-        return fields_of(code, self)
 
 
 def _ieee(name: str, exponent_bits: int, stored: int, **changes: Any) -> Format:

@@ -23,12 +23,8 @@ def get_system(fmt: Any) -> NumberSystem:
     """
     if isinstance(fmt, NumberSystem):
         return fmt
-    if isinstance(fmt, str):
-        return _named(fmt)
-    name = dtype_name(fmt)
-    if name is None:
-        return get_format(fmt)  # which says what it takes
-    return _named(name)
+    name = fmt if isinstance(fmt, str) else dtype_name(fmt)
+    return get_format(fmt) if name is None else _named(name)  # the first says what it takes
 
 
 @lru_cache(maxsize=1024)

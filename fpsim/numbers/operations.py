@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from fpsim.backend import threads
+from fpsim.numbers.carriers import top_gap_is_wide
 from fpsim.numbers.computing import float32_serves, is_float64
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
@@ -33,15 +34,15 @@ def operate_into(
     """
     flat = out.reshape(-1)
     if not isinstance(fmt, Format):
-        step = _odd_step(name, fmt, rounding, key)
+        step: _Step = partial(_odd_step, _operation(name), fmt, rounding, key)
     elif is_float64(fmt):
-        step = _native_step(name)
+        step = partial(_native_step, name)
     elif name != "fma" and flat.dtype == np.float32 and float32_serves(fmt, rounding) and fmt.has_negative_zero:
-        step = _float32_step(name, fmt, rounding)
+        step = partial(_float32_step, name, fmt, rounding)
     elif rounding is Rounding.STOCHASTIC and fmt.precision > 20:
-        step = _stochastic_step(name, fmt, key)
+        step = partial(_stochastic_step, name, fmt, key)
     else:
-        step = _odd_step(name, fmt, rounding, key)
+        step = partial(_odd_step, _operation(name), fmt, rounding, key)
 
     def compute(start: int, stop: int) -> None:
         first = start
@@ -78,30 +79,22 @@ def _blocks(arrays: _Arrays, shape: tuple[int, ...], start: int, stop: int) -> I
 _UFUNCS = {"add": np.add, "mul": np.multiply, "div": np.divide, "sqrt": np.sqrt}
 
 
-def _native_step(name: str) -> _Step:
+def _native_step(name: str, blocks: _Arrays, out: np.ndarray, first: int) -> None:
     """float64's own operations, to nearest even."""
+    if name == "fma":
+        from fpsim.backend.numba.arithmetic import fused_array
 
-    def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
-        if name == "fma":
-            from fpsim.backend.numba.arithmetic import fused_array
-
-            fused_array(*(np.require(block, requirements="W") for block in blocks), out)
-        else:
-            with np.errstate(all="ignore"):
-                _UFUNCS[name](*blocks, out=out)
-
-    return step
-
-
-def _float32_step(name: str, fmt: Format, rounding: Rounding) -> _Step:
-    """float32's result, rounded: see `float32_serves`."""
-
-    def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
+        fused_array(*(np.require(block, requirements="W") for block in blocks), out)
+    else:
         with np.errstate(all="ignore"):
             _UFUNCS[name](*blocks, out=out)
-        round_into(out, out, fmt, rounding)
 
-    return step
+
+def _float32_step(name: str, fmt: Format, rounding: Rounding, blocks: _Arrays, out: np.ndarray, first: int) -> None:
+    """float32's result, rounded: see `float32_serves`."""
+    with np.errstate(all="ignore"):
+        _UFUNCS[name](*blocks, out=out)
+    round_into(out, out, fmt, rounding)
 
 
 @cache
@@ -129,35 +122,27 @@ def _least_operand(fmt: NumberSystem) -> float:
     return fmt.min_normal if isinstance(fmt, Format) and fmt.flush_inputs else 0.0
 
 
-def _odd_step(name: str, fmt: NumberSystem, rounding: Rounding, key: int) -> _Step:
+def _odd_step(
+    operation: Any, fmt: NumberSystem, rounding: Rounding, key: int, blocks: _Arrays, out: np.ndarray, first: int
+) -> None:
     """float64 rounded to odd, then rounded to the format: right in every mode for p <= 51 (Boldo and Melquiond 2008).
 
     It settles stochastic rounding too as long as 2^-32 of an ulp is an even number of steps of float64: up to p = 20.
     """
-    operation = _operation(name)
-    least, down = _least_operand(fmt), rounding is Rounding.DOWN
-
-    def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
-        result = np.empty(out.size)
-        operation(*_wide(blocks, fmt), result, least, down)
-        fmt.round_into(result, result, rounding, key, first)
-        out[...] = result
-
-    return step
+    result = np.empty(out.size)
+    operation(*_wide(blocks, fmt), result, _least_operand(fmt), rounding is Rounding.DOWN)
+    fmt.round_into(result, result, rounding, key, first)
+    out[...] = result
 
 
-def _stochastic_step(name: str, fmt: Format, key: int) -> _Step:
+def _stochastic_step(name: str, fmt: Format, key: int, blocks: _Arrays, out: np.ndarray, first: int) -> None:
     """For p > 20: float64 truncated, and how many 2^-32 ulp are left, by which the draws are lowered."""
     from fpsim.backend.numba.arithmetic import round_truncated
 
     row = rounding_constants(fmt, Rounding.STOCHASTIC, np.dtype(np.float64))
-
-    def step(blocks: _Arrays, out: np.ndarray, first: int) -> None:
-        bits, counts = truncated(name, _wide(blocks, fmt), fmt)
-        round_truncated(bits, counts, bits, row, np.uint64(key), np.int64(first))
-        out[...] = bits.view(np.float64)
-
-    return step
+    bits, counts = truncated(name, _wide(blocks, fmt), fmt)
+    round_truncated(bits, counts, bits, row, np.uint64(key), np.int64(first))
+    out[...] = bits.view(np.float64)
 
 
 def truncated(name: str, operands: _Arrays, fmt: Format) -> tuple[np.ndarray, np.ndarray]:
@@ -166,8 +151,7 @@ def truncated(name: str, operands: _Arrays, fmt: Format) -> tuple[np.ndarray, np
     Three operands, of which `name` may leave some unused.
     """
     least_ulp = -2000 if fmt.flush else fmt.emin - fmt.precision + 1
-    gap_is_wide = fmt.stochastic_top - fmt.max_finite > 2.0 ** (fmt.emax - fmt.precision + 1)
-    top = fmt.max_finite if gap_is_wide else math.inf
+    top = fmt.max_finite if top_gap_is_wide(fmt) else math.inf
     bits, counts = np.empty(operands[0].size, np.int64), np.empty(operands[0].size, np.int64)
     _truncated_operation(name)(
         *operands, bits, counts, _least_operand(fmt), np.int64(fmt.precision), np.int64(least_ulp), top

@@ -35,7 +35,7 @@ def draw_key(seed: int, call: int = 0) -> int:
     return int.from_bytes(digest, "little")
 
 
-def seed_key(rounding: Rounding, seed: int | None, call: int = 0) -> int:
+def seed_key(rounding: Rounding, seed: int | None) -> int:
     """The key of the draws of `rounding`, 0 where it draws nothing.
 
     Raises ValueError for a seed that is missing or has no use, TypeError for one that is no int.
@@ -48,7 +48,7 @@ def seed_key(rounding: Rounding, seed: int | None, call: int = 0) -> int:
         raise ValueError('rounding="stochastic" needs seed=, an int')
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise TypeError(f"seed must be an int, got {seed!r}")
-    return draw_key(int(seed), call)
+    return draw_key(int(seed))
 
 
 def round_into(

@@ -30,20 +30,16 @@ def _fields(kind: str, record: dict[str, Any]) -> Iterator[tuple[str, Check]]:
     yield from ((field, check) for field, check in optional.items() if field in record)
 
 
-def _text(value: Any, bundle: Bundle) -> bool:
-    return isinstance(value, str)
+def _of(kind: type) -> Check:
+    return lambda value, bundle: isinstance(value, kind)
 
 
 def _plain(value: Any, bundle: Bundle) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _flags(value: Any, bundle: Bundle) -> bool:
-    return isinstance(value, dict) and all(_plain(item, bundle) for item in value.values())
-
-
-def _truth(value: Any, bundle: Bundle) -> bool:
-    return isinstance(value, bool)
+def _named(check: Check) -> Check:
+    return lambda value, bundle: isinstance(value, dict) and all(check(item, bundle) for item in value.values())
 
 
 def _number(value: Any, bundle: Bundle) -> bool:
@@ -101,19 +97,17 @@ def _is_float(text: str) -> bool:
     return True
 
 
-def _named(value: Any, bundle: Bundle) -> bool:
-    return isinstance(value, dict) and all(_argument(item, bundle) for item in value.values())
-
-
 def _tensor(value: Any, bundle: Bundle) -> bool:
     return isinstance(value, dict) and value.keys() == {"tensor"} and _number(value["tensor"], bundle)
 
+
+_text, _truth, _flags, _arguments = _of(str), _of(bool), _named(_plain), _named(_argument)
 
 #: By kind: the fields of every record, those of one that holds results, and those that may be there.
 _RECORDS: dict[str, tuple[dict[str, Check], dict[str, Check], dict[str, Check]]] = {
     "call": (
         {"section": _text, "op": _text},
-        {"args": _list_of(_argument), "kwargs": _named, "result": _argument, "written": _named, "flags": _flags},
+        {"args": _list_of(_argument), "kwargs": _arguments, "result": _argument, "written": _arguments, "flags": _flags},
         {"place": _text, "label": _text},
     ),
     "masks": (

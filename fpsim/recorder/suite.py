@@ -45,14 +45,8 @@ class Probe:
                 function(*operands, **options)
         except (RuntimeError, NotImplementedError, ValueError) as error:
             reason = str(error).splitlines()[0][:200]
-            note = {
-                "kind": "call",
-                "section": recorder.section,
-                "op": label,
-                "place": "",
-                "skipped": f"it raises here: {reason}",
-            }
-            recorder.bundle.records.append(note)
+            note = {"kind": "call", "section": recorder.section, "op": label, "place": ""}
+            recorder.bundle.records.append(note | {"skipped": f"it raises here: {reason}"})
 
 
 def conversions(probe: Probe) -> None:

@@ -6,18 +6,17 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from fpsim.report import texts
 from fpsim.report.advised import OUTCOMES, AdviceData, Attempt, Sensitivity
 from fpsim.report.plain import plain
-from fpsim.report.saving import save
-from fpsim.report.terminal import as_text_of, heading
+from fpsim.report.saving import Saved
+from fpsim.report.terminal import as_text, heading
 from fpsim.report.verdict import counted
 
 _SHOWN = 8  # attempts of an outcome
 _KIND = {"restores": "restores agreement", "helps": "helps, not enough"}
 
 
-class Advice(AdviceData):
+class Advice(AdviceData, Saved):
     """What came of a step in an arithmetic, and which changes bring it back to what float64 computes.
 
     report           of the run as it is, with the fixes in it
@@ -54,25 +53,12 @@ class Advice(AdviceData):
     def _tried(self) -> int:
         return sum(attempt.outcome != "not tried" for attempt in self.attempts)
 
-    def to_json(self) -> str:
-        """All of it as JSON text, from which `from_json` makes an equal one."""
-        return texts.encode(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> Advice:
-        """The advice that `to_json` wrote. Raises ValueError for any other text."""
-        return texts.decode(cls, text)
-
-    def to_html(self, path: Any) -> None:
-        """Write the page of the report, whose fixes these are. Raises ImportError without Jinja2."""
-        self.report.to_html(path)
-
-    def save(self, path: Any) -> None:
-        """Write it as the path's suffix says: .html or .json. Raises ValueError for others, and what writing raises."""
-        save(self, path)
+    def page(self) -> str:
+        """That of the report, whose fixes these are."""
+        return self.report.page()
 
     def __str__(self) -> str:
-        return as_text_of(self.__rich__())
+        return as_text(self.__rich__())
 
     def __rich__(self) -> Any:
         from rich.console import Group

@@ -52,19 +52,19 @@ def _layers(comparison: Runs) -> dict[str, Any] | None:
     if not any(errors):
         title, seen = "Overflows and underflows, as a share of the results", [_shares(run.report) for run in comparison]
     named = dict.fromkeys(path for run in comparison for path in run.report.paths)
-    paths = [path for path in named if any(found.get(path) for found in seen)]
+    paths = [path for path in named if any(values.get(path) for values in seen)]
     if not paths:
         return None
-    rows = [(path, [(_text(found.get(path)), _heat(found.get(path))) for found in seen]) for path in paths]
+    rows = [(path, [(_text(values.get(path)), _heat(values.get(path))) for values in seen]) for path in paths]
     return {"title": title, "rows": rows}
 
 
 def _errors(report: ReportData) -> dict[str, float]:
-    found: dict[str, float] = {}
+    errors: dict[str, float] = {}
     for row in report.rows:
         if row.phase != "optimizer" and row.cumulative is not None and row.cumulative.relative > 0:
-            found[row.module] = max(found.get(row.module, 0.0), row.cumulative.relative)
-    return found
+            errors[row.module] = max(errors.get(row.module, 0.0), row.cumulative.relative)
+    return errors
 
 
 def _shares(report: ReportData) -> dict[str, float]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import TypeVar
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+
+def summed(pairs: Iterable[tuple[_Key, Counts]]) -> dict[_Key, Counts]:
+    """The sums of the counts that have a key in common."""
+    sums: dict[_Key, Counts] = {}
+    for key, counts in pairs:
+        sums[key] = sums.get(key, Counts()) + counts
+    return sums
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from fpsim.report.counts import Counts
+from fpsim.report.counts import Counts, summed
 from fpsim.report.records import (
     ORDINARY,
     Distribution,
@@ -47,32 +47,26 @@ class ReportData:
 
     def by_module(self) -> dict[str, Counts]:
         """Counts summed over the operations of each module."""
-        found: dict[str, Counts] = {}
-        for module, _, counts in self:
-            found[module] = found.get(module, Counts()) + counts
-        return found
+        return summed((module, counts) for module, _, counts in self)
 
     def by_operation(self) -> dict[str, Counts]:
         """Counts summed over the modules, for each operation."""
-        found: dict[str, Counts] = {}
-        for _, operation, counts in self:
-            found[operation] = found.get(operation, Counts()) + counts
-        return found
+        return summed((operation, counts) for _, operation, counts in self)
 
     @cached_property
     def by_path(self) -> dict[str, list[Row]]:
         """The rows of each module, those without any included."""
-        found: dict[str, list[Row]] = {path: [] for path in self.paths}
+        rows: dict[str, list[Row]] = {path: [] for path in self.paths}
         for row in self.rows:
-            found[row.module].append(row)
-        return found
+            rows[row.module].append(row)
+        return rows
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """The path of every module that anything is said of, in the order of the network."""
-        known = [module.path for module in self.modules]
+        in_order = [module.path for module in self.modules]
         named = [entry.module for entries in (self.rows, self.distributions, self.events) for entry in entries]
-        return tuple(dict.fromkeys([*known, *named]))
+        return tuple(dict.fromkeys([*in_order, *named]))
 
     @property
     def first(self) -> Event | None:

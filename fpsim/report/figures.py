@@ -47,10 +47,10 @@ def _draw_ranges(axes: Any, report: ReportData, limits: Limits | None) -> None:
     phases = list(dict.fromkeys(row.phase for row in rows))
     width = 0.8 / len(phases)
     for number, phase in enumerate(phases):
-        own = [row for row in rows if row.phase == phase]
-        low, high = [math.log2(row.range.smallest) for row in own], [math.log2(row.range.largest) for row in own]
+        of_phase = [row for row in rows if row.phase == phase]
+        low, high = [math.log2(row.range.smallest) for row in of_phase], [math.log2(row.range.largest) for row in of_phase]
         axes.bar(
-            [places[row.module] + (number - (len(phases) - 1) / 2) * width for row in own],
+            [places[row.module] + (number - (len(phases) - 1) / 2) * width for row in of_phase],
             [max(top - bottom, 0.2) for bottom, top in zip(low, high, strict=True)],
             width, low, label=phase or "results", color=_COLORS.get(phase, "C3"),
         )  # fmt: skip
@@ -60,9 +60,9 @@ def _draw_ranges(axes: Any, report: ReportData, limits: Limits | None) -> None:
     axes.legend(fontsize=8)
 
 
-def _draw_exponents(drawn: Any, axes: Any, found: list[Distribution], role: str, limits: Limits | None) -> None:
+def _draw_exponents(drawn: Any, axes: Any, distributions: list[Distribution], role: str, limits: Limits | None) -> None:
     """The share of each binade, a line of the picture for each module."""
-    shown = [item for item in found if item.histogram.counts]
+    shown = [item for item in distributions if item.histogram.counts]
     if not shown:
         raise ValueError(f'no exponents of {role}s were counted: observe="histograms"')
     first = min(item.histogram.first for item in shown)

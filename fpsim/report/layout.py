@@ -41,8 +41,8 @@ def number_line(event: Event, limits: Limits | None) -> Line | None:
     """The numbers of an event beside the range of its format; None where there is no number to draw."""
     if limits is None:
         return None
-    own = [(name, value) for name, value in (*event.operands, ("exact result", event.exact)) if value is not None]
-    shown = [(name, value) for name, value in own if value and math.isfinite(value)][-3:]
+    numbers = [(name, value) for name, value in (*event.operands, ("exact result", event.exact)) if value is not None]
+    shown = [(name, value) for name, value in numbers if value and math.isfinite(value)][-3:]
     if not shown:
         return None
     smallest, largest = math.log2(limits.smallest_subnormal), math.log2(limits.largest)
@@ -126,9 +126,9 @@ def curves(series: Sequence[Sequence[float]]) -> Curves | None:
 def _means(losses: Sequence[float]) -> list[tuple[float, float]]:
     """(step, mean) of neighboring finite losses."""
     size = max(1, -(-len(losses) // _MOST_POINTS))
-    found = []
+    points = []
     for start in range(0, len(losses), size):
         group = [(step, loss) for step, loss in enumerate(losses[start : start + size], start) if math.isfinite(loss)]
         if group:
-            found.append((sum(step for step, _ in group) / len(group), sum(loss for _, loss in group) / len(group)))
-    return found
+            points.append((sum(step for step, _ in group) / len(group), sum(loss for _, loss in group) / len(group)))
+    return points

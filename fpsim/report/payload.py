@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
-from fpsim.report.counts import Error
+from fpsim.report.counts import Counts, Error
 from fpsim.report.data import ReportData
+from fpsim.report.layout import exponent
 from fpsim.report.plain import plain
 from fpsim.report.records import Distribution, Limits, Row
 
-_COUNTS = (
-    "elements", "overflows", "underflows", "nonfinite", "updates", "lost", "subnormals", "made", "additions", "swamped",
-)  # fmt: skip
+_COUNTS = tuple(field.name for field in fields(Counts))
 
 
 class _Names:
@@ -95,7 +95,7 @@ def _limits(limits: Limits) -> dict[str, Any]:
         "roundoff": limits.unit_roundoff,
         "emin": limits.emin,
         "emax": limits.emax,
-        "least": math.frexp(limits.smallest_subnormal)[1] - 1,
+        "least": exponent(limits.smallest_subnormal),
     }
 
 

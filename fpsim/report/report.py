@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim.report import figures, frames, scalars, texts
+from fpsim.report import figures, frames, pages, scalars
 from fpsim.report.data import ReportData
-from fpsim.report.pages import fragment, page
-from fpsim.report.saving import save, write
+from fpsim.report.saving import Saved
 from fpsim.report.terminal import as_text, rendered
 from fpsim.report.verdict import Verdict, verdict_of
 
 
-class Report(ReportData):
+class Report(ReportData, Saved):
     """What was seen of an emulation: rows by module, operation and phase in the order of the network, events in theirs.
 
     policy      the arithmetic, as text
@@ -32,25 +31,11 @@ class Report(ReportData):
         """Whether the model survives this arithmetic, in a sentence."""
         return verdict_of(self)
 
-    def to_json(self) -> str:
-        """The whole report as JSON text, from which `from_json` makes an equal one."""
-        return texts.encode(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> Report:
-        """The report that `to_json` wrote. Raises ValueError for any other text."""
-        return texts.decode(cls, text)
-
-    def to_html(self, path: Any) -> None:
-        """Write one self-contained page that asks no network for anything. Raises ImportError without Jinja2."""
-        write(page(self), path)
-
-    def save(self, path: Any) -> None:
-        """Write it as the path's suffix says: .html or .json. Raises ValueError for others, and what writing raises."""
-        save(self, path)
+    def page(self) -> str:
+        return pages.page(self)
 
     def _repr_html_(self) -> str:
-        return fragment(self)
+        return pages.fragment(self)
 
     def to_dataframe(self) -> Any:
         """The rows as a `pandas.DataFrame`; what was not observed is NaN. Raises ImportError without pandas."""
@@ -73,7 +58,7 @@ class Report(ReportData):
         scalars.write(self, writer, step)
 
     def __str__(self) -> str:
-        return as_text(self)
+        return as_text(rendered(self))
 
     def __rich__(self) -> Any:
         return rendered(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fpsim.report.counts import Counts, Histogram
+from fpsim.report.counts import Histogram, summed
 from fpsim.report.data import ReportData
 from fpsim.report.extra import needed
 from fpsim.report.plain import plain
@@ -34,10 +34,7 @@ def scalars(report: ReportData) -> Iterator[tuple[str, float]]:
 
     Shares of `swamped` are of the additions, those of `lost` of the updates. What was not seen at all has no name.
     """
-    groups: dict[tuple[str, str], Counts] = {}
-    for row in report.rows:
-        key = _name(row.module), row.phase or "results"
-        groups[key] = groups.get(key, Counts()) + row.counts
+    groups = summed(((_name(row.module), row.phase or "results"), row.counts) for row in report.rows)
     for (module, phase), counts in (*groups.items(), (("all", ""), report.total)):
         for name in _COUNTS:
             whole = {"swamped": counts.additions, "lost": counts.updates}.get(name, counts.elements)

@@ -75,7 +75,10 @@ class _Layer:
 
 
 def strip(report: ReportData) -> Strip | None:
-    """The strip of a report; None where neither ranges nor errors were seen."""
+    """The strip of a report; None where neither ranges nor errors were seen.
+
+    Of the model's passes alone: what an optimizer keeps of a gradient says nothing of the layer.
+    """
     rows = [[row for row in report.by_path[path] if row.phase != "optimizer"] for path in report.paths]
     layers = [layer for group in rows if group for layer in [reduce(_Layer.__or__, map(_layer, group))] if _shows(layer)]
     if not layers:
@@ -102,11 +105,9 @@ def strip(report: ReportData) -> Strip | None:
 
 
 def _layer(row: Row) -> _Layer:
-    """Errors are those of the model's passes: what an optimizer keeps of a gradient says nothing of the layer."""
     ranges = {row.phase: row.range} if row.range else {}
-    sizes = (_size(row.local), _size(row.cumulative)) if row.phase != "optimizer" else (0.0, 0.0)
-    counts = row.counts
-    return _Layer((row.module,), ranges, *sizes, bool(counts.overflows), 100 * counts.underflows > counts.elements)
+    counts, errors = row.counts, (_size(row.local), _size(row.cumulative))
+    return _Layer((row.module,), ranges, *errors, bool(counts.overflows), 100 * counts.underflows > counts.elements)
 
 
 def _size(error: Error | None) -> float:
@@ -119,16 +120,16 @@ def _shows(layer: _Layer) -> bool:
 
 def _exponents(groups: list[_Layer], limits: Limits | None) -> Scale:
     ranges = [seen for group in groups for seen in group.ranges.values()]
-    found = [exponent(end) for seen in ranges for end in (seen.smallest, seen.largest)]
+    exponents = [exponent(end) for seen in ranges for end in (seen.smallest, seen.largest)]
     if limits is not None:
-        found += [exponent(limits.smallest_subnormal), limits.emax]
-    return Scale(min(found, default=0) - 1, max(found, default=1) + 2, down=True)
+        exponents += [exponent(limits.smallest_subnormal), limits.emax]
+    return Scale(min(exponents, default=0) - 1, max(exponents, default=1) + 2, down=True)
 
 
 def _errors(groups: list[_Layer]) -> Scale:
-    found = [math.log10(error) for group in groups for error in (group.local, group.cumulative) if error]
-    lowest = math.floor(min(found, default=-1))
-    return Scale(lowest, max(math.ceil(max(found, default=0)), lowest + 1), down=True)
+    logarithms = [math.log10(error) for group in groups for error in (group.local, group.cumulative) if error]
+    lowest = math.floor(min(logarithms, default=-1))
+    return Scale(lowest, max(math.ceil(max(logarithms, default=0)), lowest + 1), down=True)
 
 
 def _column(group: _Layer, x: float, width: float, tall: Scale, deep: Scale) -> Column:

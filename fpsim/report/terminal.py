@@ -62,12 +62,7 @@ def heading(report: ReportData, verdict: bool = True) -> Group:
     return Group(*lines)
 
 
-def as_text(report: ReportData) -> str:
-    """The same as text, however wide."""
-    return as_text_of(rendered(report))
-
-
-def as_text_of(shown: Any) -> str:
+def as_text(shown: Any) -> str:
     """What rich prints, as text, however wide."""
     from rich.console import Console
 

@@ -29,7 +29,6 @@ def verdict_of(report: ReportData) -> Verdict:
     """
     measured = _measured(report.measurement)
     total = report.total
-    stopped = Verdict("stopped", f"Stopped early: {report.ending}", measured)
     if not report.rows and not report.ending:
         return Verdict("nothing ran", "Nothing has been computed in this arithmetic yet.", measured)
     first = report.first
@@ -47,7 +46,7 @@ def verdict_of(report: ReportData) -> Verdict:
     if report.measurement is not None and report.measurement.degraded:
         return Verdict("degrades", "Degrades, though no single operation failed.", measured)
     if report.ending:
-        return stopped
+        return Verdict("stopped", f"Stopped early: {report.ending}", measured)
     seen = f"{total.elements:,} results, {counted(total.overflows, 'overflow')}, {total.nonfinite or 'no'} infinities or NaN"
     steps = f" {counted(report.steps, 'step')}" if report.steps else ""
     looked = "" if "events" in report.observed else "; events were not observed"
@@ -63,16 +62,16 @@ def subject(event: Event) -> str:
 def beside(event: Event, limits: Limits | None) -> list[tuple[str, float]]:
     """The numbers of an event and the limit of its format that they met, each with its name."""
     numbers = [("exact result", event.exact), ("rounded", event.rounded)]
-    found = [(name, value) for name, value in numbers if value is not None]
+    shown = [(name, value) for name, value in numbers if value is not None]
     if limits is None:
-        return found
+        return shown
     if event.kind in ("overflow", "nonfinite"):
-        found.append((f"largest number of {limits.name}", limits.largest))
+        shown.append((f"largest number of {limits.name}", limits.largest))
     elif event.kind in ("underflow", "loss-underflow", "zero-gradient"):
-        found.append((f"smallest positive number of {limits.name}", limits.smallest_subnormal))
+        shown.append((f"smallest positive number of {limits.name}", limits.smallest_subnormal))
     elif event.kind in ("stopped", "swamped", "stale-statistic"):
-        found.append((f"unit roundoff of {limits.name}", limits.unit_roundoff))
-    return found
+        shown.append((f"unit roundoff of {limits.name}", limits.unit_roundoff))
+    return shown
 
 
 def counted(number: int, noun: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from fpsim.numbers.names import get_float_format
@@ -17,6 +15,7 @@ from fpsim.running.products import (
     unread_error,
     unrounded_error,
 )
+from fpsim.sums.axes import as_product, axes_kept, sum_axes
 from fpsim.sums.task import Draws, Sum
 from fpsim.theory.powers import inflated
 from fpsim.theory.roundings import holds
@@ -31,14 +30,14 @@ def sum_error(
 
 
 def mean_error(
-    task: Sum, x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, total: np.ndarray | None, key: int,
-    confidence: float | None,
-) -> np.ndarray:  # fmt: skip
-    """A bound of the error of `result`, the mean; `total` is the sum where the mean was made of a rounded sum."""
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], result: np.ndarray, key: int, confidence: float | None
+) -> np.ndarray:
+    """A bound of the error of `result`, the mean of x over the axes."""
     sums = _summed(task, x, axes, key, confidence)
     count, fmt, rounding = sums.terms, sums.result, task.rounding
     flat = np.asarray(result, np.float64).reshape(-1, 1)
-    if total is not None:
+    if sums.task.accumulator.kind.stands_alone:  # the mean was made of a rounded sum
+        total = sum_axes(task, x, axes, key)
         held, error = fmt, result_error(sums, np.asarray(total, np.float64).reshape(-1, 1))
     else:
         assert sums.held is not None
@@ -71,8 +70,5 @@ def prefix_error(task: Sum, x: np.ndarray, axis: int, result: np.ndarray) -> np.
 
 def _summed(task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int, confidence: float | None) -> Summed:
     """The sums as products with ones, one row each; their draws are numbered as the products' own."""
-    kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
-    count = prod(x.shape[axis] for axis in axes)
-    lines = x.transpose(kept + axes).reshape(prod(x.shape[axis] for axis in kept), count)
-    ones = np.ones((count, 1), dtype=x.dtype)
+    lines, ones = as_product(x, axes_kept(x, axes)[0], axes)
     return Summed(task.of_terms, lines, ones, Draws(key, 0, 1, 1), False, confidence)

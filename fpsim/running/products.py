@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from math import inf
 from typing import Any
 
@@ -32,7 +31,7 @@ from fpsim.sums.task import Draws, Sum
 from fpsim.theory.accumulations import AccumulationBound, accumulation_bound
 from fpsim.theory.deviations import deviation, require_zero_mean
 from fpsim.theory.powers import inflated, magnitudes, ufp
-from fpsim.theory.roundings import NEAREST, holds, multiples, quantum, underflow_error, unit
+from fpsim.theory.roundings import NEAREST, holds, multiples, underflow_error, unit
 from fpsim.theory.trees import leaves_of
 from fpsim.theory.upward import to_float
 
@@ -138,8 +137,7 @@ def unless_overflowed(error: np.ndarray, x: np.ndarray, fmt: Format, rounding: R
 
 def rounded_error(result: np.ndarray, fmt: Format, rounding: Rounding) -> np.ndarray:
     """The error of what was rounded to `fmt`, given the result."""
-    flushed = to_float(underflow_error(fmt, rounding)) if fmt.flush else 0.0
-    return _cost(unit(fmt, rounding), ufp(result, fmt.min_normal)) + flushed
+    return unrounded_error(result, fmt, fmt, rounding)
 
 
 def unread_error(x: np.ndarray, fmt: Format) -> np.ndarray:
@@ -159,11 +157,8 @@ def unrounded_error(result: np.ndarray, held: Format, fmt: Format, rounding: Rou
     Rounding to a neighbor never crosses a power of two that `fmt` has: ufp of the last result is no smaller.
     """
     flushed = to_float(underflow_error(held, rounding)) if held.flush else 0.0
-    return _cost(unit(held, rounding), ufp(result, max(fmt.min_normal, held.min_normal))) + flushed
-
-
-def _cost(relative: Fraction, powers: np.ndarray) -> np.ndarray:
-    return float(relative) * powers  # exact, both being powers of two, but for what underflows
+    # The product is exact, both being powers of two, but for what underflows.
+    return float(unit(held, rounding)) * ufp(result, max(fmt.min_normal, held.min_normal)) + flushed
 
 
 def _without_dropped_operands(sums: Summed) -> tuple[Summed, np.ndarray | None]:
@@ -281,8 +276,7 @@ def _kept(
 def hidden_underflow(sums: Summed, held: Format) -> float:
     """What one rounding may lose beside u * ufp of its result: by flushing, or where the carrier shows no underflow."""
     operand = sums.task.operand
-    fits = multiples(held, operand) if sums.products else quantum(operand) >= quantum(held)
-    hidden = held.flush or (not fits and (is_float32(held) or is_float64(held)))
+    hidden = held.flush or (not multiples(held, operand, sums.products) and (is_float32(held) or is_float64(held)))
     return to_float(underflow_error(held, sums.task.rounding)) if hidden else 0.0
 
 

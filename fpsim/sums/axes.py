@@ -75,10 +75,10 @@ def sum_axes(
     kept. `observer` is told what the roundings do.
     """
     task, x = task.of_terms, as_read(x, task.operand)
-    kept, shape = _kept(x, axes)
+    kept, shape = axes_kept(x, axes)
     fast = _fast(x.dtype, task) if observer is None else None
     if fast is None:
-        lines, ones = _as_product(x, kept, axes)
+        lines, ones = as_product(x, kept, axes)
         out = np.empty((len(lines), 1), dtype=x.dtype)
         product_into(task, lines, ones, out, Draws(key, 0, 1, 1), observer=observer)
         return out.reshape(shape)
@@ -97,14 +97,14 @@ def mean_axes(
     No terms give NaN.
     """
     task, x = task.of_terms, as_read(x, task.operand)
-    kept, shape = _kept(x, axes)
+    kept, shape = axes_kept(x, axes)
     count = prod(x.shape[axis] for axis in axes)
     held: NumberSystem = task.held
     if task.accumulator.kind.stands_alone:
         total, held = sum_axes(task, x, axes, key), task.result
     elif observer is not None or (fast := _fast(x.dtype, task)) is None:
         task.require_arithmetic()
-        lines, ones = _as_product(x, kept, axes)
+        lines, ones = as_product(x, kept, axes)
         draws = Draws(key, 0, 1, 1)
         total = (accumulate if observer is None else observer.product)(task, lines, ones, draws)
     else:
@@ -119,14 +119,14 @@ def mean_axes(
     return quotient.astype(x.dtype, copy=False)
 
 
-def _as_product(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def as_product(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The terms of each sum in a row, and as many ones in a column."""
     terms = prod(x.shape[axis] for axis in axes)
     lines = x.transpose(kept + axes).reshape(prod(x.shape[axis] for axis in kept), terms)
     return lines, np.ones((terms, 1), dtype=x.dtype)
 
 
-def _kept(x: np.ndarray, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def axes_kept(x: np.ndarray, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
     return kept, tuple(x.shape[axis] for axis in kept)
 
@@ -162,14 +162,14 @@ def _product_error(left: np.ndarray, right: np.float64, product: np.ndarray) -> 
 
 
 def _run(
-    x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, plan: _Fast
+    x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, fast: _Fast
 ) -> np.ndarray:
     """The sums as a flat array, by columns where memory runs along an axis that is kept, else by rows."""
     from fpsim.backend.numba import reductions as kernels
 
     terms, rows = prod(x.shape[axis] for axis in axes), prod(x.shape[axis] for axis in kept)
     tree = accumulator.order(terms)
-    how = (program(tree), tree.depth + 1, plan.chain, plan.add, plan.round_leaves)
+    how = (program(tree), tree.depth + 1, fast.chain, fast.add, fast.round_leaves)
     out = np.empty(rows, dtype=x.dtype)
     blocks = _as_columns(x, kept, axes, terms)
     if blocks is not None:
@@ -219,21 +219,21 @@ def prefix_axis(task: Sum, x: np.ndarray, axis: int, key: int = 0) -> np.ndarray
     task, x = task.of_terms, as_read(x, task.operand)
     task.require_arithmetic()
     target, rounding = task.result, task.rounding
-    plan = _fast(x.dtype, task)
+    fast = _fast(x.dtype, task)
     is_plain = isinstance(target, Format) and target.has_negative_zero and target.flush is None
-    final = rounding_constants(target, rounding, plan.dtype) if plan is not None and isinstance(target, Format) else None
+    final = rounding_constants(target, rounding, fast.dtype) if fast is not None and isinstance(target, Format) else None
     columns = prod(x.shape[axis + 1 :])
-    if plan is None or final is None or not is_plain:
+    if fast is None or final is None or not is_plain:
         return _prefix_by_steps(task, x, axis, key)
     if columns == 1 and axis and x.size:
-        return _prefix_rows(np.ascontiguousarray(x, dtype=plan.dtype), plan, final).astype(x.dtype, copy=False)
+        return _prefix_rows(np.ascontiguousarray(x, dtype=fast.dtype), fast, final).astype(x.dtype, copy=False)
     if columns >= _LEAST_COLUMNS and x.flags.c_contiguous:
         source = x.reshape(-1 if x.size else prod(x.shape[:axis]), x.shape[axis], columns)
     else:
         source = np.ascontiguousarray(np.moveaxis(x, axis, 0)).reshape(1, x.shape[axis], -1 if x.size else 0)
-    source = source.astype(plan.dtype, copy=False)
+    source = source.astype(fast.dtype, copy=False)
     out = np.empty_like(source)
-    rows = (plan.chain, final, plan.round_leaves)
+    rows = (fast.chain, final, fast.round_leaves)
     items = source.shape[0] * -(-source.shape[2] // kernels.BLOCK)
     split = threads.parts(items, x.size)
     threads.run(lambda first, last: kernels.prefix_sums(source, out, first, last, *rows), split)
@@ -242,13 +242,13 @@ def prefix_axis(task: Sum, x: np.ndarray, axis: int, key: int = 0) -> np.ndarray
     return result.astype(x.dtype, copy=False)
 
 
-def _prefix_rows(x: np.ndarray, plan: _Fast, final: np.ndarray) -> np.ndarray:
+def _prefix_rows(x: np.ndarray, fast: _Fast, final: np.ndarray) -> np.ndarray:
     """The prefix sums along the last axis of an array in C order."""
     from fpsim.backend.numba import reductions as kernels
 
     out, terms = np.empty_like(x), x.shape[-1]
     rows = x.size // terms
-    how = (_LANES, plan.chain, final, plan.round_leaves)
+    how = (_LANES, fast.chain, final, fast.round_leaves)
 
     def task(first: int, last: int) -> None:
         kernels.prefix_rows(x.reshape(-1), terms, rows, out.reshape(-1), first, last, *how)
@@ -271,11 +271,6 @@ def _prefix_by_steps(task: Sum, x: np.ndarray, axis: int, key: int) -> np.ndarra
     total, prefixes = np.zeros(terms.shape[1:]), np.empty_like(terms)
     for k, leaf in enumerate(leaves):
         total = prefixes[k] = add_rounded(total, leaf, held, rounding, draws, k)
-    result = np.moveaxis(prefixes.reshape(moved.shape), 0, axis).astype(x.dtype)
-    return _rounded_copy(result, task.result, rounding, key)
-
-
-def _rounded_copy(x: np.ndarray, system: NumberSystem, rounding: Rounding, key: int) -> np.ndarray:
-    result = np.empty(x.shape, x.dtype)
-    system.round_into(np.ascontiguousarray(x), result, rounding, key ^ FINAL)
+    result = np.ascontiguousarray(np.moveaxis(prefixes.reshape(moved.shape), 0, axis), x.dtype)
+    task.result.round_into(result, result, rounding, key ^ FINAL)
     return result

@@ -23,8 +23,8 @@ def batched_products(task: Sum, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarra
     float32 operands. None for accumulators, modes and shapes that this does not serve.
     """
     if is_turned(task, a, b):
-        found = batched_products(task.transposed, b.mT, a.mT)
-        return found and (found[0].mT, found[1])
+        transposed = batched_products(task.transposed, b.mT, a.mT)
+        return transposed and (transposed[0].mT, transposed[1])
     planned = plan_of_pairs(task, a, b)
     if planned is None:
         return None

@@ -14,13 +14,17 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FEW_COLUMNS = 32  # fewer leave most of a panel empty
 
 
+def has_few_columns(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether a @ b has few columns, and more rows."""
+    return b.shape[-1] < _FEW_COLUMNS and a.shape[-2] > b.shape[-1]
+
+
 def is_turned(task: Sum, a: np.ndarray, b: np.ndarray) -> bool:
     """Whether few columns and many rows change places, which gives the transposed product.
 
     Products commute, and draws are numbered by element; a library's own product is left as it is.
     """
-    few = b.shape[-1] < _FEW_COLUMNS and a.shape[-2] > b.shape[-1]
-    return few and task.accumulator.kind.is_symmetric
+    return has_few_columns(a, b) and task.accumulator.kind.is_symmetric
 
 
 def oriented(compute: _Function) -> _Function:

@@ -126,7 +126,7 @@ def _make(task: Sum, leaves: int) -> Plan:
 
     target, rounding, exact = task.target, task.rounding, task.exact_products
     compensated = task.accumulator.kind not in (TREE, PARTS)
-    tree = task.tree(leaves) if task.accumulator.kind is TREE else sequential(leaves)
+    tree = task.accumulator(leaves) if task.accumulator.kind is TREE else sequential(leaves)
     chosen = scheme(task.operand, target, rounding, exact, tree.is_chains and not compensated)
     if compensated:
         beyond, watch = careful_scheme(target, rounding, exact), TRACK
@@ -137,11 +137,10 @@ def _make(task: Sum, leaves: int) -> Plan:
         watch = TRACK_SUMS if by_sums else TRACK
     is_usual = chosen.element == "f4" and rounding is Rounding.NEAREST_EVEN and not chosen.flags
     kind = CompensatedPlan if compensated else Plan
-    largest = growth(tree, target, rounding, tree.is_one_chain)
-    return kind(task, leaves, tree, chosen, beyond, largest, is_usual, CLAMP, TRACK_SUMS, watch)
+    return kind(task, leaves, tree, chosen, beyond, growth(tree, target, rounding), is_usual, CLAMP, TRACK_SUMS, watch)
 
 
-def growth(tree: Tree, target: Format, rounding: Rounding, is_one_chain: bool) -> float:
+def growth(tree: Tree, target: Format, rounding: Rounding) -> float:
     """A factor g: no partial sum exceeds g times the sum of the leaves' magnitudes (inf where none is known).
 
     A nearest rounding moves a + b by no more than |b|, a being a value of the format; any rounding grows a sum by at most
@@ -149,7 +148,7 @@ def growth(tree: Tree, target: Format, rounding: Rounding, is_one_chain: bool) -
     """
     with np.errstate(over="ignore"):
         relative = float(np.exp(_height(tree) * np.log1p(2.0 * target.unit_roundoff)))
-    return min(2.0, relative) if is_one_chain and rounding in _NEAREST else relative
+    return min(2.0, relative) if tree.is_one_chain and rounding in _NEAREST else relative
 
 
 @lru_cache(maxsize=128)

@@ -74,10 +74,6 @@ def _planned(compute: Callable[[Plan, np.ndarray, np.ndarray, Draws], np.ndarray
     return run
 
 
-def _nodes(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
-    return node_product(planned.task, planned.tree, a, b, draws)
-
-
 def _native(task: Sum, a: np.ndarray, b: np.ndarray, addends: Addends, draws: Draws) -> np.ndarray:
     """NumPy's own product in float32 (float64 operands: float64), whatever its order."""
     task.require_arithmetic()
@@ -99,7 +95,7 @@ ROUTES: tuple[Route, ...] = (
     Route("wide", _CHAINED, _is_wide, _planned(wide_product)),
     Route("tiles", _CHAINED, _is_binary, _planned(product)),
     Route("careful tiles", _CHAINED, _can_be_careful, _planned(product, careful=True)),
-    Route("nodes", (TREE,), _always, _planned(_nodes)),
+    Route("nodes", (TREE,), _always, _planned(node_product)),
     Route("parts", (PARTS,), _always, _planned(parts_product)),
     Route("careful parts", (PARTS,), _is_no_float64, _planned(parts_product, careful=True)),
     Route("exact", (EXACT,), _always, lambda task, a, b, addends, draws: exact_product(task, a, b, addends, draws)),

@@ -13,7 +13,6 @@ from fpsim.numbers.rounding import Rounding
 
 _PRECISION = {"f4": 24, "f8": 53}
 _DIRECTED = (Rounding.TOWARD_ZERO, Rounding.UP, Rounding.DOWN)
-_NEAREST = (Rounding.NEAREST_EVEN, Rounding.NEAREST_AWAY)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
-from fpsim.accumulation.trees import Tree
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers.computing import require_arithmetic
 from fpsim.numbers.formats import Format, joined
@@ -112,10 +111,6 @@ class Sum:
     def of_operands(self, operand: Format) -> Sum:
         """The same of operands of another format; what is wider than 11 bits accumulates in its own."""
         return Sum.of(operand, self.accumulator.widened(operand), self.rounding, self.result)
-
-    def tree(self, leaves: int) -> Tree:
-        """The tree over so many leaves; ValueError where the accumulator is none."""
-        return self.accumulator(leaves)
 
     def require_arithmetic(self) -> None:
         """Raise ValueError, naming the argument, unless these formats can be computed in."""

@@ -9,25 +9,26 @@ from fpsim.accumulation.trees import Tree
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.additions import add_rounded
+from fpsim.sums.plan import Plan
 from fpsim.sums.task import Draws, Sum
 
 _LEAF_STEPS = 2**31  # the rounding of leaf k draws as step 2^31 + k, as in kernels
 _ELEMENTS = 2**17  # of the result at a time: a stack of them stays in the cache
 
 
-def node_product(task: Sum, tree: Tree, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
-    """a @ b along any tree: a new float64 array of values of the accumulator's format, (+0) + tree.
+def node_product(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
+    """a @ b along the plan's tree, whatever it is: a new float64 array of values of the accumulator's format, (+0) + tree.
 
     Operands' products must be exact in float64. Raises ValueError for additions in fp64, which need more than that.
     """
-    if is_float64(task.target):
+    if is_float64(planned.task.target):
         raise ValueError("accumulate: a tree with nodes of more than two terms has no kernel for fp64 additions")
     rows, columns = a.shape[0], b.shape[1]
     out = np.empty((rows, columns))
     height = max(1, _ELEMENTS // max(1, columns))
     for first in range(0, rows, height):
         part = slice(first, first + height)
-        out[part] = _Nodes(task, a[part], b, draws.at(first)).run(tree)
+        out[part] = _Nodes(planned.task, a[part], b, draws.at(first)).run(planned.tree)
     return out
 
 

@@ -25,6 +25,6 @@ def column_sums(task: Sum, products: np.ndarray, terms: Sequence[np.ndarray], dr
     """The accumulated sums of the columns of float64 (leaves, sums), with the terms (sums) that belong to them."""
     ones = np.ones((1, len(products)))
     if task.accumulator.kind is not EXACT:
-        return node_product(task, task.tree(len(products)), ones, products, draws)[0]
+        return node_product(plan(task, len(products)), ones, products, draws)[0]
     of_products = Sum.of(FP64, task.accumulator, task.rounding, task.result)
     return exact_product(of_products, ones, products, [term[None] for term in terms], draws)[0]

@@ -168,12 +168,9 @@ def _parts(terms: _Terms) -> tuple[Stage, int]:
     return stage.then(chain_stage(len(sizes), second, terms.rounding)), 0
 
 
-def _kahan(terms: _Terms) -> tuple[Stage, int]:
-    return terms.leaf_stage.then(kahan_stage(terms.count, terms.accumulator.format, terms.rounding)), 0
-
-
-def _neumaier(terms: _Terms) -> tuple[Stage, int]:
-    return terms.leaf_stage.then(neumaier_stage(terms.count, terms.accumulator.format, terms.rounding)), 0
+def _compensated(terms: _Terms) -> tuple[Stage, int]:
+    stage = kahan_stage if terms.accumulator.kind is KAHAN else neumaier_stage
+    return terms.leaf_stage.then(stage(terms.count, terms.accumulator.format, terms.rounding)), 0
 
 
 def _unit(terms: _Terms) -> tuple[Stage, int]:
@@ -190,8 +187,8 @@ def _unit(terms: _Terms) -> tuple[Stage, int]:
 _STAGES: dict[Kind, Callable[[_Terms], tuple[Stage, int]]] = {
     TREE: _tree,
     PARTS: _parts,
-    KAHAN: _kahan,
-    NEUMAIER: _neumaier,
+    KAHAN: _compensated,
+    NEUMAIER: _compensated,
     NATIVE: _native,
     UNIT: _unit,
 }
@@ -201,5 +198,5 @@ def _addends(fmt: Format, held: Format, count: int, rounding: Rounding) -> Stage
     """Values of `fmt`, rounded to the accumulator's format and added to it one after the other."""
     leaf = Stage(ZERO, ZERO, held.max_finite)
     if not holds(held, fmt):
-        leaf = Stage(relative_error(held, rounding), count * underflow_error(held, rounding), held.max_finite)
+        leaf = once(held, rounding, count=count)
     return leaf.then(chain_stage(count + 1, held, rounding))

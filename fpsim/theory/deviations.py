@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from fpsim.numbers.computing import quantum_exponent
 from fpsim.numbers.formats import Format
 from fpsim.numbers.modes import Rounding
 from fpsim.theory.powers import inflated
-from fpsim.theory.roundings import NEAREST, quantum
+from fpsim.theory.roundings import NEAREST
 
 #: Stochastic rounding takes the upper neighbor with a probability that is too small by less than this.
 BIAS = 2.0**-32
@@ -59,9 +60,10 @@ def deviation(stages: list[tuple[Format, np.ndarray]], rounding: Rounding, count
     `stages` are formats and sums of ufp^2 over the roundings to them, `count` roundings at most in all. Few errors do not
     exceed the bound that always holds, which is at most sqrt(count * V) times one or two (Cauchy and Schwarz).
     """
-    squares = sum((_width(fmt) ** 2 * kept for fmt, kept in stages), np.zeros(()))
+    # Half the width of the interval of an error over ufp: u to nearest, and half of 2u for a draw of either neighbor.
+    squares = sum((fmt.unit_roundoff**2 * kept for fmt, kept in stages), np.zeros(()))
     # Every rounding of a nonzero number to a format has 2^quantum <= ufp <= 2^emax.
-    lowest = min(2.0 * (quantum(fmt) - fmt.precision) for fmt, _ in stages)
+    lowest = min(2.0 * (quantum_exponent(fmt) - fmt.precision) for fmt, _ in stages)
     highest = max(2.0 * (fmt.emax - fmt.precision) for fmt, _ in stages) + log2(count)
     cells = ceil((highest - lowest) / 2) + 2
     share = log(2 * cells / (1 - confidence))
@@ -75,8 +77,3 @@ def deviation(stages: list[tuple[Format, np.ndarray]], rounding: Rounding, count
         else:
             bound = np.minimum(bound, widths)
     return inflated(bound, 8)
-
-
-def _width(fmt: Format) -> float:
-    """Half the width of the interval of an error over ufp: u to nearest, and half of 2u for a draw of either neighbor."""
-    return fmt.unit_roundoff

@@ -105,7 +105,7 @@ def probabilistic_bound(
 
 def _roundings_of(fmt: Format, accumulator: Accumulator, terms: int, rounding: Rounding, products: bool) -> list[_Roundings]:
     held, wide = accumulator.format, accumulator.promoted
-    leaves = leaves_of(fmt, held, accumulator.products == "rounded", products)
+    leaves = leaves_of(fmt, held, accumulator.rounds_products, products)
     steps = [] if leaves.exact else [_Roundings(held, 1, terms, underflow_error(held, rounding))]
     if wide is None:
         tree = accumulator.order(terms)

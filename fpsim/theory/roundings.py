@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from fpsim.numbers.computing import quantum_exponent
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.modes import Rounding, get_rounding
 from fpsim.theory.upward import ZERO, affine, to_float
@@ -82,15 +83,10 @@ def rounding_bound(fmt: Any, rounding: Any = "nearest-even", *, held: Any = None
     return _rounding_bound(target, mode)
 
 
-def quantum(fmt: Format) -> int:
-    """The exponent of which every value of the format is a multiple."""
-    return fmt.emin - fmt.precision + 1
-
-
 def holds(wide: Format, narrow: Format) -> bool:
     """Whether rounding to `wide` leaves every value of `narrow` up to its largest as it is."""
     gradual = wide.flush is None or narrow.min_subnormal >= wide.min_normal
-    return wide.precision >= narrow.precision and quantum(wide) <= quantum(narrow) and gradual
+    return wide.precision >= narrow.precision and quantum_exponent(wide) <= quantum_exponent(narrow) and gradual
 
 
 def holds_products(wide: Format, operand: Format) -> bool:
@@ -99,9 +95,9 @@ def holds_products(wide: Format, operand: Format) -> bool:
     return wide.precision >= 2 * operand.precision and multiples(wide, operand) and gradual
 
 
-def multiples(wide: Format, operand: Format) -> bool:
-    """Whether products of two values of `operand` are multiples of `wide`'s smallest subnormal number."""
-    return 2 * quantum(operand) >= quantum(wide)
+def multiples(wide: Format, operand: Format, products: bool = True) -> bool:
+    """Whether products of two values of `operand` (or such values) are multiples of `wide`'s smallest subnormal number."""
+    return (1 + products) * quantum_exponent(operand) >= quantum_exponent(wide)
 
 
 def addition_underflow(fmt: Format, rounding: Rounding, on_grid: bool) -> Fraction:

@@ -21,9 +21,7 @@ from fpsim.theory.roundings import (
     holds,
     holds_products,
     multiples,
-    quantum,
     relative_error,
-    underflow_error,
     unit,
 )
 from fpsim.theory.upward import ZERO, both, grown, shortened
@@ -64,7 +62,7 @@ class Leaves:
 def leaves_of(operand: Format, held: Format, rounded: bool, products: bool) -> Leaves:
     """The leaves of sums of products of two values of `operand` (or of such values), rounded to `held` first or not."""
     fit = holds_products(held, operand) if products else holds(held, operand)
-    grid = rounded or (multiples(held, operand) if products else quantum(operand) >= quantum(held))
+    grid = rounded or multiples(held, operand, products)
     return Leaves(exact=fit or not rounded, values=fit or rounded, grid=grid)
 
 
@@ -72,15 +70,10 @@ def leaf_stage(leaves: Leaves, operand: Format, held: Format, rounding: Rounding
     """The rounding of every leaf."""
     if leaves.exact or count == 0:
         return Stage(ZERO, ZERO, held.max_finite)
-    on_grid = multiples(held, operand) if products else quantum(operand) >= quantum(held)
-    underflow = addition_underflow(held, rounding, on_grid)
-    return Stage(relative_error(held, rounding), count * underflow, held.max_finite)
+    return once(held, rounding, multiples(held, operand, products), count)
 
 
-@lru_cache(maxsize=256)
-def roundings(tree: Tree, leaves_are_values: bool) -> int:
-    """The largest number of additions that round between a leaf and the result."""
-    return most_roundings(tree, leaves_are_values)
+roundings = lru_cache(maxsize=256)(most_roundings)
 
 
 def tree_stage(tree: Tree, held: Format, rounding: Rounding, leaves: Leaves) -> Stage:
@@ -109,5 +102,4 @@ def chain_stage(count: int, held: Format, rounding: Rounding) -> Stage:
 
 def once(held: Format, rounding: Rounding, on_grid: bool = False, count: int = 1) -> Stage:
     """`count` sums rounded once, each of terms of its own."""
-    underflow = underflow_error(held, rounding) if not on_grid or held.flush else ZERO
-    return Stage(relative_error(held, rounding), count * underflow, held.max_finite)
+    return Stage(relative_error(held, rounding), count * addition_underflow(held, rounding, on_grid), held.max_finite)

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from fpsim.accumulation.instructions import Instruction, Output
+from fpsim.accumulation.instructions import FLUSHED, Instruction, Output
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.modes import Rounding
 from fpsim.theory.roundings import addition_underflow, multiples, relative_error
 from fpsim.theory.trees import Stage, once
 from fpsim.theory.upward import grown, shortened
 
-_FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
 _NEAREST = Rounding.NEAREST_EVEN
 
 
@@ -67,25 +66,23 @@ def _emulated(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     return every.then(_additions(groups, output.format, _NEAREST))
 
 
-def _additions(count: int, held: Format, rounding: Rounding) -> Stage:
-    """`count` additions of values of the format, one after the other."""
+def _additions(count: int, held: Format, rounding: Rounding, on_grid: bool = True) -> Stage:
+    """`count` additions of values of the format, or `on_grid` of such as have no last place below its own, in a chain."""
     relative = grown(relative_error(held, rounding), count)
-    return Stage(relative, count * addition_underflow(held, rounding, True) * (1 + relative), held.max_finite)
+    return Stage(relative, count * addition_underflow(held, rounding, on_grid) * (1 + relative), held.max_finite)
 
 
-def _fused(sums: UnitSum, count: int, held: Format, rounding: Rounding = _NEAREST) -> Stage:
+def _fused(sums: UnitSum, count: int, held: Format) -> Stage:
     """A chain of `count` fused multiply-adds."""
-    relative = grown(relative_error(held, rounding), count)
-    underflow = addition_underflow(held, rounding, multiples(held, sums.operand))
-    return Stage(relative, count * underflow * (1 + relative), held.max_finite)
+    return _additions(count, held, _NEAREST, multiples(held, sums.operand))
 
 
 def _chain(sums: UnitSum, row: Instruction, output: Output) -> Stage:
-    return _fused(sums, sums.count, _FLUSHED if row.flush else output.format)
+    return _fused(sums, sums.count, FLUSHED if row.flush else output.format)
 
 
 def _halves(sums: UnitSum, row: Instruction, output: Output) -> Stage:
-    held, groups = _FLUSHED if row.flush else FP32, sums.blocks(row.block)
+    held, groups = FLUSHED if row.flush else FP32, sums.blocks(row.block)
     half = _fused(sums, min(sums.count, -(-row.block // 2)), held)
     every = Stage(half.relative, 2 * groups * half.absolute, half.top)
     return every.then(once(held, _NEAREST, on_grid=True, count=groups)).then(_additions(groups, held, _NEAREST))
@@ -93,9 +90,9 @@ def _halves(sums: UnitSum, row: Instruction, output: Output) -> Stage:
 
 def _odd_pairs(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     groups = sums.blocks(row.block)
-    products = once(_FLUSHED, Rounding.ODD, count=2 * groups)
-    pairs = once(_FLUSHED, Rounding.ODD, on_grid=True, count=groups)
-    return products.then(pairs).then(_additions(groups, _FLUSHED, Rounding.ODD))
+    products = once(FLUSHED, Rounding.ODD, count=2 * groups)
+    pairs = once(FLUSHED, Rounding.ODD, on_grid=True, count=groups)
+    return products.then(pairs).then(_additions(groups, FLUSHED, Rounding.ODD))
 
 
 def _fused_pairs(sums: UnitSum, row: Instruction, output: Output) -> Stage:
@@ -105,9 +102,9 @@ def _fused_pairs(sums: UnitSum, row: Instruction, output: Output) -> Stage:
 
 def _quads(sums: UnitSum, row: Instruction, output: Output) -> Stage:
     groups = sums.blocks(row.block)
-    products = once(_FLUSHED, _NEAREST, count=4 * groups)
-    pairs, quads = (once(_FLUSHED, _NEAREST, count=number * groups) for number in (2, 1))
-    return products.then(pairs).then(quads).then(_additions(groups, _FLUSHED, _NEAREST))
+    products = once(FLUSHED, _NEAREST, count=4 * groups)
+    pairs, quads = (once(FLUSHED, _NEAREST, count=number * groups) for number in (2, 1))
+    return products.then(pairs).then(quads).then(_additions(groups, FLUSHED, _NEAREST))
 
 
 def _exact(sums: UnitSum, row: Instruction, output: Output) -> Stage:

@@ -41,6 +41,8 @@ class Kind:
     stands_alone = False
     #: Whether the product of the transposed factors is the transposed product, bit for bit.
     is_symmetric = True
+    #: Whether its additions compute in the accumulator's format.
+    computes = True
     #: How many addends are terms of its sum; what is beyond is added to the sum, rounded.
     own_addends = 0
     #: Whether its sum may be accumulated in the operands' own format where that is wider than 11 bits.
@@ -60,7 +62,7 @@ class Kind:
 
     def computing_formats(self, accumulator: Asked, rounding: Rounding) -> tuple[Format, ...]:
         """The formats that its additions compute in; ValueError for a rounding mode that it has not."""
-        return (accumulator.format,)
+        return (accumulator.format,) if self.computes else ()
 
     def for_sums(self, accumulator: Whole) -> Whole:
         """What adds terms that are no products."""

@@ -7,8 +7,7 @@ from dataclasses import replace
 from fpsim.accumulation.kinds.kind import Asked, Kind, Whole
 from fpsim.accumulation.kinds.tree import TREE
 from fpsim.accumulation.orders import sequential
-from fpsim.numbers.formats import FP32, Format
-from fpsim.numbers.modes import Rounding
+from fpsim.numbers.formats import FP32
 
 
 class HardwareUnit(Kind):
@@ -16,6 +15,7 @@ class HardwareUnit(Kind):
 
     name = "unit"
     own_addends = 1
+    computes = False
 
     def check(self, accumulator: Asked) -> None:
         unit, plain = accumulator.unit, accumulator.products == "rounded" and accumulator.promoted is None
@@ -26,9 +26,6 @@ class HardwareUnit(Kind):
         if accumulator.format.name not in unit.output_names:
             outputs = ", ".join(unit.output_names)
             raise ValueError(f"accumulate: unit {unit.name} has no {accumulator.format.name} output; it has {outputs}")
-
-    def computing_formats(self, accumulator: Asked, rounding: Rounding) -> tuple[Format, ...]:
-        return ()
 
     def for_sums(self, accumulator: Whole) -> Whole:
         """Units only multiply, and beside them sums are chains in fp32."""

@@ -13,13 +13,11 @@ class Exact(Kind):
     name = "exact"
     stands_alone = True
     own_addends = 2**31
+    computes = False
     uncounted = "it rounds once, and loses nothing before"
 
     def held(self, accumulator: Asked) -> Format | None:
         return None
-
-    def computing_formats(self, accumulator: Asked, rounding: Rounding) -> tuple[Format, ...]:
-        return ()
 
 
 class Native(Kind):

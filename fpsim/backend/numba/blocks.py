@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import as_bits, as_float, int_and, kernel
@@ -56,33 +55,23 @@ def powers(values: Any, exponent: Any, least: Any, out: Any) -> None:
 
 def _double(vector: Vector) -> Vector:
     """An integer or float vector in float64."""
-    kind = ir.VectorType(ir.DoubleType(), vector.lanes)
     if not vector.is_float:
-        return Vector(vector.builder, vector.builder.sitofp(vector.value, kind))
-    return vector if vector.width == 64 else Vector(vector.builder, vector.builder.fpext(vector.value, kind))
-
-
-def _single(vector: Vector) -> Vector:
-    """A float64 vector rounded to float32."""
-    kind = ir.VectorType(ir.FloatType(), vector.lanes)
-    return Vector(vector.builder, vector.builder.fptrunc(vector.value, kind))
+        return Vector(vector.builder, vector.builder.sitofp(vector.value, ir.VectorType(ir.DoubleType(), vector.lanes)))
+    return vector if vector.width == 64 else vector.doubled()
 
 
 def _like(vector: Vector, other: Vector) -> Vector:
     """A float vector in the carrier of another, which holds its values."""
     if vector.width == other.width:
         return vector
-    return _single(vector) if other.width == 32 else _double(vector)
+    return vector.halved() if other.width == 32 else _double(vector)
 
 
 def _truncated(term: Vector) -> Vector:
     """Toward zero: an int32 below 2^31, or an integer in float64."""
-    builder = term.builder
     if term.width == 32:
-        return Vector(builder, builder.fptosi(term.value, ir.VectorType(ir.IntType(32), term.lanes)))
-    name = f"llvm.trunc.v{term.lanes}f64"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(term.value.type, [term.value.type]), name)
-    return Vector(builder, builder.call(function, [term.value]))
+        return Vector(term.builder, term.builder.fptosi(term.value, ir.VectorType(ir.IntType(32), term.lanes)))
+    return term.call(f"llvm.trunc.v{term.lanes}f64")
 
 
 @intrinsic
@@ -163,7 +152,7 @@ class _Finish:
 
     def __call__(self, c: Vector, power: Vector, scale: Vector, terms: Vector) -> Vector:
         rounded = self._of_integers(c, power, scale, terms) if self.by_integers else self._of_doubles(c, power, scale, terms)
-        alone = (c.ints() & self.alone).floats() + splat_zero(c)  # a zero sum is +0
+        alone = (c.ints() & self.alone).floats() + 0.0  # a zero sum is +0
         rounded = power.compare("<", self.floor.floats()).select(alone, rounded)
         return c.absolute().compare("<", float("inf")).select(rounded, c)  # an infinity stays
 
@@ -183,11 +172,11 @@ class _Finish:
         nearest = Vector(builder, builder.sitofp(whole.value, kind))
         beyond = _magnitude(_truncated(nearest)).compare(">", _magnitude(whole))
         one = Vector(builder, builder.sext(beyond.value, whole.value.type))
-        return ((nearest.ints() + one) & self.kept).floats() * (power * _single(self.fraction))
+        return ((nearest.ints() + one) & self.kept).floats() * (power * self.fraction.halved())
 
     def _toward_zero(self, exact: Vector) -> Vector:
         """The nearest float32, less one unit where that is beyond; then only the bits kept."""
-        nearest, size = _single(exact), exact.absolute()
+        nearest, size = exact.halved(), exact.absolute()
         beyond = _double(nearest).absolute().compare(">", size)
         finite = size.compare("<", _OVERFLOW)
         builder = exact.builder
@@ -199,11 +188,6 @@ def _magnitude(x: Vector) -> Vector:
     """The absolute value of an int32."""
     sign = x.all_sign()
     return (x ^ sign) - sign
-
-
-def splat_zero(like: Vector) -> Vector:
-    """+0 in every lane."""
-    return Vector(like.builder, ir.Constant(like.value.type, [0.0] * like.lanes))
 
 
 @intrinsic(prefer_literal=True)

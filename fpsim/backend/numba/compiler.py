@@ -213,6 +213,20 @@ def fused_multiply_add(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def power_series(typing_context: Any, z: Any, coefficients: Any) -> Any:
+    """The polynomial in z, highest coefficient first, by Horner's rule; unrolled, so that loops around it become vectors."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        z = arguments[0]
+        result, *others = cgutils.unpack_tuple(builder, arguments[1])
+        for coefficient in others:
+            result = builder.fadd(builder.fmul(result, z), coefficient)
+        return result
+
+    return z(z, coefficients), generate
+
+
+@intrinsic
 def lowest_bit(typing_context: Any, bits: Any) -> Any:
     """The place of the lowest bit set in an integer that is not zero."""
     if not isinstance(bits, types.Integer):
@@ -273,10 +287,8 @@ def prefetch(typing_context: Any, array: Any, index: Any, cache: Any) -> Any:
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         data = context.make_array(array)(context, builder, arguments[0]).data
         address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        name = "llvm.prefetch.p0i8"
-        declared = builder.module.globals.get(name)
-        if declared is None:
-            declared = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), name)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        declared = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
         locality = word(4 - cache.literal_value)
         builder.call(declared, [address, word(0), locality, word(1)])  # to be read; data
         return context.get_dummy_value()

@@ -6,7 +6,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
+
+from fpsim.backend.numba.tiles import data_of, splat, vector_pointer
 
 LANES = 16
 
@@ -27,17 +30,14 @@ def copy_lanes(
         numbers = ir.Constant(ir.VectorType(word, LANES), list(range(LANES)))
 
         def lanes_below(limit: Any) -> Any:
-            single = builder.insert_element(ir.Constant(numbers.type, ir.Undefined), builder.trunc(limit, word), word(0))
-            limits = builder.shuffle_vector(single, single, ir.Constant(numbers.type, [0] * LANES))
-            return builder.icmp_signed("<", numbers, limits)
+            return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(limit, word), LANES).value)
 
         def address(array_type: Any, array: Any, position: Any) -> Any:
-            data = context.make_array(array_type)(context, builder, array).data
-            return builder.bitcast(builder.gep(data, [position]), vector.as_pointer())
+            return vector_pointer(builder, data_of(context, builder, array_type, array), position, LANES)
 
         def declared(name: str, result: Any, parameters: list[Any]) -> Any:
             full = f"llvm.masked.{name}.v{LANES}f{signature.args[0].dtype.bitwidth}.p0"
-            return builder.module.globals.get(full) or ir.Function(builder.module, ir.FunctionType(result, parameters), full)
+            return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, parameters), full)
 
         align = word(signature.args[0].dtype.bitwidth // 8)
         reading = builder.and_(lanes_below(arguments[5]), builder.not_(lanes_below(arguments[4])))

@@ -10,10 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined
+from fpsim.backend.numba.compiler import as_bits, as_float, inlined, power_series
 from fpsim.backend.numba.transcendental import exp64
 
 _FIRST, _LAST = 0.5, 27.0  # where h is fitted; beyond, erfc is below 2^-1022
@@ -38,24 +36,10 @@ SERIES = tuple(
 )
 
 
-@intrinsic
-def _power_series(typing_context: Any, z: Any, coefficients: Any) -> Any:
-    """The polynomial in z, highest coefficient first, by Horner's rule; unrolled, so that loops around it become vectors."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        z = arguments[0]
-        result, *others = cgutils.unpack_tuple(builder, arguments[1])
-        for coefficient in others:
-            result = builder.fadd(builder.fmul(result, z), coefficient)
-        return result
-
-    return z(z, coefficients), generate
-
-
 @inlined
 def _small(x: Any) -> Any:
     """erf x for |x| < 1/2."""
-    return x * _power_series(x * x, SERIES)
+    return x * power_series(x * x, SERIES)
 
 
 @inlined
@@ -63,7 +47,7 @@ def _tail(a: Any) -> Any:
     """erfc a for a >= 1/2; 0 above 26.5."""
     inverse = 1.0 / (a + 3.0)
     u = _HIGHEST - _SLOPE * inverse
-    height = _power_series(u * u, _EVEN) + u * _power_series(u * u, _ODD)
+    height = power_series(u * u, _EVEN) + u * power_series(u * u, _ODD)
     front = as_float(as_bits(a) & ~np.int64(0x7FFFFFF))  # its square is exact
     rest = (front - a) * (a + front)  # above -5e-5: the series of its exponential leaves 3e-19
     correction = 1.0 + rest * (1.0 + rest * (0.5 + rest * 0.16666666666666666))

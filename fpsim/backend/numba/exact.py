@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import as_bits, as_float, inlined, kernel, uninitialized
 from fpsim.backend.numba.products import operand_pairs
+from fpsim.backend.numba.sums64 import two_sum
 from fpsim.backend.numba.tiles import TileType, data_of, index, splat, tile_of, vectors_of, zero_tile
 
 ROWS = 4
@@ -96,13 +97,6 @@ def _store_bins(
     return types.void(sums, out, offset, stride, bin_stride, bins), generate
 
 
-@inlined
-def _two_sum(x: float, y: float) -> tuple[float, float]:
-    total = x + y
-    back = total - x
-    return total, (x - (total - back)) + (y - back)
-
-
 @kernel
 def combine(values: Any, high: Any, low: Any) -> None:
     """The exact sum of each column of `values` (terms, n) as high + low, |low| at most half an ulp of high.
@@ -116,12 +110,12 @@ def combine(values: Any, high: Any, low: Any) -> None:
         for j in range(terms):
             carry = values[j, i]
             for k in range(j):
-                carry, parts[k] = _two_sum(carry, parts[k])
+                carry, parts[k] = two_sum(carry, parts[k])
             parts[j] = carry
         total, rest = 0.0, 0.0
         j = terms - 1
         while j >= 0 and rest == 0.0:
-            total, rest = _two_sum(total, parts[j])
+            total, rest = two_sum(total, parts[j])
             j -= 1
         while j >= 0 and parts[j] == 0.0:
             j -= 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import kernel, prefer_wide_vectors
+from fpsim.backend.numba.compiler import inlined, kernel, prefer_wide_vectors
 from fpsim.backend.numba.error_function import erf64, erfc64
 from fpsim.backend.numba.transcendental import (
     acosh64,
@@ -27,57 +27,19 @@ from fpsim.backend.numba.transcendental import (
 )
 from fpsim.backend.numba.trigonometric import acos64, asin64, atan64, cos64, is_far, reduced, reduced_near, sin64, tan64, turns
 
-
-@kernel
-def _exp(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = exp64(x[i])
-
-
-@kernel
-def _exp2(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = exp2_64(x[i])
-
-
-@kernel
-def _expm1(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = expm1_64(x[i])
-
-
-@kernel
-def _log(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = log64(x[i])
-
-
-@kernel
-def _log2(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = log2_64(x[i])
-
-
-@kernel
-def _log10(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = log10_64(x[i])
-
-
-@kernel
-def _log1p(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = log1p_64(x[i])
-
-
 _BLOCK = 256
+
+
+def _make_pointwise(function: Any) -> Any:
+    """The kernel of a function of one number."""
+
+    @kernel
+    def pointwise(x: Any, out: Any) -> None:
+        prefer_wide_vectors()
+        for i in range(x.size):
+            out[i] = function(x[i])
+
+    return pointwise
 
 
 def _make_circular(function: Any) -> Any:
@@ -103,121 +65,35 @@ def _make_circular(function: Any) -> Any:
     return circular
 
 
-@kernel
-def _asin(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = asin64(x[i])
-
-
-@kernel
-def _acos(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = acos64(x[i])
-
-
-@kernel
-def _atan(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = atan64(x[i])
-
-
-@kernel
-def _sinh(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = sinh64(x[i])
-
-
-@kernel
-def _cosh(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = cosh64(x[i])
-
-
-@kernel
-def _tanh(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = tanh64(x[i])
-
-
-@kernel
-def _asinh(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = asinh64(x[i])
-
-
-@kernel
-def _acosh(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = acosh64(x[i])
-
-
-@kernel
-def _atanh(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = atanh64(x[i])
-
-
-@kernel
-def _sigmoid(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = sigmoid64(x[i])
-
-
-@kernel
-def _erf(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = erf64(x[i])
-
-
-@kernel
-def _erfc(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = erfc64(x[i])
-
-
-@kernel
-def _rsqrt(x: Any, out: Any) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = 1.0 / np.sqrt(x[i])
+@inlined
+def _rsqrt64(x: Any) -> Any:
+    return 1.0 / np.sqrt(x)
 
 
 _KERNELS = {
-    "exp": _exp,
-    "exp2": _exp2,
-    "expm1": _expm1,
-    "log": _log,
-    "log2": _log2,
-    "log10": _log10,
-    "log1p": _log1p,
+    "exp": _make_pointwise(exp64),
+    "exp2": _make_pointwise(exp2_64),
+    "expm1": _make_pointwise(expm1_64),
+    "log": _make_pointwise(log64),
+    "log2": _make_pointwise(log2_64),
+    "log10": _make_pointwise(log10_64),
+    "log1p": _make_pointwise(log1p_64),
     "sin": _make_circular(sin64),
     "cos": _make_circular(cos64),
     "tan": _make_circular(tan64),
-    "asin": _asin,
-    "acos": _acos,
-    "atan": _atan,
-    "sinh": _sinh,
-    "cosh": _cosh,
-    "tanh": _tanh,
-    "asinh": _asinh,
-    "acosh": _acosh,
-    "atanh": _atanh,
-    "sigmoid": _sigmoid,
-    "erf": _erf,
-    "erfc": _erfc,
-    "rsqrt": _rsqrt,
+    "asin": _make_pointwise(asin64),
+    "acos": _make_pointwise(acos64),
+    "atan": _make_pointwise(atan64),
+    "sinh": _make_pointwise(sinh64),
+    "cosh": _make_pointwise(cosh64),
+    "tanh": _make_pointwise(tanh64),
+    "asinh": _make_pointwise(asinh64),
+    "acosh": _make_pointwise(acosh64),
+    "atanh": _make_pointwise(atanh64),
+    "sigmoid": _make_pointwise(sigmoid64),
+    "erf": _make_pointwise(erf64),
+    "erfc": _make_pointwise(erfc64),
+    "rsqrt": _make_pointwise(_rsqrt64),
 }
 
 

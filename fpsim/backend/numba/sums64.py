@@ -12,6 +12,14 @@ LANES = 8
 
 
 @inlined
+def two_sum(a: Any, b: Any) -> Any:
+    """(s, e) with s the nearest number to a + b and s + e = a + b exactly (Knuth's TwoSum)."""
+    nearest = a + b
+    part = nearest - a
+    return nearest, (a - (nearest - part)) + (b - part)
+
+
+@inlined
 def total(terms: Any) -> Any:
     """The sum of float64 terms: eight strided partial sums, added in pairs, then what follows the last whole eight."""
     a = b = c = d = e = f = g = h = 0.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined
+from fpsim.backend.numba.compiler import as_bits, as_float, inlined, power_series
 
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH = 6.93147180369123816490e-01  # ln 2 to 33 bits: its products with exponents are exact
@@ -20,6 +20,7 @@ _LN2 = 0.6931471805599453
 _LOG10_E = 0.4342944819032518
 _LOG10_2_HIGH = 0.30102999560767785  # log10 2 to 33 bits
 _LOG10_2_LOW = 5.630334806675098e-11
+_ARTANH = tuple(1.0 / n for n in range(25, 1, -2))  # artanh x = x + x^3 (1/3 + x^2/5 + ...), the highest first
 _NEAREST_INTEGER = 6755399441055744.0  # 1.5 * 2^52: a sum with it has the rounded integer in its last bits
 
 
@@ -92,19 +93,7 @@ def _logarithm(x: Any) -> Any:
         k += np.int64(1)
     s = (m - 1.0) / (m + 1.0)
     z = s * s
-    p = 1.0 / 25.0
-    p = p * z + 1.0 / 23.0
-    p = p * z + 1.0 / 21.0
-    p = p * z + 1.0 / 19.0
-    p = p * z + 1.0 / 17.0
-    p = p * z + 1.0 / 15.0
-    p = p * z + 1.0 / 13.0
-    p = p * z + 1.0 / 11.0
-    p = p * z + 1.0 / 9.0
-    p = p * z + 1.0 / 7.0
-    p = p * z + 1.0 / 5.0
-    p = p * z + 1.0 / 3.0
-    return np.float64(k), s, z, p
+    return np.float64(k), s, z, power_series(z, _ARTANH)
 
 
 @inlined

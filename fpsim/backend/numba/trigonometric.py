@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, inlined, zeroed
+from fpsim.backend.numba.compiler import as_bits, inlined, power_series, zeroed
+from fpsim.backend.numba.sums64 import two_sum
 
 _TWO_OVER_PI = 0.6366197723675814
 _HALF_PI = 1.5707963267948966
@@ -24,6 +25,16 @@ _LIMBS = 6
 _LIMB = np.uint64(32)
 _MASK = np.uint64(0xFFFFFFFF)
 
+# What follows the first term, or two, of the series in the argument's square, the highest coefficient first.
+_SINE = (
+    -8.22063524662433e-18, 2.8114572543455206e-15, -7.647163731819816e-13, 1.6059043836821613e-10, -2.505210838544172e-08,
+    2.7557319223985893e-06, -1.984126984126984e-04, 8.333333333333333e-03, -1.6666666666666666e-01,
+)  # fmt: skip
+_COSINE = (
+    4.110317623312165e-19, -1.5619206968586225e-16, 4.779477332387385e-14, -1.1470745597729725e-11, 2.08767569878681e-09,
+    -2.755731922398589e-07, 2.48015873015873e-05, -1.3888888888888889e-03, 4.1666666666666664e-02,
+)  # fmt: skip
+_ARCTANGENT = (-1 / 15, 1 / 13, -1 / 11, 1 / 9, -1 / 7, 1 / 5, -1 / 3)
 #: atan(i / 8)
 ARCTANGENTS = (
     0.0, 0.12435499454676144, 0.24497866312686414, 0.35877067027057225, 0.4636476090008061, 0.5585993153435624,
@@ -57,13 +68,6 @@ def turns() -> np.ndarray:
 
 
 @inlined
-def _two_sum(a: Any, b: Any) -> Any:
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
-
-
-@inlined
 def _reduced_by_table(x: Any, table: Any) -> Any:
     """(n modulo 4, r) with |x| = n pi/2 + r, |r| <= pi/4, for |x| >= 2^20: integers modulo 2^192."""
     bits = as_bits(x)
@@ -92,7 +96,7 @@ def _reduced_by_table(x: Any, table: Any) -> Any:
     high_part = low_part = 0.0
     scale = 2.0**-30
     for i in range(_LIMBS - 1, -1, -1):
-        high_part, rest = _two_sum(high_part, np.float64(limbs[i]) * scale)
+        high_part, rest = two_sum(high_part, np.float64(limbs[i]) * scale)
         low_part += rest
         scale *= 2.0**-32
     remainder = (high_part + low_part) * _HALF_PI
@@ -112,7 +116,7 @@ def reduced_near(x: Any) -> Any:
     shifted = a * _TWO_OVER_PI + _NEAREST_INTEGER
     n = shifted - _NEAREST_INTEGER
     first = a - n * _PARTS[0]  # exact, as the next product is: n has 20 bits
-    high, low = _two_sum(first, -(n * _PARTS[1]))
+    high, low = two_sum(first, -(n * _PARTS[1]))
     return as_bits(shifted) & np.int64(3), high + (low - n * _PARTS[2])
 
 
@@ -126,32 +130,14 @@ def reduced(x: Any, table: Any) -> Any:
 def _sine(r: Any) -> Any:
     """sin r for |r| <= pi/4, by its series to r^19."""
     z = r * r
-    p = -8.22063524662433e-18
-    p = p * z + 2.8114572543455206e-15
-    p = p * z - 7.647163731819816e-13
-    p = p * z + 1.6059043836821613e-10
-    p = p * z - 2.505210838544172e-08
-    p = p * z + 2.7557319223985893e-06
-    p = p * z - 1.984126984126984e-04
-    p = p * z + 8.333333333333333e-03
-    p = p * z - 1.6666666666666666e-01
-    return r + r * z * p
+    return r + r * z * power_series(z, _SINE)
 
 
 @inlined
 def _cosine(r: Any) -> Any:
     """cos r for |r| <= pi/4, by its series to r^20."""
     z = r * r
-    p = 4.110317623312165e-19
-    p = p * z - 1.5619206968586225e-16
-    p = p * z + 4.779477332387385e-14
-    p = p * z - 1.1470745597729725e-11
-    p = p * z + 2.08767569878681e-09
-    p = p * z - 2.755731922398589e-07
-    p = p * z + 2.48015873015873e-05
-    p = p * z - 1.3888888888888889e-03
-    p = p * z + 4.1666666666666664e-02
-    return 1.0 - (0.5 * z - z * z * p)
+    return 1.0 - (0.5 * z - z * z * power_series(z, _COSINE))
 
 
 @inlined
@@ -205,14 +191,7 @@ def atan64(x: Any) -> Any:
     near = 0.125 * place
     u = (t - near) / (1.0 + t * near)
     z = u * u
-    p = -1.0 / 15.0
-    p = p * z + 1.0 / 13.0
-    p = p * z - 1.0 / 11.0
-    p = p * z + 1.0 / 9.0
-    p = p * z - 1.0 / 7.0
-    p = p * z + 1.0 / 5.0
-    p = p * z - 1.0 / 3.0
-    value = _near_arctangent(place) + (u + u * z * p)
+    value = _near_arctangent(place) + (u + u * z * power_series(z, _ARCTANGENT))
     value = np.copysign(_HALF_PI - (value - _HALF_PI_REST) if a > 1.0 else value, x)
     return x if x != x else value
 

@@ -47,36 +47,28 @@ def clipped_gradients(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     yield "gradients clipped to a norm of 1", recipe.having(clip=1.0)
 
 
-def wrapped(text: str, title: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
+def wrapped(text: str, title: str, evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     """One of `fpsim.optim` around the optimizer."""
-
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        if recipe.wrapper:
-            raise CannotTry("the optimizer is wrapped already")
-        if "MasterCopy" in text and not evidence.policy.is_native:
-            raise CannotTry("a named format has no float32 to keep; weights and optimizer in fp32 are the same")
-        if "MasterCopy" not in text and (recipe.entries or evidence.is_by_module):
-            raise CannotTry("under a mapping of formats the emulation rounds updates itself")
-        yield title, recipe.having(wrapper=f"fpsim.optim.{text}")
-
-    return changes
+    if recipe.wrapper:
+        raise CannotTry("the optimizer is wrapped already")
+    if "MasterCopy" in text and not evidence.policy.is_native:
+        raise CannotTry("a named format has no float32 to keep; weights and optimizer in fp32 are the same")
+    if "MasterCopy" not in text and (recipe.entries or evidence.is_by_module):
+        raise CannotTry("under a mapping of formats the emulation rounds updates itself")
+    yield title, recipe.having(wrapper=f"fpsim.optim.{text}")
 
 
 # Changes of the source, and of what flows
 
 
-def rewritten(rewrite: Callable[..., Rewrite], title: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
+def rewritten(rewrite: Callable[..., Rewrite], title: str, evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     """The method in which it happened, written anew."""
-
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        if evidence.path is None or evidence.event is None:
-            raise CannotTry("the line is in no module of the model")
-        done = rewrite(evidence.model, evidence.path, evidence.event.place)
-        if any((item.kind, item.name) == (done.kind, done.name) for item in recipe.rewrites):
-            raise CannotTry("the method is written anew already")
-        yield f"{title} in {done.kind}.{done.name}", recipe.having(rewrites=(*recipe.rewrites, done))
-
-    return changes
+    if evidence.path is None or evidence.event is None:
+        raise CannotTry("the line is in no module of the model")
+    done = rewrite(evidence.model, evidence.path, evidence.event.place)
+    if any((item.kind, item.name) == (done.kind, done.name) for item in recipe.rewrites):
+        raise CannotTry("the method is written anew already")
+    yield f"{title} in {done.kind}.{done.name}", recipe.having(rewrites=(*recipe.rewrites, done))
 
 
 def bounded_inputs(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
@@ -95,17 +87,13 @@ def bounded_inputs(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
 # Changes of the arithmetic
 
 
-def accumulated(text: str, what: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
+def accumulated(text: str, title: str, evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     """Another accumulator; {} in its text is the present one's format."""
-
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        held = evidence.policy.accumulator.held
-        if held is None or not evidence.has_narrow_sums:
-            raise CannotTry(f"sums are accumulated in {evidence.policy.accumulator} already")
-        accumulate = text.format(held.name)
-        yield f"{what}, {accumulate}", recipe.having(accumulate=accumulate)
-
-    return changes
+    held = evidence.policy.accumulator.held
+    if held is None or not evidence.has_narrow_sums:
+        raise CannotTry(f"sums are accumulated in {evidence.policy.accumulator} already")
+    accumulate = text.format(held.name)
+    yield f"{title}, {accumulate}", recipe.having(accumulate=accumulate)
 
 
 def in_format(evidence: Evidence, recipe: Recipe, path: str | None, fmt: str) -> Recipe:
@@ -120,17 +108,13 @@ def in_format(evidence: Evidence, recipe: Recipe, path: str | None, fmt: str) ->
     return recipe.having(entries=(("*", fmt), *children, *kept))
 
 
-def module_in(fmts: Callable[[Evidence], Iterable[str]]) -> Callable[[Evidence, Recipe], Iterable[Change]]:
+def module_in(fmts: Callable[[Evidence], Iterable[str]], evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     """The blamed module in other formats."""
-
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        if evidence.is_whole:
-            raise CannotTry("the model has no parts: that would be another format for everything")
-        name = evidence.path or f"what {type(evidence.model).__name__} computes itself, the loss included"
-        for fmt in fmts(evidence):
-            yield f"{fmt} for {name}", in_format(evidence, recipe, evidence.path, fmt)
-
-    return changes
+    if evidence.is_whole:
+        raise CannotTry("the model has no parts: that would be another format for everything")
+    name = evidence.path or f"what {type(evidence.model).__name__} computes itself, the loss included"
+    for fmt in fmts(evidence):
+        yield f"{fmt} for {name}", in_format(evidence, recipe, evidence.path, fmt)
 
 
 def from_here_on(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
@@ -185,30 +169,22 @@ def last_wide(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     yield f"{WIDE} for the last layer, {evidence.last}", recipe.with_formats((key_of(evidence.last), WIDE))
 
 
-def roles(title: str, *roles: str) -> Callable[[Evidence, Recipe], Iterable[Change]]:
+def roles(title: str, names: tuple[str, ...], evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     """Roles of all modules in fp32."""
-
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        _require_named(evidence)
-        if recipe.wrapper:
-            raise CannotTry("under a mapping of formats the emulation rounds updates itself")
-        yield title, recipe.with_formats(*((role, WIDE) for role in roles))
-
-    return changes
+    _require_named(evidence)
+    if recipe.wrapper:
+        raise CannotTry("under a mapping of formats the emulation rounds updates itself")
+    yield title, recipe.with_formats(*((role, WIDE) for role in names))
 
 
-def everything_in(fmts: Callable[[Evidence], Iterable[str]]) -> Callable[[Evidence, Recipe], Iterable[Change]]:
+def everything_in(fmts: Callable[[Evidence], Iterable[str]], evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     """Other formats for everything."""
-
-    def changes(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-        _require_named(evidence)
-        if evidence.is_by_module:
-            raise CannotTry("the formats were given as a mapping; change that")
-        others = tuple(entry for entry in recipe.entries if entry[0] != "*")
-        for fmt in fmts(evidence):
-            yield f"{fmt} for everything", recipe.having(entries=(("*", fmt), *others))
-
-    return changes
+    _require_named(evidence)
+    if evidence.is_by_module:
+        raise CannotTry("the formats were given as a mapping; change that")
+    others = tuple(entry for entry in recipe.entries if entry[0] != "*")
+    for fmt in fmts(evidence):
+        yield f"{fmt} for everything", recipe.having(entries=(("*", fmt), *others))
 
 
 def wide(evidence: Evidence) -> list[str]:
@@ -218,14 +194,14 @@ def wide(evidence: Evidence) -> list[str]:
 
 def siblings(evidence: Evidence) -> list[str]:
     """Other formats of at most 16 bits that have more of what was too little: range above or below, or precision."""
-    own = evidence.fmt
+    present = evidence.fmt
 
     def has_more(fmt: Format) -> bool:
         if evidence.breaks:
-            return fmt.emax > own.emax
-        return fmt.emin < own.emin if evidence.vanishes else fmt.precision > own.precision
+            return fmt.emax > present.emax
+        return fmt.emin < present.emin if evidence.vanishes else fmt.precision > present.precision
 
-    return [name for name in _SIBLINGS if has_more(get_format(name)) and get_format(name).bits >= own.bits]
+    return [name for name in _SIBLINGS if has_more(get_format(name)) and get_format(name).bits >= present.bits]
 
 
 def _require_named(evidence: Evidence) -> None:

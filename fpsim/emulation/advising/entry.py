@@ -106,14 +106,14 @@ def advise(
         price = price_of_precision(judge, recipe, evidence)
         judge.tolerance = tolerance_of(price) if tolerance is None else tolerance
         again = run_recipe(few, recipe, (UntilItBreaks(),)) if few is not subject else trial
-        found = judge.deviation(again)
+        deviation = judge.deviation(again)
         tried: list[Tried] = []
-        agrees = judge.agrees(found, again.report)
+        agrees = judge.agrees(deviation, again.report)
         if not agrees:
-            tried = Search(judge, found, most, tell).search(recipe, evidence)
+            tried = Search(judge, deviation, most, tell).search(recipe, evidence)
         attempts = [item.attempt for item in tried] if few is subject else list(lasting(subject, tried, _FIXES, tell))
         rows = tuple(_sensitivity_of(path, judge, recipe, evidence, tell) for path in paths or every)
-    return _advice(judge, trial, found, agrees, attempts, rows, price, first)
+    return _advice(judge, trial, deviation, agrees, attempts, rows, price, first)
 
 
 def _check(model: nn.Module, batches: list[Any], optimizer: Any, policy: Policy) -> None:
@@ -147,8 +147,8 @@ def _paths(model: nn.Module, policy: Policy, sensitivity: bool | Sequence[str]) 
 
 def _computing(evidence: Evidence) -> list[str]:
     """The modules in the model that computed anything themselves, in the order of the network."""
-    found = dict.fromkeys(row.module for row in evidence.trial.report.rows)
-    return [path for path in found if path and path in evidence.modules]
+    computing = dict.fromkeys(row.module for row in evidence.trial.report.rows)
+    return [path for path in computing if path and path in evidence.modules]
 
 
 def _check_called(trial: Trial, trains: bool) -> None:
@@ -159,14 +159,14 @@ def _check_called(trial: Trial, trains: bool) -> None:
 def _sensitivity_of(
     path: str, judge: Judge, recipe: Recipe, evidence: Evidence, tell: Callable[[str], None]
 ) -> Sensitivity:
-    found = []
+    errors = []
     for title, changed in (
         ("narrow", _alone_narrow(recipe, path, evidence)),
         ("fp32", recipe.with_formats((key_of(path), WIDE))),
     ):
         tell(f"{path} alone {title}")
-        found.append(math.nan if changed is None else judge.deviation(run_recipe(judge.subject, changed, ())).worst)
-    return Sensitivity(path, type(evidence.modules[path]).__name__, *found)
+        errors.append(math.nan if changed is None else judge.deviation(run_recipe(judge.subject, changed, ())).worst)
+    return Sensitivity(path, type(evidence.modules[path]).__name__, *errors)
 
 
 def _alone_narrow(recipe: Recipe, path: str, evidence: Evidence) -> Recipe | None:
@@ -177,18 +177,18 @@ def _alone_narrow(recipe: Recipe, path: str, evidence: Evidence) -> Recipe | Non
 
 
 def _advice(
-    judge: Judge, trial: Trial, found: Deviation, agrees: bool, attempts: list[Attempt], rows: tuple[Sensitivity, ...],
+    judge: Judge, trial: Trial, deviation: Deviation, agrees: bool, attempts: list[Attempt], rows: tuple[Sensitivity, ...],
     price: float, first: int,
 ) -> Advice:  # fmt: skip
     few, all_steps = len(judge.subject.batches), len(trial.of.results)
     where = "" if few == all_steps else f" in steps {first} to {first + few - 1}; nothing breaks in all {all_steps}"
     fixes = tuple(
-        Fix(item.title, item.code, True, item.error, f"relative error {item.error:.2g} remains of {found.worst:.2g}{where}")
+        Fix(item.title, item.code, True, item.error, f"relative error {item.error:.2g} remains of {deviation.worst:.2g}{where}")
         for item in restoring(attempts)[:_FIXES]
     )
     measurement = Measurement(
-        "relative error against float64", found.worst, math.nan, math.nan, few, few, found.worst > judge.tolerance
+        "relative error against float64", deviation.worst, math.nan, math.nan, few, few, deviation.worst > judge.tolerance
     )
     report = replace(trial.report, fixes=fixes, measurement=measurement)
     is_finite = all(bool(item.isfinite().all()) for result in judge.exact.results for item in result)
-    return Advice(report, found, judge.tolerance, price, all_steps, (first, few), agrees, tuple(attempts), rows, is_finite)
+    return Advice(report, deviation, judge.tolerance, price, all_steps, (first, few), agrees, tuple(attempts), rows, is_finite)

@@ -40,9 +40,9 @@ class Judge:
             return Deviation(math.inf, math.inf, math.inf)
         return deviation(trial.of, self.exact, self.fmt, self.subject.optimizer is not None, self.names)
 
-    def agrees(self, found: Deviation, report: Report) -> bool:
+    def agrees(self, deviation: Deviation, report: Report) -> bool:
         """Whether a run is within tolerance, made no infinity or NaN, and what errors do not show is gone."""
-        return found.worst <= self.tolerance and not self.troubles(report)
+        return deviation.worst <= self.tolerance and not self.troubles(report)
 
     def troubles(self, report: Report) -> str:
         """What is wrong in a run beside its error; "" for nothing."""
@@ -77,8 +77,7 @@ def price_of_precision(judge: Judge, recipe: Recipe, evidence: Evidence) -> floa
     precise = f"e8m{judge.fmt.precision - 1}"
     formats = {"*": precise, "weight": WIDE, "optimizer": WIDE}
     subject = replace(judge.subject, settings={"fmt": formats})
-    found = judge.deviation(run_recipe(subject, recipe.having(settings=(("fmt", formats),)), ()))
-    return found.worst
+    return judge.deviation(run_recipe(subject, recipe.having(settings=(("fmt", formats),)), ())).worst
 
 
 def tolerance_of(price: float) -> float:

@@ -96,12 +96,12 @@ class Recipe:
         return lines
 
     def _mapping(self, fmt: str) -> str:
-        given = dict(self.settings)["fmt"]
-        if not isinstance(given, Mapping) and set(dict(self.entries)) == {"*"}:
+        formats = dict(self.settings)["fmt"]
+        if not isinstance(formats, Mapping) and set(dict(self.entries)) == {"*"}:
             return repr(dict(self.entries)["*"])
-        first = f"**{fmt}" if isinstance(given, Mapping) else f"'*': {fmt}"
+        first = f"**{fmt}" if isinstance(formats, Mapping) else f"'*': {fmt}"
         entries = dict(self.entries)
-        if not isinstance(given, Mapping) and "*" in entries:
+        if not isinstance(formats, Mapping) and "*" in entries:
             first = f"'*': {entries.pop('*')!r}"
         parts = [first, *(f"{key!r}: {fmt if value == '' else repr(value)}" for key, value in entries.items())]
         return f"{{{', '.join(parts)}}}"

@@ -93,8 +93,8 @@ def _covers(node: Any, line: int) -> bool:
 
 def _names(nodes: Iterable[ast.AST], context: type) -> set[str]:
     """The names that are read, or written, in any of them."""
-    found = (part for node in nodes for part in ast.walk(node))
-    return {part.id for part in found if isinstance(part, ast.Name) and isinstance(part.ctx, context)}
+    parts = (part for node in nodes for part in ast.walk(node))
+    return {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, context)}
 
 
 def _scaled(
@@ -154,11 +154,11 @@ def _replace(parent: ast.AST, old: ast.AST, new: ast.AST) -> None:
 
 
 def _make_finite(function: ast.FunctionDef, line: int) -> None:
-    found = [node for node in ast.walk(function) if _is_infinite(node)]
-    if not found:
+    infinities = [node for node in ast.walk(function) if _is_infinite(node)]
+    if not infinities:
         raise CannotTry("the mask's infinity is not written in that method")
     parents = {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
-    for node in found:
+    for node in infinities:
         _replace(parents[node], node, ast.parse("torch.finfo(torch.float32).min", mode="eval").body)
 
 

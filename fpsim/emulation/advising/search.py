@@ -115,14 +115,14 @@ class Search:
         except Exception as error:  # noqa: BLE001 - the advice says it
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
             return Tried(Attempt(titles, "not tried", cost, reason=reason))
-        found = self.judge.deviation(trial)
+        deviation = self.judge.deviation(trial)
         troubles = self.judge.troubles(trial.report)
-        if self.judge.agrees(found, trial.report):
+        if self.judge.agrees(deviation, trial.report):
             outcome = "restores"
         else:
-            helps = found.worst < min(_FAR * self.baseline.worst, 1.0)  # an error of 1 is that of a zero
+            helps = deviation.worst < min(_FAR * self.baseline.worst, 1.0)  # an error of 1 is that of a zero
             outcome = "helps" if helps else "does not help"
-        attempt = Attempt(titles, outcome, cost, found, "" if outcome == "restores" else troubles, recipe.code())
+        attempt = Attempt(titles, outcome, cost, deviation, "" if outcome == "restores" else troubles, recipe.code())
         assert item.evidence is not None
         evidence = replace(item.evidence, trial=trial)
         return Tried(attempt, (*item.remedies, remedy), recipe, evidence)
@@ -130,8 +130,8 @@ class Search:
 
 def restoring(attempts: Iterable[Attempt]) -> list[Attempt]:
     """Those that restore agreement, the cheapest first, and of equal cost the nearest to the shadow."""
-    found = [attempt for attempt in attempts if attempt.outcome == "restores"]
-    return sorted(found, key=lambda attempt: (attempt.cost, attempt.error))
+    enough = [attempt for attempt in attempts if attempt.outcome == "restores"]
+    return sorted(enough, key=lambda attempt: (attempt.cost, attempt.error))
 
 
 def lasting(subject: Subject, tried: Iterable[Tried], most: int, progress: Callable[[str], None]) -> Iterator[Attempt]:

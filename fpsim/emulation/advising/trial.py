@@ -44,8 +44,8 @@ class Subject:
 
     def names(self) -> dict[str, Any]:
         """The names that a recipe's code reads."""
-        given = {"fpsim": sys.modules["fpsim"], "torch": torch, **self.settings}
-        return {**given, "model": self.model, "data": self.batches, "step": self.step, "optimizer": self.optimizer}
+        arguments = {"fpsim": sys.modules["fpsim"], "torch": torch, **self.settings}
+        return {**arguments, "model": self.model, "data": self.batches, "step": self.step, "optimizer": self.optimizer}
 
 
 @dataclass
@@ -118,12 +118,12 @@ class _Batches:
 
     def _exact(self, tensor: torch.Tensor) -> torch.Tensor:
         assert self._shadow is not None
-        found = self._shadow.of(tensor)
-        return wide(tensor if found is None else found)
+        exact = self._shadow.of(tensor)
+        return wide(tensor if exact is None else exact)
 
 
-def _gradients_to(found: dict[str, torch.Tensor]) -> Note:
-    return lambda taken, number: taken.gradients.append({name: number(tensor) for name, tensor in found.items()})
+def _gradients_to(gradients: dict[str, torch.Tensor]) -> Note:
+    return lambda taken, number: taken.gradients.append({name: number(tensor) for name, tensor in gradients.items()})
 
 
 def run_recipe(subject: Subject, recipe: Recipe, observe: Sequence[Any] = (), learns: bool = False) -> Trial:
@@ -155,18 +155,16 @@ def run_recipe(subject: Subject, recipe: Recipe, observe: Sequence[Any] = (), le
             torch.set_rng_state(subject.generator)
         with suppress(_Broken):
             exec(compile(recipe.code(), _FILE, "exec"), names)
-    sim = names["sim"]
-    seen = batches
-    known = seen.returns_pair, seen.was_called, seen.is_over, seen.generator
-    return Trial(sim, sim.report(), names.get("opt"), seen.of, seen.exact, *known)
+    sim, ending = names["sim"], (batches.returns_pair, batches.was_called, batches.is_over, batches.generator)
+    return Trial(sim, sim.report(), names.get("opt"), batches.of, batches.exact, *ending)
 
 
 def _check_loss(result: Any) -> None:
     loss = result[0] if isinstance(result, tuple) and len(result) == 2 else result
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        kind = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise TypeError(
-            f"step returned {found}; where there is an optimizer it returns the loss, or (loss, outputs), and advise runs the "
+            f"step returned {kind}; where there is an optimizer it returns the loss, or (loss, outputs), and advise runs the "
             "backward pass and the optimizer's step itself, so that it can scale the one and change the other"
         )
     if not loss.requires_grad:

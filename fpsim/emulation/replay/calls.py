@@ -12,7 +12,7 @@ from fpsim.emulation.machine.policy import NativePolicy, Policy, make_policy
 from fpsim.emulation.registry import TABLE
 from fpsim.emulation.replay.conversions import converted
 from fpsim.emulation.replay.guard import REFUSALS, NotReplayed, check_call, first_line
-from fpsim.emulation.replay.tensors import DTYPES, numbers_in, tensor_of, tensors_in, value_of
+from fpsim.emulation.replay.tensors import DTYPES, arguments_of, numbers_in, operands_and_results, results_of, tensor_of
 from fpsim.recorder.bundle import Bundle
 
 HALVES = ("float16", "bfloat16")
@@ -26,9 +26,8 @@ class Call:
         self.bundle, self.record = bundle, record
         self.name: str = record["op"]
         has_results = "skipped" not in record
-        operands = numbers_in([record["args"], list(record["kwargs"].values())]) if has_results else []
+        operands, self.recorded = operands_and_results(record) if has_results else ([], [])
         self.dtypes = [bundle.tensors[number][0] for number in operands]
-        self.recorded = numbers_in([record["result"], list(record["written"].values())]) if has_results else []
 
     @cached_property
     def refusal(self) -> str | None:
@@ -65,22 +64,24 @@ class Call:
         return next((name for name in order if name in names), "float32")
 
     @property
+    def _factors(self) -> list[tuple[int, ...]]:
+        """The shapes of the factors of a matrix product; none of other calls."""
+        first = {"mm": 0, "bmm": 0, "dot": 0, "mv": 0, "addmm": 1, "baddbmm": 1}.get(self.name.split(".")[1])
+        shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
+        return [] if first is None else shapes[first : first + 2]
+
+    @property
     def terms(self) -> int | None:
         """How many products each element of a matrix product sums; None for other calls."""
-        shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
-        place = {"mm": 0, "bmm": 0, "dot": 0, "mv": 0, "addmm": 1, "baddbmm": 1}.get(self.name.split(".")[1])
-        return shapes[place][-1] if place is not None else None
+        return self._factors[0][-1] if self._factors else None
 
     @property
     def shape(self) -> tuple[int, ...] | None:
         """(m, k, n) of a product of two matrices; m or n is 1 for a vector."""
-        shapes = [self.bundle.tensors[number][1] for number in numbers_in(self.record["args"])]
-        name = self.name.split(".")[1]
-        first = {"mm": 0, "addmm": 1, "mv": 0, "dot": 0}.get(name)
-        if first is None:
+        if not self._factors or "bmm" in self.name:
             return None
-        rows = 1 if name == "dot" else shapes[first][0]
-        return rows, shapes[first][-1], shapes[first + 1][-1] if len(shapes[first + 1]) == 2 else 1
+        left, right = self._factors
+        return left[0] if len(left) == 2 else 1, left[-1], right[-1] if len(right) == 2 else 1
 
     @property
     def kind(self) -> str:
@@ -112,8 +113,7 @@ class Call:
         if self.refusal is not None:
             raise NotReplayed(self.refusal)
         bundle, record = self.bundle, self.record
-        args = value_of(bundle, record["args"])
-        kwargs = {key: value_of(bundle, value) for key, value in record["kwargs"].items()}
+        args, kwargs = arguments_of(bundle, record)
         try:
             emulated = self._converted(args, kwargs) if self.family == "conversion" else self._emulated(policy, args, kwargs)
         except REFUSALS as error:
@@ -135,8 +135,12 @@ class Call:
     def _emulated(self, policy: Policy, args: list[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         with Emulation(policy), torch.no_grad():
             result = self.op(*args, **kwargs)
-        named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
-        return [*tensors_in(result), *(tensor for place in self.record["written"] for tensor in tensors_in(named[place]))]
+        return results_of(self.record, result, args, kwargs)
+
+
+def written_flags(record: dict[str, Any]) -> str:
+    """The flags of a record as text, in one order."""
+    return repr(sorted(record.get("flags", {}).items()))
 
 
 def _described(x: torch.Tensor) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fpsim.accumulation import get_accumulator
-from fpsim.emulation.replay.calls import Call, NotReplayed
+from fpsim.emulation.replay.calls import Call, NotReplayed, written_flags
 from fpsim.emulation.replay.candidates import ACCUMULATING, Candidate, candidates
 from fpsim.emulation.replay.differences import Difference, compare
 from fpsim.emulation.replay.instructions import check_instruction
@@ -111,7 +111,7 @@ def crosscheck(
             call = Call(read, record)
             groups.setdefault(_key(call), []).append(call)
         elif record["kind"] == "instruction":
-            key = (record["section"], record["op"], record.get("operand", ""), "", _written(record))
+            key = (record["section"], record["op"], record.get("operand", ""), "", written_flags(record))
             tiles.setdefault(key, []).append(record)
     total = len(groups) + len(tiles)
     rows: list[CheckedRow] = []
@@ -134,11 +134,7 @@ def crosscheck(
 def _key(call: Call) -> Key:
     compared = call.refusal is None
     section, op = call.record["section"], call.record["op"]
-    return section, op, call.dtype if compared else "", call.kind if compared else "", _written(call.record)
-
-
-def _written(record: dict[str, Any]) -> str:
-    return repr(sorted(record.get("flags", {}).items()))
+    return section, op, call.dtype if compared else "", call.kind if compared else "", written_flags(call.record)
 
 
 def _fitting_all(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from fpsim.arrays.encoding import encode
 from fpsim.arrays.rounding import round as round_to
+from fpsim.emulation.replay.tensors import SIGNED
 from fpsim.numbers.formats import Format, get_format
 
 #: fpsim's name of the format that a dtype holds.
@@ -14,7 +14,6 @@ FORMATS = {
     "float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64", "float8_e4m3fn": "e4m3fn",
     "float8_e5m2": "e5m2", "float8_e4m3fnuz": "e4m3fnuz", "float8_e5m2fnuz": "e5m2fnuz",
 }  # fmt: skip
-_SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 
 def format_of(dtype: torch.dtype) -> Format:
@@ -32,4 +31,4 @@ def converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     target = format_of(dtype)
     codes = encode(round_to(x.double().numpy(), target), target)
     size = dtype.itemsize
-    return torch.from_numpy(codes.astype(f"u{size}").view(_SIGNED[size])).view(dtype).reshape(x.shape)
+    return torch.from_numpy(codes.astype(f"u{size}").view(SIGNED[size])).view(dtype).reshape(x.shape)

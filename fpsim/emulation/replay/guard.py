@@ -14,7 +14,7 @@ import torch
 from numba.core.errors import NumbaError
 
 from fpsim.emulation.registry import TABLE
-from fpsim.emulation.replay.tensors import numbers_in, tensors_in, value_of
+from fpsim.emulation.replay.tensors import arguments_of, numbers_in, operands_and_results, results_of, tensors_in
 from fpsim.emulation.replay.trusted import Untrusted, check_arguments
 from fpsim.recorder.bundle import Bundle
 from fpsim.recorder.calls import may_compute
@@ -57,8 +57,7 @@ def check_call(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]
     shaped = _shaped(op, bundle, record)
     if shaped is not None:
         _check_shapes(shaped, recorded)
-    args = value_of(bundle, record["args"])
-    arguments = _by_name(op, args, {key: value_of(bundle, value) for key, value in record["kwargs"].items()})
+    arguments = _by_name(op, *arguments_of(bundle, record))
     if not any(tensor.is_floating_point() for tensor in tensors_in(list(arguments.values()))):
         raise NotReplayed(_UNRECORDED)
     try:
@@ -80,8 +79,8 @@ def _base(op: torch._ops.OpOverload) -> str:
 
 def _recorded(bundle: Bundle, record: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
     """(dtype, shape) of the recorded results; raises NotReplayed for more bytes than a file holds."""
-    results = numbers_in([record["result"], list(record["written"].values())])
-    for numbers in (numbers_in([record["args"], list(record["kwargs"].values())]), results):
+    operands, results = operands_and_results(record)
+    for numbers in (operands, results):
         if sum(bundle.tensors[number][3].nbytes for number in numbers) > _MOST_BYTES:
             raise NotReplayed(f"its tensors have more than {_MOST_BYTES >> 20} MB")
     return [bundle.tensors[number][:2] for number in results]
@@ -118,8 +117,7 @@ def _check_pieces(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, A
 def _shaped(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]] | None:
     """(dtype, shape) of the results that torch finds without computing; None where it cannot, and need not."""
     try:
-        args = value_of(bundle, record["args"], without_memory=True)
-        kwargs = {key: value_of(bundle, value, without_memory=True) for key, value in record["kwargs"].items()}
+        args, kwargs = arguments_of(bundle, record, without_memory=True)
         with torch.no_grad():
             result = op(*args, **kwargs)
     except REFUSALS as error:
@@ -128,10 +126,9 @@ def _shaped(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]) -
         if _base(op) == "allclose":  # which reads its result
             return None
         raise NotReplayed(f"torch does not take its arguments ({first_line(error)})") from None
-    named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
-    if not record["written"].keys() <= named.keys():
+    if not record["written"].keys() <= {str(place) for place in (*range(len(args)), *kwargs)}:
         raise NotReplayed("it names an argument that it does not have")
-    results = [*tensors_in(result), *(tensor for place in record["written"] for tensor in tensors_in(named[place]))]
+    results = results_of(record, result, args, kwargs)
     return [(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in results]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from fpsim.accumulation import Tree
 from fpsim.accumulation.reveal import tree_of_survivors
-from fpsim.emulation.replay.calls import Call
+from fpsim.emulation.replay.calls import Call, written_flags
 from fpsim.recorder.bundle import Bundle
 
 _MOST_ELEMENTS = 1 << 24  # of a product whose elements all add in one order
@@ -80,7 +80,7 @@ class Orders:
     def of(self, call: Call) -> Revealed:
         """The order of a product of the call's shape. Raises ValueError where no masks tell it."""
         op = call.name.replace("aten.addmm.", "aten.mm.")
-        revealed = self.found.get((op, call.dtype, _written(call.record["flags"]), call.shape))
+        revealed = self.found.get((op, call.dtype, written_flags(call.record), call.shape))
         if revealed is None:
             raise ValueError("no masks were recorded for this shape")
         return revealed
@@ -97,8 +97,4 @@ def _revealed(bundle: Bundle, record: dict[str, Any]) -> Revealed:
         raise ValueError("the tables do not fit the shape of the product")
     trees = tuple(tree_of_survivors(table.astype(np.int64)) for table in tables)
     alike = record["alike"] or len(trees) > 1
-    return Revealed(record["op"], record["dtype"], _written(record["flags"]), (m, k, n), trees, orders, alike)
-
-
-def _written(flags: dict[str, Any]) -> str:
-    return repr(sorted(flags.items()))
+    return Revealed(record["op"], record["dtype"], written_flags(record), (m, k, n), trees, orders, alike)

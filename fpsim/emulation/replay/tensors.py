@@ -9,7 +9,7 @@ import torch
 
 from fpsim.recorder.bundle import SIZES, Bundle
 
-_SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 #: The dtypes of a bundle's tensors that this torch has.
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in SIZES if hasattr(torch, name)}
 _LAYOUTS = {
@@ -29,7 +29,7 @@ def tensor_of(bundle: Bundle, number: int, without_memory: bool = False) -> torc
     kind = DTYPES[dtype]
     if without_memory:
         return torch.empty(shape, dtype=kind, device="meta")
-    flat = torch.from_numpy(bits.view(_SIGNED[bits.itemsize]).copy())
+    flat = torch.from_numpy(bits.view(SIGNED[bits.itemsize]).copy())
     return (flat != 0 if kind is torch.bool else flat.view(kind)).reshape(shape)
 
 
@@ -60,6 +60,24 @@ def numbers_in(encoded: Any) -> list[int]:
     if isinstance(encoded, list):
         return [number for item in encoded for number in numbers_in(item)]
     return [encoded["tensor"]] if isinstance(encoded, dict) and "tensor" in encoded else []
+
+
+def operands_and_results(record: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The numbers of the tensors that a recorded call had, and of those that it gave or wrote to."""
+    given, made = [record["args"], *record["kwargs"].values()], [record["result"], *record["written"].values()]
+    return numbers_in(given), numbers_in(made)
+
+
+def arguments_of(bundle: Bundle, record: dict[str, Any], without_memory: bool = False) -> tuple[list[Any], dict[str, Any]]:
+    """What a recorded call was given; raises as `value_of` does."""
+    args = value_of(bundle, record["args"], without_memory)
+    return args, {key: value_of(bundle, value, without_memory) for key, value in record["kwargs"].items()}
+
+
+def results_of(record: dict[str, Any], result: Any, args: list[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors of a call's result, then those that the record says it wrote to."""
+    named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
+    return tensors_in([result, *(named[place] for place in record["written"])])
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

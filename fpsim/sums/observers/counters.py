@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
 import numpy as np
 
 from fpsim.numbers.formats import Format
@@ -11,6 +15,8 @@ from fpsim.sums.lanes import LaneSums
 from fpsim.sums.observers import counting
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.task import Draws, Sum
+
+_Result = TypeVar("_Result")
 
 
 class Counters(Tally):
@@ -31,37 +37,30 @@ class Counters(Tally):
     # What a `SumObserver` is asked
 
     def product(self, task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws) -> np.ndarray:
-        counted = type(self)()
-        result = counting.count_product(task, a, b, draws, counted)
-        self.add(counted)
-        return result
+        return self._told(counting.count_product, task, a, b, draws)
 
     def products(self, task: Sum, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-        own = type(self)()
-        result = counting.count_products(task, a, b, own)
-        self.add(own)
-        return result
+        return self._told(counting.count_products, task, a, b)
 
     def lanes(self, sums: LaneSums) -> np.ndarray:
-        counted = type(self)()
-        result = counting.count_lanes(sums, counted)
-        self.add(counted)
-        return result
+        return self._told(counting.count_lanes, sums)
 
     def addition(
         self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
     ) -> np.ndarray:
-        counted = type(self)()
-        result = counting.counted_add(x, y, target, rounding, draws, node, counted, addend_only=True)
-        self.add(counted)
-        return result
+        return self._told(partial(counting.counted_add, addend_only=True), x, y, target, rounding, draws, node)
 
     def rounded(
         self, x: np.ndarray, result: np.ndarray, system: NumberSystem, rounding: Rounding, key: int, first: int
     ) -> None:
+        self._told(counting.counted_rounding, x, result, system, rounding, key, first)
+
+    def _told(self, compute: Callable[..., _Result], *given: Any) -> _Result:
+        """What `compute(*given, counters)` gives; what it counts is added at its end, for others may be counting meanwhile."""
         counted = type(self)()
-        counting.counted_rounding(x, result, system, rounding, key, first, counted)
+        result = compute(*given, counted)
         self.add(counted)
+        return result
 
 
 class SwampedAdditions(Counters):

@@ -50,8 +50,8 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
     from fpsim.backend.numba.counted import SUMS, TALLIES
 
     if is_turned(task, a, b):
-        found = count_products(task.transposed, b.mT, a.mT, counters)
-        return None if found is None else found.mT
+        transposed = count_products(task.transposed, b.mT, a.mT, counters)
+        return None if transposed is None else transposed.mT
     planned = plan_of_pairs(task, a, b)
     extents = extents_of_pairs(a, b) if planned is not None else (np.inf, 0.0)
     if planned is None or not extents[0] < np.inf:
@@ -61,8 +61,7 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
     chosen, shape = planned.scheme, (a.shape[1], b.shape[2], planned.leaves)
     if _are_alone(planned, extents, counters) and _observed(planned, extents) == SUMS and _may_be_seldom(planned, extents):
         out, swamped = swamped_pairs(planned, a, b, planned.flags(planned.leaves, shape[0], lambda: extents))
-        counters.additions += len(a) * shape[0] * shape[1] * counts[0][0]
-        counters.swamped += swamped
+        counters.add(Tally(len(a) * shape[0] * shape[1] * counts[0][0], swamped))
         return out
     job = CountingJob(chosen.element, shape, planned.depth, task.rounding, Draws(), _observed(planned, extents))
     flags, lines = planned.flags(planned.leaves, job.rows, lambda: extents), planned.programs[0]
@@ -135,11 +134,8 @@ def _take(job: CountingJob, additions: int, counters: Tally) -> None:
     """Add what a job has counted."""
     from fpsim.backend.numba.counted import OVERFLOWS, UNCHANGED, UNDERFLOWS
 
-    counters.swamped += job.counts[UNCHANGED]
-    counters.underflows += job.counts[UNDERFLOWS]
-    counters.overflows += job.counts[OVERFLOWS]
-    counters.largest = max(counters.largest, job.largest)
-    counters.additions += additions
+    counts = job.counts
+    counters.add(Tally(additions, counts[UNCHANGED], counts[OVERFLOWS], counts[UNDERFLOWS], job.largest))
 
 
 def _observed(planned: Plan, extents: tuple[float, float]) -> int:
@@ -252,11 +248,8 @@ def count_lanes(sums: LaneSums, counters: Tally) -> np.ndarray:
     out, overflowed, tallied = sums.run(chosen, chosen.flags, lines, sums.tiles, EVERYTHING, TALLIES)
     tallies, counts = tallied.reshape(overflowed.size, TALLIES, -1), np.zeros(3, np.int64)
     largest = float(sum_tallies(tallies, tallies.view(f"u{tallies.itemsize}"), overflowed.reshape(-1), counts))
-    counters.additions += sums.count * additions(lines)
-    counters.swamped += int(counts[UNCHANGED])
-    counters.underflows += int(counts[UNDERFLOWS])
-    counters.overflows += int(counts[OVERFLOWS])
-    counters.largest = max(counters.largest, largest)
+    swamped, overflows, underflows = counts[[UNCHANGED, OVERFLOWS, UNDERFLOWS]].tolist()
+    counters.add(Tally(sums.count * additions(lines), swamped, overflows, underflows, largest))
     return sums.shaped(out)
 
 
@@ -287,10 +280,7 @@ def counted_add(
     flat = (np.ascontiguousarray(values).reshape(-1) for values in whole)
     largest = count_sums(*flat, addend_only, target.max_finite, counts)
     lost, underflows, reaching = counts.tolist()
-    counters.additions += result.size
-    counters.swamped += lost
-    counters.underflows += underflows
-    counters.largest = max(counters.largest, float(largest))
+    counters.add(Tally(result.size, lost, underflows=underflows, largest=float(largest)))
     if reaching and counters.is_whole:
         finite = np.isfinite(x) & np.isfinite(y)
         beyond = add_rounded(x, y, target.beyond, rounding, draws, node)

@@ -10,6 +10,7 @@ from fpsim.accumulation.instructions import Formats, Instruction, Output, format
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP16, FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
+from fpsim.sums.orientation import has_few_columns
 from fpsim.sums.schemes import constants
 from fpsim.sums.units.packing import TILE, Packed, padded
 from fpsim.sums.units.specials import among_specials, decided, finite_part
@@ -40,7 +41,7 @@ def _in_ieee(a: np.ndarray, b: np.ndarray, addend: np.ndarray) -> np.ndarray:
 
 def _block(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
     """Chained blocks, each rounded to the output format."""
-    job = _Blocks(a, b, fmt, row.block, row.fraction, row.block)
+    job = _Blocks(a, b, fmt, row.block, row.fraction)
     return job.run(0, job.leaves, output.format, Rounding(output.rounding), start)
 
 
@@ -57,7 +58,7 @@ def _any_blocks(
     """Chained blocks of any operands from any addend, one after the other."""
     for first in range(0, a.shape[1], block):
         left, right = a[:, first : first + block], b[first : first + block]
-        job = _Blocks(finite_part(left), finite_part(right), fmt, block, fraction, block)
+        job = _Blocks(finite_part(left), finite_part(right), fmt, block, fraction)
         finite = partial(job.run, 0, job.leaves, target, rounding)
         total = decided(_in_ieee(left, right, total), finite, total)
     return total
@@ -67,13 +68,13 @@ def block_product(
     a: np.ndarray, b: np.ndarray, a_powers: np.ndarray, b_powers: np.ndarray, block: int, fraction: int, start: np.ndarray
 ) -> np.ndarray:
     """Chained blocks of finite float64 operands whose powers are given, 0 where an operand is zero; toward zero to fp32."""
-    job = _Blocks(a, b, FP32, block, fraction, block, (a_powers, b_powers))
+    job = _Blocks(a, b, FP32, block, fraction, (a_powers, b_powers))
     return job.run(0, job.leaves, FP32, Rounding.TOWARD_ZERO, start)
 
 
 def _emulated(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, output: Output, start: np.ndarray) -> np.ndarray:
     """For every 32 terms: a chain of two blocks of 16 from +0 in the output format, then one rounded addition."""
-    job = _Blocks(*_halves_first(a, b, row.block), fmt, row.block // 2, row.fraction, row.block)
+    job = _Blocks(*_halves_first(a, b, row.block), fmt, row.block // 2, row.fraction)
     total = start.astype(np.float32)
     for first in range(0, job.leaves, row.block):
         part = job.run(first, first + row.block, output.format, _inner(output))
@@ -116,28 +117,28 @@ def _add_part(part: np.ndarray, total: np.ndarray, output: Output) -> None:
 
 
 class _Blocks:
-    """Finite operands packed once for the block kernel; the terms are padded with zeros to whole multiples of `multiple`.
+    """Finite operands packed once for the block kernel; the terms are padded with zeros to whole blocks.
 
     Few columns and many rows change places: products commute, and so does everything that a block does with them.
     """
 
     def __init__(
-        self, a: np.ndarray, b: np.ndarray, fmt: Formats, block: int, fraction: int, multiple: int,
+        self, a: np.ndarray, b: np.ndarray, fmt: Formats, block: int, fraction: int,
         powers: tuple[np.ndarray, np.ndarray] | None = None,
     ):  # fmt: skip
         """`powers`: of a and of b, where they are not those of values of `fmt`; the carrier is float64 then."""
         formats = formats_of_both(fmt)
-        self.turned = b.shape[1] < 32 and a.shape[0] > b.shape[1]
+        self.turned = has_few_columns(a, b)
         formats = formats[::-1] if self.turned else formats
-        a, b = padded(*((b.T, a.T) if self.turned else (a, b)), multiple)
+        a, b = padded(*((b.T, a.T) if self.turned else (a, b)), block)
         self.block, self.fraction, self.leaves = block, fraction, a.shape[1]
         self.element = "f4" if powers is None and _fits_single(a, b, formats, block, fraction) else "f8"
         self.packed = Packed(a, b, self.element)
         if powers is not None:
-            packed = Packed(*padded(*((powers[1].T, powers[0].T) if self.turned else powers), multiple), self.element)
+            packed = Packed(*padded(*((powers[1].T, powers[0].T) if self.turned else powers), block), self.element)
             self.powers = [packed.a, packed.b]
-            return
-        self.powers = self.packed.powers(formats)
+        else:
+            self.powers = self.packed.powers(formats)
 
     def run(self, begin: int, end: int, target: Format, rounding: Rounding, start: np.ndarray | None = None) -> np.ndarray:
         """The chained blocks of a range of terms, each rounded toward zero to fp32's range or to nearest even.

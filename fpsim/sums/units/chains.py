@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
-from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
+from fpsim.accumulation.instructions import FLUSHED, Formats, Instruction, formats_of_both
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding
+from fpsim.sums.orientation import has_few_columns
 from fpsim.sums.plan import plan
 from fpsim.sums.schemes import constants
 from fpsim.sums.task import Draws, Sum
@@ -19,7 +20,6 @@ from fpsim.sums.trees import product
 from fpsim.sums.units.packing import TILE, Packed, padded
 
 _NEAREST = Rounding.NEAREST_EVEN
-_FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
 _SCALE = 24  # binades that lift every float32 whose rounding matters out of the subnormal range
 
 
@@ -34,7 +34,7 @@ def chain(
     if not row.flush and not start.view(np.int64).any():  # from +0: what the product kernels have fast paths for
         operand = max(formats_of_both(fmt), key=lambda held: held.precision)
         return product(plan(Sum.of(operand, _fused(target), _NEAREST), a.shape[1]), a, b, Draws())
-    return chain_product(a, b, _FLUSHED if row.flush else target, start, row.flush)
+    return chain_product(a, b, FLUSHED if row.flush else target, start, row.flush)
 
 
 @lru_cache(maxsize=8)
@@ -49,11 +49,11 @@ def chain_product(a: np.ndarray, b: np.ndarray, target: Format, start: np.ndarra
     """
     from fpsim.backend.numba import chains as kernels
 
-    if b.shape[1] < 32 and a.shape[0] > b.shape[1]:
+    if has_few_columns(a, b):
         return chain_product(b.T, a.T, target, start.T, flush).T
     if flush:
         a, b, start = (without_subnormals(x) for x in (a, b, start))
-    scaled = target == _FLUSHED and _stays_below(a, b, start)
+    scaled = target == FLUSHED and _stays_below(a, b, start)
     element = "f4" if scaled else "f8"
     lift = 2.0**_SCALE if scaled else 1.0
     with np.errstate(invalid="ignore"):

@@ -6,9 +6,9 @@ import numpy as np
 
 from fpsim.backend import threads
 from fpsim.numbers.formats import Format
+from fpsim.sums.packing import LANES
 
 TILE = (4, 2)  # rows and vectors that a kernel holds in registers
-_LANES = {"f4": 16, "f8": 8}
 _EXPONENT = {"f4": np.int32(0x7F800000), "f8": np.int64(0x7FF0000000000000)}
 
 
@@ -31,7 +31,7 @@ class Packed:
 
         self.element = element
         (self.rows, self.leaves), self.columns = a.shape, b.shape[1]
-        rows, width = TILE[0], TILE[1] * _LANES[element]
+        rows, width = TILE[0], TILE[1] * LANES[element]
         self.groups, self.panels = -(-self.rows // rows), -(-self.columns // width)
         self.a = np.empty(self.groups * rows * self.leaves, element)
         self.b = np.empty(self.panels * width * self.leaves, element)

@@ -57,9 +57,9 @@ def unit_product(
     if 0 in shape or a.shape[1] == 0:
         return start
     if row.model in ("block", "emulated"):
-        return around_specials(a, b, fmt, row, row.outputs[name], start)
+        return around_specials(a, b, fmt, row, output, start)
     if row.model == "chain":
-        return chain(a, b, fmt, row, row.outputs[name].format, start)
+        return chain(a, b, fmt, row, output.format, start)
     result = step_product(a, b, fmt, row, start)
     return MODELS[row.model](a, b, fmt, row, start) if result is None else result
 

@@ -9,6 +9,7 @@ import numpy as np
 from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
 from fpsim.backend import threads
 from fpsim.numbers.formats import FP32
+from fpsim.sums.orientation import has_few_columns
 from fpsim.sums.units.packing import TILE, Packed, padded
 
 
@@ -24,7 +25,7 @@ def step_product(
     model = kernels.MODELS[row.model]
     if not _is_tame(a, b, fmt, start, model.binades):
         return None
-    if b.shape[1] < 32 and a.shape[0] > b.shape[1]:
+    if has_few_columns(a, b):
         swapped = formats_of_both(fmt)[::-1]
         result = step_product(b.T, a.T, swapped, row, start.T)
         return None if result is None else result.T

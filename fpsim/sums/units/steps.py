@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from fpsim.accumulation.accumulator import get_accumulator
-from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
+from fpsim.accumulation.instructions import FLUSHED, Formats, Instruction, formats_of_both
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.exact import exact_product
@@ -23,7 +23,6 @@ from fpsim.sums.units.specials import decided
 
 _NEAREST = Rounding.NEAREST_EVEN
 _EXACT = get_accumulator("exact")
-_FLUSHED = FP32.replace(name="fp32 without subnormals", flush="after")
 _FLUSHED_BEFORE = FP32.replace(name="fp32 without subnormals", flush="before")
 _FLOOR, _SUM_FLOOR = 2.0**24, 2.0**32  # of an addend, and of a sum of products, below the largest power
 
@@ -58,7 +57,7 @@ def _products(a: np.ndarray, b: np.ndarray, together: int) -> Iterator[list[np.n
 
 def halves(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray) -> np.ndarray:
     """Chains over even and over odd k of each block, both from +0; their sum, then the addend's, each rounded."""
-    target = _FLUSHED if row.flush else FP32
+    target = FLUSHED if row.flush else FP32
     total = without_subnormals(start) if row.flush else start
     nothing = np.zeros(start.shape)
     for first in range(0, a.shape[1], row.block):
@@ -92,9 +91,9 @@ def quads(a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: n
     total = np.where(np.abs(start) < FP32.min_normal, 0, start)
     nothing = np.zeros(start.shape)
     for group in _products(a, b, row.block):
-        p0, p1, p2, p3 = (_add(product, nothing, _FLUSHED) for product in group)
-        pairs = _add(_add(p0, p1, _FLUSHED), _add(p2, p3, _FLUSHED), _FLUSHED)
-        total = _add(total, pairs, _FLUSHED)
+        p0, p1, p2, p3 = (_add(product, nothing, FLUSHED) for product in group)
+        pairs = _add(_add(p0, p1, FLUSHED), _add(p2, p3, FLUSHED), FLUSHED)
+        total = _add(total, pairs, FLUSHED)
     return total
 
 

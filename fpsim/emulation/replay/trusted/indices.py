@@ -11,14 +11,10 @@ import torch
 from fpsim.emulation.replay.trusted.requirements import MOST_ELEMENTS, Arguments, ascending, require, size_of, within
 
 
-def _along(source: str = "self", wraps: bool = False) -> Callable[[Arguments], None]:
+def _along(named: Arguments, wraps: bool = False) -> None:
     """Indices into one dimension; where it wraps, negative ones count from its end."""
-
-    def check(named: Arguments) -> None:
-        size = size_of(named[source], named["dim"])
-        within(named["index"], -size if wraps else 0, size, "its indices")
-
-    return check
+    size = size_of(named["self"], named["dim"])
+    within(named["index"], -size if wraps else 0, size, "its indices")
 
 
 def _flat(named: Arguments) -> None:
@@ -50,12 +46,9 @@ def _nothing(named: Arguments) -> None:
     """Torch's kernel checks, clamps or compares them."""
 
 
-def _rows_of(source: str, index: str) -> Callable[[Arguments], None]:
-    def check(named: Arguments) -> None:
-        rows = named[source]
-        within(named[index], 0, rows if isinstance(rows, int) else size_of(rows, 0), "its indices")
-
-    return check
+def _rows_of(named: Arguments, source: str) -> None:
+    rows = named[source]
+    within(named["indices"], 0, rows if isinstance(rows, int) else size_of(rows, 0), "its indices")
 
 
 def _pooled(named: Arguments, axes: int) -> None:
@@ -171,17 +164,17 @@ def _selected(named: Arguments) -> None:
 
 
 ROWS: dict[str, Callable[[Arguments], None]] = {
-    **dict.fromkeys(("gather", "index_select", "index_add", "index_copy", "index_reduce"), _along()),
-    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), _along()),
-    "index_fill": _along(wraps=True),
+    **dict.fromkeys(("gather", "index_select", "index_add", "index_copy", "index_reduce"), _along),
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), _along),
+    "index_fill": partial(_along, wraps=True),
     **dict.fromkeys(("take", "put"), _flat),
     **dict.fromkeys(("index", "_unsafe_index", "index_put", "_index_put_impl"), _several),
     **dict.fromkeys(("_unsafe_masked_index", "_unsafe_masked_index_put_accumulate"), _nothing),  # they clamp
     "value_selecting_reduction_backward": _selected,
     "nonzero": _places,
-    "embedding": _rows_of("weight", "indices"),
-    "embedding_dense_backward": _rows_of("num_weights", "indices"),
-    "embedding_renorm": _rows_of("self", "indices"),
+    "embedding": partial(_rows_of, source="weight"),
+    "embedding_dense_backward": partial(_rows_of, source="num_weights"),
+    "embedding_renorm": partial(_rows_of, source="self"),
     **{f"_embedding_bag{kind}": _bags for kind in ("", "_forward_only")},
     **{f"_embedding_bag{kind}_backward": _bags for kind in ("", "_dense", "_per_sample_weights")},
     **dict.fromkeys(("segment_reduce", "_segment_reduce_backward"), _segments),

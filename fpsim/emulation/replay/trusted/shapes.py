@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -18,16 +19,12 @@ from fpsim.emulation.replay.trusted.requirements import (
 from fpsim.emulation.schemas import names
 
 
-def _pivots(rows: str, name: str) -> Callable[[Arguments], None]:
+def _pivots(named: Arguments, rows: str, name: str) -> None:
     """Rows that LU with partial pivoting exchanged."""
-
-    def check(named: Arguments) -> None:
-        factors, pivots = named[rows], named[name]
-        within(pivots, 1, factors.shape[-2] + 1, "its pivots")
-        wanted = (*factors.shape[:-2], min(factors.shape[-2:]))
-        require(pivots.shape == wanted, "its pivots have another shape than its factors")
-
-    return check
+    factors, pivots = named[rows], named[name]
+    within(pivots, 1, factors.shape[-2] + 1, "its pivots")
+    wanted = (*factors.shape[:-2], min(factors.shape[-2:]))
+    require(pivots.shape == wanted, "its pivots have another shape than its factors")
 
 
 def _block_pivots(named: Arguments) -> None:
@@ -100,8 +97,8 @@ def _normalized(named: Arguments) -> None:
         require(fits and (inner is not None or item is None or item.dim() <= 2), f"its {name} has another size than its input")
 
 
-def _degree(key: str) -> Callable[[Arguments], None]:
-    return lambda named: require_at_most(named[key], MOST_ITERATIONS if key == "n" else 64, "the order")
+def _degree(named: Arguments, key: str, most: int) -> None:
+    require_at_most(named[key], most, "the order")
 
 
 def check_windows(named: Arguments) -> None:
@@ -165,14 +162,14 @@ _NORMALIZATIONS = names(
 )
 
 ROWS: dict[str, Callable[[Arguments], None]] = {
-    "linalg_lu_solve": _pivots("LU", "pivots"),
-    "lu_unpack": _pivots("LU_data", "LU_pivots"),
+    "linalg_lu_solve": partial(_pivots, rows="LU", name="pivots"),
+    "lu_unpack": partial(_pivots, rows="LU_data", name="LU_pivots"),
     "linalg_ldl_solve": _block_pivots,
     "_trilinear": _three,
     "_pdist_backward": _pairs,
     "_cdist_backward": _distances,
     **dict.fromkeys(_NORMALIZATIONS, _normalized),
     "native_dropout_backward": _dropped,
-    "polygamma": _degree("n"),
-    "mvlgamma": _degree("p"),
+    "polygamma": partial(_degree, key="n", most=MOST_ITERATIONS),
+    "mvlgamma": partial(_degree, key="p", most=64),
 }

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from fpsim.emulation.replay.trusted.requirements import MOST_ELEMENTS, Arguments, require, size_of, within
 
 
-def _classes(low: int = 0) -> Callable[[Arguments], None]:
-    def check(named: Arguments) -> None:
-        x = named["self"]
-        within(named["target"], low, size_of(x, -1), "its targets")
-        if "is_target" in named:
-            alike = named["is_target"].shape == named["target"].shape == x.shape
-            require(alike, "its targets have another shape than its input")
-        if "grad_output" in named:
-            rows = x.shape[0] if x.dim() > 1 else 1
-            require(named["grad_output"].numel() in (1, rows), "its gradient has another shape than its result")
-            require(low < 0 or named["target"].numel() == rows, "it has another number of targets than of rows")
-        if named.get("weight") is not None:
-            require(named["weight"].numel() == size_of(x, -1), "it has another number of weights than of classes")
-
-    return check
+def _classes(named: Arguments, low: int = 0) -> None:
+    x = named["self"]
+    within(named["target"], low, size_of(x, -1), "its targets")
+    if "is_target" in named:
+        alike = named["is_target"].shape == named["target"].shape == x.shape
+        require(alike, "its targets have another shape than its input")
+    if "grad_output" in named:
+        rows = x.shape[0] if x.dim() > 1 else 1
+        require(named["grad_output"].numel() in (1, rows), "its gradient has another shape than its result")
+        require(low < 0 or named["target"].numel() == rows, "it has another number of targets than of rows")
+    if named.get("weight") is not None:
+        require(named["weight"].numel() == size_of(x, -1), "it has another number of weights than of classes")
 
 
 def _labels(named: Arguments) -> None:
@@ -91,8 +89,8 @@ def _bins(named: Arguments) -> None:
 
 ROWS: dict[str, Callable[[Arguments], None]] = {
     **{f"nll_loss{axes}_{way}": _labels for axes in ("", "2d") for way in ("forward", "backward")},
-    **dict.fromkeys(("multi_margin_loss", "multi_margin_loss_backward"), _classes()),
-    **dict.fromkeys(("multilabel_margin_loss_forward", "multilabel_margin_loss_backward"), _classes(-1)),
+    **dict.fromkeys(("multi_margin_loss", "multi_margin_loss_backward"), _classes),
+    **dict.fromkeys(("multilabel_margin_loss_forward", "multilabel_margin_loss_backward"), partial(_classes, low=-1)),
     **dict.fromkeys(("_ctc_loss", "_ctc_loss_backward"), _alignments),
     "bincount": _counted,
     "histogram": _bins,
