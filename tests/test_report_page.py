@@ -85,7 +85,8 @@ def event(kind, **more):
         (made(underflows=9, subnormals=1), "survives", "Survives"),
         (made(nonfinite=2), "survives", "2 infinities or NaN"),
         (replace(made(), observed=("counts",)), "survives", "events were not observed"),
-        (made(made=1), "breaks", "Breaks: 1 infinity or NaN made of finite operands."),
+        (replace(made(made=1), observed=("counts",)), "breaks", "Breaks: 1 infinity or NaN made of finite operands."),
+        (made(made=1), "survives", "Survives"),  # events, which were observed, have none that led to anything
         (replace(made(), events=(event("underflow"),)), "survives", "Survives"),
         (replace(made(), events=(event("passed-on"),)), "survives", "Survives"),
         (
