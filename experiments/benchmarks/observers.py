@@ -22,7 +22,7 @@ from experiments.models.transformers import SmallGPT
 CONSOLE = Console(width=80)
 
 #: At most this many times a step without observers.
-LIMITS = {"range": 1.2, "histograms": 1.5, "coverage": 1.2, "swamping": 1.2, "events": 1.2, "shadow": 3.0}
+LIMITS = {"range": 1.2, "histograms": 1.5, "coverage": 1.2, "swamping": 1.2, "events": 1.5, "shadow": 3.0}
 
 
 def cnn(observe: str | None) -> Callable[[], object]:
