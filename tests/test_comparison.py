@@ -101,6 +101,9 @@ def test_arithmetics_are_refused_before_anything_runs():
         fpsim.compare(make_model(), [], [], never)
     with pytest.raises(ValueError, match="unknown format"):
         fpsim.compare(make_model(), make_data(), ["fp16", "fp17x"], never)
+    for alone in ("fp16", {"fmt": "fp16"}):
+        with pytest.raises(TypeError, match="a list of arithmetics"):
+            fpsim.compare(make_model(), make_data(), alone, never)
 
 
 def with_losses(*series):

@@ -48,6 +48,8 @@ def compare(
     is returned. Raises ValueError without policies, what `run` raises for an arithmetic before anything has run, TypeError
     for what cannot be handed to another process, and RuntimeError with what a process said that left no report.
     """
+    if isinstance(policies, (str, Mapping)):
+        raise TypeError(f"compare takes a list of arithmetics, not {policies!r}: [{policies!r}], with others beside it")
     if not policies:
         raise ValueError("compare takes at least one arithmetic, such as 'fp32'")
     if processes < 1:
