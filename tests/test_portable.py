@@ -134,6 +134,10 @@ FORMULAS = {
     "log_sigmoid_forward": [(_X,)],
     "glu": [(_X[:240], 0)],
     "glu_backward": [(_Y[:120], _X[:240], 0)],
+    "glu_jvp": [(torch.ops.aten.glu(_X[:240], 0), _X[:240], _Y[:240], 0)],
+    "glu_backward_jvp": [
+        (torch.ops.aten.glu_backward(_Y[:120], _X[:240], 0), _Y[:120], _X[:240], _X[:120].sin(), _Y[:240].cos(), 0)
+    ],
     "logit": [(_UNIT_INTERVAL,), (_UNIT_INTERVAL, 0.125)],
     "xlogy": [(_X, _Y)],
     "special_xlog1py": [(_X, _Y)],

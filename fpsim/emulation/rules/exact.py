@@ -142,7 +142,7 @@ def _register() -> None:
     register_functional(SELECTIONS, "exact", lambda op: (_meeting_rule if "other" in op._overloadname else exact_rule)(op))
     register_functional(MEETINGS, "exact", lambda op: None if "reduce" in op._overloadname else _meeting_rule(op))
     register_functional(JUDGEMENTS, "comparison", exact_rule)
-    register_functional(GEOMETRY, "view", _geometry_rule)
+    register_functional(GEOMETRY, "comparison", _geometry_rule)
 
 
 _register()
