@@ -8,16 +8,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.nn import functional
 
 import fpsim
-
-HALF = np.float16
-
-
-def halves(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(HALF)
-
-
-def tensor_of(x):
-    return torch.from_numpy(x.astype(np.float32))
+from tests.halves import HALF, halves, tensor_of
 
 
 def chain(a, b):

@@ -8,21 +8,13 @@ import torch
 
 import fpsim
 from fpsim.numbers.rounding import Rounding
+from tests.halves import HALF, halves, tensor_of
 from tests.oracles import round_exact
 
-HALF = np.float16
 PLACES = np.array([[0, 2, 2, 0, 4, 2, 4], [3, 5, 1, 3, 0, 4, 5]])  # (0, 3) twice, rows 1 and 3 empty, columns unordered
 SHAPE = (5, 6)
 LAYOUTS = {"coo": lambda x: x, "coalesced": lambda x: x.coalesce(), "csr": lambda x: x.to_sparse_csr()}
 FORMATS = ["fp16", {"*": "fp16"}]
-
-
-def halves(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(HALF)
-
-
-def tensor_of(x):
-    return torch.from_numpy(np.asarray(x, np.float32))
 
 
 def merged(values, places=PLACES):

@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def run(
     from fpsim.emulation.dispatch.context import Emulation
     from fpsim.emulation.dispatch.hooks import install_optimizer_hooks
     from fpsim.emulation.machine.policy import make_policy
+    from fpsim.emulation.signals import at_sigterm
 
     try:
         policy = make_policy(fmt, accumulate, rounding, seed, granularity, all_reduce)
@@ -84,7 +85,7 @@ def run(
         no_unseen_processes(),
         emulated_threads(emulation),
         emulation,
-        _end_is_raised(),
+        at_sigterm(_raise_terminated()),
     ):
         ending.enter_context(context)
     atexit.register(ending.close)  # after what the script registers there
@@ -113,10 +114,8 @@ class Terminated(BaseException):
     """The signal that schedulers and containers end processes by."""
 
 
-@contextmanager
-def _end_is_raised() -> Iterator[None]:
-    """The first SIGTERM raises, for the report's sake, unless somebody treats it already; the next one ends the process."""
-    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+def _raise_terminated() -> Callable[[int, Any], None]:
+    """What treats the first SIGTERM: it raises, for the report's sake; the next one ends the process."""
     process = os.getpid()
 
     def treat(number: int, frame: Any) -> None:
@@ -125,13 +124,7 @@ def _end_is_raised() -> Iterator[None]:
             os.kill(os.getpid(), number)
         raise Terminated("SIGTERM")
 
-    if is_free:
-        signal.signal(signal.SIGTERM, treat)
-    try:
-        yield
-    finally:
-        if is_free and signal.getsignal(signal.SIGTERM) is treat:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return treat
 
 
 def _what_may_run_later() -> int:

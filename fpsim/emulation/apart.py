@@ -7,12 +7,12 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fpsim.emulation.signals import at_sigterm
 from fpsim.report.report import Report
 from fpsim.report.runs import Run
 
@@ -65,26 +65,13 @@ class Processes:
                 process.send_signal(signal.SIGINT)
 
 
-@contextmanager
-def _end_interrupts() -> Iterator[None]:
-    """SIGTERM, which would leave behind what runs, does what Ctrl-C does, unless somebody treats it already."""
-    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
-    if is_free:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        if is_free:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def run_all(tasks: Sequence[Task], jobs: int) -> tuple[list[Run | None], bool]:
     """What became of each task, `jobs` at a time: None where no report was left; and whether Ctrl-C or SIGTERM ended it.
 
     A task that is finished is not run again; one that an interrupt ended is.
     """
     processes, interrupted = Processes(jobs), False
-    with ThreadPoolExecutor(jobs) as pool, _end_interrupts():
+    with ThreadPoolExecutor(jobs) as pool, at_sigterm(signal.default_int_handler):  # else what runs would be left behind
         futures = [pool.submit(_run_of, task, processes) for task in tasks]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
