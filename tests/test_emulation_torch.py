@@ -90,6 +90,7 @@ def test_compiled_code_runs_as_written_and_says_so_once():
     assert sum("torch.compile does nothing under emulation" in str(item.message) for item in seen) == 1
 
 
+@pytest.mark.filterwarnings("ignore:torch.compile does nothing under emulation", "ignore:Using `torch.compile.module.` when")
 def test_code_compiled_whole_runs_as_written_and_is_compiled_outside_as_ever():
     layer, traced = nn.Linear(3, 2), []
 
@@ -100,8 +101,7 @@ def test_code_compiled_whole_runs_as_written_and_is_compiled_outside_as_ever():
     module = torch.compile(layer, backend=backend, fullgraph=True)
     function = torch.compile(lambda x: (x / 3).relu(), backend=backend, fullgraph=True)
     for _ in range(2):
-        with fpsim.emulate("fp16"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with fpsim.emulate("fp16"):
             inside = [function(X[:, :3]), module(X[:, :3])]
             expected = [(X[:, :3] / 3).relu(), layer(X[:, :3])]
         assert all(torch.equal(a, b) for a, b in zip(inside, expected, strict=True))
@@ -109,14 +109,14 @@ def test_code_compiled_whole_runs_as_written_and_is_compiled_outside_as_ever():
     assert torch.equal(module(X[:, :3]), layer(X[:, :3])) and len(traced) == 1
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("fmt", ["fp16", {"*": "fp16"}], ids=str)
 def test_flex_attention_goes_step_by_step(fmt):
     flex_attention = pytest.importorskip("torch.nn.attention.flex_attention").flex_attention
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 2, 5, 4, generator=generator).half().float() for _ in range(3))
     bias = torch.randn(5, 5, generator=generator)
-    with fpsim.emulate(fmt, "fp16"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with fpsim.emulate(fmt, "fp16"):
         found = flex_attention(query, key, value, score_mod=lambda score, b, h, i, j: score + bias[i, j])
         expected = ((query @ key.mT) * 0.5 + bias).softmax(-1) @ value
     assert torch.equal(found, expected) and torch.equal(found, found.half().float())
