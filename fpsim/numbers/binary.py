@@ -32,6 +32,9 @@ class BinaryFloat(NumberSystem):
     flush_inputs: bool = False
     signed: bool = True
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # strings know theirs, and formats are looked up by every operation
+
     def __post_init__(self) -> None:
         for field in ("precision", "emin", "emax"):
             value = getattr(self, field)

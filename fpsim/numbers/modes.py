@@ -20,16 +20,15 @@ class Rounding(enum.Enum):
     ODD = "odd"
     STOCHASTIC = "stochastic"
 
-    @property
-    def code(self) -> int:
-        """The number that stands for the mode inside kernels."""
-        return _CODES[self]
+    def __init__(self, name: str):
+        self.code = len(type(self).__members__)  # the number that stands for the mode inside kernels
+
+    __hash__ = object.__hash__  # members are single; Enum's own is a function of Python
 
     def __str__(self) -> str:
         return self.value
 
 
-_CODES = {mode: code for code, mode in enumerate(Rounding)}
 _BY_NAME = {mode.value: mode for mode in Rounding}
 
 

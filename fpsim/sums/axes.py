@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -45,9 +44,14 @@ def _carries(dtype: np.dtype, fmt: Format) -> bool:
     return float64_adds(fmt) if dtype == np.float64 else is_float32(fmt) or float32_adds(fmt)
 
 
-@lru_cache(maxsize=256)
 def _fast(dtype: np.dtype, task: Sum) -> _Fast | None:
     """The fast kernels' plan, or None where only matrix products do."""
+    if dtype not in task.along_axes:
+        task.along_axes[dtype] = _plan(dtype, task)
+    return task.along_axes[dtype]
+
+
+def _plan(dtype: np.dtype, task: Sum) -> _Fast | None:
     accumulator, fmt = task.accumulator, task.operand
     if task.rounding is not Rounding.NEAREST_EVEN or accumulator.kind not in (TREE, PARTS) or fmt.flush_inputs:
         return None

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers.computing import require_arithmetic
@@ -127,6 +129,11 @@ class Sum:
     @cached_property
     def plans(self) -> dict[int, Any]:
         """What has been planned, by the number of leaves."""
+        return {}
+
+    @cached_property
+    def along_axes(self) -> dict[np.dtype, Any]:
+        """What has been planned of sums along axes, by the dtype of terms."""
         return {}
 
 

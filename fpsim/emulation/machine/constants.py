@@ -35,7 +35,7 @@ class Constants(Place):
 
     def meant(self, value: Any) -> Any:
         """What a number stands for: float32's largest for the format's own, and so infinity where the format has none."""
-        if type(value) is not float or not self.stands_for_largest:
+        if type(value) is not float or -LARGEST < value < LARGEST or not self.stands_for_largest:
             return value
         if abs(value) == LARGEST or (abs(value) == np.inf and not self.arithmetic.fmt.has_infinity):
             return math.copysign(self.arithmetic.fmt.max_finite, value)

@@ -20,6 +20,7 @@ from fpsim.numbers.system import NumberSystem
 
 #: Elements that are computed in float64 at a time.
 BLOCK = 1 << 14
+_pointer = marks.pointer_to
 _COST = 4  # of counting and rounding an element, in multiply-adds
 
 Values = Callable[[int, int], np.ndarray]  # the float64 numbers of a range of elements
@@ -60,6 +61,7 @@ class Finish:
         plain = fmt.flush is None and fmt.has_negative_zero
         self._kernel = counting.make_count_and_round(rounding.code, plain)
         self._few = counting.make_round_few(rounding.code, plain)
+        self._few_are = -1 if self.stochastic or self._of[4][0] is None else counting.BLOCK
         self._pass = passes.make_pass(rounding.code, plain)
         self._tanh_gradient = passes.make_tanh_gradient(rounding.code, plain)
 
@@ -79,12 +81,12 @@ class Finish:
         self.split(values.size, _COST, BLOCK, row, lambda i, j, counts: self._round(values[i:j], out[i:j], counts, key, i))
 
     def round_few(self, tensor: torch.Tensor, row: np.ndarray) -> bool:
-        """Round a contiguous float32 tensor in place if it is small and a kernel serves; an operation's smallest cost."""
+        """Round a float32 tensor in place if it is small and contiguous and a kernel serves; an operation's smallest cost."""
         size = tensor.numel()
-        constants, limits = self._of[4]
-        if size > counting.BLOCK or constants is None or self.stochastic:
+        if size > self._few_are or not tensor.is_contiguous():
             return False
-        self._few(marks.pointer_to(tensor), size, constants, limits, row)
+        constants, limits = self._of[4]
+        self._few(_pointer(tensor), size, constants, limits, row)
         return True
 
     def compute(self, values: Values, out: np.ndarray, row: np.ndarray, key: int = 0, granule: int = 1, cost: int = 0) -> None:

@@ -31,7 +31,10 @@ def instead_of(dtype: torch.dtype) -> str:
     return 'cast it to complex64 first, or use fmt="native"' if dtype is torch.complex32 else "cast it to float32 first"
 
 
+_Tensor, _FLOAT32 = torch.Tensor, torch.float32
 _OTHERS = frozenset((*SMALL, torch.complex64, torch.complex128))
+
+_SINGLE = struct.Struct("f")
 
 #: The largest float32 number: what a model that asks for its dtype's range is told.
 LARGEST = float(np.finfo(np.float32).max)
@@ -95,7 +98,7 @@ def in_fp32(value: float) -> float:
     if value - value != 0:
         return value
     try:
-        return struct.unpack("f", struct.pack("f", value))[0]
+        return _SINGLE.unpack(_SINGLE.pack(value))[0]
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
 
@@ -103,8 +106,8 @@ def in_fp32(value: float) -> float:
 def has_others(values: Iterable[Any]) -> bool:
     """Whether an operation's arguments, or lists among them, hold a tensor below float32, a complex number or such a dtype."""
     for value in values:
-        if isinstance(value, torch.Tensor):
-            if value.dtype in _OTHERS:
+        if isinstance(value, _Tensor):
+            if value.dtype is not _FLOAT32 and value.dtype in _OTHERS:
                 return True
         elif isinstance(value, (list, tuple)):
             if value and type(value[0]) is not int and has_others(value):

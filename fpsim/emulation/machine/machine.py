@@ -32,7 +32,7 @@ from fpsim.numbers.system import NumberSystem
 from fpsim.sums.observers.counters import Counters
 from fpsim.sums.task import Sum
 
-_FLOAT32, _FLOAT64 = torch.float32, torch.float64
+_Tensor, _FLOAT32, _FLOAT64 = torch.Tensor, torch.float32, torch.float64
 _AS_THEY_ARE = frozenset(
     (
         torch.bool,
@@ -108,7 +108,12 @@ class FormatMachine(Writing):
         return fresh
 
     def holds(self, value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and marks.tag_on(value) is self.arithmetic.tag and value.dtype is _FLOAT32
+        if not isinstance(value, _Tensor) or value.dtype is not _FLOAT32:
+            return False
+        try:
+            return getattr(value.untyped_storage(), "_fpsim", None) is self.arithmetic.tag
+        except NotImplementedError:  # as in `marks.tag_on`
+            return False
 
     def filling(self, value: Any) -> Any:
         if isinstance(value, float):
@@ -175,11 +180,12 @@ class FormatMachine(Writing):
         """An optimizer is about to step, within the step of another one if that one has not ended."""
         if self.optimizer is not None:
             self.outer_optimizers.append(self.optimizer)
-        self.optimizer = optimizer
+        self.optimizer, self.updates_parameters = optimizer, True
 
     def end_step(self) -> None:
         """The step that began last has ended."""
         self.optimizer = self.outer_optimizers.pop() if self.outer_optimizers else None
+        self.updates_parameters = self.optimizer is not None
 
     @property
     def computes_as_torch(self) -> bool:
@@ -224,10 +230,6 @@ class FormatMachine(Writing):
     def sum_of_dtypes(self, left: torch.dtype, right: torch.dtype, result: torch.dtype) -> Sum:
         accumulate, rounding = self.policy_of_small()
         return Sum.of(get_format(SMALL[left]), accumulate, rounding, self.arithmetic.fmt, get_format(SMALL[right]))
-
-    @property
-    def updates_parameters(self) -> bool:
-        return self.optimizer is not None or self.updates.are_made
 
     @property
     def all_reduce(self) -> AllReduce:

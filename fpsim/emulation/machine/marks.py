@@ -186,7 +186,10 @@ def module_of(values: Iterable[Any]) -> str | None:
     found = None
     for value in values:
         if isinstance(value, torch.Tensor):
-            path = None if value.layout is not torch.strided else getattr(value.untyped_storage(), "_fpsim_module", None)
+            try:
+                path = getattr(value.untyped_storage(), "_fpsim_module", None)
+            except NotImplementedError:  # as in `tag_on`
+                path = None
         elif isinstance(value, (list, tuple)):
             path = module_of(value)
         else:

@@ -38,6 +38,7 @@ class Place:
         self.op: Any = None
         self.rows: dict[Where, np.ndarray] = {}
         self.touched: Touched | None = None  # rows that were counted in, and what they were before; None while nobody asks
+        self.updates_parameters = False  # whether an optimizer steps, or an operation that changes a parameter runs
         self.path = ""
         self.owner: str | None = None  # the module that an optimizer's operation is of, by its operands
         self.calls = 0
@@ -82,14 +83,9 @@ class Place:
             return self.path, "forward"  # a recomputed one too, and a closure's
         if torch._C._current_graph_task_id() != -1:
             return self.place(), "backward"
-        if torch.is_grad_enabled() or not self.updates_parameters:
+        if not self.updates_parameters or torch.is_grad_enabled():
             return self.path, "forward"
         return self.path if self.owner is None else self.owner, "optimizer"
-
-    @property
-    def updates_parameters(self) -> bool:
-        """Whether an optimizer steps, or an operation that changes a parameter is running."""
-        raise NotImplementedError
 
     def place(self) -> str:
         """The path of the module whose forward pass, or whose part of the backward pass, is running."""

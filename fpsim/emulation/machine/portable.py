@@ -16,6 +16,7 @@ import torch
 
 from fpsim.arrays import elementary
 from fpsim.backend.numba import functions
+from fpsim.emulation.machine.marks import array_of
 
 Tensor = torch.Tensor
 _aten = torch.ops.aten
@@ -25,7 +26,7 @@ def _own(name: str) -> Callable[[Tensor], Tensor]:
     def function(x: Tensor) -> Tensor:
         source, out = x.detach().contiguous(), torch.empty_like(x)
         values = out if out.is_contiguous() else torch.empty(x.shape, dtype=x.dtype)
-        functions.apply(name, source.view(-1).numpy(), values.view(-1).numpy())
+        functions.apply(name, array_of(source).reshape(-1), array_of(values).reshape(-1))
         return out if values is out else out.copy_(values)
 
     return function

@@ -26,6 +26,8 @@ from fpsim.emulation.registry import is_out, names, overloads, tensors_in
 from fpsim.numbers.rounding import Rounding
 
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+_is_grad_enabled = torch.is_grad_enabled
+_NUMBERS = frozenset((float, int, bool, complex))
 _FLOAT32 = torch.float32
 _HELD_BY_FLOAT32 = (_FLOAT32, torch.float16, torch.bfloat16)
 _COST = 2  # of a pass over an element, in multiply-adds
@@ -107,10 +109,10 @@ class _Fresh(Kind):
 
     def concerns(self, args: Any, kwargs: Any) -> bool:
         first = args[0]
-        if type(first) in (float, int, bool, complex):
+        if type(first) in _NUMBERS:
             return False
         if first.requires_grad:
-            return not torch.is_grad_enabled()
+            return not _is_grad_enabled()
         return tags.is_parameter(first)
 
     def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
@@ -230,11 +232,6 @@ class Updates:
         #: By a fused operation, for each parameter: its elements' marks; None while they are not asked for.
         self.told: list[np.ndarray] | None = None
 
-    @property
-    def are_made(self) -> bool:
-        """Whether an operation that changes a parameter is running."""
-        return self._busy or self._fused is not None
-
     def before(self, kind: Kind, args: Any, kwargs: dict[str, Any]) -> list[Change]:
         """The changes of parameters that an operation is about to make, or to compute; none for most."""
         if self._busy or self._is_aside or kind is self._fused:
@@ -300,6 +297,7 @@ class Updates:
             self._fused, self.told = kind, []
         else:
             self._busy = True  # a fused operation may be made of others, which are observed
+        self._machine.updates_parameters = True
         try:
             result = compute()
             if type(kind) is _Fresh:
@@ -317,6 +315,7 @@ class Updates:
             return result
         finally:
             self.told, self._busy, self._fused = None, False, None
+            self._machine.updates_parameters = self._machine.optimizer is not None
 
     def _finish(self, change: Change) -> None:
         """Note what became of a change."""

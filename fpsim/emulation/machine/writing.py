@@ -89,21 +89,23 @@ class Writing(Constants):
         self.arithmetic.finishing.count(flat, row)
 
     def _round(self, result: torch.Tensor, row: np.ndarray | None = None) -> torch.Tensor:
-        """The result rounded in place and marked; `row` are the counters, left out those of the operation that runs."""
+        """The float32 result rounded in place and marked; `row` are the counters, left out those of the operation that runs."""
         arithmetic, row = self.arithmetic, self.row() if row is None else row
-        if arithmetic.stochastic or not (result.is_contiguous() and arithmetic.finishing.round_few(result, row)):
+        if arithmetic.stochastic or not arithmetic.finishing.round_few(result, row):
             array = _array(result)
             flat = self._flat(result, array)
             arithmetic.finishing.round(flat, flat, row, self.draws())
             if not np.may_share_memory(flat, array):
                 array[...] = flat.reshape(array.shape)
-        return self._mark(result)
+        result.untyped_storage()._fpsim = arithmetic.tag  # type: ignore[attr-defined]
+        return result
 
     def _narrow(self, result: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(result, dtype=_FLOAT32)
         target = _array(out)
-        in_any_order = not self.arithmetic.stochastic and marks.is_dense(result)
-        if result.is_contiguous() or (in_any_order and out.stride() == result.stride()):
+        if result.is_contiguous():
+            wide, flat = _array(result).reshape(-1), self._flat(out, target)
+        elif not self.arithmetic.stochastic and marks.is_dense(result) and out.stride() == result.stride():
             wide, flat = self._flat(result, _array(result)), self._flat(out, target)
         else:
             wide = np.ascontiguousarray(_array(result)).reshape(-1)

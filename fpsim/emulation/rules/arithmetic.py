@@ -60,8 +60,11 @@ def _arithmetic(name: str) -> Callable[..., Tensor]:
 
     def rule(machine: Machine, a: Any, b: Any, alpha: float = 1, into: MaybeTensor = None) -> Tensor:
         fast = machine.arithmetic.fast
-        if alpha == 1 and fast and machine.holds(a) and machine.holds(b) and a.numel() < WORTH_A_PASS > b.numel():
-            return machine.finish(function(a, b))
+        if alpha == 1 and fast and machine.holds(a) and a.numel() < WORTH_A_PASS:  # what is most frequent, and costs least
+            if not isinstance(b, Tensor):
+                return machine.finish(function(a, machine.scalar(b)))
+            if machine.holds(b) and b.numel() < WORTH_A_PASS:
+                return machine.finish(function(a, b))
         a_is_scalar, b_is_scalar = not isinstance(a, Tensor), not isinstance(b, Tensor)
         a = a if a_is_scalar else machine.operand(a)
         b = b if b_is_scalar else machine.operand(b)

@@ -13,6 +13,7 @@ from fpsim.backend import threads
 from fpsim.backend.numba import softmax as kernels
 from fpsim.backend.numba.sums64 import sum_rows
 from fpsim.emulation.machine.finishing import by_rows
+from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.portable import in_float64
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype, MaybeTensor
 from fpsim.emulation.registry import Rule, register, register_functional
@@ -26,9 +27,9 @@ def _along(machine: Machine, kernel: Callable[..., None], dim: int, kind: int, *
     """`kernel(*rows, kind, out)` on the tensors' lines along an axis; rounded as it goes where they lie in memory."""
     shape = tensors[0].shape or torch.Size([1])
     last = dim % len(shape) == len(shape) - 1
-    moved = [item.detach().reshape(shape).movedim(dim, -1).contiguous() for item in tensors]
+    moved = [item.detach() if last else item.detach().movedim(dim, -1) for item in tensors]
     size = max(1, shape[dim])
-    lines = [item.numpy().reshape(-1, size) for item in moved]
+    lines = [array_of(item.contiguous()).reshape(-1, size) for item in moved]
 
     def run(rows: slice, out: np.ndarray) -> None:
         kernel(*(item[rows] for item in lines), kind, out)
