@@ -12,6 +12,8 @@ from fpsim.emulation.machine.limits import LARGEST, in_fp32
 from fpsim.emulation.machine.place import Place
 from fpsim.numbers.rounding import Rounding, round_into
 
+_MOST = 1 << 12  # constants that are kept
+
 
 class Constants(Place):
     """What numbers among an operation's arguments become."""
@@ -67,7 +69,8 @@ class Constants(Place):
         if value == 0:
             return value if self.arithmetic.fmt.has_negative_zero else 0.0
         saturate = saturate and self.saturates_constants
-        stored = self.arithmetic.constants.get(value) if saturate and not self.arithmetic.stochastic else None
+        keeps = not self.arithmetic.stochastic and (saturate or abs(value) <= self.arithmetic.fmt.max_finite)
+        stored = self.arithmetic.constants.get(value) if keeps else None
         if stored is not None:
             return stored
         array = np.array([value], dtype=np.float64)
@@ -75,6 +78,8 @@ class Constants(Place):
         result = float(array[0])
         if saturate and value == value and ((np.isinf(result) and abs(value) != np.inf) or not abs(result) <= np.inf):
             result = self.arithmetic.fmt.max_finite if value > 0 else -self.arithmetic.fmt.max_finite
-        if saturate and not self.arithmetic.stochastic:
+        if keeps:
+            if len(self.arithmetic.constants) >= _MOST:  # step sizes that differ at every step
+                self.arithmetic.constants.clear()
             self.arithmetic.constants[value] = result
         return result

@@ -210,11 +210,16 @@ def _atan2(y: Tensor, x: Tensor) -> Tensor:
 
 
 def _power(x: Any, exponent: Any) -> Tensor:
-    if isinstance(x, Tensor) and not isinstance(exponent, Tensor) and abs(exponent) == 0.5:
-        return sqrt(x) if exponent > 0 else 1.0 / sqrt(x)  # other zeros and infinities than C's pow
-    base, power = (_tensor(item).detach() for item in (x, exponent))
-    result = torch.from_numpy(functions.power(base.numpy(), power.numpy()))
-    return result if result.shape != base.shape or base.is_contiguous() else torch.empty_like(base).copy_(result)
+    if isinstance(x, Tensor) and not isinstance(exponent, Tensor):
+        if exponent == 2:
+            return x * x
+        if abs(exponent) == 0.5:
+            return sqrt(x) if exponent > 0 else 1.0 / sqrt(x)  # other zeros and infinities than C's pow
+    base, power = (array_of(_tensor(item).detach()) for item in (x, exponent))
+    result = torch.from_numpy(functions.power(base, power))
+    if base.flags.c_contiguous or result.shape != base.shape:
+        return result
+    return torch.empty_like(x, dtype=result.dtype).copy_(result)
 
 
 # Losses, element by element
