@@ -78,6 +78,35 @@ def test_quantization_rounds_its_formula_once(scale, granularity):
         assert np.array_equal(leaf.grad.numpy(), (codes >= -30) & (codes <= 40))
 
 
+LEARNED = {
+    "tensor": lambda x, scale, point: torch._fake_quantize_learnable_per_tensor_affine(x, scale[:1], point[:1], -8, 7, 0.5),
+    "channel": lambda x, scale, point: torch._fake_quantize_learnable_per_channel_affine(x, scale, point, 0, -8, 7, 0.5),
+}
+
+
+def learned_gradients(quantize, places=6, seed=0):
+    """The output and the gradients, of dyadic numbers whose sums float32 holds."""
+    draw = np.random.default_rng(seed)
+    x, gradient = (torch.from_numpy(np.float32(draw.integers(-64, 64, (2, places)) / 16)) for _ in range(2))
+    leaves = [x, torch.tensor([0.25, 0.5]), torch.tensor([1.5, -2.75])]
+    leaves = [item.requires_grad_() for item in leaves]
+    out = quantize(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, gradient)]
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_learned_quantization_is_torchs_in_fp32_and_rounds_what_each_element_adds_in_fp16(kind):
+    expected = learned_gradients(LEARNED[kind])
+    with fpsim.emulate("fp32", accumulate="fp32"):
+        found = learned_gradients(LEARNED[kind])
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    with fpsim.emulate("fp16", accumulate="fp16"):
+        narrow = learned_gradients(LEARNED[kind], places=1)  # nothing to add: one rounding is all
+    for one, other in zip(narrow[:1] if kind == "tensor" else narrow, learned_gradients(LEARNED[kind], places=1), strict=False):
+        assert torch.equal(one, fpsim.round(other, "fp16"))
+
+
 def test_an_observer_stores_values_of_the_format():
     from torch.ao.quantization import FusedMovingAvgObsFakeQuantize
 

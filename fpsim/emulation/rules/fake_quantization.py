@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import Rule, register, register_functional, steps
+from fpsim.emulation.registry import RULES, Rule, register, register_functional, steps
 from fpsim.emulation.schemas import names
 
 _aten = torch.ops.aten
+_LEARNED = _aten._fake_quantize_learnable_per_tensor_affine_backward.default
+_LEARNED_OF_CHANNELS = _aten._fake_quantize_learnable_per_channel_affine_backward.default
 
 
 def _rule_for(op: torch._ops.OpOverload) -> Rule:
@@ -20,6 +22,8 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule:
             return op(x, *args, **kwargs)
         machine.whole()
         results = op(machine.operand(x), *machine.operands(args), **machine.operands(kwargs))
+        if isinstance(results, Tensor):
+            return machine.finish(results)
         return tuple(machine.finish(item) if item.dtype is torch.float32 else item for item in results)
 
     return quantize
@@ -30,6 +34,7 @@ register_functional(
         """
         fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask
         _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+        _fake_quantize_learnable_per_tensor_affine _fake_quantize_learnable_per_channel_affine
         """
     ),
     "formula",
@@ -61,6 +66,56 @@ def fused_moving_average(
         else:
             target.copy_(values)
     return machine.finish(out), mask
+
+
+# Scales and zero points that are learned (Esser et al. 2020, as torch has it)
+
+
+def _learned_gradients(
+    machine: Machine, gradient: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, axes: list[int], least: int, most: int,
+    factor: float, *, of_channels: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The gradients of input, scale and zero point; what each element adds to the last two is rounded first.
+
+    Zero points are whole here. Ties go to even codes where each channel has one, else to even multiples of the scale.
+    """
+    gradient, x = machine.operand(gradient), machine.operand(x)
+    inverse = 1.0 / scale
+    whole = torch.round(x * inverse + zero_point) if of_channels else torch.round(x * inverse) + zero_point
+    held = whole.clamp(least, most)
+    inside = whole == held
+    of_scale = torch.where(inside, gradient * ((held - zero_point) * scale - x) * inverse, gradient * (held - zero_point))
+    of_point = torch.where(inside, 0.0, -gradient * scale)
+    add = RULES[_aten.sum.dim_IntList]
+    sums = (add(machine, machine.finish(item * factor), axes) for item in (of_scale, of_point))
+    return machine.finish(gradient * inside), *sums
+
+
+@register(_LEARNED, family="formula")
+def learned_per_tensor(
+    machine: Machine, gradient: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, least: int, most: int, factor: float = 1.0
+) -> tuple[Tensor, ...]:
+    if x.dtype is torch.float64:
+        return _LEARNED(gradient, x, scale, zero_point, least, most, factor)
+    point = (machine.operand(zero_point) + 0.5).clamp(least, most).trunc()
+    axes = list(range(x.dim()))
+    scale = machine.operand(scale)
+    of_x, *sums = _learned_gradients(machine, gradient, x, scale, point, axes, least, most, factor, of_channels=False)
+    return of_x, *(item.unsqueeze(0) for item in sums)
+
+
+@register(_LEARNED_OF_CHANNELS, family="formula")
+def learned_per_channel(
+    machine: Machine, gradient: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, least: int, most: int,
+    factor: float = 1.0,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    if x.dtype is torch.float64:
+        return _LEARNED_OF_CHANNELS(gradient, x, scale, zero_point, axis, least, most, factor)
+    shape = [-1 if index == axis else 1 for index in range(x.dim())]
+    point = (machine.operand(zero_point) + 0.5).clamp(least, most).floor().reshape(shape)
+    axes = [index for index in range(x.dim()) if index != axis]
+    wide = machine.operand(scale).reshape(shape)
+    return _learned_gradients(machine, gradient, x, wide, point, axes, least, most, factor, of_channels=True)
 
 
 # Steps
