@@ -195,7 +195,9 @@ def test_alone_it_still_has_its_context():
     with pytest.raises(OutsideContext):
         sim({"x": torch.ones(1, 4), "scale": 1})["y"].sum().backward()
     net = Around(sim)
-    with pytest.raises(OutsideContext):
+    with pytest.raises(OutsideContext, match=r"float32; call it inside"):
         torch.optim.SGD(net.parameters(), lr=0.1).step()
+    with pytest.raises(OutsideContext, match="an optimizer of their own"):
+        torch.optim.SGD([*net.parameters(), nn.Parameter(torch.ones(2))], lr=0.1).step()
     with torch.no_grad():
         assert torch.equal(net(torch.ones(1, 4)), net(torch.ones(1, 4)))

@@ -130,9 +130,11 @@ def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
     holders = _holders(optimizer)
     if emulation is None:
         if any(role == "emulated" for role, _ in holders):
+            plain = sum(len(group["params"]) for group in optimizer.param_groups) > len(holders)
             raise OutsideContext(
                 f"{type(optimizer).__name__}.step() on an emulated model outside its context would compute in float32; "
-                "call it inside `with sim:`"
+                + ("give the emulated parameters an optimizer of their own, and " if plain else "")
+                + "call it inside `with sim:`"
             )
         return
     if any(role == "original" and holder is emulation for role, holder in holders):
