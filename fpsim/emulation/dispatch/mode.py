@@ -47,19 +47,25 @@ class EmulationMode(TorchDispatchMode):
         return False  # torch's wrapper costs 3 microseconds an operation; the strategy below does its work for nothing
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kind = KINDS.get(func)
+        machine, kind = self.machine, KINDS.get(func)
         if kind is not None and kind.concerns(args, kwargs):
-            changes = self.machine.updates.before(kind, args, kwargs or {})
+            changes = machine.updates.before(kind, args, kwargs or {})
             if changes:
-                again = functools.partial(self.__torch_dispatch__, func, types, args, kwargs)
-                return self.machine.updates.observe(func, kind, changes, again)
-        machine, owner = self.machine, None
+                compute = functools.partial(self.update, func, types, args, kwargs)
+                return machine.updates.observe(func, kind, changes, compute)
         if machine.updates_parameters:
-            owner = machine.owner = marks.module_of(args)
+            return self.update(func, types, args, kwargs)
+        result = self.dispatch(func, types, args, kwargs or {})
+        machine.results.note(result)
+        return result
+
+    def update(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operation of an optimizer's step, or of one that changes a parameter: its operands' module's."""
+        owner = self.machine.owner = marks.module_of(args)
         result = self.dispatch(func, types, args, kwargs or {})
         if owner is not None and isinstance(result, torch.Tensor):
             marks.set_module(result, owner)
-        machine.results.note(result)
+        self.machine.results.note(result)
         return result
 
     def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -86,9 +86,6 @@ class _Aside:
 def _tell(listeners: Listeners, machine: Any, compute: Callable[[], Any], args: Any, kwargs: Any) -> Any:
     """The operation's result; observers are told before and after."""
     told, outer = listeners.operation, machine.call
-    if outer is not None and outer.args is args and outer.operation is told.overload:  # a change of a parameter, looked at
-        outer.find_place()
-        return compute()
     call = Call(machine, told, args, kwargs, outer, None if listeners.sums is None else listeners.sums())
     if listeners.keeps or listeners.before:
         with _Aside():
@@ -142,6 +139,12 @@ def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
                 return compute_plainly(self, func, types, args, kwargs)
             compute = functools.partial(compute_plainly, self, func, types, args, kwargs)
             return _tell(listeners, machine, compute, args, kwargs or {})
+
+        def update(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+            call = self.machine.call
+            if call is not None and call.args is args and call.operation is func:
+                call.find_place()  # what it changes is known by now
+            return super().update(func, types, args, kwargs)
 
     run_as_written(Observing.__torch_dispatch__)
     return Observing

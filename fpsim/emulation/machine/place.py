@@ -61,7 +61,9 @@ class Place:
 
     def row_of(self, where: Where) -> np.ndarray:
         """The counters of a place."""
-        row = self.rows.setdefault(where, np.zeros(counting.LENGTH, dtype=np.int64))
+        row = self.rows.get(where)
+        if row is None:
+            row = self.rows[where] = np.zeros(counting.LENGTH, dtype=np.int64)
         if self.touched is not None and id(row) not in self.touched:
             self.touched[id(row)] = where.saturates, row, row.copy()
         return row

@@ -30,6 +30,7 @@ _is_grad_enabled = torch.is_grad_enabled
 _NUMBERS = frozenset((float, int, bool, complex))
 _FLOAT32 = torch.float32
 _HELD_BY_FLOAT32 = (_FLOAT32, torch.float16, torch.bfloat16)
+_COUNTED = [counting.UPDATES, counting.LOST]
 _COST = 2  # of a pass over an element, in multiply-adds
 
 #: Operations that add to what they write to: what they would make of zeros is the change.
@@ -67,9 +68,11 @@ class Kind:
 
 class _InPlace(Kind):
     def changes(self, updates: Updates, args: Any, kwargs: Any) -> list[Change]:
-        if self.name in ("add", "sub") and updates.counts(args[0]):
+        if not updates.counts(args[0]):
+            return []
+        if not _are_plain(args) and self.name in ("add", "sub"):
             args = tuple(map(_densely, args))
-        if not updates.counts(args[0]) or not _are_plain(args) or not _are_plain(kwargs.values()):
+        if not _are_plain(args) or not _are_plain(kwargs.values()):
             return []
         return [updates.change(self.name, args[0], args[1:], kwargs)]
 
@@ -371,12 +374,12 @@ class Updates:
 
     def _count(self, step: _Stepped) -> None:
         """Count what became of a change, and tell observers."""
-        row = np.zeros(counting.LENGTH, np.int64)
-        _count(step.target, step.marks, step.base, row)
-        self._machine.row_of(step.where)[:] += row
+        row = self._machine.row_of(step.where)
         observers = self._machine.emulation.observers if self._machine.emulation is not None else ()
+        earlier = row[_COUNTED].tolist() if observers else ()
+        _count(step.target, step.marks, step.base, row)
         if observers:
-            updates, lost = int(row[counting.UPDATES]), int(row[counting.LOST])
+            updates, lost = (now - before for now, before in zip(row[_COUNTED].tolist(), earlier, strict=True))
             update = Update(step.name, step.target, step.where, updates, lost, step.kept)
             for observer in observers:
                 observer.after_update(update)
@@ -480,9 +483,9 @@ def _condition_of(
         few = kernels.QUOTIENT, first, rest[1]
     elif name == "copy":
         few = kernels.DIFFERENT, target, first
-    if few is None or any(item.shape != target.shape or item.dtype not in _HELD_BY_FLOAT32 for item in few[1:]):
+    if few is None or few[1].shape != target.shape or few[2].shape != target.shape:
         return None
-    return few
+    return few if few[1].dtype in _HELD_BY_FLOAT32 and few[2].dtype in _HELD_BY_FLOAT32 else None
 
 
 def _marks_of(name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> np.ndarray:
