@@ -67,10 +67,13 @@ class Simulation(nn.Module):
 
         converts : whether parameters that are not themselves any more are noted, for observers
         """
-        modules = list(self.model.named_modules())
+        paths = dict(self.model.named_modules(remove_duplicate=False))
+        first: dict[int, tuple[str, torch.nn.Module]] = {}
+        for name, module in paths.items():
+            first.setdefault(id(module), (name, module))
+        modules = list(first.values())
         parameters, buffers = held_by(modules)
         check_tensors((*parameters.values(), *buffers.values()), self.policy)
-        paths = dict(self.model.named_modules(remove_duplicate=False))
         self._emulation.settings = self.policy.resolve(paths, self._emulation.settings)
         names = {id(module): name or type(module).__name__ for name, module in modules}
         names[id(self)] = ""
@@ -102,7 +105,7 @@ class Simulation(nn.Module):
             key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
             before = data.clone() if id(tensor) in names else None
             if data.is_contiguous():
-                round_as_told(data.numpy(), fmt, rounding, key)
+                round_as_told(marks.array_of(data), fmt, rounding, key)
             else:
                 array = data.contiguous().numpy()
                 round_as_told(array, fmt, rounding, key)

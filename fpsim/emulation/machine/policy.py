@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -42,7 +42,7 @@ class Policy:
         fmt, nearest = self.fmt, self.rounding is Rounding.NEAREST_EVEN
         return float32_serves(fmt, self.rounding) or (nearest and is_float32(fmt))
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         """Whether this machine is torch itself: fp32 in the library's own order, rounded as the library rounds."""
         return (
@@ -91,7 +91,7 @@ class NativePolicy(Policy):
     bfloat16: Policy | str
     float32: Policy | str
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         return False  # 16-bit tensors are emulated
 
@@ -136,7 +136,7 @@ class MixedPolicy(Policy):
     accumulators: RoleMapping[Accumulator]
     roundings: RoleMapping[Rounding]
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         choices = product(self.mapping.values, self.accumulators.values, self.roundings.values)
         return self.all_reduce == RANK_ORDER and all(self.of(*choice).is_identity for choice in choices)
