@@ -43,6 +43,7 @@ def conv(
     weight, bias : (outputs, channels / groups, kernel axes) and (outputs) or None, likewise.
     stride, padding, dilation : a whole number, or one for each axis. Padding is with zeros, which are multiplied like
         anything else: an infinite weight gives NaN there.
+    fmt : as of `matmul`; of the parts that "bf16x3" multiplies, the weight's are left.
     accumulate : what `get_accumulator` takes; left out, "fp32". The terms are in row-major order of (channel, kernel
         position); the bias is added to the accumulator after the sum, in its format.
     rounding, seed : of every rounding; "stochastic" needs a seed.
@@ -164,7 +165,7 @@ def _first(
     x: Any, name: str, fmt: Any, accumulate: Any, rounding: Any, seed: int | None, counters: Counters | None
 ) -> tuple[Products, np.ndarray, Callable[[np.ndarray], Any]]:
     """The operand that the result takes its type from, and the arithmetic."""
-    products = Products(*read_settings(fmt, accumulate, rounding, seed), counters)
+    products = Products(*read_settings(fmt, accumulate, rounding, seed, multiplies=True), counters)
     require_countable(products.task.accumulator, counters)
     return products, *operand(x, products.task.operand, name)
 

@@ -35,6 +35,7 @@ def matmul(
 
     Parameters
     ----------
+    fmt : what `get_system` takes, or "bf16x3", "bf16x6" or "bf16x9": fp32 numbers multiplied in bf16 parts.
     a, b : NumPy arrays (float16, float32, float64) or torch tensors on the CPU of values of `fmt`, shapes (..., m, k) and
         (..., k, n) with any strides. Leading dimensions broadcast; a 1-D `a` counts as a row, a 1-D `b` as a column,
         as in `numpy.matmul`.
@@ -60,7 +61,7 @@ def matmul(
         compensated sums.
     TypeError : arrays of integers, booleans or complex numbers, counters that are no `Counters`.
     """
-    task, key = read_settings(fmt, accumulate, rounding, seed)
+    task, key = read_settings(fmt, accumulate, rounding, seed, multiplies=True)
     require_countable(task.accumulator, counters)
     left, wrap_left = operand(a, task.operand, "a")
     right, wrap_right = operand(b, task.operand, "b")

@@ -7,6 +7,7 @@ from typing import Any
 
 from fpsim.numbers.fixed_point import FIXED, parse_fixed
 from fpsim.numbers.formats import Format, dtype_name, get_format
+from fpsim.numbers.splits import find_split
 from fpsim.numbers.system import NumberSystem
 
 
@@ -29,6 +30,12 @@ def get_system(fmt: Any) -> NumberSystem:
 
 @lru_cache(maxsize=1024)
 def _named(text: str) -> NumberSystem:
+    split = find_split(text)
+    if split is not None:
+        raise ValueError(
+            f"{split} is a way to multiply fp32 numbers in parts and no format of numbers; products take it: fmt of matmul, "
+            f"dot and conv, and the role 'product' of run and emulate, {{'*': 'fp32', 'product': '{split}'}}"
+        )
     fixed = parse_fixed(text.strip().lower())
     if fixed is not None:
         return fixed

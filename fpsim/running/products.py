@@ -51,6 +51,10 @@ class Summed:
     products: bool = True
     confidence: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.task.split is not None:
+            raise ValueError(f"there are no error bounds for products in parts, as {self.task.split}'s")
+
     @property
     def terms(self) -> int:
         return self.a.shape[-1]

@@ -92,15 +92,16 @@ def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, products: Pro
     """Whether the zero terms between strides change no bit, so that each phase of the strides can be computed without.
 
     True of an unfused chain from +0 to nearest even with subnormals kept, whose sum is never -0; but zero times infinity
-    is NaN, and observers are told of every addition.
+    is NaN, that of a part too, and observers are told of every addition.
     """
     task = products.task
+    largest = task.operand.max_finite if task.split is None else task.split.enclosing.max_finite
     chain = task.accumulator.kind is TREE and task.accumulator.order == sequential and not task.exact_products
     nearest = task.rounding is Rounding.NEAREST_EVEN and task.target.flush is None
     small = out.nbytes // prod(geometry.stride) <= _TAPS_BYTES
     if products.observer is not None or max(geometry.stride) == 1:
         return False
-    return chain and nearest and small and bool(np.isfinite(weight).all())
+    return chain and nearest and small and bool((np.abs(weight) <= largest).all())
 
 
 def weight_gradient_into(

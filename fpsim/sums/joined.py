@@ -42,7 +42,7 @@ class Products:
 
     def joined(self, groups: int, rows: int, leaves: int, columns: int) -> bool:
         """Whether sums of all groups at once are quicker than a product of (rows, leaves) and (leaves, columns) for each."""
-        alone = self.observer is not None and self.task.accumulator.kind is not TREE
+        alone = self.task.split is not None or (self.observer is not None and self.task.accumulator.kind is not TREE)
         return not alone and is_quicker(self.task, groups, rows, leaves, columns)
 
     def product(

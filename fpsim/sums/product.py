@@ -15,6 +15,7 @@ from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded, round_rows
 from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.routes import accumulate
+from fpsim.sums.splitting import split_factors
 from fpsim.sums.task import Draws, Sum
 
 # Keys of roundings outside the tree, so that their draws are independent of its steps'.
@@ -51,11 +52,30 @@ def product_into(
     addends = [as_read(term, task.operand) for term in addends]
     inside = task.accumulator.kind.own_addends
     terms = [np.broadcast_to(np.asarray(term), out.shape) for term in addends[:inside]]
-    if observer is None:
-        result = accumulate(task, a, b, draws, addends=terms)
-    else:
-        result = observer.product(task, a, b, draws)
+    add = _accumulated if task.split is None else _accumulated_parts
+    result = add(task, a, b, draws, terms, observer)
     finish_into(task, result, out, draws, addends[inside:], observer, before_rounding)
+
+
+def _accumulated(
+    task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, addends: Sequence[np.ndarray], observer: SumObserver | None = None
+) -> np.ndarray:
+    if observer is None:
+        return accumulate(task, a, b, draws, addends=addends)
+    return observer.product(task, a, b, draws)
+
+
+def _accumulated_parts(
+    task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, addends: Sequence[np.ndarray], observer: SumObserver | None
+) -> np.ndarray:
+    """The sum of the products of parts; all but the last pair's count as +0 where they alone give NaN, as infinities' do."""
+    factors = split_factors(task, a, b)
+    result = _accumulated(task.of_parts, *factors.all, draws, addends, observer)
+    if np.isnan(result).any():
+        small = _accumulated(task.of_parts, *factors.small, draws, ())
+        large = _accumulated(task.of_parts, *factors.large, draws, addends)
+        result = np.where(np.isnan(small), large, result)
+    return result
 
 
 def finish_into(

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator, get_accumulator
+from fpsim.accumulation.kinds import NATIVE
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers.computing import require_arithmetic
-from fpsim.numbers.formats import Format, joined
+from fpsim.numbers.formats import FP32, Format, joined
 from fpsim.numbers.names import get_system
 from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
+from fpsim.numbers.splits import Split, find_split
 from fpsim.numbers.system import NumberSystem
 
 
@@ -48,6 +50,7 @@ class Sum:
     accumulator   how the products are added
     rounding      the mode of every rounding
     result        the system that the accumulated sum is rounded to, once
+    split         the parts of the factors that are multiplied; None: the factors themselves
 
     `Sum.of` makes one; it finds what it has made before, with all that has been planned for it.
     """
@@ -57,14 +60,16 @@ class Sum:
     accumulator: Accumulator
     rounding: Rounding
     result: NumberSystem
+    split: Split | None = None
 
     @staticmethod
     def of(
         operand: NumberSystem, accumulator: Accumulator, rounding: Rounding, result: NumberSystem | None = None,
-        right: NumberSystem | None = None,
+        right: NumberSystem | None = None, split: Split | None = None,
     ) -> Sum:  # fmt: skip
         """The sum of products of `operand` values (and `right` ones, where those differ), rounded to `result`."""
-        objects = (operand, operand if right is None else right, accumulator, rounding, operand if result is None else result)
+        other, made = operand if right is None else right, operand if result is None else result
+        objects = (operand, other, accumulator, rounding, made, split)
         key = tuple(map(id, objects))
         task = _made.get(key)
         if task is None:
@@ -100,6 +105,12 @@ class Sum:
         return self if self.left is self.right else Sum(self.right, self.left, self.accumulator, self.rounding, self.result)
 
     @cached_property
+    def of_parts(self) -> Sum:
+        """The sum of products of the factors' parts."""
+        assert self.split is not None
+        return Sum.of(self.split.enclosing, self.accumulator, self.rounding, self.result)
+
+    @cached_property
     def of_terms(self) -> Sum:
         """The same where the terms are no products."""
         accumulator = self.accumulator.for_sums
@@ -108,7 +119,7 @@ class Sum:
 
     def rounded_to(self, result: NumberSystem) -> Sum:
         """The same sum rounded to another system."""
-        return Sum.of(self.left, self.accumulator, self.rounding, result, self.right)
+        return Sum.of(self.left, self.accumulator, self.rounding, result, self.right, self.split)
 
     def of_operands(self, operand: Format) -> Sum:
         """The same of operands of another format; what is wider than 11 bits accumulates in its own."""
@@ -120,6 +131,8 @@ class Sum:
 
     @cached_property
     def _is_checked(self) -> bool:
+        if self.split is not None:
+            require_addable(self.split, self.accumulator)
         for system in (self.left, self.right):  # to the result there is one rounding, which every system has
             require_arithmetic(system, self.rounding, "sum", "fmt")
         for fmt in self.accumulator.kind.computing_formats(self.accumulator, self.rounding):
@@ -142,12 +155,27 @@ _made: dict[tuple[int, ...], Sum] = {}
 _MOST = 512
 
 
-def read_settings(fmt: Any, accumulate: Any, rounding: Any, seed: int | None) -> tuple[Sum, int]:
+def require_addable(split: Split, accumulator: Accumulator) -> None:
+    """Raise ValueError where the accumulator takes no products of the parts."""
+    if accumulator.kind is NATIVE:
+        raise ValueError(
+            f"{split} adds products of parts one after the other, and accumulate='native' leaves that to the library; name "
+            "what adds them, as accumulate='fp32', or in a mapping {..., 'product': 'fp32'}"
+        )
+    accumulator.require_operands(split.enclosing)
+
+
+def read_settings(
+    fmt: Any, accumulate: Any, rounding: Any, seed: int | None, multiplies: bool = False
+) -> tuple[Sum, int]:
     """The sum behind fmt=, accumulate=, rounding= and seed= of a public function, and the key of its draws.
+
+    What `multiplies` takes a split for fmt as well: fp32 numbers, multiplied in parts.
 
     Raises ValueError for unknown names, for a seed that is missing or has no use, and in flush-to-zero mode.
     """
     mode = get_rounding(rounding)
     key = seed_key(mode, seed)
     refuse_flush_to_zero()
-    return Sum.of(get_system(fmt), get_accumulator(accumulate), mode), key
+    split = find_split(fmt) if multiplies else None
+    return Sum.of(get_system(fmt) if split is None else FP32, get_accumulator(accumulate), mode, split=split), key

@@ -163,6 +163,8 @@ def _one_by_one(machine: Machine, one: Callable[[int, Draws, Watch], None], out:
 
 def _in_one_call(task: Sum, a: np.ndarray, b: np.ndarray, observer: SumObserver | None) -> np.ndarray | None:
     """Accumulated products of all pairs at once, in the accumulator's format; None where they go one by one."""
+    if task.split is not None:
+        return None
     if observer is not None:
         return observer.products(task, a, b)
     product = batched_products(task, a, b)

@@ -44,6 +44,7 @@ from fpsim.emulation.registry import TABLE, positions
 from fpsim.emulation.schemas import names, tensors_in
 from fpsim.numbers.formats import Format, joined
 from fpsim.numbers.rounding import Rounding
+from fpsim.numbers.splits import Split, in_mode
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.task import Sum
 
@@ -188,7 +189,11 @@ class MixedMachine(FormatMachine):
         arithmetic = replace(arithmetic, task=Sum.of(operands, policy.accumulator, selection.rounding, selection.result))
         factors = formats.product or operands
         multiplying = widened(module.accumulators.product or accumulator, factors)
-        product_task = Sum.of(factors, multiplying, selection.rounding, selection.result)
+        if isinstance(factors, Split):
+            split = in_mode(factors, module.roundings.product)
+            product_task = Sum.of(operands, multiplying, selection.rounding, selection.result, split=split)
+        else:
+            product_task = Sum.of(factors, multiplying, selection.rounding, selection.result)
         if self._policies.draws:  # the ways of stochastic rounding, which take a key for each
             arithmetic = replace(arithmetic, stochastic=True, fast=False)
         return replace(arithmetic, product_task=product_task)
@@ -248,7 +253,7 @@ class MixedMachine(FormatMachine):
     def factor(self, tensor: torch.Tensor) -> torch.Tensor:
         selection = self._selected
         wanted = selection.module.formats.product
-        if wanted is None or tensor.dtype is not _FLOAT32:
+        if wanted is None or isinstance(wanted, Split) or tensor.dtype is not _FLOAT32:
             return super().factor(tensor)
         mark = self._tag_of(tensor)
         if mark is None or mark.fmt is None:

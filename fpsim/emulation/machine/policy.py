@@ -17,6 +17,7 @@ from fpsim.numbers.computing import float32_serves, is_float32
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.names import get_system
 from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
+from fpsim.numbers.splits import Split
 from fpsim.numbers.system import NumberSystem
 
 GRANULARITIES = ("kernel", "primitive")
@@ -132,7 +133,7 @@ def _make_native(accumulate: Any, rounding: Any, seed: Any, granularity: Any) ->
 class MixedPolicy(Policy):
     """Settings by role and by module; `fmt`, `accumulator` and `rounding` are the first that are named."""
 
-    mapping: RoleMapping[NumberSystem]
+    mapping: RoleMapping[NumberSystem | Split]
     accumulators: RoleMapping[Accumulator]
     roundings: RoleMapping[Rounding]
 
@@ -146,7 +147,7 @@ class MixedPolicy(Policy):
         """Whether some rounding is stochastic."""
         return Rounding.STOCHASTIC in self.roundings.values
 
-    def of(self, system: NumberSystem, accumulator: Accumulator, rounding: Rounding) -> Policy:
+    def of(self, system: NumberSystem | Split, accumulator: Accumulator, rounding: Rounding) -> Policy:
         """The policy of results in one of the formats, or in the format that encloses a number system."""
         return Policy(system.enclosing, widened(accumulator, system), rounding, self.seed, self.granularity)
 
@@ -206,13 +207,14 @@ def _make_mixed(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity
         )
     mapping = parse_mapping(FORMATS, fmt)
     draws = Rounding.STOCHASTIC in roundings.values
-    for each, mode in product(mapping.values, roundings.values):
+    systems = [each for each in mapping.values if not isinstance(each, Split)]
+    for each, mode in product(systems, roundings.values):
         _checked(each, None, mode, seed if not draws or mode is Rounding.STOCHASTIC else None, granularity)
     first = mapping.values[0].enclosing, accumulators.values[0], roundings.values[0]
     return MixedPolicy(*first, seed, granularity, mapping, accumulators, roundings)
 
 
-def widened(accumulator: Accumulator, operands: NumberSystem) -> Accumulator:
+def widened(accumulator: Accumulator, operands: NumberSystem | Split) -> Accumulator:
     """What accumulates operands of a format or system: such as hold no sums, in what was asked for."""
     return accumulator.widened(operands) if isinstance(operands, Format) else accumulator
 

@@ -11,7 +11,9 @@ from fpsim.accumulation import Accumulator, get_accumulator
 from fpsim.numbers.formats import FP32
 from fpsim.numbers.names import get_system
 from fpsim.numbers.rounding import Rounding, get_rounding
+from fpsim.numbers.splits import Split, find_split
 from fpsim.numbers.system import NumberSystem
+from fpsim.sums.task import require_addable
 
 T = TypeVar("T")
 
@@ -28,14 +30,23 @@ class ModuleFormats:
     activation  what its forward pass reads every operand in and rounds every result to
     gradient    what its part of the backward pass reads gradients in and rounds every result to
     optimizer   what an optimizer keeps for its parameters, and rounds intermediate results to
-    product     what products of matrices and convolutions read their factors in; None: as for any other operation
+    product     what products of matrices and convolutions read their factors in, or the parts that they multiply of them;
+                None: as for any other operation
     """
 
     weight: NumberSystem
     activation: NumberSystem
     gradient: NumberSystem
     optimizer: NumberSystem
-    product: NumberSystem | None = None
+    product: NumberSystem | Split | None = None
+
+    def __post_init__(self) -> None:
+        for role, fmt in vars(self).items():
+            if role != "product" and isinstance(fmt, Split):
+                raise ValueError(
+                    f"fmt: {fmt} is how products multiply, for the role 'product' alone; {role!r} takes a format, as in "
+                    f"{{'*': 'fp32', 'product': '{fmt}'}}"
+                )
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class ModuleRoundings:
     """The modes of one module, by role: that of what is rounded to the role's format outside of updates.
 
     optimizer   that of every rounding of an update, whatever it writes to
-    product     None: that of the format in which any other operation reads the factor
+    product     None: that of the format in which any other operation reads the factor; parts are rounded to nearest even then
     """
 
     weight: Rounding
@@ -73,6 +84,17 @@ class ModuleSettings:
     formats: ModuleFormats
     accumulators: ModuleAccumulators
     roundings: ModuleRoundings
+
+    def __post_init__(self) -> None:
+        split = self.formats.product
+        if not isinstance(split, Split):
+            return
+        if self.roundings.product is Rounding.STOCHASTIC:
+            raise ValueError(f"rounding: {split} has parts that are not drawn; 'product' takes a deterministic mode")
+        of_products = self.accumulators.product
+        for accumulator in vars(self.accumulators).values() if of_products is None else (of_products,):
+            if accumulator is not None:
+                require_addable(split, accumulator)
 
     @cached_property
     def is_native(self) -> bool:
@@ -100,7 +122,10 @@ class Setting(Generic[T]):
         return tuple(role for role in self.roles if role != "product")
 
 
-def _read_format(value: Any) -> NumberSystem:
+def _read_format(value: Any) -> NumberSystem | Split:
+    split = find_split(value)
+    if split is not None:
+        return split
     return NATIVE if isinstance(value, str) and value.strip().lower() == NATIVE.name else get_system(value)
 
 

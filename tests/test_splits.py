@@ -1,0 +1,300 @@
+"""Products of fp32 numbers in parts, against bfloat16 parts of ml_dtypes added one after the other in NumPy's float32."""
+
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import fpsim
+
+# Left part times right part, the smallest products first, as Triton's and XLA's kernels chain them.
+PAIRS = {"bf16x3": "mid*high high*mid high*high"}
+PAIRS["bf16x6"] = f"mid*mid low*high high*low {PAIRS['bf16x3']}"
+PAIRS["bf16x9"] = f"low*low mid*low low*mid {PAIRS['bf16x6']}"
+SPLITS = pytest.mark.parametrize("split", PAIRS)
+
+
+def parts(x):
+    made, rest = {}, np.asarray(x, np.float32)
+    with np.errstate(invalid="ignore"):
+        for name in ("high", "mid", "low"):
+            made[name] = rest.astype(ml_dtypes.bfloat16).astype(np.float32)
+            rest = rest - made[name]
+    return made
+
+
+def chained(a, b, split, addend=None):
+    """a @ b in parts, the sum of each pair of parts beginning with that of the pairs before."""
+    left, right = parts(a), parts(b)
+    total = np.zeros((a.shape[0], b.shape[1]), np.float32)
+    with np.errstate(all="ignore"):
+        for pair in PAIRS[split].split():
+            first, second = pair.split("*")
+            if pair == "high*high":
+                total[np.isnan(total)] = 0
+            for k in range(a.shape[1]):
+                total = total + left[first][:, k, None] * right[second][k]
+        return total if addend is None else total + np.float32(addend)
+
+
+def product(a, b, split, addend=None):
+    return torch.from_numpy(chained(*(np.asarray(x.detach()) for x in (a, b)), split, addend))
+
+
+def matrices(seed, rows, terms, columns, special=()):
+    generator = np.random.default_rng(seed)
+    a, b = (generator.standard_normal(shape, np.float32) for shape in ((rows, terms), (terms, columns)))
+    for x in (a, b):
+        x *= np.float32(2.0) ** generator.integers(-30, 30, x.shape)
+        places = generator.random(x.shape) < 0.05
+        if special:
+            x[places] = generator.choice(np.array(special, np.float32), int(places.sum()))
+    return a, b
+
+
+LARGEST = float(np.finfo(np.float32).max)
+SPECIAL = {
+    "finite": (),
+    "infinite": (np.inf, -np.inf),
+    "nan": (np.nan, 0.0),
+    "subnormal": (1e-40, -3e-45, 0.0, -0.0, 2.0**-126, 1.1 * 2.0**-133),
+    "beyond bfloat16": (LARGEST, -LARGEST, np.inf),
+    "overflowing": (1.7e38, -1.9e38, 2.9e38, 1e20),
+}
+
+
+@SPLITS
+@pytest.mark.parametrize("special", SPECIAL)
+def test_products_add_the_parts_in_their_order(split, special):
+    for shape in ((5, 33, 40), (40, 17, 3), (1, 9, 1), (3, 0, 2)):
+        a, b = matrices(sum(shape), *shape, SPECIAL[special])
+        assert np.array_equal(fpsim.matmul(a, b, fmt=split), chained(a, b, split), equal_nan=True)
+    assert fpsim.dot(a[0], b[:, 0], fmt=split) == 0
+
+
+@SPLITS
+def test_infinite_factors_give_infinities_as_single_products_do(split):
+    one, infinite = np.ones((1, 1), np.float32), np.full((1, 1), np.inf, np.float32)
+    for a, b in ((one, infinite), (infinite, one), (infinite, infinite)):
+        assert fpsim.matmul(a, -b, fmt=split).item() == -np.inf
+    assert np.isnan(fpsim.matmul(infinite, 0 * one, fmt=split).item())
+
+
+def exact(a, b):
+    rows, columns = ([[Fraction(float(item)) for item in line] for line in lines] for lines in (a, b.T))
+    return [[sum(x * y for x, y in zip(row, column, strict=True)) for column in columns] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("split", "bound"),
+    # of |a| |b|: what a factor's parts leave out, 2^-17 each, and mid * mid; then both mid * low; then nothing
+    [("bf16x3", 2.0**-15 + 2.0**-24), ("bf16x6", 2.0**-24 + 2.0**-33), ("bf16x9", 0.0)],
+)
+def test_what_is_left_out_is_within_the_known_bound(split, bound):
+    a, b = matrices(1, 8, 12, 7)
+    found = fpsim.matmul(a, b, fmt=split, accumulate="exact")
+    magnitudes, worst = exact(np.abs(a), np.abs(b)), 0.0
+    for i, row in enumerate(exact(a, b)):
+        for j, true in enumerate(row):
+            rounding = Fraction(float(np.spacing(np.abs(found[i, j])))) / 2
+            error = abs(Fraction(float(found[i, j])) - true)
+            assert error <= rounding + Fraction(bound) * magnitudes[i][j]
+            worst = max(worst, float(error / magnitudes[i][j]))
+    assert worst > bound / 32  # it is nearly reached
+    assert (np.array_equal(found, fpsim.matmul(a, b, fmt="fp32", accumulate="exact"))) == (split == "bf16x9")
+
+
+@SPLITS
+def test_every_product_of_a_model_is_made_in_parts(split):
+    torch.manual_seed(0)
+    layer, batch = nn.Linear(33, 5), torch.randn(2, 33, 4)
+    x, other = torch.randn(4, 33), torch.randn(2, 3, 33)
+    gradients = [torch.randn(4, 5), torch.randn(2, 3, 4)]
+    leaves = [item.requires_grad_() for item in (x, other, batch)]
+    with fpsim.emulate({"*": "fp32", "product": split}):
+        ends = [layer(x), other @ batch]
+        torch.autograd.backward(ends, gradients)
+        scaled = x.detach() * 1.1
+    assert torch.equal(scaled, x.detach() * 1.1)  # what is no product is fp32's
+    weight = layer.weight
+    assert torch.equal(ends[0], product(x, weight.T, split, layer.bias.detach()))
+    assert torch.equal(weight.grad, product(gradients[0].T, x, split))
+    assert torch.equal(x.grad, product(gradients[0], weight, split))
+    for k in range(2):
+        assert torch.equal(ends[1][k], product(other[k], batch[k], split))
+        assert torch.equal(other.grad[k], product(gradients[1][k], batch[k].T, split))
+        assert torch.equal(batch.grad[k], product(other[k].T, gradients[1][k], split))
+    assert all(leaf.grad is not None for leaf in leaves)
+
+
+def of_groups(x, groups, axis):
+    return np.split(np.asarray(x.detach()), groups, axis)
+
+
+def dilated(gradient, stride, kernel, size):
+    """What every tap of the input's gradient reads: zeros between strides and around."""
+    images, channels, height, width = gradient.shape
+    wide = np.zeros((images, channels, size + kernel - 1, size + kernel - 1), np.float32)
+    wide[:, :, kernel - 1 :: stride, kernel - 1 :: stride][:, :, :height, :width] = gradient
+    return np.lib.stride_tricks.sliding_window_view(wide, (kernel, kernel), (2, 3))  # (n, o, h, w, taps)
+
+
+@SPLITS
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (2, 1), (4, 1), (4, 2)])
+def test_convolutions_multiply_the_weight_by_what_its_taps_read(split, groups, stride):
+    torch.manual_seed(groups)
+    images, channels, outputs, size, kernel = 2, 4, 8, 6, 2
+    layer = nn.Conv2d(channels, outputs, kernel, stride=stride, groups=groups, bias=False)
+    x = torch.randn(images, channels, size, size, requires_grad=True)
+    with fpsim.emulate({"*": "fp32", "product": split}):
+        y = layer(x)
+        gradient = torch.randn(y.shape)
+        y.backward(gradient)
+    patches = functional.unfold(x.detach(), kernel, stride=stride)
+    for group, weight in enumerate(of_groups(layer.weight, groups, 0)):
+        matrix = weight.reshape(len(weight), -1)
+        read = of_groups(patches, groups, 1)[group]  # (n, c kh kw, oh ow)
+        slope, found = of_groups(gradient, groups, 1)[group], of_groups(y, groups, 1)[group]
+        flat = slope.reshape(images, len(weight), -1)
+        for image in range(images):
+            assert np.array_equal(found[image].reshape(len(weight), -1), chained(matrix, read[image], split))
+        rows, places = flat.swapaxes(0, 1).reshape(len(weight), -1), read.swapaxes(1, 2).reshape(-1, matrix.shape[1])
+        of_weight = chained(rows, places, split)
+        assert np.array_equal(of_groups(layer.weight.grad, groups, 0)[group].reshape(of_weight.shape), of_weight)
+        taps = dilated(slope, stride, kernel, size)[..., ::-1, ::-1]
+        columns = taps.transpose(1, 4, 5, 0, 2, 3).reshape(-1, images * size * size)
+        of_input = chained(weight.swapaxes(0, 1).reshape(channels // groups, -1), columns, split)
+        of_input = of_input.reshape(-1, images, size, size).swapaxes(0, 1)
+        assert np.array_equal(of_groups(x.grad, groups, 1)[group], of_input)
+
+
+def test_zeros_between_strides_meet_parts_that_are_infinite():
+    weight, gradient = torch.full((1, 1, 2, 2), LARGEST), torch.ones(1, 1, 2, 2)
+    with fpsim.emulate({"*": "fp32", "product": "bf16x3"}):
+        found = torch.nn.grad.conv2d_input((1, 1, 4, 4), weight, gradient, stride=2)
+    assert found.isnan().all()
+
+
+@SPLITS
+def test_attention_makes_both_products_in_parts(split):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, 6, 8) for _ in range(3))
+    with fpsim.emulate({"*": "fp32", "product": split}):
+        found = functional.scaled_dot_product_attention(q, k, v)
+    scores = product(q[0, 0], k[0, 0].T, split).double() * float(np.float32(8**-0.5))
+    assert torch.equal(found[0, 0], product(torch.softmax(scores, -1).float(), v[0, 0], split))
+
+
+@SPLITS
+@pytest.mark.parametrize("unit", ["h100", "a100"])
+def test_a_unit_begins_a_new_instruction_with_every_pair(split, unit):
+    a, b = (x.astype(np.float32) for x in matrices(3, 4, 21, 5))
+    left, right, total = parts(a), parts(b), None
+    for pair in PAIRS[split].split():
+        first, second = pair.split("*")
+        total = fpsim.hardware.product(left[first], right[second], unit=unit, fmt="bf16", addend=total)
+    assert np.array_equal(fpsim.matmul(a, b, fmt=split, accumulate=unit), total)
+    sim = fpsim.run(nn.Linear(21, 5, bias=False), {"*": "fp32", "product": split}, unit)
+    with torch.no_grad():
+        sim.weight.copy_(torch.from_numpy(b.T))
+        assert np.array_equal(sim(torch.from_numpy(a)).numpy(), total)
+
+
+@pytest.mark.parametrize(("order", "block"), [("blocked(4)", 4), ("lanes(4)", 4)])
+def test_blocks_and_lanes_begin_anew_with_every_pair(order, block):
+    a, b = matrices(4, 3, 10, 2)
+    whole = [np.zeros((3, 12), np.float32), np.zeros((12, 2), np.float32)]
+    whole[0][:, :10], whole[1][:10] = a, b
+    left, right = (parts(x) for x in whole)
+    sums = []
+    for pair in PAIRS["bf16x3"].split():
+        first, second = pair.split("*")
+        terms = [left[first][:, k, None] * right[second][k] for k in range(12)]
+        sums += [terms[k : k + block] for k in range(0, 12, block)]
+    rows = sums if order.startswith("blocked") else list(zip(*sums, strict=True))
+    total = np.zeros((3, 2), np.float32)
+    for row in rows:
+        partial = np.zeros((3, 2), np.float32)
+        for term in row:
+            partial = partial + term
+        total = total + partial
+    assert np.array_equal(fpsim.matmul(a, b, fmt="bf16x3", accumulate=f"fp32:{order}"), total)
+
+
+def test_parts_are_rounded_in_the_mode_of_products():
+    layer, x = nn.Linear(1, 1, bias=False), torch.tensor([[1.0 + 2.0**-9 + 2.0**-18]])
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    for mode, expected in {"nearest-even": 1 + 2.0**-9, "up": 1 + 2.0**-9 + 2.0**-15}.items():
+        sim = fpsim.run(layer, {"*": "fp32", "product": "bf16x3"}, rounding={"*": "nearest-even", "product": mode})
+        assert float(sim(x).detach()) == expected
+    assert float(fpsim.run(layer, {"*": "fp32", "product": "bf16x3"})(x).detach()) == 1 + 2.0**-9
+
+
+def test_narrower_numbers_are_multiplied_whole_and_results_are_of_their_role():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(9, 4, bias=False), torch.randn(5, 9).half().float()
+    sim = fpsim.run(layer, {"*": "fp16", "product": "bf16x3"}, "exact")
+    mid = 2.0**-16  # what mid * mid may be of a product, left out
+    found, true = sim(x).detach().double(), x.double() @ sim.weight.detach().double().T
+    magnitudes = x.abs().double() @ sim.weight.detach().abs().double().T
+    assert torch.equal(found, found.half().double())
+    assert ((found - true).abs() <= mid * magnitudes + 2.0**-11 * true.abs()).all()
+    whole = fpsim.run(layer, {"*": "fp16", "product": "bf16x6"}, "exact")
+    assert torch.equal(whole(x).detach(), fpsim.run(layer, "fp16", "exact")(x).detach())
+
+
+def test_infinities_are_counted_as_what_they_end_as():
+    layer = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    rows = []
+    for fmt in ("fp32", {"*": "fp32", "product": "bf16x3"}):
+        sim = fpsim.run(layer, fmt, "fp32")
+        with torch.no_grad():
+            assert sim(torch.tensor([[torch.inf, 1.0], [1.0, 1.0]])).tolist() == [[torch.inf], [2.0]]
+        rows.append(sim.report().by_operation()["mm"])
+    assert rows[0].nonfinite > 0 and rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fmt": "bf16x3"}, r"bf16x3 is a way to multiply .* the role 'product'"),
+        ({"fmt": {"*": "bf16x6"}}, "bf16x6 is how products multiply, for the role 'product' alone; 'weight' takes"),
+        ({"fmt": {"*": "fp32", "gradient": "bf16x3"}}, "'gradient' takes a format"),
+        ({"fmt": {"product": "bf16x3"}}, "no format for the role 'weight'"),
+        ({"fmt": {"*": "native", "product": "bf16x3"}}, '"native" is of all roles'),
+        ({"accumulate": "native"}, "accumulate='native' leaves that to the library"),
+        ({"accumulate": {"*": "fp32", "gradient": "native"}}, "'product': 'fp32'"),
+        ({"accumulate": "bf16x3"}, "bf16x3 is a way to multiply"),
+        ({"accumulate": "amx_fp16"}, "has no instruction for bf16 operands"),
+        ({"rounding": {"*": "nearest-even", "product": "stochastic"}, "seed": 0}, "takes a deterministic mode"),
+    ],
+)
+def test_what_cannot_be_multiplied_in_parts_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fpsim.run(nn.Linear(2, 2), **{"fmt": {"*": "fp32", "product": "bf16x3"}, **settings})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: fpsim.sum(x, fmt="bf16x3"), "way to multiply"),
+        (lambda x: fpsim.add(x, x, fmt="bf16x9"), "way to multiply"),
+        (lambda x: fpsim.matmul(x, x, fmt="bf16x3", accumulate="native"), "leaves that to the library"),
+        (lambda x: fpsim.matmul(x, x, fmt="bf16x3", error_bound=True), "no error bounds for products in parts, as bf16x3's"),
+        (lambda x: fpsim.matmul(x.astype(float) + 2.0**-40, x, fmt="bf16x3"), "no value of fp32"),
+        (
+            lambda x: fpsim.certify(nn.Linear(2, 2).eval(), torch.ones(1, 2), fmt={"*": "fp32", "product": "bf16x3"}),
+            "several formats",
+        ),
+    ],
+)
+def test_functions_that_do_not_multiply_in_parts_say_so(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(np.ones((2, 2), np.float32))
