@@ -10,6 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 import fpsim
+from fpsim.accumulation import get_accumulator
+from fpsim.numbers.formats import FP32
+from fpsim.numbers.rounding import Rounding
+from tests import sums_oracle as oracle
 
 # Left part times right part, the smallest products first, as Triton's and XLA's kernels chain them.
 PAIRS = {"bf16x3": "mid*high high*mid high*high"}
@@ -45,11 +49,11 @@ def product(a, b, split, addend=None):
     return torch.from_numpy(chained(*(np.asarray(x.detach()) for x in (a, b)), split, addend))
 
 
-def matrices(seed, rows, terms, columns, special=()):
+def matrices(seed, rows, terms, columns, special=(), spread=30):
     generator = np.random.default_rng(seed)
     a, b = (generator.standard_normal(shape, np.float32) for shape in ((rows, terms), (terms, columns)))
     for x in (a, b):
-        x *= np.float32(2.0) ** generator.integers(-30, 30, x.shape)
+        x *= np.float32(2.0) ** generator.integers(-spread, spread, x.shape)
         places = generator.random(x.shape) < 0.05
         if special:
             x[places] = generator.choice(np.array(special, np.float32), int(places.sum()))
@@ -204,25 +208,50 @@ def test_a_unit_begins_a_new_instruction_with_every_pair(split, unit):
         assert np.array_equal(sim(torch.from_numpy(a)).numpy(), total)
 
 
-@pytest.mark.parametrize(("order", "block"), [("blocked(4)", 4), ("lanes(4)", 4)])
-def test_blocks_and_lanes_begin_anew_with_every_pair(order, block):
-    a, b = matrices(4, 3, 10, 2)
-    whole = [np.zeros((3, 12), np.float32), np.zeros((12, 2), np.float32)]
-    whole[0][:, :10], whole[1][:10] = a, b
-    left, right = (parts(x) for x in whole)
-    sums = []
-    for pair in PAIRS["bf16x3"].split():
-        first, second = pair.split("*")
-        terms = [left[first][:, k, None] * right[second][k] for k in range(12)]
-        sums += [terms[k : k + block] for k in range(0, 12, block)]
-    rows = sums if order.startswith("blocked") else list(zip(*sums, strict=True))
-    total = np.zeros((3, 2), np.float32)
-    for row in rows:
-        partial = np.zeros((3, 2), np.float32)
-        for term in row:
-            partial = partial + term
-        total = total + partial
-    assert np.array_equal(fpsim.matmul(a, b, fmt="bf16x3", accumulate=f"fp32:{order}"), total)
+#: Accumulators, and how many terms each takes at a time.
+ACCUMULATORS = {
+    "fp32:blocked(4)": 4, "fp32:lanes(4)": 4, "fp32:lanes(3,pairwise)": 3, "fp16:blocked(4)->fp32": 4, "fp32:split(3)->bf16": 1,
+    "fp32:pairwise": 1, "fp32:kahan": 1, "fp32:fma": 1, "bf16": 1, "fp16": 1, "e5m2": 1, "exact": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("accumulate", ACCUMULATORS)
+def test_pairs_are_added_in_any_order_each_beginning_a_block(accumulate):
+    split, accumulator = "bf16x6", get_accumulator(accumulate)
+    a, b = (x * np.float32(2.0**-4) for x in matrices(4, 3, 10, 2, spread=4))
+    block = ACCUMULATORS[accumulate]
+    for mode in (Rounding.NEAREST_EVEN, Rounding.UP):
+        found = fpsim.matmul(a, b, fmt=split, accumulate=accumulate, rounding=mode)
+        left, right = parts(a), parts(b)
+        for (i, j), element in np.ndenumerate(found):
+            terms = []
+            for pair in PAIRS[split].split():
+                first, second = pair.split("*")
+                terms += zip(left[first][i].tolist(), right[second][:, j].tolist(), strict=True)
+                terms += [(0.0, 0.0)] * (-len(terms) % block)
+            total, held = oracle.total_of(terms, accumulator, FP32, mode)
+            assert element == oracle.finished(total, held, FP32, mode)
+
+
+@pytest.mark.parametrize("accumulate", [*ACCUMULATORS, "h100"])
+@pytest.mark.parametrize("special", ["finite", "infinite"])
+def test_convolutions_and_batches_are_the_products_of_their_matrices(accumulate, special):
+    settings = {"fmt": "bf16x3", "accumulate": accumulate}
+
+    def numbers(seed, *shape):
+        flat, _ = matrices(seed, 1, int(np.prod(shape)), 1, SPECIAL[special], spread=4)
+        return flat.reshape(shape) * np.float32(2.0**-4)
+
+    a, b = numbers(5, 40, 3, 8), numbers(6, 40, 8, 2)
+    found = fpsim.matmul(a, b, **settings)
+    for one in range(0, 40, 13):
+        assert np.array_equal(found[one], fpsim.matmul(a[one], b[one], **settings), equal_nan=True)
+    weight, x = numbers(7, 40, 1, 2, 2), numbers(8, 1, 40, 6, 6)
+    found = fpsim.conv(x, weight, groups=40, **settings).reshape(40, -1)
+    patches = functional.unfold(torch.from_numpy(x), 2).numpy().reshape(40, 4, 25)
+    for one in range(0, 40, 13):
+        whole = fpsim.matmul(weight[one].reshape(1, 4), patches[one], **settings)
+        assert np.array_equal(found[one], whole[0], equal_nan=True)
 
 
 def test_parts_are_rounded_in_the_mode_of_products():
@@ -246,6 +275,17 @@ def test_narrower_numbers_are_multiplied_whole_and_results_are_of_their_role():
     assert ((found - true).abs() <= mid * magnitudes + 2.0**-11 * true.abs()).all()
     whole = fpsim.run(layer, {"*": "fp16", "product": "bf16x6"}, "exact")
     assert torch.equal(whole(x).detach(), fpsim.run(layer, "fp16", "exact")(x).detach())
+
+
+def test_results_beyond_a_format_without_infinities_are_no_parts_that_are_nan():
+    """The small products alone give 896, beyond e4m3fn, and the large ones 0."""
+    layer, x = nn.Linear(1, 2, bias=False), torch.ones(1, 1, requires_grad=True)
+    fmt = {"*": "fp32", "gradient": "e4m3fn", "product": "bf16x3"}
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1024 + 2.0], [1024.0]]))
+    with fpsim.emulate(fmt, "exact"):
+        layer(x).backward(torch.tensor([[448.0, -448.0]]))
+    assert x.grad.isnan().all()
 
 
 def test_infinities_are_counted_as_what_they_end_as():

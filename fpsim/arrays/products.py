@@ -15,6 +15,7 @@ from fpsim.sums.joined import Products
 from fpsim.sums.observers.counters import Counters
 from fpsim.sums.pairs import pairs_into, together
 from fpsim.sums.product import product_into
+from fpsim.sums.splitting import pairs_in_parts
 from fpsim.sums.task import Draws, read_settings
 from fpsim.theory.deviations import confidence_of
 
@@ -75,7 +76,8 @@ def matmul(
     extra = None if addend is None else _addend(addend, task.operand, shape).reshape(result.shape)
     if extra is None and bounds is None and batch:
         lefts, rights = (x.reshape(-1, *x.shape[-2:]) for x in (left_matrix, right_matrix))
-        products = Products(task, key, counters)
+        made_of, lefts, rights = pairs_in_parts(task, lefts, rights)
+        products = Products(made_of, key, counters)
         if together(products, lefts, rights):
             pairs_into(products, lefts, rights, result.reshape(-1, rows, columns))
             return wrap(result.reshape(shape))

@@ -9,6 +9,7 @@ between strides, stand for is a zero that is multiplied like any other term.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -21,6 +22,7 @@ from fpsim.sums import grouped
 from fpsim.sums.geometry import Geometry
 from fpsim.sums.joined import Products
 from fpsim.sums.phases import phases, slices, whole
+from fpsim.sums.splitting import Along, in_parts
 
 #: Bytes of a gathered tile. A product holds it once more, so that a call stays below 64 MB a thread; a smaller tile of
 #: positions is near when it is read again, a tile of taps is as wide as what it repays to pack the gradient for.
@@ -46,6 +48,9 @@ def forward_into(
     so on); operands have any strides, results are contiguous. The bias (O) is added to the accumulator after the sum, in
     its format, before the one rounding to the format.
     """
+    if products.task.split is not None:
+        task, weight, x = in_parts(products.task, Along(weight, 1), Along(x, 1, geometry.groups), prod(geometry.kernel))
+        products, geometry = replace(products, task=task), replace(geometry, channels=x.shape[1])
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
     if products.joined(geometry.groups, outer, inner * prod(geometry.kernel), geometry.images * prod(geometry.grid)):
         grouped.forward_into(x, weight, out, geometry, products, bias)
@@ -69,6 +74,10 @@ def input_gradient_into(
 
     The same operation is the forward pass of a transposed convolution, which is what the bias (C) is for.
     """
+    if products.task.split is not None:
+        factors = Along(weight, 0, geometry.groups), Along(gradient, 1, geometry.groups)
+        task, weight, gradient = in_parts(products.task, *factors, prod(geometry.kernel))
+        products, geometry = replace(products, task=task), replace(geometry, outputs=gradient.shape[1])
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
     everything = whole(geometry.kernel, geometry.size, geometry.backward_axes)
     parts = phases(geometry) if _zeros_can_be_left_out(weight, geometry, products, out) else (everything,)
@@ -92,16 +101,15 @@ def _zeros_can_be_left_out(weight: np.ndarray, geometry: Geometry, products: Pro
     """Whether the zero terms between strides change no bit, so that each phase of the strides can be computed without.
 
     True of an unfused chain from +0 to nearest even with subnormals kept, whose sum is never -0; but zero times infinity
-    is NaN, that of a part too, and observers are told of every addition.
+    is NaN, and observers are told of every addition.
     """
     task = products.task
-    largest = task.operand.max_finite if task.split is None else task.split.enclosing.max_finite
     chain = task.accumulator.kind is TREE and task.accumulator.order == sequential and not task.exact_products
     nearest = task.rounding is Rounding.NEAREST_EVEN and task.target.flush is None
     small = out.nbytes // prod(geometry.stride) <= _TAPS_BYTES
     if products.observer is not None or max(geometry.stride) == 1:
         return False
-    return chain and nearest and small and bool((np.abs(weight) <= largest).all())
+    return chain and nearest and small and task.split is None and bool(np.isfinite(weight).all())
 
 
 def weight_gradient_into(
@@ -111,6 +119,9 @@ def weight_gradient_into(
 
     Nothing is checked.
     """
+    if products.task.split is not None:
+        task, gradient, x = in_parts(products.task, Along(gradient, 0), Along(x, 0), prod(geometry.grid))
+        products, geometry = replace(products, task=task), replace(geometry, images=len(x))
     inner, outer = geometry.channels // geometry.groups, geometry.outputs // geometry.groups
     if products.joined(geometry.groups, outer, geometry.images * prod(geometry.grid), inner * prod(geometry.kernel)):
         grouped.weight_gradient_into(gradient, x, out, geometry, products)

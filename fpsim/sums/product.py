@@ -8,7 +8,7 @@ import numpy as np
 
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers.arguments import holds
-from fpsim.numbers.formats import Format
+from fpsim.numbers.formats import FP64, Format
 from fpsim.numbers.operands import as_read
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.numbers.system import NumberSystem
@@ -72,7 +72,7 @@ def _accumulated_parts(
     factors = split_factors(task, a, b)
     result = _accumulated(task.of_parts, *factors.all, draws, addends, observer)
     if np.isnan(result).any():
-        small = _accumulated(task.of_parts, *factors.small, draws, ())
+        small = _accumulated(task.of_parts.rounded_to(FP64), *factors.small, draws, ())
         large = _accumulated(task.of_parts, *factors.large, draws, addends)
         result = np.where(np.isnan(small), large, result)
     return result

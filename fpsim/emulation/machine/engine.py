@@ -24,6 +24,7 @@ from fpsim.sums.joined import Products
 from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.pairs import pairs_into, together
 from fpsim.sums.product import product_into
+from fpsim.sums.splitting import pairs_in_parts
 from fpsim.sums.task import Draws, Sum
 
 
@@ -95,6 +96,7 @@ def products(
         for index, (left, right) in enumerate(zip(a, b, strict=True)):
             out[index] = product(machine, task, left, right, None if addend is None else addend[index], alpha, beta)
         return out
+    task, a, b = pairs_in_parts(task, a, b)
     observer = machine.look_into(task)
     in_turn = addend is not None or machine.arithmetic.stochastic
     accumulated = None if in_turn else _in_one_call(task, a, b, observer)
@@ -120,6 +122,7 @@ def accumulated_products(machine: Machine, task: Sum, a: np.ndarray, b: np.ndarr
 
     An exact accumulator's sums are rounded once, to fp64; an infinity from finite operands counts as an overflow.
     """
+    task, a, b = pairs_in_parts(task, a, b)
     observer = machine.look_into(task)
     held = FP64 if task.accumulator.kind is EXACT else task.held
     unrounded = task.rounded_to(held)
