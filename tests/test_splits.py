@@ -176,6 +176,34 @@ def test_convolutions_multiply_the_weight_by_what_its_taps_read(split, groups, s
         assert np.array_equal(of_groups(x.grad, groups, 1)[group], of_input)
 
 
+X, IMAGE = torch.linspace(-1, 1, 120).reshape(4, 5, 6).exp(), torch.linspace(-3, 3, 72).reshape(1, 2, 6, 6).exp()
+OPERATIONS = {
+    "lstm": lambda: nn.LSTM(6, 3)(X)[0],
+    "einsum": lambda: torch.einsum("abc,adc->abd", X, X),
+    "baddbmm": lambda: torch.baddbmm(X, X @ X.mT, X, alpha=0.5, beta=2.0),
+    "addbmm": lambda: torch.addbmm(X[0, :, :5], X, X.mT),
+    "mv": lambda: X[0].mv(X[0, 0]),
+    "dot": lambda: X[0, 0].dot(X[0, 1]),
+    "grouped": lambda: torch._grouped_mm(IMAGE.view(9, 8), X.flatten()[:64].view(2, 8, 4), torch.tensor([4, 9]).int()),
+    "sparse": lambda: torch.sparse.mm(X[0].to_sparse(), X[1].T),
+    "complex": lambda: torch.view_as_real(torch.complex(X[0], X[1]) @ torch.complex(X[2].T, X[3].T)),
+    "heads": lambda: nn.MultiheadAttention(6, 2, batch_first=True)(X, X, X)[0],
+    "conv1d": lambda: functional.conv1d(X, X[:3, :, :2]),
+    "conv_transpose2d": lambda: functional.conv_transpose2d(IMAGE, X.flatten()[:24].reshape(2, 3, 2, 2), stride=2),
+    "conv3d": lambda: functional.conv3d(IMAGE.unsqueeze(2), X.flatten()[:24].reshape(3, 2, 1, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_all_products_of_three_parts_are_those_of_the_factors(operation):
+    found = []
+    for fmt in ({}, {"product": "bf16x9"}, {"product": "bf16x3"}):
+        torch.manual_seed(0)
+        with torch.no_grad(), fpsim.emulate({"*": "fp32", **fmt}, "exact"):
+            found.append(OPERATIONS[operation]())
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
 def test_zeros_between_strides_meet_parts_that_are_infinite():
     weight, gradient = torch.full((1, 1, 2, 2), LARGEST), torch.ones(1, 1, 2, 2)
     with fpsim.emulate({"*": "fp32", "product": "bf16x3"}):

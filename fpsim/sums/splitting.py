@@ -68,9 +68,9 @@ def split_factors(task: Sum, a: np.ndarray, b: np.ndarray) -> SplitFactors:
 
 
 def in_parts(task: Sum, left: Along, right: Along, taps: int = 1) -> tuple[Sum, np.ndarray, np.ndarray]:
-    """What many products in parts are products of, where none of their sums can be NaN; else everything as it is.
+    """The sum and the factors of parts that many products in parts come to, where no sum can be NaN; else all as it is.
 
-    Each place along the axes stands for that many `taps`, terms of a product.
+    A place along an axis stands for as many terms of a product as there are `taps`.
     """
     split, accumulator = task.split, task.accumulator
     if split is None or accumulator.kind not in (TREE, PARTS) or task.rounding is not Rounding.NEAREST_EVEN:
@@ -84,14 +84,14 @@ def in_parts(task: Sum, left: Along, right: Along, taps: int = 1) -> tuple[Sum, 
 
 def pairs_in_parts(task: Sum, a: np.ndarray, b: np.ndarray) -> tuple[Sum, np.ndarray, np.ndarray]:
     """`in_parts` of two batches of matrices, (n, i, k) and (n, k, j)."""
-    return in_parts(task, Along(a, 2), Along(b, 1))
+    return (task, a, b) if task.split is None else in_parts(task, Along(a, 2), Along(b, 1))
 
 
 def _stays_finite(task: Sum, left: np.ndarray, right: np.ndarray, terms: int) -> bool:
     """Whether every part is finite, and so is every sum of so many terms a pair, whatever is rounded on the way.
 
-    An addition to nearest errs by no more than either of its operands, which doubles what a chain adds up to, once more
-    where sums of chains are chained; other trees are low and 11 bits err by little.
+    An addition to nearest errs by no more than either of its operands: a chain adds up to at most twice its terms'
+    magnitudes, a chain of chains to four times; other trees are low, and 11 bits err by little.
     """
     split, formats = task.split, (task.target, task.accumulator.promoted or task.target)
     assert split is not None

@@ -8,7 +8,7 @@ update     (an optimizer's step, and what reads gradients or optimizer state, or
            the backward pass) operands are read as they are; results are of the optimizer format
 What is written to parameters, buffers, gradients or optimizer state is of their own format. Reading a value in another
 format than its own rounds a copy of it. Products of matrices and convolutions read their factors in the format of that role,
-where there is one.
+where there is one; where it is a split, factors are read as any other operand and multiplied in parts.
 
 Sums go through the pass's accumulator. What is rounded to a role's format is rounded in that role's mode; in an update
 everything is in the optimizer's. Where some rounding is stochastic, every rounding takes a key, so that what an operation draws
