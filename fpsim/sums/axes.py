@@ -16,13 +16,13 @@ from fpsim.numbers.operands import as_read
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
+from fpsim.sums.columns import LEAST_COLUMNS, Columns, as_columns
 from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.product import FINAL, product_into
 from fpsim.sums.programs import program
 from fpsim.sums.routes import accumulate
 from fpsim.sums.task import Draws, Sum
 
-_LEAST_COLUMNS = 16  # below, rows are transposed
 _LANES = 128
 _GROUP_BYTES = 2 << 20
 
@@ -80,14 +80,12 @@ def sum_axes(
     """
     task, x = task.of_terms, as_read(x, task.operand)
     kept, shape = axes_kept(x, axes)
-    fast = _fast(x.dtype, task) if observer is None else None
-    if fast is None:
+    total = _total(task, x, kept, axes, observer)
+    if total is None:
         lines, ones = as_product(x, kept, axes)
         out = np.empty((len(lines), 1), dtype=x.dtype)
         product_into(task, lines, ones, out, Draws(key, 0, 1, 1), observer=observer)
         return out.reshape(shape)
-    task.require_arithmetic()
-    total = _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
     task.result.round_into(total, total, task.rounding)
     return total.astype(x.dtype, copy=False).reshape(shape)
 
@@ -106,13 +104,12 @@ def mean_axes(
     held: NumberSystem = task.held
     if task.accumulator.kind.stands_alone:
         total, held = sum_axes(task, x, axes, key), task.result
-    elif observer is not None or (fast := _fast(x.dtype, task)) is None:
-        task.require_arithmetic()
+    elif (found := _total(task, x, kept, axes, observer)) is not None:
+        total = found
+    else:
         lines, ones = as_product(x, kept, axes)
         draws = Draws(key, 0, 1, 1)
         total = (accumulate if observer is None else observer.product)(task, lines, ones, draws)
-    else:
-        total = _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
     quotient = _divided(total.astype(np.float64).reshape(shape), count, held.enclosing)
     for target, step_key in ((held, key ^ (FINAL >> 1)), (task.result, key ^ FINAL)):
         told = observer if observer is not None and observer.is_whole else None
@@ -165,6 +162,21 @@ def _product_error(left: np.ndarray, right: np.float64, product: np.ndarray) -> 
     return left_low * right_low - (((product - left_high * right_high) - left_low * right_high) - left_high * right_low)
 
 
+def _total(
+    task: Sum, x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], observer: SumObserver | None
+) -> np.ndarray | None:
+    """The accumulated sums, flat, before they are rounded to the result; None where products alone make them."""
+    task.require_arithmetic()
+    fast = _fast(x.dtype, task)
+    if fast is None or observer is None:
+        return None if fast is None else _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
+    is_chain = task.accumulator.kind is TREE and task.accumulator.order.name == "sequential"
+    if not is_chain or fast.round_leaves or fast.dtype != x.dtype or task.target.saturate:
+        return None
+    blocks = as_columns(x, kept, axes, prod(x.shape[axis] for axis in axes))
+    return None if blocks is None else observer.columns(Columns(blocks, fast.chain))
+
+
 def _run(
     x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, fast: _Fast
 ) -> np.ndarray:
@@ -175,7 +187,7 @@ def _run(
     tree = accumulator.order(terms)
     how = (program(tree), tree.depth + 1, fast.chain, fast.add, fast.round_leaves)
     out = np.empty(rows, dtype=x.dtype)
-    blocks = _as_columns(x, kept, axes, terms)
+    blocks = as_columns(x, kept, axes, terms)
     if blocks is not None:
         items = blocks.shape[0] * -(-blocks.shape[2] // kernels.BLOCK)
         target = out.reshape(blocks.shape[0], blocks.shape[2])
@@ -201,18 +213,6 @@ def _run(
     return out
 
 
-def _as_columns(x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], terms: int) -> np.ndarray | None:
-    """x as (a, terms, columns) in C order without a copy, with enough columns; None if that cannot be."""
-    first = x.transpose(axes + kept)
-    columns = prod(x.shape[axis] for axis in kept)
-    if first.flags.c_contiguous and columns >= _LEAST_COLUMNS:
-        return first.reshape(1, terms, columns)
-    if not x.flags.c_contiguous or not axes or axes != tuple(range(axes[0], axes[0] + len(axes))):
-        return None
-    columns = prod(x.shape[axes[-1] + 1 :])
-    return x.reshape(-1, terms, columns) if columns >= _LEAST_COLUMNS and x.size else None
-
-
 def prefix_axis(task: Sum, x: np.ndarray, axis: int, key: int = 0) -> np.ndarray:
     """Every prefix of the sequential chain along one axis >= 0, each rounded once to the result's format.
 
@@ -231,7 +231,7 @@ def prefix_axis(task: Sum, x: np.ndarray, axis: int, key: int = 0) -> np.ndarray
         return _prefix_by_steps(task, x, axis, key)
     if columns == 1 and axis and x.size:
         return _prefix_rows(np.ascontiguousarray(x, dtype=fast.dtype), fast, final).astype(x.dtype, copy=False)
-    if columns >= _LEAST_COLUMNS and x.flags.c_contiguous:
+    if columns >= LEAST_COLUMNS and x.flags.c_contiguous:
         source = x.reshape(-1 if x.size else prod(x.shape[:axis]), x.shape[axis], columns)
     else:
         source = np.ascontiguousarray(np.moveaxis(x, axis, 0)).reshape(1, x.shape[axis], -1 if x.size else 0)

@@ -226,25 +226,27 @@ def sum_tallies(tallied: Any, counts: Any, overflowed: Any, sums: Any) -> float:
 def count_sums(x: Any, y: Any, result: Any, addend_only: bool, most: float, counts: Any) -> float:
     """Add to `counts`, of rounded sums x + y: how many are one of two nonzero terms (with `addend_only`: are x, y being
     nonzero), how many are zero and exactly are not, and how many of finite terms may exceed `most` in magnitude; the largest
-    magnitude of a sum, NaN aside. Flat arrays.
+    magnitude of a sum, NaN aside. Matrices in C order; y may be one row, of all.
     """
     prefer_wide_vectors()
     none = as_bits(result.dtype.type(0))
     highest, limit = none, result.dtype.type(most)
-    for start in range(0, result.size, _COUNTED_AT_ONCE):
-        stop = int_min(start + _COUNTED_AT_ONCE, result.size)
-        left, right, total = x[start:stop], y[start:stop], result[start:stop]
-        lost = underflows = reaching = np.uint32(0)
-        for i in range(total.size):
-            both = (right[i] != 0) & ((left[i] != 0) | addend_only)
-            lost = int_add(lost, np.uint32(both & ((total[i] == left[i]) | ((total[i] == right[i]) & (not addend_only)))))
-            underflows = int_add(underflows, np.uint32((total[i] == 0) & (left[i] != -right[i])))
-            finite = (abs(left[i]) < np.inf) & (abs(right[i]) < np.inf)
-            reaching = int_add(reaching, np.uint32(finite & (not abs(total[i]) < limit)))
-            highest = int_max(highest, as_bits(abs(total[i])) if total[i] == total[i] else none)
-        counts[0] += np.int64(lost)
-        counts[1] += np.int64(underflows)
-        counts[2] += np.int64(reaching)
+    for row in range(result.shape[0]):
+        other = row if y.shape[0] > 1 else 0
+        for start in range(0, result.shape[1], _COUNTED_AT_ONCE):
+            stop = int_min(start + _COUNTED_AT_ONCE, result.shape[1])
+            left, right, total = x[row, start:stop], y[other, start:stop], result[row, start:stop]
+            lost = underflows = reaching = np.uint32(0)
+            for i in range(total.size):
+                both = (right[i] != 0) & ((left[i] != 0) | addend_only)
+                lost = int_add(lost, np.uint32(both & ((total[i] == left[i]) | ((total[i] == right[i]) & (not addend_only)))))
+                underflows = int_add(underflows, np.uint32((total[i] == 0) & (left[i] != -right[i])))
+                finite = (abs(left[i]) < np.inf) & (abs(right[i]) < np.inf)
+                reaching = int_add(reaching, np.uint32(finite & (not abs(total[i]) < limit)))
+                highest = int_max(highest, as_bits(abs(total[i])) if total[i] == total[i] else none)
+            counts[0] += np.int64(lost)
+            counts[1] += np.int64(underflows)
+            counts[2] += np.int64(reaching)
     return np.float64(as_float(highest))
 
 

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_min, kernel, prefer_wide_vectors, uninitialized, zeroed
+from fpsim.backend.numba.compiler import (
+    as_bits,
+    as_float,
+    inlined,
+    int_add,
+    int_min,
+    kernel,
+    prefer_wide_vectors,
+    uninitialized,
+    zeroed,
+)
 from fpsim.backend.numba.products import ADD, CHAIN, PUSH_LEAF
 from fpsim.backend.numba.rounding import NEAREST_EVEN, load, round_bits
 from fpsim.backend.numba.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
@@ -94,6 +104,34 @@ def sum_columns(
         target = out[item // blocks, start:stop]
         for j in range(target.size):
             target[j] = stack[0, j]
+
+
+@kernel
+def count_chains(x: Any, out: Any, swamped: Any, first: int, last: int, chain_row: Any) -> None:
+    """`sum_columns` along one chain from +0 through all terms in their order; swamped[item] is how many nonzero terms left
+    their sum as it was.
+    """
+    prefer_wide_vectors()
+    chain = load(chain_row)
+    terms, columns = x.shape[1], x.shape[2]
+    blocks = (columns + BLOCK - 1) // BLOCK
+    sums, counts = uninitialized(BLOCK, x.dtype), uninitialized(BLOCK, np.int32)
+    for item in range(first, last):
+        start = item % blocks * BLOCK
+        stop = int_min(start + BLOCK, columns)
+        top, lost = sums[: stop - start], counts[: stop - start]
+        for j in range(top.size):
+            top[j], lost[j] = 0, 0
+        for leaf in range(terms):
+            line = x[item // blocks, leaf, start:stop]
+            for j in range(line.size):
+                total = _rounded(top[j] + line[j], chain)
+                lost[j] = int_add(lost[j], np.int32((total == top[j]) & (line[j] != 0)))
+                top[j] = total
+        target, swamped[item] = out[item // blocks, start:stop], 0
+        for j in range(target.size):
+            target[j] = top[j]
+            swamped[item] += lost[j]
 
 
 @kernel

@@ -11,6 +11,7 @@ import numpy as np
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
+from fpsim.sums.columns import Columns
 from fpsim.sums.lanes import LaneSums
 from fpsim.sums.observers import counting
 from fpsim.sums.observers.tally import Tally
@@ -45,6 +46,9 @@ class Counters(Tally):
     def lanes(self, sums: LaneSums) -> np.ndarray:
         return self._told(counting.count_lanes, sums)
 
+    def columns(self, sums: Columns) -> np.ndarray | None:
+        return None
+
     def addition(
         self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
     ) -> np.ndarray:
@@ -67,3 +71,6 @@ class SwampedAdditions(Counters):
     """`additions` and `swamped` alone, for less: nobody looks for what overflows or underflows."""
 
     is_whole = False
+
+    def columns(self, sums: Columns) -> np.ndarray | None:
+        return self._told(counting.count_chains, sums)

@@ -9,12 +9,14 @@ from functools import lru_cache, partial
 import numpy as np
 
 from fpsim.accumulation.kinds import PARTS
+from fpsim.backend import threads
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.batches import extents_of_pairs, plan_of_pairs, run_pairs
+from fpsim.sums.columns import Columns
 from fpsim.sums.lanes import LaneSums
 from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob, swamped_pairs
 from fpsim.sums.observers.tally import Tally
@@ -238,6 +240,24 @@ def _leave_out_zero_leaves(
         job.counts[UNCHANGED] -= int(zeros[in_chains].sum()) + pairs * padding * int(in_chains.sum())
 
 
+def count_chains(sums: Columns, counters: Tally) -> np.ndarray | None:
+    """Chains down columns, and of their additions those that were swamped; None, and nothing counted, where one overflowed."""
+    from fpsim.backend.numba import reductions
+
+    images, terms, columns = sums.x.shape
+    items = images * -(-columns // reductions.BLOCK)
+    out, swamped = np.empty((images, columns), sums.x.dtype), np.empty(items, np.int64)
+
+    def task(first: int, last: int) -> None:
+        reductions.count_chains(sums.x, out, swamped, first, last, sums.constants)
+
+    threads.run(task, threads.parts(items, sums.x.size))
+    if not np.isfinite(out).all():
+        return None
+    counters.add(Tally(out.size * terms, int(swamped.sum())))
+    return out.reshape(-1)
+
+
 def count_lanes(sums: LaneSums, counters: Tally) -> np.ndarray:
     """The sums of a tree lane by lane, counted by the careful kernel; float64's own additions by theirs."""
     from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, TALLIES, UNCHANGED, UNDERFLOWS, sum_tallies
@@ -276,9 +296,10 @@ def counted_add(
 
     result = add_rounded(x, y, target, rounding, draws, node)
     counts = np.zeros(3, dtype=np.int64)
-    whole = (item if item.shape == result.shape else np.array(np.broadcast_to(item, result.shape)) for item in (x, y, result))
-    flat = (np.ascontiguousarray(values).reshape(-1) for values in whole)
-    largest = count_sums(*flat, addend_only, target.max_finite, counts)
+    is_row = y.shape[-1:] == result.shape[1:] and y.size == result.shape[1]
+    terms = (x, y if is_row else np.broadcast_to(y, result.shape), result)
+    matrices = (np.ascontiguousarray(values).reshape(-1, result.shape[1] if is_row else result.size) for values in terms)
+    largest = count_sums(*matrices, addend_only, target.max_finite, counts)
     lost, underflows, reaching = counts.tolist()
     counters.add(Tally(result.size, lost, underflows=underflows, largest=float(largest)))
     if reaching and counters.is_whole:

@@ -9,6 +9,7 @@ import numpy as np
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.numbers.system import NumberSystem
+from fpsim.sums.columns import Columns
 from fpsim.sums.lanes import LaneSums
 from fpsim.sums.task import Draws, Sum
 
@@ -32,6 +33,9 @@ class SumObserver(Protocol):
 
     def lanes(self, sums: LaneSums) -> np.ndarray:
         """The accumulated sums of a tree, lane by lane."""
+
+    def columns(self, sums: Columns) -> np.ndarray | None:
+        """Chains down columns, a flat array; None where they are told of as products."""
 
     def addition(
         self, x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding, draws: Draws, node: int
