@@ -11,6 +11,7 @@ from fpsim.accumulation import get_accumulator
 from fpsim.backend import threads
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
+from fpsim.sums.axes import mean_axes, sum_axes
 from fpsim.sums.observers import counting, counting_tiles
 from fpsim.sums.observers.counters import SwampedAdditions
 from fpsim.sums.observers.counting_tiles import SeldomSwampedJob
@@ -172,3 +173,36 @@ def test_an_overflow_is_seen_and_counted() -> None:
     counters = fpsim.Counters()
     fpsim.matmul(a, b, fmt="fp32", accumulate="fp32", counters=counters)
     assert counters == fpsim.Counters(additions=5 * 40 * 33, overflows=33, largest=np.inf)
+
+
+def scattered(dtype: type, seed: int) -> np.ndarray:
+    """(terms, columns): more of these than a kernel takes at once; some zeros, some terms that a sum swamps."""
+    generator = np.random.default_rng(seed)
+    scale = 2.0 ** generator.choice([0, -12 if dtype is np.float16 else -26], (60, 1), p=[0.7, 0.3])
+    x = generator.standard_normal((60, 1040)) * scale * (generator.random((60, 1040)) < 0.8)
+    return np.asarray(x.astype(dtype), np.float32)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize(("fmt", "accumulate", "dtype"), [("fp32", "fp32", np.float32), ("fp16", "fp16", np.float16)])
+def test_swamped_additions_down_columns_are_those_of_numpy(fmt: str, accumulate: str, dtype: type, mean: bool) -> None:
+    """Of an array's first axis, and of one between two others; a column that overflows is counted as products are."""
+    x = scattered(dtype, 1)
+    task = Sum.of(get_format(fmt), get_accumulator(accumulate), Rounding.NEAREST_EVEN)
+    total, lost = np.zeros(x.shape[1], dtype), 0
+    for line in x.astype(dtype):
+        before, total = total, total + line
+        lost += np.count_nonzero((line != 0) & (total == before))
+    reduce = mean_axes if mean else sum_axes
+    for terms, axes in ((x, (0,)), (np.stack([x, -x]), (1,))):
+        alone = SwampedAdditions()
+        sums = reduce(task, terms, axes, observer=alone)
+        assert (alone.additions, alone.swamped) == (terms.size, lost * terms.size // x.size) and lost > 1000
+        assert np.array_equal(sums, reduce(task, terms, axes))
+        if not mean:
+            assert np.array_equal(sums.reshape(-1, x.shape[1])[0], total)
+    x[:2, 3] = get_format(fmt).max_finite
+    whole, alone = fpsim.Counters(), SwampedAdditions()
+    for counters in (whole, alone):
+        assert np.isinf(reduce(task, x, (0,), observer=counters)[3])
+    assert (alone.additions, alone.swamped) == (whole.additions, whole.swamped)
