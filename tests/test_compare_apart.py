@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +17,7 @@ import fpsim
 from fpsim.emulation import apart
 from fpsim.emulation.apart import Processes, Task, run_all
 from fpsim.emulation.compared_apart import _content as content
+from fpsim.report.report import Report
 from tests.made_up_reports import quiet
 from tests.test_comparison import loss, make_data, make_model, make_optimizer
 
@@ -101,6 +104,37 @@ def test_ctrl_c_reaches_the_processes_and_keeps_what_is_finished(number, ending,
         patch.setattr(Processes, "run", lambda _, task: made.append(task.name))
         assert [run and run.name for run in run_all(tasks, 2)[0]] == ["first", None, None]
         assert sorted(made) == ["second", "third"]
+
+
+BEGUN = "Path('begun.part').write_text(str(os.getpid())); os.rename('begun.part', 'begun'); time.sleep(60)"
+SCRIPT = f"import os, time; from pathlib import Path; {BEGUN}"
+CALL = f"""
+import os, time, torch, fpsim
+from pathlib import Path
+def loss(model, x):
+    {BEGUN}
+if __name__ == "__main__":
+    fpsim.compare(torch.nn.Linear(1, 1), [torch.ones(1, 1)], ["fp16"], loss, processes=2)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for a process that is nobody's child")
+@pytest.mark.parametrize(
+    ("text", "words"), [(SCRIPT, "-m fpsim.cli compare {} --fmt fp16 --folder ."), (CALL, "{}")]
+)
+def test_processes_end_with_the_one_that_started_them(text, words, tmp_path, quick_children):
+    """However that ends: here it is killed, and can do nothing more itself. What `fpsim run` does is kept."""
+    script = tmp_path / "script.py"
+    script.write_text(text)
+    parent = subprocess.Popen([sys.executable, *words.format(script).split()], cwd=tmp_path)
+    while not (tmp_path / "begun").exists() and parent.poll() is None:
+        time.sleep(0.01)
+    child = os.pidfd_open(int((tmp_path / "begun").read_text()))
+    parent.kill()
+    parent.wait()
+    assert select.select([child], [], [], 10)[0]
+    endings = [Report.from_json(path.read_text()).ending for path in tmp_path.glob("fp16*.json")]
+    assert endings == ([f"Terminated: SIGTERM ({script}:1)"] if "compare" in words else [])
 
 
 def test_an_interrupted_team_starts_nothing(tmp_path, monkeypatch):

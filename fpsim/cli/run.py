@@ -66,8 +66,9 @@ def run(
     from fpsim.emulation.dispatch.context import Emulation
     from fpsim.emulation.dispatch.hooks import install_optimizer_hooks
     from fpsim.emulation.machine.policy import make_policy
-    from fpsim.emulation.signals import at_sigterm
+    from fpsim.emulation.signals import at_sigterm, end_with_parent
 
+    end_with_parent()
     try:
         policy = make_policy(fmt, accumulate, rounding, seed, granularity, all_reduce)
         emulation = Emulation(policy, policy.resolve())

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpsim.emulation.signals import at_sigterm
+from fpsim.emulation.signals import ATTENDED, at_sigterm
 from fpsim.report.report import Report
 from fpsim.report.runs import Run
 
@@ -35,10 +35,10 @@ class Task:
 
 
 class Processes:
-    """Those that run now. No Ctrl-C of a terminal reaches them but through `interrupt`."""
+    """Those that run now. No Ctrl-C of a terminal reaches them but through `interrupt`, and none outlives this process."""
 
     def __init__(self, jobs: int):
-        self._environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
+        self._environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ, ATTENDED: "1"}
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._is_interrupted = False
@@ -50,10 +50,13 @@ class Processes:
                 if self._is_interrupted:
                     return
                 process = subprocess.Popen(
-                    task.command, stdout=output, stderr=subprocess.STDOUT, env=self._environment, start_new_session=True
-                )
+                    task.command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=self._environment,
+                    start_new_session=True,
+                )  # fmt: skip
                 self._running.add(process)
             process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
         with self._lock:
             self._running.discard(process)
 

@@ -22,6 +22,7 @@ from fpsim.backend import threads
 from fpsim.emulation.apart import Task, run_all
 from fpsim.emulation.compared_run import Steps, Work
 from fpsim.emulation.observers.source import running_line
+from fpsim.emulation.signals import end_with_parent
 from fpsim.emulation.simulation import Simulation
 from fpsim.report.runs import Run
 
@@ -133,6 +134,7 @@ def _taking(line: tuple[str, str, int] | None) -> Callable[[Work, Simulation], S
 
 def main(given: str, place: str) -> None:
     """Take the steps of one arithmetic; Ctrl-C leaves the report of those that were taken."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may ignore it
     surroundings, parts = pickle.loads(Path(given).read_bytes())
     process.current_process()._inheriting = True  # type: ignore[attr-defined]  # a main module that compares again is refused

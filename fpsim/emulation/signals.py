@@ -1,7 +1,8 @@
-"""SIGTERM, by which schedulers and containers end processes."""
+"""SIGTERM, by which schedulers and containers end processes, and what ends those whose parent is gone."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -20,3 +21,26 @@ def at_sigterm(treat: Callable[[int, Any], Any]) -> Iterator[None]:
     finally:
         if is_free and signal.getsignal(signal.SIGTERM) is treat:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+#: In the environment of a process whose standard input is a pipe that its parent holds, and writes nothing to.
+ATTENDED = "FPSIM_ATTENDED"
+
+
+def end_with_parent() -> None:
+    """From now on this process gets SIGTERM once its parent is gone, however that ended, if `ATTENDED` says that it can tell.
+
+    What it and its children read from standard input is empty.
+    """
+    if os.environ.pop(ATTENDED, None) is None:
+        return
+    pipe, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+    def wait() -> None:
+        while os.read(pipe, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True, name="fpsim-parent").start()
