@@ -6,6 +6,7 @@ that others can write (`memory.py`) are marked no more: what is in them is round
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,6 +43,9 @@ pointer_to = torch._C.TensorBase.data_ptr
 
 #: On a storage that is read as it is and never rounded: an optimizer's step count.
 EXEMPT = Tag("exempt")
+
+#: Parameters that have a name, by identity, while they live.
+_named: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 
 
 def mark(tensor: torch.Tensor, tag: Tag) -> torch.Tensor:
@@ -143,6 +147,8 @@ def set_parameter(tensor: torch.Tensor, name: str = "", module: str | None = Non
     try:
         storage: Any = tensor.untyped_storage()
         storage._fpsim_parameter = getattr(storage, "_fpsim_parameter", "") or name
+        if name:
+            _named[id(tensor)] = tensor
         if module is not None:
             set_module(tensor, module)
     except (NotImplementedError, RuntimeError, ValueError):  # of another layout, or not initialized yet
@@ -160,6 +166,16 @@ def is_parameter(tensor: torch.Tensor) -> bool:
 def name_of_parameter(tensor: torch.Tensor) -> str:
     """The name that `set_parameter` was given; "" without one, and for what is no parameter."""
     return getattr(tensor.untyped_storage(), "_fpsim_parameter", "") if is_parameter(tensor) else ""
+
+
+def parameter_with_gradient(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The parameter with a name whose `.grad` begins where this strided tensor does; None if there is none."""
+    pointer = pointer_to(tensor)
+    for parameter in list(_named.values()) if pointer else ():
+        gradient = parameter.grad if parameter.is_leaf else None
+        if gradient is not None and gradient.layout is torch.strided and pointer_to(gradient) == pointer:
+            return parameter
+    return None
 
 
 def set_module(tensor: torch.Tensor, path: str) -> None:

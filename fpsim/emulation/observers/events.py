@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 
 from fpsim.backend.numba import counting
-from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.rows import FORMATS_MET
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.conversion import Conversion
 from fpsim.emulation.observers.explanation import Element, element_of, overflow_of, sentence
+from fpsim.emulation.observers.float64 import is_pole
 from fpsim.emulation.observers.lines import Lines
+from fpsim.emulation.observers.moves import Moves
 from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.observers.origins import Origin, Origins, chain_to
+from fpsim.emulation.observers.owners import Owner, owner_of
 from fpsim.emulation.observers.source import Line, place_of, running_line
 from fpsim.emulation.observers.tensors import is_finite
 from fpsim.emulation.observers.timeline import Timeline
-from fpsim.emulation.report import Draft, Key, name_of_operation
-from fpsim.emulation.schemas import name_of, names
+from fpsim.emulation.report import Draft, Key
 from fpsim.report.records import Event
 from fpsim.sums.observers.tally import Tally
 
 _GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
-_WITH_POLES = frozenset(names("log log2 log10 log1p xlogy logit reciprocal div rsqrt atanh"))  # exactly infinite there
-_NEARLY_ALL = 0.95  # of the elements of a parameter
+_number = operator.itemgetter(0)
 _FEW = 32  # additions that say nothing about a share
 
 
@@ -44,24 +44,20 @@ class Events(Timeline, Observer):
     def __init__(self, share: float = 0.25, on_nonfinite: str | None = None, most: int = 1000):
         if on_nonfinite not in (None, "raise", "warn"):
             raise ValueError(f'on_nonfinite is "raise", "warn" or None, got {on_nonfinite!r}')
-        super().__init__(on_nonfinite)
-        self.share, self.most = share, most
+        super().__init__(on_nonfinite, most)
+        self.share = share
         self.reset()
 
     def reset(self) -> None:
         self.events: dict[tuple[str, ...], Event] = {}
         self._lines, self._origins = Lines(), Origins()
-        self._begun: dict[int, torch.Tensor] = {}  # parameters as they were before this step, by address
+        self._moves = Moves(self, self._origins)
         self._places: dict[Key, Line | None] = {}
-        self._step = 0
 
     # What is told
 
     def before(self, call: Call) -> None:
-        self._step = call.step
-        for tensor in call.written:
-            if marks.is_parameter(tensor):
-                self._begun.setdefault(tensor.data_ptr(), call.as_read(tensor))
+        self._moves.before(call)
 
     def after(self, call: Call) -> None:
         if call.is_composed:
@@ -87,12 +83,14 @@ class Events(Timeline, Observer):
             if seen.zeros == tensor.numel() > 0 and call.family not in _GIVEN:
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
+            self._moves.judge_gradient(call, tensor, line)
             self._places.setdefault((call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name), line)
         if finite:
             self._judge_finite(call, finite, len(finite) == len(results))
         sums = call.sums
         if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
-            self._judge_sums(call, results[0], sums)
+            if not self._is_kept("swamped", call, results[0]):
+                self._judge_sums(call, sums)
         if call.family == "normalization" and call.phase == "forward":
             self._judge_statistics(call)
 
@@ -108,27 +106,11 @@ class Events(Timeline, Observer):
         )  # fmt: skip
 
     def after_update(self, update: Update) -> None:
-        before = self._begun.pop(update.target.data_ptr(), None)
-        if before is None or before.shape != update.target.shape or not update.updates:
-            return
-        stays = before == update.target.detach()
-        kept = 0 if update.kept is None else int((stays & update.kept).sum())
-        if update.lost - kept < _NEARLY_ALL * update.updates:  # whatever else was meant to change did
-            return
-        moved = stays.numel() - int(stays.sum())
-        if moved <= (1 - _NEARLY_ALL) * update.updates:
-            origin = None if update.target.grad is None else self._origins.of(update.target.grad)
-            if origin is not None and origin.is_of_errors(FORMATS_MET[update.where.format].enclosing.unit_roundoff):
-                return  # as of a bias before batch norm, whose gradient is exactly 0
-            text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {{}} of {{}}"
-            self._add_update("stopped", update, stays, text)
-        elif moved > update.updates // 2:
-            text = "the decay of {} left no trace in {} of {} elements, though the step moved them"
-            self._add_update("decay-lost", update, ~stays, text)
+        self._moves.after_update(update)
 
     def after_step(self, step: int) -> None:
         self._lines.age()
-        self._begun.clear()
+        self._moves.after_step()
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("events")
@@ -140,14 +122,15 @@ class Events(Timeline, Observer):
 
     def _judge_reading(self, call: Call, line: Line | None) -> None:
         """Operands from outside that overflowed when they were read."""
+        key = _key("overflow", call, Owner(call.module, ""))
         for name, given, read in call.outside:
-            if not self._is_kept("overflow", call):
+            if not self.is_kept(key):
                 system = call.system_of(given)
                 element, count = overflow_of(name, given, read, system)
                 said = f"{count} of {given.numel()} elements of {name}, which came from outside, when it was read"
                 if count:
                     self.note(
-                        _key("overflow", call), (call.step, call.module, call.name, call.phase), line, element, system.name,
+                        key, (call.step, call.module, call.name, call.phase), line, element, system.name,
                         count, given.numel(), f"{said}; {sentence(element, system)}", not math.isfinite(element.rounded or 0.0),
                     )  # fmt: skip
 
@@ -167,8 +150,10 @@ class Events(Timeline, Observer):
                 self._add("passed-on", call, tensor, origin, ~tensor.isfinite())
         elif overflows or not bad or (is_nan and not any(bool(item.isnan().any()) for item in bad)):
             origin.cause = origin  # with overflows: of an operand from outside, when it was read
-            holds = not overflows and not is_nan and name_of(call.operation) in _WITH_POLES  # log(0) may be for nobody to use
-            self._add("overflow" if overflows else "nonfinite", call, tensor, origin, ~tensor.isfinite(), holds=holds)
+            is_exact = not overflows and not is_nan and exact is not None
+            holds = is_exact and is_pole(call, tensor)  # log(0) may be for nobody to use
+            kind = "overflow" if overflows or (is_exact and not holds) else "nonfinite"
+            self._add(kind, call, tensor, origin, ~tensor.isfinite(), holds=holds)
             self._is_held(origin, call, tensor, is_nan)
         elif (is_nan or bool((tensor == torch.inf).any())) and call.family != "constant":
             self._add("passed-on", call, tensor, origin, ~tensor.isfinite())  # from outside; -inf alone is a mask
@@ -182,9 +167,9 @@ class Events(Timeline, Observer):
 
     def _judge_finite(self, call: Call, results: list[tuple[torch.Tensor, Origin]], are_all: bool) -> None:
         """Something overflowed, and these results are finite: they saturated, or what overflowed is no result."""
-        if self._is_kept("overflow", call):
-            return
         for tensor, origin in results:
+            if self._is_kept("overflow", call, tensor):
+                return
             system, exact = call.system_of(tensor), self._exact_of(call, tensor)
             is_lost = (tensor == system.max_finite) | (tensor == system.min_finite)
             if exact is not None:
@@ -198,23 +183,26 @@ class Events(Timeline, Observer):
     def _judge_zeros(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
         kind = {"forward": "underflow", "backward": "zero-gradient"}.get(call.phase)
         kind = "loss-underflow" if kind and not tensor.dim() else kind
-        if kind is None or self._is_kept(kind, call):
+        if kind is None or self._is_kept(kind, call, tensor):
             return
         exact = self._exact_of(call, tensor)
         if exact is not None and bool((exact != 0).any()):
             self._add(kind, call, tensor, origin, exact != 0)
 
-    def _judge_sums(self, call: Call, tensor: torch.Tensor, sums: Tally) -> None:
-        if self._is_kept("swamped", call):
-            return
-        origin = self._origins.of(tensor)
-        exact = self._exact_of(call, tensor)
-        is_lost = torch.ones_like(tensor, dtype=torch.bool)
-        if exact is not None:
-            error = (tensor - exact).abs().nan_to_num(0.0)
-            is_lost = error == error.max()
+    def _judge_sums(self, call: Call, sums: Tally) -> None:
+        """Of several results, such as a convolution's gradients, that which errs most is explained."""
+        found = []
+        for tensor in call.emulated:
+            exact = self._exact_of(call, tensor)
+            if exact is None or not tensor.numel():
+                found.append((0.0, tensor, torch.ones_like(tensor, dtype=torch.bool)))
+            else:
+                error = (tensor - exact).abs().nan_to_num(0.0)
+                share = float(error.max() / exact.abs().nan_to_num(0.0).max().clamp(min=torch.finfo(torch.float64).tiny))
+                found.append((share, tensor, error == error.max()))
+        _, tensor, is_lost = max(found, key=_number)
         text = f"{sums.swamped} of {sums.additions} additions inside left a sum as it was"
-        self._add("swamped", call, tensor, origin, is_lost, text, sums.swamped, sums.additions)
+        self._add("swamped", call, tensor, self._origins.of(tensor), is_lost, text, sums.swamped, sums.additions)
 
     def _judge_statistics(self, call: Call) -> None:
         for tensor in call.written:
@@ -233,24 +221,25 @@ class Events(Timeline, Observer):
 
     # What is kept
 
-    def _is_kept(self, kind: str, call: Call) -> bool:
-        """Whether the first event of the kind in the call's place is known, or no more are kept."""
-        return _key(kind, call) in self.events or len(self.events) >= self.most
+    def _is_kept(self, kind: str, call: Call, tensor: torch.Tensor) -> bool:
+        return self.is_kept(_key(kind, call, owner_of(call, tensor)))
 
     def _add(
         self, kind: str, call: Call, tensor: torch.Tensor, origin: Origin | None, where: torch.Tensor, text: str = "",
         count: int = 0, elements: int = 0, holds: bool = False,
     ) -> None:  # fmt: skip
-        if self._is_kept(kind, call):
+        owner = owner_of(call, tensor)
+        key = _key(kind, call, owner)
+        if self.is_kept(key):
             return
         places = where.reshape(-1).nonzero()
-        element, fmt, name, module = Element(), call.system_of(tensor), _name_of(call, tensor), call.module_of(tensor)
+        element, fmt = Element(), call.system_of(tensor)
         if places.numel():
             element = element_of(call, tensor, self._exact_of(call, tensor), int(places[0]))
         line = origin.line if origin is not None else running_line()
-        share = f"{text or f'{places.numel()} of {tensor.numel()} elements'}{name and f' of {name}'}"
+        share = f"{text or f'{places.numel()} of {tensor.numel()} elements'}{owner.name}"
         event = (
-            _key(kind, call), (call.step, module, call.name, call.phase), line, element, fmt.name, count or places.numel(),
+            key, (call.step, owner.module, call.name, call.phase), line, element, fmt.name, count or places.numel(),
             elements or tensor.numel(), f"{share}; {sentence(element, fmt)}" if places.numel() else share,
             call.magnitudes_of(tensor).nonfinite > 0, chain_to(origin) if origin is not None else (),
         )  # fmt: skip
@@ -258,23 +247,6 @@ class Events(Timeline, Observer):
             origin.held = event
         else:
             self.note(*event)
-
-    def _add_update(self, kind: str, update: Update, where: torch.Tensor, text: str) -> None:
-        module, operation, phase = update.where.module, name_of_operation(update.where.operation), update.where.phase
-        key = (kind, update.name or module, operation, phase)
-        if key in self.events or len(self.events) >= self.most:
-            return
-        place = int(where.reshape(-1).nonzero()[0])
-        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), update.target.shape))
-        value = float(update.target[index])
-        name = update.name or "a parameter"
-        element = Element(index, ((f"{name}[{', '.join(map(str, index))}]", value),), None, value)
-        count = update.updates if kind == "stopped" else update.lost
-        said = f"{text.format(name, count, update.target.numel())}: e.g. {value:.6g}"
-        self.note(
-            key, (self._step, module, operation, phase), running_line(), element, update.where.format, update.lost,
-            update.target.numel(), said, False,
-        )  # fmt: skip
 
 
 def _reads_mask(call: Call) -> bool:
@@ -284,13 +256,5 @@ def _reads_mask(call: Call) -> bool:
     return bool(read and results) and not any(bool((item.isnan() | (item == torch.inf)).any()) for item in (*read, *results))
 
 
-def _name_of(call: Call, tensor: torch.Tensor) -> str:
-    """The parameter that a result is of, or whose gradient it is where that is stored; "" for what is neither."""
-    node = torch._C._current_autograd_node() if call.phase == "backward" else None
-    if isinstance(node, torch._C._functions.AccumulateGrad):  # type: ignore[attr-defined]
-        return f"the gradient of {marks.name_of_parameter(node.variable) or 'a parameter'}"
-    return marks.name_of_parameter(tensor)
-
-
-def _key(kind: str, call: Call) -> tuple[str, ...]:
-    return (kind, call.module) if kind == "passed-on" else (kind, call.module, call.name, call.phase)
+def _key(kind: str, call: Call, owner: Owner) -> tuple[str, ...]:
+    return (kind, owner.module) if kind == "passed-on" else (kind, owner.module, call.name, call.phase)

@@ -49,6 +49,27 @@ def compute_in_float64(
     return tuple(found[id(tensor)] for tensor in made)
 
 
+def is_pole(call: Any, result: torch.Tensor) -> bool:
+    """Whether the elements of a `Call`'s result that are infinite are finite close by: as of log(0), and not of exp(1000).
+
+    Close by is where all operands are a little nearer to 0, and those that are 0 the smallest number of float32.
+    """
+
+    def beside(tensor: torch.Tensor) -> torch.Tensor:
+        value = call.as_read(tensor)
+        return _beside(value.double()) if is_widened(tensor) else value.clone()
+
+    close = compute_in_float64(call, beside, lambda value: float(_beside(torch.tensor(value, dtype=_FLOAT64))))
+    if close is None:
+        return False
+    found = next(wide for tensor, wide in zip(call.made, close, strict=True) if tensor is result)
+    return bool(found[result.isinf()].isfinite().all())
+
+
+def _beside(value: torch.Tensor) -> torch.Tensor:
+    return torch.where(value == 0, 2.0**-149, value * (1 - 2.0**-30))
+
+
 def _widened(
     value: Any, wide: dict[int, torch.Tensor], widen: Callable[[torch.Tensor], torch.Tensor], number: Callable[[float], float]
 ) -> Any:

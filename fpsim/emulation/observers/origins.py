@@ -60,7 +60,10 @@ class Origins:
 
     def of(self, tensor: torch.Tensor) -> Origin | None:
         """What last wrote to a tensor's memory; None for what comes from outside."""
-        return getattr(tensor.untyped_storage(), "_fpsim_origin", None)
+        try:
+            return getattr(tensor.untyped_storage(), "_fpsim_origin", None)
+        except NotImplementedError:  # a sparse tensor
+            return None
 
     def parents_of(self, call: Call, result: torch.Tensor) -> tuple[Origin, ...]:
         """The origins of what a result was computed from."""
@@ -81,7 +84,7 @@ class Origins:
                 tensors = tensors_in(value) if isinstance(value, (list, tuple)) else ()
             for tensor in tensors:
                 if tensor.is_floating_point() and tensor.is_cpu:
-                    origin = getattr(tensor.untyped_storage(), "_fpsim_origin", None)
+                    origin = self.of(tensor)
                     if origin is not None:
                         found[id(origin)] = origin
         if len(found) < 2:

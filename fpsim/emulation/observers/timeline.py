@@ -14,11 +14,16 @@ class Timeline:
     """The first event by each key, whose first part is its kind.
 
     on_nonfinite : "raise" (`NonFinite`) or "warn" at the first number that is not finite and was not asked for; None goes on
+    most : how many are kept
     """
 
-    def __init__(self, on_nonfinite: str | None):
-        self.on_nonfinite = on_nonfinite
+    def __init__(self, on_nonfinite: str | None, most: int):
+        self.on_nonfinite, self.most = on_nonfinite, most
         self.events: dict[tuple[str, ...], Event] = {}
+
+    def is_kept(self, key: tuple[str, ...]) -> bool:
+        """Whether the first event of this key is known, or no more are kept."""
+        return key in self.events or len(self.events) >= self.most
 
     def note(
         self, key: tuple[str, ...], where: tuple[int, str, str, str], line: Line | None, element: Element, fmt: str, count: int,

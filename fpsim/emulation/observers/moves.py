@@ -1,0 +1,101 @@
+"""What became of parameters: those that a step was meant to move and did not, and those whose decay left no trace."""
+
+from __future__ import annotations
+
+import torch
+
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.rows import FORMATS_MET
+from fpsim.emulation.machine.updates import Update
+from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.explanation import Element
+from fpsim.emulation.observers.origins import Origins
+from fpsim.emulation.observers.source import Line, running_line
+from fpsim.emulation.observers.timeline import Timeline
+from fpsim.emulation.report import name_of_operation
+from fpsim.emulation.schemas import name_of, names
+from fpsim.numbers.rounding import Rounding
+
+_NEARLY_ALL = 0.95  # of the elements of a parameter
+_ADDITIONS = frozenset(names("add _foreach_add"))
+
+
+class Moves:
+    """The parameters of a step, as they were before it; what happened to them goes to the timeline."""
+
+    def __init__(self, timeline: Timeline, origins: Origins):
+        self._timeline, self._origins = timeline, origins
+        self._begun: dict[int, torch.Tensor] = {}  # by address
+        self._step = 0
+
+    def before(self, call: Call) -> None:
+        """An operation is about to write to its arguments."""
+        self._step = call.step
+        for tensor in call.written:
+            if marks.is_parameter(tensor):
+                self._begun.setdefault(tensor.data_ptr(), call.as_read(tensor))
+
+    def after_step(self) -> None:
+        self._begun.clear()
+
+    def after_update(self, update: Update) -> None:
+        """A parameter stopped, or only its step shows and its decay does not."""
+        before = self._begun.pop(update.target.data_ptr(), None)
+        if before is None or before.shape != update.target.shape or not update.updates:
+            return
+        stays = before == update.target.detach()
+        kept = 0 if update.kept is None else int((stays & update.kept).sum())
+        if update.lost - kept < _NEARLY_ALL * update.updates:  # whatever else was meant to change did
+            return
+        moved = stays.numel() - int(stays.sum())
+        if moved <= (1 - _NEARLY_ALL) * update.updates:
+            origin = None if update.target.grad is None else self._origins.of(update.target.grad)
+            if origin is not None and origin.is_of_errors(FORMATS_MET[update.where.format].enclosing.unit_roundoff):
+                return  # as of a bias before batch norm, whose gradient is exactly 0
+            text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {update.updates} of {{}}"
+            self._note("stopped", update, stays, text)
+        elif moved > update.updates // 2:
+            text = f"the decay of {{}} left no trace in {update.lost} of {{}} elements, though the step moved them"
+            self._note("decay-lost", update, ~stays, text)
+
+    def judge_gradient(self, call: Call, result: torch.Tensor, line: Line | None) -> None:
+        """A decay that is added to the gradient, as SGD and Adam have it, and leaves it as it is."""
+        if call.phase != "optimizer" or name_of(call.operation) not in _ADDITIONS or call.rounding is Rounding.STOCHASTIC:
+            return
+        given = call.arguments_of(result)
+        gradient, parameter = given.get("self"), given.get("other")
+        if not (isinstance(gradient, torch.Tensor) and isinstance(parameter, torch.Tensor)) or not given.get("alpha", 1):
+            return
+        if marks.is_parameter(gradient) or not marks.is_parameter(parameter) or gradient.shape != parameter.shape:
+            return
+        module, name = call.module_of(result), marks.name_of_parameter(parameter)
+        key = ("decay-lost", name or module, call.name, call.phase)
+        if self._timeline.is_kept(key):
+            return
+        before, decay = call.as_read(gradient), call.as_read(parameter)
+        is_meant = decay != 0
+        lost, meant = is_meant & (result == before), int(is_meant.sum())
+        count = int(lost.sum())
+        if not meant or count < _NEARLY_ALL * meant:
+            return
+        index = tuple(lost.nonzero()[0].tolist())
+        value, where = float(result[index]), ", ".join(map(str, index))
+        element = Element(index, ((f"gradient[{where}]", value), (f"{name}[{where}]", float(decay[index]))), None, value)
+        text = f"the decay of {name or 'a parameter'} was added to its gradient and left no trace in {count} of {lost.numel()}"
+        self._timeline.note(
+            key, (call.step, module, call.name, call.phase), line, element, call.system_of(result).name, count, lost.numel(),
+            f"{text} elements: e.g. {value:.6g}, the weight being {float(decay[index]):.6g}", False,
+        )  # fmt: skip
+
+    def _note(self, kind: str, update: Update, where: torch.Tensor, text: str) -> None:
+        module, operation, phase = update.where.module, name_of_operation(update.where.operation), update.where.phase
+        key = (kind, update.name or module, operation, phase)
+        if self._timeline.is_kept(key):
+            return
+        index = tuple(where.nonzero()[0].tolist())
+        value, name = float(update.target[index]), update.name or "a parameter"
+        element = Element(index, ((f"{name}[{', '.join(map(str, index))}]", value),), None, value)
+        self._timeline.note(
+            key, (self._step, module, operation, phase), running_line(), element, update.where.format, update.lost,
+            update.target.numel(), f"{text.format(name, update.target.numel())}: e.g. {value:.6g}", False,
+        )  # fmt: skip
