@@ -11,6 +11,7 @@ from torch import nn
 import fpsim
 from fpsim.emulation.errors import NonFinite
 from fpsim.emulation.observers.events import Events
+from fpsim.emulation.observers.observer import get_observers
 from fpsim.emulation.observers.timeline import said_of
 from tests.planted_faults import FAULTS
 
@@ -373,3 +374,55 @@ def test_a_gradient_or_parameter_that_is_infinite_is_told_of_at_once():
         sim[0].sqrt().sum().backward()
     first = sim.report().first
     assert (first.kind, first.phase, first.exact) == ("nonfinite", "backward", math.inf)
+
+
+POLES = {
+    "log": (lambda x: x.log(), [0.0, 1.0]),
+    "a power": (lambda x: x**-1.5, [0.0, 2.0]),
+    "atanh": (lambda x: x.atanh(), [0.5, -1.0]),
+    "digamma": (lambda x: x.digamma(), [0.0, 1.0]),
+    "a quotient by a number": (lambda x: x / 0.0, [1.0, 2.0]),
+    "a quotient in a sum": (lambda x: torch.addcdiv(x, x, torch.zeros(2)), [1.0, 2.0]),
+}
+
+
+@pytest.mark.parametrize("case", POLES)
+def test_a_pole_is_told_of_when_it_leads_to_something(case):
+    """An infinity that is exact may be for nobody to use; what is beyond the range of float64 even is an overflow."""
+    compute, numbers = POLES[case]
+    events = Events()
+    with fpsim.emulate("bf16", observe=events):
+        y = compute(torch.tensor(numbers))
+        assert bool(y.isinf().any()) and not events.events
+        y.sum()
+    first = next(iter(events.events.values()))
+    assert first.kind == "nonfinite" and math.isinf(first.exact)
+    events = Events()
+    with fpsim.emulate("bf16", observe=events):
+        torch.exp(torch.tensor([1000.0, 1.0])), torch.tensor([1e30, 1.0]) ** 20
+    assert [event.kind for event in events.events.values()] == ["overflow", "overflow"]
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(1, 2, 1), nn.ConvTranspose2d(1, 2, 1), nn.Conv1d(1, 2, 1)])
+def test_of_a_convolutions_gradients_that_which_was_swamped_is_explained(layer):
+    sim = fpsim.run(layer, "fp16", accumulate="fp16", observe="events")
+    batch = torch.zeros(4096, 1, 1) if isinstance(layer, nn.Conv1d) else torch.zeros(64, 1, 8, 8)
+    with sim:
+        y = sim(batch)
+        y.backward(torch.ones_like(y))
+    first = sim.report().first
+    assert (first.kind, first.operation, first.phase) == ("swamped", "convolution_backward", "backward")
+    assert (first.exact, first.rounded) == (4096.0, 2048.0) and sim.bias.grad.tolist() == [2048.0, 2048.0]
+
+
+@pytest.mark.parametrize("observe", ["range", "histograms", "coverage", "swamping", "events", "shadow"])
+def test_sparse_gradients_are_no_hindrance(observe):
+    sim = fpsim.run(nn.Embedding(3, 2, sparse=True), "fp16", observe=(observer := get_observers(observe)[0]))
+    optimizer = torch.optim.SGD(sim.parameters(), lr=0.5)
+    before = sim.weight.detach().double()
+    with sim:
+        sim(torch.tensor([1, 1, 2])).sum().backward()
+        optimizer.step()
+    assert sim.report().steps == 1 and not sim.report().events
+    if observe == "shadow":
+        assert torch.equal(before - observer.of(sim.weight), torch.tensor([[0, 0], [1, 1], [0.5, 0.5]], dtype=torch.float64))

@@ -42,10 +42,20 @@ class Shadow(Observer):
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The shadow of a tensor: a view of what is kept, float64 for floating-point numbers; None where there is none."""
+        if tensor.layout is not torch.strided:
+            return self._of_sparse(tensor)
         found: Any = getattr(tensor.untyped_storage(), "_fpsim_shadow", None)
         if found is None or found[0] is not self._era or found[1] != tensor.element_size():
             return None
         return found[2].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())  # type: ignore[no-any-return]
+
+    def _of_sparse(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        values = self.of(tensor._values()) if tensor.layout is torch.sparse_coo else None
+        if values is None:
+            return None
+        return torch.sparse_coo_tensor(
+            tensor._indices(), values, tensor.shape, is_coalesced=tensor.is_coalesced(), check_invariants=False
+        )
 
     def after(self, call: Call) -> None:
         if call.outer is not None:  # the whole of it is computed at once
@@ -84,7 +94,14 @@ class Shadow(Observer):
         return wide
 
     def _keep(self, tensor: torch.Tensor, shadow: torch.Tensor) -> None:
-        """Let the tensor's memory have this shadow; where the tensor is but a part, the rest is what it is."""
+        """Let the tensor's memory have this shadow; where the tensor is but a part, the rest is what it is.
+
+        Of a sparse tensor, what is stored: one of another layout than coordinates keeps none.
+        """
+        if tensor.layout is not torch.strided:
+            if tensor.layout is torch.sparse_coo is shadow.layout and tensor._values().shape == shadow._values().shape:
+                self._keep(tensor._values(), shadow._values())
+            return
         there = self.of(tensor)
         if there is not None:
             if marks.pointer_to(there) != marks.pointer_to(shadow):  # else it was written to in place
