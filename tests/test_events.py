@@ -376,7 +376,7 @@ def test_a_gradient_or_parameter_that_is_infinite_is_told_of_at_once():
     assert (first.kind, first.phase, first.exact) == ("nonfinite", "backward", math.inf)
 
 
-POLES = {
+AT_POLES = {
     "log": (lambda x: x.log(), [0.0, 1.0]),
     "a power": (lambda x: x**-1.5, [0.0, 2.0]),
     "atanh": (lambda x: x.atanh(), [0.5, -1.0]),
@@ -386,10 +386,10 @@ POLES = {
 }
 
 
-@pytest.mark.parametrize("case", POLES)
+@pytest.mark.parametrize("case", AT_POLES)
 def test_a_pole_is_told_of_when_it_leads_to_something(case):
     """An infinity that is exact may be for nobody to use; what is beyond the range of float64 even is an overflow."""
-    compute, numbers = POLES[case]
+    compute, numbers = AT_POLES[case]
     events = Events()
     with fpsim.emulate("bf16", observe=events):
         y = compute(torch.tensor(numbers))
