@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -71,12 +72,13 @@ def _plan(dtype: np.dtype, task: Sum) -> _Fast | None:
 
 
 def sum_axes(
-    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, observer: SumObserver | None = None
-) -> np.ndarray:
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, observer: SumObserver | None = None,
+    before_rounding: Callable[[np.ndarray], None] | None = None,
+) -> np.ndarray:  # fmt: skip
     """The sum of x over distinct axes >= 0, terms in row-major order of the axes as listed, rounded once to the result.
 
     A float32 or float64 array of values of the task's operand format, any strides; a new array of x's dtype over the axes
-    kept. `observer` is told what the roundings do.
+    kept. `observer` is told what the roundings do, and `before_rounding` called as `product_into` calls it.
     """
     task, x = task.of_terms, as_read(x, task.operand)
     kept, shape = axes_kept(x, axes)
@@ -84,19 +86,22 @@ def sum_axes(
     if total is None:
         lines, ones = as_product(x, kept, axes)
         out = np.empty((len(lines), 1), dtype=x.dtype)
-        product_into(task, lines, ones, out, Draws(key, 0, 1, 1), observer=observer)
+        product_into(task, lines, ones, out, Draws(key, 0, 1, 1), (), observer, before_rounding)
         return out.reshape(shape)
+    if before_rounding is not None and task.held != task.result:
+        before_rounding(total)
     task.result.round_into(total, total, task.rounding)
     return total.astype(x.dtype, copy=False).reshape(shape)
 
 
 def mean_axes(
-    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, observer: SumObserver | None = None
-) -> np.ndarray:
+    task: Sum, x: np.ndarray, axes: tuple[int, ...], key: int = 0, observer: SumObserver | None = None,
+    before_rounding: Callable[[np.ndarray], None] | None = None,
+) -> np.ndarray:  # fmt: skip
     """As `sum_axes`, but the accumulator is divided by the number of terms, rounded in its format, then to the result's.
 
     An exact accumulator and the library's own have no format: their sum is rounded to the result's, and so is the quotient.
-    No terms give NaN.
+    No terms give NaN. `before_rounding` is called with the quotients before they are rounded to the result.
     """
     task, x = task.of_terms, as_read(x, task.operand)
     kept, shape = axes_kept(x, axes)
@@ -114,6 +119,9 @@ def mean_axes(
     for target, step_key in ((held, key ^ (FINAL >> 1)), (task.result, key ^ FINAL)):
         told = observer if observer is not None and observer.is_whole else None
         before = quotient if told is None else quotient.copy()
+        if before_rounding is not None and target == task.result:
+            before_rounding(quotient)
+            before_rounding = None
         target.round_into(quotient, quotient, task.rounding, step_key)
         if told is not None:
             told.rounded(before, quotient, target, task.rounding, step_key, 0)

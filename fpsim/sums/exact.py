@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fpsim.backend import threads
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.formats import Format
+from fpsim.numbers.operations import odd_sum
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.exact_integers import exact_pairs
+from fpsim.sums.orientation import oriented
 from fpsim.sums.packing import largest_and_smallest, pack_columns, pack_rows
 from fpsim.sums.task import Draws, Sum
 
 
-def exact_product(task: Sum, a: np.ndarray, b: np.ndarray, terms: Sequence[np.ndarray], draws: Draws) -> np.ndarray:
+@oriented
+def watched_product(
+    task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, before_rounding: Callable[[np.ndarray], None] | None,
+    addends: Sequence[np.ndarray] = (),
+) -> np.ndarray:  # fmt: skip
+    """`exact_product`; `before_rounding` is called with the sums, which float64 holds rounded to odd: on the same side of
+    whatever numbers of 51 bits."""
+    return exact_product(task, a, b, addends, draws, before_rounding)
+
+
+def exact_product(
+    task: Sum, a: np.ndarray, b: np.ndarray, terms: Sequence[np.ndarray], draws: Draws,
+    before_rounding: Callable[[np.ndarray], None] | None = None,
+) -> np.ndarray:  # fmt: skip
     """The exact sum of exact products and `terms` (arrays of the result's shape), rounded once to the result's format."""
     numbers = [a, b, *terms]
     finite = all(bool(np.isfinite(x).all()) for x in numbers)
@@ -33,6 +48,8 @@ def exact_product(task: Sum, a: np.ndarray, b: np.ndarray, terms: Sequence[np.nd
             special = sum(signs[2:], signs[0] @ signs[1])
         high = np.where(np.isfinite(special), high, special)
         low = np.where(np.isfinite(special), low, 0)
+    if before_rounding is not None:
+        before_rounding(odd_sum(high, low, task.rounding))
     return add_rounded(high, low, task.result, task.rounding, draws, 0, residual=True)
 
 

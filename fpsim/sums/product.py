@@ -13,6 +13,7 @@ from fpsim.numbers.operands import as_read
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.additions import add_rounded, round_rows
+from fpsim.sums.exact import watched_product
 from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.routes import accumulate
 from fpsim.sums.splitting import split_factors
@@ -40,7 +41,8 @@ def product_into(
     row-major order, with key 0.
 
     `observer` is told what the roundings do. `before_rounding` is called with the accumulated matrix before its last
-    rounding, where that is to another format.
+    rounding, where that is to another format; an exact sum (of factors themselves, not of parts) is given as the float64
+    number that it is, rounded to odd.
     Raises ValueError for formats too wide to compute in and in flush-to-zero mode; operands are not checked.
     """
     refuse_flush_to_zero()
@@ -52,8 +54,12 @@ def product_into(
     addends = [as_read(term, task.operand) for term in addends]
     inside = task.accumulator.kind.own_addends
     terms = [np.broadcast_to(np.asarray(term), out.shape) for term in addends[:inside]]
-    add = _accumulated if task.split is None else _accumulated_parts
-    result = add(task, a, b, draws, terms, observer)
+    if task.split is not None:
+        result = _accumulated_parts(task, a, b, draws, terms, observer)
+    elif task.accumulator.held is None and before_rounding is not None:
+        result = watched_product(task, a, b, draws, before_rounding, addends=terms)
+    else:
+        result = _accumulated(task, a, b, draws, terms, observer)
     finish_into(task, result, out, draws, addends[inside:], observer, before_rounding)
 
 

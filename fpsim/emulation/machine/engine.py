@@ -29,14 +29,18 @@ from fpsim.sums.task import Draws, Sum
 
 
 class Watch:
-    """Counts what the last rounding of a product or sum does, in the row given or the machine's."""
+    """Counts what the last rounding of a product or sum does, in the row given or the machine's.
+
+    What a saturating accumulator of the result's own format does inside a sum shows nowhere, and is not counted.
+    """
 
     def __init__(self, machine: Machine, row: np.ndarray | None = None):
         self._machine = machine
         self._counted = False
         self._lock = threading.Lock()
         self.row = machine.row() if row is None else row
-        self._infinite = int(self.row[counting.INFINITE])
+        self._shows = counting.INFINITE if machine.arithmetic.fmt.has_infinity else counting.NAN  # an overflow
+        self._before = int(self.row[self._shows])
 
     def __call__(self, accumulated: np.ndarray) -> None:
         self._counted = True
@@ -46,13 +50,13 @@ class Watch:
             self.row += counts
 
     def finish(self, out: np.ndarray, *operands: np.ndarray) -> None:
-        """Count results that nobody counted; an infinity from finite operands is an overflow."""
+        """Count results that nobody counted; what an overflow gives, an infinity or else a NaN, is one from finite operands."""
         if not self._counted:
             counting.count_results(out.reshape(-1), self.row)
-        infinite = int(self.row[counting.INFINITE]) - self._infinite
-        if infinite and all(np.isfinite(operand).all() for operand in operands):
-            self.row[counting.INFINITE] -= infinite
-            self.row[counting.OVERFLOWS] += infinite
+        found = int(self.row[self._shows]) - self._before
+        if found and all(np.isfinite(operand).all() for operand in operands):
+            self.row[self._shows] -= found
+            self.row[counting.OVERFLOWS] += found
 
 
 def product(
@@ -227,7 +231,7 @@ def reduction(machine: Machine, x: np.ndarray, axes: tuple[int, ...], mean: bool
     watch = Watch(machine)
     key = machine.draws()
     task = machine.arithmetic.task
-    out = (mean_axes if mean else sum_axes)(task, x, axes, key, machine.look_into(task.of_terms))
+    out = (mean_axes if mean else sum_axes)(task, x, axes, key, machine.look_into(task.of_terms), watch)
     watch.finish(np.ascontiguousarray(out), x)
     return out
 
@@ -238,6 +242,6 @@ def reduction_in_parts(machine: Machine, x: np.ndarray, held: Format, parts: lis
     out = np.empty(x.shape[1], dtype=np.float32)
     for number, (columns, nested) in enumerate(parts):
         task = Sum.of(fmt, Accumulator(format=held, order=given(nested)), machine.arithmetic.rounding, fmt)
-        out[columns] = sum_axes(task, x[:, columns], (0,), key + number, machine.look_into(task.of_terms))
+        out[columns] = sum_axes(task, x[:, columns], (0,), key + number, machine.look_into(task.of_terms), watch)
     watch.finish(out, x)
     return out
