@@ -137,6 +137,25 @@ def test_reporting_writes_every_so_many_steps_and_needs_the_block(tmp_path):
         Reporting(sim, every=-1)
 
 
+def test_a_training_has_one_file_of_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: the extra `tensorboard`")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def steps():
+        return [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars("overflows/all")]
+
+    sim = fpsim.run(torch.nn.Linear(2, 2), fmt="fp16", inplace=True)
+    reporting = Reporting(sim, writer=tmp_path, every=1)
+    with sim:
+        reporting.begin()
+        sim(torch.ones(1, 2))
+        for step in (1, 2):
+            reporting.end_step(step)
+            assert steps() == list(range(1, step + 1))  # there already, should the training fail now
+        reporting.end(3)
+    assert steps() == [1, 2, 3] and len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.fixture(scope="module")
 def language_model():
     """A function that trains two steps of a small model by the Trainer; inputs that overflow where asked."""

@@ -19,7 +19,7 @@ class LightningReporting(Reporting, Callback):  # type: ignore[misc]
         self.end_step(trainer.global_step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.write(trainer.global_step)
+        self.end(trainer.global_step)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self.write(trainer.global_step)
+        self.end(trainer.global_step)

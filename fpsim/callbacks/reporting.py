@@ -8,6 +8,7 @@ from typing import Any
 from fpsim.emulation.observers.observer import get_observers
 from fpsim.emulation.simulation import Simulation
 from fpsim.report.report import Report
+from fpsim.report.scalars import is_writer, writer_to
 
 
 class Reporting:
@@ -18,7 +19,7 @@ class Reporting:
     on_nonfinite "raise" or "warn", as `run` takes it
     path         where the report goes (.html or .json): every so many steps, so that one of a training that failed is there,
                  and at the end
-    writer       what `Report.to_tensorboard` takes
+    writer       what `Report.to_tensorboard` takes; in a folder a training has one file
     every        steps from one writing to the next; 0 writes at the end alone
     """
 
@@ -30,6 +31,7 @@ class Reporting:
             raise ValueError(f"every counts steps from one writing to the next and cannot be {every}")
         self.sim, self.path, self.writer, self.every = sim, path, writer, every
         self._observers = get_observers(observe, on_nonfinite)
+        self._opened: Any = None  # the writer to a folder, while training
 
     @property
     def report(self) -> Report:
@@ -51,5 +53,17 @@ class Reporting:
         """The report goes where it shall go."""
         if self.path is not None:
             self.report.save(self.path)
-        if self.writer is not None:
-            self.report.to_tensorboard(self.writer, step)
+        if self.writer is None:
+            return
+        if self._opened is None and not is_writer(self.writer):
+            self._opened = writer_to(self.writer)
+        self.report.to_tensorboard(self._opened or self.writer, step)
+        if self._opened is not None:
+            self._opened.flush()  # a training that fails later says so to nobody
+
+    def end(self, step: int) -> None:
+        """Training ends, after so many steps."""
+        self.write(step)
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None

@@ -19,4 +19,4 @@ class TrainerReporting(Reporting, TrainerCallback):  # type: ignore[misc]
         self.end_step(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.write(state.global_step)
+        self.end(state.global_step)

@@ -19,14 +19,24 @@ def write(report: ReportData, writer: Any, step: int | None = None) -> None:
     Raises ImportError where a folder is given and tensorboard is not installed.
     """
     at = report.steps if step is None else step
-    if not hasattr(writer, "add_scalar"):
-        with needed("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(writer)) as made:
+    if not is_writer(writer):
+        with writer_to(writer) as made:
             return write(report, made, at)
     for tag, value in scalars(report):
         writer.add_scalar(tag, value, at)
     for item in report.distributions:
         if item.histogram.counts:
             writer.add_histogram_raw(f"exponents/{item.role}/{_name(item.module)}", **_raw(item.histogram), global_step=at)
+
+
+def is_writer(writer: Any) -> bool:
+    """Whether it writes; else it is a folder."""
+    return hasattr(writer, "add_scalar")
+
+
+def writer_to(folder: Any) -> Any:
+    """A `SummaryWriter` of a new file in the folder. Raises ImportError where tensorboard is not installed."""
+    return needed("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
 
 
 def scalars(report: ReportData) -> Iterator[tuple[str, float]]:
