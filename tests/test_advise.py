@@ -332,3 +332,30 @@ OTHER = nn.Linear(4, 2)
 def test_bad_input_is_told_in_a_sentence(given, error, says):
     with pytest.raises(error, match=says):
         fpsim.advise(**given)
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x, **masks):
+        return self.attention(x, x, x, **masks)[0]
+
+
+ALL_MASKED = torch.tensor([[False] * 4, [True] * 4])
+MASKS = {
+    "of booleans": ("key_padding_mask", ALL_MASKED),
+    "of numbers": ("key_padding_mask", torch.zeros(2, 4).masked_fill(ALL_MASKED, -torch.inf)),
+    "of attention": ("attn_mask", ALL_MASKED.repeat(2, 1)),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_a_row_that_torchs_attention_masks_is_made_finite(case):
+    """The infinities are torch's own, in no method that could be written anew."""
+    torch.manual_seed(0)
+    name, mask = MASKS[case]
+    fault = {"model": Attending(), "data": [(torch.randn(2, 4, 8), mask)], "step": lambda model, x, mask: model(x, **{name: mask})}
+    (fix,) = fpsim.advise(**fault, fmt="fp16").fixes
+    assert fix.title == "finite masks for attention" and disagreement(run_script(fix.code, fault), fault) == ""

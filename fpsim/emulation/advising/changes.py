@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from torch import nn
+
 from fpsim.emulation.advising.evidence import Evidence
 from fpsim.emulation.advising.recipe import WIDE, Recipe, Rewrite, key_of
 from fpsim.emulation.advising.rewriting import CannotTry
@@ -82,6 +84,14 @@ def bounded_inputs(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     limit = 2.0 ** math.floor(math.log2(largest * min(1.0, evidence.fmt.max_finite / abs(event.exact))))
     clamps = (*recipe.clamps, (evidence.path, limit))
     yield f"inputs of {evidence.path} clipped to {number(limit)}", recipe.having(clamps=clamps)
+
+
+def finite_masks(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
+    """The masks that the blamed attention of torch is handed, with the lowest finite number for -infinity."""
+    module = None if evidence.path is None else evidence.model.get_submodule(evidence.path)
+    if not isinstance(module, nn.MultiheadAttention):
+        raise CannotTry("it is in no torch.nn.MultiheadAttention, which makes infinities of its masks")
+    yield f"finite masks for {evidence.path or 'the model'}", recipe.having(masks=(*recipe.masks, evidence.path))
 
 
 # Changes of the arithmetic

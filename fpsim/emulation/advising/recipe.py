@@ -10,6 +10,17 @@ from fpsim.emulation.machine.settings import ROLES
 
 WIDE = "fp32"
 
+_FINITE = """
+def finite(x):
+    if not torch.is_tensor(x) or x.is_complex():
+        return x
+    lowest = torch.finfo(torch.float32).min
+    if x.dtype is torch.bool:
+        return torch.zeros(x.shape).masked_fill(x, lowest)
+    return x.clamp(min=lowest) if x.is_floating_point() else x
+
+"""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -41,6 +52,7 @@ class Recipe:
     wrapper     what is put around the optimizer: an expression with {} in its place
     clip        the largest norm of all gradients together
     clamps      modules whose inputs are bounded by a number
+    masks       modules whose masks are made of finite numbers
     rewrites    methods that are written anew
     """
 
@@ -53,6 +65,7 @@ class Recipe:
     wrapper: str = ""
     clip: float | None = None
     clamps: tuple[tuple[str, float], ...] = ()
+    masks: tuple[str, ...] = ()
     rewrites: tuple[Rewrite, ...] = ()
 
     def having(self, **changes: Any) -> Recipe:
@@ -91,6 +104,17 @@ class Recipe:
             lines += [
                 f"sim.model.get_submodule({path!r}).register_forward_pre_hook(",
                 f"    lambda module, inputs: tuple({bounded} for x in inputs)",
+                ")",
+            ]
+        return [*lines, *self._masks()]
+
+    def _masks(self) -> list[str]:
+        lines = _FINITE.splitlines() if self.masks else []
+        for path in self.masks:
+            lines += [
+                f"sim.model.get_submodule({path!r}).register_forward_pre_hook(",
+                "    lambda module, args, named: (tuple(map(finite, args)), {key: finite(x) for key, x in named.items()}),",
+                "    with_kwargs=True,",
                 ")",
             ]
         return lines

@@ -40,6 +40,7 @@ REMEDIES = (
         partial(changes.rewritten, scale_before_product, "the scale before the product"), 1,
     ),
     Remedy("a finite mask", lambda e: e.is_of_mask, partial(changes.rewritten, finite_mask, "a finite mask"), 1),
+    Remedy("finite masks", lambda e: e.is_of_mask, changes.finite_masks, 1),
     Remedy("a blocked accumulator", lambda e: e.blames_sums, partial(changes.accumulated, "{}:blocked(64)", "blocked sums"), 2),
     Remedy(
         "a promoted accumulator", lambda e: e.blames_sums,
