@@ -356,6 +356,7 @@ def test_a_row_that_torchs_attention_masks_is_made_finite(case):
     """The infinities are torch's own, in no method that could be written anew."""
     torch.manual_seed(0)
     name, mask = MASKS[case]
-    fault = {"model": Attending(), "data": [(torch.randn(2, 4, 8), mask)], "step": lambda model, x, mask: model(x, **{name: mask})}
+    fault = {"model": Attending(), "data": [(torch.randn(2, 4, 8), mask)]}
+    fault["step"] = lambda model, x, mask: model(x, **{name: mask})
     (fix,) = fpsim.advise(**fault, fmt="fp16").fixes
     assert fix.title == "finite masks for attention" and disagreement(run_script(fix.code, fault), fault) == ""
