@@ -169,9 +169,9 @@ class Call:
 
     @property
     def operands(self) -> tuple[torch.Tensor, ...]:
-        """The floating-point tensors among its arguments, with the values that it read."""
+        """The floating-point tensors among its arguments, with the values that it read; of sparse ones what is stored."""
         found = tensors_in((*self.args, *self.kwargs.values()))
-        return tuple(self.as_read(tensor) for tensor in found if tensor.is_floating_point() and tensor.is_cpu)
+        return tuple(marks.stored(self.as_read(tensor)) for tensor in found if tensor.is_floating_point() and tensor.is_cpu)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:

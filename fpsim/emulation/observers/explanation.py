@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fpsim.emulation.machine import marks
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.schemas import name_of
 
@@ -58,7 +59,7 @@ def _operands_at(call: Call, index: tuple[int, ...], result: torch.Tensor) -> An
             yield name, value
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.is_cpu or not value.numel():
             continue
-        given, value = value, call.as_read(value)
+        given, value = value, marks.stored(call.as_read(value))
         try:
             read = float(value.expand(result.shape)[index])
             if call.was_outside(given) and (read == 0 or not math.isfinite(read)):
