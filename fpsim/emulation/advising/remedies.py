@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,11 @@ class Remedy:
     changes: Callable[[Evidence, Recipe], Iterable[changes.Change]]
     cost: int
 
+
+#: What is tried where nothing else restores agreement.
+LAST_RESORT = Remedy(
+    "fp32 for everything", lambda e: not e.is_of_mask, partial(changes.everything_in, changes.wide), EVERYTHING + 1
+)
 
 #: In the order in which they are tried.
 REMEDIES = (
@@ -78,8 +83,5 @@ REMEDIES = (
         "another format for everything", lambda e: not e.is_of_mask,
         partial(changes.everything_in, changes.siblings), EVERYTHING,
     ),
-    Remedy(
-        "fp32 for everything", lambda e: e.is_whole and not e.is_of_mask,
-        partial(changes.everything_in, changes.wide), EVERYTHING + 1,
-    ),
+    replace(LAST_RESORT, answers=lambda e: e.is_whole and not e.is_of_mask),
 )  # fmt: skip

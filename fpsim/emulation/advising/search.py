@@ -10,7 +10,7 @@ from typing import Any
 from fpsim.emulation.advising.evidence import Evidence
 from fpsim.emulation.advising.judging import Judge
 from fpsim.emulation.advising.recipe import Recipe
-from fpsim.emulation.advising.remedies import EVERYTHING, REMEDIES, Remedy
+from fpsim.emulation.advising.remedies import EVERYTHING, LAST_RESORT, REMEDIES, Remedy
 from fpsim.emulation.advising.rewriting import CannotTry
 from fpsim.emulation.advising.trial import Subject, UntilItBreaks, run_recipe
 from fpsim.report.advised import Attempt, Deviation
@@ -49,7 +49,10 @@ class Search:
     _codes: set[str] = field(default_factory=set)
 
     def search(self, recipe: Recipe, evidence: Evidence) -> list[Tried]:
-        """All attempts: what answers the evidence alone, then combinations that are cheaper than what restores agreement."""
+        """All attempts: what answers the evidence alone, then combinations that are cheaper than what restores agreement.
+
+        Where nothing does, fp32 for everything.
+        """
         self._codes.add(recipe.code())
         start = Tried(Attempt((), ""), (), recipe, evidence)
         self._extend(start, REMEDIES)
@@ -61,6 +64,8 @@ class Search:
             deepest = [item for item in self.tried if len(item.remedies) == depth and item.can_be_extended]
             for item in sorted(deepest, key=self._rank)[:_WIDEST]:
                 self._extend(item, REMEDIES)
+        if self._best == _NEVER:
+            self._extend(start, (LAST_RESORT,))
         return self.tried
 
     @property
