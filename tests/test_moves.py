@@ -9,15 +9,15 @@ import fpsim
 OPTIMIZERS = {
     "SGD": lambda parameters, **how: torch.optim.SGD(parameters, lr=0.25, **how),
     "Adam": lambda parameters, **how: torch.optim.Adam(parameters, lr=2.0**-4, eps=1e-4, **how),
-    "RMSprop": lambda parameters, **how: torch.optim.RMSprop(parameters, lr=2.0**-4, **how),
+    "RMSprop": lambda parameters, **how: torch.optim.RMSprop(parameters, lr=2.0**-6, **how),
     "Adagrad": lambda parameters, **how: torch.optim.Adagrad(parameters, lr=2.0**-4, **how),
     "NAdam": lambda parameters, **how: torch.optim.NAdam(parameters, lr=2.0**-4, **how),
 }
 
 
-def events_after(make, gradient, decay, rounding="nearest-even", **how):
+def events_after(make, gradient, decay, rounding="nearest-even", weight=1.0, **how):
     model = nn.Sequential(nn.Linear(4, 4, bias=False))
-    nn.init.ones_(model[0].weight)
+    nn.init.constant_(model[0].weight, weight)
     sim = fpsim.run(model, "bf16", observe="events", rounding=rounding, **({} if rounding != "stochastic" else {"seed": 0}))
     optimizer = make(sim.parameters(), weight_decay=decay, **how)
     with sim:
@@ -37,3 +37,10 @@ def test_a_decay_that_leaves_its_gradient_as_it_is_is_lost(name, foreach):
     for gradient, decay in ((1.0, 2.0**-7), (2.0**-3, 2.0**-9), (1.0, 0.0)):
         assert not events_after(OPTIMIZERS[name], gradient, decay, foreach=foreach)
     assert not events_after(OPTIMIZERS[name], 1.0, 2.0**-9, "stochastic", foreach=foreach)
+
+
+def test_a_weight_that_is_small_beside_its_step_has_no_decay_to_lose():
+    """As a bias has that starts from 0."""
+    assert events_after(OPTIMIZERS["SGD"], 1.0, 2.0**-9, weight=0.5) and not events_after(
+        OPTIMIZERS["SGD"], 1.0, 2.0**-9, weight=0.25
+    )

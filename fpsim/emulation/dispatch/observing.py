@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
+from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.memory import looking
 from fpsim.emulation.observers.call import Call, Operation
 from fpsim.emulation.observers.observer import Observer
@@ -21,7 +22,10 @@ _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 
 
 class Listeners(NamedTuple):
-    """Who is told of an operation, and what any of them needs of it."""
+    """Who is told of an operation, and what any of them needs of it.
+
+    reads_alone : whether it gives no tensor and writes to none: nobody is told that numbers were read which were made here
+    """
 
     operation: Operation
     before: tuple[Observer, ...]
@@ -29,6 +33,7 @@ class Listeners(NamedTuple):
     keeps: bool
     counts: bool
     sums: type[Counters] | None
+    reads_alone: bool
 
 
 class Audience(dict[Any, "Listeners | None"]):
@@ -58,7 +63,8 @@ class Audience(dict[Any, "Listeners | None"]):
         elif any(item.looks_for_swamping for item in found):
             sums = SwampedAdditions
         keeps = bool(told.written) and any(item.keeps_operands for item in found)
-        return Listeners(told, before, found, keeps, any(item.looks_at_counts for item in found), sums)
+        reads_alone = not told.written and not any("Tensor" in str(item.type) for item in operation._schema.returns)
+        return Listeners(told, before, found, keeps, any(item.looks_at_counts for item in found), sums, reads_alone)
 
 
 class _Aside:
@@ -124,6 +130,10 @@ def _noting(call: Call, others: Callable[[Any, Any], None] | None) -> Callable[[
     return note
 
 
+def _is_made_here(value: Any) -> bool:
+    return not isinstance(value, torch.Tensor) or marks.tag_on(value) is not None
+
+
 @functools.cache
 def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
     """The kind of mode that dispatches as this one does and tells observers."""
@@ -135,7 +145,7 @@ def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             machine = self.machine
             listeners = machine.emulation.audience[func]
-            if listeners is None:
+            if listeners is None or (listeners.reads_alone and all(map(_is_made_here, args))):
                 return compute_plainly(self, func, types, args, kwargs)
             compute = functools.partial(compute_plainly, self, func, types, args, kwargs)
             return _tell(listeners, machine, compute, args, kwargs or {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fpsim.emulation.machine import marks
@@ -17,6 +19,7 @@ from fpsim.emulation.schemas import name_of, names
 from fpsim.numbers.rounding import Rounding
 
 _NEARLY_ALL = 0.95  # of the elements of a parameter
+_LARGE = 2  # times its step
 _ADDITIONS = frozenset(names("add _foreach_add"))
 
 
@@ -26,6 +29,7 @@ class Moves:
     def __init__(self, timeline: Timeline, origins: Origins):
         self._timeline, self._origins = timeline, origins
         self._begun: dict[int, torch.Tensor] = {}  # by address
+        self._decayed: dict[int, tuple[Any, ...]] = {}  # by address, an event, if the parameter turns out to be large enough
         self._step = 0
 
     def before(self, call: Call) -> None:
@@ -37,13 +41,18 @@ class Moves:
 
     def after_step(self) -> None:
         self._begun.clear()
+        self._decayed.clear()
 
     def after_update(self, update: Update) -> None:
         """A parameter stopped, or only its step shows and its decay does not."""
         before = self._begun.pop(update.target.data_ptr(), None)
         if before is None or before.shape != update.target.shape or not update.updates:
             return
-        stays = before == update.target.detach()
+        after = update.target.detach()
+        decayed = self._decayed.pop(update.target.data_ptr(), None)
+        if decayed is not None and before.norm() >= _LARGE * (after - before).norm():
+            self._timeline.note(*decayed)
+        stays = before == after
         kept = 0 if update.kept is None else int((stays & update.kept).sum())
         if update.lost - kept < _NEARLY_ALL * update.updates:  # whatever else was meant to change did
             return
@@ -59,7 +68,10 @@ class Moves:
             self._note("decay-lost", update, ~stays, text)
 
     def judge_gradient(self, call: Call, result: torch.Tensor, line: Line | None) -> None:
-        """A decay that is added to the gradient, as SGD and Adam have it, and leaves it as it is."""
+        """A decay that is added to the gradient, as SGD and Adam have it, and leaves it as it is.
+
+        Told of when the step ends: of a parameter that is small beside its own step no decay shows in any arithmetic.
+        """
         if call.phase != "optimizer" or name_of(call.operation) not in _ADDITIONS or call.rounding is Rounding.STOCHASTIC:
             return
         given = call.arguments_of(result)
@@ -82,7 +94,7 @@ class Moves:
         value, where = float(result[index]), ", ".join(map(str, index))
         element = Element(index, ((f"gradient[{where}]", value), (f"{name}[{where}]", float(decay[index]))), None, value)
         text = f"the decay of {name or 'a parameter'} was added to its gradient and left no trace in {count} of {lost.numel()}"
-        self._timeline.note(
+        self._decayed[parameter.data_ptr()] = (
             key, (call.step, module, call.name, call.phase), line, element, call.system_of(result).name, count, lost.numel(),
             f"{text} elements: e.g. {value:.6g}, the weight being {float(decay[index]):.6g}", False,
         )  # fmt: skip

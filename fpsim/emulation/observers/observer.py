@@ -14,10 +14,11 @@ from fpsim.emulation.report import Draft
 class Observer:
     """Told of every operation that makes or moves numbers under emulation; a subclass says what it keeps of them.
 
-    Views, and memory that nothing was written to yet, are no such operation. An operation that is made of others (under
-    granularity="primitive") is told after its parts, which have it as their `outer`. The thread that computes calls, with
-    torch's dispatch disabled: what an observer computes with torch is torch's own, and not observed. It must change none of
-    the tensors, write through no array of one, and keep no `Call`, whose tensors would stay in memory.
+    Views, memory that nothing was written to yet, and reading what was made (`item`), are no such operation. An operation
+    that is made of others (under granularity="primitive") is told after its parts, which have it as their `outer`. The thread
+    that computes calls, with torch's dispatch disabled: what an observer computes with torch is torch's own, and not
+    observed. It must change none of the tensors, write through no array of one, and keep no `Call`, whose tensors would stay
+    in memory.
     """
 
     #: Whether `Call.sums` shall count what happens inside products and sums, which takes slower kernels.
