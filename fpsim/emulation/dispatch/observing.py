@@ -137,7 +137,7 @@ def _is_made_here(value: Any) -> bool:
 @functools.cache
 def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
     """The kind of mode that dispatches as this one does and tells observers."""
-    compute_plainly = kind.__torch_dispatch__
+    compute_plainly, update_plainly = kind.__torch_dispatch__, kind.update
 
     class Observing(kind):  # type: ignore[valid-type, misc]
         plain = kind
@@ -154,7 +154,7 @@ def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
             call = self.machine.call
             if call is not None and call.args is args and call.operation is func:
                 call.find_place()  # what it changes is known by now
-            return super().update(func, types, args, kwargs)
+            return update_plainly(self, func, types, args, kwargs)
 
     run_as_written(Observing.__torch_dispatch__)
     return Observing
