@@ -1,5 +1,6 @@
 """Convolutions of many groups, computed together, are those of their groups computed one by one, bit for bit."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -8,9 +9,13 @@ import pytest
 import fpsim
 from fpsim.arrays.convolution import conv, conv_input_gradient, conv_weight_gradient
 from fpsim.backend import threads
+from fpsim.numbers.computing import is_float64
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums import convolutions, joined
+from fpsim.sums import convolutions, joined, routes, tiles
+from fpsim.sums.observers import counting
 from fpsim.sums.observers.counters import Counters
+from fpsim.sums.plan import plan
+from fpsim.sums.routes import ROUTES
 from tests.test_routes import CASES, SPECIALS, same, task_of, unsupported
 
 #: x, weight, steps: one to three axes, multipliers, few and many channels a group, groups that fill no whole block.
@@ -23,6 +28,7 @@ SHAPES = (
     ((1, 4, 7, 7), (4, 1, 1, 1), {"stride": 3, "groups": 4}),
 )
 NINE_TERMS = (((1, 6, 3, 3), (6, 1, 3, 3), {"padding": 1, "groups": 6}),)
+CAREFUL = ("careful tiles", "careful parts", "nodes", "exact")
 OFTEN = {("fp16", Rounding.STOCHASTIC)} | {
     (name, Rounding.NEAREST_EVEN) for name in ("fp16", "fp16 parts", "fp16 exact", "wide nodes")
 }
@@ -56,12 +62,29 @@ def products(task, shape, special, counting=False):
     return (y, for_x, conv_weight_gradient(gradient, x, weight_shape, **how[2])), counters
 
 
+@contextlib.contextmanager
+def careful_alone(task):
+    """Products and counts by the careful kernels, where they serve, in tiles of one shape.
+
+    They give what the others give: that is the law of `test_routes.py`, for the same cases, modes and kinds of numbers, with
+    few rows and many. So the kernels of all other routes, several for each shape of a tile, need not be compiled here.
+    """
+    kind = task.accumulator.kind
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_tile", lambda rows: (4, 2))
+        if not is_float64(task.target):
+            patch.setitem(routes._OF, kind.name, [route for route in ROUTES if kind in route.kinds and route.name in CAREFUL])
+            patch.setattr(counting, "plan", lambda task, leaves: plan(task, leaves).careful)
+        yield
+
+
 def both(monkeypatch, task, shape, special, counting=False):
     """The same with all groups together and group by group."""
     found = []
     for together in (True, False):
         monkeypatch.setattr(joined, "is_quicker", lambda task, groups, *_, together=together: together and groups > 1)
-        found.append(products(task, shape, special, counting))
+        with contextlib.nullcontext() if together else careful_alone(task):
+            found.append(products(task, shape, special, counting))
     return found
 
 
