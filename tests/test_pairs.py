@@ -1,5 +1,6 @@
 """Products of many pairs of small matrices, computed together, are those of the pairs one by one, bit for bit."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -11,7 +12,7 @@ from fpsim.numbers.rounding import Rounding
 from fpsim.sums import joined
 from fpsim.sums.batches import batched_products
 from fpsim.sums.observers.counters import Counters
-from tests.test_grouped import OFTEN, cases
+from tests.test_grouped import OFTEN, careful_alone, cases
 from tests.test_routes import CASES, SPECIALS, same, task_of, unsupported
 
 #: Pairs, rows, terms, columns: one row, one column, one term, and pairs that fill no whole block.
@@ -19,12 +20,13 @@ SHAPES = ((20, 2, 5, 3), (17, 1, 7, 4), (16, 5, 3, 1), (3, 4, 1, 4))
 NINE_TERMS = ((18, 2, 9, 3),)
 
 
-def in_both_ways(monkeypatch, compute):
-    """What `compute` gives with all pairs together and pair by pair."""
+def in_both_ways(monkeypatch, compute, apart=contextlib.nullcontext):
+    """What `compute` gives with all pairs together and, inside the context `apart()`, pair by pair."""
     found = []
-    for together in (True, False):
+    for context, together in ((contextlib.nullcontext, True), (apart, False)):
         monkeypatch.setattr(joined, "is_quicker", lambda task, groups, *_, together=together: together and groups > 1)
-        found.append(compute())
+        with context():
+            found.append(compute())
     return found
 
 
@@ -55,7 +57,7 @@ def test_pairs_together_are_pairs_apart(name, mode, counting, monkeypatch):
             counters = Counters() if counting else None
             return fpsim.matmul(a, b, counters=counters, **how), counters
 
-        (together, counted), (apart, also) = in_both_ways(monkeypatch, compute)
+        (together, counted), (apart, also) = in_both_ways(monkeypatch, compute, lambda: careful_alone(task))
         assert same(together, apart).all(), (shape, special)
         assert counted == also
 
