@@ -22,6 +22,7 @@ from fpsim.hardware import product
 from fpsim.recorder import Bundle, instructions, load, masks, record, recording, suite
 from fpsim.recorder.calls import CallRecorder
 from fpsim.recorder.environment import flags
+from tests.test_processors import LEVELS, environment_of
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -145,8 +146,8 @@ def test_recorded_kernels():
 
 
 @pytest.mark.exhaustive
-def test_recordings_do_not_depend_on_instructions(tmp_path):
-    """The same rows from kernels compiled for a processor without F16C, FMA and AVX."""
+def test_recordings_do_not_depend_on_instructions():
+    """The same rows from kernels compiled for a processor without F16C, FMA and AVX: a level of `test_processors.py`."""
     code = (
         "import fpsim, sys\n"
         "for name in ('conversions', 'elementwise', 'products'):\n"
@@ -154,9 +155,8 @@ def test_recordings_do_not_depend_on_instructions(tmp_path):
         "    print([(row.op, row.dtype, row.shape, row.differing, row.fit, str(row.first)) for row in found.rows])\n"
     )
     outputs = []
-    older = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2", "FPSIM_CACHE_DIR": str(tmp_path)}
-    for extra in ({}, older):
-        env = {**os.environ, **extra, "PYTHONWARNINGS": "ignore"}
+    older = next(environment_of(*row.values[:2]) for row in LEVELS if row.id == "SSE4.2")
+    for env in ({**os.environ, "PYTHONWARNINGS": "ignore"}, older):
         command = [sys.executable, "-c", code, str(RECORDINGS)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
         assert done.returncode == 0, done.stderr

@@ -50,14 +50,19 @@ LEVELS = [  # often: each of the two switches in kernels, instructions of x86 an
 ]
 
 
-def digests(name, environment, everything):
+def environment_of(name, environment):
+    """What a process finds that compiles for a level, in the level's own folder."""
     folder = Path(CACHE_FOLDER).parent / "processors" / name.replace(" ", "-")
     folder.parent.mkdir(mode=0o700, exist_ok=True)
-    env = {**os.environ, **environment, "FPSIM_CACHE_DIR": str(folder), "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, **environment, "FPSIM_CACHE_DIR": str(folder), "PYTHONWARNINGS": "ignore"}
+
+
+def digests(name, environment, everything):
+    env = environment_of(name, environment)
     command = [sys.executable, "-m", "tests.processor_cases", *(["--all"] if everything else [])]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert any(folder.rglob("*.kernel"))
+    assert any(Path(env["FPSIM_CACHE_DIR"]).rglob("*.kernel"))
     return json.loads(done.stdout)
 
 
