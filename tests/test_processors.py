@@ -1,7 +1,8 @@
 """The same bits on every processor: levels of x86 simulated by what kernels are compiled for, and what every other one runs.
 
-Each level is a process of its own, with a folder of its own for kernels: none can run another's. What it must give is
-recorded; after a change that is meant, `python -m tests.processor_cases --all > tests/recordings/processors.json` records anew.
+Each level is a process of its own, with a folder of its own for kernels: none can run another's. This processor's are those
+of all other tests: compiled for the same instructions, they are the same kernels. What a level must give is recorded; after a
+change that is meant, `python -m tests.processor_cases --all > tests/recordings/processors.json` records anew.
 """
 
 import json
@@ -22,6 +23,7 @@ RECORDED = json.loads((ROOT / "tests/recordings/processors.json").read_text())
 HOST = frozenset(name[1:] for name in codegen.get_host_cpu_features().split(",") if name.startswith("+"))
 
 SSE2, SSE4, AVX2 = "+sse2", "+sse4.2,+popcnt", "+sse4.2,+popcnt,+avx,+avx2,+bmi,+bmi2"
+THIS = {"FPSIM_PORTABLE": "0"}
 AVX512 = f"{AVX2},+fma,+f16c,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
 
 
@@ -51,9 +53,11 @@ LEVELS = [  # often: each of the two switches in kernels, instructions of x86 an
 
 
 def environment_of(name, environment):
-    """What a process finds that compiles for a level, in the level's own folder."""
-    folder = Path(CACHE_FOLDER).parent / "processors" / name.replace(" ", "-")
-    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    """What a process finds that compiles for a level, in the level's own folder; for this processor, in that of all tests."""
+    folder = Path(CACHE_FOLDER).parent
+    if environment != THIS:
+        folder /= f"processors/{name.replace(' ', '-')}"
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
     return {**os.environ, **environment, "FPSIM_CACHE_DIR": str(folder), "PYTHONWARNINGS": "ignore"}
 
 
