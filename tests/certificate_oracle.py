@@ -9,6 +9,7 @@ import math
 import mpmath
 import numpy as np
 import torch
+from flint import arb, ctx
 from torch import nn
 
 CONTEXT = mpmath.mp.clone()
@@ -112,7 +113,12 @@ def attention(module, x):
 
 
 def gelu(x):
-    return x * (1 + CONTEXT.erf(x / CONTEXT.sqrt(2))) / 2
+    """Within 2^-1500 of x by Arb, which bounds its own error; mpmath's erf took a third of the time of many examples."""
+    with ctx.workprec(CONTEXT.prec + 100):
+        z = arb(tuple(map(int, abs(x).man_exp))) * (-1 if x < 0 else 1)
+        result = z * (-z / arb(2).sqrt()).erfc() / 2
+        assert result.rad() <= abs(z) * arb(2) ** -CONTEXT.prec, x
+        return number(tuple(map(int, result.mid().man_exp())))
 
 
 def sigmoid(x):
