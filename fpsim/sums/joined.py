@@ -127,7 +127,8 @@ class JoinedSums:
             terms = [np.repeat(self.bias[some.start * self.rows : some.stop * self.rows], self.columns)]
         for image, numbers in enumerate(self._first_numbers(some, images)):
             draws, flat = Draws(self.products.key, numbers), products[image].reshape(self.leaves, target[image].size)
-            target[image] = written_out.column_sums(self.products.task, flat, terms, draws).reshape(target[image].shape)
+            sums = written_out.column_sums(self.products.task, flat, terms, draws, self.products.before_rounding)
+            target[image] = sums.reshape(target[image].shape)
 
     def _first_numbers(self, some: slice, images: slice) -> Iterator[int]:
         """Of each image of a piece the number of the first element."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,10 +21,16 @@ def serves(task: Sum, leaves: int) -> bool:
     return exact and (kind is EXACT or (kind is TREE and not is_float64(task.target) and not plan(task, leaves).is_binary))
 
 
-def column_sums(task: Sum, products: np.ndarray, terms: Sequence[np.ndarray], draws: Draws) -> np.ndarray:
-    """The accumulated sums of the columns of float64 (leaves, sums), with the terms (sums) that belong to them."""
+def column_sums(
+    task: Sum, products: np.ndarray, terms: Sequence[np.ndarray], draws: Draws,
+    before_rounding: Callable[[np.ndarray], None] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The accumulated sums of the columns of float64 (leaves, sums), with the terms (sums) that belong to them.
+
+    `before_rounding` is called with exact sums as `product_into` calls it.
+    """
     ones = np.ones((1, len(products)))
     if task.accumulator.kind is not EXACT:
         return node_product(plan(task, len(products)), ones, products, draws)[0]
     of_products = Sum.of(FP64, task.accumulator, task.rounding, task.result)
-    return exact_product(of_products, ones, products, [term[None] for term in terms], draws)[0]
+    return exact_product(of_products, ones, products, [term[None] for term in terms], draws, before_rounding)[0]
