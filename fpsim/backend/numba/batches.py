@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
-from numba import carray, types
+from numba import types
 
 from fpsim.backend.numba.addresses import MachineCode, caller
 from fpsim.backend.numba.compiler import floats_at, inlined, int_max, int_min, kernel, uninitialized, zeroed
@@ -62,9 +62,9 @@ def packing_codes(element: str, rows: int, a: np.ndarray, b: np.ndarray) -> tupl
 
 
 @inlined
-def _line(address: int, stride: int, lines: int, length: int) -> Any:
-    """float32 numbers from an address to the last of so many lines."""
-    return carray(floats_at(address), (int_max(1, (lines - 1) * stride + length),))
+def _length(stride: int, lines: int, length: int) -> int:
+    """How many numbers there are to the last of so many lines."""
+    return int_max(1, (lines - 1) * stride + length)
 
 
 @kernel
@@ -97,15 +97,15 @@ def make_pack_pair(is_single: bool) -> Any:
     ) -> None:  # fmt: skip
         ours, theirs = a[0] + 4 * pair * a[1], b[0] + 4 * pair * b[1]
         if is_single and packing[0] != 0:
-            _pack_rows(packing[0], (_line(ours, a[2], count, leaves), a[2], count, leaves, left))
+            _pack_rows(packing[0], (floats_at(ours, _length(a[2], count, leaves)), a[2], count, leaves, left))
         else:
-            _gather(_line(ours, 0, 1, 1), a[2], a[3], count, leaves, left, rows)
+            _gather(floats_at(ours, 1), a[2], a[3], count, leaves, left, rows)
         if is_single and packing[1] != 0:
             stride = int_max(b[2], b[3])
             lines, length = (leaves, used) if b[3] == 1 else (used, leaves)
-            _pack_columns(packing[1], (_line(theirs, stride, lines, length), stride, used, leaves, right, width))
+            _pack_columns(packing[1], (floats_at(theirs, _length(stride, lines, length)), stride, used, leaves, right, width))
         else:
-            _gather(_line(theirs, 0, 1, 1), b[3], b[2], used, leaves, right, width)
+            _gather(floats_at(theirs, 1), b[3], b[2], used, leaves, right, width)
 
     return pack_pair
 

@@ -23,6 +23,8 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase
 from numba.core.compiler_machinery import PassManager
 
+from fpsim.backend.numba.lowering import lower_in_few_instructions
+
 _ENVIRONMENT = "_ZN08NumbaEnv"  # what the names of a function's environment, a global variable, begin with
 
 
@@ -123,8 +125,9 @@ class KernelCompiler(CompilerBase):
     """Numba's compiler, for kernels."""
 
     def __init__(self, *arguments: Any) -> None:
-        _linear_algebra_is_there()
-        super().__init__(*arguments)
+        with _no_garbage_collection():  # the first one loads all that Numba can compile calls of
+            _linear_algebra_is_there()
+            super().__init__(*arguments)
 
     def define_pipelines(self) -> list[PassManager]:
         passes = PassManager("kernels")
@@ -136,6 +139,7 @@ class KernelCompiler(CompilerBase):
     def compile_extra(self, func: Callable[..., Any]) -> Any:
         context = self.state.targetctx  # of this compilation alone
         context.get_abi_sizeof = functools.cache(context.get_abi_sizeof)  # each of hundreds of calls parses a module
+        lower_in_few_instructions(context)
         with _no_garbage_collection(), _names_of_its_own(), _calls_known(self.state.typingctx):
             return super().compile_extra(func)
 

@@ -9,9 +9,10 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.dispatcher import Dispatcher
 from numba.core.typing.npydecl import parse_dtype
 from numba.extending import intrinsic
-from numba.np.arrayobj import _empty_nd_impl
+from numba.np.arrayobj import _empty_nd_impl, populate_array
 
 from fpsim.backend.numba.compilation import KernelCompiler, PartCompiler, call_from_kernels_only
 from fpsim.backend.numba.storage import StoredCode
@@ -20,6 +21,19 @@ if numba.config.DISABLE_JIT:
     raise ImportError("fpsim's kernels are compiled by Numba, which NUMBA_DISABLE_JIT forbids: unset it")
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_MAKE_ARRAYS = frozenset(("uninitialized", "zeroed", "empty", "zeros"))
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Any]:
+    """Those of Numba; arrays' references are counted only where a function, or one that it calls, makes arrays.
+
+    One that made arrays otherwise than by these names would not compile.
+    """
+    code = function.__code__
+    used = [function.__globals__.get(name) for name in code.co_names]
+    used += [cell.cell_contents for cell in function.__closure__ or ()]
+    calls_such = any(value.targetoptions["_nrt"] for value in used if isinstance(value, Dispatcher))
+    return {**_OPTIONS, "_nrt": calls_such or not _MAKE_ARRAYS.isdisjoint(code.co_names)}
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -29,15 +43,15 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda inner: kernel(inner, **options)
-    options = {**_OPTIONS, **options}
-    compiled = numba.njit(**options, pipeline_class=KernelCompiler)(function)
-    compiled._cache = StoredCode(function, options)
+    stored = StoredCode(function, options)
+    compiled = numba.njit(**_options(function), **options, pipeline_class=KernelCompiler)(function)
+    compiled._cache = stored
     return compiled
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """A function that LLVM always inlines into the kernels that call it; a call from Python raises TypeError."""
-    options = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True}
+    options = {**_options(function), "forceinline": True, "no_cpython_wrapper": True}
     compiled = numba.njit(**options, pipeline_class=PartCompiler)(function)
     call_from_kernels_only(compiled)
     return compiled
@@ -180,17 +194,21 @@ def as_bits(typing_context: Any, value: Any) -> Any:
 
 
 def _values_at(name: str, kind: Any) -> Any:
-    """A pointer to the values of a type at an address, for `numba.carray`; what is there must outlive its use."""
+    """An array of so many values of a type at an address; what is there must outlive its use."""
 
-    def operation(typing_context: Any, address: Any) -> Any:
-        if not isinstance(address, types.Integer):
+    def operation(typing_context: Any, address: Any, size: Any) -> Any:
+        if not isinstance(address, types.Integer) or not isinstance(size, types.Integer):
             return None
-        result = types.CPointer(kind)
+        result = types.Array(kind, 1, "C")
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], context.get_value_type(result))
+            array = context.make_array(result)(context, builder)
+            width = context.get_constant(types.intp, kind.bitwidth // 8)
+            data = builder.inttoptr(arguments[0], array.data.type)
+            populate_array(array, data=data, shape=arguments[1:], strides=[width], itemsize=width, meminfo=None)
+            return array._getvalue()
 
-        return result(address), generate
+        return result(types.intp, types.intp), generate
 
     operation.__name__ = name
     return intrinsic(operation)

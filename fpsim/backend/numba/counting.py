@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import carray
 
 from fpsim.backend.numba.compiler import (
     as_bits,
@@ -128,7 +127,7 @@ def make_round_few(mode: int, plain: bool) -> Any:
     @kernel
     def round_few(address: int, size: int, constants: Any, limits: Any, row: Any) -> None:
         c = load(constants)
-        values = carray(floats_at(address), (size,))
+        values = floats_at(address, size)
         count_block(values, limits, row)
         for i in range(values.size):
             values[i] = as_float(round_bits(as_bits(values[i]), c, mode, plain))

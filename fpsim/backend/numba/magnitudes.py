@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
 
 from fpsim.backend.numba.compiler import (
     as_bits,
@@ -44,7 +43,7 @@ def survey(address: int, size: int, constants: Any, found: Any) -> None:
     prefer_wide_vectors()
     zero, one, mask = constants[ZERO], constants[ONE], constants[MAGNITUDE]
     infinity, normal = constants[INFINITY], constants[NORMAL]
-    numbers = carray(floats_at(address), (size,))
+    numbers = floats_at(address, size)
     largest, smallest = zero, infinity
     found[ZEROS] = found[SUBNORMALS] = found[INFINITE] = found[NAN] = 0
     for start in range(0, size, _BLOCK):
@@ -97,7 +96,7 @@ def compare(results: int, reference: int, size: int, constants: Any, sums: Any) 
     """
     prefer_wide_vectors()
     zero, one, shift, mask, least, top = constants[0], constants[1], constants[2], constants[3], constants[4], constants[5]
-    values, exact = carray(floats_at(results), (size,)), carray(doubles_at(reference), (size,))
+    values, exact = floats_at(results, size), doubles_at(reference, size)
     squares, whole = uninitialized(_PART + _LANES, np.float64), uninitialized(_PART + _LANES, np.float64)
     for lane in range(_LANES):
         squares[lane] = whole[lane] = 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
 
 from fpsim.backend.numba.compiler import floats_at, kernel
 from fpsim.backend.numba.counting import LOST as LOST_COLUMN, UPDATES as UPDATES_COLUMN
@@ -24,7 +23,7 @@ def find_moved(condition: int, first: int, second: int, kept: int, base: Any, ma
 
     The numbers at `kept` are copied to `base`, unless it is empty.
     """
-    a, b = carray(floats_at(first), (marks.size,)), carray(floats_at(second), (marks.size,))
+    a, b = floats_at(first, marks.size), floats_at(second, marks.size)
     zero, infinity = np.float32(0), np.float32(np.inf)
     if condition == NOT_ZERO:
         for i in range(marks.size):
@@ -40,7 +39,7 @@ def find_moved(condition: int, first: int, second: int, kept: int, base: Any, ma
         for i in range(marks.size):
             marks[i] |= np.uint8(a[i] != b[i])
     if base.size:
-        numbers = carray(floats_at(kept), (marks.size,))
+        numbers = floats_at(kept, marks.size)
         for i in range(marks.size):  # what Numba makes of one array assigned to another takes seconds to compile
             base[i] = numbers[i]
 
@@ -48,7 +47,7 @@ def find_moved(condition: int, first: int, second: int, kept: int, base: Any, ma
 @kernel
 def mark_decay(before: Any, after: int, marks: Any) -> None:
     """What is MOVED becomes MEANT, and LOST where the float32 numbers before and after are the same."""
-    b = carray(floats_at(after), (marks.size,))
+    b = floats_at(after, marks.size)
     for i in range(marks.size):
         marks[i] *= np.uint8(LOST + MEANT if before[i] == b[i] else MEANT)
 
@@ -61,8 +60,8 @@ def mark_parts(
 
     Its parts are lost where what would be stored without them is the same.
     """
-    old, new = carray(floats_at(before), (marks.size,)), carray(floats_at(after), (marks.size,))
-    no_decay, no_step = carray(floats_at(without_decay), (marks.size,)), carray(floats_at(without_step), (marks.size,))
+    old, new = floats_at(before, marks.size), floats_at(after, marks.size)
+    no_decay, no_step = floats_at(without_decay, marks.size), floats_at(without_step, marks.size)
     for i in range(marks.size):
         decays, moves = decayed[i] != start[i], step[i] != 0
         traceless = (decays & (no_decay[i] == new[i])) | (moves & (no_step[i] == new[i]))
@@ -74,7 +73,7 @@ def mark_parts(
 @kernel
 def count_marks(marks: Any, base: Any, after: int, row: Any) -> None:
     """Count elements with any mark, and the lost ones: those marked so, and MOVED ones that equal those in `base`, if any."""
-    b = carray(floats_at(after), (marks.size,))
+    b = floats_at(after, marks.size)
     updates = lost = 0
     if base.size:
         for i in range(marks.size):
