@@ -13,19 +13,21 @@ from fpsim.numbers.operations import odd_sum
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.exact_integers import exact_pairs
-from fpsim.sums.orientation import oriented
+from fpsim.sums.orientation import is_turned
 from fpsim.sums.packing import largest_and_smallest, pack_columns, pack_rows
 from fpsim.sums.task import Draws, Sum
 
 
-@oriented
 def watched_product(
-    task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, before_rounding: Callable[[np.ndarray], None] | None,
+    task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, before_rounding: Callable[[np.ndarray], None],
     addends: Sequence[np.ndarray] = (),
 ) -> np.ndarray:  # fmt: skip
     """`exact_product`; `before_rounding` is called with the sums, which float64 holds rounded to odd: on the same side of
     whatever numbers of 51 bits."""
-    return exact_product(task, a, b, addends, draws, before_rounding)
+    if not is_turned(task, a, b):
+        return exact_product(task, a, b, addends, draws, before_rounding)
+    turned = [term.T for term in addends]
+    return exact_product(task.transposed, b.T, a.T, turned, draws.transposed, lambda sums: before_rounding(sums.T)).T
 
 
 def exact_product(

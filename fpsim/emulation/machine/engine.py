@@ -82,7 +82,7 @@ def product(
     def keep(accumulated: np.ndarray) -> None:
         kept.append(accumulated.astype(np.float64))  # a copy: the engine rounds it in place next
 
-    product_into(task, a, b, out, draws, (), machine.look_into(task), keep)
+    product_into(task, a, b, out, draws, (), machine.look_into(task), None if task.accumulator.held is None else keep)
     total = kept[0] if kept else out.astype(np.float64)
     return _epilogue(machine, total, task.accumulator.promoted or task.target, addend, alpha, beta)
 
