@@ -116,6 +116,7 @@ def test_explain_never_fails_on_a_number(fmt, number):
         (("explain", "0.1", "--fmt", "fp64", "--rounding", "up"), "fp64"),
         (("run", "missing.py", "--fmt", "fp16"), "there is no script 'missing.py'"),
         (("run", "missing.py", "--fmt", "fp17"), "--fmt: unknown format 'fp17'"),
+        (("run", "missing.py", "--fmt", "bf16x3"), "--fmt: bf16x3 is a way to multiply fp32 numbers in parts"),
         (("run", "missing.py", "--fmt", "fp16", "--accumulate", "fp16:zigzag"), "--accumulate: "),
         (("demo", "--formats", "fp17"), "unknown format 'fp17'"),
         (("demo", "--formats", "fp16/zigzag"), "zigzag"),

@@ -54,7 +54,7 @@ def _system(text: str) -> Any:
 
 
 def _policy_format(text: str) -> Any:
-    return "native" if text == "native" else _format(text)
+    return "native" if text == "native" else _system(text)
 
 
 def _rounding(text: str) -> Any:
