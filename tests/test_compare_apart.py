@@ -118,7 +118,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for a process that is nobody's child")
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no os.pidfd_open, to wait for who is nobody's child")
 @pytest.mark.parametrize(
     ("text", "words"), [(SCRIPT, "-m fpsim.cli compare {} --fmt fp16 --folder ."), (CALL, "{}")]
 )

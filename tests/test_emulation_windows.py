@@ -84,27 +84,35 @@ LEARNED = {
 }
 
 
-def learned_gradients(quantize, places=6, seed=0):
-    """The output and the gradients, of dyadic numbers whose sums float32 holds."""
-    draw = np.random.default_rng(seed)
-    x, gradient = (torch.from_numpy(np.float32(draw.integers(-64, 64, (2, places)) / 16)) for _ in range(2))
-    leaves = [x, torch.tensor([0.25, 0.5]), torch.tensor([1.5, -2.75])]
-    leaves = [item.requires_grad_() for item in leaves]
+def learned_gradients(quantize, x, gradient, channel=slice(None)):
+    """The output and the gradients of input, scale and zero point, of numbers whose sums float32 holds."""
+    given = x, torch.tensor([0.25, 0.5])[channel], torch.tensor([1.5, -2.75])[channel]
+    leaves = [item.clone().requires_grad_() for item in given]
     out = quantize(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, gradient)]
 
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_learned_quantization_is_torchs_in_fp32_and_rounds_what_each_element_adds_in_fp16(kind):
-    expected = learned_gradients(LEARNED[kind])
+    """Of fp16: torch's gradients of each element alone, rounded by NumPy and added one after the other in its float16."""
+    draw, quantize = np.random.default_rng(0), LEARNED[kind]
+    x, gradient = (torch.from_numpy(np.float32(draw.integers(-64, 64, (2, 20)) / 16)) for _ in range(2))
     with fpsim.emulate("fp32", accumulate="fp32"):
-        found = learned_gradients(LEARNED[kind])
-    for one, other in zip(found, expected, strict=True):
+        found = learned_gradients(quantize, x, gradient)
+    for one, other in zip(found, learned_gradients(quantize, x, gradient), strict=True):
         assert torch.equal(one, other)
     with fpsim.emulate("fp16", accumulate="fp16"):
-        narrow = learned_gradients(LEARNED[kind], places=1)  # nothing to add: one rounding is all
-    for one, other in zip(narrow[:1] if kind == "tensor" else narrow, learned_gradients(LEARNED[kind], places=1), strict=False):
+        *elements, of_scale, of_point = learned_gradients(quantize, x, gradient)
+    for one, other in zip(elements, found[:2], strict=True):
         assert torch.equal(one, fpsim.round(other, "fp16"))
+    totals = np.zeros((2, 2), np.float16)
+    for row, column in np.ndindex(2, 20):
+        channel = 0 if kind == "tensor" else row
+        alone = [item[row : row + 1, column : column + 1] for item in (x, gradient)]
+        terms = learned_gradients(quantize, *alone, slice(channel, channel + 1))[2:]
+        totals[:, channel] += np.float16([term.item() for term in terms])
+    for sums, total in zip((of_scale, of_point), totals, strict=True):
+        assert np.array_equal(sums.numpy(), np.float32(total))
 
 
 def test_an_observer_stores_values_of_the_format():

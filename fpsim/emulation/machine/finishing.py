@@ -61,7 +61,7 @@ class Finish:
         plain = fmt.flush is None and fmt.has_negative_zero
         self._kernel = counting.make_count_and_round(rounding.code, plain)
         self._few = counting.make_round_few(rounding.code, plain)
-        self._few_are = -1 if self.stochastic or self._of[4][0] is None else counting.BLOCK
+        self._few_at_most = -1 if self.stochastic or self._of[4][0] is None else counting.BLOCK
         self._pass = passes.make_pass(rounding.code, plain)
         self._tanh_gradient = passes.make_tanh_gradient(rounding.code, plain)
 
@@ -83,7 +83,7 @@ class Finish:
     def round_few(self, tensor: torch.Tensor, row: np.ndarray) -> bool:
         """Round a float32 tensor in place if it is small and contiguous and a kernel serves; an operation's smallest cost."""
         size = tensor.numel()
-        if size > self._few_are or not tensor.is_contiguous():
+        if size > self._few_at_most or not tensor.is_contiguous():
             return False
         constants, limits = self._of[4]
         self._few(_pointer(tensor), size, constants, limits, row)

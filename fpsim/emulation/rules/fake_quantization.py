@@ -79,6 +79,7 @@ def _learned_gradients(
 
     Zero points are whole here. Ties go to even codes where each channel has one, else to even multiples of the scale.
     """
+    machine.whole()
     gradient, x = machine.operand(gradient), machine.operand(x)
     inverse = 1.0 / scale
     whole = torch.round(x * inverse + zero_point) if of_channels else torch.round(x * inverse) + zero_point
