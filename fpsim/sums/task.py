@@ -101,7 +101,8 @@ class Sum:
 
     @cached_property
     def transposed(self) -> Sum:
-        """The same with its factors the other way round: products commute."""
+        """The same with its factors the other way round: products commute. Of a split that is the sum of parts alone."""
+        assert self.split is None
         return self if self.left is self.right else Sum(self.right, self.left, self.accumulator, self.rounding, self.result)
 
     @cached_property
