@@ -69,23 +69,24 @@ def _converting(rule: Rule, spots: Places, filling: bool) -> Rule:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
         if not _is_narrow(tensors):
             return rule(machine, *args, **kwargs)
-
-        def converted(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                if value.dtype is not torch.float64 or value.dim():
-                    return value
-                return machine.exact(torch.tensor(converted(value.item()), dtype=torch.float32))
-            return machine.constant(value) if filling else machine.in_format(value)
-
         positional, named = list(args), dict(kwargs)
         for index, name in spots:
             if index < len(positional):
-                positional[index] = converted(positional[index])
+                positional[index] = _converted(machine, positional[index], filling)
             elif name in named:
-                named[name] = converted(named[name])
+                named[name] = _converted(machine, named[name], filling)
         return rule(machine, *positional, **named)
 
     return compute
+
+
+def _converted(machine: Machine, value: Any, filling: bool) -> Any:
+    """A number, or a float64 tensor of one, in the format."""
+    if not isinstance(value, torch.Tensor):
+        return machine.constant(value) if filling else machine.in_format(value)
+    if value.dtype is not torch.float64 or value.dim():
+        return value
+    return machine.exact(torch.tensor(_converted(machine, value.item(), filling), dtype=torch.float32))
 
 
 def _is_narrow(tensors: list[torch.Tensor]) -> bool:

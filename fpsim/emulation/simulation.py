@@ -39,6 +39,8 @@ class Simulation(nn.Module):
     """
 
     _conversions: list[Conversion]
+    _owner: tuple[str, weakref.ref[Emulation]]
+    _held: dict[int, tuple[str, torch.Tensor]]  # the parameters, by identity, that were guarded when it was entered last
 
     def __init__(self, model: nn.Module, policy: Policy):
         super().__init__()
@@ -59,6 +61,8 @@ class Simulation(nn.Module):
         object.__setattr__(self, "_guard", Guard(emulation))
         emulation.guard = self._guard
         install_optimizer_hooks()
+        object.__setattr__(self, "_owner", ("emulated", weakref.ref(emulation)))
+        object.__setattr__(self, "_held", {})
         object.__setattr__(self, "_conversions", [])
         self._take_hold(converts=True)
 
@@ -81,13 +85,18 @@ class Simulation(nn.Module):
         if not self.policy.is_identity:  # else it is torch itself, outside too
             guard_modules((module for _, module in modules), self._emulation)
         own = type(self.model).__name__
-        paths_of = {id(item): (name, name.rpartition(".")[0] or own) for name, item in parameters.values()}
-        self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())], paths_of if converts else {})
-        owner = weakref.ref(self._emulation)
-        for _, parameter in parameters.values():
-            marks.set_owner(parameter, "emulated", owner)
-            marks.set_parameter(parameter, *paths_of[id(parameter)])
+        fresh = {
+            key: (name, name.rpartition(".")[0] or own)
+            for key, (name, item) in parameters.items()
+            if converts or key not in self._held or marks.owner_of(item) != self._owner
+        }
+        self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())], fresh if converts else {})
+        for key, of in fresh.items():
+            parameter = parameters[key][1]
+            marks.set_owner(parameter, *self._owner)
+            marks.set_parameter(parameter, *of)
             guard_parameter(parameter, self._guard)
+        object.__setattr__(self, "_held", parameters)
 
     def _round_state(self, tensors: list[torch.Tensor], names: dict[int, tuple[str, str]]) -> None:
         """Round parameters and float buffers in place; what is a value of the format already stays as it is.

@@ -35,7 +35,7 @@ def check_state(model: nn.Module, policy: Policy) -> None:
 def check_tensors(named: Iterable[_Named], policy: Policy) -> None:
     dtypes: dict[torch.dtype, str] = {}
     for name, tensor in named:
-        if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+        if nn.parameter.is_lazy(tensor):
             raise ValueError(f"{name} is not initialized yet; run a batch through the model first")
         if policy.is_identity:  # torch itself, which takes whatever it takes
             continue

@@ -62,7 +62,7 @@ class BinaryFloat(NumberSystem):
         if not self.signed and (self.precision != 1 or self.specials != "fn"):
             raise ValueError(f"Format {self.name!r}: only a scale (precision 1, specials 'fn') can be unsigned")
 
-    @property
+    @cached_property
     def unit_roundoff(self) -> float:
         """u = 2^-p, the largest relative error of rounding a normal number to nearest."""
         return 2.0**-self.precision
@@ -75,7 +75,7 @@ class BinaryFloat(NumberSystem):
             ones -= 1  # the code of all ones is the NaN
         return float(ones) * 2.0 ** (self.emax - self.precision + 1)
 
-    @property
+    @cached_property
     def min_normal(self) -> float:
         """2^emin, the smallest positive normal value."""
         return 2.0**self.emin
@@ -85,8 +85,8 @@ class BinaryFloat(NumberSystem):
         """The smallest positive value: 2^(emin-p+1), or `min_normal` where subnormals are flushed or absent."""
         return self.min_normal if self.flush or not self.has_zero else 2.0 ** (self.emin - self.precision + 1)
 
-    @property
-    def has_infinity(self) -> bool:
+    @cached_property
+    def has_infinity(self) -> bool:  # type: ignore[override]
         """Whether the format has codes for infinities."""
         return self.specials == "ieee"
 
@@ -95,13 +95,13 @@ class BinaryFloat(NumberSystem):
         """Whether the format has a code for NaN."""
         return self.specials != "finite"
 
-    @property
-    def has_zero(self) -> bool:
+    @cached_property
+    def has_zero(self) -> bool:  # type: ignore[override]
         """Whether the format has a zero (all but float8_e8m0fnu)."""
         return self.signed
 
-    @property
-    def has_negative_zero(self) -> bool:
+    @cached_property
+    def has_negative_zero(self) -> bool:  # type: ignore[override]
         """Whether -0 is told from +0."""
         return self.signed and self.specials != "fnuz"
 

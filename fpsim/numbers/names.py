@@ -22,9 +22,11 @@ def get_system(fmt: Any) -> NumberSystem:
     ValueError : for an unknown name or a dtype without such a system; it lists what there is.
     TypeError : for any other object.
     """
+    if isinstance(fmt, str):
+        return _named(fmt)
     if isinstance(fmt, NumberSystem):
         return fmt
-    name = fmt if isinstance(fmt, str) else dtype_name(fmt)
+    name = dtype_name(fmt)
     return get_format(fmt) if name is None else _named(name)  # the first says what it takes
 
 

@@ -32,7 +32,7 @@ def oriented(compute: _Function) -> _Function:
 
     @wraps(compute)
     def turned(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, *rest: Any, addends: Sequence[np.ndarray] = ()) -> Any:
-        if not is_turned(task, a, b):
+        if b.shape[-1] >= _FEW_COLUMNS or not is_turned(task, a, b):
             return compute(task, a, b, draws, *rest, addends=addends) if addends else compute(task, a, b, draws, *rest)
         more = {"addends": [term.T for term in addends]} if addends else {}
         return compute(task.transposed, b.T, a.T, draws.transposed, *rest, **more).T

@@ -51,16 +51,18 @@ def product_into(
         return
     draws = Draws(row_step=out.shape[1]) if draws is None else draws
     a, b = as_read(a, task.left.enclosing), as_read(b, task.right.enclosing)
-    addends = [as_read(term, task.operand) for term in addends]
-    inside = task.accumulator.kind.own_addends
-    terms = [np.broadcast_to(np.asarray(term), out.shape) for term in addends[:inside]]
+    terms: Sequence[np.ndarray] = ()
+    if addends:
+        inside = task.accumulator.kind.own_addends
+        read = [as_read(term, task.operand) for term in addends]
+        terms, addends = [np.broadcast_to(np.asarray(term), out.shape) for term in read[:inside]], read[inside:]
     if task.split is not None:
         result = _accumulated_parts(task, a, b, draws, terms, observer)
     elif task.accumulator.held is None and before_rounding is not None:
         result = watched_product(task, a, b, draws, before_rounding, addends=terms)
     else:
         result = _accumulated(task, a, b, draws, terms, observer)
-    finish_into(task, result, out, draws, addends[inside:], observer, before_rounding)
+    finish_into(task, result, out, draws, addends, observer, before_rounding)
 
 
 def _accumulated(

@@ -72,7 +72,9 @@ class Job:
         """The product by the scheme's kernel with these flags; `overflowed` then lists the tiles that reached its limit."""
         function = self._kernel(flags)
         self.overflowed = []
-        padded = sum(-(-panels.columns // self.width) * self.width for panels in right)
+        padded = 0
+        for panels in right:
+            padded += -(-panels.columns // self.width) * self.width
         out = np.empty((self.groups * self.tile_rows, padded), dtype=self.dtype)
         hashes, draws = _NO_HASHES, self.rounding is Rounding.STOCHASTIC
         if draws:

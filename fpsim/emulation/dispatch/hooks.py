@@ -115,8 +115,10 @@ def _holders(optimizer: torch.optim.Optimizer) -> list[tuple[str, Any]]:
         for parameter in group["params"]:
             if not isinstance(parameter, torch.Tensor) or parameter.device.type != "cpu":
                 continue
-            guard = _guards.get(parameter)
-            owner = ("emulated", guard.emulation) if guard is not None else marks.owner_of(parameter)
+            owner = marks.owner_of(parameter)
+            if owner is None or owner[0] != "emulated":
+                guard = _guards.get(parameter)
+                owner = owner if guard is None else ("emulated", guard.emulation)
             if owner is not None:
                 role, reference = owner
                 emulation = reference()

@@ -33,6 +33,7 @@ def instead_of(dtype: torch.dtype) -> str:
 
 _Tensor, _FLOAT32 = torch.Tensor, torch.float32
 _OTHERS = frozenset((*SMALL, torch.complex64, torch.complex128))
+_PLAIN = frozenset((int, float, bool, type(None)))
 
 _SINGLE = struct.Struct("f")
 
@@ -106,12 +107,15 @@ def in_fp32(value: float) -> float:
 def has_others(values: Iterable[Any]) -> bool:
     """Whether an operation's arguments, or lists among them, hold a tensor below float32, a complex number or such a dtype."""
     for value in values:
-        if isinstance(value, _Tensor):
+        kind = type(value)
+        if kind is _Tensor or isinstance(value, _Tensor):
             if value.dtype is not _FLOAT32 and value.dtype in _OTHERS:
                 return True
-        elif isinstance(value, (list, tuple)):
+        elif kind in _PLAIN:
+            continue
+        elif kind is list or kind is tuple:
             if value and type(value[0]) is not int and has_others(value):
                 return True
-        elif type(value) is complex or (type(value) is torch.dtype and value in _OTHERS):
+        elif kind is complex or (kind is torch.dtype and value in _OTHERS):
             return True
     return False

@@ -84,7 +84,7 @@ class Place:
         if self.places:
             return self.path, "forward"  # a recomputed one too, and a closure's
         if torch._C._current_graph_task_id() != -1:
-            return self.place(), "backward"
+            return self.emulation.backward_path(), "backward"
         if not self.updates_parameters or torch.is_grad_enabled():
             return self.path, "forward"
         return self.path if self.owner is None else self.owner, "optimizer"

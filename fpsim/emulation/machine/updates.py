@@ -332,17 +332,17 @@ class Updates:
 
     def _note(self, target: torch.Tensor, marks: np.ndarray, base: np.ndarray, kept: torch.Tensor | None = None) -> None:
         """Count marks, or keep them until the step ends."""
-        name = tags.name_of_parameter(target)
-        where = self._machine.where(tags.module_of((target,)))
         if kept is None and self._machine.arithmetic.rounding is Rounding.STOCHASTIC:
             kept = torch.ones(target.shape, dtype=torch.bool)
-        if self._steps is None:
-            self._count(_Stepped(target, where, name, marks, base, kept))
-            return
         key = _place_of(target)
-        step = self._steps.get(key)
+        step = self._steps.get(key) if self._steps else None
         if step is None:
-            self._steps[key] = _Stepped(target, where, name, marks, base, kept)
+            where = self._machine.where(tags.module_of((target,)))
+            step = _Stepped(target, where, tags.name_of_parameter(target), marks, base, kept)
+            if self._steps is None:
+                self._count(step)
+            else:
+                self._steps[key] = step
             return
         step.kept = kept if step.kept is None else step.kept
         if step.marks is not marks:
@@ -409,14 +409,14 @@ def _in_parts(size: int, task: Callable[[int, int], None]) -> None:
 def _count(target: torch.Tensor, marks: np.ndarray, base: np.ndarray, row: np.ndarray) -> None:
     after = _floats(target)
     new = tags.pointer_to(after)
+    if marks.size < BLOCK:
+        kernels.count_marks(marks, base, new, row)
+        return
 
     def part(i: int, j: int, own: np.ndarray) -> None:
         kernels.count_marks(marks[i:j], base[i:j], new + 4 * i, own)
 
-    if marks.size < BLOCK:
-        kernels.count_marks(marks, base, new, row)
-    else:
-        Finish.split(marks.size, _COST, BLOCK, row, part)
+    Finish.split(marks.size, _COST, BLOCK, row, part)
 
 
 def _find(
@@ -426,14 +426,14 @@ def _find(
     first = _floats(a)
     second = first if b is a else _floats(b)
     one, two, kept = tags.pointer_to(first), tags.pointer_to(second), tags.pointer_to(elements)
+    if marks.size < BLOCK:
+        kernels.find_moved(condition, one, two, kept, base, marks)
+        return
 
     def part(i: int, j: int) -> None:
         kernels.find_moved(condition, one + 4 * i, two + 4 * i, kept + 4 * i, base[i:j], marks[i:j])
 
-    if marks.size < BLOCK:
-        kernels.find_moved(condition, one, two, kept, base, marks)
-    else:
-        _in_parts(marks.size, part)
+    _in_parts(marks.size, part)
 
 
 def _moved(mask: torch.Tensor) -> np.ndarray:
