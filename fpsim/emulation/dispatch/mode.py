@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fpsim.emulation.dispatch.decompositions import decomposition_of
 from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp
 from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.changes import KINDS
 from fpsim.emulation.machine.limits import has_others
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.protocol import Rule
-from fpsim.emulation.machine.updates import KINDS
 from fpsim.emulation.registry import SPARSE, arrived
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]

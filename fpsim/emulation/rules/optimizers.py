@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine.marks import module_of, set_module
+from fpsim.emulation.machine.meaning import mark_fused
 from fpsim.emulation.machine.portable import power, sqrt
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.machine.updates import mark_fused
 from fpsim.emulation.registry import Rule, register
 from fpsim.emulation.schemas import is_out, names, overloads
 
