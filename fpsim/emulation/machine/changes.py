@@ -66,9 +66,11 @@ class _InPlace(Kind):
     def changes(self, updates: Counting, args: Any, kwargs: Any) -> list[Change]:
         if not updates.counts(args[0]):
             return []
-        if not _are_plain(args) and self.name in ("add", "sub"):
+        plain = _are_plain(args)
+        if not plain and self.name in ("add", "sub"):
             args = tuple(map(_densely, args))
-        if not _are_plain(args) or not _are_plain(kwargs.values()):
+            plain = _are_plain(args)
+        if not plain or not _are_plain(kwargs.values()):
             return []
         return [updates.change(self.name, args[0], args[1:], kwargs)]
 

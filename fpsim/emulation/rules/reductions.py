@@ -52,7 +52,7 @@ def _reduce(
         return native(machine, op, x) if dim is None and not keepdim else native(machine, op, x, dim, keepdim)
     axes = axes_of(dim, x.dim())
     sums = reduction(machine, array_of(x.detach()), tuple(axes), mean)
-    return machine.exact(torch.from_numpy(np.ascontiguousarray(sums)).reshape(shape_of(x, axes, keepdim)))
+    return machine.exact(torch.from_numpy(np.ascontiguousarray(sums).reshape(shape_of(x, axes, keepdim))))
 
 
 def _native_reduction(
