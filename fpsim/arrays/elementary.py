@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fpsim.backend.numba import functions
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers import arguments
 from fpsim.numbers.computing import require_arithmetic
@@ -101,8 +102,6 @@ def _apply(name: str, x: Any, fmt: Any, rounding: str | Rounding, out: Any) -> A
 
 
 def _compute(name: str, x: np.ndarray, out: np.ndarray, fmt: Format, rounding: Rounding) -> None:
-    from fpsim.backend.numba import functions
-
     for start in range(0, x.size, _BLOCK):
         with np.errstate(invalid="ignore"):  # converting a signaling NaN is no error here
             block = x[start : start + _BLOCK].astype(np.float64)

@@ -7,6 +7,7 @@ from math import inf
 import numpy as np
 
 from fpsim.accumulation.kinds import KAHAN
+from fpsim.backend.numba.products import LEAF_STEPS
 from fpsim.sums.additions import add_rounded
 from fpsim.sums.task import Draws, Sum
 from fpsim.theory.powers import inflated, ufp
@@ -46,8 +47,6 @@ class _Run:
         return result
 
     def leaf(self, k: int, exact: bool) -> np.ndarray:
-        from fpsim.backend.numba.products import LEAF_STEPS
-
         with np.errstate(invalid="ignore"):
             product = np.multiply.outer(self.a[:, k], self.b[k])
         leaf = self.add(product, np.zeros(product.shape), LEAF_STEPS + k, residual=True)

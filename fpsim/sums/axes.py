@@ -11,6 +11,7 @@ import numpy as np
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.kinds import PARTS, TREE
 from fpsim.backend import threads
+from fpsim.backend.numba import reductions as kernels
 from fpsim.numbers.computing import contains, float32_adds, float64_adds, is_float32
 from fpsim.numbers.formats import Format
 from fpsim.numbers.operands import as_read
@@ -189,8 +190,6 @@ def _run(
     x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, fast: _Fast
 ) -> np.ndarray:
     """The sums as a flat array, by columns where memory runs along an axis that is kept, else by rows."""
-    from fpsim.backend.numba import reductions as kernels
-
     terms, rows = prod(x.shape[axis] for axis in axes), prod(x.shape[axis] for axis in kept)
     tree = accumulator.order(terms)
     how = (program(tree), tree.depth + 1, fast.chain, fast.add, fast.round_leaves)
@@ -226,8 +225,6 @@ def prefix_axis(task: Sum, x: np.ndarray, axis: int, key: int = 0) -> np.ndarray
 
     Stochastic draws of the chain are those of its line, numbered in row-major order of the other axes.
     """
-    from fpsim.backend.numba import reductions as kernels
-
     task, x = task.of_terms, as_read(x, task.operand)
     task.require_arithmetic()
     target, rounding = task.result, task.rounding
@@ -256,8 +253,6 @@ def prefix_axis(task: Sum, x: np.ndarray, axis: int, key: int = 0) -> np.ndarray
 
 def _prefix_rows(x: np.ndarray, fast: _Fast, final: np.ndarray) -> np.ndarray:
     """The prefix sums along the last axis of an array in C order."""
-    from fpsim.backend.numba import reductions as kernels
-
     out, terms = np.empty_like(x), x.shape[-1]
     rows = x.size // terms
     how = (_LANES, fast.chain, final, fast.round_leaves)

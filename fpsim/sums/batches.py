@@ -6,6 +6,7 @@ import numpy as np
 
 from fpsim.accumulation.kinds import TREE
 from fpsim.backend import threads
+from fpsim.backend.numba.batches import make_batch, matrices, packing_codes, product_code
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.orientation import is_turned
 from fpsim.sums.packing import extents_of_products
@@ -53,8 +54,6 @@ def run_pairs(
     """`job.run` for each pair of (n, i, k) and (n, k, j): products, what was observed (where the job does) of each of their
     elements, or of each pair in so many numbers a tile, and (n, panel, group) 1 where magnitudes reached the limit. Nothing is
     drawn."""
-    from fpsim.backend.numba.batches import make_batch, matrices, packing_codes, product_code
-
     shape = (chosen.element, job.tile_rows, job.vectors)
     function = make_batch(*shape)
     observed = () if job.observed is None else (job.observed,)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.kinds import KAHAN, NEUMAIER
+from fpsim.backend.numba.compensated import make_compensated
 from fpsim.sums.packing import Panels
 from fpsim.sums.tiles import Job
 
@@ -17,8 +18,6 @@ class KahanJob(Job):
     neumaier = False
 
     def _kernel(self, flags: int) -> Any:
-        from fpsim.backend.numba.compensated import make_compensated
-
         return make_compensated(
             self.element, self.tile_rows, self.vectors, self.rounding.code, flags, int(self.neumaier)
         )

@@ -17,6 +17,7 @@ import numpy as np
 from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
 from fpsim.backend import threads
+from fpsim.backend.numba.patches import gather_taps
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums import grouped
 from fpsim.sums.geometry import Geometry
@@ -223,8 +224,6 @@ class _Taps:
 
     def gather(self, taps: slice, positions: slice, buffer: np.ndarray) -> np.ndarray:
         """A (taps, positions) piece in the buffer."""
-        from fpsim.backend.numba.patches import gather_taps
-
         rows, columns = _length(taps), _length(positions)
         piece = buffer[: rows * columns].reshape(rows, columns)
 

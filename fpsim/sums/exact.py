@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fpsim.backend import threads
+from fpsim.backend.numba import exact as kernels
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.formats import Format
 from fpsim.numbers.operations import odd_sum
@@ -64,8 +65,6 @@ def _binned(
     a: np.ndarray, b: np.ndarray, operand: Format, terms: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The exact sums of finite numbers as high + low, products and sums being exact in float64; None where they are not."""
-    from fpsim.backend.numba import exact as kernels
-
     (rows, leaves), columns = a.shape, b.shape[1]
     left = pack_rows(a, np.dtype("f8"), kernels.ROWS)
     right = pack_columns(b, np.dtype("f8"), kernels.LANES, rows + kernels.ROWS)[0]

@@ -8,29 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from math import inf
-from typing import Any
 
 import numpy as np
 
 from fpsim.accumulation.kinds import KAHAN, NEUMAIER, PARTS, TREE
 from fpsim.backend import threads
+from fpsim.backend.numba import lanes as kernels
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.plan import Plan, plan
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Sum
 
-LANES = 16
+LANES = kernels.LANES
 _NO_HASHES = np.zeros(1, np.uint32)
-
-
-@cache
-def _kernels() -> Any:
-    """The module of kernels, imported when the first such sum runs."""
-    from fpsim.backend.numba import lanes
-
-    return lanes
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class LaneSums:
     @property
     def tiles(self) -> np.ndarray:
         """The numbers of all tiles of slots."""
-        return np.arange(-(-self.slots // _kernels().SLOTS))
+        return np.arange(-(-self.slots // kernels.SLOTS))
 
     def made(self) -> Iterator[np.ndarray]:
         """The sums for each program of the plan, in the carrier."""
@@ -108,7 +99,7 @@ class LaneSums:
         self, scheme: Scheme, flags: int, lines: np.ndarray, tiles: np.ndarray, observed: int | None = None, tallies: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(tile, sums) by one kernel, 1 for the tiles that reached its limit, and `tallies` vectors of what is observed."""
-        kernels, task, dtype = _kernels(), self.planned.task, scheme.dtype
+        task, dtype = self.planned.task, scheme.dtype
         kind, code, vector = task.accumulator.kind, task.rounding.code, 64 // dtype.itemsize
         if kind in (KAHAN, NEUMAIER):
             function = kernels.make_compensated_lanes(scheme.element, code, flags, int(kind is NEUMAIER))

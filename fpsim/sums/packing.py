@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from fpsim.backend.numba import packing
 
 LANES = {"f4": 16, "f8": 8}
 _LINE = 64  # bytes of a line of the cache
@@ -21,22 +22,6 @@ class Panels(NamedTuple):
     leaf_stride: int
     first_column: int
     columns: int
-
-
-@cache
-def kernels() -> Any:
-    """The module of kernels, imported when the first product runs."""
-    from fpsim.backend.numba import products
-
-    return products
-
-
-@cache
-def _packing() -> Any:
-    """The module of copies, imported likewise."""
-    from fpsim.backend.numba import packing
-
-    return packing
 
 
 def aligned(size: int, dtype: np.dtype) -> np.ndarray:
@@ -80,13 +65,13 @@ def pack_columns(b: np.ndarray, dtype: np.dtype, width: int, rows: int) -> list[
     packed = room_for(max(1, panels * leaves * width), dtype)
     stride, rest = divmod(b.strides[1], b.itemsize)
     if b.dtype == dtype and b.strides[0] == b.itemsize and stride >= leaves and not rest and b.size:
-        _packing().pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
+        packing.pack_lines(line_of(b.T, (b.shape[1] - 1) * stride + leaves), stride, b.shape[1], leaves, packed, width)
     elif b.dtype == dtype and b.size and _is_of_lines(b):
         stride = b.strides[0] // b.itemsize
         line = line_of(b, (leaves - 1) * stride + b.shape[1])
-        _packing().pack_lines_across(line, stride, b.shape[1], leaves, packed, width)
+        packing.pack_lines_across(line, stride, b.shape[1], leaves, packed, width)
     else:
-        _packing().pack_columns(b, packed, width)
+        packing.pack_columns(b, packed, width)
     packed_parts.append(Panels(packed, leaves * width, width, start, b.shape[1]))
     return packed_parts
 
@@ -99,21 +84,21 @@ def pack_rows(a: np.ndarray, dtype: np.dtype, rows: int) -> np.ndarray:
     packed = room_for(max(1, groups * rows * leaves), dtype)
     if rows == 4 and a.size and a.dtype == dtype and _is_of_lines(a):
         stride = a.strides[0] // a.itemsize
-        _packing().pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)
+        packing.pack_four_lines(line_of(a, (count - 1) * stride + leaves), stride, count, leaves, packed)
     else:
-        _packing().pack_rows(a, packed, rows, 0, groups)
+        packing.pack_rows(a, packed, rows, 0, groups)
     return packed
 
 
 def largest_and_smallest(packed: np.ndarray) -> tuple[float, float]:
     """The largest magnitude (infinity for a NaN) and the smallest nonzero one (infinity if there is none)."""
-    high, low = _packing().extent(packed)
+    high, low = packing.extent(packed)
     return float(high), float(low)
 
 
 def extents_of_products(left: np.ndarray, right: list[np.ndarray]) -> tuple[float, float]:
     """The product of both operands' largest magnitudes, and that of their smallest nonzero ones; all flat."""
-    high, low, highest, lowest = _packing().extents(left, right[0])
+    high, low, highest, lowest = packing.extents(left, right[0])
     for part in right[1:]:
         more, less = largest_and_smallest(part)
         highest, lowest = max(highest, more), min(lowest, less)

@@ -12,6 +12,7 @@ import numpy as np
 from fpsim.accumulation.kinds import PARTS, TREE
 from fpsim.accumulation.orders import sequential
 from fpsim.accumulation.trees import Tree
+from fpsim.backend.numba.sums_rounding import CAREFUL, CLAMP, FORMAT_IS_CARRIER, TRACK, TRACK_SUMS, shows_overflow
 from fpsim.numbers.computing import is_full
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
@@ -99,8 +100,6 @@ class CompensatedPlan(Plan):
     """A plan for sums whose kernels always look at magnitudes."""
 
     def flags(self, terms: float, rows: int, extents: Callable[[], tuple[float, float]]) -> int:
-        from fpsim.backend.numba.sums_rounding import CAREFUL, FORMAT_IS_CARRIER
-
         flags, target = self.scheme.flags, self.task.target
         if flags & FORMAT_IS_CARRIER:
             return FORMAT_IS_CARRIER  # a product that is exact needs no fused addition
@@ -122,8 +121,6 @@ def plan(task: Sum, leaves: int) -> Plan:
 
 
 def _make(task: Sum, leaves: int) -> Plan:
-    from fpsim.backend.numba.sums_rounding import CLAMP, TRACK, TRACK_SUMS, shows_overflow
-
     target, rounding, exact = task.target, task.rounding, task.exact_products
     compensated = task.accumulator.kind not in (TREE, PARTS)
     tree = task.accumulator(leaves) if task.accumulator.kind is TREE else sequential(leaves)

@@ -10,6 +10,7 @@ from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.orders import parts_of
 from fpsim.accumulation.program import ADD, CHAIN, FUSED
 from fpsim.accumulation.trees import Tree
+from fpsim.backend.numba import products as kernels
 
 
 @lru_cache(maxsize=128)
@@ -18,8 +19,6 @@ def program(tree: Tree) -> np.ndarray:
 
     Raises ValueError for nodes of more than two terms, which `wide_nodes` adds.
     """
-    from fpsim.backend.numba import products as kernels
-
     steps = tree.steps.astype(np.int64)
     if not tree.is_binary:
         raise ValueError("accumulate: the tree has nodes of more than two terms, which have no counters and no kernel")
@@ -54,11 +53,9 @@ def _run_starts(chain: np.ndarray, gaps: np.ndarray) -> np.ndarray:
 
 def part_programs(accumulator: Accumulator, leaves: int) -> list[np.ndarray]:
     """A program for each part, a chain from +0; the numbers after its last node are those of what its sum meets."""
-    from fpsim.backend.numba.products import CHAIN, PUSH_ZERO
-
     programs, node = [], 0
     for start, count, step in parts_of(accumulator.order, leaves):
-        lines = np.array([(PUSH_ZERO, 0, 1, 1, 0), (CHAIN, start, count, step, node)], dtype=np.int64)
+        lines = np.array([(kernels.PUSH_ZERO, 0, 1, 1, 0), (kernels.CHAIN, start, count, step, node)], dtype=np.int64)
         lines.setflags(write=False)
         programs.append(lines)
         node += count + 1 + accumulator.rounds_parts
@@ -72,18 +69,14 @@ def node_after(lines: np.ndarray) -> int:
 
 def additions(lines: np.ndarray) -> int:
     """How many a program makes."""
-    from fpsim.backend.numba.products import ADD, CHAIN
-
-    return int(lines[lines[:, 0] == CHAIN, 2].sum() + np.count_nonzero(lines[:, 0] == ADD))
+    return int(lines[lines[:, 0] == kernels.CHAIN, 2].sum() + np.count_nonzero(lines[:, 0] == kernels.ADD))
 
 
 def leaves_of(lines: np.ndarray, leaves: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of so many leaves a program's chains add, and which it has at all, as masks."""
-    from fpsim.backend.numba.products import CHAIN, PUSH_LEAF
-
     in_chains, pushed = np.zeros(leaves, dtype=bool), np.zeros(leaves, dtype=bool)
-    for _, leaf, count, stride, _ in lines[lines[:, 0] == CHAIN].tolist():
+    for _, leaf, count, stride, _ in lines[lines[:, 0] == kernels.CHAIN].tolist():
         stop = leaf + stride * count
         in_chains[leaf : None if stop < 0 else stop : stride] = True
-    pushed[lines[lines[:, 0] == PUSH_LEAF, 1]] = True
+    pushed[lines[lines[:, 0] == kernels.PUSH_LEAF, 1]] = True
     return in_chains, in_chains | pushed

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import numpy as np
 
 from fpsim.backend import threads
+from fpsim.backend.numba import rows as kernels
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.packing import LANES, line_of
 from fpsim.sums.schemes import Scheme
-
-
-@cache
-def _kernels() -> Any:
-    """The module of kernels, imported when the first such product runs."""
-    from fpsim.backend.numba import rows
-
-    return rows
 
 
 def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -> bool:
@@ -29,7 +19,7 @@ def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -
     along = a.strides[1] == size and size in b.strides
     regular = all(stride >= 0 and stride % size == 0 for stride in b.strides)
     fits = a.dtype == chosen.dtype == b.dtype and along and regular
-    whole = b.strides[1] != size or b.shape[1] >= _kernels().VECTORS * LANES[chosen.element]
+    whole = b.strides[1] != size or b.shape[1] >= kernels.VECTORS * LANES[chosen.element]
     return fits and rounding is not Rounding.STOCHASTIC and b.size > 0 and whole
 
 
@@ -37,7 +27,6 @@ def row_chain(
     a: np.ndarray, b: np.ndarray, chosen: Scheme, flags: int, rounding: Rounding
 ) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """a @ b, a chain from +0 in ascending k, and the row and column ranges whose magnitudes reached the limit."""
-    kernels = _kernels()
     leaves, columns = b.shape
     along_columns = b.strides[1] != b.itemsize
     vectors = kernels.COLUMN_VECTORS if along_columns else kernels.VECTORS

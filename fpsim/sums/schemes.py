@@ -7,6 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from fpsim.backend.numba import sums_rounding as names
+from fpsim.backend.numba.directions import HAS_DIRECTIONS
+from fpsim.backend.numba.processor import HAS_FMA
+from fpsim.backend.numba.sums_rounding import BY_BITS, CAREFUL, CLAMP, EXACT_PRODUCTS, EXACT_SUMS, FORMAT_IS_CARRIER, OVERFLOWS
 from fpsim.numbers.computing import float32_adds, float32_multiplies, is_float32, is_float64, is_full, products_are_exact
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
@@ -32,8 +36,6 @@ class Scheme:
 @lru_cache(maxsize=512)
 def constants(target: Format, rounding: Rounding, element: str) -> np.ndarray:
     """The row of constants named in `backend/numba/sums_rounding.py`, read-only."""
-    from fpsim.backend.numba import sums_rounding as names
-
     carrier = _PRECISION[element]
     p = target.precision
     row = np.zeros(names.LENGTH, dtype=element)
@@ -73,9 +75,6 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
     what float32 loses as an odd last bit, two places below the format's own. To nearest even they round twice where float32
     gives no midpoint. A product that float32 does not hold needs an instruction that adds it unrounded.
     """
-    from fpsim.backend.numba.directions import HAS_DIRECTIONS
-    from fpsim.backend.numba.processor import HAS_FMA
-
     p, quantum = target.precision, target.emin - target.precision + 1
     if target.flush or rounding is Rounding.STOCHASTIC or operand.emax > 127 or target.emax > 127 or operand.precision > 24:
         return False
@@ -93,8 +92,6 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
 
 def _adds_exactly(operand: Format, target: Format) -> bool:
     """Whether float64 holds, for sums of two values and for products, the result plus a multiple of 2^-32 of its ulp."""
-    from fpsim.backend.numba.directions import HAS_DIRECTIONS
-
     quantum = target.emin - target.precision + 1
     least_product = 2 * (operand.emin - operand.precision + 1)
     return (
@@ -109,10 +106,6 @@ def _adds_exactly(operand: Format, target: Format) -> bool:
 @lru_cache(maxsize=512)
 def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chains: bool) -> Scheme:
     """The fast kernel for products of `operand` values accumulated in `target`; its magnitudes must be watched."""
-    from fpsim.backend.numba.directions import HAS_DIRECTIONS
-    from fpsim.backend.numba.processor import HAS_FMA
-    from fpsim.backend.numba.sums_rounding import BY_BITS, EXACT_PRODUCTS, EXACT_SUMS, FORMAT_IS_CARRIER
-
     flags = EXACT_PRODUCTS if exact_products else 0
     no_limit = float("inf")
     if rounding is Rounding.NEAREST_EVEN:
@@ -147,16 +140,12 @@ def scheme(operand: Format, target: Format, rounding: Rounding, exact_products: 
 @lru_cache(maxsize=512)
 def careful_scheme(target: Format, rounding: Rounding, exact_products: bool) -> Scheme:
     """The kernel that is right for every operand: overflow, infinities, NaN, signs of zeros and flushing."""
-    from fpsim.backend.numba.sums_rounding import CAREFUL, EXACT_PRODUCTS
-
     flags = CAREFUL | (EXACT_PRODUCTS if exact_products else 0)
     return Scheme("f8", flags, constants(target, rounding, "f8"), float("inf"))
 
 
 def overflow_scheme(operand: Format, target: Format, rounding: Rounding, exact_products: bool, chosen: Scheme) -> Scheme:
     """The kernel for what passes the limit of the chosen one: of the same carrier, if that holds every product and more."""
-    from fpsim.backend.numba.sums_rounding import CLAMP, OVERFLOWS
-
     is_simple = chosen.element == "f4" and not chosen.flags and not exact_products and rounding is Rounding.NEAREST_EVEN
     is_ieee = target.has_infinity and not target.saturate and is_full(target)
     fits = max(2 * operand.emax + 2, target.emax + 2) + 26 - target.precision <= 127

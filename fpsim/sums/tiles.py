@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend import threads
+from fpsim.backend.numba import products as kernels
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.packing import LANES, Panels, aligned, kernels, pack_columns, pack_rows
+from fpsim.sums.packing import LANES, Panels, aligned, pack_columns, pack_rows
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws
 
@@ -55,7 +56,7 @@ class Job:
 
     def _kernel(self, flags: int) -> Any:
         shape = (self.element, self.tile_rows, self.vectors, self.rounding.code, flags)
-        return kernels().make_product(*shape, *([] if self.observed is None else [self.observed]))
+        return kernels.make_product(*shape, *([] if self.observed is None else [self.observed]))
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         """Further arguments of the kernel: where it keeps tallies, if at all."""
@@ -80,7 +81,7 @@ class Job:
         if draws:
             table = np.empty(out.shape, dtype=np.uint32)
             key = np.uint64(self.draws.key)
-            kernels().fill_hashes(table, key, self.draws.first, self.draws.row_step, self.draws.column_step)
+            kernels.fill_hashes(table, key, self.draws.first, self.draws.row_step, self.draws.column_step)
             hashes = table.reshape(-1)
         size = self.tile_rows * self.width
         flat = out.reshape(-1)

@@ -6,6 +6,7 @@ import numpy as np
 
 from fpsim.accumulation.program import ADD, CHAIN, FUSED, ZERO
 from fpsim.accumulation.trees import Tree
+from fpsim.backend.numba.exact import combine
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.additions import add_rounded
@@ -66,8 +67,6 @@ class _Nodes:
 
     def _sum(self, terms: list[np.ndarray]) -> np.ndarray:
         """The exact sum rounded once; IEEE 754's for infinities and NaN."""
-        from fpsim.backend.numba.exact import combine
-
         values = np.stack(terms).reshape(len(terms), -1)
         with np.errstate(invalid="ignore"):
             special = values.sum(axis=0)

@@ -10,6 +10,21 @@ import numpy as np
 
 from fpsim.accumulation.kinds import PARTS
 from fpsim.backend import threads
+from fpsim.backend.numba import reductions
+from fpsim.backend.numba.counted import (
+    EVERYTHING,
+    MOST_LEAVES,
+    OVERFLOWS,
+    SUMS,
+    TALLIES,
+    UNCHANGED,
+    UNDERFLOWS,
+    count_roundings,
+    count_sums,
+    sum_tallies,
+)
+from fpsim.backend.numba.sums_rounding import CAREFUL, FORMAT_IS_CARRIER
+from fpsim.backend.numba.zero_leaves import count_zero_leaves_of_pairs
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
@@ -49,8 +64,6 @@ def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counter
 
 def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> np.ndarray | None:
     """As `batches.batched_products`, counted; None, and nothing counted, where any pair has to be computed again too."""
-    from fpsim.backend.numba.counted import SUMS, TALLIES
-
     if is_turned(task, a, b):
         transposed = count_products(task.transposed, b.mT, a.mT, counters)
         return None if transposed is None else transposed.mT
@@ -82,8 +95,6 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
 
 def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> Iterator[np.ndarray]:
     """As `trees.products`, counted: what a product does is added to the counters before it is yielded."""
-    from fpsim.backend.numba.counted import EVERYTHING, SUMS
-
     task, tree, programs, counts = planned.task, planned.tree, planned.programs, planned.tallied
     rounding = task.rounding
     (rows, leaves), columns = a.shape, b.shape[1]
@@ -134,17 +145,12 @@ def _extents_of_formats(task: Sum) -> tuple[float, float]:
 
 def _take(job: CountingJob, additions: int, counters: Tally) -> None:
     """Add what a job has counted."""
-    from fpsim.backend.numba.counted import OVERFLOWS, UNCHANGED, UNDERFLOWS
-
     counts = job.counts
     counters.add(Tally(additions, counts[UNCHANGED], counts[OVERFLOWS], counts[UNDERFLOWS], job.largest))
 
 
 def _observed(planned: Plan, extents: tuple[float, float]) -> int:
     """What a kernel observes: sums alone where that tells everything, given the extents of the products."""
-    from fpsim.backend.numba.counted import EVERYTHING, SUMS
-    from fpsim.backend.numba.sums_rounding import CAREFUL
-
     task, largest = planned.task, extents[0]
     simple = task.rounding is not Rounding.STOCHASTIC and not planned.scheme.flags & CAREFUL
     if is_float64(task.target):  # which the careful kernel does not serve: nothing may overflow, and every product is exact
@@ -155,8 +161,6 @@ def _observed(planned: Plan, extents: tuple[float, float]) -> int:
 
 def _underflows_only_in_leaves(planned: Plan, extents: tuple[float, float]) -> bool:
     """Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows."""
-    from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
-
     return not planned.task.exact_products or bool(planned.scheme.flags & FORMAT_IS_CARRIER and extents[1] > 2.0**-100)
 
 
@@ -167,8 +171,6 @@ def _are_alone(planned: Plan, extents: tuple[float, float], counters: Tally) -> 
 
 def _may_be_seldom(planned: Plan, extents: tuple[float, float]) -> bool:
     """Whether `SeldomSwampedJob` is for such sums."""
-    from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
-
     chosen = planned.scheme
     is_float32 = bool(chosen.flags & FORMAT_IS_CARRIER) and chosen.element == "f4"
     is_chain = is_float32 and planned.tree.is_chains and planned.leaves > 0
@@ -177,16 +179,11 @@ def _may_be_seldom(planned: Plan, extents: tuple[float, float]) -> bool:
 
 def _most(planned: Plan) -> float:
     """Where nothing is watched, an overflow shows in what it gives: below which every magnitude is then."""
-    from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
-
     return planned.task.target.max_finite if planned.scheme.flags & FORMAT_IS_CARRIER else np.inf
 
 
 def _countable(planned: Plan, largest: float) -> Plan:
     """The plan of a kernel that can count products up to a magnitude."""
-    from fpsim.backend.numba.counted import MOST_LEAVES
-    from fpsim.backend.numba.sums_rounding import FORMAT_IS_CARRIER
-
     scheme, task = planned.scheme, planned.task
     # A leaf's overflow that is finite.
     hides = bool(scheme.flags & FORMAT_IS_CARRIER) and task.rounding is not Rounding.NEAREST_EVEN
@@ -220,8 +217,6 @@ def _zero_leaves(a: np.ndarray, b: np.ndarray, least: tuple[float, float]) -> tu
     """For each term of (n, i, k) and (n, k, j), how many products are zero where positive and negative ones up to `least`
     become zero, and how many of those have no zero factor.
     """
-    from fpsim.backend.numba.zero_leaves import count_zero_leaves_of_pairs
-
     zeros, underflows = (np.zeros(a.shape[2], dtype=np.int64) for _ in range(2))
     bits = [np.ascontiguousarray(x).view(f"u{x.itemsize}") for x in (a, b)]
     count_zero_leaves_of_pairs(np.empty(1, b.dtype), *bits, *least, zeros, underflows)
@@ -232,8 +227,6 @@ def _leave_out_zero_leaves(
     job: CountingJob, zeros: np.ndarray, underflows: np.ndarray, in_chains: np.ndarray, used: np.ndarray, pairs: int = 1
 ) -> None:
     """Count the leaves that underflowed, and take the chain steps of zero leaves from those that left a sum as it was."""
-    from fpsim.backend.numba.counted import SUMS, UNCHANGED, UNDERFLOWS
-
     padding = job.groups * job.tile_rows * (-(-job.columns // job.width) * job.width) - job.rows * job.columns
     job.counts[UNDERFLOWS] += int(underflows[used].sum())
     if job.observed == SUMS:
@@ -242,8 +235,6 @@ def _leave_out_zero_leaves(
 
 def count_chains(sums: Columns, counters: Tally) -> np.ndarray | None:
     """Chains down columns, and of their additions those that were swamped; None, and nothing counted, where one overflowed."""
-    from fpsim.backend.numba import reductions
-
     images, terms, columns = sums.x.shape
     items = images * -(-columns // reductions.BLOCK)
     out, swamped = np.empty((images, columns), sums.x.dtype), np.empty(items, np.int64)
@@ -260,8 +251,6 @@ def count_chains(sums: Columns, counters: Tally) -> np.ndarray | None:
 
 def count_lanes(sums: LaneSums, counters: Tally) -> np.ndarray:
     """The sums of a tree lane by lane, counted by the careful kernel; float64's own additions by theirs."""
-    from fpsim.backend.numba.counted import EVERYTHING, OVERFLOWS, TALLIES, UNCHANGED, UNDERFLOWS, sum_tallies
-
     planned = sums.planned
     chosen = planned.scheme if is_float64(planned.task.target) else planned.careful.scheme
     (lines,) = planned.programs
@@ -277,8 +266,6 @@ def _again(
     job: CountingJob, a: np.ndarray, b: np.ndarray, lines: np.ndarray, careful: Scheme, out: np.ndarray
 ) -> tuple[CountingJob, np.ndarray]:
     """The tiles that overflowed counted once more, with care; all of them where tallies or draws run through tiles."""
-    from fpsim.backend.numba.counted import EVERYTHING
-
     if job.observed == EVERYTHING and job.rounding is not Rounding.STOCHASTIC:
         job.redo(a, b, lines, careful, out)
         return job, out
@@ -292,8 +279,6 @@ def counted_add(
     addend_only: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """`add_rounded`, counted; with `addend_only` only y can be swamped."""
-    from fpsim.backend.numba.counted import count_sums
-
     result = add_rounded(x, y, target, rounding, draws, node)
     counts = np.zeros(3, dtype=np.int64)
     is_row = y.shape[-1:] == result.shape[1:] and y.size == result.shape[1]
@@ -312,8 +297,6 @@ def counted_add(
 def counted_rounding(x: np.ndarray, result: np.ndarray, fmt: NumberSystem, rounding: Rounding, key: int, first: int,
                      counters: Tally) -> None:  # fmt: skip
     """Count what rounding x to `fmt` did, given the result."""
-    from fpsim.backend.numba.counted import count_roundings
-
     counts = np.zeros(2, dtype=np.int64)
     count_roundings(*(np.ascontiguousarray(values).reshape(-1) for values in (x, result)), fmt.max_finite, counts)
     underflows, reaching = counts.tolist()

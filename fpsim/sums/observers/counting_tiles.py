@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend import threads
+from fpsim.backend.numba.batches import matrices, packing_codes
+from fpsim.backend.numba.block_bounds import LANES, bounds_of_product, swamped_share
+from fpsim.backend.numba.counted import TALLIES, UNCHANGED, sum_tallies
+from fpsim.backend.numba.products import CHAIN
+from fpsim.backend.numba.seldom_swamped import SELDOM_SWAMPED, SWAMPED_ALONE
+from fpsim.backend.numba.swamped_batches import ROWS, VECTORS, make_swamped_batch
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.packing import Panels, aligned
 from fpsim.sums.plan import Plan
@@ -39,8 +45,6 @@ class CountingJob(Job):
         return part
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
-        from fpsim.backend.numba.counted import TALLIES
-
         count = -(-panels.columns // self.width) * self.groups * TALLIES * (64 // self.dtype.itemsize)
         if count not in self._tallies:  # else those of the program before: fresh memory takes as long as counting does
             self._tallies[count] = aligned(count, self.dtype)
@@ -51,8 +55,6 @@ class CountingJob(Job):
 
     def add(self, tallies: np.ndarray, overflowed: np.ndarray) -> None:
         """Add tallies of tiles, or of several, to the counts, unless they reached the limit."""
-        from fpsim.backend.numba.counted import TALLIES, sum_tallies
-
         tiles = tallies.reshape(overflowed.size, TALLIES, -1)
         sums = np.zeros(len(self.counts), dtype=np.int64)
         largest = float(sum_tallies(tiles, tiles.view(f"u{tiles.itemsize}"), overflowed.reshape(-1), sums))
@@ -70,10 +72,6 @@ class SeldomSwampedJob(CountingJob):
     """
 
     def __init__(self, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, alone: bool):
-        from fpsim.backend.numba.block_bounds import LANES
-        from fpsim.backend.numba.counted import TALLIES
-        from fpsim.backend.numba.seldom_swamped import SELDOM_SWAMPED, SWAMPED_ALONE
-
         super().__init__("f4", shape, depth, rounding, draws, SWAMPED_ALONE if alone else SELDOM_SWAMPED)
         self.room, self.rooms = TALLIES * LANES, []
         self._lines: np.ndarray | None = None
@@ -106,8 +104,6 @@ class SeldomSwampedJob(CountingJob):
 
     def _bounds(self, panels: Panels) -> tuple[Any, ...]:
         """What `block_bounds.bounds_of_product` finds, most of it what the kernel observes chains by."""
-        from fpsim.backend.numba.block_bounds import bounds_of_product, swamped_share
-
         count, share = -(-panels.columns // self.width), swamped_share(self.rounding.code)
         data, panel_stride, leaf_stride, _, _ = panels
         found: tuple[Any, ...] = bounds_of_product(
@@ -137,11 +133,6 @@ def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tu
 
     With how many additions were swamped: (n, i, k) and (n, k, j), which `batches.plan_of_pairs` serves.
     """
-    from fpsim.backend.numba.batches import matrices, packing_codes
-    from fpsim.backend.numba.block_bounds import LANES
-    from fpsim.backend.numba.counted import TALLIES, UNCHANGED
-    from fpsim.backend.numba.swamped_batches import ROWS, VECTORS, make_swamped_batch
-
     (pairs, rows, leaves), columns, lines = a.shape, b.shape[2], planned.programs[0]
     groups, width = -(-rows // ROWS), VECTORS * LANES
     out = np.empty((pairs, groups * ROWS, -(-columns // width) * width), np.float32)
@@ -162,9 +153,6 @@ def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tu
 @lru_cache(maxsize=128)
 def _blocks(program: bytes) -> np.ndarray:
     """The blocks of LANES terms, or what is left of them, of a program's chains: (first term, number of terms, stride)."""
-    from fpsim.backend.numba.block_bounds import LANES
-    from fpsim.backend.numba.products import CHAIN
-
     lines = np.frombuffer(program, np.int64).reshape(-1, 5)
     first, count, stride = lines[lines[:, 0] == CHAIN, 1:4].T
     blocks = -(-count // LANES)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fpsim.backend.numba.error_sums import MAGNITUDES, MAGNITUDES_EXACT_LEAVES, SQUARES, SQUARES_EXACT_LEAVES
+from fpsim.backend.numba.sums_rounding import CAREFUL, CLAMP, EXACT_PRODUCTS, TRACK
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.batches import run_pairs
 from fpsim.sums.orientation import is_turned
@@ -43,8 +45,6 @@ class Kept:
 
     def code(self, exact_products: bool) -> int:
         """The number that stands for it inside kernels."""
-        from fpsim.backend.numba.error_sums import MAGNITUDES, MAGNITUDES_EXACT_LEAVES, SQUARES, SQUARES_EXACT_LEAVES
-
         choices = (MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)
         return choices[self.squares + 2 * (self.exact_leaves or exact_products)]
 
@@ -113,8 +113,6 @@ def _excess(leaves: int, element: str) -> float:
 
 def _scheme(planned: Plan, kept: Kept) -> tuple[Scheme, int]:
     """The kernel's scheme, and its flags: magnitudes that might overflow are always watched."""
-    from fpsim.backend.numba.sums_rounding import CAREFUL, CLAMP, TRACK
-
     chosen, target = planned.scheme, planned.task.target
     wide = kept.squares and (2 * target.emax > 126 or 2 * (target.emin - target.precision) < -126)
     if chosen.element == "f4" and (wide or planned.leaves > _MOST_SINGLE):
@@ -125,8 +123,6 @@ def _scheme(planned: Plan, kept: Kept) -> tuple[Scheme, int]:
 
 def _in_double(task: Sum) -> Scheme:
     """A scheme in float64, which holds the squares too; to nearest even, where float32 would do, with magnitudes watched."""
-    from fpsim.backend.numba.sums_rounding import EXACT_PRODUCTS
-
     target, rounding = task.target, task.rounding
     if rounding is not Rounding.NEAREST_EVEN:
         return careful_scheme(target, rounding, task.exact_products)

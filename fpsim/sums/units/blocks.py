@@ -8,6 +8,8 @@ import numpy as np
 
 from fpsim.accumulation.instructions import Formats, Instruction, Output, formats_of_both
 from fpsim.backend import threads
+from fpsim.backend.numba import blocks as kernels
+from fpsim.backend.numba.packing import extent
 from fpsim.numbers.formats import FP16, FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.orientation import has_few_columns
@@ -146,8 +148,6 @@ class _Blocks:
         `start` left out is +0. The next run overwrites the result.
         What rounds toward zero to infinity is 2^128 and above: so the published models, for no recorded result overflows.
         """
-        from fpsim.backend.numba import blocks as kernels
-
         packed, (left, right) = self.packed, self.powers
         out = packed.started(start if start is None or not self.turned else start.T)
         how = kernels.NEAREST
@@ -181,8 +181,6 @@ def _fits_single(a: np.ndarray, b: np.ndarray, formats: tuple[Format, Format], b
         return False
     low, high = sum(fmt.emin for fmt in formats), sum(fmt.emax for fmt in formats)
     if low < fraction - 126 or high > 124:
-        from fpsim.backend.numba.packing import extent
-
         extents = [extent(np.ascontiguousarray(x).reshape(-1)) for x in (a, b)]
         if any(largest == 0 for largest, _ in extents):
             return True
@@ -194,16 +192,14 @@ def _fits_single(a: np.ndarray, b: np.ndarray, formats: tuple[Format, Format], b
 @lru_cache(maxsize=64)
 def _settings(element: str, fraction: int, emin: int) -> np.ndarray:
     """What a block kernel gets, as bits of the carrier, named in `backend/numba/blocks.py`."""
-    from fpsim.backend.numba import blocks as names
-
     bits, stored, bias = (32, 23, 127) if element == "f4" else (64, 52, 1023)
     integer = np.dtype(f"i{bits // 8}")
-    row = np.zeros(names.SETTINGS, integer)
+    row = np.zeros(kernels.SETTINGS, integer)
     # The sum of two exponent fields, which may exceed the width: the kernel's difference wraps back.
     scale = (2 * bias + fraction) << stored
-    row[names.SCALE] = (scale + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
-    row[names.LEAST_SCALED] = np.array(2.0 ** (fraction - 126 if bits == 32 else -900), element).view(integer)
-    row[names.LEAST_ADDEND] = np.array(2.0**emin, element).view(integer)
-    row[names.ALONE] = -1 << max(0, stored - fraction)
+    row[kernels.SCALE] = (scale + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
+    row[kernels.LEAST_SCALED] = np.array(2.0 ** (fraction - 126 if bits == 32 else -900), element).view(integer)
+    row[kernels.LEAST_ADDEND] = np.array(2.0**emin, element).view(integer)
+    row[kernels.ALONE] = -1 << max(0, stored - fraction)
     row.setflags(write=False)
     return row

@@ -10,6 +10,7 @@ import numpy as np
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.instructions import FLUSHED, Formats, Instruction, formats_of_both
 from fpsim.backend import threads
+from fpsim.backend.numba import chains as kernels
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.orientation import has_few_columns
@@ -47,8 +48,6 @@ def chain_product(a: np.ndarray, b: np.ndarray, target: Format, start: np.ndarra
 
     `flush`: subnormal operands and addends count as zeros of their sign. Any operands, NaN and infinities included.
     """
-    from fpsim.backend.numba import chains as kernels
-
     if has_few_columns(a, b):
         return chain_product(b.T, a.T, target, start.T, flush).T
     if flush:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fpsim.backend import threads
+from fpsim.backend.numba.blocks import powers
+from fpsim.backend.numba.packing import pack_columns, pack_rows
 from fpsim.numbers.formats import Format
 from fpsim.sums.packing import LANES
 
@@ -27,8 +29,6 @@ class Packed:
     """Operands in the layout of the kernels."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, element: str):
-        from fpsim.backend.numba.packing import pack_columns, pack_rows
-
         self.element = element
         (self.rows, self.leaves), self.columns = a.shape, b.shape[1]
         rows, width = TILE[0], TILE[1] * LANES[element]
@@ -41,8 +41,6 @@ class Packed:
 
     def powers(self, formats: tuple[Format, Format]) -> list[np.ndarray]:
         """2^exponent of every element of both, in the same layout (see `backend/numba/blocks.py`)."""
-        from fpsim.backend.numba.blocks import powers
-
         results = [np.empty_like(values) for values in (self.a, self.b)]
         for values, operand, out in zip((self.a, self.b), formats, results, strict=True):
             powers(values, _EXPONENT[self.element], values.dtype.type(2.0**operand.emin), out)

@@ -8,6 +8,8 @@ import numpy as np
 
 from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
 from fpsim.backend import threads
+from fpsim.backend.numba import unit_steps as kernels
+from fpsim.backend.numba.packing import extent
 from fpsim.numbers.formats import FP32
 from fpsim.sums.orientation import has_few_columns
 from fpsim.sums.units.packing import TILE, Packed, padded
@@ -17,8 +19,6 @@ def step_product(
     a: np.ndarray, b: np.ndarray, fmt: Formats, row: Instruction, start: np.ndarray
 ) -> np.ndarray | None:
     """start + a @ b, the same as by `steps.MODELS`; None where a kernel does not serve."""
-    from fpsim.backend.numba import unit_steps as kernels
-
     if row.flush:
         operands = zip((a, b), formats_of_both(fmt), strict=True)
         a, b = (np.where(np.abs(x) < operand.min_normal, 0, x) for x, operand in operands)
@@ -49,8 +49,6 @@ def _is_tame(a: np.ndarray, b: np.ndarray, fmt: Formats, start: np.ndarray, bina
 
     Sums are rounded in each step, and grow by less than a factor of 2 in 2^20 of them.
     """
-    from fpsim.backend.numba.packing import extent
-
     largest, smallest = zip(*(extent(np.ascontiguousarray(x).reshape(-1)) for x in (a, b, start)), strict=True)
     if max(largest) == inf or a.shape[1] > 2**20 or np.signbit(start[start == 0]).any():
         return False

@@ -13,6 +13,7 @@ import numpy as np
 
 from fpsim.accumulation.accumulator import get_accumulator
 from fpsim.accumulation.instructions import FLUSHED, Formats, Instruction, formats_of_both
+from fpsim.backend.numba import products as kernels, sums_rounding as names
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.exact import exact_product
@@ -29,8 +30,6 @@ _FLOOR, _SUM_FLOOR = 2.0**24, 2.0**32  # of an addend, and of a sum of products,
 
 def _add(x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding = _NEAREST) -> np.ndarray:
     """x + y, any float64 values, rounded once to the format; to odd, what overflows becomes infinity."""
-    from fpsim.backend.numba import products as kernels, sums_rounding as names
-
     scheme = careful_scheme(target, rounding, True)
     row = constants(target, rounding, "f8")
     if rounding is Rounding.ODD:
