@@ -3,7 +3,8 @@
 import numpy as np
 
 from fpsim.backend.numba import random as kernel_random, rounding as kernels
-from fpsim.backend.numba.compiler import as_bits, as_float, kernel
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import as_bits, as_float
 from fpsim.numbers.rounding import draw_key
 from tests import oracles
 

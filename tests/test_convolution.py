@@ -19,6 +19,7 @@ from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums import convolutions
 from fpsim.sums.geometry import Geometry
+from fpsim.sums.taps import Taps
 from fpsim.sums.task import Sum
 from tests import sums_oracle as oracle
 from tests.test_reductions import same_bits, values_of
@@ -183,7 +184,7 @@ def test_patches_are_what_each_tap_reads(geometry, longer, dtype, data):
     source = np.random.default_rng(longer).normal(size=(*x_shape[:2], *size)).astype(dtype)
     if data.draw(st.booleans()):  # channels last
         source = np.ascontiguousarray(source.transpose(0, 2, 3, 4, 1)).transpose(0, 4, 1, 2, 3)
-    taps = convolutions._Taps(source, geometry.kernel, grid, axes)
+    taps = Taps(source, geometry.kernel, grid, axes)
     some = [data.draw(st.integers(0, size - 1)) for size in (taps.count, taps.positions)]
     rows, columns = slice(some[0], taps.count), slice(some[1], data.draw(st.integers(some[1] + 1, taps.positions)))
     buffer = np.full((taps.count + 1) * taps.positions, np.nan, dtype)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fpsim.backend.numba.compiler import kernel, uninitialized
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import uninitialized
 
 PLACES = (-9, -4, -1, 0, 1, 3, 4, 9)
 

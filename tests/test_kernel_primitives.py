@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numba import TypingError
 
-from fpsim.backend.numba.compiler import int_max, int_min, kernel, uninitialized, zeroed
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import int_max, int_min, uninitialized, zeroed
 
 
 @kernel

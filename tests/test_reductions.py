@@ -15,7 +15,7 @@ from fpsim.arrays.reductions import cumsum, mean, sum as sum_of
 from fpsim.backend import threads
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.axes import _divided, _fast, mean_axes, sum_axes
+from fpsim.sums.axes import _divided, fast_plan, mean_axes, sum_axes
 from fpsim.sums.task import Sum
 from tests import sums_oracle as oracle
 from tests.strategies import nested_trees
@@ -86,10 +86,10 @@ def test_the_fast_kernels_serve_what_they_are_meant_for():
     expected = {("fp16", "fp16"): single, ("bf16", "fp32"): single, ("fp16", "e5m2"): single, ("fp32", "e8m12"): double,
                 ("fp16", "tf32"): single}  # fmt: skip
     for (fmt, accumulate), dtype in expected.items():
-        plan = _fast(single, Sum.of(get_format(fmt), get_accumulator(accumulate), Rounding.NEAREST_EVEN))
+        plan = fast_plan(single, Sum.of(get_format(fmt), get_accumulator(accumulate), Rounding.NEAREST_EVEN))
         assert plan is not None and plan.dtype == dtype
     for accumulate, mode in (("fp16", "up"), ("fp16:kahan", "nearest-even"), ("e4m3fnuz", "nearest-even")):
-        assert _fast(single, Sum.of(get_format("fp16"), get_accumulator(accumulate), Rounding(mode))) is None
+        assert fast_plan(single, Sum.of(get_format("fp16"), get_accumulator(accumulate), Rounding(mode))) is None
 
 
 @pytest.mark.parametrize("accumulate", ["fp16", "fp32:pairwise", "fp16:kahan", "exact"])

@@ -9,7 +9,8 @@ import fpsim
 from fpsim.accumulation import get_accumulator
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.observers.counting import _vanishing, _zero_leaves
+from fpsim.sums.observers.countable import vanishing
+from fpsim.sums.observers.counting import _zero_leaves
 from fpsim.sums.plan import plan
 from fpsim.sums.task import Sum
 
@@ -30,7 +31,7 @@ def test_zero_leaves_are_those_of_the_products(name: str, dtype: type, mode: Rou
         )
         a[generator.random(a.shape) < 0.2] = 0
         b[generator.random(b.shape) < 0.2] = -0.0
-        positive, negative = _vanishing(plan(Sum.of(fmt, get_accumulator(name), mode), leaves))
+        positive, negative = vanishing(plan(Sum.of(fmt, get_accumulator(name), mode), leaves))
         exact = a.astype(np.float64)[:, :, None] * b.astype(np.float64)
         vanish = (exact != 0) & np.where(exact > 0, exact <= positive, -exact <= negative)
         zeros, underflows = _zero_leaves(a[None], b[None], (positive, negative))

@@ -11,8 +11,9 @@ from torch import nn
 
 import fpsim
 from fpsim.emulation.certification.costs import Costs
-from fpsim.emulation.certification.forward import Box, Library, Running, States, logits_of, walk
+from fpsim.emulation.certification.forward import States, logits_of, walk
 from fpsim.emulation.certification.methods import METHODS
+from fpsim.emulation.certification.passes import Box, Library, Running
 from fpsim.emulation.certification.slopes import Operand
 from fpsim.emulation.certification.table import Products
 from fpsim.emulation.certification.trace import record

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba import functions
+from fpsim.backend import numba as kernels
 from fpsim.backend.subnormals import refuse_flush_to_zero
 from fpsim.numbers import arguments
 from fpsim.numbers.computing import require_arithmetic
@@ -108,7 +108,7 @@ def _compute(name: str, x: np.ndarray, out: np.ndarray, fmt: Format, rounding: R
         if fmt.flush_inputs:
             block[np.abs(block) < fmt.min_normal] *= 0.0
         value = np.empty_like(block)
-        functions.apply(name, block, value)
+        kernels.functions.apply(name, block, value)
         settle_flushing(BELOW.get(name), block, value, fmt)
         round_into(value, value, fmt, rounding)
         out[start : start + _BLOCK] = value

@@ -13,8 +13,9 @@ from fpsim.accumulation.orders import sequential
 from fpsim.arrays.products import require_countable, scalar_of
 from fpsim.numbers.operands import as_array_like, operand
 from fpsim.running.axes import mean_error, prefix_error, sum_error
-from fpsim.sums.axes import mean_axes, prefix_axis, sum_axes
+from fpsim.sums.axes import mean_axes, sum_axes
 from fpsim.sums.observers.counters import Counters
+from fpsim.sums.prefixes import prefix_axis
 from fpsim.sums.task import Sum, read_settings
 from fpsim.theory.deviations import confidence_of
 

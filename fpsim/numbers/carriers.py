@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from fpsim.backend import numba as kernels
 from fpsim.numbers.binary import BinaryFloat
 from fpsim.numbers.modes import Rounding
 
@@ -71,8 +72,6 @@ def rounding_constants(fmt: BinaryFloat, rounding: Rounding, dtype: np.dtype) ->
 
     None where the carrier's own range is too small for the kernel's intermediates.
     """
-    from fpsim.backend.numba import rounding as kernels
-
     carrier = _CARRIERS[dtype]
     if not carrier.rounds(fmt, rounding):
         return None
@@ -114,32 +113,33 @@ def rounding_constants(fmt: BinaryFloat, rounding: Rounding, dtype: np.dtype) ->
     elif fmt.flush == "before" and rounding is not Rounding.STOCHASTIC:
         flush = (inward_flush, inward_flush)
     takes_fixed_quantum = fmt.emin > carrier.emin and not (fmt.flush and rounding is Rounding.STOCHASTIC)
-    row: np.ndarray = np.zeros(kernels.LENGTH, dtype=carrier.integer)
-    row[kernels.DROPPED] = dropped
-    row[kernels.TIE] = dropped > 0 and p > 1
+    names = kernels.rounding
+    row: np.ndarray = np.zeros(names.LENGTH, dtype=carrier.integer)
+    row[names.DROPPED] = dropped
+    row[names.TIE] = dropped > 0 and p > 1
     # With one digit no neighbor is even among normal numbers: the larger is delivered (IEEE 754-2019, section 4.3.1).
-    row[kernels.NEAREST] = (1 << dropped >> 1) - (dropped > 0 and p > 1)
-    row[kernels.SMALL_BELOW] = carrier.bits(fmt.min_normal) if takes_fixed_quantum else 0
-    row[kernels.ANCHOR] = carrier.bits(2.0 ** (fmt.emin + dropped))
-    row[kernels.OVERFLOW_POSITIVE], row[kernels.OVERFLOWED_POSITIVE] = positive
-    row[kernels.OVERFLOW_NEGATIVE], row[kernels.OVERFLOWED_NEGATIVE] = negative
-    row[kernels.INFINITY] = infinity
-    row[kernels.INFINITE] = overflow
-    row[kernels.QUIET] = 1 << (carrier.precision - 2)
-    row[kernels.FLUSH_POSITIVE], row[kernels.FLUSH_NEGATIVE] = flush
-    row[kernels.SIGN] = carrier.sign
-    row[kernels.ZERO_SIGN] = carrier.sign if fmt.has_negative_zero else 0
-    row[kernels.ONE] = 1
-    row[kernels.MAX_FINITE] = max_finite
+    row[names.NEAREST] = (1 << dropped >> 1) - (dropped > 0 and p > 1)
+    row[names.SMALL_BELOW] = carrier.bits(fmt.min_normal) if takes_fixed_quantum else 0
+    row[names.ANCHOR] = carrier.bits(2.0 ** (fmt.emin + dropped))
+    row[names.OVERFLOW_POSITIVE], row[names.OVERFLOWED_POSITIVE] = positive
+    row[names.OVERFLOW_NEGATIVE], row[names.OVERFLOWED_NEGATIVE] = negative
+    row[names.INFINITY] = infinity
+    row[names.INFINITE] = overflow
+    row[names.QUIET] = 1 << (carrier.precision - 2)
+    row[names.FLUSH_POSITIVE], row[names.FLUSH_NEGATIVE] = flush
+    row[names.SIGN] = carrier.sign
+    row[names.ZERO_SIGN] = carrier.sign if fmt.has_negative_zero else 0
+    row[names.ONE] = 1
+    row[names.MAX_FINITE] = max_finite
     top_dropped = dropped + int(top_gap_is_wide(fmt))
     for left, right, count in (
-        (kernels.DRAW_LEFT, kernels.DRAW_RIGHT, dropped),
-        (kernels.TOP_LEFT, kernels.TOP_RIGHT, top_dropped),
+        (names.DRAW_LEFT, names.DRAW_RIGHT, dropped),
+        (names.TOP_LEFT, names.TOP_RIGHT, top_dropped),
     ):
         row[left] = max(count - 32, 0)
         row[right] = max(32 - count, 0)
-    row[kernels.TWO_64] = carrier.bits(2.0**64)
-    row[kernels.DRAW_SCALE] = carrier.bits(2.0 ** (-32 - (fmt.emin - p + 1))) if takes_fixed_quantum else 0
+    row[names.TWO_64] = carrier.bits(2.0**64)
+    row[names.DRAW_SCALE] = carrier.bits(2.0 ** (-32 - (fmt.emin - p + 1))) if takes_fixed_quantum else 0
     row.setflags(write=False)
     return row
 

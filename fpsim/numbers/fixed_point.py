@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from fpsim.backend import numba as kernels
 from fpsim.numbers.formats import Format
 from fpsim.numbers.modes import Rounding
 from fpsim.numbers.system import Field, NumberSystem
@@ -147,10 +148,8 @@ def _goes_outward(
         case Rounding.ODD:
             return (rest > 0) & (low % 2 == 0)
         case Rounding.STOCHASTIC:
-            from fpsim.backend.numba.draws import fill_draws
-
             draws = np.empty(rest.size, np.uint32)
-            fill_draws(np.uint64(key), np.int64(first_element), draws)
+            kernels.draws.fill_draws(np.uint64(key), np.int64(first_element), draws)
             return draws.reshape(rest.shape) < np.floor(rest * 2.0**32)  # up with probability floor(rest 2^32) / 2^32
 
 

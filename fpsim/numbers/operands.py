@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend import threads
+from fpsim.backend import numba as kernels, threads
 from fpsim.numbers import arguments
 from fpsim.numbers.carriers import rounding_constants
 from fpsim.numbers.formats import Format
@@ -41,9 +41,7 @@ def as_read(x: np.ndarray, fmt: Format) -> np.ndarray:
 
 @cache
 def _membership(plain: bool) -> Any:
-    from fpsim.backend.numba.membership import make_are_values
-
-    return make_are_values(plain)
+    return kernels.membership.make_are_values(plain)
 
 
 def _are_values(array: np.ndarray, fmt: Format) -> bool:

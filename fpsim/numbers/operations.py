@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend import threads
+from fpsim.backend import numba as kernels, threads
 from fpsim.numbers.carriers import top_gap_is_wide
 from fpsim.numbers.computing import float32_serves, is_float64
 from fpsim.numbers.formats import Format
@@ -82,9 +82,7 @@ _UFUNCS = {"add": np.add, "mul": np.multiply, "div": np.divide, "sqrt": np.sqrt}
 def _native_step(name: str, blocks: _Arrays, out: np.ndarray, first: int) -> None:
     """float64's own operations, to nearest even."""
     if name == "fma":
-        from fpsim.backend.numba.arithmetic import fused_array
-
-        fused_array(*(np.require(block, requirements="W") for block in blocks), out)
+        kernels.arithmetic.fused_array(*(np.require(block, requirements="W") for block in blocks), out)
     else:
         with np.errstate(all="ignore"):
             _UFUNCS[name](*blocks, out=out)
@@ -99,16 +97,12 @@ def _float32_step(name: str, fmt: Format, rounding: Rounding, blocks: _Arrays, o
 
 @cache
 def _operation(name: str) -> Any:
-    from fpsim.backend.numba import arithmetic as kernels
-
-    return kernels.make_operation(_OPERATIONS.index(name))
+    return kernels.arithmetic.make_operation(_OPERATIONS.index(name))
 
 
 @cache
 def _truncated_operation(name: str) -> Any:
-    from fpsim.backend.numba import arithmetic as kernels
-
-    return kernels.make_truncated_operation(_OPERATIONS.index(name))
+    return kernels.arithmetic.make_truncated_operation(_OPERATIONS.index(name))
 
 
 def _wide(blocks: _Arrays, fmt: NumberSystem) -> _Arrays:
@@ -137,11 +131,9 @@ def _odd_step(
 
 def _stochastic_step(name: str, fmt: Format, key: int, blocks: _Arrays, out: np.ndarray, first: int) -> None:
     """For p > 20: float64 truncated, and how many 2^-32 ulp are left, by which the draws are lowered."""
-    from fpsim.backend.numba.arithmetic import round_truncated
-
     row = rounding_constants(fmt, Rounding.STOCHASTIC, np.dtype(np.float64))
     bits, counts = truncated(name, _wide(blocks, fmt), fmt)
-    round_truncated(bits, counts, bits, row, np.uint64(key), np.int64(first))
+    kernels.arithmetic.round_truncated(bits, counts, bits, row, np.uint64(key), np.int64(first))
     out[...] = bits.view(np.float64)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend import threads
+from fpsim.backend import numba as kernels, threads
 from fpsim.numbers.binary import BinaryFloat
 from fpsim.numbers.carriers import rounding_constants as rounding_constants, top_gap_is_wide
 from fpsim.numbers.modes import Rounding as Rounding, get_rounding as get_rounding
@@ -15,12 +15,10 @@ from fpsim.numbers.system import NumberSystem
 
 
 @cache
-def _kernel(rounding: Rounding, plain: bool, stream: bool) -> Any:
-    from fpsim.backend.numba import rounding as kernels
-
+def _kernel(rounding: Rounding, plain: bool, streams: bool) -> Any:
     if rounding is Rounding.STOCHASTIC:
-        return (kernels.make_stream_stochastically if stream else kernels.make_round_stochastically)(plain)
-    return (kernels.make_round_stream if stream else kernels.make_round_array)(rounding.code, plain)
+        return kernels.rounding.make_round_stochastically(plain, streams)
+    return kernels.rounding.make_round_array(rounding.code, plain, streams)
 
 
 #: Bytes from which results bypass the cache: what exceeds it would only push other data out.
@@ -89,28 +87,23 @@ def round_into(
     def round_range(begin: int, end: int) -> None:
         first, last = _streamable(target[begin:end]) if past_cache else (0, 0)
         pieces = ((begin, begin + first, False), (begin + first, begin + last, True), (begin + last, end, False))
-        for start, stop, stream in pieces:
+        for start, stop, streams in pieces:
             if start < stop:
                 extra = _stochastic_arguments(row, key, first_element + start) if rounding is Rounding.STOCHASTIC else ()
-                _kernel(rounding, plain, stream)(source[start:stop], target[start:stop], row, *extra)
+                _kernel(rounding, plain, streams)(source[start:stop], target[start:stop], row, *extra)
 
     threads.run(round_range, threads.parts(target.size, target.size))
 
 
 def _stochastic_arguments(row: np.ndarray, key: int, first_element: int) -> tuple[np.ndarray, np.uint64, np.int64]:
-    from fpsim.backend.numba.rounding import BLOCK
-
-    draws = np.empty(BLOCK, np.uint32 if row.dtype == np.int32 else np.int64)
+    draws = np.empty(kernels.rounding.BLOCK, np.uint32 if row.dtype == np.int32 else np.int64)
     return draws, np.uint64(key), np.int64(first_element)
 
 
 def _streamable(target: np.ndarray) -> tuple[int, int]:
     """The range of a flat array that starts on a whole vector and holds whole blocks."""
-    from fpsim.backend.numba.compiler import VECTOR_BYTES
-    from fpsim.backend.numba.rounding import STREAMED_BLOCK
-
-    first = -target.ctypes.data % VECTOR_BYTES // target.itemsize
-    return first, first + (target.size - first) // STREAMED_BLOCK * STREAMED_BLOCK
+    first = -target.ctypes.data % kernels.intrinsics.VECTOR_BYTES // target.itemsize
+    return first, first + (target.size - first) // kernels.rounding.STREAMED_BLOCK * kernels.rounding.STREAMED_BLOCK
 
 
 def _round_scale_into(

@@ -5,16 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fpsim.numbers.names import get_float_format
-from fpsim.running.products import (
-    Summed,
-    accumulated_error,
-    entry_error,
-    result_error,
-    stored_error,
-    unless_overflowed,
-    unread_error,
-    unrounded_error,
-)
+from fpsim.running.products import Summed, accumulated_error, result_error
+from fpsim.running.roundings import entry_error, stored_error, unless_overflowed, unread_error, unrounded_error
 from fpsim.sums.axes import as_product, axes_kept, sum_axes
 from fpsim.sums.task import Draws, Sum
 from fpsim.theory.powers import inflated

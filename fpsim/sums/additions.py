@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpsim.backend.numba import products as kernels
+from fpsim.backend.numba.products import fill_hashes, make_add
 from fpsim.numbers.computing import float32_adds, is_float32, is_float64
 from fpsim.numbers.formats import Format
 from fpsim.numbers.operations import odd_sum
@@ -47,8 +47,8 @@ def add_rounded(
     out[:, :columns], right[:, :columns] = x, y
     hashes = np.zeros((rows, padded), dtype=np.uint32)
     if rounding is Rounding.STOCHASTIC:
-        kernels.fill_hashes(hashes, np.uint64(draws.key), draws.first, draws.row_step, draws.column_step)
-    function = kernels.make_add(rounding.code, careful.flags)
+        fill_hashes(hashes, np.uint64(draws.key), draws.first, draws.row_step, draws.column_step)
+    function = make_add(rounding.code, careful.flags)
     function(out.reshape(-1), right.reshape(-1), careful.row, hashes.reshape(-1), node)
     return out[:, :columns]
 

@@ -10,27 +10,25 @@ import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.kinds import PARTS, TREE
-from fpsim.backend import threads
-from fpsim.backend.numba import reductions as kernels
+from fpsim.backend import numba as kernels, threads
 from fpsim.numbers.computing import contains, float32_adds, float64_adds, is_float32
 from fpsim.numbers.formats import Format
 from fpsim.numbers.operands import as_read
-from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
+from fpsim.numbers.rounding import Rounding, rounding_constants
 from fpsim.numbers.system import NumberSystem
-from fpsim.sums.additions import add_rounded
-from fpsim.sums.columns import LEAST_COLUMNS, Columns, as_columns
+from fpsim.sums.columns import Columns, as_columns
 from fpsim.sums.observers.observer import SumObserver
 from fpsim.sums.product import FINAL, product_into
 from fpsim.sums.programs import program
 from fpsim.sums.routes import accumulate
 from fpsim.sums.task import Draws, Sum
 
-_LANES = 128
+LANES = 128  # rows, or as many as fit, that are added side by side
 _GROUP_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
-class _Fast:
+class Fast:
     """What the kernels of `backend/numba/reductions.py` need: carrier, rows of constants, whether leaves are rounded."""
 
     dtype: np.dtype
@@ -46,14 +44,14 @@ def _carries(dtype: np.dtype, fmt: Format) -> bool:
     return float64_adds(fmt) if dtype == np.float64 else is_float32(fmt) or float32_adds(fmt)
 
 
-def _fast(dtype: np.dtype, task: Sum) -> _Fast | None:
+def fast_plan(dtype: np.dtype, task: Sum) -> Fast | None:
     """The fast kernels' plan, or None where only matrix products do."""
     if dtype not in task.along_axes:
         task.along_axes[dtype] = _plan(dtype, task)
     return task.along_axes[dtype]
 
 
-def _plan(dtype: np.dtype, task: Sum) -> _Fast | None:
+def _plan(dtype: np.dtype, task: Sum) -> Fast | None:
     accumulator, fmt = task.accumulator, task.operand
     if task.rounding is not Rounding.NEAREST_EVEN or accumulator.kind not in (TREE, PARTS) or fmt.flush_inputs:
         return None
@@ -68,7 +66,7 @@ def _plan(dtype: np.dtype, task: Sum) -> _Fast | None:
     for carrier in (dtype, np.dtype(np.float64)):
         rows = [rounding_constants(target, task.rounding, carrier) for target in (narrow, wide)]
         if rows[0] is not None and rows[1] is not None and _carries(carrier, narrow) and _carries(carrier, wide):
-            return _Fast(carrier, rows[0], rows[1], round_leaves)
+            return Fast(carrier, rows[0], rows[1], round_leaves)
     return None
 
 
@@ -176,7 +174,7 @@ def _total(
 ) -> np.ndarray | None:
     """The accumulated sums, flat, before they are rounded to the result; None where products alone make them."""
     task.require_arithmetic()
-    fast = _fast(x.dtype, task)
+    fast = fast_plan(x.dtype, task)
     if fast is None or observer is None:
         return None if fast is None else _run(x.astype(fast.dtype, copy=False), kept, axes, task.accumulator, fast)
     is_chain = task.accumulator.kind is TREE and task.accumulator.order.name == "sequential"
@@ -187,7 +185,7 @@ def _total(
 
 
 def _run(
-    x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, fast: _Fast
+    x: np.ndarray, kept: tuple[int, ...], axes: tuple[int, ...], accumulator: Accumulator, fast: Fast
 ) -> np.ndarray:
     """The sums as a flat array, by columns where memory runs along an axis that is kept, else by rows."""
     terms, rows = prod(x.shape[axis] for axis in axes), prod(x.shape[axis] for axis in kept)
@@ -196,10 +194,10 @@ def _run(
     out = np.empty(rows, dtype=x.dtype)
     blocks = as_columns(x, kept, axes, terms)
     if blocks is not None:
-        items = blocks.shape[0] * -(-blocks.shape[2] // kernels.BLOCK)
+        items = blocks.shape[0] * -(-blocks.shape[2] // kernels.reductions.BLOCK)
         target = out.reshape(blocks.shape[0], blocks.shape[2])
         split = threads.parts(items, x.size)
-        threads.run(lambda first, last: kernels.sum_columns(blocks, target, first, last, *how), split)
+        threads.run(lambda first, last: kernels.reductions.sum_columns(blocks, target, first, last, *how), split)
         return out
     lines = x.transpose(kept + axes).reshape(rows, terms)
     if lines.strides[1] != x.itemsize or lines.strides[0] < 0 or lines.strides[0] % x.itemsize:
@@ -210,74 +208,11 @@ def _run(
     else:
         line = np.lib.stride_tricks.as_strided(lines, (max(0, rows - 1) * stride + terms,), (x.itemsize,))
     side = 64 // x.itemsize
-    lanes = min(_LANES, _GROUP_BYTES // (max(1, terms) * x.itemsize), rows) // side * side
+    lanes = min(LANES, _GROUP_BYTES // (max(1, terms) * x.itemsize), rows) // side * side
     lanes = max(side, lanes)
 
     def task(first: int, last: int) -> None:
-        kernels.sum_rows(line, stride, rows, terms, out, first, last, lanes, *how)
+        kernels.reductions.sum_rows(line, stride, rows, terms, out, first, last, lanes, *how)
 
     threads.run(task, threads.parts(-(-rows // lanes), x.size))
     return out
-
-
-def prefix_axis(task: Sum, x: np.ndarray, axis: int, key: int = 0) -> np.ndarray:
-    """Every prefix of the sequential chain along one axis >= 0, each rounded once to the result's format.
-
-    Stochastic draws of the chain are those of its line, numbered in row-major order of the other axes.
-    """
-    task, x = task.of_terms, as_read(x, task.operand)
-    task.require_arithmetic()
-    target, rounding = task.result, task.rounding
-    fast = _fast(x.dtype, task)
-    is_plain = isinstance(target, Format) and target.has_negative_zero and target.flush is None
-    final = rounding_constants(target, rounding, fast.dtype) if fast is not None and isinstance(target, Format) else None
-    columns = prod(x.shape[axis + 1 :])
-    if fast is None or final is None or not is_plain:
-        return _prefix_by_steps(task, x, axis, key)
-    if columns == 1 and axis and x.size:
-        return _prefix_rows(np.ascontiguousarray(x, dtype=fast.dtype), fast, final).astype(x.dtype, copy=False)
-    if columns >= LEAST_COLUMNS and x.flags.c_contiguous:
-        source = x.reshape(-1 if x.size else prod(x.shape[:axis]), x.shape[axis], columns)
-    else:
-        source = np.ascontiguousarray(np.moveaxis(x, axis, 0)).reshape(1, x.shape[axis], -1 if x.size else 0)
-    source = source.astype(fast.dtype, copy=False)
-    out = np.empty_like(source)
-    rows = (fast.chain, final, fast.round_leaves)
-    items = source.shape[0] * -(-source.shape[2] // kernels.BLOCK)
-    split = threads.parts(items, x.size)
-    threads.run(lambda first, last: kernels.prefix_sums(source, out, first, last, *rows), split)
-    moved = np.moveaxis(x, axis, 0).shape
-    result = out.reshape(x.shape) if source.shape[0] != 1 or axis == 0 else np.moveaxis(out.reshape(moved), 0, axis)
-    return result.astype(x.dtype, copy=False)
-
-
-def _prefix_rows(x: np.ndarray, fast: _Fast, final: np.ndarray) -> np.ndarray:
-    """The prefix sums along the last axis of an array in C order."""
-    out, terms = np.empty_like(x), x.shape[-1]
-    rows = x.size // terms
-    how = (_LANES, fast.chain, final, fast.round_leaves)
-
-    def task(first: int, last: int) -> None:
-        kernels.prefix_rows(x.reshape(-1), terms, rows, out.reshape(-1), first, last, *how)
-
-    threads.run(task, threads.parts(-(-rows // _LANES), x.size))
-    return out
-
-
-def _prefix_by_steps(task: Sum, x: np.ndarray, axis: int, key: int) -> np.ndarray:
-    """A step at a time over all lines: right for every mode and format."""
-    moved = np.moveaxis(x, axis, 0)
-    terms = np.ascontiguousarray(moved, dtype=np.float64).reshape(x.shape[axis], prod(moved.shape[1:]), 1)
-    held, rounding, draws = task.target, task.rounding, Draws(key, 0, 1, 1)
-    if task.exact_products and not contains(held, task.operand):
-        raise ValueError(
-            f"accumulate = {task.accumulator}: cumsum of {task.operand.name} terms needs leaves rounded to {held.name}"
-        )
-    leaves = np.empty_like(terms)
-    round_into(terms, leaves, held, rounding, key ^ (FINAL >> 1))
-    total, prefixes = np.zeros(terms.shape[1:]), np.empty_like(terms)
-    for k, leaf in enumerate(leaves):
-        total = prefixes[k] = add_rounded(total, leaf, held, rounding, draws, k)
-    result = np.ascontiguousarray(np.moveaxis(prefixes.reshape(moved.shape), 0, axis), x.dtype)
-    task.result.round_into(result, result, rounding, key ^ FINAL)
-    return result

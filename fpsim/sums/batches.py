@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fpsim.accumulation.kinds import TREE
-from fpsim.backend import threads
-from fpsim.backend.numba.batches import make_batch, matrices, packing_codes, product_code
+from fpsim.backend import numba as kernels, threads
+from fpsim.backend.numba.observed import NOTHING
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.orientation import is_turned
 from fpsim.sums.packing import extents_of_products
@@ -54,15 +54,14 @@ def run_pairs(
     """`job.run` for each pair of (n, i, k) and (n, k, j): products, what was observed (where the job does) of each of their
     elements, or of each pair in so many numbers a tile, and (n, panel, group) 1 where magnitudes reached the limit. Nothing is
     drawn."""
-    shape = (chosen.element, job.tile_rows, job.vectors)
-    function = make_batch(*shape)
-    observed = () if job.observed is None else (job.observed,)
-    product = product_code(*shape, job.rounding.code, flags, *observed)
+    batches, shape = kernels.batches, (chosen.element, job.tile_rows, job.vectors)
+    function = batches.make_batch(*shape)
+    product = batches.product_code(*shape, job.rounding.code, flags, job.observed)
     a, b = (x if min(x.strides) >= 0 else np.ascontiguousarray(x) for x in (a, b))
-    packing, left, right = packing_codes(chosen.element, job.tile_rows, a, b), matrices(a), matrices(b)
+    packing, left, right = batches.packing_codes(chosen.element, job.tile_rows, a, b), batches.matrices(a), batches.matrices(b)
     pairs, panels = len(a), -(-job.columns // job.width)
     out = kept = np.empty((pairs, job.rows, job.columns), chosen.dtype)
-    if job.observed is not None:
+    if job.observed != NOTHING:
         tiles = (1, panels * job.groups * tallies) if tallies else (job.groups * job.tile_rows, panels * job.width)
         kept = np.empty((pairs, *tiles), chosen.dtype)
     overflowed = np.zeros((pairs, panels, job.groups), np.uint8)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.accumulation.kinds import KAHAN, NEUMAIER
-from fpsim.backend.numba.compensated import make_compensated
+from fpsim.backend import numba as kernels
 from fpsim.sums.packing import Panels
 from fpsim.sums.tiles import Job
 
@@ -18,7 +18,7 @@ class KahanJob(Job):
     neumaier = False
 
     def _kernel(self, flags: int) -> Any:
-        return make_compensated(
+        return kernels.compensated.make_compensated(
             self.element, self.tile_rows, self.vectors, self.rounding.code, flags, int(self.neumaier)
         )
 

@@ -8,7 +8,7 @@ between strides, stand for is a zero that is multiplied like any other term.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
@@ -17,22 +17,19 @@ import numpy as np
 from fpsim.accumulation.kinds import TREE
 from fpsim.accumulation.orders import sequential
 from fpsim.backend import threads
-from fpsim.backend.numba.patches import gather_taps
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums import grouped
 from fpsim.sums.geometry import Geometry
 from fpsim.sums.joined import Products
 from fpsim.sums.phases import phases, slices, whole
 from fpsim.sums.splitting import Along, in_parts
+from fpsim.sums.taps import COLUMNS, Taps, length_of
 
 #: Bytes of a gathered tile. A product holds it once more, so that a call stays below 64 MB a thread; a smaller tile of
 #: positions is near when it is read again, a tile of taps is as wide as what it repays to pack the gradient for.
 _POSITIONS_BYTES = 4 << 20
 _TAPS_BYTES = 12 << 20
-_COLUMNS = 64  # tiles are whole multiples of this many columns where they can be
 _ROWS = 16  # threads that share the rows of a product take multiples of this many
-_WIDE = 4  # times as many columns as rows: then threads share the tiles, else the rows of each
-_GATHERED = 4  # what gathering an element costs, in multiply-adds
 
 
 def forward_into(
@@ -59,7 +56,7 @@ def forward_into(
     for group in range(geometry.groups):
         rows = slice(group * outer, (group + 1) * outer)
         source = x[:, group * inner : (group + 1) * inner]
-        taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
+        taps = Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
         _columns_into(weight[rows].reshape(outer, taps.count), taps, out, rows, products, bias)
 
 
@@ -92,7 +89,7 @@ def input_gradient_into(
         for group in range(geometry.groups):
             rows = slice(group * inner, (group + 1) * inner)
             mine = slice(group * outer, (group + 1) * outer)
-            taps = _Taps(gradient[:, mine], part.kernel, part.grid, axes)
+            taps = Taps(gradient[:, mine], part.kernel, part.grid, axes)
             _columns_into(factors[mine].swapaxes(0, 1).reshape(inner, taps.count), taps, part_out, rows, products, bias)
         if part_out is not out:
             out[slices(part.positions)] = part_out
@@ -129,7 +126,7 @@ def weight_gradient_into(
         return
     for group in range(geometry.groups):
         source = x[:, group * inner : (group + 1) * inner]
-        taps = _Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
+        taps = Taps(source, geometry.kernel, geometry.grid, geometry.forward_axes)
         at_once = max(1, _TAPS_BYTES // max(1, taps.positions * x.itemsize))
         flat = out.reshape(geometry.outputs, taps.count)
         for rows in _ranges(group * outer, (group + 1) * outer, at_once):
@@ -138,13 +135,13 @@ def weight_gradient_into(
 
 
 def _tap_columns_into(
-    left: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, at_once: int, products: Products
+    left: np.ndarray, taps: Taps, out: np.ndarray, rows: slice, at_once: int, products: Products
 ) -> None:
     """out[rows] = left @ (what each tap reads, a column each), tile by tile of taps."""
-    tiles = _tiles(slice(0, taps.count), at_once, taps.sharers(len(left), taps.count), _COLUMNS)
+    tiles = _tiles(slice(0, taps.count), at_once, taps.sharers(len(left), taps.count), COLUMNS)
 
     def some(first: int, last: int) -> None:
-        buffer = taps.buffer(max(map(_length, tiles)) * taps.positions)
+        buffer = taps.buffer(max(map(length_of, tiles)) * taps.positions)
         for columns in tiles[first:last]:
             right = taps.gather(columns, slice(0, taps.positions), buffer)
             elements = (rows.start * taps.count + columns.start, taps.count)
@@ -154,7 +151,7 @@ def _tap_columns_into(
 
 
 def _columns_into(
-    factors: np.ndarray, taps: _Taps, out: np.ndarray, rows: slice, products: Products, bias: np.ndarray | None
+    factors: np.ndarray, taps: Taps, out: np.ndarray, rows: slice, products: Products, bias: np.ndarray | None
 ) -> None:
     """out[n, rows, p] = factors @ (what the taps read at position p of image n), tile by tile of positions."""
     images, channels = out.shape[:2]
@@ -169,11 +166,11 @@ def _columns_into(
     pieces = []
     for group in _tiles(slice(0, images), together, sharers if positions < at_once else 1):
         whole = slice(group.start * positions, group.stop * positions)
-        parts = [whole] if together > 1 else _tiles(whole, at_once, sharers, _COLUMNS)
+        parts = [whole] if together > 1 else _tiles(whole, at_once, sharers, COLUMNS)
         pieces += [(group, columns) for columns in parts]
 
     def some(first: int, last: int) -> None:
-        buffer = taps.buffer(max(_length(columns) for _, columns in pieces) * taps.count)
+        buffer = taps.buffer(max(length_of(columns) for _, columns in pieces) * taps.count)
         for group, columns in pieces[first:last]:
             right = taps.gather(slice(0, taps.count), columns, buffer)
             result = np.empty((len(factors), right.shape[1]), dtype=out.dtype)
@@ -191,61 +188,9 @@ def _columns_into(
                 place = out[group.start, rows].reshape(len(factors), positions)
                 place[:, start : start + right.shape[1]] = result
             else:
-                out[group, rows] = result.reshape(len(factors), _length(group), *out.shape[2:]).swapaxes(0, 1)
+                out[group, rows] = result.reshape(len(factors), length_of(group), *out.shape[2:]).swapaxes(0, 1)
 
     taps.share(some, len(pieces), len(factors), taps.positions)
-
-
-class _Taps:
-    """The matrix of taps by positions of one group, gathered piece by piece."""
-
-    def __init__(self, source: np.ndarray, kernel: tuple[int, ...], grid: tuple[int, ...], axes: np.ndarray) -> None:
-        if any(stride < 0 or stride % source.itemsize for stride in source.strides):
-            source = np.ascontiguousarray(source)
-        self.count = source.shape[1] * prod(kernel)
-        self.positions = source.shape[0] * prod(grid)
-        self.kernel, self.grid, self.axes = np.array(kernel), np.array(grid), axes
-        self.sizes = np.array(source.shape[2:])
-        self.strides = np.array(source.strides) // source.itemsize
-        self.line = _as_line(source)
-
-    def share(self, some: Callable[[int, int], None], tiles: int, rows: int, columns: int) -> None:
-        """`some(first, last)` over the tiles, on several threads where that is better than to split each one's product."""
-        several = self.sharers(rows, columns) > 1
-        threads.run(some, threads.parts(tiles, threads.SPLIT_ABOVE) if several else [(0, tiles)] if tiles else [])
-
-    def sharers(self, rows: int, columns: int) -> int:
-        """How many threads share the tiles of a product of so many rows and columns."""
-        work = self.count * self.positions * rows
-        return len(threads.parts(columns, work, _COLUMNS)) if columns >= _WIDE * rows else 1
-
-    def buffer(self, size: int) -> np.ndarray:
-        return np.empty(size, dtype=self.line.dtype)
-
-    def gather(self, taps: slice, positions: slice, buffer: np.ndarray) -> np.ndarray:
-        """A (taps, positions) piece in the buffer."""
-        rows, columns = _length(taps), _length(positions)
-        piece = buffer[: rows * columns].reshape(rows, columns)
-
-        def some(first: int, last: int) -> None:
-            where = (self.line, self.strides, self.sizes, piece[first:last])
-            gather_taps(*where, taps.start + first, positions.start, self.grid, self.kernel, self.axes)
-
-        threads.run(some, threads.parts(rows, _GATHERED * piece.size) if piece.size else [])
-        return piece
-
-
-def _as_line(source: np.ndarray) -> np.ndarray:
-    """All of the memory of an array with positive strides as one line of elements, from element (0, ..., 0) on."""
-    if source.size == 0:
-        return np.empty(0, dtype=source.dtype)
-    reach = sum((size - 1) * stride for size, stride in zip(source.shape, source.strides, strict=True))
-    count = reach // source.itemsize + 1
-    return np.lib.stride_tricks.as_strided(source, (count,), (source.itemsize,), writeable=False)
-
-
-def _length(part: slice) -> int:
-    return part.stop - part.start
 
 
 def _ranges(start: int, stop: int, size: int) -> Iterator[slice]:
@@ -254,12 +199,12 @@ def _ranges(start: int, stop: int, size: int) -> Iterator[slice]:
 
 def _tiles(whole: slice, at_most: int, sharers: int = 1, granule: int = 1) -> list[slice]:
     """Ranges of at most `at_most`, of multiples of the granule where they can be, as many as threads share evenly."""
-    count = -(-_length(whole) // at_most)
+    count = -(-length_of(whole) // at_most)
     count = -(-count // max(1, sharers)) * max(1, sharers)
-    size = -(-_length(whole) // max(1, count))
+    size = -(-length_of(whole) // max(1, count))
     multiple = -(-size // granule) * granule
     return list(_ranges(whole.start, whole.stop, max(1, multiple if multiple <= at_most else size)))
 
 
 def _whole_panels(columns: int) -> int:
-    return columns // _COLUMNS * _COLUMNS or columns
+    return columns // COLUMNS * COLUMNS or columns

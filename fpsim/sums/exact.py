@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fpsim.backend import threads
-from fpsim.backend.numba import exact as kernels
+from fpsim.backend import numba as kernels, threads
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.formats import Format
 from fpsim.numbers.operations import odd_sum
@@ -65,18 +64,19 @@ def _binned(
     a: np.ndarray, b: np.ndarray, operand: Format, terms: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The exact sums of finite numbers as high + low, products and sums being exact in float64; None where they are not."""
+    height, width = kernels.exact.ROWS, kernels.exact.LANES  # of a tile
     (rows, leaves), columns = a.shape, b.shape[1]
-    left = pack_rows(a, np.dtype("f8"), kernels.ROWS)
-    right = pack_columns(b, np.dtype("f8"), kernels.LANES, rows + kernels.ROWS)[0]
+    left = pack_rows(a, np.dtype("f8"), height)
+    right = pack_columns(b, np.dtype("f8"), width, rows + height)[0]
     plan = _bins(left, right.data, operand, leaves)
     if plan is None:
         return None
     shifts, bins = plan
-    groups, panels = -(-rows // kernels.ROWS), -(-columns // kernels.LANES)
-    stride = panels * kernels.LANES
-    bin_stride = groups * kernels.ROWS * stride
-    sums = np.empty((bins + len(terms), groups * kernels.ROWS, stride))
-    function = kernels.make_exact(bins)
+    groups, panels = -(-rows // height), -(-columns // width)
+    stride = panels * width
+    bin_stride = groups * height * stride
+    sums = np.empty((bins + len(terms), groups * height, stride))
+    function = kernels.exact.make_exact(bins)
 
     def some(first: int, last: int) -> None:
         function(
@@ -89,7 +89,7 @@ def _binned(
         sums[bins + place] = 0
         sums[bins + place, :rows, :columns] = term
     high, low = np.empty(bin_stride), np.empty(bin_stride)
-    kernels.combine(sums.reshape(bins + len(terms), bin_stride), high, low)
+    kernels.exact.combine(sums.reshape(bins + len(terms), bin_stride), high, low)
     whole = [x.reshape(-1, stride)[:rows, :columns] for x in (high, low)]
     return whole[0], whole[1]
 

@@ -13,14 +13,14 @@ from math import inf
 import numpy as np
 
 from fpsim.accumulation.kinds import KAHAN, NEUMAIER, PARTS, TREE
-from fpsim.backend import threads
-from fpsim.backend.numba import lanes as kernels
+from fpsim.backend import numba as kernels, threads
+from fpsim.backend.numba.observed import NOTHING
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.plan import Plan, plan
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Sum
 
-LANES = kernels.LANES
+LANES = 16  # as of the kernels' slots
 _NO_HASHES = np.zeros(1, np.uint32)
 
 
@@ -74,7 +74,7 @@ class LaneSums:
     @property
     def tiles(self) -> np.ndarray:
         """The numbers of all tiles of slots."""
-        return np.arange(-(-self.slots // kernels.SLOTS))
+        return np.arange(-(-self.slots // kernels.lanes.SLOTS))
 
     def made(self) -> Iterator[np.ndarray]:
         """The sums for each program of the plan, in the carrier."""
@@ -96,27 +96,25 @@ class LaneSums:
         return tiles.reshape(-1, LANES)[: self.slots].reshape(len(self.right.values), -1, LANES)
 
     def run(
-        self, scheme: Scheme, flags: int, lines: np.ndarray, tiles: np.ndarray, observed: int | None = None, tallies: int = 0
+        self, scheme: Scheme, flags: int, lines: np.ndarray, tiles: np.ndarray, observed: int = NOTHING, tallies: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(tile, sums) by one kernel, 1 for the tiles that reached its limit, and `tallies` vectors of what is observed."""
         task, dtype = self.planned.task, scheme.dtype
-        kind, code, vector = task.accumulator.kind, task.rounding.code, 64 // dtype.itemsize
-        if kind in (KAHAN, NEUMAIER):
-            function = kernels.make_compensated_lanes(scheme.element, code, flags, int(kind is NEUMAIER))
-        else:
-            function = kernels.make_lanes(scheme.element, code, flags, *([] if observed is None else [observed]))
+        kind, vector = task.accumulator.kind, 64 // dtype.itemsize
+        compensation = kind.name if kind in (KAHAN, NEUMAIER) else ""
+        function = kernels.lanes.make_lanes(scheme.element, task.rounding.code, flags, observed, compensation)
         left, right = (replace(x, values=x.values.astype(dtype, copy=False)) for x in (self.left, self.right))
         parts = LANES // vector
         vector_tiles = (tiles[:, None] * parts + np.arange(parts)).reshape(-1)  # tiles of vectors
-        out = np.empty((vector_tiles.size, kernels.SLOTS, vector), dtype)
+        out = np.empty((vector_tiles.size, kernels.lanes.SLOTS, vector), dtype)
         hashes = _NO_HASHES
         if task.rounding is Rounding.STOCHASTIC:
             hashes, numbers = np.empty(out.shape, np.uint32), self.numbers
-            kernels.hash_elements(
+            kernels.lanes.hash_elements(
                 numbers.rows + numbers.first, numbers.stride, numbers.step, parts, vector_tiles, np.uint64(self.key), hashes
             )
         overflowed, tallied = np.zeros(vector_tiles.size, np.uint8), np.empty(vector_tiles.size * tallies * vector, dtype)
-        limit, size = dtype.type(scheme.limit), kernels.SLOTS * vector
+        limit, size = dtype.type(scheme.limit), kernels.lanes.SLOTS * vector
         zeros = left.values.size - left.stride
 
         def some(first: int, last: int) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpsim.backend import threads
-from fpsim.backend.numba import rows as kernels
+from fpsim.backend import numba as kernels, threads
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.packing import LANES, line_of
 from fpsim.sums.schemes import Scheme
@@ -19,7 +18,7 @@ def can_read(a: np.ndarray, b: np.ndarray, rounding: Rounding, chosen: Scheme) -
     along = a.strides[1] == size and size in b.strides
     regular = all(stride >= 0 and stride % size == 0 for stride in b.strides)
     fits = a.dtype == chosen.dtype == b.dtype and along and regular
-    whole = b.strides[1] != size or b.shape[1] >= kernels.VECTORS * LANES[chosen.element]
+    whole = b.strides[1] != size or b.shape[1] >= kernels.rows.VECTORS * LANES[chosen.element]
     return fits and rounding is not Rounding.STOCHASTIC and b.size > 0 and whole
 
 
@@ -29,16 +28,16 @@ def row_chain(
     """a @ b, a chain from +0 in ascending k, and the row and column ranges whose magnitudes reached the limit."""
     leaves, columns = b.shape
     along_columns = b.strides[1] != b.itemsize
-    vectors = kernels.COLUMN_VECTORS if along_columns else kernels.VECTORS
+    vectors = kernels.rows.COLUMN_VECTORS if along_columns else kernels.rows.VECTORS
     width = vectors * LANES[chosen.element]
     far, near = (b.T, columns) if along_columns else (b, leaves)
     stride = far.strides[0] // b.itemsize
     matrix = line_of(far, (near - 1) * stride + far.shape[1])
     panels = -(-columns // width)
     out, overflowed = np.empty(panels * width, dtype=b.dtype), np.zeros(panels, dtype=np.uint8)
-    function = kernels.make_row_product(chosen.element, vectors, rounding.code, flags, along_columns)
+    function = kernels.rows.make_row_product(chosen.element, vectors, rounding.code, flags, along_columns)
     row = line_of(a, leaves)
-    lead = kernels.lead_of(matrix, stride, leaves) if along_columns else 0
+    lead = kernels.rows.lead_of(matrix, stride, leaves) if along_columns else 0
     limit = b.dtype.type(chosen.limit)
 
     def task(first: int, last: int) -> None:

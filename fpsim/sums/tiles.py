@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend import threads
-from fpsim.backend.numba import products as kernels
+from fpsim.backend.numba.observed import NOTHING
+from fpsim.backend.numba.products import fill_hashes, make_product
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.packing import LANES, Panels, aligned, pack_columns, pack_rows
 from fpsim.sums.schemes import Scheme
@@ -42,7 +43,7 @@ class Job:
     def __init__(
         self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws
     ):
-        self.observed: int | None = None  # what the kernel observes (see `backend/numba/products.py`)
+        self.observed = NOTHING  # what the kernel observes (see `backend/numba/products.py`)
         self.element, self.dtype = element, np.dtype(element)
         self.rows, self.columns, self.leaves = shape
         self.depth, self.rounding, self.draws = depth, rounding, draws
@@ -56,7 +57,7 @@ class Job:
 
     def _kernel(self, flags: int) -> Any:
         shape = (self.element, self.tile_rows, self.vectors, self.rounding.code, flags)
-        return kernels.make_product(*shape, *([] if self.observed is None else [self.observed]))
+        return make_product(*shape, self.observed)
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
         """Further arguments of the kernel: where it keeps tallies, if at all."""
@@ -81,7 +82,7 @@ class Job:
         if draws:
             table = np.empty(out.shape, dtype=np.uint32)
             key = np.uint64(self.draws.key)
-            kernels.fill_hashes(table, key, self.draws.first, self.draws.row_step, self.draws.column_step)
+            fill_hashes(table, key, self.draws.first, self.draws.row_step, self.draws.column_step)
             hashes = table.reshape(-1)
         size = self.tile_rows * self.width
         flat = out.reshape(-1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from fpsim.accumulation.program import ADD, CHAIN, FUSED, ZERO
 from fpsim.accumulation.trees import Tree
-from fpsim.backend.numba.exact import combine
+from fpsim.backend import numba as kernels
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.additions import add_rounded
@@ -72,7 +72,7 @@ class _Nodes:
             special = values.sum(axis=0)
         finite = np.isfinite(values).all(axis=0)
         high, low = np.empty(values.shape[1]), np.empty(values.shape[1])
-        combine(np.where(finite, values, 0), high, low)
+        kernels.exact.combine(np.where(finite, values, 0), high, low)
         nothing = (high == 0) & (low == 0)
         negative = np.signbit(values).all(axis=0) if self.rounding is not Rounding.DOWN else np.signbit(values).any(axis=0)
         cancelled = (values != 0).any(axis=0) & (self.rounding is Rounding.DOWN)

@@ -11,16 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
-    as_bits,
-    as_float,
-    fused_multiply_add,
-    inlined,
-    int_max,
-    kernel,
-    prefer_wide_vectors,
-    uninitialized,
-)
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import as_bits, as_float, fused_multiply_add, int_max, prefer_wide_vectors, uninitialized
 from fpsim.backend.numba.random import hash_range, step_draw
 from fpsim.backend.numba.rounding import load, round_bits_stochastically
 

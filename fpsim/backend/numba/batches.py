@@ -9,7 +9,8 @@ import numpy as np
 from numba import types
 
 from fpsim.backend.numba.addresses import MachineCode, caller
-from fpsim.backend.numba.compiler import floats_at, inlined, int_max, int_min, kernel, uninitialized, zeroed
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import floats_at, int_max, int_min, uninitialized, zeroed
 from fpsim.backend.numba.packing import pack_four_lines, pack_lines, pack_lines_across
 from fpsim.backend.numba.products import make_product
 

@@ -6,18 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
-    as_bits,
-    as_float,
-    inlined,
-    int_add,
-    int_and,
-    int_sub,
-    kernel,
-    prefer_wide_vectors,
-    uninitialized,
-)
-from fpsim.backend.numba.sums_rounding import NEAREST_EVEN
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import as_bits, as_float, int_add, int_and, int_sub, prefer_wide_vectors, uninitialized
+from fpsim.backend.numba.rounding import NEAREST_EVEN
 
 LANES = 16  # terms of a block
 SLACK = 2.0**-12  # more than what the roundings of a block's sums, and of the bounds themselves, amount to

@@ -14,9 +14,11 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from fpsim.backend.numba.compiler import as_bits, as_float, int_and, kernel
-from fpsim.backend.numba.products import operand_pairs
-from fpsim.backend.numba.sums_rounding import CAREFUL, LENGTH, NEAREST_EVEN, Arithmetic, constants_of
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import as_bits, as_float, int_and
+from fpsim.backend.numba.rounding import NEAREST_EVEN
+from fpsim.backend.numba.sums_rounding import CAREFUL, LENGTH, Arithmetic, constants_of
+from fpsim.backend.numba.tile_operations import operand_pairs
 from fpsim.backend.numba.tiles import (
     EXPONENT,
     Vector,

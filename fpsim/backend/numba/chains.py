@@ -9,8 +9,9 @@ import numpy as np
 from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import kernel
-from fpsim.backend.numba.products import operand_pairs
-from fpsim.backend.numba.sums_rounding import CAREFUL, EXACT_PRODUCTS, LENGTH, NEAREST_EVEN, Arithmetic, constants_of
+from fpsim.backend.numba.rounding import NEAREST_EVEN
+from fpsim.backend.numba.sums_rounding import CAREFUL, EXACT_PRODUCTS, LENGTH, Arithmetic, constants_of
+from fpsim.backend.numba.tile_operations import operand_pairs
 from fpsim.backend.numba.tiles import SIGN, data_of, load_tile, splat, store_tile, tile_of, vectors_of, zero_tile
 
 

@@ -11,8 +11,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import kernel
-from fpsim.backend.numba.products import LEAF_STEPS, TileOperation, largest_lane
+from fpsim.backend.numba.products import LEAF_STEPS, largest_lane
 from fpsim.backend.numba.sums_rounding import TRACK, TRACK_SUMS, Arithmetic, constants_of, restore_direction, set_direction
+from fpsim.backend.numba.tile_operations import TileOperation
 from fpsim.backend.numba.tiles import Vector, data_of, index, store_tile, tile_of, vectors_of, zero_tile
 
 OPERATIONS = 4  # rounded operations for each leaf, which is how its steps are numbered
@@ -83,8 +84,7 @@ def finish_tile(
         draws = work.draws((hashes, arguments[4], arguments[5], arguments[6]), arguments[7])
         terms = (vectors_of(builder, arguments[i], total.count) for i in (0, 1))
         vectors = work.each(work.arithmetic.add, *terms, draws)
-        result = [tile_of(builder, arguments[0].type, vectors), work.tracked(arguments[2])]
-        return context.make_tuple(builder, signature.return_type, result)
+        return work.with_seen(signature, arguments[0].type, vectors, arguments[2])
 
     operand_types = (total, lost, seen, constants, hashes, place, stride, step, mode, flags)
     return types.Tuple([total, seen])(*operand_types), generate

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, int_add, int_max, int_min, kernel, prefer_wide_vectors, zeroed
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import as_bits, as_float, int_add, int_max, int_min, prefer_wide_vectors, zeroed
 from fpsim.backend.numba.observed import EVERYTHING as EVERYTHING, SUMS as SUMS, observes
-from fpsim.backend.numba.products import TileOperation
 from fpsim.backend.numba.sums_rounding import MAX_FINITE, Arithmetic
+from fpsim.backend.numba.tile_operations import TileOperation
 from fpsim.backend.numba.tiles import (
     HAS_MASK_REGISTERS,
     Stored,

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import (
     as_bits,
     as_float,
     convert_like,
     floats_at,
-    inlined,
     int_add,
     int_min,
     int_or,
-    kernel,
     prefer_wide_vectors,
     uninitialized,
 )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, power_series
+from fpsim.backend.numba.compiler import inlined
+from fpsim.backend.numba.intrinsics import as_bits, as_float, power_series
 from fpsim.backend.numba.transcendental import exp64
 
 _FIRST, _LAST = 0.5, 27.0  # where h is fitted; beyond, erfc is below 2^-1022

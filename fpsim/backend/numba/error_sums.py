@@ -14,8 +14,8 @@ from fpsim.backend.numba.observed import (
     SQUARES_EXACT_LEAVES as SQUARES_EXACT_LEAVES,
     observes,
 )
-from fpsim.backend.numba.products import BY_ELEMENT, TileOperation
 from fpsim.backend.numba.sums_rounding import LOWEST, MAX_FINITE
+from fpsim.backend.numba.tile_operations import BY_ELEMENT, TileOperation
 from fpsim.backend.numba.tiles import EXPONENT, Stored, Vector, larger_power, splat
 
 

@@ -15,9 +15,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, kernel, uninitialized
-from fpsim.backend.numba.products import operand_pairs
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import as_bits, as_float, uninitialized
 from fpsim.backend.numba.sums64 import two_sum
+from fpsim.backend.numba.tile_operations import operand_pairs
 from fpsim.backend.numba.tiles import TileType, data_of, index, splat, tile_of, vectors_of, zero_tile
 
 ROWS = 4

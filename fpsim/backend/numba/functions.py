@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import inlined, kernel, prefer_wide_vectors
+from fpsim.backend.numba.compiler import inlined, kernel
 from fpsim.backend.numba.error_function import erf64, erfc64
+from fpsim.backend.numba.intrinsics import prefer_wide_vectors
 from fpsim.backend.numba.transcendental import (
     acosh64,
     asinh64,

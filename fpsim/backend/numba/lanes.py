@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend.numba.compensated import OPERATIONS, finish_tile, step_tile
-from fpsim.backend.numba.compiler import inlined, kernel, uninitialized
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import uninitialized
 from fpsim.backend.numba.observed import NOTHING, TILE_OPERATIONS
 from fpsim.backend.numba.products import (
     ADD,
@@ -59,7 +60,7 @@ def _moved(places: Any, step: int) -> Any:
 
 
 @lru_cache(maxsize=128)
-def make_lanes(element: str, mode: int, flags: int, observer: int = NOTHING) -> Any:
+def make_lanes(element: str, mode: int, flags: int, observer: int = NOTHING, compensation: str = "") -> Any:
     """The kernel for one carrier ("f4" or "f8"), mode and set of flags for one observer.
 
     Its arguments: a and b (flat), out (flat, SLOTS vectors for each tile), for a and for b what rows, leaves and a block add
@@ -67,11 +68,15 @@ def make_lanes(element: str, mode: int, flags: int, observer: int = NOTHING) -> 
     them, the program and a stack of tiles (as `products.make_product`'s), the row of constants, hashes laid out as out
     (stochastic), the limit on magnitudes, an array (tile) that receives 1 where the limit was reached, and a flat array for
     tallies, vectors of each tile.
+
+    With "kahan" or "neumaier" as compensation it takes the leaves in ascending order, and observes nothing: the program, the
+    stack and the tallies are not used.
     """
     kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
     size, parts = SLOTS * lanes, LANES // lanes
     track = flags & (TRACK | TRACK_SUMS)
     kept = TILE_OPERATIONS[observer].tallies
+    is_compensated, neumaier = bool(compensation), int(compensation == "neumaier")
 
     @kernel
     def lane_sums(
@@ -89,82 +94,53 @@ def make_lanes(element: str, mode: int, flags: int, observer: int = NOTHING) -> 
             if kept:
                 store_tile(zero_tile(kind, 1, kept), tallied, tally, 0)
             top, seen = zero_tile(kind, 1, SLOTS), zero_tile(kind, 1, 1)
-            height = 0
-            for line in range(program.shape[0]):
-                operation = program[line, 0]
-                leaf, count, stride, node = program[line, 1], program[line, 2], program[line, 3], program[line, 4]
-                if operation == CHAIN:
-                    for _ in range(count):
-                        top, seen = chain_tile(
-                            top, seen, a, _moved(a_places, a_steps[leaf]), b, _moved(b_places, b_steps[leaf]), constants,
-                            hashes, place, 0, leaf + LEAF_STEPS, node, tallied, tally, mode, flags, observer,
-                        )  # fmt: skip
-                        leaf += stride
-                        node += 1
-                elif operation == ADD:
-                    height -= 1
-                    top, seen = add_tile(
-                        top, seen, stack, (height - 1) * size, 0, constants, hashes, place, 0, node, tallied, tally, mode,
-                        flags, observer,
+            if is_compensated:
+                lost = zero_tile(kind, 1, SLOTS)
+                for k in range(a_steps.size):
+                    top, lost, seen = step_tile(
+                        top, lost, seen, a, _moved(a_places, a_steps[k]), b, _moved(b_places, b_steps[k]), constants, hashes,
+                        place, 0, k + LEAF_STEPS, k * OPERATIONS, mode, flags, neumaier,
                     )  # fmt: skip
-                else:
-                    if height > 0:
-                        store_tile(top, stack, (height - 1) * size, 0)
-                    height += 1
-                    if operation == PUSH_LEAF:
-                        top, seen = leaf_tile(
-                            top, seen, a, _moved(a_places, a_steps[leaf]), b, _moved(b_places, b_steps[leaf]), constants,
-                            hashes, place, 0, leaf + LEAF_STEPS, tallied, tally, mode, flags, observer,
+                if neumaier:
+                    top, seen = finish_tile(
+                        top, lost, seen, constants, hashes, place, 0, a_steps.size * OPERATIONS, mode, flags
+                    )
+            else:
+                height = 0
+                for line in range(program.shape[0]):
+                    operation = program[line, 0]
+                    leaf, count, stride, node = program[line, 1], program[line, 2], program[line, 3], program[line, 4]
+                    if operation == CHAIN:
+                        for _ in range(count):
+                            top, seen = chain_tile(
+                                top, seen, a, _moved(a_places, a_steps[leaf]), b, _moved(b_places, b_steps[leaf]), constants,
+                                hashes, place, 0, leaf + LEAF_STEPS, node, tallied, tally, mode, flags, observer,
+                            )  # fmt: skip
+                            leaf += stride
+                            node += 1
+                    elif operation == ADD:
+                        height -= 1
+                        top, seen = add_tile(
+                            top, seen, stack, (height - 1) * size, 0, constants, hashes, place, 0, node, tallied, tally, mode,
+                            flags, observer,
                         )  # fmt: skip
                     else:
-                        top = zero_tile(kind, 1, SLOTS)
+                        if height > 0:
+                            store_tile(top, stack, (height - 1) * size, 0)
+                        height += 1
+                        if operation == PUSH_LEAF:
+                            top, seen = leaf_tile(
+                                top, seen, a, _moved(a_places, a_steps[leaf]), b, _moved(b_places, b_steps[leaf]), constants,
+                                hashes, place, 0, leaf + LEAF_STEPS, tallied, tally, mode, flags, observer,
+                            )  # fmt: skip
+                        else:
+                            top = zero_tile(kind, 1, SLOTS)
             store_tile(top, out, place, 0)
             if track and not largest_lane(seen) < limit:
                 overflowed[tile] = 1
         restore_direction(previous, mode, flags)
 
     return lane_sums
-
-
-@lru_cache(maxsize=64)
-def make_compensated_lanes(element: str, mode: int, flags: int, neumaier: int) -> Any:
-    """The kernel of Kahan's (or Neumaier's) summation; its arguments are those of `make_lanes`'s.
-
-    The program, the stack and the tallies are not used: leaves are taken in ascending order.
-    """
-    kind, lanes = (np.float32, 16) if element == "f4" else (np.float64, 8)
-    size, parts = SLOTS * lanes, LANES // lanes
-    track = flags & (TRACK | TRACK_SUMS)
-
-    @kernel
-    def compensated_lanes(
-        a: Any, b: Any, out: Any, a_rows: Any, b_rows: Any, a_steps: Any, b_steps: Any, a_stride: int, b_stride: int,
-        slots: int, zeros: int, tiles: Any, first: int, last: int, program: Any, stack: Any, row: Any, hashes: Any,
-        limit: float, overflowed: Any, tallied: Any,
-    ) -> None:  # fmt: skip
-        previous = set_direction(mode, flags)
-        constants = constants_of(row)
-        places = uninitialized(SLOTS, np.int64)
-        for tile in range(first, last):
-            a_places = _slots_of(tiles[tile], parts, lanes, a_rows, a_stride, slots, zeros, places)
-            b_places = _slots_of(tiles[tile], parts, lanes, b_rows, b_stride, slots, 0, places)
-            place = tile * size
-            total, lost, seen = zero_tile(kind, 1, SLOTS), zero_tile(kind, 1, SLOTS), zero_tile(kind, 1, 1)
-            for k in range(a_steps.size):
-                total, lost, seen = step_tile(
-                    total, lost, seen, a, _moved(a_places, a_steps[k]), b, _moved(b_places, b_steps[k]), constants, hashes,
-                    place, 0, k + LEAF_STEPS, k * OPERATIONS, mode, flags, neumaier,
-                )  # fmt: skip
-            if neumaier:
-                total, seen = finish_tile(
-                    total, lost, seen, constants, hashes, place, 0, a_steps.size * OPERATIONS, mode, flags
-                )
-            store_tile(total, out, place, 0)
-            if track and not largest_lane(seen) < limit:
-                overflowed[tile] = 1
-        restore_direction(previous, mode, flags)
-
-    return compensated_lanes
 
 
 @kernel

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import (
     as_bits,
     as_float,
     doubles_at,
@@ -16,7 +17,6 @@ from fpsim.backend.numba.compiler import (
     int_max,
     int_min,
     int_sub,
-    kernel,
     prefer_wide_vectors,
     shift_left,
     shift_right,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim.backend.numba.compiler import as_float, int_and, int_or, int_sub, int_xor, kernel, prefer_wide_vectors, shift_left
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import as_float, int_and, int_or, int_sub, int_xor, prefer_wide_vectors, shift_left
 from fpsim.backend.numba.rounding import BLOCK, DROPPED, MAX_FINITE, NEAREST_EVEN, ONE, SIGN, SMALL_BELOW, load, round_bits
 
 

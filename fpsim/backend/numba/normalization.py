@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import inlined, kernel, uninitialized
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import uninitialized
 from fpsim.backend.numba.sums64 import total
 
 # Batch normalization: x is (images, channels, size); sums run over each image's plane, then over the images.

@@ -17,7 +17,7 @@ from typing import Any
     RECOUNTING, SWAMPED_ALONE,
 ) = range(-1, 10)  # fmt: skip
 
-#: The kind of `products.TileOperation` for each.
+#: The kind of `tile_operations.TileOperation` for each.
 TILE_OPERATIONS: dict[int, type[Any]] = {}
 
 

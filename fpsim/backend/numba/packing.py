@@ -7,18 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
-    as_bits,
-    as_float,
-    int_and,
-    int_max,
-    int_min,
-    int_sub,
-    int_xor,
-    kernel,
-    prefer_wide_vectors,
-)
+from fpsim.backend.numba.compiler import kernel
 from fpsim.backend.numba.copies import LANES, copy_lanes
+from fpsim.backend.numba.intrinsics import as_bits, as_float, int_and, int_max, int_min, int_sub, int_xor, prefer_wide_vectors
 from fpsim.backend.numba.transposition import LINE_BYTES, TILE_BYTES, transpose_tile
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_min, kernel, uninitialized
+from fpsim.backend.numba.compiler import inlined, kernel
 from fpsim.backend.numba.counting import BLOCK, count_block
+from fpsim.backend.numba.intrinsics import as_bits, as_float, int_min, uninitialized
 from fpsim.backend.numba.rounding import load, round_bits
 
 #: What is computed of x, y, z and a factor f, every operation rounded in float32 (no fused multiply-add).

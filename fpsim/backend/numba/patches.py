@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpsim.backend.numba.compiler import inlined, int_max, int_min, kernel
+from fpsim.backend.numba.compiler import inlined, kernel
 from fpsim.backend.numba.copies import LANES, copy_lanes
+from fpsim.backend.numba.intrinsics import int_max, int_min
 
 
 @inlined

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import inlined, int_add, int_mul, int_xor, shift_right
+from fpsim.backend.numba.compiler import inlined
+from fpsim.backend.numba.intrinsics import int_add, int_mul, int_xor, shift_right
 
 _M1, _M2 = np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97)
 _S16, _S15, _S32 = np.uint32(16), np.uint32(15), np.uint64(32)

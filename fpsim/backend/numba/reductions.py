@@ -10,17 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
-    as_bits,
-    as_float,
-    inlined,
-    int_add,
-    int_min,
-    kernel,
-    prefer_wide_vectors,
-    uninitialized,
-    zeroed,
-)
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import as_bits, as_float, int_add, int_min, prefer_wide_vectors, uninitialized, zeroed
 from fpsim.backend.numba.products import ADD, CHAIN, PUSH_LEAF
 from fpsim.backend.numba.rounding import NEAREST_EVEN, load, round_bits
 from fpsim.backend.numba.transposition import LINE_BYTES, TILE_BYTES, transpose_tile

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import (
     VECTOR_BYTES,
     as_bits,
     as_float,
     convert_like,
     fence,
-    inlined,
     int_add,
     int_and,
     int_or,
     int_sub,
     int_xor,
-    kernel,
     prefer_wide_vectors,
     prefetch,
     shift_down,
@@ -206,42 +205,31 @@ def round_bits_stochastically(bits: Any, c: Any, draw: Any, plain: Any) -> Any:
     return int_or(result, sign)
 
 
-def make_round_array(mode: int, plain: bool) -> Any:
-    """The kernel `(bits, out, row) -> None` over flat arrays for one deterministic mode; `out` may be `bits`."""
+def make_round_array(mode: int, plain: bool, streams: bool) -> Any:
+    """The kernel `(bits, out, row) -> None` over flat arrays for one deterministic mode; `out` may be `bits`.
+
+    Where it `streams`, results go past the cache, so that `out` is not read before: it is another array, aligned to
+    VECTOR_BYTES, its size a multiple of STREAMED_BLOCK.
+    """
+    at_once = STREAMED_BLOCK if streams else BLOCK
 
     @kernel
     def round_array(bits: Any, out: Any, row: Any) -> None:
         prefer_wide_vectors()
         c = load(row)
-        buffer = uninitialized(BLOCK, bits.dtype)
-        for start in range(0, bits.size, BLOCK):
-            block = bits[start : start + BLOCK]
-            for i in range(block.size):
+        buffer = uninitialized(at_once, bits.dtype)
+        for start in range(0, bits.size, at_once):
+            block = bits[start : start + at_once]
+            for i in range(at_once if streams else block.size):
                 buffer[i] = round_bits(block[i], c, mode, plain)
-            _store(buffer, out[start : start + BLOCK])
+            if streams:
+                _stream(bits, out, start, buffer)
+            else:
+                _store(buffer, out[start : start + at_once])
+        if streams:
+            fence()
 
     return round_array
-
-
-def make_round_stream(mode: int, plain: bool) -> Any:
-    """The kernel `(bits, out, row) -> None` whose results go past the cache, so that `out` is not read before.
-
-    `out` is another array, aligned to VECTOR_BYTES, its size a multiple of STREAMED_BLOCK.
-    """
-
-    @kernel
-    def round_stream(bits: Any, out: Any, row: Any) -> None:
-        prefer_wide_vectors()
-        c = load(row)
-        buffer = uninitialized(STREAMED_BLOCK, bits.dtype)
-        for start in range(0, bits.size, STREAMED_BLOCK):
-            block = bits[start : start + STREAMED_BLOCK]
-            for i in range(STREAMED_BLOCK):
-                buffer[i] = round_bits(block[i], c, mode, plain)
-            _stream(bits, out, start, buffer)
-        fence()
-
-    return round_stream
 
 
 @inlined
@@ -251,41 +239,29 @@ def _draws(key: Any, first: Any, hashes: Any, draws: Any) -> None:
         draws[i] = step_draw(hashes[i], np.uint32(0))
 
 
-def make_round_stochastically(plain: bool) -> Any:
+def make_round_stochastically(plain: bool, streams: bool) -> Any:
     """The kernel `(bits, out, row, draws, key, first_element) -> None`; element i draws as `first_element + i`, step 0.
 
-    `draws` is scratch of BLOCK elements: uint32 for a float32 carrier, int64 for a float64 one.
+    `draws` is scratch of BLOCK elements: uint32 for a float32 carrier, int64 for a float64 one. `streams` as for
+    `make_round_array`.
     """
+    at_once = STREAMED_BLOCK if streams else BLOCK
 
     @kernel
     def round_stochastically(bits: Any, out: Any, row: Any, draws: Any, key: Any, first_element: Any) -> None:
         prefer_wide_vectors()
         c = load(row)
-        buffer, hashes = np.empty(BLOCK, bits.dtype), np.empty(BLOCK, np.uint32)  # faster than `uninitialized`
-        for start in range(0, bits.size, BLOCK):
-            block = bits[start : start + BLOCK]
-            _draws(key, first_element + start, hashes[: block.size], draws)
-            for i in range(block.size):
+        buffer, hashes = np.empty(at_once, bits.dtype), np.empty(at_once, np.uint32)  # faster than `uninitialized`
+        for start in range(0, bits.size, at_once):
+            block = bits[start : start + at_once]
+            _draws(key, first_element + start, hashes if streams else hashes[: block.size], draws)
+            for i in range(at_once if streams else block.size):
                 buffer[i] = round_bits_stochastically(block[i], c, draws[i], plain)
-            _store(buffer, out[start : start + BLOCK])
+            if streams:
+                _stream(bits, out, start, buffer)
+            else:
+                _store(buffer, out[start : start + at_once])
+        if streams:
+            fence()
 
     return round_stochastically
-
-
-def make_stream_stochastically(plain: bool) -> Any:
-    """As `make_round_stochastically`, with results past the cache, as `make_round_stream`."""
-
-    @kernel
-    def stream_stochastically(bits: Any, out: Any, row: Any, draws: Any, key: Any, first_element: Any) -> None:
-        prefer_wide_vectors()
-        c = load(row)
-        buffer, hashes = np.empty(STREAMED_BLOCK, bits.dtype), np.empty(STREAMED_BLOCK, np.uint32)
-        for start in range(0, bits.size, STREAMED_BLOCK):
-            block = bits[start : start + STREAMED_BLOCK]
-            _draws(key, first_element + start, hashes, draws)
-            for i in range(STREAMED_BLOCK):
-                buffer[i] = round_bits_stochastically(block[i], c, draws[i], plain)
-            _stream(bits, out, start, buffer)
-        fence()
-
-    return stream_stochastically

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import int_max, int_min, kernel, prefer_wide_vectors, prefetch, uninitialized, zeroed
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import int_max, int_min, prefer_wide_vectors, prefetch, uninitialized, zeroed
 from fpsim.backend.numba.observed import NOTHING
 from fpsim.backend.numba.processor import FEATURES
 from fpsim.backend.numba.products import LEAF_STEPS, chain_tile, largest_lane

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numba import int32
 
-from fpsim.backend.numba.compiler import as_bits, as_float, int_and, kernel, prefer_wide_vectors
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.intrinsics import as_bits, as_float, int_and, prefer_wide_vectors
 
 # What the parts of an error are, in the order of arguments and weights.
 NEAR, ABOVE, LOCAL, INNER, RESULT, LEAST, CONSTANT = range(7)

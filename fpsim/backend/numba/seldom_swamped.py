@@ -15,8 +15,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from fpsim.backend.numba.block_bounds import LANES, LEAST, SLACK, swamped_share
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, int_and
+from fpsim.backend.numba.compiler import inlined
 from fpsim.backend.numba.counted import LARGEST, UNCHANGED, CountingTileOperation
+from fpsim.backend.numba.intrinsics import as_bits, as_float, int_and
 from fpsim.backend.numba.observed import (
     NOTHING,
     RECOUNTING,

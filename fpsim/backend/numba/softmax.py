@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import (
     as_bits,
     as_float,
-    inlined,
     int_and,
     int_or,
     int_xor,
-    kernel,
     prefer_wide_vectors,
     shift_down,
     uninitialized,

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import inlined, kernel, uninitialized
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import uninitialized
 
 LANES = 8
 

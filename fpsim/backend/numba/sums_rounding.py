@@ -14,9 +14,8 @@ from typing import Any
 from fpsim.backend.numba.compiler import inlined
 from fpsim.backend.numba.directions import DOWNWARD, HAS_DIRECTIONS, INWARD, UPWARD, direction_setters, operations
 from fpsim.backend.numba.processor import HAS_FMA
+from fpsim.backend.numba.rounding import DOWN, NEAREST_AWAY, NEAREST_EVEN, ODD, STOCHASTIC, TOWARD_ZERO, UP
 from fpsim.backend.numba.tiles import EXPONENT, SIGN, Vector, larger_power, smaller, splat, together, unless_all
-
-NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD, STOCHASTIC = range(7)
 
 # What a row of constants holds, as floats of the carrier.
 LOWEST = 0  # 2^emin: below it the quantum stays; tiny where subnormals are flushed, for the flush is judged afterwards

@@ -9,8 +9,9 @@ import numpy as np
 
 from fpsim.backend.numba.batches import make_pack_pair
 from fpsim.backend.numba.block_bounds import LANES, bounds_of_tiles, extents_of_fours, extents_of_panels, swamped_share
-from fpsim.backend.numba.compiler import int_max, kernel, uninitialized, zeroed
+from fpsim.backend.numba.compiler import kernel
 from fpsim.backend.numba.counted import TALLIES
+from fpsim.backend.numba.intrinsics import int_max, uninitialized, zeroed
 from fpsim.backend.numba.products import make_product
 from fpsim.backend.numba.seldom_swamped import SWAMPED_ALONE
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import (
+from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.counting import BLOCK, ELEMENTS, INFINITE, NAN, OVERFLOWS, UNDERFLOWS
+from fpsim.backend.numba.intrinsics import (
     as_bits,
     as_float,
     int_add,
@@ -15,12 +17,10 @@ from fpsim.backend.numba.compiler import (
     int_or,
     int_sub,
     int_xor,
-    kernel,
     shift_left,
     shift_right,
     uninitialized,
 )
-from fpsim.backend.numba.counting import BLOCK, ELEMENTS, INFINITE, NAN, OVERFLOWS, UNDERFLOWS
 
 #: The last bits of an entry, which values of formats of at most 21 bits do not use, say what its rounding did.
 OVERFLOWED, UNDERFLOWED, IS_INFINITE, IS_NAN = 1, 2, 3, 4

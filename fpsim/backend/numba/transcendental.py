@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, as_float, inlined, power_series
+from fpsim.backend.numba.compiler import inlined
+from fpsim.backend.numba.intrinsics import as_bits, as_float, power_series
 
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH = 6.93147180369123816490e-01  # ln 2 to 33 bits: its products with exponents are exact

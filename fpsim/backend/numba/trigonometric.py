@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import as_bits, inlined, power_series, zeroed
+from fpsim.backend.numba.compiler import inlined
+from fpsim.backend.numba.intrinsics import as_bits, power_series, zeroed
 from fpsim.backend.numba.sums64 import two_sum
 
 _TWO_OVER_PI = 0.6366197723675814

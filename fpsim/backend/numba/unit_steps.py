@@ -17,8 +17,8 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from fpsim.backend.numba.compiler import kernel
-from fpsim.backend.numba.products import operand_pairs
 from fpsim.backend.numba.sums_rounding import sum_error, to_odd
+from fpsim.backend.numba.tile_operations import operand_pairs
 from fpsim.backend.numba.tiles import (
     EXPONENT,
     Vector,

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import floats_at, kernel
+from fpsim.backend.numba.compiler import kernel
 from fpsim.backend.numba.counting import LOST as LOST_COLUMN, UPDATES as UPDATES_COLUMN
+from fpsim.backend.numba.intrinsics import floats_at
 
 # Marks: meant to change, and lost if in the end it is as it was; meant to change; lost.
 MOVED, MEANT, LOST = 1, 2, 4

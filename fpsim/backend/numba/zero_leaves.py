@@ -13,16 +13,15 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fpsim.backend.numba.compiler import (
+from fpsim.backend.numba.compiler import inlined, kernel
+from fpsim.backend.numba.intrinsics import (
     VECTOR_BYTES,
     as_bits,
     as_float,
-    inlined,
     int_add,
     int_and,
     int_or,
     int_sub,
-    kernel,
     lowest_bit,
     prefer_wide_vectors,
     shift_left,

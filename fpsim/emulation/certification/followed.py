@@ -16,15 +16,8 @@ from fpsim.emulation.certification.table import Products
 from fpsim.emulation.machine.policy import Policy
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
-from fpsim.running.products import (
-    Summed,
-    hidden_underflow,
-    result_error,
-    rounded_error,
-    stored_error,
-    tree_stages,
-    unrounded_error,
-)
+from fpsim.running.products import Summed, hidden_underflow, result_error, tree_stages
+from fpsim.running.roundings import rounded_error, stored_error, unrounded_error
 from fpsim.sums.observers.error_sums import Kept, error_sums
 from fpsim.sums.task import Sum
 from fpsim.theory.powers import inflated
@@ -32,15 +25,15 @@ from fpsim.theory.roundings import holds, unit
 from fpsim.theory.trees import leaves_of
 
 
-def is_tree(accumulator: Accumulator) -> bool:
-    """Whether the accumulator is one tree of rounded additions."""
-    return accumulator.kind is TREE
+def _is_one_tree(accumulator: Accumulator) -> bool:
+    """Whether the accumulator is one tree of rounded additions, which flush nothing."""
+    return accumulator.kind is TREE and not accumulator.format.flush
 
 
 def can_follow(policy: Policy, sums: Products) -> bool:
     if sums.matrices is None or sums.divisor != 1:
         return False
-    return policy.rounding is not Rounding.STOCHASTIC or (is_tree(policy.accumulator) and not policy.accumulator.format.flush)
+    return policy.rounding is not Rounding.STOCHASTIC or _is_one_tree(policy.accumulator)
 
 
 def follow_tree(policy: Policy, sums: Products) -> tuple[torch.Tensor, float, float] | None:
@@ -48,7 +41,7 @@ def follow_tree(policy: Policy, sums: Products) -> tuple[torch.Tensor, float, fl
 
     None where the accumulator is more than one tree, or draws.
     """
-    if policy.rounding is Rounding.STOCHASTIC or not is_tree(policy.accumulator) or policy.accumulator.format.flush:
+    if policy.rounding is Rounding.STOCHASTIC or not _is_one_tree(policy.accumulator):
         return None
     left, right = _matrices(sums)
     products = sums.factors[1].value.dim() > 0
@@ -97,7 +90,7 @@ def _again(
         return total, total, total
     held = sums.held
     stored = stored_error(result, held, target, rounding)
-    if not is_tree(accumulator) or accumulator.format.flush or sums.terms == 0:  # of these the last rounding only
+    if not _is_one_tree(accumulator) or sums.terms == 0:  # of these the last rounding only
         with np.errstate(invalid="ignore"):
             rest = np.where(np.isfinite(total), total - stored * (1 - 2.0**-40), np.inf)
         return total, rest, np.where(np.isfinite(stored), stored**2, 0.0)

@@ -15,15 +15,14 @@ import torch
 from fpsim.emulation.certification.adding import Weights, added_up
 from fpsim.emulation.certification.costs import Costs, Store
 from fpsim.emulation.certification.followed import can_follow, follow, follow_tree
-from fpsim.emulation.certification.single import multiplied, near_rest
+from fpsim.emulation.certification.single import LEAST, UNIT, multiplied, near_rest
 from fpsim.emulation.certification.slopes import Operand
 from fpsim.emulation.certification.table import Call, Products
 from fpsim.numbers.formats import Format
 from fpsim.theory.roundings import holds
 
 _FROM, _TO = 8, 2**14  # terms: float32's own errors grow with them, and stay far below those of 16 bits
-_UNIT = 2.0**-23
-_LEAST, _LARGEST = 2.0**-126, 2.0**48  # of factors, and of their products with room for thousands of them
+_LARGEST = 2.0**48  # of factors, with room for thousands of their products
 
 
 class TooLarge(Exception):
@@ -57,7 +56,7 @@ class _Parts:
         """For a, b >= 0, which are overwritten."""
         if not (float(a.max()) < _LARGEST and float(b.max()) < _LARGEST):
             raise TooLarge
-        self.add_bounds(multiplied(self.sums, a.clamp_(min=_LEAST), b.clamp_(min=_LEAST)))
+        self.add_bounds(multiplied(self.sums, a.clamp_(min=LEAST), b.clamp_(min=LEAST)))
 
     def scale_to(self, largest: float) -> None:
         """Make room for errors that float32 would not multiply."""
@@ -77,10 +76,10 @@ class _Parts:
         float32's sum of n products errs by (n + 2) 2^-24 of its magnitudes, four bounds in float32 by 2^-21 more.
         """
         terms = self.sums.terms
-        by_above = (1 + (terms + 32) * _UNIT) * self.scale
+        by_above = (1 + (terms + 32) * UNIT) * self.scale
         constant += store.constant + (terms + 8) * 2.0**-146 * max(1.0, self.scale)
         weights = Weights(
-            near=1 + 2 * _UNIT, above=by_above, local=factor, result=store.share, least=store.least, constant=constant
+            near=1 + 2 * UNIT, above=by_above, local=factor, result=store.share, least=store.least, constant=constant
         )
         return added_up(result, (self.near, self.above, local, None), self.rest, weights, fmt)
 
@@ -161,7 +160,7 @@ def _add_addend(parts: _Parts, addend: Operand, single: torch.Tensor, growth: fl
     spread = parts.sums.spread_addend
     if addend.known and addend.value is not addend.reference:
         change = _change(addend)
-        parts.rest = parts.rest + _UNIT * float(change.abs().max())
+        parts.rest = parts.rest + UNIT * float(change.abs().max())
         if not change.amax() == 0 == change.amin():
             parts.add_change(spread(change) if parts.near is not None else spread(change).expand(shape).contiguous())
     if not addend.known or growth:

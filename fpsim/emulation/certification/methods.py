@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from fpsim.emulation.certification.adjoint import Shadow, contributions, shares
-from fpsim.emulation.certification.forward import Box, Library, Pass, Running, States, logits_of, walk
+from fpsim.emulation.certification.forward import Pass, States, logits_of, walk
+from fpsim.emulation.certification.passes import Box, Library, Running
 from fpsim.emulation.certification.slopes import Operand, upwards
 from fpsim.emulation.certification.steps import Trace
 from fpsim.emulation.certification.table import SINGLE

@@ -100,8 +100,7 @@ def _chosen(call: Call) -> Sequence[Slope]:
     return one_at_a_time(call)
 
 
-for _overload in ("self",):
-    register(getattr(_aten.where, _overload), "structure", _chosen, kind="exact", cost=free)
+register(_aten.where.self, "structure", _chosen, kind="exact", cost=free)
 
 
 # Sums and means without factors

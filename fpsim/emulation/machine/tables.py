@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from fpsim.backend.numba import counting
+from fpsim.backend import numba as kernels
 from fpsim.emulation.machine.finishing import BLOCK, Finish
 
 _WIDEST = 11  # bits of precision: tables of 2^19 places, of which a format's exponents use few
@@ -44,12 +44,10 @@ class Tables:
         table = self._tables.get(name) if name in self._tables else self._worth(name, function, x.size)
         if table is None:
             return False
-        from fpsim.backend.numba.tables import look_up
-
         results: list[bool] = []
 
         def part(first: int, last: int, counts: np.ndarray) -> None:
-            results.append(look_up(x[first:last], out[first:last], table, self._dropped, counts))
+            results.append(kernels.tables.look_up(x[first:last], out[first:last], table, self._dropped, counts))
 
         counted = np.zeros_like(row)
         self._finish.split(x.size, _COST, BLOCK, counted, part)
@@ -82,24 +80,21 @@ class Tables:
         return np.concatenate([positive, positive + half])
 
     def _make(self, function: Function) -> np.ndarray:
-        from fpsim.backend.numba import tables as kernels
-
         places = self._places()
         bits = (places << int(self._dropped)).astype(np.uint32)
         with np.errstate(all="ignore"):
             values = function(bits.view(np.float32).astype(np.float64))
         events = self._events(values)
         rounded = np.empty(values.size, np.float32)
-        self._finish.round(values, rounded, np.zeros(counting.LENGTH, np.int64))
+        self._finish.round(values, rounded, np.zeros(kernels.counting.LENGTH, np.int64))
         table = np.empty(1 << (32 - int(self._dropped)), np.int32)  # what is no place is never touched
-        table[places] = (rounded.view(np.int32) & ~kernels.EVENT_BITS) | events
+        table[places] = (rounded.view(np.int32) & ~kernels.tables.EVENT_BITS) | events
         return table
 
     def _events(self, values: np.ndarray) -> np.ndarray:
-        from fpsim.backend.numba import tables as kernels
-
         over_positive, over_negative, under_positive, under_negative = self._finish.limits(values.dtype)
         over = np.isfinite(values) & ((values >= over_positive) | (values <= over_negative))
         under = (values != 0) & (values <= under_positive) & (values >= under_negative)
         choices = [np.isnan(values), np.isinf(values), over, under]
-        return np.select(choices, [kernels.IS_NAN, kernels.IS_INFINITE, kernels.OVERFLOWED, kernels.UNDERFLOWED], 0)
+        names = kernels.tables
+        return np.select(choices, [names.IS_NAN, names.IS_INFINITE, names.OVERFLOWED, names.UNDERFLOWED], 0)

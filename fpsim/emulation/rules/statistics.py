@@ -14,7 +14,7 @@ from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import Rule, register, register_functional
 from fpsim.emulation.rules.exact import exact_rule
 from fpsim.emulation.rules.reductions import axes_of, columns_of, shape_of
-from fpsim.sums.axes import prefix_axis
+from fpsim.sums.prefixes import prefix_axis
 
 _aten = torch.ops.aten
 _FLOAT32 = torch.float32

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
 from fpsim.accumulation.kinds import PARTS
-from fpsim.backend import threads
-from fpsim.backend.numba import reductions
+from fpsim.backend import numba as kernels, threads
 from fpsim.backend.numba.counted import (
     EVERYTHING,
-    MOST_LEAVES,
     OVERFLOWS,
     SUMS,
     TALLIES,
@@ -23,8 +20,6 @@ from fpsim.backend.numba.counted import (
     count_sums,
     sum_tallies,
 )
-from fpsim.backend.numba.sums_rounding import CAREFUL, FORMAT_IS_CARRIER
-from fpsim.backend.numba.zero_leaves import count_zero_leaves_of_pairs
 from fpsim.numbers.computing import is_float64
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
@@ -33,6 +28,16 @@ from fpsim.sums.additions import add_rounded
 from fpsim.sums.batches import extents_of_pairs, plan_of_pairs, run_pairs
 from fpsim.sums.columns import Columns
 from fpsim.sums.lanes import LaneSums
+from fpsim.sums.observers.countable import (
+    are_alone,
+    countable,
+    extents_of_formats,
+    least_unseen,
+    may_be_seldom,
+    observed,
+    shows_swamped_alone,
+    vanishing,
+)
 from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob, swamped_pairs
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.orientation import is_turned, oriented
@@ -72,23 +77,23 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
     if planned is None or not extents[0] < np.inf:
         return None
     counts = planned.tallied
-    planned = _countable(planned, extents[0])
+    planned = countable(planned, extents[0])
     chosen, shape = planned.scheme, (a.shape[1], b.shape[2], planned.leaves)
-    if _are_alone(planned, extents, counters) and _observed(planned, extents) == SUMS and _may_be_seldom(planned, extents):
+    if shows_swamped_alone(planned, extents, counters):
         out, swamped = swamped_pairs(planned, a, b, planned.flags(planned.leaves, shape[0], lambda: extents))
         counters.add(Tally(len(a) * shape[0] * shape[1] * counts[0][0], swamped))
         return out
-    job = CountingJob(chosen.element, shape, planned.depth, task.rounding, Draws(), _observed(planned, extents))
+    job = CountingJob(chosen.element, shape, planned.depth, task.rounding, Draws(), observed(planned, extents))
     flags, lines = planned.flags(planned.leaves, job.rows, lambda: extents), planned.programs[0]
     out, tallies, overflowed = run_pairs(job, a, b, lines, chosen, flags, TALLIES * LANES[chosen.element])
     if overflowed.any():
         return None
     job.add(tallies, overflowed)
-    if job.observed == SUMS and not job.largest < _most(planned):
+    if job.observed == SUMS and not job.largest < least_unseen(planned):
         return None
-    vanishing = _vanishing(planned)
-    if job.observed == SUMS or extents[1] <= max(vanishing):
-        _leave_out_zero_leaves(job, *_zero_leaves(a, b, vanishing), *counts[0][1:], len(a))
+    lost = vanishing(planned)
+    if job.observed == SUMS or extents[1] <= max(lost):
+        _leave_out_zero_leaves(job, *_zero_leaves(a, b, lost), *counts[0][1:], len(a))
     _take(job, len(a) * job.rows * job.columns * counts[0][0], counters)
     return out
 
@@ -98,21 +103,21 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
     task, tree, programs, counts = planned.task, planned.tree, planned.programs, planned.tallied
     rounding = task.rounding
     (rows, leaves), columns = a.shape, b.shape[1]
-    shape, most, extents = (rows, columns, leaves), _most(planned), _extents_of_formats(task)
+    shape, most, extents = (rows, columns, leaves), least_unseen(planned), extents_of_formats(task)
     job: CountingJob | None = None
-    known = _countable(planned, extents[0])
-    if _are_alone(known, extents, counters) and _observed(known, extents) == SUMS and _may_be_seldom(known, extents):
+    known = countable(planned, extents[0])
+    if shows_swamped_alone(known, extents, counters):
         seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone=True)
         left, right = seldom.pack(a, b)
         if all(seldom.suits(left, right, programs[0])):
             job = seldom
     if job is None:
         extents = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
-        planned = _countable(planned, extents[0])
-        job = CountingJob(planned.scheme.element, shape, tree.depth + 1, rounding, draws, _observed(planned, extents))
+        planned = countable(planned, extents[0])
+        job = CountingJob(planned.scheme.element, shape, tree.depth + 1, rounding, draws, observed(planned, extents))
         left, right = job.pack(a, b)
-        alone = _are_alone(planned, extents, counters)
-        if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and _may_be_seldom(planned, extents):
+        alone = are_alone(planned, extents, counters)
+        if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and may_be_seldom(planned, extents):
             seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
             job = seldom if seldom.suits(left, right, programs[0])[0] else job
     chosen, smallest = planned.scheme, extents[1]
@@ -125,22 +130,12 @@ def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counter
         everything = job.observed == EVERYTHING
         if job.overflowed or not (everything or job.largest < most):
             counted, out = _again(job, a, b, lines, planned.careful.scheme, out)
-        elif job.observed == SUMS or (counters.is_whole and not everything and smallest <= max(_vanishing(planned))):
+        elif job.observed == SUMS or (counters.is_whole and not everything and smallest <= max(vanishing(planned))):
             if vanished is None:
-                vanished = _zero_leaves(a[None], b[None], _vanishing(planned))
+                vanished = _zero_leaves(a[None], b[None], vanishing(planned))
             _leave_out_zero_leaves(job, *vanished, in_chains, used)
         _take(counted, rows * columns * added, counters)
         yield out
-
-
-@lru_cache(maxsize=128)
-def _extents_of_formats(task: Sum) -> tuple[float, float]:
-    """`extents_of_products` of finite operands, at the most and at the least."""
-    left, right = task.left.enclosing, task.right.enclosing
-    return (
-        max(left.max_finite, -left.min_finite) * max(right.max_finite, -right.min_finite),
-        left.min_subnormal * right.min_subnormal,
-    )
 
 
 def _take(job: CountingJob, additions: int, counters: Tally) -> None:
@@ -149,77 +144,13 @@ def _take(job: CountingJob, additions: int, counters: Tally) -> None:
     counters.add(Tally(additions, counts[UNCHANGED], counts[OVERFLOWS], counts[UNDERFLOWS], job.largest))
 
 
-def _observed(planned: Plan, extents: tuple[float, float]) -> int:
-    """What a kernel observes: sums alone where that tells everything, given the extents of the products."""
-    task, largest = planned.task, extents[0]
-    simple = task.rounding is not Rounding.STOCHASTIC and not planned.scheme.flags & CAREFUL
-    if is_float64(task.target):  # which the careful kernel does not serve: nothing may overflow, and every product is exact
-        simple = simple and 2 * task.operand.precision <= 53 and largest * (planned.leaves + 1) < 2.0**1000
-    tells = simple and largest < np.inf and (_underflows_only_in_leaves(planned, extents) or planned.tree.is_chains)
-    return SUMS if tells else EVERYTHING
-
-
-def _underflows_only_in_leaves(planned: Plan, extents: tuple[float, float]) -> bool:
-    """Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows."""
-    return not planned.task.exact_products or bool(planned.scheme.flags & FORMAT_IS_CARRIER and extents[1] > 2.0**-100)
-
-
-def _are_alone(planned: Plan, extents: tuple[float, float], counters: Tally) -> bool:
-    """Whether swamped additions alone are asked for, and no sum overflows."""
-    return not counters.is_whole and planned.growth * planned.leaves * extents[0] < _most(planned)
-
-
-def _may_be_seldom(planned: Plan, extents: tuple[float, float]) -> bool:
-    """Whether `SeldomSwampedJob` is for such sums."""
-    chosen = planned.scheme
-    is_float32 = bool(chosen.flags & FORMAT_IS_CARRIER) and chosen.element == "f4"
-    is_chain = is_float32 and planned.tree.is_chains and planned.leaves > 0
-    return is_chain and _underflows_only_in_leaves(planned, extents)
-
-
-def _most(planned: Plan) -> float:
-    """Where nothing is watched, an overflow shows in what it gives: below which every magnitude is then."""
-    return planned.task.target.max_finite if planned.scheme.flags & FORMAT_IS_CARRIER else np.inf
-
-
-def _countable(planned: Plan, largest: float) -> Plan:
-    """The plan of a kernel that can count products up to a magnitude."""
-    scheme, task = planned.scheme, planned.task
-    # A leaf's overflow that is finite.
-    hides = bool(scheme.flags & FORMAT_IS_CARRIER) and task.rounding is not Rounding.NEAREST_EVEN
-    is_hidden = hides and not (planned.tree.is_chains and largest < task.target.max_finite)
-    if is_hidden or (scheme.element == "f4" and planned.leaves > MOST_LEAVES):
-        return replace(planned, scheme=planned.careful.scheme)
-    return planned
-
-
-def _vanishing(planned: Plan) -> tuple[float, float]:
-    """Up to which magnitude a positive product becomes zero, and a negative one."""
-    if planned.task.exact_products:
-        return 0.0, 0.0
-    quantum, rounding = planned.task.target.min_subnormal, planned.task.rounding
-    below = float(np.nextafter(quantum, 0.0))
-    match rounding:
-        case Rounding.NEAREST_EVEN:
-            return quantum / 2, quantum / 2
-        case Rounding.NEAREST_AWAY:
-            return below / 2, below / 2
-        case Rounding.TOWARD_ZERO:
-            return below, below
-        case Rounding.UP:
-            return 0.0, below
-        case Rounding.DOWN:
-            return below, 0.0
-    return 0.0, 0.0  # to odd: the smallest number
-
-
 def _zero_leaves(a: np.ndarray, b: np.ndarray, least: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """For each term of (n, i, k) and (n, k, j), how many products are zero where positive and negative ones up to `least`
     become zero, and how many of those have no zero factor.
     """
     zeros, underflows = (np.zeros(a.shape[2], dtype=np.int64) for _ in range(2))
     bits = [np.ascontiguousarray(x).view(f"u{x.itemsize}") for x in (a, b)]
-    count_zero_leaves_of_pairs(np.empty(1, b.dtype), *bits, *least, zeros, underflows)
+    kernels.zero_leaves.count_zero_leaves_of_pairs(np.empty(1, b.dtype), *bits, *least, zeros, underflows)
     return zeros, underflows
 
 
@@ -236,11 +167,11 @@ def _leave_out_zero_leaves(
 def count_chains(sums: Columns, counters: Tally) -> np.ndarray | None:
     """Chains down columns, and of their additions those that were swamped; None, and nothing counted, where one overflowed."""
     images, terms, columns = sums.x.shape
-    items = images * -(-columns // reductions.BLOCK)
+    items = images * -(-columns // kernels.reductions.BLOCK)
     out, swamped = np.empty((images, columns), sums.x.dtype), np.empty(items, np.int64)
 
     def task(first: int, last: int) -> None:
-        reductions.count_chains(sums.x, out, swamped, first, last, sums.constants)
+        kernels.reductions.count_chains(sums.x, out, swamped, first, last, sums.constants)
 
     threads.run(task, threads.parts(items, sums.x.size))
     if not np.isfinite(out).all():

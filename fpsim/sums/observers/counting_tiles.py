@@ -7,15 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend import threads
-from fpsim.backend.numba.batches import matrices, packing_codes
-from fpsim.backend.numba.block_bounds import LANES, bounds_of_product, swamped_share
+from fpsim.backend import numba as kernels, threads
 from fpsim.backend.numba.counted import TALLIES, UNCHANGED, sum_tallies
 from fpsim.backend.numba.products import CHAIN
-from fpsim.backend.numba.seldom_swamped import SELDOM_SWAMPED, SWAMPED_ALONE
-from fpsim.backend.numba.swamped_batches import ROWS, VECTORS, make_swamped_batch
 from fpsim.numbers.rounding import Rounding
-from fpsim.sums.packing import Panels, aligned
+from fpsim.sums.packing import LANES, Panels, aligned
 from fpsim.sums.plan import Plan
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws
@@ -32,7 +28,7 @@ class CountingJob(Job):
 
     def __init__(self, element: str, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, observed: int):
         super().__init__(element, shape, depth, rounding, draws)
-        self.observed: int = observed
+        self.observed = observed
         self.counts = [0, 0, 0]
         self.largest = 0.0
         self.parent: CountingJob | None = None
@@ -72,8 +68,9 @@ class SeldomSwampedJob(CountingJob):
     """
 
     def __init__(self, shape: tuple[int, int, int], depth: int, rounding: Rounding, draws: Draws, alone: bool):
-        super().__init__("f4", shape, depth, rounding, draws, SWAMPED_ALONE if alone else SELDOM_SWAMPED)
-        self.room, self.rooms = TALLIES * LANES, []
+        seldom = kernels.seldom_swamped
+        super().__init__("f4", shape, depth, rounding, draws, seldom.SWAMPED_ALONE if alone else seldom.SELDOM_SWAMPED)
+        self.room, self.rooms = TALLIES * LANES["f4"], []
         self._lines: np.ndarray | None = None
         self._right: list[Panels] = []  # so many at a time that what bounds their blocks has room
         self._first: tuple[Any, ...] = ()  # what bounds the blocks of the first of them, until it is used
@@ -104,9 +101,9 @@ class SeldomSwampedJob(CountingJob):
 
     def _bounds(self, panels: Panels) -> tuple[Any, ...]:
         """What `block_bounds.bounds_of_product` finds, most of it what the kernel observes chains by."""
-        count, share = -(-panels.columns // self.width), swamped_share(self.rounding.code)
+        count, share = -(-panels.columns // self.width), kernels.block_bounds.swamped_share(self.rounding.code)
         data, panel_stride, leaf_stride, _, _ = panels
-        found: tuple[Any, ...] = bounds_of_product(
+        found: tuple[Any, ...] = kernels.block_bounds.bounds_of_product(
             self._left, self.groups, self.tile_rows, data, count, panel_stride, leaf_stride, self.width, self.leaves,
             self._blocks, share,
         )  # fmt: skip
@@ -133,13 +130,17 @@ def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tu
 
     With how many additions were swamped: (n, i, k) and (n, k, j), which `batches.plan_of_pairs` serves.
     """
+    batches, swamped = kernels.batches, kernels.swamped_batches
     (pairs, rows, leaves), columns, lines = a.shape, b.shape[2], planned.programs[0]
-    groups, width = -(-rows // ROWS), VECTORS * LANES
-    out = np.empty((pairs, groups * ROWS, -(-columns // width) * width), np.float32)
-    tallied = np.empty((pairs, TALLIES * LANES), np.float32)
-    function, blocks = make_swamped_batch(planned.task.rounding.code, flags), _blocks(lines.tobytes())
+    groups, width = -(-rows // swamped.ROWS), swamped.VECTORS * LANES["f4"]
+    out = np.empty((pairs, groups * swamped.ROWS, -(-columns // width) * width), np.float32)
+    tallied = np.empty((pairs, TALLIES * LANES["f4"]), np.float32)
+    function, blocks = swamped.make_swamped_batch(planned.task.rounding.code, flags), _blocks(lines.tobytes())
     a, b = (x if min(x.strides) >= 0 else np.ascontiguousarray(x) for x in (a, b))
-    where = (packing_codes("f4", ROWS, a, b), matrices(a), matrices(b), out, rows, columns, leaves, planned.depth)
+    where = (
+        batches.packing_codes("f4", swamped.ROWS, a, b), batches.matrices(a), batches.matrices(b), out, rows, columns, leaves,
+        planned.depth,
+    )  # fmt: skip
 
     def task(first: int, last: int) -> None:
         function(*where, first, last, lines, blocks, planned.scheme.row, tallied)
@@ -153,9 +154,9 @@ def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tu
 @lru_cache(maxsize=128)
 def _blocks(program: bytes) -> np.ndarray:
     """The blocks of LANES terms, or what is left of them, of a program's chains: (first term, number of terms, stride)."""
-    lines = np.frombuffer(program, np.int64).reshape(-1, 5)
+    lines, lanes = np.frombuffer(program, np.int64).reshape(-1, 5), kernels.block_bounds.LANES
     first, count, stride = lines[lines[:, 0] == CHAIN, 1:4].T
-    blocks = -(-count // LANES)
+    blocks = -(-count // lanes)
     chain = np.repeat(np.arange(count.size), blocks)
-    done = (np.arange(chain.size) - (np.cumsum(blocks) - blocks)[chain]) * LANES
-    return np.stack([first[chain] + stride[chain] * done, np.minimum(LANES, count[chain] - done), stride[chain]], axis=1)
+    done = (np.arange(chain.size) - (np.cumsum(blocks) - blocks)[chain]) * lanes
+    return np.stack([first[chain] + stride[chain] * done, np.minimum(lanes, count[chain] - done), stride[chain]], axis=1)

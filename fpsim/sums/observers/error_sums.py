@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fpsim.backend.numba.error_sums import MAGNITUDES, MAGNITUDES_EXACT_LEAVES, SQUARES, SQUARES_EXACT_LEAVES
+from fpsim.backend import numba as kernels
 from fpsim.backend.numba.sums_rounding import CAREFUL, CLAMP, EXACT_PRODUCTS, TRACK
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.batches import run_pairs
@@ -45,7 +45,8 @@ class Kept:
 
     def code(self, exact_products: bool) -> int:
         """The number that stands for it inside kernels."""
-        choices = (MAGNITUDES, SQUARES, MAGNITUDES_EXACT_LEAVES, SQUARES_EXACT_LEAVES)
+        kept = kernels.error_sums
+        choices = (kept.MAGNITUDES, kept.SQUARES, kept.MAGNITUDES_EXACT_LEAVES, kept.SQUARES_EXACT_LEAVES)
         return choices[self.squares + 2 * (self.exact_leaves or exact_products)]
 
 

@@ -7,8 +7,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from fpsim.accumulation.instructions import Formats, Instruction, Output, formats_of_both
-from fpsim.backend import threads
-from fpsim.backend.numba import blocks as kernels
+from fpsim.backend import numba as kernels, threads
 from fpsim.backend.numba.packing import extent
 from fpsim.numbers.formats import FP16, FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
@@ -150,12 +149,12 @@ class _Blocks:
         """
         packed, (left, right) = self.packed, self.powers
         out = packed.started(start if start is None or not self.turned else start.T)
-        how = kernels.NEAREST
+        how = kernels.blocks.NEAREST
         if rounding is Rounding.TOWARD_ZERO:
             terms_and_addend = (self.block << (self.fraction + 2)) + (1 << (self.fraction + 1))
             small = self.element == "f4" and terms_and_addend <= 2**31 - 2**7  # the nearest float32 is an int32 too
-            how = kernels.TOWARD_ZERO_INTEGERS if small else kernels.TOWARD_ZERO
-        function = kernels.make_block_product(self.element, *TILE, how)
+            how = kernels.blocks.TOWARD_ZERO_INTEGERS if small else kernels.blocks.TOWARD_ZERO
+        function = kernels.blocks.make_block_product(self.element, *TILE, how)
         settings = _settings(self.element, self.fraction, target.emin)
         kept = np.int32(-1 << (24 - target.precision))
         row = constants(FP16 if target == FP16 else FP32, _NEAREST, "f8")
@@ -194,12 +193,13 @@ def _settings(element: str, fraction: int, emin: int) -> np.ndarray:
     """What a block kernel gets, as bits of the carrier, named in `backend/numba/blocks.py`."""
     bits, stored, bias = (32, 23, 127) if element == "f4" else (64, 52, 1023)
     integer = np.dtype(f"i{bits // 8}")
-    row = np.zeros(kernels.SETTINGS, integer)
+    names = kernels.blocks
+    row = np.zeros(names.SETTINGS, integer)
     # The sum of two exponent fields, which may exceed the width: the kernel's difference wraps back.
     scale = (2 * bias + fraction) << stored
-    row[kernels.SCALE] = (scale + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
-    row[kernels.LEAST_SCALED] = np.array(2.0 ** (fraction - 126 if bits == 32 else -900), element).view(integer)
-    row[kernels.LEAST_ADDEND] = np.array(2.0**emin, element).view(integer)
-    row[kernels.ALONE] = -1 << max(0, stored - fraction)
+    row[names.SCALE] = (scale + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
+    row[names.LEAST_SCALED] = np.array(2.0 ** (fraction - 126 if bits == 32 else -900), element).view(integer)
+    row[names.LEAST_ADDEND] = np.array(2.0**emin, element).view(integer)
+    row[names.ALONE] = -1 << max(0, stored - fraction)
     row.setflags(write=False)
     return row

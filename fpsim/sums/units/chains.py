@@ -9,8 +9,7 @@ import numpy as np
 
 from fpsim.accumulation.accumulator import Accumulator
 from fpsim.accumulation.instructions import FLUSHED, Formats, Instruction, formats_of_both
-from fpsim.backend import threads
-from fpsim.backend.numba import chains as kernels
+from fpsim.backend import numba as kernels, threads
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.orientation import has_few_columns
@@ -58,7 +57,7 @@ def chain_product(a: np.ndarray, b: np.ndarray, target: Format, start: np.ndarra
     with np.errstate(invalid="ignore"):
         packed = Packed(a * a.dtype.type(lift), b, element)
         out = packed.started(start * lift)
-    function = kernels.make_chain(element, *TILE)
+    function = kernels.chains.make_chain(element, *TILE)
     row = constants(target, _NEAREST, "f8")
     least = out.dtype.type(FP32.min_normal * lift)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpsim.backend import threads
-from fpsim.backend.numba.blocks import powers
+from fpsim.backend import numba as kernels, threads
 from fpsim.backend.numba.packing import pack_columns, pack_rows
 from fpsim.numbers.formats import Format
 from fpsim.sums.packing import LANES
@@ -43,7 +42,7 @@ class Packed:
         """2^exponent of every element of both, in the same layout (see `backend/numba/blocks.py`)."""
         results = [np.empty_like(values) for values in (self.a, self.b)]
         for values, operand, out in zip((self.a, self.b), formats, results, strict=True):
-            powers(values, _EXPONENT[self.element], values.dtype.type(2.0**operand.emin), out)
+            kernels.blocks.powers(values, _EXPONENT[self.element], values.dtype.type(2.0**operand.emin), out)
         return results
 
     def started(self, start: np.ndarray | None) -> np.ndarray:

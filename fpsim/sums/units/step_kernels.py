@@ -7,8 +7,7 @@ from math import frexp, inf
 import numpy as np
 
 from fpsim.accumulation.instructions import Formats, Instruction, formats_of_both
-from fpsim.backend import threads
-from fpsim.backend.numba import unit_steps as kernels
+from fpsim.backend import numba as kernels, threads
 from fpsim.backend.numba.packing import extent
 from fpsim.numbers.formats import FP32
 from fpsim.sums.orientation import has_few_columns
@@ -22,7 +21,7 @@ def step_product(
     if row.flush:
         operands = zip((a, b), formats_of_both(fmt), strict=True)
         a, b = (np.where(np.abs(x) < operand.min_normal, 0, x) for x, operand in operands)
-    model = kernels.MODELS[row.model]
+    model = kernels.unit_steps.MODELS[row.model]
     if not _is_tame(a, b, fmt, start, model.binades):
         return None
     if has_few_columns(a, b):
@@ -31,7 +30,7 @@ def step_product(
         return None if result is None else result.T
     packed = Packed(*padded(a, b, row.block), model.element)
     powers = packed.powers(formats_of_both(fmt)) if model.with_powers else [packed.a, packed.b]
-    function = kernels.make_step_product(row.model, *TILE, row.block, row.fraction)
+    function = kernels.unit_steps.make_step_product(row.model, *TILE, row.block, row.fraction)
     out = packed.started(start)
 
     def task(first: int, last: int) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from fpsim.accumulation.accumulator import get_accumulator
 from fpsim.accumulation.instructions import FLUSHED, Formats, Instruction, formats_of_both
-from fpsim.backend.numba import products as kernels, sums_rounding as names
+from fpsim.backend.numba.products import make_add
+from fpsim.backend.numba.sums_rounding import OVERFLOW_NEGATIVE, OVERFLOW_POSITIVE
 from fpsim.numbers.formats import FP32, Format
 from fpsim.numbers.rounding import Rounding, round_into
 from fpsim.sums.exact import exact_product
@@ -34,12 +35,12 @@ def _add(x: np.ndarray, y: np.ndarray, target: Format, rounding: Rounding = _NEA
     row = constants(target, rounding, "f8")
     if rounding is Rounding.ODD:
         row = row.copy()
-        row[names.OVERFLOW_POSITIVE], row[names.OVERFLOW_NEGATIVE] = np.inf, -np.inf
+        row[OVERFLOW_POSITIVE], row[OVERFLOW_NEGATIVE] = np.inf, -np.inf
     size = -(-x.size // 8) * 8
     left, right = np.zeros(size), np.zeros(size)
     left[: x.size], right[: x.size] = x.reshape(-1), y.reshape(-1)
     hashes = np.zeros(size, np.uint32)
-    kernels.make_add(rounding.code, scheme.flags)(left, right, row, hashes, 0)
+    make_add(rounding.code, scheme.flags)(left, right, row, hashes, 0)
     return left[: x.size].reshape(x.shape)
 
 
