@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fpsim
-from fpsim.emulation.certification import certify, costs, elementwise, forward, long_products, products, single, table
+from fpsim.emulation.certification import certify, costs, derivatives, long_products, passes, products, single, table
 from fpsim.emulation.certification.methods import METHODS
 from fpsim.emulation.certification.normalization import Rows, _probabilities, _softmax_moved
 from fpsim.emulation.certification.norms import convolution_norm, matrix_norm
@@ -512,8 +512,8 @@ def test_the_rounding_of_weights_is_needed(method, monkeypatch):
     model, x = underflowing()
     machine = ("fp16", "fp32", "nearest-even")
     assert not violated(model, x, machine, method)
-    monkeypatch.setattr(forward, "signed", lambda call, row, slopes: (None, None))
-    monkeypatch.setattr("fpsim.emulation.certification.adjoint.signed", lambda call, row, slopes: (None, None))
+    for module in ("forward", "passes", "adjoint"):
+        monkeypatch.setattr(f"fpsim.emulation.certification.{module}.signed", lambda call, row, slopes: (None, None))
     monkeypatch.setattr(long_products._Parts, "add_near", lambda self, a, b, change: None)
     assert violated(model, x, machine, method)
 
@@ -572,18 +572,18 @@ def test_long_products_are_bounded_as_all_others_are(number, accumulate, slack, 
     model, shape = LONG[number], [(5, 48), (3, 3, 8, 8)][number]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     served = []
-    whole = forward.long_product_error
+    whole = passes.long_product_error
 
     def watching(*arguments):
         found = whole(*arguments)
         served.append(found is not None)
         return found
 
-    monkeypatch.setattr(forward, "long_product_error", watching)
+    monkeypatch.setattr(passes, "long_product_error", watching)
     quick = certify(model, x, "fp16", accumulate, method="running")
     assert len(served) == sum(isinstance(layer, (nn.Linear, nn.Conv2d)) for layer in model) and all(served)
-    monkeypatch.setattr(forward, "long_product_error", lambda *arguments: None)
-    monkeypatch.setattr(forward.Running, "rounded", lambda *arguments: None)
+    monkeypatch.setattr(passes, "long_product_error", lambda *arguments: None)
+    monkeypatch.setattr(passes.Running, "rounded", lambda *arguments: None)
     monkeypatch.setattr(costs, "_SLIGHT", 0.0)
     plain = certify(model, x, "fp16", accumulate, method="running")
     assert torch.equal(quick.logits, plain.logits)
@@ -621,8 +621,8 @@ def test_errors_beyond_float32_stay_finite():
     assert bool(torch.isfinite(bound).all()) and float(bound.max()) > 1e39
 
 
-FUNCTIONS = (*elementwise.RANGES.values(), *elementwise._GELU.values())
-SMOOTH = [found for found in FUNCTIONS if isinstance(found, elementwise._Smooth)]
+FUNCTIONS = (*derivatives.RANGES.values(), *derivatives.GELU.values())
+SMOOTH = [found for found in FUNCTIONS if isinstance(found, derivatives.Smooth)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -660,9 +660,9 @@ def test_functions_move_less_than_their_bound(seed, scale, size):
         change = torch.softmax(value, -1) - torch.softmax(other, -1)
         assert bool((change.abs() <= _softmax_moved(value, t, -1)).all())
         for name, function in functions.items():
-            bound = elementwise.RANGES[name].moved(value, t)
+            bound = derivatives.RANGES[name].moved(value, t)
             assert bool(((function(value) - function(other)).abs() <= bound + 2.0**-50).all()), name
-        for kind, found in elementwise._GELU.items():
+        for kind, found in derivatives.GELU.items():
             change = nn.functional.gelu(value, approximate=kind) - nn.functional.gelu(other, approximate=kind)
             assert bool((change.abs() <= found.moved(value, t) + 2.0**-48 * (1 + value.abs())).all()), kind
 

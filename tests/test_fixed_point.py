@@ -162,7 +162,7 @@ def test_the_enclosing_format_holds_every_value(name):
         (lambda x: fpsim.exp(x, "fixed(8,4)"), r"fixed\(8,4\) has no elementary functions"),
         (lambda x: fpsim.mul(x, x, "int32"), "int32 has no products here: they take at most 24 bits"),
         (lambda x: fpsim.matmul(x, x, fmt="int8", error_bound=True), "int8 has no error bounds"),
-        (lambda x: fpsim.add(x / 2, x, "int8"), r"a\[0, 0\] = 0.5 is not a value of int8; round it"),
+        (lambda x: fpsim.add(x / 2, x, "int8"), r"a\[0, 0\] = 0.5 is no value of int8; round it"),
         (lambda x: fpsim.round(x, "fixed(40,2)"), r"fixed\(40,2\): fixed-point numbers have 2 to 32 bits"),
         (lambda x: fpsim.round(x, "int9"), r"unknown format 'int9'.*int4, int8, .*fixed\(bits, fraction\)"),
         (lambda x: fpsim.matmul(x, x, fmt="int8", accumulate="h100"), "unit h100 has no instruction for values of int8"),

@@ -42,7 +42,7 @@ def add(a: Any, b: Any, fmt: Any, rounding: _Mode = "nearest-even", *, seed: int
 
     Raises
     ------
-    ValueError : an operand that is not a value of the format (`round` first), an unknown format or mode, a format that
+    ValueError : an operand that is no value of the format (`round` first), an unknown format or mode, a format that
         has no arithmetic here, a dtype that cannot hold it, shapes that do not broadcast, a process that flushes
         subnormals to zero.
     TypeError : integers and complex numbers in arrays, tensors elsewhere than on the CPU, other types.

@@ -137,7 +137,7 @@ def _public(name: str) -> Callable[..., Any]:
 
     Raises
     ------
-    ValueError : an element that is not a value of the format (`round` first), another mode, a dtype that cannot hold
+    ValueError : an element that is no value of the format (`round` first), another mode, a dtype that cannot hold
         the format, fp64, a process that flushes subnormals to zero.
     TypeError : integers, complex numbers and other types.
     """

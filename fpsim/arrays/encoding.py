@@ -52,7 +52,7 @@ def encode(x: Any, fmt: Any) -> Any:
 
     Raises
     ------
-    ValueError : an element that is not a value of the format (`round` first), a NaN where the format has none.
+    ValueError : an element that is no value of the format (`round` first), a NaN where the format has none.
     """
     target = get_system(fmt)
     array, _ = _operand(x, target)
@@ -159,7 +159,7 @@ def next_up(x: Any, fmt: Any) -> Any:
 
     Raises
     ------
-    ValueError : an element that is not a value of the format, or a dtype that cannot hold its values.
+    ValueError : an element that is no value of the format, or a dtype that cannot hold its values.
     """
     return _next(x, fmt, 1)
 

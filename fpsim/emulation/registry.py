@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from typing import Any
 
 import torch
@@ -126,6 +126,19 @@ def register(
             PRIMITIVE[op] = _in_steps(rule, steps)
             STEPS.add(op)
         return rule
+
+    return decorate
+
+
+def itself_in_float64(op: torch._ops.OpOverload, place: int = 0) -> Callable[[Rule], Rule]:
+    """A decorator of a rule: where the argument in that place is float64, which means itself, the operation is torch's own."""
+
+    def decorate(rule: Rule) -> Rule:
+        @wraps(rule)
+        def checked(machine: Machine, *args: Any, **kwargs: Any) -> Any:
+            return op(*args, **kwargs) if args[place].dtype is torch.float64 else rule(machine, *args, **kwargs)
+
+        return checked
 
     return decorate
 

@@ -98,9 +98,12 @@ def require_values(array: np.ndarray, fmt: NumberSystem, name: str) -> None:
     """Raise ValueError, naming the first element, unless every one is a value of the format."""
     where = first_non_value(array, fmt)
     if where is not None:
-        place = f"{name}[{', '.join(map(str, where))}]" if where else name
-        offender = float(array[where])
-        raise ValueError(f"{place} = {offender!r} is not a value of {fmt.name}; round it to the format first")
+        raise no_value(array, where, fmt, name)
+
+
+def no_value(array: np.ndarray, where: tuple[int, ...], fmt: NumberSystem, name: str) -> ValueError:
+    """What is raised for an element that is no value of the format."""
+    return ValueError(f"{name}{list(where) or ''} = {float(array[where])!r} is no value of {fmt.name}; round it first")
 
 
 class CodedFloat(BinaryFloat):

@@ -11,6 +11,7 @@ import numpy as np
 from fpsim.backend import numba as kernels, threads
 from fpsim.numbers import arguments
 from fpsim.numbers.carriers import rounding_constants
+from fpsim.numbers.encoding import no_value
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding, round_into
 
@@ -26,8 +27,7 @@ def operand(x: Any, fmt: Format, name: str) -> tuple[np.ndarray, Callable[[np.nd
         round_into(array, rounded, fmt, Rounding.NEAREST_EVEN)
         same = (rounded == array) | np.isnan(array)
         place = tuple(int(index) for index in np.unravel_index(int(np.argmin(same)), array.shape))
-        where = f"{name}{list(place) if place else ''} = {float(array[place])!r}"
-        raise ValueError(f"{where} is no value of {fmt.name}; round it first")
+        raise no_value(array, place, fmt, name)
     return array, wrap
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -32,19 +31,18 @@ from fpsim.accumulation.kinds import UNIT
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.arithmetic import Arithmetic
 from fpsim.emulation.machine.machine import FormatMachine
+from fpsim.emulation.machine.mixed_arithmetic import arithmetic_of
 from fpsim.emulation.machine.parts import COMPLEX64, joined as joined_parts, parts_of
 from fpsim.emulation.machine.place import Surroundings
-from fpsim.emulation.machine.policy import MixedPolicy, mixed_products, widened
+from fpsim.emulation.machine.policy import MixedPolicy
+from fpsim.emulation.machine.roles import RoleTag
 from fpsim.emulation.machine.selection import Selection, backward_selection, forward_selection, update_selection
 from fpsim.emulation.machine.settings import ModuleSettings
-from fpsim.emulation.machine.systems import SystemFinish
-from fpsim.emulation.machine.tables import Tables
 from fpsim.emulation.machine.tensor_settings import settings_of_tensors
 from fpsim.emulation.registry import TABLE, positions
 from fpsim.emulation.schemas import names, tensors_in
-from fpsim.numbers.formats import Format, joined
 from fpsim.numbers.rounding import Rounding
-from fpsim.numbers.splits import Split, in_mode
+from fpsim.numbers.splits import Split
 from fpsim.numbers.system import NumberSystem
 from fpsim.sums.task import Sum
 
@@ -54,24 +52,6 @@ _ROUNDING_FAMILIES = frozenset(
     names("matmul convolution reduction softmax attention normalization loss elementwise elementary")
 )
 _NUMBER = torch.ops.aten._local_scalar_dense.default
-
-
-class RoleTag(marks.Tag):
-    """Values of a format (None: of several, or from outside), made in a role, by a module with these settings."""
-
-    __slots__ = ("era", "fmt", "module", "role")
-
-    def __init__(self, fmt: NumberSystem | None, role: str, module: ModuleSettings, era: object):
-        super().__init__(fmt.name if fmt is not None else "several")
-        self.fmt, self.role, self.module, self.era = fmt, role, module, era
-
-    @property
-    def role_format(self) -> NumberSystem:
-        """The format of the role in that module."""
-        return getattr(self.module.formats, self.role)
-
-    def of_anything(self) -> RoleTag:
-        return self if self.fmt is None else RoleTag(None, self.role, self.module, self.era)
 
 
 class MixedMachine(FormatMachine):
@@ -134,18 +114,24 @@ class MixedMachine(FormatMachine):
         if op is _NUMBER:  # Python gets what is there
             targets = (args[0],)
         held = self._mark_of(targets[0]) if targets and targets[0].dtype in (_FLOAT32, COMPLEX64) else None
-        backward = not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
+        backward = self._goes_back()
         if self.optimizer is not None or (not backward and not self.places and self._updates(held, args, kwargs)):
             selection = self._selection_of_an_update(held, args, kwargs)
         else:
-            settings = self._backward_settings() if backward else self.settings_at(self.path)
-            selection = (backward_selection if backward else forward_selection)(settings)
+            selection = self._selection_of_a_pass(backward)
             if held is not None and held.role == "weight":
                 selection = selection.storing(held.fmt or held.role_format, "weight", held.module)
         self._targets = targets
         self._checks = not self._rounds(op)
         if selection != self._selected:
             self._switch_to(selection)
+
+    def _goes_back(self) -> bool:
+        """Whether the backward pass is running, and no part of a forward pass within it."""
+        return not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
+
+    def _selection_of_a_pass(self, backward: bool) -> Selection:
+        return backward_selection(self._backward_settings()) if backward else forward_selection(self.settings_at(self.path))
 
     def _updates(self, held: RoleTag | None, args: Any, kwargs: dict[str, Any]) -> bool:
         if held is not None and held.role != "activation":
@@ -165,38 +151,10 @@ class MixedMachine(FormatMachine):
     def _switch_to(self, selection: Selection) -> None:
         arithmetic = self._arithmetics.get(selection)
         if arithmetic is None:
-            arithmetic = self._arithmetics[selection] = self._arithmetic(selection)
+            tag = self.role_tag(selection.result, selection.role, selection.module)
+            arithmetic = self._arithmetics[selection] = arithmetic_of(selection, self._policies, tag)
         self.arithmetic = arithmetic
         self._selected = selection
-
-    def _arithmetic(self, selection: Selection) -> Arithmetic:
-        module, formats = selection.module, selection.module.formats
-        read = [selection.read, selection.read_gradient, selection.result]
-        if None in read:
-            read = [formats.weight, formats.activation, formats.gradient, formats.optimizer, selection.result]
-        accumulator = getattr(module.accumulators, selection.by)
-        policy = self._policies.of(selection.result, accumulator, selection.rounding)
-        arithmetic = replace(Arithmetic.of(policy), tag=self.role_tag(selection.result, selection.role, module))
-        operands = selection.result
-        if not isinstance(selection.result, Format):
-            finishing = SystemFinish(selection.result, selection.rounding)
-            arithmetic = replace(arithmetic, fmt=selection.result, finishing=finishing, tables=Tables(finishing), fast=False)
-        if len(set(read)) > 1:
-            operands = joined(*(fmt.enclosing for fmt in read if fmt is not None))
-            policy = mixed_products(policy, operands)
-            # what float32 makes of wider operands would be rounded twice
-            arithmetic = replace(arithmetic, policy=policy, fast=False, uniform=False)
-        arithmetic = replace(arithmetic, task=Sum.of(operands, policy.accumulator, selection.rounding, selection.result))
-        factors = formats.product or operands
-        multiplying = widened(module.accumulators.product or accumulator, factors)
-        if isinstance(factors, Split):
-            split = in_mode(factors, module.roundings.product)
-            product_task = Sum.of(operands, multiplying, selection.rounding, selection.result, split=split)
-        else:
-            product_task = Sum.of(factors, multiplying, selection.rounding, selection.result)
-        if self._policies.draws:  # the ways of stochastic rounding, which take a key for each
-            arithmetic = replace(arithmetic, stochastic=True, fast=False)
-        return replace(arithmetic, product_task=product_task)
 
     @contextmanager
     def as_forward(self) -> Iterator[None]:
@@ -391,9 +349,7 @@ class MixedMachine(FormatMachine):
 
     def select_here(self) -> None:
         """As `select`, for what there is no rule for."""
-        backward = not self.places and torch._C._current_graph_task_id() != -1 and not _recomputes()
-        settings = self._backward_settings() if backward else self.settings_at(self.path)
-        self._switch_to((backward_selection if backward else forward_selection)(settings))
+        self._switch_to(self._selection_of_a_pass(self._goes_back()))
 
     def policy_of_small(self) -> tuple[Accumulator, Rounding]:
         selection = self._selected

@@ -14,8 +14,9 @@ import torch
 from numba.core.errors import NumbaError
 
 from fpsim.emulation.registry import TABLE
-from fpsim.emulation.replay.tensors import arguments_of, numbers_in, operands_and_results, results_of, tensors_in
+from fpsim.emulation.replay.tensors import arguments_of, numbers_in, operands_and_results, results_of
 from fpsim.emulation.replay.trusted import Untrusted, check_arguments
+from fpsim.emulation.schemas import tensors_in
 from fpsim.recorder.bundle import Bundle
 from fpsim.recorder.calls import may_compute
 
@@ -58,7 +59,7 @@ def check_call(op: torch._ops.OpOverload, bundle: Bundle, record: dict[str, Any]
     if shaped is not None:
         _check_shapes(shaped, recorded)
     arguments = _by_name(op, *arguments_of(bundle, record))
-    if not any(tensor.is_floating_point() for tensor in tensors_in(list(arguments.values()))):
+    if not any(tensor.is_floating_point() for tensor in tensors_in(arguments.values())):
         raise NotReplayed(_UNRECORDED)
     try:
         check_arguments(_base(op), TABLE[op].family, arguments)

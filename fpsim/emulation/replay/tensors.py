@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fpsim.emulation.schemas import tensors_in
 from fpsim.recorder.bundle import SIZES, Bundle
 
 SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
@@ -78,10 +79,3 @@ def results_of(record: dict[str, Any], result: Any, args: list[Any], kwargs: dic
     """The tensors of a call's result, then those that the record says it wrote to."""
     named = {str(place): value for place, value in (*enumerate(args), *kwargs.items())}
     return tensors_in([result, *(named[place] for place in record["written"])])
-
-
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """The tensors in a value, in order."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [tensor for item in value for tensor in tensors_in(item)] if isinstance(value, (list, tuple)) else []

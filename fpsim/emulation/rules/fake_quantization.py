@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import RULES, Rule, register, register_functional, steps
+from fpsim.emulation.registry import RULES, Rule, itself_in_float64, register, register_functional, steps
 from fpsim.emulation.schemas import names
 
 _aten = torch.ops.aten
@@ -17,9 +17,8 @@ _LEARNED_OF_CHANNELS = _aten._fake_quantize_learnable_per_channel_affine_backwar
 
 
 def _rule_for(op: torch._ops.OpOverload) -> Rule:
+    @itself_in_float64(op)
     def quantize(machine: Machine, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if x.dtype is torch.float64:
-            return op(x, *args, **kwargs)
         machine.whole()
         results = op(machine.operand(x), *machine.operands(args), **machine.operands(kwargs))
         if isinstance(results, Tensor):
@@ -43,15 +42,12 @@ register_functional(
 
 
 @register(_aten._fused_moving_avg_obs_fq_helper.default, family="formula")
+@itself_in_float64(_aten._fused_moving_avg_obs_fq_helper.default)
 def fused_moving_average(
     machine: Machine, x: Tensor, observer_on: Tensor, fake_quant_on: Tensor, running_min: Tensor, running_max: Tensor,
     scale: Tensor, zero_point: Tensor, *args: Any, **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What is observed is stored rounded; the output is quantized by what was computed."""
-    if x.dtype is torch.float64:
-        return _aten._fused_moving_avg_obs_fq_helper.default(
-            x, observer_on, fake_quant_on, running_min, running_max, scale, zero_point, *args, **kwargs
-        )
     machine.whole()
     stored = (running_min, running_max, scale, zero_point)
     fresh = [machine.held(item).clone() for item in stored]
@@ -93,11 +89,10 @@ def _learned_gradients(
 
 
 @register(_LEARNED, family="formula")
+@itself_in_float64(_LEARNED, 1)
 def learned_per_tensor(
     machine: Machine, gradient: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, least: int, most: int, factor: float = 1.0
 ) -> tuple[Tensor, ...]:
-    if x.dtype is torch.float64:
-        return _LEARNED(gradient, x, scale, zero_point, least, most, factor)
     point = (machine.operand(zero_point) + 0.5).clamp(least, most).trunc()
     axes = list(range(x.dim()))
     scale = machine.operand(scale)
@@ -106,12 +101,11 @@ def learned_per_tensor(
 
 
 @register(_LEARNED_OF_CHANNELS, family="formula")
+@itself_in_float64(_LEARNED_OF_CHANNELS, 1)
 def learned_per_channel(
     machine: Machine, gradient: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, least: int, most: int,
     factor: float = 1.0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    if x.dtype is torch.float64:
-        return _LEARNED_OF_CHANNELS(gradient, x, scale, zero_point, axis, least, most, factor)
     shape = [-1 if index == axis else 1 for index in range(x.dim())]
     point = (machine.operand(zero_point) + 0.5).clamp(least, most).floor().reshape(shape)
     axes = [index for index in range(x.dim()) if index != axis]

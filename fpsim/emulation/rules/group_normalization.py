@@ -11,19 +11,18 @@ from fpsim.backend.numba.sums64 import sum_rows
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import Rule, register
+from fpsim.emulation.registry import Rule, itself_in_float64, register
 from fpsim.emulation.rules.normalization import batch_norm, batch_norm_backward, vector_of, wide_tensor
 
 _aten = torch.ops.aten
 
 
 @register(_aten.native_group_norm.default, family="normalization")
+@itself_in_float64(_aten.native_group_norm.default)
 def group_norm(
     machine: Machine, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, images: int, channels: int, size: int, group: int,
     eps: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    if x.dtype is torch.float64:
-        return _aten.native_group_norm.default(x, weight, bias, images, channels, size, group, eps)
     machine.whole()
     x = machine.floating(x)
     width = channels // group * size
@@ -45,14 +44,11 @@ def group_norm(
 
 
 @register(_aten.native_group_norm_backward.default, family="normalization")
+@itself_in_float64(_aten.native_group_norm_backward.default, 1)
 def group_norm_backward(
     machine: Machine, gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: MaybeTensor, images: int, channels: int,
     size: int, group: int, output_mask: list[bool],
 ) -> tuple[MaybeTensor, ...]:  # fmt: skip
-    if x.dtype is torch.float64:
-        return _aten.native_group_norm_backward.default(
-            gradient, x, mean, rstd, weight, images, channels, size, group, output_mask
-        )
     machine.whole()
     width = channels // group * size
     array, g = (array_of(machine.operand(item).detach().contiguous()).reshape(-1, width) for item in (x, gradient))

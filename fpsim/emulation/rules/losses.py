@@ -16,7 +16,7 @@ from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.portable import in_float64
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype, MaybeTensor
-from fpsim.emulation.registry import Rule, register, register_functional
+from fpsim.emulation.registry import Rule, itself_in_float64, register, register_functional
 
 _aten = torch.ops.aten
 _NONE, _MEAN, _SUM = range(3)
@@ -41,20 +41,16 @@ def _along(machine: Machine, kernel: Callable[..., None], dim: int, kind: int, *
     return machine.finish(torch.from_numpy(values.reshape(moved[0].shape)).movedim(-1, dim).contiguous())
 
 
-def _softmax_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
+def _softmax_rule(kind: int) -> Rule:
     def softmax(machine: Machine, x: Tensor, dim: int, half_to_float: bool) -> Tensor:
-        if x.dtype is torch.float64:
-            return native(x, dim, half_to_float)
         machine.whole()
         return _along(machine, kernels.softmax, dim, kind, machine.floating(x))
 
     return softmax
 
 
-def _softmax_gradient_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
+def _softmax_gradient_rule(kind: int) -> Rule:
     def softmax_gradient(machine: Machine, gradient: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
-        if output.dtype is torch.float64:
-            return native(gradient, output, dim, input_dtype)
         machine.whole()
         return _along(
             machine, kernels.softmax_gradient, dim, kind, machine.operand(gradient), machine.operand(output)
@@ -65,9 +61,9 @@ def _softmax_gradient_rule(kind: int, native: torch._ops.OpOverload) -> Rule:
 
 for _name, _kind in (("_softmax", kernels.SOFTMAX), ("_log_softmax", kernels.LOGARITHM)):
     _op = getattr(_aten, _name).default
-    register(_op, family="softmax")(_softmax_rule(_kind, _op))
+    register(_op, family="softmax")(itself_in_float64(_op)(_softmax_rule(_kind)))
     _op = getattr(_aten, f"{_name}_backward_data").default
-    register(_op, family="softmax")(_softmax_gradient_rule(_kind, _op))
+    register(_op, family="softmax")(itself_in_float64(_op, 1)(_softmax_gradient_rule(_kind)))
 
 
 @register(_aten._safe_softmax.default, family="softmax")
@@ -103,56 +99,46 @@ def _class_weights(
     return torch.where(kept, weights[safe], torch.zeros((), dtype=torch.float64)), safe
 
 
-def _nll_rule(native: torch._ops.OpOverload) -> Rule:
-    def nll(
-        machine: Machine, x: Tensor, target: Tensor, weight: MaybeTensor, reduction: int, ignore_index: int
-    ) -> tuple[Tensor, Tensor]:
-        if x.dtype is torch.float64:
-            return native(x, target, weight, reduction, ignore_index)
-        machine.whole()
-        x = machine.operand(x)
-        axis = 0 if x.dim() == 1 else 1
-        weights, safe = _class_weights(machine, weight, target, x.shape[axis], ignore_index)
-        picked = x.gather(axis, safe.unsqueeze(axis)).squeeze(axis).double()
-        losses = torch.where(target == ignore_index, torch.zeros_like(picked), -weights * picked)
-        total_weight = _total(weights)
-        wide = torch.tensor(total_weight if reduction != _NONE else 0.0, dtype=torch.float32)
-        if reduction == _NONE:
-            return machine.finish(losses), wide
-        total = _total(losses)
-        if reduction == _MEAN:
-            total = float(np.float64(total) / np.float64(total_weight)) if total_weight else float("nan")
-        return machine.finish(torch.tensor(total, dtype=torch.float64)), wide
-
-    return nll
+def _nll(
+    machine: Machine, x: Tensor, target: Tensor, weight: MaybeTensor, reduction: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    machine.whole()
+    x = machine.operand(x)
+    axis = 0 if x.dim() == 1 else 1
+    weights, safe = _class_weights(machine, weight, target, x.shape[axis], ignore_index)
+    picked = x.gather(axis, safe.unsqueeze(axis)).squeeze(axis).double()
+    losses = torch.where(target == ignore_index, torch.zeros_like(picked), -weights * picked)
+    total_weight = _total(weights)
+    wide = torch.tensor(total_weight if reduction != _NONE else 0.0, dtype=torch.float32)
+    if reduction == _NONE:
+        return machine.finish(losses), wide
+    total = _total(losses)
+    if reduction == _MEAN:
+        total = float(np.float64(total) / np.float64(total_weight)) if total_weight else float("nan")
+    return machine.finish(torch.tensor(total, dtype=torch.float64)), wide
 
 
-def _nll_gradient_rule(native: torch._ops.OpOverload) -> Rule:
-    def nll_gradient(
-        machine: Machine, gradient: Tensor, x: Tensor, target: Tensor, weight: MaybeTensor, reduction: int, ignore_index: int,
-        total_weight: Tensor,
-    ) -> Tensor:  # fmt: skip
-        if x.dtype is torch.float64:
-            return native(gradient, x, target, weight, reduction, ignore_index, total_weight)
-        machine.whole()
-        axis = 0 if x.dim() == 1 else 1
-        weights, safe = _class_weights(machine, weight, target, x.shape[axis], ignore_index)
-        gradient = machine.operand(gradient).double()
-        values = -weights * gradient
-        if reduction == _MEAN:
-            values = values / total_weight.double()  # wide: read as the forward pass left it
-        values = torch.where(target == ignore_index, torch.zeros_like(values), values)
-        out = torch.zeros(x.shape, dtype=torch.float64).scatter_(axis, safe.unsqueeze(axis), values.unsqueeze(axis))
-        return machine.finish(out)
-
-    return nll_gradient
+def _nll_gradient(
+    machine: Machine, gradient: Tensor, x: Tensor, target: Tensor, weight: MaybeTensor, reduction: int, ignore_index: int,
+    total_weight: Tensor,
+) -> Tensor:  # fmt: skip
+    machine.whole()
+    axis = 0 if x.dim() == 1 else 1
+    weights, safe = _class_weights(machine, weight, target, x.shape[axis], ignore_index)
+    gradient = machine.operand(gradient).double()
+    values = -weights * gradient
+    if reduction == _MEAN:
+        values = values / total_weight.double()  # wide: read as the forward pass left it
+    values = torch.where(target == ignore_index, torch.zeros_like(values), values)
+    out = torch.zeros(x.shape, dtype=torch.float64).scatter_(axis, safe.unsqueeze(axis), values.unsqueeze(axis))
+    return machine.finish(out)
 
 
 for _suffix in ("", "2d"):
     _op = getattr(_aten, f"nll_loss{_suffix}_forward").default
-    register(_op, family="loss")(_nll_rule(_op))
+    register(_op, family="loss")(itself_in_float64(_op)(_nll))
     _op = getattr(_aten, f"nll_loss{_suffix}_backward").default
-    register(_op, family="loss")(_nll_gradient_rule(_op))
+    register(_op, family="loss")(itself_in_float64(_op, 1)(_nll_gradient))
 
 
 # Losses that are elementwise up to a sum
@@ -164,10 +150,9 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
     names = [argument.name for argument in op._schema.arguments]
     where = names.index("reduction")
 
+    @itself_in_float64(op)
     def loss(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         bound = dict(zip(names, args, strict=False)) | kwargs
-        if bound["self"].dtype is torch.float64:
-            return op(*args, **kwargs)
         machine.whole()
         reduction = bound.get("reduction", op._schema.arguments[where].default_value)
         values = [bound.get(argument.name, argument.default_value) for argument in op._schema.arguments]
@@ -187,9 +172,8 @@ def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     """torch's formula in float64: it is elementwise, the division by n included; one rounding."""
     on_wide = in_float64(op)
 
+    @itself_in_float64(op, 1)
     def loss_gradient(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
-        if args[1].dtype is torch.float64:
-            return op(*args, **kwargs)
         machine.whole()
 
         def wide(value: Any) -> Any:

@@ -16,7 +16,7 @@ from fpsim.backend.numba import normalization as kernels
 from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import register
+from fpsim.emulation.registry import itself_in_float64, register
 
 _aten = torch.ops.aten
 _SUM_COST = 4  # of a term of a sum in float64, in multiply-adds
@@ -50,12 +50,11 @@ def wide_tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
+@itself_in_float64(_aten.native_batch_norm.default)
 def batch_norm(
     machine: Machine, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, running_mean: MaybeTensor, running_var: MaybeTensor,
     training: bool, momentum: float, eps: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    if x.dtype is torch.float64:
-        return _aten.native_batch_norm.default(x, weight, bias, running_mean, running_var, training, momentum, eps)
     machine.whole()
     x = machine.floating(x)
     array, channels = _channels(x), x.shape[1]
@@ -100,14 +99,11 @@ def batch_norm_without_statistics(
 
 
 @register(_aten.native_batch_norm_backward.default, family="normalization")
+@itself_in_float64(_aten.native_batch_norm_backward.default, 1)
 def batch_norm_backward(
     machine: Machine, gradient: Tensor, x: Tensor, weight: MaybeTensor, running_mean: MaybeTensor, running_var: MaybeTensor,
     save_mean: Tensor, save_invstd: Tensor, train: bool, eps: float, output_mask: list[bool],
 ) -> tuple[MaybeTensor, ...]:  # fmt: skip
-    if x.dtype is torch.float64:
-        return _aten.native_batch_norm_backward.default(
-            gradient, x, weight, running_mean, running_var, save_mean, save_invstd, train, eps, output_mask
-        )
     machine.whole()
     x, gradient = machine.operand(x), machine.operand(gradient)
     array, channels = _channels(x), x.shape[1]
@@ -139,11 +135,10 @@ def batch_norm_backward(
 
 
 @register(_aten.native_layer_norm.default, family="normalization")
+@itself_in_float64(_aten.native_layer_norm.default)
 def layer_norm(
     machine: Machine, x: Tensor, shape: list[int], weight: MaybeTensor, bias: MaybeTensor, eps: float
 ) -> tuple[Tensor, ...]:
-    if x.dtype is torch.float64:
-        return _aten.native_layer_norm.default(x, shape, weight, bias, eps)
     machine.whole()
     x = machine.floating(x)
     size = int(np.prod(shape))
@@ -164,12 +159,11 @@ def layer_norm(
 
 
 @register(_aten.native_layer_norm_backward.default, family="normalization")
+@itself_in_float64(_aten.native_layer_norm_backward.default, 1)
 def layer_norm_backward(
     machine: Machine, gradient: Tensor, x: Tensor, shape: list[int], mean: Tensor, rstd: Tensor, weight: MaybeTensor,
     bias: MaybeTensor, output_mask: list[bool],
 ) -> tuple[MaybeTensor, ...]:  # fmt: skip
-    if x.dtype is torch.float64:
-        return _aten.native_layer_norm_backward.default(gradient, x, shape, mean, rstd, weight, bias, output_mask)
     machine.whole()
     size = int(np.prod(shape))
     array, g = (array_of(machine.operand(item).detach().contiguous()).reshape(-1, size) for item in (x, gradient))

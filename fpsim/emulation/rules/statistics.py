@@ -11,7 +11,7 @@ from torch import Tensor
 from fpsim.backend.numba import softmax, sums64
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
-from fpsim.emulation.registry import Rule, register, register_functional
+from fpsim.emulation.registry import Rule, itself_in_float64, register, register_functional
 from fpsim.emulation.rules.exact import exact_rule
 from fpsim.emulation.rules.reductions import axes_of, columns_of, shape_of
 from fpsim.sums.prefixes import prefix_axis
@@ -66,9 +66,8 @@ for _name, _root, _with_mean in (
 
 
 @register(_aten.logsumexp.default, family="reduction")
+@itself_in_float64(_aten.logsumexp.default)
 def logsumexp(machine: Machine, x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
-    if x.dtype is torch.float64:
-        return _aten.logsumexp.default(x, dim, keepdim)
     machine.whole()
     x = machine.floating(x)
     axes = axes_of(dim, x.dim())

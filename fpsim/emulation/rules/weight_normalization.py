@@ -9,7 +9,7 @@ from torch import Tensor
 from fpsim.backend.numba import sums64
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import register, steps
+from fpsim.emulation.registry import itself_in_float64, register, steps
 
 _aten = torch.ops.aten
 
@@ -26,9 +26,8 @@ def _back(rows: np.ndarray, like: Tensor, dim: int) -> Tensor:
 
 
 @register(_aten._weight_norm_interface.default, family="normalization")
+@itself_in_float64(_aten._weight_norm_interface.default)
 def weight_norm(machine: Machine, v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
-    if v.dtype is torch.float64:
-        return _aten._weight_norm_interface.default(v, g, dim)
     machine.whole()
     rows, lengths = _rows(machine, v, dim), np.empty(v.shape[dim])
     sums64.sum_squares_of_rows(rows, lengths)
@@ -40,12 +39,11 @@ def weight_norm(machine: Machine, v: Tensor, g: Tensor, dim: int = 0) -> tuple[T
 
 
 @register(_aten._weight_norm_interface_backward.default, family="normalization")
+@itself_in_float64(_aten._weight_norm_interface_backward.default, 1)
 def weight_norm_backward(
     machine: Machine, gradient: Tensor, v: Tensor, g: Tensor, norms: Tensor, dim: int
 ) -> tuple[Tensor, Tensor]:
     """Of v: g / n (w - v s / n^2) with w the gradient, n the norm and s = sum w v; of g: s / n."""
-    if v.dtype is torch.float64:
-        return _aten._weight_norm_interface_backward.default(gradient, v, g, norms, dim)
     machine.whole()
     rows, above = _rows(machine, v, dim), _rows(machine, gradient, dim)
     sums, lengths = np.empty(v.shape[dim]), array_of(norms.detach()).astype(np.float64).reshape(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -16,18 +18,23 @@ def _gradient(gradient: Tensor, maximize: bool, grad_scale: Tensor | None) -> Te
     return -gradient if maximize else gradient
 
 
-def _found(found_inf: Tensor | None) -> bool:
-    return found_inf is not None and found_inf.item() == 1
+def _unless_found(step: Callable[..., None]) -> Callable[..., None]:
+    """What does nothing where the gradients were not finite."""
+
+    @wraps(step)
+    def guarded(*args: Any, found_inf: Tensor | None = None, **kwargs: Any) -> None:
+        if found_inf is None or found_inf.item() != 1:
+            step(*args, **kwargs)
+
+    return guarded
 
 
 @steps("_fused_sgd_")
+@_unless_found
 def sgd(
     params: list[Tensor], grads: list[Tensor], momentum_buffers: list[Tensor], *, weight_decay: float, momentum: float,
     lr: Any, dampening: float, nesterov: bool, maximize: bool, is_first_step: bool, grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
 ) -> None:  # fmt: skip
-    if _found(found_inf):
-        return
     for index, param in enumerate(params):
         gradient = _gradient(grads[index], maximize, grad_scale)
         if weight_decay:
@@ -43,14 +50,12 @@ def sgd(
 
 
 def _adam(decoupled: bool) -> Any:
+    @_unless_found
     def adam(
         params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
         max_exp_avg_sqs: list[Tensor], state_steps: list[Tensor], *, lr: Any, beta1: float, beta2: float,
         weight_decay: float, eps: float, amsgrad: bool, maximize: bool, grad_scale: Tensor | None = None,
-        found_inf: Tensor | None = None,
     ) -> None:  # fmt: skip
-        if _found(found_inf):
-            return
         rate = float(lr)
         for index, param in enumerate(params):
             step = float(state_steps[index].item())
@@ -75,13 +80,11 @@ steps("_fused_adamw_")(_adam(True))
 
 
 @steps("_fused_adagrad_")
+@_unless_found
 def adagrad(
     params: list[Tensor], grads: list[Tensor], state_sums: list[Tensor], state_steps: list[Tensor], *, lr: Any,
     lr_decay: float, weight_decay: float, eps: float, maximize: bool, grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
 ) -> None:  # fmt: skip
-    if _found(found_inf):
-        return
     for index, param in enumerate(params):
         rate = float(lr) / (1.0 + (float(state_steps[index].item()) - 1.0) * lr_decay)
         gradient = _gradient(grads[index], maximize, grad_scale)
