@@ -150,8 +150,8 @@ def _arithmetic_rule_for(op: torch._ops.OpOverload) -> Rule:
 def _overwriting(rule: Rule) -> Rule:
     """The in-place form: large results go where the first operand was, without a copy."""
 
-    def overwrite(machine: Machine, target: Tensor, other: Any, *args: Any, **kwargs: Any) -> Tensor:
-        return machine.write(target, rule(machine, target, other, *args, into=target, **kwargs))
+    def overwrite(machine: Machine, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return machine.write(target, rule(machine, target, *args, into=target, **kwargs))
 
     return overwrite
 
@@ -280,19 +280,10 @@ register_functional("addcdiv", "formula", lambda op: _addcdiv)
 register_functional("lerp", "formula", lambda op: _lerp)
 
 
-def _moving(rule: Rule) -> Rule:
-    """The in-place form of these."""
-
-    def move(machine: Machine, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return machine.write(target, rule(machine, target, *args, into=target, **kwargs))
-
-    return move
-
-
 for _op, _rule in (
     (_aten.addcmul_.default, _addcmul),
     (_aten.addcdiv_.default, _addcdiv),
     (_aten.lerp_.Scalar, _lerp),
     (_aten.lerp_.Tensor, _lerp),
 ):
-    enter(Entry(_op, "formula", _moving(_rule)))
+    enter(Entry(_op, "formula", _overwriting(_rule)))

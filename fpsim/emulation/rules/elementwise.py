@@ -17,7 +17,7 @@ from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.portable import in_float64
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, register_functional
-from fpsim.emulation.schemas import names
+from fpsim.emulation.schemas import names, tensors_in
 from fpsim.numbers.rounding import Rounding
 
 _FLOAT32, _FLOAT64 = torch.float32, torch.float64
@@ -67,10 +67,10 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
             return machine.finish(on_wide(args[0].double()))
         values = machine.operands(args)
         named = {key: machine.operands(value) for key, value in kwargs.items()}
-        dtypes = {item.dtype for item in _tensors((*values, *named.values()))}
+        dtypes = {item.dtype for item in tensors_in((*values, *named.values()))}
         if _FLOAT32 not in dtypes:
             result = op(*values, **named)
-            if _FLOAT32 not in {item.dtype for item in _tensors((result,))}:
+            if _FLOAT32 not in {item.dtype for item in tensors_in((result,))}:
                 return result
         elif _FLOAT64 in dtypes:
             result = op(*values, **named)
@@ -97,7 +97,7 @@ def _by_blocks(
 
     What depends on one value of a narrow format alone is looked up.
     """
-    tensors = _tensors((*args, *kwargs.values()))
+    tensors = tensors_in((*args, *kwargs.values()))
     first = tensors[0]
     if first.numel() < BLOCK or any(
         item.dtype is not _FLOAT32 or item.shape != first.shape or not item.is_contiguous() for item in tensors
@@ -119,16 +119,6 @@ def _by_blocks(
         if result is not None:
             return result
     return machine.compute(lambda i, j: on(lambda whole: whole[i:j].double()), first.shape, cost=_COST)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    tensors = []
-    for value in values:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-        elif isinstance(value, (list, tuple)):
-            tensors.extend(_tensors(value))
-    return tensors
 
 
 def _widen(machine: Machine, value: Any, scalars: bool) -> Any:
