@@ -13,7 +13,7 @@ from fpsim.arrays.products import require_countable
 from fpsim.numbers.operands import as_array_like, operand
 from fpsim.running.products import Summed, result_error
 from fpsim.sums.convolutions import Products, forward_into, input_gradient_into, weight_gradient_into
-from fpsim.sums.geometry import Geometry
+from fpsim.sums.geometry import Geometry, five_axes
 from fpsim.sums.observers.counters import Counters
 from fpsim.sums.task import Draws, read_settings
 from fpsim.theory.deviations import confidence_of
@@ -65,7 +65,7 @@ def conv(
     added = None if bias is None else _other(bias, "bias", products, source)
     if added is not None:
         _require_shape(np.shape(bias), (geometry.outputs,), "bias")
-    into = partial(forward_into, _five(source), _five(factors), bias=added)
+    into = partial(forward_into, five_axes(source), five_axes(factors), bias=added)
     return _made(into, geometry.output_shape, geometry, source, products, wrap, error_bound)
 
 
@@ -94,7 +94,7 @@ def conv_input_gradient(
     factors = _other(weight, "weight", products, source)
     geometry = Geometry.of(tuple(input_shape), np.shape(weight), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
-    into = partial(input_gradient_into, _five(source), _five(factors))
+    into = partial(input_gradient_into, five_axes(source), five_axes(factors))
     return _made(into, geometry.input_shape, geometry, source, products, wrap, error_bound)
 
 
@@ -123,7 +123,7 @@ def conv_weight_gradient(
     factors = _other(x, "x", products, source)
     geometry = Geometry.of(np.shape(x), tuple(weight_shape), stride, padding, dilation, groups)
     _require_shape(np.shape(gradient), geometry.shown(geometry.output_shape), "gradient")
-    into = partial(weight_gradient_into, _five(source), _five(factors))
+    into = partial(weight_gradient_into, five_axes(source), five_axes(factors))
     return _made(into, geometry.weight_shape, geometry, source, products, wrap, error_bound)
 
 
@@ -173,11 +173,6 @@ def _first(
 def _other(x: Any, name: str, products: Products, first: np.ndarray) -> np.ndarray:
     """Another operand in the first one's carrier: exact, because both hold values of one format that either holds."""
     return operand(x, products.task.operand, name)[0].astype(first.dtype, copy=False)
-
-
-def _five(array: np.ndarray) -> np.ndarray:
-    """Two leading axes and three spatial ones."""
-    return array.reshape(array.shape[:2] + (1,) * (5 - array.ndim) + array.shape[2:])
 
 
 def _require_shape(shape: tuple[int, ...], wanted: tuple[int, ...], name: str) -> None:

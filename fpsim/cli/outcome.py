@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fpsim.report.runs import mean_of_last
+
 TRAINING_IMAGES, TEST_IMAGES = 1347, 450
 BATCH = 32
 STEPS = -(-TRAINING_IMAGES // BATCH)  # of the optimizer, in an epoch
@@ -22,6 +24,5 @@ class Outcome:
 
     @property
     def final_loss(self) -> float:
-        """The mean of the last 20 steps' losses; NaN before the first step."""
-        last = self.losses[-20:]
-        return sum(last) / len(last) if last else float("nan")
+        """As `mean_of_last`."""
+        return mean_of_last(self.losses)

@@ -17,12 +17,10 @@ from fpsim.emulation.dispatch.entering import computes, entering, resumed
 from fpsim.emulation.dispatch.hooks import Guard, guard_modules, guard_outputs, guard_parameter, install_optimizer_hooks
 from fpsim.emulation.dispatch.mode import run_as_written
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.limits import round_as_told
 from fpsim.emulation.machine.policy import Policy, make_policy
-from fpsim.emulation.observers.conversion import Conversion, conversion_of
+from fpsim.emulation.observers.conversion import Conversion
 from fpsim.emulation.observers.observer import Observer, get_observers
-from fpsim.emulation.state import check_state, check_tensors, held_by
-from fpsim.numbers.rounding import draw_key
+from fpsim.emulation.state import check_state, check_tensors, held_by, round_state
 from fpsim.report.report import Report
 
 
@@ -90,40 +88,15 @@ class Simulation(nn.Module):
             for key, (name, item) in parameters.items()
             if converts or key not in self._held or marks.owner_of(item) != self._owner
         }
-        self._round_state([tensor for _, tensor in (*parameters.values(), *buffers.values())], fresh if converts else {})
+        tensors = [tensor for _, tensor in (*parameters.values(), *buffers.values())]
+        formats = self._emulation.machine.formats_of(tensors, self.model)
+        self._conversions.extend(round_state(formats, self.policy.seed, fresh if converts else {}))
         for key, of in fresh.items():
             parameter = parameters[key][1]
             marks.set_owner(parameter, *self._owner)
             marks.set_parameter(parameter, *of)
             guard_parameter(parameter, self._guard)
         object.__setattr__(self, "_held", parameters)
-
-    def _round_state(self, tensors: list[torch.Tensor], names: dict[int, tuple[str, str]]) -> None:
-        """Round parameters and float buffers in place; what is a value of the format already stays as it is.
-
-        names : by identity, of which it is noted what they lost, their own and those of their modules
-        """
-        machine = self._emulation.machine
-        for index, (tensor, fmt, rounding, tag) in enumerate(machine.formats_of(tensors, self.model)):
-            if tensor.dtype not in (torch.float32, torch.complex64) or tensor.device.type != "cpu":
-                continue
-            data = tensor.detach()
-            data = marks.stored(data)
-            data = torch.view_as_real(data) if data.is_complex() else data
-            marks.judge(data)
-            key = draw_key(self.policy.seed, -1 - index) if self.policy.seed is not None else 0
-            before = data.clone() if id(tensor) in names else None
-            if data.is_contiguous():
-                round_as_told(marks.array_of(data), fmt, rounding, key)
-            else:
-                array = data.contiguous().numpy()
-                round_as_told(array, fmt, rounding, key)
-                data.copy_(torch.from_numpy(array))
-            if marks.covers_storage(data):
-                marks.claim(data, tag)
-            conversion = None if before is None else conversion_of(*names[id(tensor)], before, data, fmt)
-            if conversion is not None:
-                self._conversions.append(conversion)
 
     def __enter__(self) -> Simulation:
         if not self._emulation.active:

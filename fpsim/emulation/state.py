@@ -1,4 +1,4 @@
-"""The parameters and buffers of a model, and which of them a policy can have."""
+"""The parameters and buffers of a model: which of them a policy can have, and their rounding."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from fpsim.emulation.errors import UnsupportedTensor
-from fpsim.emulation.machine.limits import SMALL
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.limits import SMALL, round_as_told
 from fpsim.emulation.machine.policy import NativePolicy, Policy
+from fpsim.emulation.observers.conversion import Conversion, conversion_of
+from fpsim.numbers.rounding import Rounding, draw_key
+from fpsim.numbers.system import NumberSystem
 
 _Named = tuple[str, torch.Tensor]
 
@@ -60,3 +64,34 @@ def check_tensors(named: Iterable[_Named], policy: Policy) -> None:
             f"{name} is {dtype}, which means itself, and no parameter is float32: under fmt={policy.fmt.name!r} float32 "
             f'tensors hold {policy.fmt.name} values; use model.float() first, or fmt="native"'
         )
+
+
+def round_state(
+    formats: Iterable[tuple[torch.Tensor, NumberSystem, Rounding, marks.Tag]], seed: int | None,
+    names: dict[int, tuple[str, str]],
+) -> list[Conversion]:  # fmt: skip
+    """Round parameters and float buffers in place, as `FormatMachine.formats_of` says; what is a value already stays as it is.
+
+    names : by identity, of which it is told what they lost, their own and those of their modules
+    """
+    conversions = []
+    for index, (tensor, fmt, rounding, tag) in enumerate(formats):
+        if tensor.dtype not in (torch.float32, torch.complex64) or tensor.device.type != "cpu":
+            continue
+        data = marks.stored(tensor.detach())
+        data = torch.view_as_real(data) if data.is_complex() else data
+        marks.judge(data)
+        key = draw_key(seed, -1 - index) if seed is not None else 0
+        before = data.clone() if id(tensor) in names else None
+        if data.is_contiguous():
+            round_as_told(marks.array_of(data), fmt, rounding, key)
+        else:
+            array = data.contiguous().numpy()
+            round_as_told(array, fmt, rounding, key)
+            data.copy_(torch.from_numpy(array))
+        if marks.covers_storage(data):
+            marks.claim(data, tag)
+        conversion = None if before is None else conversion_of(*names[id(tensor)], before, data, fmt)
+        if conversion is not None:
+            conversions.append(conversion)
+    return conversions

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fpsim.report.report import Report
+
+
+def mean_of_last(losses: Sequence[float]) -> float:
+    """The mean of the last 20 losses; NaN without any."""
+    last = losses[-20:]
+    return sum(last) / len(last) if last else math.nan
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,8 @@ class Run:
 
     @property
     def final_loss(self) -> float:
-        """The mean of the last 20 losses; NaN without any."""
-        last = self.losses[-20:]
-        return sum(last) / len(last) if last else math.nan
+        """As `mean_of_last`."""
+        return mean_of_last(self.losses)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,11 @@ class Geometry:
         )
 
 
+def five_axes(array: np.ndarray) -> np.ndarray:
+    """An array (n, c, 1 to 3 axes) with three spatial axes."""
+    return array.reshape(*array.shape[:2], *(1,) * (5 - array.ndim), *array.shape[2:])
+
+
 def _whole(value: Any, name: str, least: int) -> int:
     try:
         number = operator.index(value)

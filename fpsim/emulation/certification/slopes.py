@@ -178,7 +178,7 @@ def diagonal(low: torch.Tensor, high: torch.Tensor) -> Slope:
     return diagonal_over(lambda: (low, high))
 
 
-def diagonal_over(extent: Callable[[], tuple[torch.Tensor, torch.Tensor]], forward: Map | None = None) -> Slope:
+def diagonal_over(extent: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> Slope:
     """The same for what `extent` gives once something asks for it."""
 
     @functools.cache
@@ -192,7 +192,7 @@ def diagonal_over(extent: Callable[[], tuple[torch.Tensor, torch.Tensor]], forwa
         radius = torch.where(size == torch.inf, torch.inf, radius)
         return center, size, radius
 
-    return Slope(lambda t: t * parts()[0], lambda t: t * parts()[1], lambda t: t * parts()[2], forward=forward)
+    return Slope(lambda t: t * parts()[0], lambda t: t * parts()[1], lambda t: t * parts()[2])
 
 
 def scaled(low: torch.Tensor, high: torch.Tensor, function: Callable[[Any, Any], Any], terms: int) -> Slope:

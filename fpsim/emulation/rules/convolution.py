@@ -18,7 +18,7 @@ from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
 from fpsim.emulation.rules.matmul import by_library, multiplies_natively
 from fpsim.sums.convolutions import Products, forward_into, input_gradient_into, weight_gradient_into
-from fpsim.sums.geometry import Geometry
+from fpsim.sums.geometry import Geometry, five_axes
 
 _aten = torch.ops.aten
 
@@ -27,11 +27,6 @@ def _full(values: Any, dims: int) -> list[int]:
     """One number for each spatial axis."""
     values = list(values)
     return values * dims if len(values) == 1 else values
-
-
-def _five(array: np.ndarray) -> np.ndarray:
-    """An array (n, c, ...) with three spatial axes."""
-    return array.reshape(*array.shape[:2], *(1,) * (5 - array.ndim), *array.shape[2:])
 
 
 def _compute(
@@ -45,7 +40,7 @@ def _compute(
     first, second = (array_of(item.detach()) for item in (left, right))
     out = np.empty(shape, np.float32)
     geometry, *bias = rest
-    into(_five(first), _five(second), _five(out), geometry, products, *bias)
+    into(five_axes(first), five_axes(second), five_axes(out), geometry, products, *bias)
     watch.finish(out, first, second)
     return torch.from_numpy(out)
 

@@ -13,6 +13,7 @@ from fpsim.emulation.registry import register_steps
 from fpsim.emulation.rules.steps.windows import Axis, Windows
 
 Tensor = torch.Tensor
+BICUBIC = -0.75  # torch's, where nothing is smoothed
 _Taps = tuple[np.ndarray, np.ndarray | None]  # positions and weights, (outputs, taps)
 
 
@@ -45,19 +46,26 @@ def _linear(size: int, outputs: int, align_corners: bool, scale: float | None) -
     return np.stack([low, low + 1], 1), np.stack([1.0 - part, part], 1)
 
 
+def keys_near(d: Any, a: float) -> Any:
+    """Keys' cubic convolution kernel (IEEE Transactions on ASSP 29, 1981) at distances up to 1: of arrays, or of tensors."""
+    return ((a + 2) * d - (a + 3)) * d * d + 1.0
+
+
+def keys_far(d: Any, a: float) -> Any:
+    """The same at distances from 1 to 2."""
+    return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+
 def _keys(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel (IEEE Transactions on ASSP 29, 1981)."""
     d = np.abs(distance)
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    return np.where(d <= 1, keys_near(d, a), np.where(d < 2, keys_far(d, a), 0.0))
 
 
 def _cubic(size: int, outputs: int, align_corners: bool, scale: float | None) -> _Taps:
     source = _source(size, outputs, align_corners, scale)
     low = np.floor(source)
     offsets = np.arange(-1.0, 3.0)
-    return low[:, None] + offsets, _keys((source - low)[:, None] - offsets, -0.75)
+    return low[:, None] + offsets, _keys((source - low)[:, None] - offsets, BICUBIC)
 
 
 def _smoothed(reach: float, kernel: Callable[[np.ndarray], np.ndarray]) -> Callable[..., _Taps]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fpsim.emulation.registry import steps
+from fpsim.emulation.rules.steps.interpolation import BICUBIC, keys_far, keys_near
 
 Tensor = torch.Tensor
 _BILINEAR, _NEAREST, _BICUBIC = range(3)
@@ -45,21 +46,15 @@ def _padded(c: Tensor, size: int, padding: int, align_corners: bool) -> tuple[Te
     return c.clamp(0.0, float(size - 1)), torch.where((c <= 0) | (c >= size - 1), 0.0, slope)
 
 
-def _keys(t: Tensor, a: float = -0.75) -> list[Tensor]:
-    """Keys' cubic convolution kernel (IEEE Transactions on ASSP 29, 1981) at t + 1, t, 1 - t and 2 - t."""
-
-    def near(x: Tensor) -> Tensor:
-        return ((a + 2) * x - (a + 3)) * x * x + 1.0
-
-    def far(x: Tensor) -> Tensor:
-        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-
+def _keys(t: Tensor) -> list[Tensor]:
+    """Keys' kernel at t + 1, t, 1 - t and 2 - t."""
     rest = 1.0 - t
-    return [far(t + 1.0), near(t), near(rest), far(rest + 1.0)]
+    return [keys_far(t + 1.0, BICUBIC), keys_near(t, BICUBIC), keys_near(rest, BICUBIC), keys_far(rest + 1.0, BICUBIC)]
 
 
-def _slopes_of_keys(t: Tensor, a: float = -0.75) -> list[Tensor]:
+def _slopes_of_keys(t: Tensor) -> list[Tensor]:
     """Minus their derivatives."""
+    a = BICUBIC
     first, second, third, fourth = -1.0 - t, -t, 1.0 - t, 2.0 - t
     return [
         (-3 * a * first - 10 * a) * first - 8 * a,
