@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fpsim.numbers.computing import quantum_exponent
 from fpsim.numbers.formats import BF16, Format
 
 _ARRAY_DTYPES = (np.float16, np.float32, np.float64)
@@ -58,8 +59,7 @@ def holds(dtype: np.dtype, fmt: Format) -> bool:
     return (
         fmt.precision <= info.nmant + 1
         and fmt.emax < info.maxexp
-        and (fmt.emin - fmt.precision + 1 if fmt.flush is None and fmt.has_zero else fmt.emin)
-        >= info.minexp - info.nmant
+        and (quantum_exponent(fmt) if fmt.flush is None and fmt.has_zero else fmt.emin) >= info.minexp - info.nmant
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fpsim.backend import numba as kernels, threads
 from fpsim.numbers.carriers import top_gap_is_wide
-from fpsim.numbers.computing import float32_serves, is_float64
+from fpsim.numbers.computing import float32_serves, is_float64, quantum_exponent
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding, round_into, rounding_constants
 from fpsim.numbers.system import NumberSystem
@@ -142,7 +142,7 @@ def truncated(name: str, operands: _Arrays, fmt: Format) -> tuple[np.ndarray, np
 
     Three operands, of which `name` may leave some unused.
     """
-    least_ulp = -2000 if fmt.flush else fmt.emin - fmt.precision + 1
+    least_ulp = -2000 if fmt.flush else quantum_exponent(fmt)
     top = fmt.max_finite if top_gap_is_wide(fmt) else math.inf
     bits, counts = np.empty(operands[0].size, np.int64), np.empty(operands[0].size, np.int64)
     _truncated_operation(name)(

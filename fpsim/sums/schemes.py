@@ -11,7 +11,15 @@ from fpsim.backend.numba import sums_rounding as names
 from fpsim.backend.numba.directions import HAS_DIRECTIONS
 from fpsim.backend.numba.processor import HAS_FMA
 from fpsim.backend.numba.sums_rounding import BY_BITS, CAREFUL, CLAMP, EXACT_PRODUCTS, EXACT_SUMS, FORMAT_IS_CARRIER, OVERFLOWS
-from fpsim.numbers.computing import float32_adds, float32_multiplies, is_float32, is_float64, is_full, products_are_exact
+from fpsim.numbers.computing import (
+    float32_adds,
+    float32_multiplies,
+    is_float32,
+    is_float64,
+    is_full,
+    products_are_exact,
+    quantum_exponent,
+)
 from fpsim.numbers.formats import Format
 from fpsim.numbers.rounding import Rounding
 
@@ -75,7 +83,7 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
     what float32 loses as an odd last bit, two places below the format's own. To nearest even they round twice where float32
     gives no midpoint. A product that float32 does not hold needs an instruction that adds it unrounded.
     """
-    p, quantum = target.precision, target.emin - target.precision + 1
+    p, quantum = target.precision, quantum_exponent(target)
     if target.flush or rounding is Rounding.STOCHASTIC or operand.emax > 127 or target.emax > 127 or operand.precision > 24:
         return False
     if chains or not exact_products:
@@ -92,8 +100,8 @@ def _fits_single(operand: Format, target: Format, rounding: Rounding, exact_prod
 
 def _adds_exactly(operand: Format, target: Format) -> bool:
     """Whether float64 holds, for sums of two values and for products, the result plus a multiple of 2^-32 of its ulp."""
-    quantum = target.emin - target.precision + 1
-    least_product = 2 * (operand.emin - operand.precision + 1)
+    quantum = quantum_exponent(target)
+    least_product = 2 * quantum_exponent(operand)
     return (
         HAS_DIRECTIONS
         and target.precision + 32 <= 52

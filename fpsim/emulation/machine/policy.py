@@ -13,7 +13,7 @@ from fpsim.accumulation.kinds import NATIVE as LIBRARY
 from fpsim.emulation.machine.all_reduce import RANK_ORDER, AllReduce, get_all_reduce
 from fpsim.emulation.machine.mapping import RoleMapping, parse_mapping
 from fpsim.emulation.machine.settings import ACCUMULATORS, FORMATS, NATIVE, ROUNDINGS, ModuleSettings
-from fpsim.numbers.computing import float32_serves, is_float32
+from fpsim.numbers.computing import float32_serves, is_float32, quantum_exponent
 from fpsim.numbers.formats import Format, get_format
 from fpsim.numbers.names import get_system
 from fpsim.numbers.rounding import Rounding, get_rounding, seed_key
@@ -277,14 +277,11 @@ def _checked(fmt: Any, accumulate: Any, rounding: Any, seed: Any, granularity: A
     """The policy of one format; whether its accumulator takes operands of the format is not asked."""
     system = get_system(fmt)
     target = system.enclosing
-    if not isinstance(system, Format) and (target.precision > 24 or target.emin - target.precision + 1 < -149):
-        raise ValueError(f"fmt={system.name!r} has values that float32 tensors cannot hold; emulation takes at most 24 bits")
+    if target.precision > 24 or target.emax > 127 or quantum_exponent(target) < -149:
+        taken = "formats inside fp32" if isinstance(system, Format) else "at most 24 bits, inside the range of fp32"
+        raise ValueError(f"fmt={system.name!r} has values that float32 tensors cannot hold; emulation takes {taken}")
     if not target.has_zero:
         raise ValueError(f"fmt={target.name!r} has no zero and no sign; a model cannot run in it")
-    if target.precision > 24 or target.emax > 127 or target.emin - target.precision + 1 < -149:
-        raise ValueError(
-            f"fmt={target.name!r} has values that float32 tensors cannot hold; emulation takes formats inside fp32"
-        )
     if target.flush_inputs:
         raise NotImplementedError(
             f"fmt={target.name!r} flushes subnormal operands, which the emulation of torch does not model yet"
