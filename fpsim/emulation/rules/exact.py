@@ -77,7 +77,7 @@ JUDGEMENTS = names(
 GEOMETRY = names("is_same_size is_set_to is_pinned _has_same_storage_numel")
 
 
-def _view_rule(op: torch._ops.OpOverload) -> Rule:
+def view_rule(op: torch._ops.OpOverload) -> Rule:
     grows, method = "resize" in op._schema.name, METHODS.get(op, op)
 
     def view(machine: Machine, tensor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -143,7 +143,7 @@ def _register() -> None:
         for suffix in ("", "_"):
             for op in overloads(name + suffix).values():
                 if not is_out(op):
-                    register(op, family="view")(_view_rule(op))
+                    register(op, family="view")(view_rule(op))
     register_functional(SELECTIONS, "exact", lambda op: (_meeting_rule if "other" in op._overloadname else exact_rule)(op))
     register_functional(MEETINGS, "exact", lambda op: None if "reduce" in op._overloadname else _meeting_rule(op))
     register_functional(JUDGEMENTS, "comparison", exact_rule)
@@ -231,8 +231,8 @@ def nan_to_num(
 
 @register(_aten.fill_.Scalar, family="constant")
 def fill_scalar_(machine: Machine, target: Tensor, value: float) -> Tensor:
+    machine.check(target)
     if target.dtype is not torch.float32:
-        machine.check(target)
         marks.unmark(target)
         return target.fill_(value)
     target.fill_(machine.constant(value))

@@ -14,7 +14,7 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import product, products
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import RULES, Rule, register_functional
-from fpsim.emulation.rules.sparse import sparse_product
+from fpsim.emulation.rules.sparse_products import sparse_product
 from fpsim.emulation.schemas import name_of
 from fpsim.sums.task import Sum
 
