@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+NESTED = "a nested tensor of the strided layout: make it with layout=torch.jagged, pad its parts and use a mask,"
+
 
 class UnsupportedOp(NotImplementedError):
     """An operation that no rule covers, or that a rule refuses; its message names the op, its inputs and its module."""

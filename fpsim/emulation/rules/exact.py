@@ -41,7 +41,7 @@ SELECTIONS = names(
     slice_backward value_selecting_reduction_backward aminmax as_strided_copy narrow_copy split_with_sizes_copy
     unbind_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
     floor ceil trunc diagonal_backward _chunk_cat lu_unpack masked_scatter_backward _pack_padded_sequence
-    _pack_padded_sequence_backward conj_physical _conj_physical
+    _pack_padded_sequence_backward conj_physical _conj_physical _padded_dense_to_jagged_forward
     """
 )
 
@@ -250,6 +250,12 @@ def constant_pad_nd(machine: Machine, source: Tensor, pad: list[int], value: flo
     source = machine.operand(source)
     fill = machine.constant(value) if source.dtype is torch.float32 else value
     return machine.exact(_aten.constant_pad_nd.default(source, pad, fill))
+
+
+@register(_aten._jagged_to_padded_dense_forward.default, family="exact")
+def padded(machine: Machine, values: Tensor, offsets: list[Tensor], lengths: list[int], padding: float = 0.0) -> Tensor:
+    fill = machine.constant(padding) if values.dtype is torch.float32 else padding
+    return machine.exact(_aten._jagged_to_padded_dense_forward.default(machine.operand(values), offsets, lengths, fill))
 
 
 def _maker(op: torch._ops.OpOverload) -> Rule:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fpsim.emulation.errors import NESTED
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, register
 from fpsim.emulation.schemas import names, overloads
 
-_NESTED = "a nested tensor of the strided layout: make it with layout=torch.jagged, or pad its parts and use a mask"
+_NESTED = f"{NESTED} or compute with them one by one"
 _FUSED = "the fused inference path of an attention module: torch.backends.mha.set_fastpath_enabled(False) takes the other one"
 
 INSTEAD = {
