@@ -12,7 +12,6 @@ from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import RULES, WHOLE, Entry, Rule, enter, register, register_functional
 from fpsim.emulation.rules.elementwise import wide_rule
 from fpsim.emulation.rules.exact import exact_rule
-from fpsim.emulation.rules.matmul import addmm_rule, multiplies_natively, native_product
 from fpsim.emulation.rules.reductions import axes_of, columns_of, shape_of
 from fpsim.emulation.schemas import name_of, names
 
@@ -125,20 +124,6 @@ register_functional("nansum", "reduction", lambda op: sum_of_numbers)
 
 
 # Matrix products in other clothes
-
-
-def _outer_rule(op: torch._ops.OpOverload) -> Rule:
-    def addr(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        if not c.is_floating_point():
-            return op(c, a, b, beta=beta, alpha=alpha)
-        if multiplies_natively(machine):
-            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
-        return addmm_rule(machine, c, a.unsqueeze(1), b.unsqueeze(0), beta=beta, alpha=alpha)
-
-    return addr
-
-
-register_functional("addr", "matmul", _outer_rule)
 
 
 def addbmm_(machine: Machine, c: Tensor, a: Tensor, b: Tensor, **factors: Any) -> Tensor:
