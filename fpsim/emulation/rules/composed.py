@@ -61,7 +61,7 @@ def _summed_pair(a: Tensor, b: Tensor, axes: list[int]) -> Tensor:
             inner.append(axis)
         else:
             a, b = (item if item.shape[axis] == 1 else item.sum(axis, keepdim=True) for item in (a, b))
-    sizes = [max(a.shape[axis], b.shape[axis]) if axis not in inner else 1 for axis in range(a.dim())]
+    sizes = [1 if axis in inner else size for axis, size in enumerate(torch.broadcast_shapes(a.shape, b.shape))]
     counts = [math.prod(sizes[axis] for axis in group) for group in (both, left, right)]
     terms = math.prod(a.shape[axis] for axis in inner)
     rest = [axis for axis in axes if axis not in inner]
@@ -88,7 +88,7 @@ def _trilinear(
     if unroll_dim not in sumdim:  # slices do not meet
         result = _summed_pair(_summed_pair(a, b, first), c, second)
     else:
-        count = max(item.shape[unroll_dim] for item in (a, b, c))
+        count = torch.broadcast_shapes(a.shape, b.shape, c.shape)[unroll_dim]
         of_a, of_b, of_c = (item.expand(_with(item.shape, unroll_dim, count)).split(1, unroll_dim) for item in (a, b, c))
         result, *others = (_summed_pair(_summed_pair(x, y, first), z, second) for x, y, z in zip(of_a, of_b, of_c, strict=True))
         for other in others:
