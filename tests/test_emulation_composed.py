@@ -123,3 +123,26 @@ def test_an_outer_product_that_is_added_is_torchs_elementwise_kernel():
         with fpsim.emulate("native", "fp32"):
             found = torch.addr(c, a, b, **factors)
         assert torch.equal(found, torch.addr(c, a, b, **factors))
+
+
+def test_counts_with_weights_are_sums_through_the_accumulator():
+    places, weights = np.array([1, 0, 1, 3, 1, 0]), halves(6)
+    with fpsim.emulate("fp16", "fp16"):
+        found = torch.bincount(torch.from_numpy(places), tensor_of(weights), minlength=6)
+        plain = torch.bincount(torch.from_numpy(places))
+    expected = np.zeros(6, HALF)
+    for place, weight in zip(places, weights, strict=True):
+        expected[place] = expected[place] + weight
+    assert np.array_equal(found.numpy(), expected.astype(np.float32)) and plain.tolist() == [2, 3, 0, 1]
+
+
+def test_what_is_made_into_a_tensor_is_rounded_there():
+    out = torch.empty(3)
+    with fpsim.emulate("fp16"):
+        torch.arange(0.1, 0.35, 0.1, out=out)
+        assert out.tolist() == [0.0999755859375, 0.199951171875, 0.300048828125]
+        assert torch.full((3,), 0.1, out=out)[0].item() == 0.0999755859375
+        assert torch.equal(torch.eye(2, out=torch.empty(0)), torch.eye(2))
+        assert torch.arange(3, out=torch.empty(0, dtype=torch.int64)).tolist() == [0, 1, 2]
+        drawn = torch.quasirandom.SobolEngine(2).draw(4)
+    assert torch.equal(drawn, torch.quasirandom.SobolEngine(2).draw(4))

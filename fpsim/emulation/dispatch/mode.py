@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.dispatch.decompositions import decomposition_of
 from fpsim.emulation.dispatch.jagged import are_taken_apart
-from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp
+from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp, stop_recording
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.changes import KINDS
 from fpsim.emulation.machine.limits import has_others
@@ -87,6 +87,7 @@ class EmulationMode(TorchDispatchMode):
                 return machine.others.compute(self, func, types, args, kwargs)
             if _modes_left() == 0:  # nothing below to hide from
                 return rule(machine, *args, **kwargs)
+            stop_recording(func)
             with _without_dispatch():
                 return rule(machine, *args, **kwargs)
         except MetaTensor:

@@ -11,7 +11,7 @@ from fpsim.emulation.errors import BeingTraced
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
 from fpsim.emulation.registry import Rule, register, register_functional
-from fpsim.emulation.schemas import is_out, names, overloads
+from fpsim.emulation.schemas import is_out, name_of, names, overloads
 
 _aten = torch.ops.aten
 
@@ -65,7 +65,7 @@ MEETINGS = [
 JUDGEMENTS = names(
     """
     eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
-    logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
+    logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted
     unique_dim _unique _unique2 unique_consecutive isin
     bitwise_and bitwise_or bitwise_xor
     bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
@@ -258,17 +258,13 @@ def padded(machine: Machine, values: Tensor, offsets: list[Tensor], lengths: lis
     return machine.exact(_aten._jagged_to_padded_dense_forward.default(machine.operand(values), offsets, lengths, fill))
 
 
+_UNINITIALIZED = names("empty empty_like empty_strided new_empty new_empty_strided empty_permuted")
+_SATURATING = names("full full_like new_full scalar_tensor")
+
+
 def _maker(op: torch._ops.OpOverload) -> Rule:
     """Tensors made from nothing: float32 results are rounded (`full` saturates), uninitialized ones are not read."""
-    uninitialized = op._schema.name.split("::")[1] in (
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "new_empty",
-        "new_empty_strided",
-        "empty_permuted",
-    )
-    saturating = op._schema.name.split("::")[1] in ("full", "full_like", "new_full", "scalar_tensor")
+    uninitialized, saturating = name_of(op) in _UNINITIALIZED, name_of(op) in _SATURATING
 
     def make(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         if saturating:
@@ -284,6 +280,19 @@ def _maker(op: torch._ops.OpOverload) -> Rule:
         return machine.finish(result)
 
     return make
+
+
+def _maker_into(op: torch._ops.OpOverload) -> Rule:
+    """The same with `out=`: what is made in a fresh tensor is written there."""
+    make = _maker(op)
+
+    def make_into(machine: Machine, *args: Any, out: Tensor, **kwargs: Any) -> Tensor:
+        fresh = make(machine, *args, out=torch.empty(0, dtype=out.dtype), **kwargs)
+        if out.shape != fresh.shape:
+            out.resize_(fresh.shape)
+        return machine.write(out, fresh)
+
+    return make_into
 
 
 def _saturated(machine: Machine, result: Tensor, args: tuple[Any, ...]) -> Tensor:
@@ -303,3 +312,5 @@ for _name in MAKERS:
     for _op in overloads(_name).values():
         if not is_out(_op):
             register(_op, family="constant")(_maker(_op))
+        elif _name not in _UNINITIALIZED:
+            register(_op, family="constant")(_maker_into(_op))

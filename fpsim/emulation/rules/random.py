@@ -72,3 +72,9 @@ def native_dropout(machine: Machine, x: Tensor, p: float, train: bool | None) ->
     mask = torch.empty_like(x).bernoulli_(1 - p) != 0
     scale = machine.scalar(1 / (1 - p)) if p < 1 else 0.0
     return machine.finish(x * mask * scale), mask
+
+
+@register(torch.ops.aten._sobol_engine_draw.default, family="random")
+def sobol_engine_draw(machine: Machine, *args: Any) -> tuple[Tensor, Tensor]:
+    points, state = torch.ops.aten._sobol_engine_draw.default(*args)
+    return machine.finish(points), state
