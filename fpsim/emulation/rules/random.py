@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpsim.emulation.dispatch import switches
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, register
 from fpsim.emulation.schemas import is_out, names, overloads
@@ -74,7 +75,11 @@ def native_dropout(machine: Machine, x: Tensor, p: float, train: bool | None) ->
     return machine.finish(x * mask * scale), mask
 
 
-@register(torch.ops.aten._sobol_engine_draw.default, family="random")
-def sobol_engine_draw(machine: Machine, *args: Any) -> tuple[Tensor, Tensor]:
-    points, state = torch.ops.aten._sobol_engine_draw.default(*args)
-    return machine.finish(points), state
+def _sobol_engine_draw(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """Points in float32, whose numerators are beyond many a format; rounded where they are copied."""
+    with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+        points, state = torch.ops.aten._sobol_engine_draw.default(*args, **kwargs)
+    return points.clone(), state
+
+
+switches.replacements["_sobol_engine_draw"] = _sobol_engine_draw
