@@ -215,7 +215,6 @@ register(_aten.fill.Scalar, family="constant")(_filler(_aten.fill.Scalar))
 register(_aten.fill.Tensor, family="constant")(_meeting_rule(_aten.fill.Tensor))
 
 
-@register(_aten.nan_to_num.default, family="constant")
 def nan_to_num(
     machine: Machine, x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Tensor:
@@ -227,6 +226,9 @@ def nan_to_num(
     high, low = largest if posinf is None else posinf, -largest if neginf is None else neginf
     constants = [machine.constant(float(value)) for value in (nan or 0.0, high, low)]
     return machine.exact(_aten.nan_to_num.default(x, *constants))
+
+
+register_functional("nan_to_num", "constant", lambda op: nan_to_num)
 
 
 @register(_aten.fill_.Scalar, family="constant")

@@ -197,8 +197,9 @@ def nextafter(machine: Machine, x: Tensor, y: Tensor) -> Tensor:
     from fpsim.arrays.encoding import next_down, next_up
 
     x, y = machine.operands((x, y))
-    if x.dtype is not _FLOAT32 or y.dtype is not _FLOAT32:
+    if torch.promote_types(x.dtype, y.dtype) is not _FLOAT32:
         return _aten.nextafter.default(x, y)
+    x, y = machine.floating(x), machine.floating(y)
     x, y = torch.broadcast_tensors(x, y)
     values = x.detach().contiguous().numpy()
     up, down = (torch.from_numpy(np.asarray(step(values, machine.arithmetic.fmt), np.float32)) for step in (next_up, next_down))
