@@ -74,3 +74,75 @@ def test_draws_of_gamma_distributions_are_values_that_have_logarithms_and_gradie
         assert drawn.min() == 2**-14  # the least normal number, as of torch.half
         counts = distributions.Binomial(10, torch.tensor([0.25, 0.75])).sample((20,))
     assert torch.equal(counts, counts.round()) and counts.max() <= 10
+
+
+def chained(a, b):
+    """a @ b, every product and every sum rounded."""
+    total = np.zeros((*a.shape[:-1], b.shape[-1]), HALF)
+    for k in range(a.shape[-1]):
+        total = total + a[..., k, None] * b[..., None, k, :]
+    return total
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+def test_a_bilinear_form_is_two_products_through_the_accumulator(granularity):
+    a, b, weight, slope = halves(5, 3), halves(5, 4, seed=1), halves(6, 3, 4, seed=2), halves(5, 6, seed=3)
+    own = [tensor_of(item).requires_grad_() for item in (a, b, weight)]
+    with fpsim.emulate("fp16", "fp16", granularity=granularity):
+        found = functional.bilinear(*own)
+        found.backward(tensor_of(slope))
+    first = np.stack([chained(a, matrix) for matrix in weight])
+    expected = np.stack([chained(row[:, None], b[:, :, None])[:, 0, 0] for row in first], 1)
+    assert np.array_equal(found.detach().numpy(), expected.astype(np.float32))
+    wide = [np.float64(item) for item in (a, b, weight, slope)]
+    for tensor, indices in zip(own, ("nj,oij,no->ni", "ni,oij,no->nj", "ni,nj,no->oij"), strict=True):
+        others = [wide[place] for place in range(3) if own[place] is not tensor]
+        assert np.allclose(tensor.grad.numpy(), np.einsum(indices, *_ordered(indices, others, wide[3])), atol=0.03)
+        assert torch.equal(tensor.grad, tensor.grad.half().float())
+
+
+def _ordered(indices, others, slope):
+    """The operands in the order of their indices."""
+    return (*others, slope) if indices.startswith("ni,nj") else (others[0], others[1], slope)
+
+
+def test_distances_by_a_product_are_its_steps():
+    a, b = halves(30, 3), halves(27, 3, seed=1)
+    with fpsim.emulate("fp16", "fp16"):
+        found = torch.cdist(tensor_of(a), tensor_of(b))
+    squares = [np.add.accumulate(item * item, axis=1, dtype=HALF)[:, -1:] for item in (a, b)]
+    left = np.hstack([a * HALF(-2), squares[0], np.ones((30, 1), HALF)])
+    right = np.hstack([b, np.ones((27, 1), HALF), squares[1]])
+    expected = np.sqrt(np.maximum(chained(left, right.T), 0).astype(np.float64)).astype(HALF)
+    assert np.array_equal(found.numpy(), expected.astype(np.float32))
+
+
+def test_an_outer_product_that_is_added_is_torchs_elementwise_kernel():
+    c, a, b = (tensor_of(item).half() for item in (halves(5, 4), halves(5, seed=1), halves(4, seed=2)))
+    for factors in ({}, {"beta": 0.5}, {"alpha": 3.0, "beta": 2.0}, {"beta": 0.0}):
+        with fpsim.emulate("native", "fp32"):
+            found = torch.addr(c, a, b, **factors)
+        assert torch.equal(found, torch.addr(c, a, b, **factors))
+
+
+def test_counts_with_weights_are_sums_through_the_accumulator():
+    places, weights = np.array([1, 0, 1, 3, 1, 0]), halves(6)
+    with fpsim.emulate("fp16", "fp16"):
+        found = torch.bincount(torch.from_numpy(places), tensor_of(weights), minlength=6)
+        plain = torch.bincount(torch.from_numpy(places))
+    expected = np.zeros(6, HALF)
+    for place, weight in zip(places, weights, strict=True):
+        expected[place] = expected[place] + weight
+    assert np.array_equal(found.numpy(), expected.astype(np.float32)) and plain.tolist() == [2, 3, 0, 1]
+
+
+def test_what_is_made_into_a_tensor_is_rounded_there():
+    out = torch.empty(3)
+    with fpsim.emulate("fp16"):
+        torch.arange(0.1, 0.35, 0.1, out=out)
+        assert out.tolist() == [0.0999755859375, 0.199951171875, 0.300048828125]
+        assert torch.full((3,), 0.1, out=out)[0].item() == 0.0999755859375
+        assert torch.equal(torch.eye(2, out=torch.empty(0)), torch.eye(2))
+        assert torch.arange(3, out=torch.empty(0, dtype=torch.int64)).tolist() == [0, 1, 2]
+        drawn = torch.quasirandom.SobolEngine(2).draw(4)
+    assert torch.equal(drawn, torch.quasirandom.SobolEngine(2).draw(4))

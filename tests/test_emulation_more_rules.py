@@ -7,6 +7,8 @@ import torch.nn.functional as functional
 
 import fpsim
 import fpsim.arrays.elementary
+from fpsim.emulation import TABLE
+from fpsim.emulation.schemas import is_out
 
 HALF = torch.float16
 
@@ -242,3 +244,39 @@ def test_the_gradient_of_rsqrt_is_one_kernel():
         slope, = torch.autograd.grad(x.rsqrt().sum(), x, create_graph=True)
         slope.sum().backward()
     assert slope.tolist() == [-1 / 16, -4.0] and x.grad.tolist() == [3 / 128, 24.0]
+
+
+def _takes_integers():
+    """Every pointwise operation that torch computes of integer tensors, and arguments."""
+    x = torch.tensor([[1, 2], [3, 0]])
+    for op in TABLE:
+        first, *others = op._schema.arguments
+        needed = [str(item.type) for item in others if not item.has_default_value()]
+        if torch.Tag.pointwise not in op.tags or is_out(op) or op._schema.name.endswith("_") or str(first.type) != "Tensor":
+            continue
+        arguments = [x, *(x + 1 if kind == "Tensor" else 2 for kind in needed)]
+        try:
+            expected = op(*arguments)
+        except (RuntimeError, TypeError, NotImplementedError, IndexError):
+            continue
+        if isinstance(expected, torch.Tensor):
+            yield op, arguments, expected
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+def test_of_integers_there_is_what_type_promotion_makes_of_them(granularity):
+    cases = list(_takes_integers())
+    for op, arguments, expected in cases:
+        with fpsim.emulate("fp16", "fp16", granularity=granularity):
+            found = op(*arguments)
+        assert found.dtype is expected.dtype, op
+        assert torch.allclose(found, expected, rtol=4e-3, atol=2e-3, equal_nan=True), op
+        assert not found.is_floating_point() or torch.equal(found.nan_to_num(), found.half().float().nan_to_num()), op
+    assert len(cases) > 150
+
+
+def test_integers_beside_numbers_of_the_format_are_values_of_it():
+    x, count = torch.tensor([0.5, 1.5]), torch.tensor([2049, 3])
+    with fpsim.emulate("fp16", "fp16"):
+        assert torch.equal(torch.nextafter(x, count), x + 2.0 ** torch.tensor([-11.0, -10.0]))
+        assert count.log2()[0] == 11 and torch.hypot(count, x)[0] == 2048  # 2049 is between two values

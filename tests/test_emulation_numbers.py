@@ -444,6 +444,8 @@ def _traced(model, x):
 TRACERS = {
     "torch.jit.trace": _traced,
     "torch.export": lambda model, x: torch.export.export(model, (x,)),
+    "make_fx of numbers": lambda model, x: torch.fx.experimental.proxy_tensor.make_fx(lambda y: y.sin())(x),
+    "torch.func.linearize": lambda model, x: torch.func.linearize(torch.sin, x),
     "make_fx": lambda model, x: torch.fx.experimental.proxy_tensor.make_fx(model, tracing_mode="fake")(x),
 }
 

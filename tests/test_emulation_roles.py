@@ -305,6 +305,60 @@ def sum_in_order(x):
     return total
 
 
+PRODUCTS = {
+    "mm": lambda x: x(3, 4) @ x(4, 2),
+    "mv": lambda x: x(3, 4) @ x(4),
+    "dot": lambda x: torch.dot(x(4), x(4)),
+    "vdot": lambda x: torch.vdot(x(4), x(4)),
+    "inner": lambda x: torch.inner(x(3, 4), x(2, 4)),
+    "bmm": lambda x: torch.bmm(x(2, 3, 4), x(2, 4, 2)),
+    "addmm": lambda x: torch.addmm(x(3, 2), x(3, 4), x(4, 2)),
+    "addmv": lambda x: torch.addmv(x(3), x(3, 4), x(4)),
+    "baddbmm": lambda x: torch.baddbmm(x(2, 3, 2), x(2, 3, 4), x(2, 4, 2)),
+    "addbmm": lambda x: torch.addbmm(x(3, 2), x(2, 3, 4), x(2, 4, 2)),
+    "einsum": lambda x: torch.einsum("bi,oij,bj->bo", x(2, 3), x(4, 3, 5), x(2, 5)),
+    "tensordot": lambda x: torch.tensordot(x(2, 3, 4), x(3, 4, 2)),
+    "multi_dot": lambda x: torch.linalg.multi_dot([x(3, 4), x(4, 2), x(2, 3)]),
+    "chain_matmul": lambda x: torch.chain_matmul(x(3, 4), x(4, 2)),
+    "matrix_power": lambda x: torch.linalg.matrix_power(x(3, 3), 2),
+    "cov": lambda x: torch.cov(x(3, 4)),
+    "bilinear": lambda x: functional.bilinear(x(2, 3), x(2, 5), x(4, 3, 5)),
+    "cdist": lambda x: torch.cdist(x(30, 3), x(30, 3)),
+    "linear": lambda x: functional.linear(x(3), x(4, 3)),
+    "conv1d": lambda x: functional.conv1d(x(1, 2, 5), x(3, 2, 2)),
+    "conv_transpose2d": lambda x: functional.conv_transpose2d(x(1, 2, 3, 3), x(2, 3, 2, 2)),
+    "attention": lambda x: functional.scaled_dot_product_attention(x(1, 1, 3, 4), x(1, 1, 3, 4), x(1, 1, 3, 4)),
+    "sparse": lambda x: x(3, 4).to_sparse() @ x(4, 2),
+    "sampled": lambda x: torch.sparse.sampled_addmm(x(3, 2).to_sparse_csr(), x(3, 4), x(4, 2)).values(),
+    "grid": lambda x: functional.affine_grid(x(1, 2, 3), [1, 1, 2, 2]),
+    "complex": lambda x: torch.view_as_real(torch.complex(x(2, 2), x(2, 2)) @ torch.complex(x(2, 2), x(2, 2))),
+}
+OTHERS = {
+    "addr": lambda x: torch.addr(x(3, 4), x(3), x(4)),
+    "outer": lambda x: torch.outer(x(3), x(4)),
+    "kron": lambda x: torch.kron(x(2, 2), x(2, 2)),
+    "einsum": lambda x: torch.einsum("i,j->ij", x(3), x(4)),
+    "vecdot": lambda x: torch.linalg.vecdot(x(3, 4), x(3, 4)),
+    "cross": lambda x: torch.linalg.cross(x(2, 3), x(2, 3)),
+    "cdist": lambda x: torch.cdist(x(3, 3), x(4, 3)),
+    "cosine_similarity": lambda x: functional.cosine_similarity(x(2, 3), x(2, 3)),
+    "interpolate": lambda x: functional.interpolate(x(1, 1, 3, 3), scale_factor=2.0, mode="bilinear"),
+}
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+@pytest.mark.parametrize("call", [*PRODUCTS.items(), *OTHERS.items()], ids=lambda item: item[0])
+def test_products_are_what_torch_gives_to_a_matrix_routine(call, granularity):
+    """An operation is one where its result depends on what products read."""
+    name, function = call
+    found = []
+    for product in ("fp32", "bf16"):
+        generator = torch.Generator().manual_seed(3)
+        with fpsim.emulate({"*": "fp32", "product": product}, "fp32", granularity=granularity):
+            found.append(function(lambda *shape, g=generator: torch.randn(*shape, generator=g)))
+    assert torch.equal(*found) == (OTHERS.get(name) is function)
+
+
 def test_attention_reads_its_factors_as_other_products_do():
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 1, 6, 8) for _ in range(3))

@@ -108,9 +108,7 @@ def test_gradients_of_two_uses_are_added_by_place():
 
 def test_what_has_no_rule_is_refused_or_is_torchs_own_error():
     some = torch.eye(3).to_sparse()
-    computations = (
-        lambda: some * some, lambda: some.exp(), lambda: torch.ones(3, 3).mul_(some), lambda: torch.ones(1, 3) + some
-    )  # fmt: skip
+    computations = (lambda: some.exp(), lambda: torch.ones(3, 3).mul_(some), lambda: some + some.double())
     with fpsim.emulate("fp16"):
         for compute in computations:
             with pytest.raises(UnsupportedOp, match="sparse"):

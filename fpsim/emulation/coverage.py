@@ -22,7 +22,7 @@ MEANINGS = {
     "complex": "real functions in float64, each part rounded once",
     "matmul": "products accumulated as `accumulate` says",
     "scaled": "float8 products accumulated as `accumulate` says, times scales, rounded once",
-    "sparse": "stored values as they are; products accumulated as `accumulate` says, by ascending column",
+    "sparse": "stored values as they are; products and sums accumulated as `accumulate` says, by ascending place",
     "convolution": "products accumulated as `accumulate` says",
     "reduction": "sums accumulated as `accumulate` says; norms, variances and products in float64, rounded once",
     "scatter": "what meets in one place is accumulated in the order of the source",
@@ -37,6 +37,7 @@ MEANINGS = {
     "optimizer": "float64 inside, each stored tensor rounded once",
     "collective": "what the ranks have, summed in their order as `accumulate` says; or moved as it is",
     "decomposed": "arrives as other operations, which have rules",
+    "refused": "raises `UnsupportedOp`, which says what to use instead",
     "unsupported": "raises `UnsupportedOp`, or arrives as what does",
 }
 

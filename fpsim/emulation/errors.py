@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+_RECORDING = torch._C._TorchDispatchModeKey.PROXY  # type: ignore[attr-defined]
+NESTED = "a nested tensor of the strided layout: make it with layout=torch.jagged, pad its parts and use a mask,"
+
 
 class UnsupportedOp(NotImplementedError):
     """An operation that no rule covers, or that a rule refuses; its message names the op, its inputs and its module."""
@@ -43,9 +48,15 @@ class BeingTraced(UnsupportedOp):
 
     def __init__(self, op: Any):
         super().__init__(
-            f"{op}: torch.jit.trace, torch.export or make_fx records operations here; trace the model outside of the "
-            "emulation, and run what comes of it inside"
+            f"{op}: torch.jit.trace, torch.export, make_fx or torch.func.linearize records operations here; trace the model "
+            "outside of the emulation, and run what comes of it inside"
         )
+
+
+def stop_recording(op: Any) -> None:
+    """Refuse an operation that a mode below records: it would see nothing of it, and take the result for a constant."""
+    if torch._C._get_dispatch_mode(_RECORDING) is not None:  # type: ignore[attr-defined]
+        raise BeingTraced(op)
 
 
 class MetaTensor(UnsupportedTensor):

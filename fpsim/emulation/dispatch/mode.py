@@ -10,7 +10,8 @@ from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.dispatch.decompositions import decomposition_of
-from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp
+from fpsim.emulation.dispatch.jagged import are_taken_apart
+from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp, stop_recording
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.changes import KINDS
 from fpsim.emulation.machine.limits import has_others
@@ -47,6 +48,8 @@ class EmulationMode(TorchDispatchMode):
         return False  # torch's wrapper costs 3 microseconds an operation; the strategy below does its work for nothing
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if types and are_taken_apart(types):
+            return NotImplemented
         machine, kind = self.machine, KINDS.get(func)
         if kind is not None and kind.concerns(args, kwargs):
             changes = machine.updates.before(kind, args, kwargs or {})
@@ -84,6 +87,7 @@ class EmulationMode(TorchDispatchMode):
                 return machine.others.compute(self, func, types, args, kwargs)
             if _modes_left() == 0:  # nothing below to hide from
                 return rule(machine, *args, **kwargs)
+            stop_recording(func)
             with _without_dispatch():
                 return rule(machine, *args, **kwargs)
         except MetaTensor:
@@ -146,7 +150,8 @@ run_as_written(EmulationMode.__torch_dispatch__)
 
 def _describe(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        shape = "[nested]" if value.is_nested else list(value.shape)
+        return f"{str(value.dtype).removeprefix('torch.')}{shape}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_describe(item) for item in value[:4])}{', ...' if len(value) > 4 else ''}]"
     return repr(value)[:60]

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from fpsim.emulation.dispatch.acceptance import Acceptance, fills_a_mask
 from fpsim.emulation.dispatch.carriers import COMPLEX32, Call, ComplexCall, upcast
 from fpsim.emulation.dispatch.mode import EmulationMode
-from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor
+from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor, stop_recording
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL, instead_of
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
@@ -29,6 +29,7 @@ _FLOATING = frozenset((*SMALL, _FLOAT32, _FLOAT64))
 _HALF = {torch.float16}
 _OF_HALVES = frozenset((COMPLEX32, torch.float16, *_INTEGERS))
 _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
+_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
@@ -62,6 +63,8 @@ class NativeMode(EmulationMode):
         """The operation's result, whatever the dtypes of its tensors."""
         if types and FakeTensor in types:
             self._refuse_subclasses(func, types)
+        if _modes_left() > 0:
+            stop_recording(func)
         entry = TABLE.get(func) or arrived(func)
         family = None if entry is None else entry.family
         if family == "view" and not isinstance(args[0], (torch.Tensor, complex)):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fpsim.emulation.dispatch.jagged import are_taken_apart
 from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.memory import looking
@@ -145,6 +146,8 @@ def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             machine = self.machine
             listeners = machine.emulation.audience[func]
+            if types and are_taken_apart(types):
+                return NotImplemented
             if listeners is None or (listeners.reads_alone and all(map(_is_made_here, args))):
                 return compute_plainly(self, func, types, args, kwargs)
             compute = functools.partial(compute_plainly, self, func, types, args, kwargs)

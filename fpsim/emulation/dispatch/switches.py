@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 _lock = threading.Lock()
 _entered = 0
 _saved: tuple[bool, ...] = ()
-#: Functions of torch that are replaced while anything is emulated, by name.
+#: Functions of torch that are replaced while anything is emulated, by name, that of a module in it dotted.
 replacements: dict[str, Callable[..., Any]] = {}
 _replaced: dict[str, Callable[..., Any]] = {}
 _stances: list[Any] = []  # that torch.compile had, where it was there
@@ -63,8 +64,8 @@ def enter() -> None:
             _write((False, False))
             _run_compiled_as_written()
             for name, function in replacements.items():
-                _replaced[name] = getattr(torch, name)
-                setattr(torch, name, function)
+                _replaced[name] = operator.attrgetter(name)(torch)
+                _put(name, function)
         _entered += 1
 
 
@@ -82,7 +83,12 @@ def _restore() -> None:
     while _stances:
         sys.modules["torch._dynamo.eval_frame"]._stance = _stances.pop()  # type: ignore[attr-defined]
     for name, function in _replaced.items():
-        setattr(torch, name, function)
+        _put(name, function)
+
+
+def _put(name: str, function: Callable[..., Any]) -> None:
+    module, _, last = name.rpartition(".")
+    setattr(operator.attrgetter(module)(torch) if module else torch, last, function)
 
 
 def reset() -> None:

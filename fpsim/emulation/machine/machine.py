@@ -14,7 +14,7 @@ import torch
 
 from fpsim.accumulation import Accumulator
 from fpsim.backend.numba import counting
-from fpsim.emulation.errors import MetaTensor, SparseTensor, UnsupportedTensor
+from fpsim.emulation.errors import NESTED, MetaTensor, SparseTensor, UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.all_reduce import AllReduce
 from fpsim.emulation.machine.arithmetic import Arithmetic
@@ -144,7 +144,7 @@ class FormatMachine(Writing):
 
     def check(self, tensor: torch.Tensor, computes: bool = True) -> None:
         dtype = tensor.dtype
-        if dtype is _FLOAT32 and tensor.is_cpu and tensor.layout is torch.strided:
+        if dtype is _FLOAT32 and tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_nested:
             return
         if tensor.device.type == "meta":
             raise MetaTensor
@@ -153,6 +153,8 @@ class FormatMachine(Writing):
         if tensor.layout is not torch.strided and computes:
             reason = f"a tensor of layout {tensor.layout}; emulation takes dense tensors here: use to_dense()"
             raise SparseTensor(self.message(reason))
+        if tensor.is_nested and computes:
+            raise UnsupportedTensor(self.message(f"{NESTED} or take its parts, unbind(), one by one"))
         if dtype is _FLOAT32 or dtype is _FLOAT64 or dtype in _AS_THEY_ARE or (not computes and dtype in SMALL):
             return
         raise UnsupportedTensor(self.message(f"a tensor of {dtype}, which has no rules here; {instead_of(dtype)}"))

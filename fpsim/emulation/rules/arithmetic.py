@@ -239,7 +239,7 @@ def _with_product(whole: Callable[..., Tensor], function: Callable[[Tensor, Tens
     def rule(
         machine: Machine, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1, into: MaybeTensor = None
     ) -> Tensor:
-        if x.dtype is _FLOAT64:
+        if x.dtype is _FLOAT64 or _FLOAT32 not in (x.dtype, first.dtype, second.dtype):
             return whole(x, first, second, value=value)
         return _product_in_steps(machine, x, first, second, value, function, into)
 

@@ -31,5 +31,5 @@ def _gradient_rule(op: torch._ops.OpOverload) -> Rule:
     return distance_gradient
 
 
-register_functional("_euclidean_dist _cdist_forward _pdist_forward dist renorm _trilinear", "reduction", whole_rule)
+register_functional("_cdist_forward _pdist_forward dist renorm", "reduction", whole_rule)
 register_functional("_cdist_backward _pdist_backward", "reduction", _gradient_rule)

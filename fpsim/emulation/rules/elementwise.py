@@ -76,6 +76,8 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
             result = op(*values, **named)
             return machine.finish(result) if isinstance(result, Tensor) and result.dtype is _FLOAT32 else result
         if pointwise:
+            if len(dtypes) > 1 or _FLOAT32 not in dtypes:  # integers, as type promotion has them
+                values = tuple(machine.floating(value) if isinstance(value, Tensor) else value for value in values)
             result = _by_blocks(machine, op, on_wide, values, named, scalars)
             if result is not None:
                 return result

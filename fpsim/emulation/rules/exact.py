@@ -11,7 +11,7 @@ from fpsim.emulation.errors import BeingTraced
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
 from fpsim.emulation.registry import Rule, register, register_functional
-from fpsim.emulation.schemas import is_out, names, overloads
+from fpsim.emulation.schemas import is_out, name_of, names, overloads
 
 _aten = torch.ops.aten
 
@@ -41,7 +41,7 @@ SELECTIONS = names(
     slice_backward value_selecting_reduction_backward aminmax as_strided_copy narrow_copy split_with_sizes_copy
     unbind_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
     floor ceil trunc diagonal_backward _chunk_cat lu_unpack masked_scatter_backward _pack_padded_sequence
-    _pack_padded_sequence_backward conj_physical _conj_physical
+    _pack_padded_sequence_backward conj_physical _conj_physical _padded_dense_to_jagged_forward
     """
 )
 
@@ -65,7 +65,7 @@ MEETINGS = [
 JUDGEMENTS = names(
     """
     eq ne lt le gt ge isnan isinf isfinite isposinf isneginf signbit argmax argmin argsort nonzero count_nonzero
-    logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted bincount
+    logical_and logical_or logical_xor logical_not equal is_nonzero any all bucketize searchsorted
     unique_dim _unique _unique2 unique_consecutive isin
     bitwise_and bitwise_or bitwise_xor
     bitwise_not allclose bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__
@@ -77,7 +77,7 @@ JUDGEMENTS = names(
 GEOMETRY = names("is_same_size is_set_to is_pinned _has_same_storage_numel")
 
 
-def _view_rule(op: torch._ops.OpOverload) -> Rule:
+def view_rule(op: torch._ops.OpOverload) -> Rule:
     grows, method = "resize" in op._schema.name, METHODS.get(op, op)
 
     def view(machine: Machine, tensor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -143,7 +143,7 @@ def _register() -> None:
         for suffix in ("", "_"):
             for op in overloads(name + suffix).values():
                 if not is_out(op):
-                    register(op, family="view")(_view_rule(op))
+                    register(op, family="view")(view_rule(op))
     register_functional(SELECTIONS, "exact", lambda op: (_meeting_rule if "other" in op._overloadname else exact_rule)(op))
     register_functional(MEETINGS, "exact", lambda op: None if "reduce" in op._overloadname else _meeting_rule(op))
     register_functional(JUDGEMENTS, "comparison", exact_rule)
@@ -215,7 +215,6 @@ register(_aten.fill.Scalar, family="constant")(_filler(_aten.fill.Scalar))
 register(_aten.fill.Tensor, family="constant")(_meeting_rule(_aten.fill.Tensor))
 
 
-@register(_aten.nan_to_num.default, family="constant")
 def nan_to_num(
     machine: Machine, x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Tensor:
@@ -229,10 +228,13 @@ def nan_to_num(
     return machine.exact(_aten.nan_to_num.default(x, *constants))
 
 
+register_functional("nan_to_num", "constant", lambda op: nan_to_num)
+
+
 @register(_aten.fill_.Scalar, family="constant")
 def fill_scalar_(machine: Machine, target: Tensor, value: float) -> Tensor:
+    machine.check(target)
     if target.dtype is not torch.float32:
-        machine.check(target)
         marks.unmark(target)
         return target.fill_(value)
     target.fill_(machine.constant(value))
@@ -252,17 +254,19 @@ def constant_pad_nd(machine: Machine, source: Tensor, pad: list[int], value: flo
     return machine.exact(_aten.constant_pad_nd.default(source, pad, fill))
 
 
+@register(_aten._jagged_to_padded_dense_forward.default, family="exact")
+def padded(machine: Machine, values: Tensor, offsets: list[Tensor], lengths: list[int], padding: float = 0.0) -> Tensor:
+    fill = machine.constant(padding) if values.dtype is torch.float32 else padding
+    return machine.exact(_aten._jagged_to_padded_dense_forward.default(machine.operand(values), offsets, lengths, fill))
+
+
+_UNINITIALIZED = names("empty empty_like empty_strided new_empty new_empty_strided empty_permuted")
+_SATURATING = names("full full_like new_full scalar_tensor")
+
+
 def _maker(op: torch._ops.OpOverload) -> Rule:
     """Tensors made from nothing: float32 results are rounded (`full` saturates), uninitialized ones are not read."""
-    uninitialized = op._schema.name.split("::")[1] in (
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "new_empty",
-        "new_empty_strided",
-        "empty_permuted",
-    )
-    saturating = op._schema.name.split("::")[1] in ("full", "full_like", "new_full", "scalar_tensor")
+    uninitialized, saturating = name_of(op) in _UNINITIALIZED, name_of(op) in _SATURATING
 
     def make(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         if saturating:
@@ -278,6 +282,19 @@ def _maker(op: torch._ops.OpOverload) -> Rule:
         return machine.finish(result)
 
     return make
+
+
+def _maker_into(op: torch._ops.OpOverload) -> Rule:
+    """The same with `out=`: what is made in a fresh tensor is written there."""
+    make = _maker(op)
+
+    def make_into(machine: Machine, *args: Any, out: Tensor, **kwargs: Any) -> Tensor:
+        fresh = make(machine, *args, out=torch.empty(0, dtype=out.dtype), **kwargs)
+        if out.shape != fresh.shape:
+            out.resize_(fresh.shape)
+        return machine.write(out, fresh)
+
+    return make_into
 
 
 def _saturated(machine: Machine, result: Tensor, args: tuple[Any, ...]) -> Tensor:
@@ -297,3 +314,5 @@ for _name in MAKERS:
     for _op in overloads(_name).values():
         if not is_out(_op):
             register(_op, family="constant")(_maker(_op))
+        elif _name not in _UNINITIALIZED:
+            register(_op, family="constant")(_maker_into(_op))

@@ -13,8 +13,8 @@ from fpsim.accumulation.kinds import NATIVE
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.engine import product, products
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import RULES, Rule, register_functional
-from fpsim.emulation.rules.sparse import sparse_product
+from fpsim.emulation.registry import Rule, register_functional
+from fpsim.emulation.rules.sparse_products import sparse_product
 from fpsim.emulation.schemas import name_of
 from fpsim.sums.task import Sum
 
@@ -143,5 +143,3 @@ def _rule_for(op: torch._ops.OpOverload) -> Rule | None:
 
 
 register_functional(_PRODUCTS, "matmul", _rule_for)
-
-addmm_rule = RULES[torch.ops.aten.addmm.default]

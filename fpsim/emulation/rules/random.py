@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpsim.emulation.dispatch import switches
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import Rule, register
 from fpsim.emulation.schemas import is_out, names, overloads
@@ -72,3 +73,13 @@ def native_dropout(machine: Machine, x: Tensor, p: float, train: bool | None) ->
     mask = torch.empty_like(x).bernoulli_(1 - p) != 0
     scale = machine.scalar(1 / (1 - p)) if p < 1 else 0.0
     return machine.finish(x * mask * scale), mask
+
+
+def _sobol_engine_draw(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """Points in float32, whose numerators are beyond many a format; rounded where they are copied."""
+    with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+        points, state = torch.ops.aten._sobol_engine_draw.default(*args, **kwargs)
+    return points.clone(), state
+
+
+switches.replacements["_sobol_engine_draw"] = _sobol_engine_draw

@@ -130,3 +130,12 @@ def index_put_into(
     machine: Machine, x: Tensor, indices: list[MaybeTensor], values: Tensor, accumulate: bool = False, unsafe: bool = False
 ) -> Tensor:
     return machine.write(x, index_put_rule(_aten.index_put.default)(machine, x, indices, values, accumulate))
+
+
+@register(_aten.bincount.default, family="scatter")
+def bincount(machine: Machine, x: Tensor, weights: MaybeTensor = None, minlength: int = 0) -> Tensor:
+    """How often each number occurs; with weights their sums."""
+    counted = _aten.bincount.default(x, weights, minlength)  # or torch's own error
+    if weights is None or weights.dtype is not _FLOAT32:
+        return counted
+    return machine.rules[_aten.index_add.default](machine, machine.exact(torch.zeros(len(counted))), 0, x, weights)

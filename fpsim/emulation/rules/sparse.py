@@ -1,113 +1,116 @@
-"""Sparse matrices in COO and CSR layout: their stored values are values of the format.
+"""Sparse tensors: their stored values are values of the format, and what only moves them leaves them as they are.
 
-An element of a product adds its row's stored entries, by ascending column, through the accumulator; entries of one place are
-added first (`coalesce`), in their order, through the accumulator as well.
+Entries of one place are added first (`coalesce`), in their order, through the accumulator. Compressed layouts (CSR, CSC, BSR
+and BSC) have none of those. What is stored nowhere is +0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import RULES, Entry, Rule, enter, register
-from fpsim.emulation.rules.exact import exact_rule
-from fpsim.emulation.schemas import names, overloads
+from fpsim.emulation.machine.protocol import Machine, MaybeDtype
+from fpsim.emulation.registry import RULES, SPARSE, Entry, Rule, enter, register
+from fpsim.emulation.rules.exact import exact_rule, view_rule
+from fpsim.emulation.schemas import is_out, mapped, names, overloads
 
 _aten = torch.ops.aten
-_MOST = 1 << 22  # numbers of the dense operand that are laid out for rows at a time
-_COMPRESSED = (torch.sparse_csr,)
-_LAYOUTS = (torch.sparse_coo, torch.sparse_csr)
+_MOST = 1 << 22  # numbers that are laid out at a time
+_FLOAT32, COO, CSR = torch.float32, torch.sparse_coo, torch.sparse_csr
 
-#: What looks into a sparse tensor.
+#: What looks into a sparse tensor, or takes care of its memory.
 PARTS = names(
     """
-    _values values _indices indices crow_indices col_indices is_coalesced _nnz sparse_dim dense_dim _dimV _dimI _coalesced
+    _values values _indices indices crow_indices col_indices ccol_indices row_indices is_coalesced _nnz sparse_dim dense_dim
+    _dimV _dimI _coalesced _coalesced_ resize_as_sparse_ sparse_resize_ sparse_resize_and_clear_
     """
 )
 
-#: What makes one of dense parts, or moves its values.
-MOVES = names(
+#: What makes one of dense parts.
+MAKERS = names(
     """
     _sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_with_dims _sparse_compressed_tensor_with_dims
-    sparse_compressed_tensor _to_sparse _to_sparse_csr _to_dense sparse_mask
+    sparse_compressed_tensor _spdiags
     """
 )
 
+#: What moves values from and to other layouts, or along; operations for sparse tensors alone.
+MOVES = names(
+    """
+    _to_sparse _to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc _to_dense sparse_mask _sparse_mask_projection
+    _sparse_broadcast_to _sparse_sum_backward
+    """
+)
 
-def marked(machine: Machine, result: Tensor) -> Tensor:
-    """What is stored are values of the format."""
-    if result.layout is torch.strided:
-        return machine.exact(result)
-    machine.exact(result.values() if result.layout in _COMPRESSED else result._values())
-    return result
-
-
-def _read(machine: Machine, value: Any) -> Any:
-    """An operand whose entries are values of the format and lie in different places."""
-    if not isinstance(value, Tensor) or value.dtype is not torch.float32:
-        return value
-    if value.layout is torch.strided:
-        return machine.operand(value)
-    if value.layout is torch.sparse_coo:
-        return coalesce(machine, value)
-    if value.layout is torch.sparse_csr:
-        values = machine.operand(value.values())
-        return torch.sparse_csr_tensor(value.crow_indices(), value.col_indices(), values, value.shape, check_invariants=False)
-    if value.layout is torch.sparse_csc:  # as a transposed product has it
-        return _read(machine, value.to_sparse_csr())
-    raise machine.refuse(f"a tensor of layout {value.layout}; there are rules for sparse_coo and sparse_csr")
+#: The same of operations that dense tensors have too.
+MOVES_OF_ALL = names("cat stack index_select narrow_copy select_copy zeros_like ones_like")
 
 
-def _part_rule(op: torch._ops.OpOverload) -> Rule:
-    return lambda machine, *args, **kwargs: op(*args, **kwargs)
+def values_of(x: Tensor) -> Tensor:
+    """What a sparse tensor stores."""
+    return x._values() if x.layout is COO else x.values()
 
 
-def _move_rule(op: torch._ops.OpOverload) -> Rule:
-    masks = op._schema.name == "aten::sparse_mask"  # the mask's places count alone, those that are named twice too
-    made = "with_dims_and_tensors" in op._schema.name or "compressed" in op._schema.name
-
-    def move(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
-        read = machine.operand if made else lambda item: _read(machine, item)
-        values = [read(x) if isinstance(x, Tensor) and not (masks and place) else x for place, x in enumerate(args)]
-        result = op(*values, **{key: read(item) if isinstance(item, Tensor) else item for key, item in kwargs.items()})
-        return marked(machine, result) if result.dtype is torch.float32 else result
-
-    return move
-
-
-for _names, _rule in ((PARTS, _part_rule), (MOVES, _move_rule)):
-    for _name in _names:
-        for _op in overloads(_name).values():
-            if not any(argument.kwarg_only and argument.alias_info for argument in _op._schema.arguments):
-                register(_op, family="sparse")(_rule(_op))
-
-
-def clone(machine: Machine, x: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor:
-    """A copy; of a sparse matrix one of its stored values, as gradients are kept."""
-    if x.layout is torch.strided or x.dtype is not torch.float32:
-        return _exact_clone(machine, x, memory_format=memory_format)
-    return marked(machine, _aten.clone.default(_read(machine, x)))
-
-
-_exact_clone = exact_rule(_aten.clone.default)
-enter(Entry(_aten.clone.default, "exact", clone))
+def with_values(x: Tensor, values: Tensor) -> Tensor:
+    """A tensor that stores other values in the places of x, whose entries lie in different ones."""
+    if x.layout is COO:
+        return of_coo(x._indices(), values, x.shape)
+    by_row = x.layout in (CSR, torch.sparse_bsr)
+    begins, others = (x.crow_indices(), x.col_indices()) if by_row else (x.ccol_indices(), x.row_indices())
+    return torch.sparse_compressed_tensor(begins, others, values, x.shape, layout=x.layout, check_invariants=False)
 
 
 def of_coo(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     return torch.sparse_coo_tensor(places, values, shape, is_coalesced=True, check_invariants=False)
 
 
-def flat_places(x: Tensor) -> Tensor:
-    """The number of each entry's place, in row-major order of the sparse dimensions."""
+def marked(machine: Machine, result: Tensor) -> Tensor:
+    """What is stored are values of the format."""
+    machine.exact(result if result.layout is torch.strided else values_of(result))
+    return result
+
+
+def read(machine: Machine, value: Any) -> Any:
+    """An operand whose entries are values of the format and lie in different places."""
+    if not isinstance(value, Tensor) or value.dtype is not _FLOAT32:
+        return value
+    if value.layout is torch.strided:
+        return machine.operand(value)
+    if value.layout is COO:
+        return coalesce(machine, value)
+    values = machine.operand(value.values())
+    return value if values is value.values() else with_values(value, values)
+
+
+def as_coo(machine: Machine, x: Tensor) -> Tensor:
+    """A sparse operand in coordinates, ascending by row."""
+    return coalesce(machine, x if x.layout is COO else read(machine, x).to_sparse_coo())
+
+
+def like(source: Tensor, values: Tensor) -> Tensor:
+    tag = marks.tag_on(source)
+    return values if tag is None else marks.mark(values, tag)
+
+
+def flat_places(x: Tensor, axes: list[int] | None = None) -> Tensor:
+    """The number of each entry's place, in row-major order of the sparse dimensions, or of these."""
     places = x._indices()
     flat = torch.zeros(places.shape[1], dtype=torch.int64)
-    for axis, size in enumerate(x.shape[: x.sparse_dim()]):
-        flat = flat * size + places[axis]
+    for axis in range(x.sparse_dim()) if axes is None else axes:
+        flat = flat * x.shape[axis] + places[axis]
     return flat
+
+
+def equal_runs(starts: Tensor, width: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """Runs from starts[i] up to starts[i + 1], as many at a time as have one length: (which these are, their places)."""
+    counts = starts.diff()
+    for count in counts.unique().tolist():
+        for runs in (counts == count).nonzero()[:, 0].split(max(1, _MOST // max(1, count * width))):
+            yield runs, starts[runs, None] + torch.arange(count)
 
 
 @register(_aten._coalesce.default, family="sparse")
@@ -126,109 +129,76 @@ def coalesce(machine: Machine, x: Tensor) -> Tensor:
     return of_coo(kept, total, x.shape)
 
 
-def _rows(machine: Machine, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the rows of a matrix begin among its stored entries, the columns of these, and their values."""
-    a = _read(machine, a)
-    if a.layout is torch.sparse_csr:
-        return a.crow_indices().to(torch.int64), a.col_indices().to(torch.int64), a.values()
-    row, column = a._indices()
-    begins = torch.zeros(a.shape[0] + 1, dtype=torch.int64)
-    begins[1:] = torch.bincount(row, minlength=a.shape[0]).cumsum(0)
-    return begins, column, a._values()
+def _part_rule(op: torch._ops.OpOverload) -> Rule:
+    return lambda machine, *args, **kwargs: op(*args, **kwargs)
 
 
-def sparse_product(machine: Machine, name: str, *tensors: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
-    """What mm, mv, addmm or addmv of these makes, one of the last two sparse."""
-    *addends, a, b = tensors
-    if name in ("mv", "addmv"):
-        columns = [item.unsqueeze(-1) if item.dim() else item for item in (*addends, b)]
-        return sparse_product(machine, "addmm", *columns[:-1], a, columns[-1], beta=beta, alpha=alpha)[:, 0]
-    if name not in ("mm", "addmm"):
-        raise machine.refuse("a sparse operand, which mm, mv, addmm and addmv take: use to_dense()")
-    if a.layout is not torch.strided:
-        return _product(machine, a, b, *addends, beta=beta, alpha=alpha)
-    turned = [item.t() if item.dim() == 2 else item.unsqueeze(-1) if item.dim() == 1 else item for item in addends]
-    return _product(machine, b.t(), a.t(), *turned, beta=beta, alpha=alpha).t()
+def _maker_rule(op: torch._ops.OpOverload) -> Rule:
+    def make(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
+        result = op(*mapped(machine.operand, args), **mapped(machine.operand, kwargs))
+        return marked(machine, result) if result.dtype is _FLOAT32 else result
+
+    return make
 
 
-def _product(
-    machine: Machine, a: Tensor, b: Tensor, c: Tensor | None = None, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
-    """a @ b of a sparse and a dense matrix, or beta * c + alpha * (a @ b)."""
-    if torch.strided not in (a.layout, b.layout) and c is None and alpha == 1:
-        return product_of_sparse(machine, a, b)
-    if b.layout is not torch.strided or a.layout is torch.strided or b.dtype is not a.dtype or a.dense_dim():
-        raise machine.refuse(
-            "a product other than those of two sparse matrices of one layout, and of a sparse and a dense one, of one dtype: "
-            "use to_dense()"
-        )
-    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[0]:
-        raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
-    begins, columns, values = _rows(machine, a)
-    b = machine.operand(b)
-    addend = None if c is None or beta == 0 else machine.operand(c).expand(a.shape[0], b.shape[1])
-    result = torch.zeros(a.shape[0], b.shape[1])
-    counts = begins.diff()
-    for count in counts.unique().tolist():
-        rows = (counts == count).nonzero()[:, 0]
-        if count == 0 and addend is None:
-            continue
-        for part in rows.split(max(1, _MOST // max(1, count * b.shape[1]))):
-            entries = begins[part, None] + torch.arange(count)
-            left, right = like(values, values[entries][:, None]), like(b, b[columns[entries]])
-            if addend is None:
-                own = machine.rules[_aten.bmm.default](machine, left, right)
-                own = own if alpha == 1 else machine.rules[_aten.mul.Tensor](machine, own, alpha)
-            else:
-                above = like(addend, addend[part, None])
-                own = machine.rules[_aten.baddbmm.default](machine, above, left, right, beta=beta, alpha=alpha)
-            result[part] = own[:, 0]
-    return machine.exact(result)
+def _move_rule(op: torch._ops.OpOverload) -> Rule:
+    masks = op._schema.name in ("aten::sparse_mask", "aten::_sparse_mask_projection")  # the mask's places count alone
+
+    def move(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
+        values = [mapped(lambda item: read(machine, item), x) if not (masks and place) else x for place, x in enumerate(args)]
+        result = op(*values, **kwargs)
+        return marked(machine, result) if result.dtype is _FLOAT32 else result
+
+    return move
 
 
-def like(source: Tensor, values: Tensor) -> Tensor:
-    tag = marks.tag_on(source)
-    return values if tag is None else marks.mark(values, tag)
+for _names, _rule in ((PARTS, _part_rule), (MAKERS, _maker_rule), (MOVES, _move_rule)):
+    for _name in _names:
+        for _op in overloads(_name).values():
+            if not is_out(_op):
+                register(_op, family="sparse")(_rule(_op))
+for _name in MOVES_OF_ALL:
+    for _op in overloads(_name).values():
+        SPARSE[_op] = _move_rule(_op)
+for _name in ("empty", "empty_like", "zeros"):  # of a sparse layout: no numbers
+    for _op in overloads(_name).values():
+        SPARSE[_op] = _part_rule(_op)
 
 
-@register(_aten._sparse_sparse_matmul.default, family="sparse")
-def product_of_sparse(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
-    """The product of two sparse matrices of one layout: for each place that has terms their sum, by ascending k."""
-    matrices = a.dim() == b.dim() == 2 and not a.dense_dim() and not b.dense_dim()
-    if a.layout is not b.layout or a.layout not in _LAYOUTS or a.dtype is not b.dtype or not matrices:
-        raise machine.refuse("a product of sparse tensors other than two COO or two CSR matrices of one dtype: use to_dense()")
-    if a.shape[1] != b.shape[0]:
-        raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
-    if a.dtype is not torch.float32:
-        return _aten._sparse_sparse_matmul.default(a, b) if a.layout is torch.sparse_coo else _aten.mm.default(a, b)
-    (begins, inner, left), (begins_right, columns, right) = _rows(machine, a), _rows(machine, b)
-    counts = begins_right.diff()[inner]  # terms that each entry of a has a part in
-    entry = torch.repeat_interleave(torch.arange(len(left)), counts)
-    first = torch.repeat_interleave(begins_right[inner] - (counts.cumsum(0) - counts), counts)
-    partner = first + torch.arange(len(entry))
-    rows = torch.repeat_interleave(torch.arange(a.shape[0]), begins.diff())[entry]
-    place = rows * b.shape[1] + columns[partner]
-    order = torch.argsort(place, stable=True)  # a's entries lie by ascending k in each row
-    places, terms = torch.unique_consecutive(place[order], return_counts=True)
-    starts, result = terms.cumsum(0) - terms, torch.zeros(len(places))
-    for count in terms.unique().tolist():
-        for part in (terms == count).nonzero()[:, 0].split(max(1, _MOST // count)):
-            chosen = order[starts[part, None] + torch.arange(count)]
-            factors = like(left, left[entry[chosen]][:, None]), like(right, right[partner[chosen]][:, :, None])
-            result[part] = machine.rules[_aten.bmm.default](machine, *factors)[:, 0, 0]
-    return _of_places(machine, places, result, torch.Size((a.shape[0], b.shape[1])), a.layout)
+def clone(machine: Machine, x: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor:
+    """A copy; of a sparse matrix one of its stored values, as gradients are kept."""
+    if x.layout is torch.strided or x.dtype is not _FLOAT32:
+        return _exact_clone(machine, x, memory_format=memory_format)
+    return marked(machine, _aten.clone.default(read(machine, x)))
 
 
-def _of_places(machine: Machine, places: Tensor, values: Tensor, shape: torch.Size, layout: torch.layout) -> Tensor:
-    """A matrix of values at ascending places row * columns + column."""
-    rows, columns, values = places // max(1, shape[1]), places % max(1, shape[1]), machine.exact(values)
-    if layout is torch.sparse_coo:
-        return of_coo(torch.stack([rows, columns]), values, shape)
-    ends = torch.bincount(rows, minlength=shape[0]).cumsum(0)
-    begins = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
-    return torch.sparse_csr_tensor(begins, columns, values, shape, check_invariants=False)
+_exact_clone = exact_rule(_aten.clone.default)
+enter(Entry(_aten.clone.default, "exact", clone))
 
 
-@register(_aten._sparse_addmm.default, family="sparse")
-def sparse_addmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    return _product(machine, a, b, c, beta=beta, alpha=alpha)
+def to_copy(machine: Machine, x: Tensor, *, dtype: MaybeDtype = None, **kwargs: Any) -> Tensor:
+    """The stored values in another dtype, each cast as a dense one."""
+    x = read(machine, x)
+    with machine.dispatching():
+        values = values_of(x).to(x.dtype if dtype is None else dtype, copy=True)
+    return with_values(x, values)
+
+
+def copy_(machine: Machine, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    with machine.dispatching():
+        source = source.to(target.dtype)
+    target.copy_(read(machine, source))
+    return marked(machine, target)
+
+
+SPARSE[_aten._to_copy.default] = to_copy
+SPARSE[_aten.copy_.default] = copy_
+
+
+def select(machine: Machine, x: Tensor, dim: int, index: int) -> Tensor:
+    """A view; of a tensor in coordinates a copy, in which torch itself would add entries of one place."""
+    return _view_select(machine, read(machine, x) if x.layout is COO else x, dim, index)
+
+
+_view_select = view_rule(_aten.select.int)
+enter(Entry(_aten.select.int, "view", select))

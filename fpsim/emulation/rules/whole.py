@@ -12,7 +12,6 @@ from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import RULES, WHOLE, Entry, Rule, enter, register, register_functional
 from fpsim.emulation.rules.elementwise import wide_rule
 from fpsim.emulation.rules.exact import exact_rule
-from fpsim.emulation.rules.matmul import addmm_rule, multiplies_natively, native_product
 from fpsim.emulation.rules.reductions import axes_of, columns_of, shape_of
 from fpsim.emulation.schemas import name_of, names
 
@@ -127,20 +126,6 @@ register_functional("nansum", "reduction", lambda op: sum_of_numbers)
 # Matrix products in other clothes
 
 
-def _outer_rule(op: torch._ops.OpOverload) -> Rule:
-    def addr(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-        if not c.is_floating_point():
-            return op(c, a, b, beta=beta, alpha=alpha)
-        if multiplies_natively(machine):
-            return native_product(machine, op, c, a, b, beta=beta, alpha=alpha)
-        return addmm_rule(machine, c, a.unsqueeze(1), b.unsqueeze(0), beta=beta, alpha=alpha)
-
-    return addr
-
-
-register_functional("addr", "matmul", _outer_rule)
-
-
 def addbmm_(machine: Machine, c: Tensor, a: Tensor, b: Tensor, **factors: Any) -> Tensor:
     """Alone of its kind it broadcasts what it writes to, which gets the result's shape."""
     addend = machine.exact(machine.operand(c).clone())  # what NumPy has seen cannot grow
@@ -212,8 +197,9 @@ def nextafter(machine: Machine, x: Tensor, y: Tensor) -> Tensor:
     from fpsim.arrays.encoding import next_down, next_up
 
     x, y = machine.operands((x, y))
-    if x.dtype is not _FLOAT32 or y.dtype is not _FLOAT32:
+    if torch.promote_types(x.dtype, y.dtype) is not _FLOAT32:
         return _aten.nextafter.default(x, y)
+    x, y = machine.floating(x), machine.floating(y)
     x, y = torch.broadcast_tensors(x, y)
     values = x.detach().contiguous().numpy()
     up, down = (torch.from_numpy(np.asarray(step(values, machine.arithmetic.fmt), np.float32)) for step in (next_up, next_down))

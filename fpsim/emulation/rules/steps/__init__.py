@@ -31,7 +31,7 @@ COMPOSITE = frozenset(
         sigmoid_backward tanh_backward gelu_backward silu_backward mish_backward softplus_backward elu_backward
         log_sigmoid_backward logit_backward hardswish hardswish_backward hardsigmoid hardsigmoid_backward
         _prelu_kernel_backward glu glu_backward linalg_cross rrelu_with_noise_backward
-        linalg_vector_norm norm var std var_mean std_mean logsumexp logcumsumexp prod cumprod renorm dist _trilinear
+        linalg_vector_norm norm var std var_mean std_mean logsumexp logcumsumexp prod cumprod renorm dist
         _cdist_forward _cdist_backward _pdist_forward _pdist_backward segment_reduce _segment_reduce_backward histc histogram
         index_reduce _embedding_bag _embedding_bag_forward_only _embedding_bag_backward _embedding_bag_dense_backward
         _embedding_bag_per_sample_weights_backward

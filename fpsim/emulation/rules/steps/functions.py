@@ -14,7 +14,9 @@ Tensor = torch.Tensor
 
 
 def _as_tensor(x: Any, like: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.full((), float(x), dtype=like.dtype)
+    if isinstance(x, Tensor):
+        return x
+    return torch.full((), float(x), dtype=like.dtype if like.is_floating_point() else torch.get_default_dtype())
 
 
 @steps("logit")

@@ -136,11 +136,6 @@ def cdist(a: Tensor, b: Tensor, p: float, compute_mode: Any) -> Tensor:
     return _norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, [-1], False)
 
 
-@steps("_euclidean_dist")
-def euclidean_dist(a: Tensor, b: Tensor) -> Tensor:
-    return cdist(a, b, 2.0, None)
-
-
 def _distance_slope(difference: Tensor, distance: Tensor, p: float) -> Tensor:
     """How a distance changes with each coordinate of the difference; 0 where the distance is 0."""
     if p == 0:
@@ -182,21 +177,6 @@ def pdist_backward(gradient: Tensor, x: Tensor, p: float, distances: Tensor) -> 
 @steps("dist")
 def dist(a: Tensor, b: Tensor, p: Any = 2) -> Tensor:
     return _norm(a - b, p, _axes(a - b, None), False)
-
-
-@steps("_trilinear")
-def trilinear(
-    a: Tensor, b: Tensor, c: Tensor, expand1: list[int], expand2: list[int], expand3: list[int], sumdim: list[int],
-    unroll_dim: int = 1,
-) -> Tensor:  # fmt: skip
-    for axis in expand1:
-        a = a.unsqueeze(axis)
-    for axis in expand2:
-        b = b.unsqueeze(axis)
-    for axis in expand3:
-        c = c.unsqueeze(axis)
-    product = a * b * c
-    return product.sum(sumdim) if sumdim else product
 
 
 # Into places that indices name
