@@ -70,6 +70,8 @@ class Events(Timeline, Observer):
             self._judge_reading(call, line)
         if not results:
             return
+        if call.phase == "optimizer":
+            self._moves.judge_fused(call, line)
         finite = []
         for tensor in results:
             seen = call.magnitudes_of(tensor)

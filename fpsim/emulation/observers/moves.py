@@ -21,6 +21,7 @@ from fpsim.numbers.rounding import Rounding
 _NEARLY_ALL = 0.95  # of the elements of a parameter
 _LARGE = 2  # times its step
 _ADDITIONS = frozenset(names("add _foreach_add"))
+_FUSED = frozenset(names("_fused_adam _fused_sgd _fused_adagrad"))  # those that add a decay to the gradient
 
 
 class Moves:
@@ -80,22 +81,45 @@ class Moves:
             return
         if marks.is_parameter(gradient) or not marks.is_parameter(parameter) or gradient.shape != parameter.shape:
             return
-        module, name = call.module_of(result), marks.name_of_parameter(parameter)
-        key = ("decay-lost", name or module, call.name, call.phase)
-        if self._timeline.is_kept(key):
+        if not self._timeline.is_kept(_key_of_decay(call, parameter)):
+            self._judge_decay(call, parameter, call.as_read(gradient), result == call.as_read(gradient), line)
+
+    def judge_fused(self, call: Call, line: Line | None) -> None:
+        """The same of a fused step, which adds in float64: all that it stores would be the same without the decay."""
+        if name_of(call.operation) not in _FUSED or not call.kwargs["weight_decay"] or call.rounding is Rounding.STOCHASTIC:
             return
-        before, decay = call.as_read(gradient), call.as_read(parameter)
+        parameters = call.args[0]
+        if all(self._timeline.is_kept(_key_of_decay(call, parameter)) for parameter in parameters):
+            return
+        with_it, without = call.exact(), call.exactly(weight_decay=0.0)
+        assert with_it is not None and without is not None
+        stored = {id(result): result for result in call.results}
+        pairs = dict(zip(stored, zip(with_it, without, strict=True), strict=True))
+        for parameter, gradient in zip(parameters, call.args[1], strict=True):
+            is_lost = torch.ones(parameter.shape, dtype=torch.bool)
+            for key in {id(item) for item in call.arguments_of(parameter).values()} & stored.keys():
+                one, other = (call.held(stored[key], value) for value in pairs[key])
+                is_lost &= one == other
+            if not self._timeline.is_kept(_key_of_decay(call, parameter)):
+                self._judge_decay(call, parameter, call.as_read(gradient), is_lost, line)
+
+    def _judge_decay(
+        self, call: Call, parameter: torch.Tensor, gradient: torch.Tensor, is_traceless: torch.Tensor, line: Line | None
+    ) -> None:
+        decay = call.as_read(parameter)
         is_meant = decay != 0
-        lost, meant = is_meant & (result == before), int(is_meant.sum())
+        lost, meant = is_meant & is_traceless, int(is_meant.sum())
         count = int(lost.sum())
         if not meant or count < _NEARLY_ALL * meant:
             return
+        key, name = _key_of_decay(call, parameter), marks.name_of_parameter(parameter)
         index = tuple(lost.nonzero()[0].tolist())
-        value, where = float(result[index]), ", ".join(map(str, index))
+        value, where = float(gradient[index]), ", ".join(map(str, index))
         element = Element(index, ((f"gradient[{where}]", value), (f"{name}[{where}]", float(decay[index]))), None, value)
         text = f"the decay of {name or 'a parameter'} was added to its gradient and left no trace in {count} of {lost.numel()}"
         self._decayed[parameter.data_ptr()] = (
-            key, (call.step, module, call.name, call.phase), line, element, call.system_of(result).name, count, lost.numel(),
+            key, (call.step, _module_of(call, parameter), call.name, call.phase), line, element,
+            call.system_of(parameter).name, count, lost.numel(),
             f"{text} elements: e.g. {value:.6g}, the weight being {float(decay[index]):.6g}", False,
         )  # fmt: skip
 
@@ -111,3 +135,12 @@ class Moves:
             key, (self._step, module, operation, phase), running_line(), element, update.where.format, update.lost,
             update.target.numel(), f"{text.format(name, update.target.numel())}: e.g. {value:.6g}", False,
         )  # fmt: skip
+
+
+def _module_of(call: Call, parameter: torch.Tensor) -> str:
+    found = marks.module_of((parameter,))
+    return call.module if found is None else found
+
+
+def _key_of_decay(call: Call, parameter: torch.Tensor) -> tuple[str, ...]:
+    return ("decay-lost", marks.name_of_parameter(parameter) or _module_of(call, parameter), call.name, call.phase)
