@@ -109,6 +109,17 @@ def test_a_decay_that_is_little_beside_the_step_is_not_passed_over():
     assert "weights and optimizer in fp32" in {fix.title for fix in advice.fixes}
 
 
+@pytest.mark.parametrize("fmt", ["fp16", "bf16"])
+def test_statistics_that_stand_still_beside_weights_that_move_are_not_passed_over(fmt):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.BatchNorm1d(4, momentum=1e-4), nn.Linear(4, 2))
+    data, step = list(torch.randn(16, 8, 2) + 1), lambda model, x: nn.functional.mse_loss(model(x), x)
+    fault = {"model": model, "data": data, "step": step, **SGD}
+    advice = fpsim.advise(**fault, fmt=fmt)
+    assert advice.report.first.kind == "stale-statistic" and not advice.agrees
+    assert disagreement(run_script(advice.fixes[0].code, fault), fault, fmt) == ""
+
+
 @pytest.mark.parametrize("fmt", ["bf16", "e4m3"])
 @pytest.mark.parametrize("name", ADVISED)
 def test_planted_faults_in_other_formats(name, fmt):

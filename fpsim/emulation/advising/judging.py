@@ -33,12 +33,12 @@ class Judge:
     fmt: Format
     tolerance: float
     kind: str  # of what broke first
-    names: tuple[str, ...] = ()  # parameters that are looked at by themselves
+    groups: tuple[tuple[str, ...], ...] = ()  # of parameters and buffers that are looked at by themselves
 
     def deviation(self, trial: Trial) -> Deviation:
         if not trial.is_over:
             return Deviation(math.inf, math.inf, math.inf)
-        return deviation(trial.of, self.exact, self.fmt, self.subject.optimizer is not None, self.names)
+        return deviation(trial.of, self.exact, self.fmt, self.subject.optimizer is not None, self.groups)
 
     def agrees(self, deviation: Deviation, report: Report) -> bool:
         """Whether a run is within tolerance, made no infinity or NaN, and what errors do not show is gone."""
@@ -54,8 +54,8 @@ class Judge:
 
     @cached_property
     def sees_movement(self) -> bool:
-        """Whether the state moves so far that its format could hold most of that."""
-        return resolution(self.exact, self.fmt, self.names) <= _SEEN
+        """Whether the state moves so far that its format could hold most of that, and each group does."""
+        return all(resolution(self.exact, self.fmt, names) <= _SEEN for names in self.groups or ((),))
 
 
 def exact_run(subject: Subject, recipe: Recipe, is_native: bool) -> Taken:

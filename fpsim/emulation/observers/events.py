@@ -86,7 +86,9 @@ class Events(Timeline, Observer):
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
             self._moves.judge_gradient(call, tensor, line)
-            self._places.setdefault((call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name), line)
+            system = call.system_of(tensor)
+            origin.roundoff = system.enclosing.unit_roundoff
+            self._places.setdefault((call.module_of(tensor), call.name, call.phase, system.name), line)
         if finite:
             self._judge_finite(call, finite, len(finite) == len(results))
         sums = call.sums

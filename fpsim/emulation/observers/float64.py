@@ -28,8 +28,8 @@ def compute_in_float64(
     """What a `Call` made or wrote to, each tensor as the operation gives it on `widen(operand)`, which is written to in place.
 
     In the order of `Call.made`. `number` says what arithmetic reads Python numbers as; `others` are arguments in the place of
-    its own. Where the operation asks for a dtype below float64, or for the default one, it is asked for float64. None for random
-    numbers and collectives.
+    its own. Where the operation asks for a dtype below float64, or for the default one, it is asked for float64. None for
+    random numbers and collectives.
     """
     family = call.family
     if family in _NO_FUNCTIONS:

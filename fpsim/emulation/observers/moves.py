@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.rows import FORMATS_MET
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.explanation import Element
@@ -60,7 +59,7 @@ class Moves:
         moved = stays.numel() - int(stays.sum())
         if moved <= (1 - _NEARLY_ALL) * update.updates:
             origin = None if update.target.grad is None else self._origins.of(update.target.grad)
-            if origin is not None and origin.is_of_errors(FORMATS_MET[update.where.format].enclosing.unit_roundoff):
+            if origin is not None and origin.is_of_errors:
                 return  # as of a bias before batch norm, whose gradient is exactly 0
             text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {update.updates} of {{}}"
             self._note("stopped", update, stays, text)
