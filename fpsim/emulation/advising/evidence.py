@@ -162,7 +162,7 @@ class Evidence:
 
     @cached_property
     def focus(self) -> tuple[tuple[str, ...], ...]:
-        """The names of what is looked at by itself: the parameter that the first event is of, or each statistic of any that stood.
+        """The names of what is looked at by itself: the parameter that the first event is of, or each statistic that stands.
 
         Else the parameters and buffers of the blamed module, together.
         """

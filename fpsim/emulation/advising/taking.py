@@ -47,9 +47,7 @@ def state_of(model: torch.nn.Module, number: Callable[[torch.Tensor], torch.Tens
     return {name: number(tensor) for name, tensor in named if tensor.is_floating_point()}
 
 
-def deviation(
-    ours: Taken, exact: Taken, fmt: Format, trains: bool, groups: Iterable[Iterable[str]] = ()
-) -> Deviation:
+def deviation(ours: Taken, exact: Taken, fmt: Format, trains: bool, groups: Iterable[Iterable[str]] = ()) -> Deviation:
     """How far a run is from the exact one, over what is finite there; infinite where it is not finite itself.
 
     The results of training count only beyond half of the smallest positive number, for what a loss is too small for is seen
