@@ -17,7 +17,7 @@ from fpsim.emulation.observers.lines import Lines
 from fpsim.emulation.observers.moves import Moves
 from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.observers.origins import Origin, Origins, chain_to
-from fpsim.emulation.observers.owners import Owner, owner_of
+from fpsim.emulation.observers.owners import owner_of, path_of_owner
 from fpsim.emulation.observers.source import Line, place_of, running_line
 from fpsim.emulation.observers.tensors import is_finite
 from fpsim.emulation.observers.timeline import Timeline
@@ -126,7 +126,7 @@ class Events(Timeline, Observer):
 
     def _judge_reading(self, call: Call, line: Line | None) -> None:
         """Operands from outside that overflowed when they were read."""
-        key = _key("overflow", call, Owner(call.module, ""))
+        key = _key("overflow", call, call.module)
         for name, given, read in call.outside:
             if not self.is_kept(key):
                 system = call.system_of(given)
@@ -226,14 +226,14 @@ class Events(Timeline, Observer):
     # What is kept
 
     def _is_kept(self, kind: str, call: Call, tensor: torch.Tensor) -> bool:
-        return self.is_kept(_key(kind, call, owner_of(call, tensor)))
+        return self.is_kept(_key(kind, call, path_of_owner(call, tensor)))
 
     def _add(
         self, kind: str, call: Call, tensor: torch.Tensor, origin: Origin | None, where: torch.Tensor, text: str = "",
         count: int = 0, elements: int = 0, holds: bool = False,
     ) -> None:  # fmt: skip
         owner = owner_of(call, tensor)
-        key = _key(kind, call, owner)
+        key = _key(kind, call, owner.module)
         if self.is_kept(key):
             return
         places = where.reshape(-1).nonzero()
@@ -260,5 +260,5 @@ def _reads_mask(call: Call) -> bool:
     return bool(read and results) and not any(bool((item.isnan() | (item == torch.inf)).any()) for item in (*read, *results))
 
 
-def _key(kind: str, call: Call, owner: Owner) -> tuple[str, ...]:
-    return (kind, owner.module) if kind == "passed-on" else (kind, owner.module, call.name, call.phase)
+def _key(kind: str, call: Call, module: str) -> tuple[str, ...]:
+    return (kind, module) if kind == "passed-on" else (kind, module, call.name, call.phase)
