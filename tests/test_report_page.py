@@ -264,6 +264,8 @@ def click(driver, selector):
 
 
 def test_rows_are_sorted_and_filtered(opened):
+    from selenium.webdriver.support.ui import Select
+
     whole = cells(opened, "module")
     assert whole == [path or "outside any module" for path in (plain(row.module) for row in broken().rows)]
     click(opened, "th.underflows button")
@@ -278,8 +280,7 @@ def test_rows_are_sorted_and_filtered(opened):
     assert cells(opened, "largest")[-1] == ""
     press(opened, "BLOCKS.<b>", "#query")
     assert set(cells(opened, "module")) == {plain(HOSTILE)} and len(cells(opened, "module")) == 3
-    opened.execute_script("document.getElementById('phase').value = 'backward'; showing = new Event('input');"
-                          "document.getElementById('phase').dispatchEvent(showing)")  # fmt: skip
+    Select(opened.find_element("id", "phase")).select_by_visible_text("backward")
     assert cells(opened, "operation") == ["mm"]
     press(opened, "nothing of that name", "#query")
     assert cells(opened, "module") == [] and "0 of 15 rows" in opened.find_element("id", "shown").text
