@@ -436,3 +436,47 @@ def test_sparse_gradients_are_no_hindrance(observe, make):
     elif observe == "shadow":
         moved = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [0.0, 0.0]], dtype=torch.float64)
         assert torch.equal(before - observer.of(sim.weight), moved)
+
+
+def scaled_training(observe, scale, fused, inputs=1.0):
+    torch.manual_seed(0)
+    sim = fpsim.run(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), "native", observe=observe)
+    optimizer = torch.optim.SGD(sim.parameters(), lr=0.01, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    with sim:
+        for _ in range(6):
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = sim(inputs * torch.randn(8, 4)).square().mean()
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    return sim.report()
+
+
+@pytest.mark.parametrize("observe", ["events", "range", None])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scale_that_a_loss_scaler_finds_too_large_breaks_nothing(observe, fused):
+    report = scaled_training(observe, 2.0**17, fused)
+    assert report.total.nonfinite > 0 and (report.skipped, report.steps) == (2, 6 if fused else 4)
+    assert report.verdict.word == "survives" and "; a loss scaler skipped 2 steps" in report.verdict.sentence
+    assert {event.kind for event in report.events} == ({"skipped", "passed-on"} if observe == "events" else set())
+    assert all(event.text.startswith("a scaled gradient was infinite") for event in report.events if event.kind == "skipped")
+    assert scaled_training(observe, 2.0**24, fused).verdict.word == "degrades"
+
+
+def test_what_breaks_without_the_scale_or_beside_it_is_told():
+    diverging = scaled_training("events", 2.0**4, False, inputs=6e4)
+    assert (diverging.first.kind, diverging.first.phase, diverging.skipped) == ("overflow", "forward", 6)
+    sim = fpsim.run(nn.Linear(1, 1), "native", observe="events", inplace=True).half()
+    with sim:
+        sim(torch.ones(1, 1, dtype=torch.float16)).mul(2.0**-10).backward(torch.full((1, 1), 6e4, dtype=torch.float16))
+        sim(torch.full((1, 1), 6e4, dtype=torch.float16)).backward(torch.full((1, 1), 6e4, dtype=torch.float16))
+    assert sim.report().first.phase == "backward" and sim.report().verdict.word == "breaks"
+
+
+def test_a_sum_that_is_infinite_swamps_nothing():
+    events = Events()
+    with fpsim.emulate("fp16", "fp16", observe=events):
+        torch.full((4096,), 60000.0).sum()
+    assert [event.kind for event in events.events.values()] == ["overflow"]

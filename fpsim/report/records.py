@@ -26,10 +26,11 @@ EVENTS = {
     "swamped": "additions inside a sum lost their addends",
     "loss-underflow": "the loss, or the scaled loss's gradient, became zero",
     "stale-statistic": "running statistics were updated and did not move",
+    "skipped": "a scaled gradient was infinite or NaN, which the loss scaler found, and so skipped the step",
 }
 
-#: Events that say nothing bad: what only passes on, and small numbers that are lost beside larger ones.
-ORDINARY = ("underflow", "passed-on")
+#: Events that say nothing bad: what only passes on, small numbers that are lost beside larger ones, what a loss scaler tries.
+ORDINARY = ("underflow", "passed-on", "skipped")
 
 #: How what was run was computed.
 TREATMENTS = ("emulated", "exact", "library")

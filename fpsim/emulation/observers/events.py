@@ -93,7 +93,8 @@ class Events(Timeline, Observer):
             self._judge_finite(call, finite, len(finite) == len(results))
         sums = call.sums
         if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
-            if not self._is_kept("swamped", call, results[0]):
+            is_finite_sum = not any(call.magnitudes_of(item).nonfinite for item in results)
+            if is_finite_sum and not self._is_kept("swamped", call, results[0]):
                 self._judge_sums(call, sums)
         if call.family == "normalization" and call.phase == "forward":
             self._judge_statistics(call)
@@ -111,6 +112,9 @@ class Events(Timeline, Observer):
 
     def after_update(self, update: Update) -> None:
         self._moves.after_update(update)
+
+    def after_skip(self, step: int) -> None:
+        self.skip(step)
 
     def after_step(self, step: int) -> None:
         self._lines.age()

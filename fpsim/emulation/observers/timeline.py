@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 from fpsim.emulation.errors import NonFinite
 from fpsim.emulation.observers.explanation import Element
@@ -24,6 +25,15 @@ class Timeline:
     def is_kept(self, key: tuple[str, ...]) -> bool:
         """Whether the first event of this key is known, or no more are kept."""
         return key in self.events or len(self.events) >= self.most
+
+    def skip(self, step: int) -> None:
+        """What broke in backward passes before this step, which a loss scaler skips, breaks nothing."""
+        events, self.events = self.events, {}
+        for key, event in events.items():
+            if event.breaks and event.phase == "backward" and event.step == step:
+                text = event.text.replace(EVENTS[event.kind], EVENTS["skipped"], 1)
+                key, event = ("skipped", *key[1:]), replace(event, kind="skipped", text=text)
+            self.events.setdefault(key, event)
 
     def note(
         self, key: tuple[str, ...], where: tuple[int, str, str, str], line: Line | None, element: Element, fmt: str, count: int,
