@@ -113,10 +113,21 @@ def test_deliberate_infinities_are_no_event():
         scores = torch.ones(2, 2).masked_fill(mask, -math.inf)
         torch.softmax(scores + outside, dim=1)
         torch.softmax(scores + large, dim=1)
+        torch.softmax(torch.ones(2, 2) + (1.0 - (~mask).float()) * -1e9, dim=1)
         torch.full((2,), math.inf)
         best = torch.full((2,), -math.inf)
         torch.maximum(best, torch.ones(2))
     assert not events.events
+
+
+@pytest.mark.parametrize(("zeros", "number"), [(2, -1e9), (1, 1e9)])
+def test_a_mask_of_infinities_that_leads_to_something_is_told_of(zeros, number):
+    """All of a row, and infinities above."""
+    events = Events()
+    with fpsim.emulate("fp16", observe=events):
+        torch.softmax((1.0 - torch.tensor([0.0, 0.0, 1.0][zeros - 2 : zeros])) * number, dim=0)
+    first = next(iter(events.events.values()))
+    assert (first.kind, first.operation, first.exact) == ("overflow", "mul.Tensor", number)
 
 
 def test_numbers_from_outside_that_are_not_finite_are_passed_on():

@@ -19,9 +19,11 @@ from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.observers.origins import Origin, Origins, chain_to
 from fpsim.emulation.observers.owners import owner_of, path_of_owner
 from fpsim.emulation.observers.source import Line, place_of, running_line
+from fpsim.emulation.observers.standing import Standing
 from fpsim.emulation.observers.tensors import is_finite
 from fpsim.emulation.observers.timeline import Timeline
 from fpsim.emulation.report import Draft, Key
+from fpsim.emulation.schemas import name_of
 from fpsim.report.records import Event
 from fpsim.sums.observers.tally import Tally
 
@@ -50,6 +52,7 @@ class Events(Timeline, Observer):
 
     def reset(self) -> None:
         self.events: dict[tuple[str, ...], Event] = {}
+        self.standing = Standing()
         self._lines, self._origins = Lines(), Origins()
         self._moves = Moves(self, self._origins)
         self._places: dict[Key, Line | None] = {}
@@ -122,7 +125,7 @@ class Events(Timeline, Observer):
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("events")
-        draft.events += self.events.values()
+        draft.events += self.told
         for key, line in self._places.items():
             draft.add(key, place=place_of(line))
 
@@ -151,7 +154,8 @@ class Events(Timeline, Observer):
         overflowed = ~tensor.isfinite() if exact is None else ~tensor.isfinite() & exact.isfinite()
         if bool(overflowed.any()) and (overflows or exact is not None):
             origin.cause = origin
-            self._add("overflow", call, tensor, origin, overflowed)
+            self._add("overflow", call, tensor, origin, overflowed, holds=_makes_mask(call, tensor))
+            self._is_held(origin, call, tensor, is_nan)
         elif causes and bad:
             origin.cause = causes[0]
             if not self._is_held(origin.cause, call, tensor, is_nan):
@@ -213,12 +217,21 @@ class Events(Timeline, Observer):
         self._add("swamped", call, tensor, self._origins.of(tensor), is_lost, text, sums.swamped, sums.additions)
 
     def _judge_statistics(self, call: Call) -> None:
+        key = _key("stale-statistic", call, call.module)
+        stands = moves = False
         for tensor in call.written:
-            if tensor.is_floating_point() and tensor.numel() and torch.equal(call.as_read(tensor), tensor):
+            if tensor.is_floating_point() and tensor.numel():
+                if not torch.equal(call.as_read(tensor), tensor):
+                    moves = True
+                    continue
                 exact = self._exact_of(call, tensor)
                 if exact is not None and bool((exact != tensor).any()):
-                    origin = Origin(call, running_line(), ())
-                    self._add("stale-statistic", call, tensor, origin, exact != tensor)
+                    stands = True
+                    self._add(key[0], call, tensor, Origin(call, running_line(), ()), exact != tensor)
+        if stands:
+            self.standing.stand(key, key)
+        elif moves:
+            self.standing.move(key)
 
     @staticmethod
     def _exact_of(call: Call, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -262,6 +275,14 @@ def _reads_mask(call: Call) -> bool:
     read = [value for _, _, value in call.outside if not is_finite(value)]
     results = [result for result in call.emulated if not is_finite(result)]
     return bool(read and results) and not any(bool((item.isnan() | (item == torch.inf)).any()) for item in (*read, *results))
+
+
+def _makes_mask(call: Call, result: torch.Tensor) -> bool:
+    """Whether a tensor of zeros and ones was multiplied by a number beyond the range: as in `(1 - mask) * -1e9`."""
+    if name_of(call.operation) != "mul" or bool((result.isnan() | (result == torch.inf)).any()):
+        return False
+    tensors = [item for item in call.operands if item.dim()]
+    return len(tensors) == 1 and bool(((tensors[0] == 0) | (tensors[0].abs() == 1)).all())
 
 
 def _key(kind: str, call: Call, module: str) -> tuple[str, ...]:
