@@ -71,6 +71,7 @@ SUBJECTS = {
 def test_what_moves_again_has_not_stopped(subject, pattern, stopped):
     sim, kind = SUBJECTS[subject](pattern)
     (event,) = (event for event in sim.report().events if event.kind in (kind, "paused"))
-    assert event.kind == (kind if stopped else "paused") and event.step == (0 if kind == "stale-statistic" else pattern.index("s"))
+    assert event.kind == (kind if stopped else "paused")
+    assert event.step == (0 if kind == "stale-statistic" else pattern.index("s"))
     assert event.text.startswith(f"{fpsim.report.records.EVENTS[event.kind]}: ")
     assert sim.report().verdict.word == ("degrades" if stopped else "survives")
