@@ -109,6 +109,42 @@ def test_a_decay_that_is_little_beside_the_step_is_not_passed_over():
     assert "weights and optimizer in fp32" in {fix.title for fix in advice.fixes}
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(8, 4), nn.Linear(4, 8, bias=False)
+        nn.init.normal_(self.embed.weight, std=100.0)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.out(self.embed(x))
+
+
+def test_a_layer_that_shares_its_weight_may_compute_in_another_format():
+    torch.manual_seed(0)
+    words, step = torch.arange(8), lambda model, x: nn.functional.cross_entropy(model(x), x)
+    fault = {"model": Tied(), "data": [words] * 3, "step": step, **SGD}
+    advice = fpsim.advise(**fault, fmt="fp16")
+    assert advice.report.first.module == "out" and "'out': {'activation': 'fp32'}" in advice.fixes[0].code
+    assert disagreement(run_script(advice.fixes[0].code, fault), fault) == ""
+    assert not [item.reason for item in advice.attempts if "one tensor" in item.reason]
+
+
+class Exponential(nn.Module):
+    def forward(self, x):
+        return x.exp()
+
+
+def test_nothing_agrees_with_what_float64_makes_infinite():
+    """Inputs that are bounded until nothing overflows would agree with no number at all."""
+    model = nn.Sequential(nn.Identity(), Exponential())
+    fault = {"model": model, "data": [torch.tensor([12.0, 800.0])], "step": lambda model, x: model(x).sum()}
+    advice = fpsim.advise(**fault, fmt="fp16")
+    assert not advice.exact_is_finite and not advice.fixes and advice.attempts
+    assert {item.outcome for item in advice.attempts} <= {"does not help", "not tried"}
+    assert any("nothing to agree with" in item.reason for item in advice.attempts)
+
+
 @pytest.mark.parametrize("fmt", ["fp16", "bf16"])
 def test_statistics_that_stand_still_beside_weights_that_move_are_not_passed_over(fmt):
     torch.manual_seed(0)

@@ -34,6 +34,7 @@ class Judge:
     tolerance: float
     kind: str  # of what broke first
     groups: tuple[tuple[str, ...], ...] = ()  # of parameters and buffers that are looked at by themselves
+    is_of_mask: bool = False  # whether what broke does so in any arithmetic, and the change is one of the model
 
     def deviation(self, trial: Trial) -> Deviation:
         if not trial.is_over:
@@ -46,11 +47,19 @@ class Judge:
 
     def troubles(self, report: Report) -> str:
         """What is wrong in a run beside its error; "" for nothing."""
+        if not (self.is_of_mask or self.has_finite_results):
+            return "float64 makes no finite result either: there is nothing to agree with"
         kinds: tuple[str, ...] = (self.kind,) if self.kind in _SMALL else ()
         if self.kind in STANDING and not self.sees_movement:
             kinds = STANDING  # one may have turned into another
         first = next((event for event in report.events if event.breaks or event.kind in kinds), None)
         return f"{EVENTS[first.kind]}: {said(first)}" if first is not None else ""
+
+    @cached_property
+    def has_finite_results(self) -> bool:
+        """Whether there is anything to compare results with."""
+        results = [item for result in self.exact.results for item in result]
+        return not results or any(bool(item.isfinite().any()) for item in results)
 
     @cached_property
     def sees_movement(self) -> bool:
