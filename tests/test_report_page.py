@@ -88,7 +88,7 @@ def event(kind, **more):
         (replace(made(made=1), observed=("counts",)), "breaks", "Breaks: 1 infinity or NaN made of finite operands."),
         (made(made=1), "survives", "Survives"),  # events, which were observed, have none that led to anything
         (replace(made(), events=(event("underflow"),)), "survives", "Survives"),
-        (replace(made(), events=(event("passed-on"),)), "survives", "Survives"),
+        *((replace(made(), events=(event(kind),)), "survives", "Survives") for kind in ("passed-on", "paused", "skipped")),
         (
             replace(made(), events=(event("stopped"), event("nonfinite"))),
             "breaks",
@@ -102,7 +102,7 @@ def event(kind, **more):
                 f"Degrades at step 1 of 3: {EVENTS[kind]}, mm in a.",
             )
             for kind in EVENTS
-            if kind not in ("nonfinite", "underflow", "passed-on")
+            if kind not in ("nonfinite", "underflow", "passed-on", "paused", "skipped")
         ),
     ],
 )
