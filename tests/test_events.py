@@ -429,6 +429,19 @@ def test_of_a_convolutions_gradients_that_which_was_swamped_is_explained(layer):
     assert (first.exact, first.rounded) == (4096.0, 2048.0) and sim.bias.grad.tolist() == [2048.0, 2048.0]
 
 
+@pytest.mark.parametrize("bag", [False, True])
+def test_a_sparse_gradient_whose_entries_of_one_place_are_swamped_is_told_of(bag):
+    layer = nn.EmbeddingBag(4, 2, mode="sum", sparse=True) if bag else nn.Embedding(4, 2, sparse=True)
+    sim = fpsim.run(nn.Sequential(layer), "fp16", accumulate="fp16", observe=["events", "swamping"])
+    words = torch.ones(4096, dtype=torch.long)
+    with sim:
+        sim(words[:, None] if bag else words).backward(torch.ones(4096, 2))
+    report = sim.report()
+    assert sim[0].weight.grad.to_dense()[1].tolist() == [2048.0] * 2
+    assert (report.first.kind, report.first.module, report.first.phase) == ("swamped", "0", "backward")
+    assert (report.first.elements, report.first.count) == (report.total.additions, report.total.swamped) == (2 * 4097, 2 * 2048)
+
+
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.SparseAdam])
 @pytest.mark.parametrize("observe", ["range", "histograms", "coverage", "swamping", "events", "shadow"])
 def test_sparse_gradients_are_no_hindrance(observe, make):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import torch
 
 from fpsim.backend.numba import counting
+from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.conversion import Conversion
 from fpsim.emulation.observers.explanation import Element, element_of, overflow_of, sentence
 from fpsim.emulation.observers.float64 import is_pole
 from fpsim.emulation.observers.lines import Lines
+from fpsim.emulation.observers.masks import makes_mask, reads_mask
 from fpsim.emulation.observers.moves import Moves
 from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.observers.origins import Origin, Origins, chain_to
@@ -23,12 +26,11 @@ from fpsim.emulation.observers.standing import Standing
 from fpsim.emulation.observers.tensors import is_finite
 from fpsim.emulation.observers.timeline import Timeline
 from fpsim.emulation.report import Draft, Key
-from fpsim.emulation.schemas import name_of
 from fpsim.report.records import Event
-from fpsim.sums.observers.tally import Tally
 
 _GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
 _number = operator.itemgetter(0)
+_NOWHERE = torch.zeros((), dtype=torch.bool)
 _FEW = 32  # additions that say nothing about a share
 
 
@@ -67,11 +69,13 @@ class Events(Timeline, Observer):
             return
         results, line = call.emulated, self._lines.of(call)
         overflows, underflows = call.counted(counting.OVERFLOWS), call.counted(counting.UNDERFLOWS)
-        if overflows and _reads_mask(call):
+        if overflows and reads_mask(call):
             overflows = 0
         elif overflows:
             self._judge_reading(call, line)
         if not results:
+            if self._is_swamped(call) and call.results:  # sparse: entries of one place were added
+                self._tell_swamped(call, marks.stored(call.results[0]), Origin(call, line, ()))
             return
         if call.phase == "optimizer":
             self._moves.judge_fused(call, line)
@@ -94,11 +98,10 @@ class Events(Timeline, Observer):
             self._places.setdefault((call.module_of(tensor), call.name, call.phase, system.name), line)
         if finite:
             self._judge_finite(call, finite, len(finite) == len(results))
-        sums = call.sums
-        if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
+        if self._is_swamped(call):
             is_finite_sum = not any(call.magnitudes_of(item).nonfinite for item in results)
             if is_finite_sum and not self._is_kept("swamped", call, results[0]):
-                self._judge_sums(call, sums)
+                self._judge_sums(call)
         if call.family == "normalization" and call.phase == "forward":
             self._judge_statistics(call)
 
@@ -154,7 +157,7 @@ class Events(Timeline, Observer):
         overflowed = ~tensor.isfinite() if exact is None else ~tensor.isfinite() & exact.isfinite()
         if bool(overflowed.any()) and (overflows or exact is not None):
             origin.cause = origin
-            self._add("overflow", call, tensor, origin, overflowed, holds=_makes_mask(call, tensor))
+            self._add("overflow", call, tensor, origin, overflowed, holds=makes_mask(call, tensor))
             self._is_held(origin, call, tensor, is_nan)
         elif causes and bad:
             origin.cause = causes[0]
@@ -190,7 +193,7 @@ class Events(Timeline, Observer):
                 self._add("overflow", call, tensor, origin, is_lost)
                 return
         if are_all:
-            self._add("overflow", call, *results[0], torch.zeros((), dtype=torch.bool), "inside, which no result shows")
+            self._add("overflow", call, *results[0], _NOWHERE, "inside, which no result shows")
 
     def _judge_zeros(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
         kind = {"forward": "underflow", "backward": "zero-gradient"}.get(call.phase)
@@ -201,7 +204,11 @@ class Events(Timeline, Observer):
         if exact is not None and bool((exact != 0).any()):
             self._add(kind, call, tensor, origin, exact != 0)
 
-    def _judge_sums(self, call: Call, sums: Tally) -> None:
+    def _is_swamped(self, call: Call) -> bool:
+        sums = call.sums
+        return sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions
+
+    def _judge_sums(self, call: Call) -> None:
         """Of several results, such as a convolution's gradients, that which errs most is explained."""
         found = []
         for tensor in call.emulated:
@@ -213,8 +220,12 @@ class Events(Timeline, Observer):
                 share = float(error.max() / exact.abs().nan_to_num(0.0).max().clamp(min=torch.finfo(torch.float64).tiny))
                 found.append((share, tensor, error == error.max()))
         _, tensor, is_lost = max(found, key=_number)
+        self._tell_swamped(call, tensor, self._origins.of(tensor), is_lost)
+
+    def _tell_swamped(self, call: Call, tensor: torch.Tensor, origin: Origin | None, is_lost: torch.Tensor = _NOWHERE) -> None:
+        sums: Any = call.sums
         text = f"{sums.swamped} of {sums.additions} additions inside left a sum as it was"
-        self._add("swamped", call, tensor, self._origins.of(tensor), is_lost, text, sums.swamped, sums.additions)
+        self._add("swamped", call, tensor, origin, is_lost, text, sums.swamped, sums.additions)
 
     def _judge_statistics(self, call: Call) -> None:
         key = _key("stale-statistic", call, call.module)
@@ -268,21 +279,6 @@ class Events(Timeline, Observer):
             origin.held = event
         else:
             self.note(*event)
-
-
-def _reads_mask(call: Call) -> bool:
-    """Whether all that is not finite, of what it read from outside and of its results, is -infinity: as of a mask's -1e9."""
-    read = [value for _, _, value in call.outside if not is_finite(value)]
-    results = [result for result in call.emulated if not is_finite(result)]
-    return bool(read and results) and not any(bool((item.isnan() | (item == torch.inf)).any()) for item in (*read, *results))
-
-
-def _makes_mask(call: Call, result: torch.Tensor) -> bool:
-    """Whether a tensor of zeros and ones was multiplied by a number beyond the range: as in `(1 - mask) * -1e9`."""
-    if name_of(call.operation) != "mul" or bool((result.isnan() | (result == torch.inf)).any()):
-        return False
-    tensors = [item for item in call.operands if item.dim()]
-    return len(tensors) == 1 and bool(((tensors[0] == 0) | (tensors[0].abs() == 1)).all())
 
 
 def _key(kind: str, call: Call, module: str) -> tuple[str, ...]:
