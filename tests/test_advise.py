@@ -1,6 +1,7 @@
 """`advise` repairs the planted faults: the code that it prints is executed, and measured against plain torch in float64."""
 
 import copy
+import importlib
 import math
 
 import pytest
@@ -184,6 +185,32 @@ def test_the_scale_of_queries_comes_before_the_product():
     assert fix.title == "the scale before the product in Attention.forward"
     assert "self.query(x) / 64.0 @ x.mT" in fix.code and disagreement(run_script(fix.code, fault), fault) == ""
     assert disagreement(run_script(UNREPAIRED, fault), fault) == "not finite"
+
+
+LIBRARY = """
+import math
+
+import torch.nn.functional as F
+from torch import nn
+
+def spread(x):
+    return math.sqrt(x.shape[-1])
+
+class Scores(nn.Module):
+    def forward(self, q):
+        return F.softmax(q @ q.mT / spread(q), dim=-1)
+"""
+
+
+def test_a_method_of_a_library_is_printed_with_what_it_reads_there(tmp_path, monkeypatch):
+    (tmp_path / "library_of_scores.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = nn.Sequential(importlib.import_module("library_of_scores").Scores())
+    fault = {"model": model, "data": [40.0 * torch.eye(64)[:2] + 32.0], "step": lambda model, x: model(x)}
+    fix = fpsim.advise(**fault, fmt="fp16").fixes[0]
+    assert fix.title == "the scale before the product in Scores.forward"
+    assert fix.code.startswith("import torch.nn.functional as F\nfrom library_of_scores import spread\ndef forward")
+    assert disagreement(run_script(fix.code, fault), fault) == ""
 
 
 class Sources(nn.Module):

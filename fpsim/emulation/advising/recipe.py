@@ -33,11 +33,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A method of the modules of a class, written anew."""
+    """A method of the modules of a class, written anew. imports : of what it reads of the file that it was written in."""
 
     kind: str
     name: str
     source: str
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Recipe:
         return "\n".join([*self._rewritten(), *self._simulation(), *self._optimizer(), *self._loop()])
 
     def _rewritten(self) -> list[str]:
-        return [line for rewrite in self.rewrites for line in (rewrite.source, "")]
+        imports = dict.fromkeys(line for rewrite in self.rewrites for line in rewrite.imports)
+        return [*imports, *(line for rewrite in self.rewrites for line in (rewrite.source, ""))]
 
     def _simulation(self) -> list[str]:
         settings = {name: literal(name, value) for name, value in self.settings}
