@@ -1,6 +1,7 @@
 """`advise` repairs the planted faults: the code that it prints is executed, and measured against plain torch in float64."""
 
 import copy
+import importlib
 import math
 
 import pytest
@@ -109,6 +110,53 @@ def test_a_decay_that_is_little_beside_the_step_is_not_passed_over():
     assert "weights and optimizer in fp32" in {fix.title for fix in advice.fixes}
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(8, 4), nn.Linear(4, 8, bias=False)
+        nn.init.normal_(self.embed.weight, std=100.0)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.out(self.embed(x))
+
+
+def test_a_layer_that_shares_its_weight_may_compute_in_another_format():
+    torch.manual_seed(0)
+    words, step = torch.arange(8), lambda model, x: nn.functional.cross_entropy(model(x), x)
+    fault = {"model": Tied(), "data": [words] * 3, "step": step, **SGD}
+    advice = fpsim.advise(**fault, fmt="fp16")
+    assert advice.report.first.module == "out" and "'out': {'activation': 'fp32'}" in advice.fixes[0].code
+    assert disagreement(run_script(advice.fixes[0].code, fault), fault) == ""
+    assert not [item.reason for item in advice.attempts if "one tensor" in item.reason]
+
+
+class Exponential(nn.Module):
+    def forward(self, x):
+        return x.exp()
+
+
+def test_nothing_agrees_with_what_float64_makes_infinite():
+    """Inputs that are bounded until nothing overflows would agree with no number at all."""
+    model = nn.Sequential(nn.Identity(), Exponential())
+    fault = {"model": model, "data": [torch.tensor([12.0, 800.0])], "step": lambda model, x: model(x).sum()}
+    advice = fpsim.advise(**fault, fmt="fp16")
+    assert not advice.exact_is_finite and not advice.fixes and advice.attempts
+    assert {item.outcome for item in advice.attempts} <= {"does not help", "not tried"}
+    assert any("nothing to agree with" in item.reason for item in advice.attempts)
+
+
+@pytest.mark.parametrize("fmt", ["fp16", "bf16"])
+def test_statistics_that_stand_still_beside_weights_that_move_are_not_passed_over(fmt):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.BatchNorm1d(4, momentum=1e-4), nn.Linear(4, 2))
+    data, step = list(torch.randn(16, 8, 2) + 1), lambda model, x: nn.functional.mse_loss(model(x), x)
+    fault = {"model": model, "data": data, "step": step, **SGD}
+    advice = fpsim.advise(**fault, fmt=fmt)
+    assert advice.report.first.kind == "stale-statistic" and not advice.agrees
+    assert disagreement(run_script(advice.fixes[0].code, fault), fault, fmt) == ""
+
+
 @pytest.mark.parametrize("fmt", ["bf16", "e4m3"])
 @pytest.mark.parametrize("name", ADVISED)
 def test_planted_faults_in_other_formats(name, fmt):
@@ -137,6 +185,32 @@ def test_the_scale_of_queries_comes_before_the_product():
     assert fix.title == "the scale before the product in Attention.forward"
     assert "self.query(x) / 64.0 @ x.mT" in fix.code and disagreement(run_script(fix.code, fault), fault) == ""
     assert disagreement(run_script(UNREPAIRED, fault), fault) == "not finite"
+
+
+LIBRARY = """
+import math
+
+import torch.nn.functional as F
+from torch import nn
+
+def spread(x):
+    return math.sqrt(x.shape[-1])
+
+class Scores(nn.Module):
+    def forward(self, q):
+        return F.softmax(q @ q.mT / spread(q), dim=-1)
+"""
+
+
+def test_a_method_of_a_library_is_printed_with_what_it_reads_there(tmp_path, monkeypatch):
+    (tmp_path / "library_of_scores.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = nn.Sequential(importlib.import_module("library_of_scores").Scores())
+    fault = {"model": model, "data": [40.0 * torch.eye(64)[:2] + 32.0], "step": lambda model, x: model(x)}
+    fix = fpsim.advise(**fault, fmt="fp16").fixes[0]
+    assert fix.title == "the scale before the product in Scores.forward"
+    assert fix.code.startswith("import torch.nn.functional as F\nfrom library_of_scores import spread\ndef forward")
+    assert disagreement(run_script(fix.code, fault), fault) == ""
 
 
 class Sources(nn.Module):

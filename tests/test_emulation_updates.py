@@ -202,6 +202,10 @@ SCALED = {
     "mul_ by a tensor": lambda p: p.mul_(torch.tensor([FACTOR] * p.shape[1], dtype=torch.float64)),
     "lerp_": lambda p: p.lerp_(torch.zeros_like(p), RATE * DECAY),
     "copy_": lambda p: p.copy_(p * FACTOR),
+    "add_ of itself": lambda p: p.add_(p, alpha=-RATE * DECAY),
+    "-= a multiple": lambda p: p.__isub__(RATE * DECAY * p),
+    "data.add_ of a multiple": lambda p: p.data.add_(p.data * -(RATE * DECAY)),
+    "_foreach_add_ of itself": lambda p: torch._foreach_add_([p], [p], alpha=-RATE * DECAY),
     "_foreach_mul_": lambda p: torch._foreach_mul_([p], FACTOR),
     "_foreach_mul_, list": lambda p: torch._foreach_mul_([p], [FACTOR]),
 }
@@ -216,6 +220,30 @@ def test_decay_by_hand_is_counted(way):
             SCALED[way](parameter)
 
     assert counted("bf16", update, start)[:2] == ((start != 0).sum(), (start != 0).sum())
+
+
+class Decayed(torch.optim.Optimizer):
+    """Decays in some way, and then steps by as much as an ulp of 1 in bfloat16."""
+
+    def __init__(self, parameters, decay):
+        self.decay = decay
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for parameter in self.param_groups[0]["params"]:
+            self.decay(parameter)
+            parameter.sub_(torch.full_like(parameter, 2.0**-7))
+
+
+@pytest.mark.parametrize("way", [way for way in SCALED if way not in ("mul_ by a tensor", "lerp_")])
+def test_decay_by_hand_that_is_lost_before_a_step_that_is_not(way):
+    sim = fpsim.run(torch.nn.ParameterList([torch.nn.Parameter(torch.ones(8))]), "bf16", observe="events")
+    with sim:
+        Decayed(sim.parameters(), SCALED[way]).step()
+    report = sim.report()
+    assert (report.total.updates, report.total.lost) == (8, 8) and sim[0].tolist() == [1 - 2.0**-7] * 8
+    assert [(event.kind, event.count) for event in report.events] == [("decay-lost", 8)]
 
 
 def test_changes_too_small_for_float64_are_counted():

@@ -113,10 +113,21 @@ def test_deliberate_infinities_are_no_event():
         scores = torch.ones(2, 2).masked_fill(mask, -math.inf)
         torch.softmax(scores + outside, dim=1)
         torch.softmax(scores + large, dim=1)
+        torch.softmax(torch.ones(2, 2) + (1.0 - (~mask).float()) * -1e9, dim=1)
         torch.full((2,), math.inf)
         best = torch.full((2,), -math.inf)
         torch.maximum(best, torch.ones(2))
     assert not events.events
+
+
+@pytest.mark.parametrize(("mask", "number"), [([0.0, 0.0], -1e9), ([1.0, 0.0], 1e9)])
+def test_a_mask_of_infinities_that_leads_to_something_is_told_of(mask, number):
+    """All of a row, and infinities above."""
+    events = Events()
+    with fpsim.emulate("fp16", observe=events):
+        torch.softmax((1.0 - torch.tensor(mask)) * number, dim=0)
+    first = next(iter(events.events.values()))
+    assert (first.kind, first.operation, first.exact) == ("overflow", "mul.Tensor", number)
 
 
 def test_numbers_from_outside_that_are_not_finite_are_passed_on():
@@ -329,13 +340,16 @@ WITHOUT_A_GRADIENT = {
 }
 
 
-@pytest.mark.parametrize("fmt", ["fp16", "bf16"])
+WIDE_WEIGHTS = {"*": "bf16", "weight": "fp32", "optimizer": "fp32"}
+
+
+@pytest.mark.parametrize(("fmt", "rate"), [("fp16", 2.0**-10), ("bf16", 2.0**-10), (WIDE_WEIGHTS, 2.0**-26)])
 @pytest.mark.parametrize("case", WITHOUT_A_GRADIENT)
-def test_a_bias_whose_gradient_is_rounding_errors_alone_has_not_stopped(case, fmt):
+def test_a_bias_whose_gradient_is_rounding_errors_alone_has_not_stopped(case, fmt, rate):
     make, shape, name = WITHOUT_A_GRADIENT[case]
     torch.manual_seed(0)
     sim = fpsim.run(make(), fmt, observe="events")
-    optimizer = torch.optim.SGD(sim.parameters(), lr=2.0**-10)
+    optimizer = torch.optim.SGD(sim.parameters(), lr=rate)
     with sim:
         for _ in range(3):
             optimizer.zero_grad()
@@ -415,6 +429,19 @@ def test_of_a_convolutions_gradients_that_which_was_swamped_is_explained(layer):
     assert (first.exact, first.rounded) == (4096.0, 2048.0) and sim.bias.grad.tolist() == [2048.0, 2048.0]
 
 
+@pytest.mark.parametrize("bag", [False, True])
+def test_a_sparse_gradient_whose_entries_of_one_place_are_swamped_is_told_of(bag):
+    layer = nn.EmbeddingBag(4, 2, mode="sum", sparse=True) if bag else nn.Embedding(4, 2, sparse=True)
+    sim = fpsim.run(nn.Sequential(layer), "fp16", accumulate="fp16", observe=["events", "swamping"])
+    words = torch.ones(4096, dtype=torch.long)
+    with sim:
+        sim(words[:, None] if bag else words).backward(torch.ones(4096, 2))
+    report = sim.report()
+    assert sim[0].weight.grad.to_dense()[1].tolist() == [2048.0] * 2
+    assert (report.first.kind, report.first.module, report.first.phase) == ("swamped", "0", "backward")
+    assert (report.first.elements, report.first.count) == (report.total.additions, report.total.swamped) == (2 * 4097, 2 * 2048)
+
+
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.SparseAdam])
 @pytest.mark.parametrize("observe", ["range", "histograms", "coverage", "swamping", "events", "shadow"])
 def test_sparse_gradients_are_no_hindrance(observe, make):
@@ -433,3 +460,47 @@ def test_sparse_gradients_are_no_hindrance(observe, make):
     elif observe == "shadow":
         moved = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [0.0, 0.0]], dtype=torch.float64)
         assert torch.equal(before - observer.of(sim.weight), moved)
+
+
+def scaled_training(observe, scale, fused, inputs=1.0):
+    torch.manual_seed(0)
+    sim = fpsim.run(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), "native", observe=observe)
+    optimizer = torch.optim.SGD(sim.parameters(), lr=0.01, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    with sim:
+        for _ in range(6):
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = sim(inputs * torch.randn(8, 4)).square().mean()
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    return sim.report()
+
+
+@pytest.mark.parametrize("observe", ["events", "range", None])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scale_that_a_loss_scaler_finds_too_large_breaks_nothing(observe, fused):
+    report = scaled_training(observe, 2.0**17, fused)
+    assert report.total.nonfinite > 0 and (report.skipped, report.steps) == (2, 6 if fused else 4)
+    assert report.verdict.word == "survives" and "; a loss scaler skipped 2 steps" in report.verdict.sentence
+    assert {event.kind for event in report.events} == ({"skipped", "passed-on"} if observe == "events" else set())
+    assert all(event.text.startswith("a scaled gradient was infinite") for event in report.events if event.kind == "skipped")
+    assert scaled_training(observe, 2.0**24, fused).verdict.word == "degrades"
+
+
+def test_what_breaks_without_the_scale_or_beside_it_is_told():
+    diverging = scaled_training("events", 2.0**4, False, inputs=6e4)
+    assert (diverging.first.kind, diverging.first.phase, diverging.skipped) == ("overflow", "forward", 6)
+    sim = fpsim.run(nn.Linear(1, 1), "native", observe="events", inplace=True).half()
+    with sim:
+        sim(torch.ones(1, 1, dtype=torch.float16)).mul(2.0**-10).backward(torch.full((1, 1), 6e4, dtype=torch.float16))
+        sim(torch.full((1, 1), 6e4, dtype=torch.float16)).backward(torch.full((1, 1), 6e4, dtype=torch.float16))
+    assert sim.report().first.phase == "backward" and sim.report().verdict.word == "breaks"
+
+
+def test_a_sum_that_is_infinite_swamps_nothing():
+    events = Events()
+    with fpsim.emulate("fp16", "fp16", observe=events):
+        torch.full((4096,), 60000.0).sum()
+    assert [event.kind for event in events.events.values()] == ["overflow"]

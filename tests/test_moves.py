@@ -1,5 +1,6 @@
 """Decay that an optimizer adds to the gradient, and that leaves it as it is, is lost as decay beside the step is."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -44,3 +45,50 @@ def test_a_weight_that_is_small_beside_its_step_has_no_decay_to_lose():
     assert events_after(OPTIMIZERS["SGD"], 1.0, 2.0**-9, weight=0.5) and not events_after(
         OPTIMIZERS["SGD"], 1.0, 2.0**-9, weight=0.25
     )
+
+
+FUSED = {
+    "SGD": lambda parameters, decay: torch.optim.SGD(parameters, lr=2.0**-7, weight_decay=decay, fused=True),
+    "SGD with momentum": lambda parameters, decay: torch.optim.SGD(
+        parameters, lr=2.0**-7, momentum=0.5, weight_decay=decay, fused=True
+    ),
+    "Adam": lambda parameters, decay: torch.optim.Adam(parameters, lr=2.0**-7, eps=1e-3, weight_decay=decay, fused=True),
+    "Adagrad": lambda parameters, decay: torch.optim.Adagrad(parameters, lr=2.0**-7, weight_decay=decay, fused=True),
+}
+
+
+def in_bfloat16(numbers):
+    """Rounded once, which ml_dtypes does not: it goes by float32."""
+    significands, exponents = np.frexp(numbers)
+    return np.ldexp(np.rint(significands * 2**8), exponents - 8)
+
+
+def stored_in_bfloat16(make, weight, gradient, decay):
+    """All that torch's own fused step in float64 leaves, each number rounded once."""
+    parameter = torch.nn.Parameter(weight.double())
+    parameter.grad = gradient.double()
+    optimizer = make([parameter], decay)
+    optimizer.step()
+    state = (item for name, item in optimizer.state[parameter].items() if name != "step")
+    return [in_bfloat16(item.detach().numpy()) for item in (parameter, *state) if item is not None]
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_fused_step_loses_a_decay_that_nothing_of_what_it_stores_shows(name):
+    generator = np.random.default_rng(0)
+    numbers = in_bfloat16(generator.uniform(0.5, 2.0, (2, 64, 64))).astype(np.float32)
+    weight, gradient = map(torch.from_numpy, numbers)
+    told = set()
+    for exponent in (-30, -20, -16, -12, -8, -4):
+        sim = fpsim.run(nn.ParameterList([nn.Parameter(weight)]), "bf16", observe="events")
+        optimizer = FUSED[name](sim.parameters(), 2.0**exponent)
+        with sim:
+            sim[0].grad = gradient.clone()
+            optimizer.step()
+        pairs = zip(*(stored_in_bfloat16(FUSED[name], weight, gradient, decay) for decay in (2.0**exponent, 0.0)), strict=True)
+        traceless = np.logical_and.reduce([one == other for one, other in pairs])
+        events = [event for event in sim.report().events if event.kind == "decay-lost"]
+        assert [event.count for event in events] == [traceless.sum()] * int(traceless.mean() >= 0.95), exponent
+        assert not events or (events[0].operation.startswith("_fused_") and "the decay of 0 was added" in events[0].text)
+        told.add(bool(events))
+    assert told == {True, False}

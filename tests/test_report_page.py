@@ -88,7 +88,7 @@ def event(kind, **more):
         (replace(made(made=1), observed=("counts",)), "breaks", "Breaks: 1 infinity or NaN made of finite operands."),
         (made(made=1), "survives", "Survives"),  # events, which were observed, have none that led to anything
         (replace(made(), events=(event("underflow"),)), "survives", "Survives"),
-        (replace(made(), events=(event("passed-on"),)), "survives", "Survives"),
+        *((replace(made(), events=(event(kind),)), "survives", "Survives") for kind in ("passed-on", "paused", "skipped")),
         (
             replace(made(), events=(event("stopped"), event("nonfinite"))),
             "breaks",
@@ -102,7 +102,7 @@ def event(kind, **more):
                 f"Degrades at step 1 of 3: {EVENTS[kind]}, mm in a.",
             )
             for kind in EVENTS
-            if kind not in ("nonfinite", "underflow", "passed-on")
+            if kind not in ("nonfinite", "underflow", "passed-on", "paused", "skipped")
         ),
     ],
 )
@@ -264,6 +264,8 @@ def click(driver, selector):
 
 
 def test_rows_are_sorted_and_filtered(opened):
+    from selenium.webdriver.support.ui import Select
+
     whole = cells(opened, "module")
     assert whole == [path or "outside any module" for path in (plain(row.module) for row in broken().rows)]
     click(opened, "th.underflows button")
@@ -278,8 +280,7 @@ def test_rows_are_sorted_and_filtered(opened):
     assert cells(opened, "largest")[-1] == ""
     press(opened, "BLOCKS.<b>", "#query")
     assert set(cells(opened, "module")) == {plain(HOSTILE)} and len(cells(opened, "module")) == 3
-    opened.execute_script("document.getElementById('phase').value = 'backward'; showing = new Event('input');"
-                          "document.getElementById('phase').dispatchEvent(showing)")  # fmt: skip
+    Select(opened.find_element("id", "phase")).select_by_visible_text("backward")
     assert cells(opened, "operation") == ["mm"]
     press(opened, "nothing of that name", "#query")
     assert cells(opened, "module") == [] and "0 of 15 rows" in opened.find_element("id", "shown").text

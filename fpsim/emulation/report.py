@@ -56,6 +56,7 @@ def make_report(emulation: Any) -> Report:
         events=tuple(draft.events),
         coverage=tuple(draft.coverage),
         dtype_lines=_dtype_lines(emulation),
+        skipped=emulation.skipped,
     )
 
 

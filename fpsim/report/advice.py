@@ -37,7 +37,8 @@ class Advice(AdviceData, Saved):
     def verdict(self) -> str:
         """In one sentence or two: what became of the run, and what mends it."""
         if self.agrees:
-            mended = f"It agrees with float64 to within {self.tolerance:.2g}: nothing to change."
+            even_so = "It" if self.report.verdict.word == "survives" else "Even so it"
+            mended = f"{even_so} agrees with float64 to within {self.tolerance:.2g}: nothing to change."
         elif not self._tried:
             mended = "No change could be tried."
         elif not self.fixes:

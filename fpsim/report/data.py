@@ -39,6 +39,7 @@ class ReportData:
     losses: tuple[float, ...] = ()
     ending: str = ""
     dtype_lines: tuple[DtypeLine, ...] = ()
+    skipped: int = 0
 
     @cached_property
     def total(self) -> Counts:

@@ -26,10 +26,13 @@ EVENTS = {
     "swamped": "additions inside a sum lost their addends",
     "loss-underflow": "the loss, or the scaled loss's gradient, became zero",
     "stale-statistic": "running statistics were updated and did not move",
+    "paused": "what did not move in a step moved in most of the later ones",
+    "skipped": "a scaled gradient was infinite or NaN, which the loss scaler found, and so skipped the step",
 }
 
-#: Events that say nothing bad: what only passes on, and small numbers that are lost beside larger ones.
-ORDINARY = ("underflow", "passed-on")
+#: Events that say nothing bad: small numbers that are lost beside larger ones, what only passes on, stands still for a moment
+#: (as under a learning rate that begins at 0), or is the scale that a loss scaler tries.
+ORDINARY = ("underflow", "passed-on", "paused", "skipped")
 
 #: How what was run was computed.
 TREATMENTS = ("emulated", "exact", "library")

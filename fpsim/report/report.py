@@ -20,6 +20,7 @@ class Report(ReportData, Saved):
     steps       optimizer steps, begun ones included
     losses      of every step, where they were kept
     dtype_lines lines of the model's source that look at dtypes, which mean little under a named format
+    skipped     how often a loss scaler found gradients that are not finite, and so skipped a step
     ending      "" where all went well, or the one line that says what ended the run early
     measurement how well the whole did, where that is known
 

@@ -38,17 +38,22 @@ def verdict_of(report: ReportData) -> Verdict:
             f"Breaks {_when(first, report.steps)}: {subject(first)} made {_how_many(first)} infinite or NaN.",
             measured,
         )
-    if total.made and "events" not in report.observed:  # which know of those that had no consequence
-        return Verdict("breaks", f"Breaks: {counted(total.made, 'infinity or NaN')} made of finite operands.", measured)
+    made = sum(row.counts.made for row in report.rows if row.phase != "backward" or not report.skipped)
+    if made and "events" not in report.observed:  # which know of those that had no consequence
+        return Verdict("breaks", f"Breaks: {counted(made, 'infinity or NaN')} made of finite operands.", measured)
     if first is not None:
         what = EVENTS.get(first.kind, first.kind)
         return Verdict("degrades", f"Degrades {_when(first, report.steps)}: {what}, {subject(first)}.", measured)
+    if report.skipped and report.skipped >= report.steps:
+        what = f"a loss scaler skipped {counted(report.skipped, 'step')}, whose gradients were not finite"
+        return Verdict("degrades", f"Degrades: {what}, and {counted(report.steps, 'step')} began.", measured)
     if report.measurement is not None and report.measurement.degraded:
         return Verdict("degrades", "Degrades, though no single operation failed.", measured)
     if report.ending:
         return Verdict("stopped", f"Stopped early: {report.ending}", measured)
     seen = f"{total.elements:,} results, {counted(total.overflows, 'overflow')}, {total.nonfinite or 'no'} infinities or NaN"
     steps = f" {counted(report.steps, 'step')}" if report.steps else ""
+    seen += f"; a loss scaler skipped {counted(report.skipped, 'step')}" if report.skipped else ""
     looked = "" if "events" in report.observed else "; events were not observed"
     return Verdict("survives", f"Survives{steps}: {seen}{looked}.", measured)
 

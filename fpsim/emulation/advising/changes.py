@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
 
@@ -110,11 +111,12 @@ def in_format(evidence: Evidence, recipe: Recipe, path: str | None, fmt: str) ->
     """One module in a format of its own; of the model itself, or what is outside of modules, only its own operations."""
     _require_named(evidence)
     if path:
-        return recipe.with_formats((key_of(path), fmt))
+        return recipe.with_formats(*_entries(evidence, [path], fmt))
     if evidence.is_by_module:
         raise CannotTry("what is outside of the model's parts cannot be told apart in the mapping that was given")
     kept = [entry for entry in recipe.entries if entry[0] != "*"]
-    children = [(key_of(name), "") for name in evidence.children if key_of(name) not in dict(kept)]
+    whole = [key for key, value in kept if isinstance(value, str)]
+    children = [(key_of(name, name in dict(kept)), "") for name in evidence.children if key_of(name) not in whole]
     return recipe.having(entries=(("*", fmt), *children, *kept))
 
 
@@ -138,9 +140,13 @@ def from_here_on(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     if len(after) < 2:
         raise CannotTry("no module runs after the blamed one")
     outermost = [path for path in after if not any(path.startswith(f"{other}.") for other in after)]
-    shared = _shared_with_others(evidence, outermost)
-    formats = ((key_of(path), {"activation": WIDE} if path in shared else WIDE) for path in outermost)
-    yield f"{WIDE} from {start} on", recipe.with_formats(*formats)
+    yield f"{WIDE} from {start} on", recipe.with_formats(*_entries(evidence, outermost, WIDE))
+
+
+def _entries(evidence: Evidence, paths: list[str], fmt: str) -> list[tuple[str, Any]]:
+    """Of modules in a format; of those that share parameters with others what they compute alone."""
+    shared = _shared_with_others(evidence, paths)
+    return [(key_of(path), {"activation": fmt} if path in shared else fmt) for path in paths]
 
 
 def _shared_with_others(evidence: Evidence, paths: list[str]) -> set[str]:
@@ -176,7 +182,7 @@ def last_wide(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     _require_named(evidence)
     if evidence.last is None:
         raise CannotTry("the model has no last layer")
-    yield f"{WIDE} for the last layer, {evidence.last}", recipe.with_formats((key_of(evidence.last), WIDE))
+    yield f"{WIDE} for the last layer, {evidence.last}", recipe.with_formats(*_entries(evidence, [evidence.last], WIDE))
 
 
 def roles(title: str, names: tuple[str, ...], evidence: Evidence, recipe: Recipe) -> Iterable[Change]:

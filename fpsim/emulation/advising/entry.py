@@ -102,7 +102,8 @@ def advise(
         every = _computing(evidence) if sensitivity is True else []
         tell("float64")
         few, first = window_of(subject, recipe, trial)
-        judge = Judge(few, exact_run(few, recipe, policy.is_native), narrow, 0.0, evidence.kind, evidence.focus)
+        exact = exact_run(few, recipe, policy.is_native)
+        judge = Judge(few, exact, narrow, 0.0, evidence.kind, evidence.focus, evidence.is_of_mask)
         price = price_of_precision(judge, recipe, evidence)
         judge.tolerance = tolerance_of(price) if tolerance is None else tolerance
         again = run_recipe(few, recipe, (UntilItBreaks(),)) if few is not subject else trial

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -65,6 +65,11 @@ class Evidence:
     def vanishes(self) -> bool:
         """Whether what is not zero became zero."""
         return self.kind in ("zero-gradient", "loss-underflow", "underflow")
+
+    @property
+    def loses_small_gradients(self) -> bool:
+        """Whether nothing broke, and yet some of the numbers of the backward pass became zero."""
+        return self.is_vague and any(row.phase == "backward" and row.counts.underflows for row in self.trial.report.rows)
 
     @property
     def stalls(self) -> bool:
@@ -152,16 +157,26 @@ class Evidence:
         """Whether the given formats are a mapping already."""
         return isinstance(self.given, Mapping)
 
+    def _buffers_in(self, path: str) -> Iterable[tuple[str, torch.Tensor]]:
+        return self.modules[path].named_buffers(path, recurse=False)
+
     @cached_property
-    def focus(self) -> tuple[str, ...]:
-        """The parameter that the first event is of, or else the names of parameters and buffers of the blamed module."""
+    def focus(self) -> tuple[tuple[str, ...], ...]:
+        """The names of what is looked at by itself: the parameter that the first event is of, or each statistic that stands.
+
+        Else the parameters and buffers of the blamed module, together.
+        """
         named = [name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())]
         operands = {name.partition("[")[0] for name, _ in self.event.operands} if self.event is not None else set()
         if not operands.isdisjoint(named):
-            return tuple(name for name in named if name in operands)
+            return (tuple(name for name in named if name in operands),)
         if self.path is None:
             return ()
-        return tuple(name for name in named if not self.path or name.startswith(f"{self.path}."))
+        if self.kind == "stale-statistic":
+            paths = dict.fromkeys(self.path_of(event.module) for event in self.trial.report.events if event.kind == self.kind)
+            buffers = (item for path in paths if path is not None for item in self._buffers_in(path))
+            return tuple((name,) for name, buffer in buffers if buffer.is_floating_point())
+        return (tuple(name for name in named if not self.path or name.startswith(f"{self.path}.")),)
 
 
 def is_norm(module: nn.Module) -> bool:

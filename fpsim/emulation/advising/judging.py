@@ -33,12 +33,13 @@ class Judge:
     fmt: Format
     tolerance: float
     kind: str  # of what broke first
-    names: tuple[str, ...] = ()  # parameters that are looked at by themselves
+    groups: tuple[tuple[str, ...], ...] = ()  # of parameters and buffers that are looked at by themselves
+    is_of_mask: bool = False  # whether what broke does so in any arithmetic, and the change is one of the model
 
     def deviation(self, trial: Trial) -> Deviation:
         if not trial.is_over:
             return Deviation(math.inf, math.inf, math.inf)
-        return deviation(trial.of, self.exact, self.fmt, self.subject.optimizer is not None, self.names)
+        return deviation(trial.of, self.exact, self.fmt, self.subject.optimizer is not None, self.groups)
 
     def agrees(self, deviation: Deviation, report: Report) -> bool:
         """Whether a run is within tolerance, made no infinity or NaN, and what errors do not show is gone."""
@@ -46,6 +47,8 @@ class Judge:
 
     def troubles(self, report: Report) -> str:
         """What is wrong in a run beside its error; "" for nothing."""
+        if not (self.is_of_mask or self.has_finite_results):
+            return "float64 makes no finite result either: there is nothing to agree with"
         kinds: tuple[str, ...] = (self.kind,) if self.kind in _SMALL else ()
         if self.kind in STANDING and not self.sees_movement:
             kinds = STANDING  # one may have turned into another
@@ -53,9 +56,15 @@ class Judge:
         return f"{EVENTS[first.kind]}: {said(first)}" if first is not None else ""
 
     @cached_property
+    def has_finite_results(self) -> bool:
+        """Whether there is anything to compare results with."""
+        results = [item for result in self.exact.results for item in result]
+        return not results or any(bool(item.isfinite().any()) for item in results)
+
+    @cached_property
     def sees_movement(self) -> bool:
-        """Whether the state moves so far that its format could hold most of that."""
-        return resolution(self.exact, self.fmt, self.names) <= _SEEN
+        """Whether the state moves so far that its format could hold most of that, and each group does."""
+        return all(resolution(self.exact, self.fmt, names) <= _SEEN for names in self.groups or ((),))
 
 
 def exact_run(subject: Subject, recipe: Recipe, is_native: bool) -> Taken:

@@ -33,11 +33,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A method of the modules of a class, written anew."""
+    """A method of the modules of a class, written anew. imports : of what it reads of the file that it was written in."""
 
     kind: str
     name: str
     source: str
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,15 @@ class Recipe:
         return replace(self, **changes)
 
     def with_formats(self, *entries: tuple[str, Any]) -> Recipe:
-        """With more entries of the mapping of formats, the last ones."""
-        whole = [key for key, value in entries if isinstance(value, str) and key not in ROLES]
-        hidden = tuple(f"{key}." for key in whole)
-        kept = (entry for entry in self.entries if entry[0] not in dict(entries) and not entry[0].startswith(hidden))
+        """With more entries of the mapping of formats, the last ones; those of single roles of a module leave it its others."""
+        new = dict(entries)
+        hidden = tuple(f"{key}." for key, value in entries if isinstance(value, str) and key not in ROLES)
+        kept = []
+        for key, value in self.entries:
+            if isinstance(new.get(key), Mapping):
+                kept += [(key_of(key, True), value)] if isinstance(value, str) else []
+            elif key not in new and not key.startswith(hidden):
+                kept.append((key, value))
         return replace(self, entries=(*kept, *entries))
 
     def code(self) -> str:
@@ -84,7 +90,8 @@ class Recipe:
         return "\n".join([*self._rewritten(), *self._simulation(), *self._optimizer(), *self._loop()])
 
     def _rewritten(self) -> list[str]:
-        return [line for rewrite in self.rewrites for line in (rewrite.source, "")]
+        imports = dict.fromkeys(line for rewrite in self.rewrites for line in rewrite.imports)
+        return [*imports, *(line for rewrite in self.rewrites for line in (rewrite.source, ""))]
 
     def _simulation(self) -> list[str]:
         settings = {name: literal(name, value) for name, value in self.settings}
@@ -169,6 +176,6 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float))
 
 
-def key_of(path: str) -> str:
-    """A module's path as the key of a mapping; a role's name in brackets, so that it is no role."""
-    return f"[{path[0]}]{path[1:]}" if path in ROLES else path
+def key_of(path: str, is_other: bool = False) -> str:
+    """A module's path as the key of a mapping, or another such key; a role's name in brackets, so that it is no role."""
+    return f"[{path[0]}]{path[1:]}" if path in ROLES or is_other else path

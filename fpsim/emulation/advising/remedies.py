@@ -38,7 +38,9 @@ LAST_RESORT = Remedy(
 
 #: In the order in which they are tried.
 REMEDIES = (
-    Remedy("a loss scale", lambda e: e.vanishes or e.breaks_in("backward"), changes.scaled_loss, 1),
+    Remedy(
+        "a loss scale", lambda e: e.vanishes or e.breaks_in("backward") or e.loses_small_gradients, changes.scaled_loss, 1,
+    ),
     Remedy("a larger epsilon", lambda e: e.breaks_in("optimizer"), changes.larger_epsilon, 1),
     Remedy(
         "the scale before the product", lambda e: e.breaks_in("forward") and e.is_product,
@@ -67,7 +69,7 @@ REMEDIES = (
         partial(changes.roles, "weights and optimizer in fp32", ("weight", "optimizer")), 4,
     ),
     Remedy(
-        "gradients in fp32", lambda e: e.vanishes or e.phase == "backward",
+        "gradients in fp32", lambda e: e.vanishes or e.phase == "backward" or e.loses_small_gradients,
         partial(changes.roles, "gradients in fp32", ("gradient", "optimizer")), 5,
     ),
     Remedy("fp32 for the blamed module", lambda e: e.phase != "optimizer", partial(changes.module_in, changes.wide), 5),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -47,7 +48,21 @@ def _rewritten(
     if not isinstance(function, ast.FunctionDef) or function.decorator_list:
         raise CannotTry(f"{method.__qualname__} is decorated")
     change(function, place.line - max(first, 1) + 1)
-    return Rewrite(type(module).__name__, method.__name__, ast.unparse(ast.fix_missing_locations(tree)))
+    source = ast.unparse(ast.fix_missing_locations(tree))
+    return Rewrite(type(module).__name__, method.__name__, source, tuple(_imports(method, _names([tree], ast.Load))))
+
+
+def _imports(method: FunctionType, names: set[str]) -> Iterable[str]:
+    """Of those of the names that are its file's; a script has its own."""
+    file = sys.modules.get(method.__module__)
+    if method.__module__ == "__main__" or file is None:
+        return
+    for name in sorted(names & vars(file).keys() - {"torch", "fpsim"}):
+        value = getattr(file, name)
+        if isinstance(value, ModuleType):
+            yield f"import {value.__name__}{'' if value.__name__ == name else f' as {name}'}"
+        else:
+            yield f"from {file.__name__} import {name}"
 
 
 def _method_at(kind: type, place: Place) -> FunctionType:

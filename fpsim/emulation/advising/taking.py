@@ -47,16 +47,16 @@ def state_of(model: torch.nn.Module, number: Callable[[torch.Tensor], torch.Tens
     return {name: number(tensor) for name, tensor in named if tensor.is_floating_point()}
 
 
-def deviation(ours: Taken, exact: Taken, fmt: Format, trains: bool, names: Iterable[str] = ()) -> Deviation:
+def deviation(ours: Taken, exact: Taken, fmt: Format, trains: bool, groups: Iterable[Iterable[str]] = ()) -> Deviation:
     """How far a run is from the exact one, over what is finite there; infinite where it is not finite itself.
 
     The results of training count only beyond half of the smallest positive number, for what a loss is too small for is seen
-    in its gradients. Of gradients and movements the worse of all together, and of those of `names`.
+    in its gradients. Of gradients and movements the worst of all together, and of those of each of the groups of names.
     """
     spare = fmt.min_subnormal / 2 if trains else 0.0
     results = _relative(_pairs_of_results(ours, exact), spare)
     gradients = movement = 0.0
-    for chosen in filter(None, (set(exact.start), set(names))):
+    for chosen in filter(None, map(set, (exact.start, *groups))):
         gradients = max(gradients, _relative(_pairs_of_gradients(ours, exact, chosen)))
         movement = max(movement, _movement(ours, exact, fmt, chosen))
     return Deviation(results, gradients, movement)

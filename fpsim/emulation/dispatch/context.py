@@ -103,7 +103,7 @@ class Emulation(ModulePaths):
     def __init__(self, policy: Policy, settings: dict[str, ModuleSettings] | None = None):
         super().__init__(settings)
         self.policy = policy
-        self.training_step = 0
+        self.training_step = self.skipped = 0
         self.guard: Callable[[Any], None] | None = None  # of gradients that arrive outside
         self.guard_outputs: Callable[[Any], None] | None = None  # what it does with outputs of models that are not its own
         self.audience = Audience(())
@@ -184,6 +184,12 @@ class Emulation(ModulePaths):
         for observer in self.observers:
             observer.after_step(self.training_step - 1)
         self.forget_backward()
+
+    def skip_step(self) -> None:
+        """A loss scaler has found gradients that are not finite."""
+        self.skipped += 1
+        for observer in self.observers:
+            observer.after_skip(self.training_step)
 
     # Observers
 

@@ -31,6 +31,7 @@ _OF_HALVES = frozenset((COMPLEX32, torch.float16, *_INTEGERS))
 _COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+_LOOKS_FOR_INFINITIES = _aten._amp_foreach_non_finite_check_and_unscale_.default
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 #: What takes operands of one dtype only, as torch has it.
@@ -137,10 +138,19 @@ class NativeMode(EmulationMode):
             if "float8" in str(dtype) or "float4" in str(dtype):
                 raise UnsupportedTensor(f"{func}: a tensor of {dtype}, which has no arithmetic; {instead_of(dtype)}")
         with _without_dispatch():
+            if func is _LOOKS_FOR_INFINITIES:
+                return self._look_for_infinities(*args)
             if kinds.isdisjoint(_COMPLEX):
                 return func(*args, **kwargs)
             with conjugating():
                 return func(*args, **kwargs)
+
+    def _look_for_infinities(self, gradients: Any, found: torch.Tensor, inverse_scale: torch.Tensor) -> None:
+        """As a loss scaler does: of several lists of gradients the first that has some tells that a step is skipped."""
+        earlier = found.item()
+        _LOOKS_FOR_INFINITIES(gradients, found, inverse_scale)
+        if found.item() and not earlier:
+            self.machine.emulation.skip_step()
 
     def _compute(
         self, entry: Entry, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor], kinds: set[torch.dtype], wanted: Any

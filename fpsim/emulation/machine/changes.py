@@ -47,6 +47,11 @@ def _may_be_parameter(tensor: torch.Tensor) -> bool:
     return (tensor.requires_grad and tensor.is_leaf) or tags.is_parameter(tensor)
 
 
+def scales_only(name: str, other: Any) -> bool:
+    """Whether an operation of that name multiplies by one number."""
+    return name in ("mul", "div") and (not isinstance(other, torch.Tensor) or other.dim() == 0)
+
+
 class Kind:
     """A kind of operations that may change parameters. `concerns` is what every operation of these pays for."""
 
@@ -122,7 +127,8 @@ class Fresh(Kind):
             return []
         shapes = [item.shape for item in tensors_in(args)]
         wider = any(len(shape) > first.dim() for shape in shapes) or torch.broadcast_shapes(*shapes) != first.shape
-        return [] if wider else [Change(first, marks_of(self.name, first, args[1:], kwargs), False, NOTHING)]
+        scales = scales_only(self.name, args[1])
+        return [] if wider else [Change(first, marks_of(self.name, first, args[1:], kwargs), scales, NOTHING)]
 
 
 class Told(Kind):

@@ -217,9 +217,9 @@ def module_of(values: Iterable[Any]) -> str | None:
     return found
 
 
-def set_change(tensor: torch.Tensor, source: torch.Tensor, meant: Any) -> None:
-    """Say which elements the tensor was meant to differ in from the source that it was computed from."""
-    tensor.untyped_storage()._fpsim_change = (pointer_to(source), source.shape, meant)  # type: ignore[attr-defined]
+def set_change(tensor: torch.Tensor, source: torch.Tensor, meant: Any, scales: bool) -> None:
+    """Say which elements a tensor was meant to differ in from the source that it was computed from, and if it is a multiple."""
+    tensor.untyped_storage()._fpsim_change = (pointer_to(source), source.shape, meant, scales)  # type: ignore[attr-defined]
 
 
 def change_of(tensor: Any, source: torch.Tensor) -> Any:
@@ -228,3 +228,12 @@ def change_of(tensor: Any, source: torch.Tensor) -> Any:
     if change is None or change[0] != pointer_to(source) or change[1] != source.shape:
         return None
     return change[2]
+
+
+def is_multiple(tensor: Any, source: torch.Tensor) -> bool:
+    """Whether a tensor is the source itself, or the source multiplied by a number, as `set_change` said."""
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.shape != source.shape:
+        return False
+    if pointer_to(tensor) == pointer_to(source) and tensor.stride() == source.stride():
+        return True
+    return change_of(tensor, source) is not None and tensor.untyped_storage()._fpsim_change[3]  # type: ignore[attr-defined]

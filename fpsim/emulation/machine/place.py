@@ -28,6 +28,9 @@ class Surroundings(Protocol):
     def backward_path(self, strict: bool = False) -> str:
         """The module whose forward pass made the autograd node that is running."""
 
+    def skip_step(self) -> None:
+        """A loss scaler has found gradients that are not finite."""
+
 
 class Place:
     """The module and operation that a thread is in, with counters and draws."""

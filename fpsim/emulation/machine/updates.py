@@ -16,7 +16,7 @@ import torch
 
 from fpsim.backend.numba import counting, updates as kernels
 from fpsim.emulation.machine import marks as tags
-from fpsim.emulation.machine.changes import Change, Fresh, Kind, Told
+from fpsim.emulation.machine.changes import Change, Fresh, Kind, Told, scales_only
 from fpsim.emulation.machine.finishing import BLOCK, Finish
 from fpsim.emulation.machine.meaning import COST, NOTHING, floats, in_parts, mark_meant, moved
 from fpsim.emulation.machine.rows import Where
@@ -108,7 +108,7 @@ class Updates:
     def change(self, name: str, target: torch.Tensor, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> Change:
         """What an operation in place means. A step has one array of marks, and of the elements that it began with."""
         other = rest[0]
-        decays = name in ("mul", "div") and (not isinstance(other, torch.Tensor) or other.dim() == 0)
+        decays = scales_only(name, other) or (name in ("add", "sub", "copy") and tags.is_multiple(other, target))
         step = self._steps.get(_place_of(target)) if self._steps and not decays else None
         elements = floats(target)
         take = np.empty if self._steps is None else self._scratch.take
@@ -141,7 +141,7 @@ class Updates:
             result = compute()
             if type(kind) is Fresh:
                 if isinstance(result, torch.Tensor) and result.shape == changes[0].target.shape:
-                    tags.set_change(result, changes[0].target, changes[0].marks)
+                    tags.set_change(result, changes[0].target, changes[0].marks, changes[0].decays)
                 return result
             self._machine.op = op
             with _without_dispatch():

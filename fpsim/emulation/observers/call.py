@@ -241,11 +241,19 @@ class Call:
         observer that asks for it says so by `keeps_operands`.
         """
         if self._exact is _UNKNOWN:
-            self._exact = compute_in_float64(self, self._widened, self._machine.as_number)
-            if self._exact is not None:
-                pairs = zip(self.made, self._exact, strict=True)
-                self._exact = tuple(wide for tensor, wide in pairs if tensor.is_floating_point())
+            self._exact = self.exactly()
         return self._exact
+
+    def exactly(self, **others: Any) -> tuple[torch.Tensor, ...] | None:
+        """The same with other keyword arguments in the place of its own."""
+        exact = compute_in_float64(self, self._widened, self._machine.as_number, **others)
+        if exact is None:
+            return None
+        return tuple(wide for tensor, wide in zip(self.made, exact, strict=True) if tensor.is_floating_point())
+
+    def held(self, result: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """What one of `results` would hold of float64 numbers; nothing of it is counted."""
+        return self._machine.would_hold(result, value.clone())
 
     def _widened(self, tensor: torch.Tensor) -> torch.Tensor:
         value = self.as_read(tensor)

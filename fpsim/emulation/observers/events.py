@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import torch
 
 from fpsim.backend.numba import counting
+from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.conversion import Conversion
 from fpsim.emulation.observers.explanation import Element, element_of, overflow_of, sentence
 from fpsim.emulation.observers.float64 import is_pole
 from fpsim.emulation.observers.lines import Lines
+from fpsim.emulation.observers.masks import makes_mask, reads_mask
 from fpsim.emulation.observers.moves import Moves
 from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.observers.origins import Origin, Origins, chain_to
-from fpsim.emulation.observers.owners import Owner, owner_of
+from fpsim.emulation.observers.owners import owner_of, path_of_owner
 from fpsim.emulation.observers.source import Line, place_of, running_line
+from fpsim.emulation.observers.standing import Standing
 from fpsim.emulation.observers.tensors import is_finite
 from fpsim.emulation.observers.timeline import Timeline
 from fpsim.emulation.report import Draft, Key
 from fpsim.report.records import Event
-from fpsim.sums.observers.tally import Tally
 
 _GIVEN = ("constant", "random", "comparison")  # families whose zeros are asked for
 _number = operator.itemgetter(0)
+_NOWHERE = torch.zeros((), dtype=torch.bool)
 _FEW = 32  # additions that say nothing about a share
 
 
@@ -50,6 +54,7 @@ class Events(Timeline, Observer):
 
     def reset(self) -> None:
         self.events: dict[tuple[str, ...], Event] = {}
+        self.standing = Standing()
         self._lines, self._origins = Lines(), Origins()
         self._moves = Moves(self, self._origins)
         self._places: dict[Key, Line | None] = {}
@@ -64,12 +69,16 @@ class Events(Timeline, Observer):
             return
         results, line = call.emulated, self._lines.of(call)
         overflows, underflows = call.counted(counting.OVERFLOWS), call.counted(counting.UNDERFLOWS)
-        if overflows and _reads_mask(call):
+        if overflows and reads_mask(call):
             overflows = 0
         elif overflows:
             self._judge_reading(call, line)
         if not results:
+            if self._is_swamped(call) and call.results:  # sparse: entries of one place were added
+                self._tell_swamped(call, marks.stored(call.results[0]), Origin(call, line, ()))
             return
+        if call.phase == "optimizer":
+            self._moves.judge_fused(call, line)
         finite = []
         for tensor in results:
             seen = call.magnitudes_of(tensor)
@@ -84,13 +93,15 @@ class Events(Timeline, Observer):
                 self._judge_zeros(call, tensor, origin)
             self._origins.keep(tensor, origin)
             self._moves.judge_gradient(call, tensor, line)
-            self._places.setdefault((call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name), line)
+            system = call.system_of(tensor)
+            origin.roundoff = system.enclosing.unit_roundoff
+            self._places.setdefault((call.module_of(tensor), call.name, call.phase, system.name), line)
         if finite:
             self._judge_finite(call, finite, len(finite) == len(results))
-        sums = call.sums
-        if sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions:
-            if not self._is_kept("swamped", call, results[0]):
-                self._judge_sums(call, sums)
+        if self._is_swamped(call):
+            is_finite_sum = not any(call.magnitudes_of(item).nonfinite for item in results)
+            if is_finite_sum and not self._is_kept("swamped", call, results[0]):
+                self._judge_sums(call)
         if call.family == "normalization" and call.phase == "forward":
             self._judge_statistics(call)
 
@@ -108,13 +119,16 @@ class Events(Timeline, Observer):
     def after_update(self, update: Update) -> None:
         self._moves.after_update(update)
 
+    def after_skip(self, step: int) -> None:
+        self.skip(step)
+
     def after_step(self, step: int) -> None:
         self._lines.age()
         self._moves.after_step()
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("events")
-        draft.events += self.events.values()
+        draft.events += self.told
         for key, line in self._places.items():
             draft.add(key, place=place_of(line))
 
@@ -122,7 +136,7 @@ class Events(Timeline, Observer):
 
     def _judge_reading(self, call: Call, line: Line | None) -> None:
         """Operands from outside that overflowed when they were read."""
-        key = _key("overflow", call, Owner(call.module, ""))
+        key = _key("overflow", call, call.module)
         for name, given, read in call.outside:
             if not self.is_kept(key):
                 system = call.system_of(given)
@@ -143,7 +157,8 @@ class Events(Timeline, Observer):
         overflowed = ~tensor.isfinite() if exact is None else ~tensor.isfinite() & exact.isfinite()
         if bool(overflowed.any()) and (overflows or exact is not None):
             origin.cause = origin
-            self._add("overflow", call, tensor, origin, overflowed)
+            self._add("overflow", call, tensor, origin, overflowed, holds=makes_mask(call, tensor))
+            self._is_held(origin, call, tensor, is_nan)
         elif causes and bad:
             origin.cause = causes[0]
             if not self._is_held(origin.cause, call, tensor, is_nan):
@@ -178,7 +193,7 @@ class Events(Timeline, Observer):
                 self._add("overflow", call, tensor, origin, is_lost)
                 return
         if are_all:
-            self._add("overflow", call, *results[0], torch.zeros((), dtype=torch.bool), "inside, which no result shows")
+            self._add("overflow", call, *results[0], _NOWHERE, "inside, which no result shows")
 
     def _judge_zeros(self, call: Call, tensor: torch.Tensor, origin: Origin) -> None:
         kind = {"forward": "underflow", "backward": "zero-gradient"}.get(call.phase)
@@ -189,7 +204,11 @@ class Events(Timeline, Observer):
         if exact is not None and bool((exact != 0).any()):
             self._add(kind, call, tensor, origin, exact != 0)
 
-    def _judge_sums(self, call: Call, sums: Tally) -> None:
+    def _is_swamped(self, call: Call) -> bool:
+        sums = call.sums
+        return sums is not None and sums.additions >= _FEW and sums.swamped >= self.share * sums.additions
+
+    def _judge_sums(self, call: Call) -> None:
         """Of several results, such as a convolution's gradients, that which errs most is explained."""
         found = []
         for tensor in call.emulated:
@@ -201,16 +220,29 @@ class Events(Timeline, Observer):
                 share = float(error.max() / exact.abs().nan_to_num(0.0).max().clamp(min=torch.finfo(torch.float64).tiny))
                 found.append((share, tensor, error == error.max()))
         _, tensor, is_lost = max(found, key=_number)
+        self._tell_swamped(call, tensor, self._origins.of(tensor), is_lost)
+
+    def _tell_swamped(self, call: Call, tensor: torch.Tensor, origin: Origin | None, is_lost: torch.Tensor = _NOWHERE) -> None:
+        sums: Any = call.sums
         text = f"{sums.swamped} of {sums.additions} additions inside left a sum as it was"
-        self._add("swamped", call, tensor, self._origins.of(tensor), is_lost, text, sums.swamped, sums.additions)
+        self._add("swamped", call, tensor, origin, is_lost, text, sums.swamped, sums.additions)
 
     def _judge_statistics(self, call: Call) -> None:
+        key = _key("stale-statistic", call, call.module)
+        stands = moves = False
         for tensor in call.written:
-            if tensor.is_floating_point() and tensor.numel() and torch.equal(call.as_read(tensor), tensor):
+            if tensor.is_floating_point() and tensor.numel():
+                if not torch.equal(call.as_read(tensor), tensor):
+                    moves = True
+                    continue
                 exact = self._exact_of(call, tensor)
                 if exact is not None and bool((exact != tensor).any()):
-                    origin = Origin(call, running_line(), ())
-                    self._add("stale-statistic", call, tensor, origin, exact != tensor)
+                    stands = True
+                    self._add(key[0], call, tensor, Origin(call, running_line(), ()), exact != tensor)
+        if stands:
+            self.standing.stand(key, key)
+        elif moves:
+            self.standing.move(key)
 
     @staticmethod
     def _exact_of(call: Call, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -222,14 +254,14 @@ class Events(Timeline, Observer):
     # What is kept
 
     def _is_kept(self, kind: str, call: Call, tensor: torch.Tensor) -> bool:
-        return self.is_kept(_key(kind, call, owner_of(call, tensor)))
+        return self.is_kept(_key(kind, call, path_of_owner(call, tensor)))
 
     def _add(
         self, kind: str, call: Call, tensor: torch.Tensor, origin: Origin | None, where: torch.Tensor, text: str = "",
         count: int = 0, elements: int = 0, holds: bool = False,
     ) -> None:  # fmt: skip
         owner = owner_of(call, tensor)
-        key = _key(kind, call, owner)
+        key = _key(kind, call, owner.module)
         if self.is_kept(key):
             return
         places = where.reshape(-1).nonzero()
@@ -249,12 +281,5 @@ class Events(Timeline, Observer):
             self.note(*event)
 
 
-def _reads_mask(call: Call) -> bool:
-    """Whether all that is not finite, of what it read from outside and of its results, is -infinity: as of a mask's -1e9."""
-    read = [value for _, _, value in call.outside if not is_finite(value)]
-    results = [result for result in call.emulated if not is_finite(result)]
-    return bool(read and results) and not any(bool((item.isnan() | (item == torch.inf)).any()) for item in (*read, *results))
-
-
-def _key(kind: str, call: Call, owner: Owner) -> tuple[str, ...]:
-    return (kind, owner.module) if kind == "passed-on" else (kind, owner.module, call.name, call.phase)
+def _key(kind: str, call: Call, module: str) -> tuple[str, ...]:
+    return (kind, module) if kind == "passed-on" else (kind, module, call.name, call.phase)

@@ -23,12 +23,13 @@ def is_widened(tensor: torch.Tensor) -> bool:
 
 
 def compute_in_float64(
-    call: Any, widen: Callable[[torch.Tensor], torch.Tensor], number: Callable[[float], float] = float
+    call: Any, widen: Callable[[torch.Tensor], torch.Tensor], number: Callable[[float], float] = float, **others: Any
 ) -> tuple[torch.Tensor, ...] | None:
     """What a `Call` made or wrote to, each tensor as the operation gives it on `widen(operand)`, which is written to in place.
 
-    In the order of `Call.made`. `number` says what arithmetic reads Python numbers as. Where the operation asks for a dtype
-    below float64, or for the default one, it is asked for float64. None for random numbers and collectives.
+    In the order of `Call.made`. `number` says what arithmetic reads Python numbers as; `others` are arguments in the place of
+    its own. Where the operation asks for a dtype below float64, or for the default one, it is asked for float64. None for
+    random numbers and collectives.
     """
     family = call.family
     if family in _NO_FUNCTIONS:
@@ -36,7 +37,7 @@ def compute_in_float64(
     wide: dict[int, torch.Tensor] = {}
     number = number if family in _ARITHMETIC else _as_it_is
     args = [_widened(value, wide, widen, number) for value in call.args]
-    kwargs = {key: _widened(value, wide, widen, number) for key, value in call.kwargs.items()}
+    kwargs = {key: _widened(value, wide, widen, number) for key, value in {**call.kwargs, **others}.items()}
     if _makes_the_default(call, args):
         kwargs["dtype"] = _FLOAT64
     operation = call.operation

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.rows import FORMATS_MET
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.explanation import Element
 from fpsim.emulation.observers.origins import Origins
 from fpsim.emulation.observers.source import Line, running_line
+from fpsim.emulation.observers.standing import Key
 from fpsim.emulation.observers.timeline import Timeline
 from fpsim.emulation.report import name_of_operation
 from fpsim.emulation.schemas import name_of, names
@@ -21,13 +22,14 @@ from fpsim.numbers.rounding import Rounding
 _NEARLY_ALL = 0.95  # of the elements of a parameter
 _LARGE = 2  # times its step
 _ADDITIONS = frozenset(names("add _foreach_add"))
+_FUSED = frozenset(names("_fused_adam _fused_sgd _fused_adagrad"))  # those that add a decay to the gradient
 
 
 class Moves:
     """The parameters of a step, as they were before it; what happened to them goes to the timeline."""
 
     def __init__(self, timeline: Timeline, origins: Origins):
-        self._timeline, self._origins = timeline, origins
+        self._timeline, self._standing, self._origins = timeline, timeline.standing, origins
         self._begun: dict[int, torch.Tensor] = {}  # by address
         self._decayed: dict[int, tuple[Any, ...]] = {}  # by address, an event, if the parameter turns out to be large enough
         self._step = 0
@@ -51,15 +53,19 @@ class Moves:
         after = update.target.detach()
         decayed = self._decayed.pop(update.target.data_ptr(), None)
         if decayed is not None and before.norm() >= _LARGE * (after - before).norm():
-            self._timeline.note(*decayed)
+            key, *event = decayed
+            if self._is_first(("coupled decay", key[1]), key):
+                self._timeline.note(key, *event)
         stays = before == after
         kept = 0 if update.kept is None else int((stays & update.kept).sum())
         if update.lost - kept < _NEARLY_ALL * update.updates:  # whatever else was meant to change did
+            for kind in ("stopped", "decay-lost"):
+                self._standing.move((kind, _said_to_be(update)))
             return
         moved = stays.numel() - int(stays.sum())
         if moved <= (1 - _NEARLY_ALL) * update.updates:
             origin = None if update.target.grad is None else self._origins.of(update.target.grad)
-            if origin is not None and origin.is_of_errors(FORMATS_MET[update.where.format].enclosing.unit_roundoff):
+            if origin is not None and origin.is_of_errors:
                 return  # as of a bias before batch norm, whose gradient is exactly 0
             text = f"{{}} stays where it is: {moved} elements changed, and a step was meant to change {update.updates} of {{}}"
             self._note("stopped", update, stays, text)
@@ -80,29 +86,57 @@ class Moves:
             return
         if marks.is_parameter(gradient) or not marks.is_parameter(parameter) or gradient.shape != parameter.shape:
             return
-        module, name = call.module_of(result), marks.name_of_parameter(parameter)
-        key = ("decay-lost", name or module, call.name, call.phase)
-        if self._timeline.is_kept(key):
+        self._judge_decay(call, parameter, call.as_read(gradient), result == call.as_read(gradient), line)
+
+    def judge_fused(self, call: Call, line: Line | None) -> None:
+        """The same of a fused step, which adds in float64: all that it stores would be the same without the decay."""
+        if name_of(call.operation) not in _FUSED or not call.kwargs["weight_decay"] or call.rounding is Rounding.STOCHASTIC:
             return
-        before, decay = call.as_read(gradient), call.as_read(parameter)
+        with_it, without = call.exact(), call.exactly(weight_decay=0.0)
+        assert with_it is not None and without is not None
+        stored = {id(result): result for result in call.results}
+        pairs = dict(zip(stored, zip(with_it, without, strict=True), strict=True))
+        for parameter, gradient in zip(*call.args[:2], strict=True):
+            is_lost = torch.ones(parameter.shape, dtype=torch.bool)
+            for key in {id(item) for item in call.arguments_of(parameter).values()} & stored.keys():
+                one, other = (call.held(stored[key], value) for value in pairs[key])
+                is_lost &= one == other
+            self._judge_decay(call, parameter, call.as_read(gradient), is_lost, line)
+
+    def _judge_decay(
+        self, call: Call, parameter: torch.Tensor, gradient: torch.Tensor, is_traceless: torch.Tensor, line: Line | None
+    ) -> None:
+        decay = call.as_read(parameter)
         is_meant = decay != 0
-        lost, meant = is_meant & (result == before), int(is_meant.sum())
+        lost, meant = is_meant & is_traceless, int(is_meant.sum())
         count = int(lost.sum())
+        key, name = _key_of_decay(call, parameter), marks.name_of_parameter(parameter)
+        if count < _NEARLY_ALL * meant:
+            self._standing.move(("coupled decay", key[1]))
         if not meant or count < _NEARLY_ALL * meant:
             return
+        if self._timeline.is_kept(key):
+            self._decayed[parameter.data_ptr()] = (key,)
+            return
         index = tuple(lost.nonzero()[0].tolist())
-        value, where = float(result[index]), ", ".join(map(str, index))
+        value, where = float(gradient[index]), ", ".join(map(str, index))
         element = Element(index, ((f"gradient[{where}]", value), (f"{name}[{where}]", float(decay[index]))), None, value)
         text = f"the decay of {name or 'a parameter'} was added to its gradient and left no trace in {count} of {lost.numel()}"
         self._decayed[parameter.data_ptr()] = (
-            key, (call.step, module, call.name, call.phase), line, element, call.system_of(result).name, count, lost.numel(),
+            key, (call.step, _module_of(call, parameter), call.name, call.phase), line, element,
+            call.system_of(parameter).name, count, lost.numel(),
             f"{text} elements: e.g. {value:.6g}, the weight being {float(decay[index]):.6g}", False,
         )  # fmt: skip
 
+    def _is_first(self, subject: Hashable, key: Key) -> bool:
+        """Whether the event is to be told of; its subject stood in any case."""
+        self._standing.stand(subject, key)
+        return not self._timeline.is_kept(key)
+
     def _note(self, kind: str, update: Update, where: torch.Tensor, text: str) -> None:
         module, operation, phase = update.where.module, name_of_operation(update.where.operation), update.where.phase
-        key = (kind, update.name or module, operation, phase)
-        if self._timeline.is_kept(key):
+        key = (kind, _said_to_be(update), operation, phase)
+        if not self._is_first(key[:2], key):
             return
         index = tuple(where.nonzero()[0].tolist())
         value, name = float(update.target[index]), update.name or "a parameter"
@@ -111,3 +145,16 @@ class Moves:
             key, (self._step, module, operation, phase), running_line(), element, update.where.format, update.lost,
             update.target.numel(), f"{text.format(name, update.target.numel())}: e.g. {value:.6g}", False,
         )  # fmt: skip
+
+
+def _said_to_be(update: Update) -> str:
+    return update.name or update.where.module
+
+
+def _module_of(call: Call, parameter: torch.Tensor) -> str:
+    found = marks.module_of((parameter,))
+    return call.module if found is None else found
+
+
+def _key_of_decay(call: Call, parameter: torch.Tensor) -> tuple[str, ...]:
+    return ("decay-lost", marks.name_of_parameter(parameter) or _module_of(call, parameter), call.name, call.phase)

@@ -54,6 +54,9 @@ class Observer:
     def contribute(self, draft: Draft) -> None:
         """Add what was seen to a report."""
 
+    def after_skip(self, step: int) -> None:
+        """A loss scaler has found gradients that are not finite, and does without the training step of that number."""
+
     def after_step(self, step: int) -> None:
         """An optimizer's step has ended: the training step of that number, from 0."""
 

@@ -21,26 +21,28 @@ _ON_LISTS = ("foreach", "optimizer")  # families that compute many results, each
 class Origin:
     """One operation that made numbers. `cause` is the one that first made those that are not finite, if any are not.
 
-    terms : of how many of its parent's numbers each is the sum; 0 for what is no sum of numbers
-    held  : the event that made it a cause, as `Timeline.note` takes it, while it may have no consequence
+    terms    : of how many of its parent's numbers each is the sum; 0 for what is no sum of numbers
+    roundoff : the unit roundoff of its numbers' format
+    held     : the event that made it a cause, as `Timeline.note` takes it, while it may have no consequence
     """
 
     __slots__ = (
-        "cause", "held", "largest", "line", "module", "nonfinite", "operation", "parents", "phase", "step", "terms",
+        "cause", "held", "largest", "line", "module", "nonfinite", "operation", "parents", "phase", "roundoff", "step", "terms",
         "underflows",
     )  # fmt: skip
 
     def __init__(self, call: Call, line: Line | None, parents: tuple[Origin, ...], terms: int = 0):
         self.module, self.operation, self.phase, self.step = call.module, call.name, call.phase, call.step
         self.line, self.parents = line, parents
-        self.largest, self.nonfinite, self.underflows, self.terms = 0.0, 0, 0, terms
+        self.largest, self.nonfinite, self.underflows, self.terms, self.roundoff = 0.0, 0, 0, terms, 0.0
         self.cause: Origin | None = None
         self.held: tuple[Any, ...] | None = None
 
-    def is_of_errors(self, unit_roundoff: float) -> bool:
+    @property
+    def is_of_errors(self) -> bool:
         """Whether these numbers are sums of others, and no larger than what roundings of those come to, as in a random walk."""
-        most = max((item.largest for item in self.parents), default=0.0)
-        return 0 < self.largest <= math.sqrt(self.terms) * unit_roundoff * most
+        error = max((item.largest * max(item.roundoff, self.roundoff) for item in self.parents), default=0.0)
+        return 0 < self.largest <= math.sqrt(self.terms) * error
 
     def link(self) -> Link:
         """This operation as part of the chain behind an event."""

@@ -34,6 +34,11 @@ def owner_of(call: Call, result: torch.Tensor) -> Owner:
     return Owner(other.module, f" computed of {other.name}" if other.name else "")  # type: ignore[union-attr]
 
 
+def path_of_owner(call: Call, result: torch.Tensor) -> str:
+    """The path of the module alone, which is known before the parameter is looked for."""
+    return call.module_of(result) or owner_of(call, result).module
+
+
 def _described(tensor: torch.Tensor) -> Owner | None:
     """What is said of a parameter, and of a parameter's gradient; None for any other tensor."""
     if not tensor.is_floating_point() or tensor.layout is not torch.strided:

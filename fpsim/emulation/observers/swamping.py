@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fpsim.emulation.machine import marks
 from fpsim.emulation.observers.call import Call, Operation
 from fpsim.emulation.observers.observer import Observer, observer_named
 from fpsim.emulation.report import Draft, Key
@@ -25,12 +26,14 @@ class Swamping(Observer):
         self._counts: dict[Key, list[int]] = {}  # additions, and those swamped
 
     def wants(self, operation: Operation) -> bool:
-        return operation.family not in _WITHOUT_SUMS
+        is_sum = operation.name == "clone"  # of a sparse gradient, whose entries of one place are added
+        return is_sum or operation.family not in _WITHOUT_SUMS
 
     def after(self, call: Call) -> None:
         sums = call.sums
-        if sums is not None and sums.additions and not call.is_composed and call.emulated:
-            key = (call.module, call.name, call.phase, call.system_of(call.emulated[0]).name)
+        results = call.emulated or call.results
+        if sums is not None and sums.additions and not call.is_composed and results:
+            key = (call.module, call.name, call.phase, call.system_of(marks.stored(results[0])).name)
             counts = self._counts.setdefault(key, [0, 0])
             counts[0] += sums.additions
             counts[1] += sums.swamped

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 from fpsim.emulation.errors import NonFinite
 from fpsim.emulation.observers.explanation import Element
 from fpsim.emulation.observers.source import Line, place_of
+from fpsim.emulation.observers.standing import Standing
 from fpsim.report.records import EVENTS, Event, Link
 
 
@@ -20,10 +22,24 @@ class Timeline:
     def __init__(self, on_nonfinite: str | None, most: int):
         self.on_nonfinite, self.most = on_nonfinite, most
         self.events: dict[tuple[str, ...], Event] = {}
+        self.standing = Standing()
 
     def is_kept(self, key: tuple[str, ...]) -> bool:
         """Whether the first event of this key is known, or no more are kept."""
         return key in self.events or len(self.events) >= self.most
+
+    def skip(self, step: int) -> None:
+        """What broke in backward passes before this step, which a loss scaler skips, breaks nothing."""
+        events, self.events = self.events, {}
+        for key, event in events.items():
+            if event.breaks and event.phase == "backward" and event.step == step:
+                key, event = ("skipped", *key[1:]), _as_kind("skipped", event)
+            self.events.setdefault(key, event)
+
+    @property
+    def told(self) -> list[Event]:
+        """The events as they are to be told now."""
+        return [_as_kind("paused", event) if self.standing.is_over(key) else event for key, event in self.events.items()]
 
     def note(
         self, key: tuple[str, ...], where: tuple[int, str, str, str], line: Line | None, element: Element, fmt: str, count: int,
@@ -50,6 +66,10 @@ class Timeline:
                 warnings.warn(said_of(event), stacklevel=2)
             else:
                 warnings.warn_explicit(said_of(event), UserWarning, event.place.file, event.place.line)
+
+
+def _as_kind(kind: str, event: Event) -> Event:
+    return replace(event, kind=kind, text=event.text.replace(EVENTS[event.kind], EVENTS[kind], 1))
 
 
 def said_of(event: Event) -> str:

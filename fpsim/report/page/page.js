@@ -293,7 +293,8 @@
     document.querySelectorAll(".timeline a").forEach((mark) => mark.addEventListener("click", () => {
       document.querySelector(mark.getAttribute("href")).closest("details")?.setAttribute("open", "");
     }));
-    for (const id of ["query", "phase", "notable"]) byId(id).addEventListener("input", showRows);
+    byId("query").addEventListener("input", showRows);
+    for (const id of ["phase", "notable"]) byId(id).addEventListener("change", showRows);
     byId("all").addEventListener("click", () => { state.everything = true; showRows(); });
     byId("clear").addEventListener("click", () => select(null));
     byId("theme").addEventListener("click", () => {
