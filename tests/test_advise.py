@@ -131,6 +131,15 @@ def test_a_layer_that_shares_its_weight_may_compute_in_another_format():
     assert not [item.reason for item in advice.attempts if "one tensor" in item.reason]
 
 
+def test_layers_without_a_bias_share_nothing():
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3)))
+    for layer, weight in zip(model, (1.0, 300.0, 1e-3), strict=True):
+        nn.init.constant_(layer.weight, weight)
+    advice = fpsim.advise(model, [torch.full((1, 2), 300.0)], lambda model, x: model(x), fmt="fp16")
+    fix = next(fix for fix in advice.fixes if fix.title == "fp32 from 1 on")
+    assert advice.report.first.module == "1" and "fmt={'*': 'fp16', '1': 'fp32', '2': 'fp32'}" in fix.code
+
+
 class Exponential(nn.Module):
     def forward(self, x):
         return x.exp()

@@ -154,7 +154,7 @@ def _shared_with_others(evidence: Evidence, paths: list[str]) -> set[str]:
     held: dict[int, set[str]] = {}
     for path, module in evidence.modules.items():
         around = next((outer for outer in paths if path == outer or path.startswith(f"{outer}.")), "")
-        for parameter in module._parameters.values():
+        for parameter in module.parameters(recurse=False):
             held.setdefault(id(parameter), set()).add(around)
     return {path for places in held.values() if "" in places for path in places}
 
