@@ -65,13 +65,13 @@ def wrapped(text: str, title: str, evidence: Evidence, recipe: Recipe) -> Iterab
 
 
 def rewritten(rewrite: Callable[..., Rewrite], title: str, evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
-    """The method in which it happened, written anew."""
+    """The method or function in which it happened, written anew."""
     if evidence.path is None or evidence.event is None:
         raise CannotTry("the line is in no module of the model")
     done = rewrite(evidence.model, evidence.path, evidence.event.place)
-    if any((item.kind, item.name) == (done.kind, done.name) for item in recipe.rewrites):
-        raise CannotTry("the method is written anew already")
-    yield f"{title} in {done.kind}.{done.name}", recipe.having(rewrites=(*recipe.rewrites, done))
+    if done.title in {item.title for item in recipe.rewrites}:
+        raise CannotTry(f"{done.title} is written anew already")
+    yield f"{title} in {done.title}", recipe.having(rewrites=(*recipe.rewrites, done))
 
 
 def bounded_inputs(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:

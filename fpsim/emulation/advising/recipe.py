@@ -33,12 +33,21 @@ class Call:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A method of the modules of a class, written anew. imports : of what it reads of the file that it was written in."""
+    """A method or function, written anew.
 
-    kind: str
+    owner    the name of the class whose modules have the method, or of the file (as Python imports it) that has the function
+    imports  of what it reads of its file
+    """
+
+    owner: str
     name: str
     source: str
+    is_function: bool = False
     imports: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return self.name if self.is_function else f"{self.owner}.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Recipe:
     clip        the largest norm of all gradients together
     clamps      modules whose inputs are bounded by a number
     masks       modules whose masks are made of finite numbers
-    rewrites    methods that are written anew
+    rewrites    methods and functions that are written anew
     """
 
     settings: tuple[tuple[str, Any], ...]
@@ -91,7 +100,13 @@ class Recipe:
 
     def _rewritten(self) -> list[str]:
         imports = dict.fromkeys(line for rewrite in self.rewrites for line in rewrite.imports)
-        return [*imports, *(line for rewrite in self.rewrites for line in (rewrite.source, ""))]
+        lines = [*imports]
+        for rewrite in self.rewrites:
+            lines.append(rewrite.source)
+            if rewrite.is_function:
+                lines += [f"import {rewrite.owner}", f"{rewrite.owner}.{rewrite.name} = {rewrite.name}"]
+            lines.append("")
+        return lines
 
     def _simulation(self) -> list[str]:
         settings = {name: literal(name, value) for name, value in self.settings}
@@ -101,9 +116,11 @@ class Recipe:
             settings["fmt"] = self._mapping(settings["fmt"])
         lines = [f"sim = fpsim.run(model, {', '.join(f'{name}={value}' for name, value in settings.items())})"]
         for rewrite in self.rewrites:
+            if rewrite.is_function:
+                continue
             lines += [
                 "for module in sim.model.modules():",
-                f"    if type(module).__name__ == {rewrite.kind!r}:",
+                f"    if type(module).__name__ == {rewrite.owner!r}:",
                 f"        module.{rewrite.name} = {rewrite.name}.__get__(module)",
             ]
         for path, limit in self.clamps:

@@ -1,4 +1,4 @@
-"""Methods of a model written anew: a product's scale before the product, a mask of finite numbers."""
+"""Methods of a model, and functions that it calls, anew: a product's scale before the product, a mask of finite numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -24,12 +24,12 @@ class CannotTry(Exception):
 
 
 def scale_before_product(model: nn.Module, path: str, place: Place | None) -> Rewrite:
-    """The method with a scale of a product's result moved to the product's first factor. Raises CannotTry."""
+    """The method or function with a scale of a product's result moved to the product's first factor. Raises CannotTry."""
     return _rewritten(model, path, place, _scale_first)
 
 
 def finite_mask(model: nn.Module, path: str, place: Place | None) -> Rewrite:
-    """The method with the lowest finite number for -infinity, so that a row of them is no NaN. Raises CannotTry."""
+    """The method or function with the lowest finite number for -infinity, so that a row of them is no NaN. Raises CannotTry."""
     return _rewritten(model, path, place, _make_finite)
 
 
@@ -39,7 +39,9 @@ def _rewritten(
     module = dict(model.named_modules()).get(path)
     if module is None or place is None:
         raise CannotTry("the line is in no module of the model")
-    method = _method_at(type(module), place)
+    method = _method_at(type(module), place) or _function_at(place)
+    if method is None:
+        raise CannotTry(f"{place} is in no method of {type(module).__name__}, and in no function of a file")
     if method.__code__.co_freevars:
         raise CannotTry(f"{method.__qualname__} reads names of what is around it, or super()")
     lines, first = inspect.getsourcelines(method)
@@ -49,7 +51,9 @@ def _rewritten(
         raise CannotTry(f"{method.__qualname__} is decorated")
     change(function, place.line - max(first, 1) + 1)
     source = ast.unparse(ast.fix_missing_locations(tree))
-    return Rewrite(type(module).__name__, method.__name__, source, tuple(_imports(method, _names([tree], ast.Load))))
+    is_function = method.__qualname__ == method.__name__
+    owner = method.__module__ if is_function else type(module).__name__
+    return Rewrite(owner, method.__name__, source, is_function, tuple(_imports(method, _names([tree], ast.Load))))
 
 
 def _imports(method: FunctionType, names: set[str]) -> Iterable[str]:
@@ -65,14 +69,26 @@ def _imports(method: FunctionType, names: set[str]) -> Iterable[str]:
             yield f"from {file.__name__} import {name}"
 
 
-def _method_at(kind: type, place: Place) -> FunctionType:
-    for base in kind.__mro__:
-        for method in vars(base).values():
-            if isinstance(method, FunctionType) and method.__code__.co_filename == place.file:
-                lines, first = inspect.getsourcelines(method)
-                if first <= place.line < first + len(lines):
-                    return method
-    raise CannotTry(f"{place} is in no method of {kind.__name__}")
+def _method_at(kind: type, place: Place) -> FunctionType | None:
+    found = (_at(place, vars(base)) for base in kind.__mro__)
+    return next(filter(None, found), None)
+
+
+def _function_at(place: Place) -> FunctionType | None:
+    """That of a file that Python has imported."""
+    files = [file for file in list(sys.modules.values()) if getattr(file, "__file__", None) == place.file]
+    found = (_at(place, vars(file)) for file in files)
+    return next(filter(None, found), None)
+
+
+def _at(place: Place, names: Mapping[str, Any]) -> FunctionType | None:
+    """What is defined around a line, and has its name among these."""
+    for name, value in names.items():
+        if isinstance(value, FunctionType) and value.__code__.co_filename == place.file and value.__name__ == name:
+            lines, first = inspect.getsourcelines(value)
+            if first <= place.line < first + len(lines):
+                return value
+    return None
 
 
 def _scale_first(function: ast.FunctionDef, line: int) -> None:

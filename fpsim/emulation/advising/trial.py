@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from fpsim.emulation.advising.recipe import Recipe
+from fpsim.emulation.advising.recipe import Recipe, Rewrite
 from fpsim.emulation.advising.taking import Taken, floats_in, state_of, wide
 from fpsim.emulation.observers.events import Events
 from fpsim.emulation.observers.observer import get_observers
@@ -145,18 +145,38 @@ def run_recipe(subject: Subject, recipe: Recipe, observe: Sequence[Any] = (), le
 
     names |= {"data": batches, "step": step}
     for rewrite in recipe.rewrites:
-        kind = next(type(module) for module in subject.model.modules() if type(module).__name__ == rewrite.kind)
-        names = {**getattr(kind, rewrite.name).__globals__, **names}
+        names = {**_written_in(rewrite, subject.model), **names}
     batches.names = names
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         if subject.generator is None:
             torch.manual_seed(_SEED)
         else:
             torch.set_rng_state(subject.generator)
-        with suppress(_Broken):
+        with suppress(_Broken), _restored(recipe):
             exec(compile(recipe.code(), _FILE, "exec"), names)
     sim, ending = names["sim"], (batches.returns_pair, batches.was_called, batches.is_over, batches.generator)
     return Trial(sim, sim.report(), names.get("opt"), batches.of, batches.exact, *ending)
+
+
+def _written_in(rewrite: Rewrite, model: nn.Module) -> dict[str, Any]:
+    """The names of the file in which it was written first."""
+    if rewrite.is_function:
+        return vars(sys.modules[rewrite.owner])
+    kind = next(type(module) for module in model.modules() if type(module).__name__ == rewrite.owner)
+    names: dict[str, Any] = getattr(kind, rewrite.name).__globals__
+    return names
+
+
+@contextmanager
+def _restored(recipe: Recipe) -> Iterator[None]:
+    """Functions of files are in the end as they were."""
+    owners = [(sys.modules[item.owner], item.name) for item in recipe.rewrites if item.is_function]
+    before = [getattr(owner, name) for owner, name in owners]
+    try:
+        yield
+    finally:
+        for (owner, name), function in zip(owners, before, strict=True):
+            setattr(owner, name, function)
 
 
 def _check_loss(result: Any) -> None:
