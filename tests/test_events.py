@@ -59,6 +59,35 @@ def test_a_backward_pass_is_placed_at_the_line_of_its_forward_call():
     assert first.place.text == "(c + a * 2.0**10).sum().mul(2.0**7).backward()"
 
 
+class Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        twice = ctx.saved_tensors[0] * 2
+        return twice * gradient * 1e5
+
+
+def scaled(gradient):
+    return gradient * 1e6
+
+
+@pytest.mark.parametrize("has_hook", [False, True])
+def test_what_the_user_has_autograd_run_is_placed_at_its_own_line(has_hook):
+    events = Events()
+    with fpsim.emulate("fp16", observe=events):
+        x = torch.nn.Parameter(torch.ones(2))
+        if has_hook:
+            x.register_hook(scaled)
+        (x * 1.5 if has_hook else Squared.apply(x * 1.5)).sum().backward()
+    first = next(iter(events.events.values()))
+    assert (first.kind, first.phase) == ("overflow", "backward")
+    assert first.place.text == ("return gradient * 1e6" if has_hook else "return twice * gradient * 1e5")
+
+
 @pytest.mark.parametrize(
     ("fmt", "value", "kind", "rounded", "limit"),
     [

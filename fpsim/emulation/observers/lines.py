@@ -1,4 +1,4 @@
-"""Which line of the user's a call belongs to: the one that runs, or in a backward pass the one whose forward call it is of."""
+"""The line of the user's that a call belongs to: the one that runs, or the one whose forward call a backward pass is of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fpsim.emulation.observers.call import Call
-from fpsim.emulation.observers.source import Line, running_line
+from fpsim.emulation.observers.source import Line, line_in_backward, running_line
 
 _sequence = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
 _KEPT = 50_000  # nodes
@@ -25,6 +25,9 @@ class Lines:
         """The line of a call that is being computed."""
         node: Any = torch._C._current_autograd_node() if call.phase == "backward" else None
         if node is not None:
+            own = line_in_backward()
+            if own is not None:
+                return own
             key = (threading.get_ident(), node._sequence_nr())
             if key in self._now or key in self._before:
                 return self._now.get(key, self._before.get(key))

@@ -18,6 +18,7 @@ Line = tuple[CodeType, int]
 _LIBRARIES = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep for path in (torch.__file__, sys.modules["fpsim"].__file__ or "")
 )
+_ENGINE = torch.autograd.graph._engine_run_backward.__code__
 _PYTHON = tuple(os.path.abspath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib"))
 
 
@@ -33,6 +34,16 @@ def running_line() -> Line | None:
     """The innermost line of the user's that is running in this thread; None where all is a library's."""
     frame = sys._getframe(1)
     while frame is not None:
+        if _is_users(frame.f_code.co_filename):
+            return frame.f_code, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def line_in_backward() -> Line | None:
+    """The innermost line of the user's that autograd itself runs in this thread: of a function's `backward`, or of a hook."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not _ENGINE:
         if _is_users(frame.f_code.co_filename):
             return frame.f_code, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
