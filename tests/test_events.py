@@ -1,5 +1,6 @@
 """The first event names the fault: ten planted ones, and what is no fault."""
 
+import gc
 import math
 from contextlib import nullcontext
 
@@ -491,9 +492,9 @@ def test_sparse_gradients_are_no_hindrance(observe, make):
         assert torch.equal(before - observer.of(sim.weight), moved)
 
 
-def scaled_training(observe, scale, fused, inputs=1.0):
+def scaled_training(observe, scale, fused, inputs=1.0, **how):
     torch.manual_seed(0)
-    sim = fpsim.run(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), "native", observe=observe)
+    sim = fpsim.run(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), "native", observe=observe, **how)
     optimizer = torch.optim.SGD(sim.parameters(), lr=0.01, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     with sim:
@@ -516,6 +517,17 @@ def test_a_scale_that_a_loss_scaler_finds_too_large_breaks_nothing(observe, fuse
     assert {event.kind for event in report.events} == ({"skipped", "passed-on"} if observe == "events" else set())
     assert all(event.text.startswith("a scaled gradient was infinite") for event in report.events if event.kind == "skipped")
     assert scaled_training(observe, 2.0**24, fused).verdict.word == "degrades"
+
+
+def test_gradients_are_left_to_a_loss_scaler_and_nothing_else_is():
+    assert scaled_training(None, 2.0**17, False, on_nonfinite="raise").skipped == 2
+    with pytest.raises(NonFinite, match="forward pass"):
+        scaled_training(None, 2.0**4, False, inputs=6e4, on_nonfinite="raise")
+    gc.collect()  # the scaler is gone
+    sim = fpsim.run(nn.Linear(1, 1).half(), "native", on_nonfinite="raise", inplace=True)
+    x = torch.full((1, 1), 600.0, dtype=torch.float16)
+    with pytest.raises(NonFinite, match="backward pass"), sim:
+        sim(x).backward(torch.full((1, 1), 600.0, dtype=torch.float16))
 
 
 def test_what_breaks_without_the_scale_or_beside_it_is_told():

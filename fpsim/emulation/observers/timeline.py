@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from dataclasses import replace
+
+import torch
 
 from fpsim.emulation.errors import NonFinite
 from fpsim.emulation.observers.explanation import Element
@@ -56,16 +59,24 @@ class Timeline:
         self.keep(key, event, is_nonfinite)
 
     def keep(self, key: tuple[str, ...], event: Event, is_nonfinite: bool) -> None:
-        """Keep an event; raises, or warns of its line, as `on_nonfinite` says."""
+        """Keep an event; raises, or warns of its line, as `on_nonfinite` says: not of gradients that a loss scaler judges."""
         self.events[key] = event
-        if is_nonfinite and self.on_nonfinite == "raise":
+        if not is_nonfinite or self.on_nonfinite is None or (event.phase == "backward" and _has_loss_scaler()):
+            return
+        if self.on_nonfinite == "raise":
             raise NonFinite(said_of(event))
-        if is_nonfinite and self.on_nonfinite == "warn":
+        if self.on_nonfinite == "warn":
             self.on_nonfinite = None
             if event.place is None:
                 warnings.warn(said_of(event), stacklevel=2)
             else:
                 warnings.warn_explicit(said_of(event), UserWarning, event.place.file, event.place.line)
+
+
+def _has_loss_scaler() -> bool:
+    """Whether there is one that has scaled a loss: no operation tells that a loss was scaled by one."""
+    scalers = [item for item in gc.get_objects() if issubclass(type(item), torch.amp.GradScaler)]
+    return any(scaler.is_enabled() and scaler._scale is not None for scaler in scalers)
 
 
 def _as_kind(kind: str, event: Event) -> Event:
