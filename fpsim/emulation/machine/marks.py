@@ -189,12 +189,15 @@ def set_module(tensor: torch.Tensor, path: str) -> None:
 
 
 def set_beside(values: Iterable[Any], parameter: torch.Tensor) -> None:
-    """Say of the dense tensors among values that they are of the module that the parameter is of, if it is of one."""
+    """Say of the tensors among values, sparse ones too, that they are of the module that the parameter is of, if of one."""
     path = module_of((parameter,))
     if path is not None:
         for item in tensors_in(values):
             if item.layout is torch.strided:
                 set_module(item, path)
+            elif item.layout is torch.sparse_coo:
+                with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+                    set_module(item, path)
 
 
 def module_of(values: Iterable[Any]) -> str | None:
