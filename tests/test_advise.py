@@ -132,6 +132,22 @@ def test_a_layer_that_shares_its_weight_may_compute_in_another_format():
     assert not [item.reason for item in advice.attempts if "one tensor" in item.reason]
 
 
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+def test_a_masked_row_is_repaired_whether_the_softmax_is_one_operation_or_its_parts(granularity):
+    fault = ADVISED["a row is masked"]("fp16")
+    fix = fpsim.advise(**fault, fmt="fp16", granularity=granularity).fixes[0]
+    assert fix.title == "a finite mask in Attention.forward"
+    assert disagreement(run_script(fix.code, fault), fault) == ""
+
+
+def test_a_method_without_a_source_is_no_hindrance():
+    names = {"nn": nn}
+    exec("class Scores(nn.Module):\n    def forward(self, q):\n        return q @ q.mT / 64\n", names)
+    advice = fpsim.advise(nn.Sequential(names["Scores"]()), [torch.full((1, 64), 40.0)], lambda model, x: model(x), fmt="fp16")
+    (attempt,) = (item for item in advice.attempts if item.title == "the scale before the product")
+    assert attempt.reason == "the source of Scores.forward cannot be read" and advice.fixes
+
+
 def test_layers_without_a_bias_share_nothing():
     model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3)))
     for layer, weight in zip(model, (1.0, 300.0, 1e-3), strict=True):

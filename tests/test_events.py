@@ -160,6 +160,16 @@ def test_a_mask_of_infinities_that_leads_to_something_is_told_of(mask, number):
     assert (first.kind, first.operation, first.exact) == ("overflow", "mul.Tensor", number)
 
 
+def test_of_infinities_that_came_in_only_the_nan_was_made_here():
+    events = Events()
+    with fpsim.emulate("fp16", observe=events):
+        scores = torch.ones(4).masked_fill(torch.tensor([True, False, True, False]), -math.inf)
+        scores - torch.tensor([0.0, 0.0, -math.inf, 0.0])
+    (first,) = events.events.values()
+    assert (first.kind, first.index, first.count) == ("nonfinite", (2,), 1) and math.isnan(first.rounded)
+    assert dict(first.operands) == {"self": -math.inf, "other": -math.inf}
+
+
 def test_numbers_from_outside_that_are_not_finite_are_passed_on():
     events = Events()
     with fpsim.emulate("fp16", observe=events):

@@ -29,7 +29,7 @@ def scaled_loss(evidence: Evidence, recipe: Recipe) -> Iterable[Change]:
     if recipe.loss_scale != 1:
         raise CannotTry("the loss is scaled already")
     most = min(evidence.fmt.emax, 24)
-    for exponent in (-4, -8) if evidence.breaks else (most, most // 2):
+    for exponent in (-4, -8, -16) if evidence.breaks else (most, most // 2):
         yield f"a loss scale of 2^{exponent}", recipe.having(loss_scale=2.0**exponent)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,8 +84,11 @@ class Evidence:
 
     @property
     def is_of_mask(self) -> bool:
-        """Whether it is a NaN that a softmax makes of infinities, in any arithmetic."""
-        return self.kind == "nonfinite" and "softmax" in self.operation
+        """Whether it is a NaN that a softmax, or a part of one, makes of infinities, in any arithmetic."""
+        if self.event is None or self.kind != "nonfinite":
+            return False
+        operands = [value for _, value in self.event.operands]
+        return "softmax" in self.operation or bool(operands and all(map(math.isinf, operands)))
 
     @property
     def has_narrow_sums(self) -> bool:

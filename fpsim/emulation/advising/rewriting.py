@@ -85,7 +85,10 @@ def _at(place: Place, names: Mapping[str, Any]) -> FunctionType | None:
     """What is defined around a line, and has its name among these."""
     for name, value in names.items():
         if isinstance(value, FunctionType) and value.__code__.co_filename == place.file and value.__name__ == name:
-            lines, first = inspect.getsourcelines(value)
+            try:
+                lines, first = inspect.getsourcelines(value)
+            except OSError:  # as of what was typed, or executed from a text
+                raise CannotTry(f"the source of {value.__qualname__} cannot be read") from None
             if first <= place.line < first + len(lines):
                 return value
     return None

@@ -168,7 +168,8 @@ class Events(Timeline, Observer):
             is_exact = not overflows and not is_nan and exact is not None
             holds = is_exact and is_pole(call, tensor)  # log(0) may be for nobody to use
             kind = "overflow" if overflows or (is_exact and not holds) else "nonfinite"
-            self._add(kind, call, tensor, origin, ~tensor.isfinite(), holds=holds)
+            is_made = tensor.isnan() if bad and is_nan else ~tensor.isfinite()  # infinities came in
+            self._add(kind, call, tensor, origin, is_made, holds=holds)
             self._is_held(origin, call, tensor, is_nan)
         elif (is_nan or bool((tensor == torch.inf).any())) and call.family != "constant":
             self._add("passed-on", call, tensor, origin, ~tensor.isfinite())  # from outside; -inf alone is a mask
