@@ -384,11 +384,12 @@ WIDE_WEIGHTS = {"*": "bf16", "weight": "fp32", "optimizer": "fp32"}
 
 
 @pytest.mark.parametrize(("fmt", "rate"), [("fp16", 2.0**-10), ("bf16", 2.0**-10), (WIDE_WEIGHTS, 2.0**-26)])
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
 @pytest.mark.parametrize("case", WITHOUT_A_GRADIENT)
-def test_a_bias_whose_gradient_is_rounding_errors_alone_has_not_stopped(case, fmt, rate):
+def test_a_bias_whose_gradient_is_rounding_errors_alone_has_not_stopped(case, fmt, rate, granularity):
     make, shape, name = WITHOUT_A_GRADIENT[case]
     torch.manual_seed(0)
-    sim = fpsim.run(make(), fmt, observe="events")
+    sim = fpsim.run(make(), fmt, observe="events", granularity=granularity)
     optimizer = torch.optim.SGD(sim.parameters(), lr=rate)
     with sim:
         for _ in range(3):

@@ -15,6 +15,7 @@ from fpsim.report.records import Link
 
 _KEPT = 10_000  # origins whose parents are known; what is older has none
 _PARENTS = 4
+_SPREAD = 4  # times what roundings come to
 _ON_LISTS = ("foreach", "optimizer")  # families that compute many results, each of its own operands
 
 
@@ -40,9 +41,12 @@ class Origin:
 
     @property
     def is_of_errors(self) -> bool:
-        """Whether these numbers are sums of others, and no larger than what roundings of those come to, as in a random walk."""
+        """Whether these numbers are sums of others, and no larger than what roundings of those come to, as in a random walk.
+
+        Several times as much, for what was rounded may have been larger (the parts of a normalization are), and so may one sum.
+        """
         error = max((item.largest * max(item.roundoff, self.roundoff) for item in self.parents), default=0.0)
-        return 0 < self.largest <= math.sqrt(self.terms) * error
+        return 0 < self.largest <= _SPREAD * math.sqrt(self.terms) * error
 
     def link(self) -> Link:
         """This operation as part of the chain behind an event."""
