@@ -531,6 +531,13 @@ def test_a_scale_that_a_loss_scaler_finds_too_large_breaks_nothing(observe, fuse
     assert scaled_training(observe, 2.0**24, fused).verdict.word == "degrades"
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 2.0**8])
+def test_a_scale_leaves_the_errors_against_float64_as_they_are(scale, fused):
+    errors = [row.cumulative.relative for row in scaled_training("shadow", scale, fused).rows if row.phase == "forward"]
+    assert len(errors) == 7 and max(errors) < 2.0**-8
+
+
 def test_gradients_are_left_to_a_loss_scaler_and_nothing_else_is():
     assert scaled_training(None, 2.0**17, False, on_nonfinite="raise").skipped == 2
     with pytest.raises(NonFinite, match="forward pass"):

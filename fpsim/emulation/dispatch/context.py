@@ -185,6 +185,11 @@ class Emulation(ModulePaths):
             observer.after_step(self.training_step - 1)
         self.forget_backward()
 
+    def note_unscaled(self, gradients: list[torch.Tensor], factor: float) -> None:
+        """A loss scaler has multiplied gradients by a factor, in place."""
+        for observer in self.observers:
+            observer.after_unscaling(gradients, factor)
+
     def skip_step(self) -> None:
         """A loss scaler has found gradients that are not finite."""
         self.skipped += 1

@@ -149,6 +149,7 @@ class NativeMode(EmulationMode):
         """As a loss scaler does: of several lists of gradients the first that has some tells that a step is skipped."""
         earlier = found.item()
         _LOOKS_FOR_INFINITIES(gradients, found, inverse_scale)
+        self.machine.emulation.note_unscaled(gradients, inverse_scale.item())
         if found.item() and not earlier:
             self.machine.emulation.skip_step()
 

@@ -28,6 +28,9 @@ class Surroundings(Protocol):
     def backward_path(self, strict: bool = False) -> str:
         """The module whose forward pass made the autograd node that is running."""
 
+    def note_unscaled(self, gradients: list[torch.Tensor], factor: float) -> None:
+        """A loss scaler has multiplied gradients by a factor, in place."""
+
     def skip_step(self) -> None:
         """A loss scaler has found gradients that are not finite."""
 

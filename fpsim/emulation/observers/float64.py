@@ -13,6 +13,7 @@ from fpsim.emulation.schemas import tensors_in
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _FLOAT64 = torch.float64
+_OF_SCALERS = ("grad_scale", "found_inf")  # which fused steps read in float32, whatever their parameters are
 _ARITHMETIC = ("elementwise", "formula", "foreach")  # families that compute with Python numbers
 _NO_FUNCTIONS = ("random", "collective")  # families whose results are no functions of their arguments
 
@@ -37,7 +38,8 @@ def compute_in_float64(
     wide: dict[int, torch.Tensor] = {}
     number = number if family in _ARITHMETIC else _as_it_is
     args = [_widened(value, wide, widen, number) for value in call.args]
-    kwargs = {key: _widened(value, wide, widen, number) for key, value in {**call.kwargs, **others}.items()}
+    kwargs = {**call.kwargs, **others}
+    kwargs |= {key: _widened(value, wide, widen, number) for key, value in kwargs.items() if key not in _OF_SCALERS}
     if _makes_the_default(call, args):
         kwargs["dtype"] = _FLOAT64
     operation = call.operation

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call, Operation
 from fpsim.emulation.observers.conversion import Conversion
@@ -53,6 +55,9 @@ class Observer:
 
     def contribute(self, draft: Draft) -> None:
         """Add what was seen to a report."""
+
+    def after_unscaling(self, gradients: list[torch.Tensor], factor: float) -> None:
+        """A loss scaler has multiplied gradients by a factor, in place, which is no operation that makes emulated numbers."""
 
     def after_skip(self, step: int) -> None:
         """A loss scaler has found gradients that are not finite, and does without the training step of that number."""

@@ -68,6 +68,11 @@ class Shadow(Observer):
                 self._keep(tensor, shadow)
         self._measure(call, shadows)
 
+    def after_unscaling(self, gradients: list[torch.Tensor], factor: float) -> None:
+        for shadow in map(self.of, gradients):
+            if shadow is not None:
+                shadow.mul_(factor)
+
     def _compute(self, call: Call) -> tuple[torch.Tensor, ...]:
         if call.operation is _DROPOUT:
             kept = call.result[1]
