@@ -13,9 +13,9 @@ from fpsim.emulation.observers.source import Line, place_of
 from fpsim.emulation.schemas import tensors_in
 from fpsim.report.records import Link
 
+_SPREAD = 4  # times what roundings come to
 _KEPT = 10_000  # origins whose parents are known; what is older has none
 _PARENTS = 4
-_SPREAD = 4  # times what roundings come to
 _ON_LISTS = ("foreach", "optimizer")  # families that compute many results, each of its own operands
 
 
