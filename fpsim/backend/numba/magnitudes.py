@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.compiler import inlined, kernel
 from fpsim.backend.numba.intrinsics import (
     as_bits,
     as_float,
     doubles_at,
     floats_at,
-    inlined,
     int_add,
     int_and,
     int_max,
