@@ -18,6 +18,7 @@ from fpsim.sums.task import Draws
 from fpsim.sums.tiles import Job
 
 _COUNTED = 2**31  # additions, by tallies of 32 bits
+_ROWS, _COPIED = 64, 2**24  # rows that repay a copy of a matrix, and elements that threads copy
 _FEW = 0.5  # of the blocks: where more of them are looked at, it is quicker to look at all
 
 
@@ -127,7 +128,8 @@ def _split(panels: Panels, at_once: int, width: int) -> list[Panels]:
 def swamped_products(planned: Plan, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, int] | None:
     """The products of (n, i, k) and (n, k, j), not empty, that are chains of float32's own additions, in one call of a kernel.
 
-    With how many additions were swamped. None where operands are not finite, or so large that sums might overflow.
+    With how many additions were swamped. None where operands are not finite, or so large that sums might overflow, and where
+    threads would take longer to copy b, each for itself, than they gain.
     """
     batches, batch = kernels.batches, kernels.swamped_batches
     (pairs, rows, leaves), columns, lines, chosen = a.shape, b.shape[2], planned.programs[0], planned.scheme
@@ -135,6 +137,8 @@ def swamped_products(planned: Plan, a: np.ndarray, b: np.ndarray) -> tuple[np.nd
     out = np.empty((pairs, groups * batch.ROWS, -(-columns // width) * width), np.float32)
     work = out.size * leaves
     parts = -(-len(threads.parts(pairs * groups, work)) // pairs)
+    if parts > 1 and (rows < _ROWS * parts or b[0].size * parts > _COPIED):
+        return None
     swamped = np.empty(pairs * parts, np.int64)
     function, blocks = batch.make_swamped_batch(planned.task.rounding.code, chosen.flags), _blocks(lines.tobytes())
     at_once = max(1, _COUNTED // (batch.ROWS * width * leaves))
