@@ -15,7 +15,7 @@ from fpsim.sums.axes import mean_axes, sum_axes
 from fpsim.sums.observers import counting, counting_tiles
 from fpsim.sums.observers.counters import SwampedAdditions
 from fpsim.sums.observers.counting_tiles import SeldomSwampedJob
-from fpsim.sums.task import Sum
+from fpsim.sums.task import Draws, Sum
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -154,13 +154,43 @@ def test_a_large_product_takes_this_way_whatever_the_threads(monkeypatch: pytest
     assert len(jobs) == 3
 
 
-def test_a_part_of_the_columns_at_a_time_counts_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("special", [None, np.inf, np.nan, 2.0**60])
+def test_swamped_additions_alone_are_those_of_numpy_whatever_the_threads(special: float | None) -> None:
+    """Products of one pair and of several, whose rows threads share; of numbers that are large or not finite too."""
+    generator = np.random.default_rng(7)
+    a, b = (generator.standard_normal(shape).astype(np.float32) for shape in ((3, 130, 150), (3, 150, 70)))
+    a[:, :, 40:90] *= np.float32(2.0**-20)
+    if special is not None:
+        a[1, 7, 9] = special
+    with np.errstate(invalid="ignore"):
+        wanted = [numpy_counts(*pair) for pair in zip(a, b, strict=True)]
+    assert all(counters.swamped > 1000 for counters in wanted)
+    task = Sum.of(get_format("fp32"), get_accumulator("fp32"), Rounding.NEAREST_EVEN)
+    try:
+        for count in (1, 4, 7):
+            threads.set_num_threads(count)
+            alone, together = [SwampedAdditions() for _ in a], SwampedAdditions()
+            results = [one.product(task, *pair, Draws()) for one, *pair in zip(alone, a, b, strict=True)]
+            assert [one.swamped for one in alone] == [counters.swamped for counters in wanted]
+            products = together.products(task, a, b)
+            assert (products is None) == (special is not None and not np.isfinite(special))
+            if products is not None:
+                assert np.array_equal(products, results)
+                assert together.swamped == sum(counters.swamped for counters in wanted)
+    finally:
+        threads.set_num_threads(None)
+
+
+@pytest.mark.parametrize("kind", [fpsim.Counters, SwampedAdditions])
+def test_a_part_of_rows_and_columns_at_a_time_counts_as_all(
+    kind: type[fpsim.Counters], monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = np.random.default_rng(6)
     a, b = generator.standard_normal((70, 90)).astype(np.float32), generator.standard_normal((90, 200)).astype(np.float32)
-    monkeypatch.setattr(counting_tiles, "_BOUNDS", 1)
-    counters = fpsim.Counters()
-    product = fpsim.matmul(a, b, fmt="fp32", accumulate="fp32", counters=counters)
-    assert counters == numpy_counts(a, b)
+    monkeypatch.setattr(counting_tiles, "_COUNTED", 1)
+    task = Sum.of(get_format("fp32"), get_accumulator("fp32"), Rounding.NEAREST_EVEN)
+    product = (counters := kind()).product(task, a, b, Draws())
+    assert counters.swamped == numpy_counts(a, b).swamped > 0
     assert np.array_equal(product, fpsim.matmul(a, b, fmt="fp32", accumulate="fp32"))
 
 

@@ -78,6 +78,12 @@ class Plan:
         """Whether there is one program, a chain from +0 in ascending order."""
         return self.task.accumulator.kind is TREE and self.tree.is_one_chain
 
+    @cached_property
+    def is_float32_chains(self) -> bool:
+        """Whether programs are chains of float32's own additions."""
+        is_float32 = bool(self.scheme.flags & FORMAT_IS_CARRIER) and self.scheme.element == "f4"
+        return is_float32 and self.tree.is_chains and self.leaves > 0
+
     def flags(self, terms: float, rows: int, extents: Callable[[], tuple[float, float]]) -> int:
         """The scheme's flags and those that `extents_of_products` of the operands call for, in sums of so many terms."""
         flags, limit = self.scheme.flags, self.scheme.limit

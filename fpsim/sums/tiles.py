@@ -63,6 +63,10 @@ class Job:
         """Further arguments of the kernel: where it keeps tallies, if at all."""
         return _NO_TALLIES[self.element]
 
+    def _at_once(self, panels: int) -> int:
+        """How many groups of rows the kernel takes at a time."""
+        return max(1, self.groups)
+
     def _absorb(self, overflowed: np.ndarray, tallied: tuple[np.ndarray, ...]) -> None:
         """What becomes of them after a run; nothing here."""
 
@@ -93,20 +97,23 @@ class Job:
             tallied = self._tallied(panels, out)
             target = flat[panels.first_column :]
             hashed = hashes[panels.first_column :] if draws else hashes
+            at_once = self._at_once(count)
 
             def task(
                 first: int, last: int, panels: Panels = panels, count: int = count, overflowed: np.ndarray = overflowed,
                 tallied: tuple[np.ndarray, ...] = tallied, target: np.ndarray = target, hashed: np.ndarray = hashed,
+                at_once: int = at_once,
             ) -> None:  # fmt: skip
                 stack = _stack(self.depth * size + self.room, self.dtype)
-                if self.room:
-                    stack[-self.room :] = 0
-                function(
-                    left, panels.data, target, self.leaves, count, panels.panel_stride, panels.leaf_stride, first, last, padded,
-                    lines, stack, scheme.row, hashed, limit, overflowed, *tallied,
-                )  # fmt: skip
-                if self.room:
-                    self.rooms.append(stack[-self.room :].copy())
+                for low in range(first, last, at_once):
+                    if self.room:
+                        stack[-self.room :] = 0
+                    function(
+                        left, panels.data, target, self.leaves, count, panels.panel_stride, panels.leaf_stride, low,
+                        min(low + at_once, last), padded, lines, stack, scheme.row, hashed, limit, overflowed, *tallied,
+                    )  # fmt: skip
+                    if self.room:
+                        self.rooms.append(stack[-self.room :].copy())
 
             work = self.groups * self.tile_rows * max(1, self.leaves) * count * self.width
             threads.run(task, threads.parts(self.groups, work))

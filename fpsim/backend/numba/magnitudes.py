@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpsim.backend.numba.compiler import kernel
+from fpsim.backend.numba.compiler import inlined, kernel
 from fpsim.backend.numba.intrinsics import (
     as_bits,
     as_float,
@@ -23,7 +23,7 @@ from fpsim.backend.numba.intrinsics import (
     uninitialized,
 )
 
-# What `survey` finds: the extremes as codes, and counts.
+# What `survey` finds: the extremes, and counts.
 LARGEST, SMALLEST, ZEROS, SUBNORMALS, INFINITE, NAN = range(6)
 # Its constants, as int32 codes: 0, 1, all bits of a magnitude, infinity, the smallest normal number.
 ZERO, ONE, MAGNITUDE, INFINITY, NORMAL = range(5)
@@ -35,17 +35,15 @@ _BLOCK = 1 << 20  # elements, by counts of 32 bits
 _LANES, _PART = 8, 512
 
 
-@kernel
-def survey(address: int, size: int, constants: Any, found: Any) -> None:
-    """Of float32 numbers that lie side by side: the largest finite magnitude and the smallest nonzero one, as codes (0 and that
-    of infinity without one), and how many are zeros, subnormal (below the smallest normal number), infinite and NaN.
-    """
+@inlined
+def _survey(address: int, size: int, constants: Any) -> Any:
+    """What `survey` gives, the extremes as codes."""
     prefer_wide_vectors()
     zero, one, mask = constants[ZERO], constants[ONE], constants[MAGNITUDE]
     infinity, normal = constants[INFINITY], constants[NORMAL]
     numbers = floats_at(address, size)
     largest, smallest = zero, infinity
-    found[ZEROS] = found[SUBNORMALS] = found[INFINITE] = found[NAN] = 0
+    all_zeros = all_below = all_infinite = all_nan = np.int64(0)
     for start in range(0, size, _BLOCK):
         block = numbers[start : start + _BLOCK]
         zeros = below = infinite = nan = zero
@@ -57,11 +55,36 @@ def survey(address: int, size: int, constants: Any, found: Any) -> None:
             below = int_add(below, one if magnitude < normal else zero)
             infinite = int_add(infinite, one if magnitude == infinity else zero)
             nan = int_add(nan, one if magnitude > infinity else zero)
-        found[ZEROS] += zeros
-        found[SUBNORMALS] += int_sub(below, zeros)
-        found[INFINITE] += infinite
-        found[NAN] += nan
-    found[LARGEST], found[SMALLEST] = largest, smallest
+        all_zeros += zeros
+        all_below += below
+        all_infinite += infinite
+        all_nan += nan
+    return largest, smallest, all_zeros, all_below - all_zeros, all_infinite, all_nan
+
+
+@kernel
+def survey(address: int, size: int, constants: Any) -> Any:
+    """Of float32 numbers that lie side by side: the largest finite magnitude and the smallest nonzero one (0 and infinity
+    without one), and how many are zeros, subnormal (below the smallest normal number), infinite and NaN.
+    """
+    largest, smallest, zeros, subnormals, infinite, nan = _survey(address, size, constants)
+    return np.float64(as_float(largest)), np.float64(as_float(smallest)), zeros, subnormals, infinite, nan
+
+
+@kernel
+def add_survey(address: int, size: int, constants: Any, found: Any) -> int:
+    """`survey` of more numbers than those of which it `found` something, float64, 0 and infinity before.
+
+    Returns how many of these are not finite.
+    """
+    largest, smallest, zeros, subnormals, infinite, nan = _survey(address, size, constants)
+    found[LARGEST] = max(found[LARGEST], np.float64(as_float(largest)))
+    found[SMALLEST] = min(found[SMALLEST], np.float64(as_float(smallest)))
+    found[ZEROS] += zeros
+    found[SUBNORMALS] += subnormals
+    found[INFINITE] += infinite
+    found[NAN] += nan
+    return infinite + nan
 
 
 @kernel

@@ -10,14 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
 from numba.extending import intrinsic
 
-from fpsim.backend.numba.block_bounds import LANES, LEAST, SLACK, swamped_share
+from fpsim.backend.numba.block_bounds import LANES, SLACK, growth_of, swamped_share, terms_swamped
 from fpsim.backend.numba.compiler import inlined
 from fpsim.backend.numba.counted import LARGEST, UNCHANGED, CountingTileOperation
-from fpsim.backend.numba.intrinsics import as_bits, as_float, int_and
 from fpsim.backend.numba.observed import (
     NOTHING,
     RECOUNTING,
@@ -28,20 +25,17 @@ from fpsim.backend.numba.observed import (
 )
 from fpsim.backend.numba.products import chain_tile, largest_lane
 from fpsim.backend.numba.tiles import (
-    EXPONENT,
     Stored,
     Vector,
-    any_unset,
-    data_of,
     in_pairs,
     larger_magnitude,
     largest_of_lanes,
     load_tile,
-    load_vector,
-    splat,
     store_tile,
     vectors_of,
 )
+
+_AHEAD = 32  # blocks at a time: in more, roundings of their sums might amount to more than SLACK
 
 
 @observes(SELDOM_SWAMPED)
@@ -105,55 +99,39 @@ def _largest_sum(typing_context: Any, tile: Any) -> Any:
     return tile.element(tile), generate
 
 
-@intrinsic
-def _is_below(typing_context: Any, tile: Any, limit: Any) -> Any:
-    """Whether every magnitude in a tile is below the limit."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        largest = in_pairs(larger_magnitude, vectors_of(builder, arguments[0], tile.count))
-        return builder.not_(any_unset(largest.compare("<", splat(builder, arguments[1], tile.lanes))))
-
-    return types.boolean(tile, limit), generate
-
-
-@intrinsic
-def _at_most(typing_context: Any, left: Any, left_offset: Any, right: Any, right_offset: Any, limit: Any) -> Any:
-    """A bit for each lane: whether the product of two arrays' elements there is at most the limit."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, y = (
-            load_vector(builder, data_of(context, builder, array, arguments[i]), arguments[i + 1], LANES)
-            for i, array in ((0, left), (2, right))
-        )
-        small = (x * y).compare("<=", splat(builder, arguments[4], LANES))
-        return builder.zext(builder.bitcast(small.value, ir.IntType(LANES)), ir.IntType(64))
-
-    return types.int64(left, left_offset, right, right_offset, limit), generate
-
-
 @lru_cache(maxsize=16)
 def _make_chain(mode: int, flags: int, seeks: bool) -> Any:
     """What runs a chain of a tile: (top, seen) after `count` more terms. With `seeks` the largest sum is kept too.
 
     `observed` are, of the blocks of LANES terms that a program's chains consist of, the smallest magnitudes of each term's
-    factors, flat (group, block, term) and (panel, block, term), and what `block_bounds.bounds_of_tiles` makes. `done` is the
-    number of the chain's first block.
+    factors, flat (group, block, term) and (panel, block, term), and their norms, (group, block) and (panel, block). `done` is
+    the number of the chain's first block.
     """
-    share, exponent = swamped_share(mode), np.int32(EXPONENT[32])
-    less, more = np.float32(1 - SLACK), np.float32(1 + SLACK)
+    share, less = swamped_share(mode), np.float32(1 - SLACK)
 
     @inlined
     def chain(
         top: Any, seen: Any, a: Any, a_offset: int, a_step: int, b: Any, b_offset: int, b_step: int, count: int,
         constants: Any, hashes: Any, observed: Any, tallied: Any, tally: int, group: int, panel: int, done: int,
     ) -> Any:  # fmt: skip
-        least_a, least_b, ceilings, growths = observed
-        blocks, largest = growths.shape[2], tally + LARGEST * LANES
+        least_a, least_b, norms_a, norms_b = observed
+        blocks, largest = norms_a.shape[1], tally + LARGEST * LANES
         least_largest = largest_lane(load_tile(seen, tallied, largest, 0)) * less if seeks else np.float32(np.inf)
-        for low in range(0, count, LANES):
-            terms = min(LANES, count - low)
-            growth = growths[panel, group, done]
-            if _is_below(top, min(ceilings[panel, group, done], least_largest - growth)):
+        low = 0
+        while low < count:
+            reach, ahead = _largest_sum(top), 0
+            bound, swamped = reach, 0
+            while ahead < _AHEAD and low + ahead * LANES < count:  # the blocks ahead in which no sum needs a look
+                block = done + ahead
+                bound = reach + growth_of(norms_a[group, block], norms_b[panel, block])
+                place_a, place_b = (group * blocks + block) * LANES, (panel * blocks + block) * LANES
+                swamped = terms_swamped(bound, share, least_a, place_a, least_b, place_b)
+                if swamped != 0 or (seeks and not bound < least_largest):
+                    break
+                reach = bound
+                ahead += 1
+            if ahead:
+                terms = min(ahead * LANES, count - low)
                 for _ in range(terms):
                     top, seen = chain_tile(
                         top, seen, a, a_offset, b, b_offset, constants, hashes, 0, 0, 0, 0, tallied, tally, mode, flags,
@@ -161,22 +139,21 @@ def _make_chain(mode: int, flags: int, seeks: bool) -> Any:
                     )  # fmt: skip
                     a_offset += a_step
                     b_offset += b_step
+                low += terms
+                done += ahead
             else:
-                bound = _largest_sum(top) + growth
+                terms = min(LANES, count - low)
                 if seeks and not bound < least_largest:
-                    best, ahead = load_tile(seen, tallied, largest, 0), top
+                    best, tried = load_tile(seen, tallied, largest, 0), top
                     for k in range(terms):
-                        ahead, best = chain_tile(
-                            ahead, best, a, a_offset + k * a_step, b, b_offset + k * b_step, constants, hashes, 0, 0, 0, 0,
+                        tried, best = chain_tile(
+                            tried, best, a, a_offset + k * a_step, b, b_offset + k * b_step, constants, hashes, 0, 0, 0, 0,
                             tallied, tally, mode, flags, SEEKING,
                         )  # fmt: skip
                     store_tile(best, tallied, largest, 0)
                     least_largest = largest_lane(best) * less
-                place_a, place_b = (group * blocks + done) * LANES, (panel * blocks + done) * LANES
-                power = as_float(int_and(as_bits(bound * more), exponent))
-                small = _at_most(least_a, place_a, least_b, place_b, power * share * more + LEAST)
                 for k in range(terms):
-                    if (small >> k) & 1:
+                    if (swamped >> k) & 1:
                         top, seen = chain_tile(
                             top, seen, a, a_offset, b, b_offset, constants, hashes, 0, 0, 0, 0, tallied, tally, mode, flags,
                             RECOUNTING,
@@ -188,7 +165,8 @@ def _make_chain(mode: int, flags: int, seeks: bool) -> Any:
                         )  # fmt: skip
                     a_offset += a_step
                     b_offset += b_step
-            done += 1
+                low += terms
+                done += 1
         return top, seen
 
     return chain

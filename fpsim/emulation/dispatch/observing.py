@@ -20,6 +20,7 @@ from fpsim.sums.observers.counters import Counters, SwampedAdditions
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+_is_grad_enabled, _set_grad_enabled = torch.is_grad_enabled, torch._C._set_grad_enabled
 
 
 class Listeners(NamedTuple):
@@ -74,9 +75,9 @@ class _Aside:
     __slots__ = ("_dispatch", "_gradients")
 
     def __enter__(self) -> None:
-        self._gradients = torch.is_grad_enabled()
+        self._gradients = _is_grad_enabled()
         if self._gradients:
-            torch._C._set_grad_enabled(False)
+            _set_grad_enabled(False)
         self._dispatch = _without_dispatch() if _modes_left() else None
         if self._dispatch is not None:
             self._dispatch.__enter__()
@@ -87,42 +88,41 @@ class _Aside:
         if self._dispatch is not None:
             self._dispatch.__exit__(*error)
         if self._gradients:
-            torch._C._set_grad_enabled(True)
+            _set_grad_enabled(True)
 
 
-def _tell(listeners: Listeners, machine: Any, compute: Callable[[], Any], args: Any, kwargs: Any) -> Any:
-    """The operation's result; observers are told before and after."""
-    told, outer = listeners.operation, machine.call
-    call = Call(machine, told, args, kwargs, outer, None if listeners.sums is None else listeners.sums())
-    if listeners.keeps or listeners.before:
+def _tell(listeners: Listeners, machine: Any, compute: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+    """The operation's result, `compute(*given)`; observers are told before and after."""
+    told, before, after, keeps, counts, sums, _ = listeners
+    *_, args, kwargs = given
+    outer, reads, touched = machine.call, machine.reads, machine.touched
+    call = Call(machine, told, args, kwargs or {}, outer, None if sums is None else sums())
+    if keeps or before:
         with _Aside():
-            if listeners.keeps:
+            if keeps:
                 call.keep_operands()
-            for item in listeners.before:
+            for item in before:
                 item.before(call)
-    reads, machine.reads = machine.reads, _noting(call, machine.reads)
-    touched, machine.call = machine.touched, call
-    if listeners.counts:
+    machine.call, machine.reads = call, call.note_read if reads is None else _noting(call, reads)
+    if counts:
         machine.touched = call.touched
     try:
-        call.complete(compute())
+        call.complete(compute(*given))
     finally:
         machine.touched, machine.call, machine.reads = touched, outer, reads
         if touched is not None:  # what was counted in the part was counted in the whole
-            for row, before in call.touched.items():
-                touched.setdefault(row, before)
+            for row, seen in call.touched.items():
+                touched.setdefault(row, seen)
     if outer is not None:
         outer.is_composed = True
     with _Aside():
-        for item in listeners.after:
+        for item in after:
             item.after(call)
     return call.result
 
 
-def _noting(call: Call, others: Callable[[Any, Any], None] | None) -> Callable[[Any, Any], None]:
+def _noting(call: Call, others: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
     """What the machine tells of operands from outside: to the call, and to who else was told."""
-    if others is None:
-        return call.note_read
 
     def note(tensor: torch.Tensor, value: torch.Tensor) -> None:
         call.note_read(tensor, value)
@@ -138,7 +138,7 @@ def _is_made_here(value: Any) -> bool:
 @functools.cache
 def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
     """The kind of mode that dispatches as this one does and tells observers."""
-    compute_plainly, update_plainly = kind.__torch_dispatch__, kind.update
+    compute_plainly = kind.__torch_dispatch__
 
     class Observing(kind):  # type: ignore[valid-type, misc]
         plain = kind
@@ -150,14 +150,7 @@ def observing(kind: type[EmulationMode]) -> type[EmulationMode]:
                 return NotImplemented
             if listeners is None or (listeners.reads_alone and all(map(_is_made_here, args))):
                 return compute_plainly(self, func, types, args, kwargs)
-            compute = functools.partial(compute_plainly, self, func, types, args, kwargs)
-            return _tell(listeners, machine, compute, args, kwargs or {})
-
-        def update(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-            call = self.machine.call
-            if call is not None and call.args is args and call.operation is func:
-                call.find_place()  # what it changes is known by now
-            return update_plainly(self, func, types, args, kwargs)
+            return _tell(listeners, machine, compute_plainly, (self, func, types, args, kwargs))
 
     run_as_written(Observing.__torch_dispatch__)
     return Observing

@@ -137,6 +137,9 @@ class Updates:
         else:
             self._busy = True  # a fused operation may be made of others, which are observed
         self._machine.updates_parameters = True
+        call = self._machine.call
+        if call is not None and call.operation is op:
+            call.find_place()  # what it changes is known by now
         try:
             result = compute()
             if type(kind) is Fresh:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fpsim.backend.numba import counting
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.rows import FORMATS_MET, Touched, counts_of
@@ -20,7 +21,10 @@ from fpsim.numbers.system import NumberSystem
 from fpsim.report.counts import Counts
 from fpsim.sums.observers.counters import Counters
 
+ON_LISTS = ("foreach", "optimizer")  # families that compute many results, each of its own operands
+
 _UNKNOWN = object()
+_NOTHING: dict[int, Any] = {}
 _is_floating = torch.Tensor.is_floating_point
 
 
@@ -31,6 +35,13 @@ class Operation(NamedTuple):
     name: str
     family: str
     written: tuple[tuple[int, str], ...]
+
+
+def _written(places: tuple[tuple[int, str], ...], args: Any, kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """The tensors among the arguments at these places."""
+    if len(places) == 1 and places[0][0] < len(args) and isinstance(args[places[0][0]], torch.Tensor):
+        return (args[places[0][0]],)
+    return tuple(tensors_in(args[i] if i < len(args) else kwargs.get(name) for i, name in places))
 
 
 class Call:
@@ -54,9 +65,9 @@ class Call:
     """
 
     __slots__ = (
-        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_read", "_results", "args",
-        "family", "is_composed", "kwargs", "module", "name", "operation", "outer", "phase", "result", "step", "sums",
-        "touched", "written",
+        "_copies", "_emulated", "_exact", "_is_computed", "_machine", "_made", "_magnitudes", "_module", "_read", "_results",
+        "args", "family", "is_composed", "kwargs", "name", "operation", "outer", "phase", "result", "step", "sums", "touched",
+        "written",
     )  # fmt: skip
 
     def __init__(
@@ -65,31 +76,37 @@ class Call:
     ):  # fmt: skip
         self._machine = machine
         self.operation, self.name, self.family, written = told
-        self.args, self.kwargs, self.outer = args, kwargs, outer
+        self.args, self.kwargs, self.outer, self.sums = args, kwargs, outer, sums
         self.result: Any = None
-        self.is_composed = False
+        self.is_composed = self._is_computed = False
         self.find_place()
         self.touched: Touched = {}
-        self.sums = sums
         self.step: int = machine.emulation.training_step
-        self.written: tuple[torch.Tensor, ...] = ()
-        if written:
-            self.written = tuple(tensors_in(args[i] if i < len(args) else kwargs.get(name) for i, name in written))
-        self._copies: dict[int, torch.Tensor] = {}
-        self._read: dict[int, torch.Tensor] = {}
+        self.written: tuple[torch.Tensor, ...] = _written(written, args, kwargs) if written else ()
+        self._copies: dict[int, torch.Tensor] = _NOTHING
+        self._read: dict[int, torch.Tensor] = _NOTHING
+        self._magnitudes: dict[int, Magnitudes] = _NOTHING
         self._made: tuple[torch.Tensor, ...] | None = None
         self._results: tuple[torch.Tensor, ...] | None = None
         self._emulated: tuple[torch.Tensor, ...] | None = None
-        self._magnitudes: dict[int, Magnitudes] = {}
         self._exact: Any = _UNKNOWN
-        self._is_computed = False
 
     def find_place(self) -> None:
         """Note where the machine is now."""
-        self.module, self.phase = self._machine.place_and_phase()
-        if self.phase == "optimizer":
-            found = marks.module_of(self.args)
-            self.module = self._machine.path if found is None else found
+        self._module: str | None
+        self._module, self.phase = self._machine.place_and_phase()
+        if self.phase == "optimizer":  # of lists asked now: meanwhile elements may be said to be of modules of their own
+            self._module = self._module_of_operands() if self.family in ON_LISTS else None
+
+    def _module_of_operands(self) -> str:
+        found = marks.module_of(self.args)
+        return self._machine.path if found is None else found
+
+    @property
+    def module(self) -> str:
+        if self._module is None:
+            self._module = self._module_of_operands()
+        return self._module
 
     def keep_operands(self) -> None:
         """Keep copies of what the operation is about to write to."""
@@ -108,12 +125,14 @@ class Call:
         """What rounding did to its results."""
         return sum((counts_of(saturates, row - before) for saturates, row, before in self.touched.values()), Counts())
 
-    def counted(self, column: int) -> int:
-        """One of the counters of `backend/numba/counting.py`: what rounding added to it."""
-        added = 0
+    @property
+    def overflows_and_underflows(self) -> tuple[int, int]:
+        """Those of `counts`."""
+        overflows = underflows = 0
         for _, row, before in self.touched.values():
-            added += int(row[column]) - int(before[column])
-        return added
+            overflows += row.item(counting.OVERFLOWS) - before.item(counting.OVERFLOWS)
+            underflows += row.item(counting.UNDERFLOWS) - before.item(counting.UNDERFLOWS)
+        return overflows, underflows
 
     @property
     def made(self) -> tuple[torch.Tensor, ...]:
@@ -121,13 +140,18 @@ class Call:
         if self._made is None:
             if not self._is_computed:
                 return self.written
-            result, written = self.result, self.written
-            if isinstance(result, torch.Tensor) and (not written or (len(written) == 1 and written[0] is result)):
-                self._made = (result,) if result.is_cpu else ()
+            if self._is_of_one:
+                self._made = (self.result,) if self.result.is_cpu else ()
             else:
-                found = {id(tensor): tensor for tensor in (*tensors_in((result,)), *written)}
+                found = {id(tensor): tensor for tensor in (*tensors_in((self.result,)), *self.written)}
                 self._made = tuple(tensor for tensor in found.values() if tensor.is_cpu)
         return self._made
+
+    @property
+    def _is_of_one(self) -> bool:
+        """Whether it made or wrote to one tensor alone, which it returned."""
+        written = self.written
+        return isinstance(self.result, torch.Tensor) and (not written or (len(written) == 1 and written[0] is self.result))
 
     @property
     def results(self) -> tuple[torch.Tensor, ...]:
@@ -144,9 +168,12 @@ class Call:
     def emulated(self) -> tuple[torch.Tensor, ...]:
         """Those of `results` that hold numbers of an emulated format: no float64, no step count, nothing that stays wide."""
         if self._emulated is None:
-            found = self.results
-            if len(found) != 1 or not holds_emulated(self._machine, found[0]):
-                found = tuple(tensor for tensor in found if holds_emulated(self._machine, tensor))
+            if self._is_of_one:
+                result = self.result
+                is_one = result.is_cpu and result.is_floating_point() and holds_emulated(self._machine, result)
+                self._emulated = (result,) if is_one else ()
+                return self._emulated
+            found = tuple(tensor for tensor in self.results if holds_emulated(self._machine, tensor))
             if not self._is_computed:
                 return found
             self._emulated = found
@@ -156,7 +183,8 @@ class Call:
         """The extremes of one of `results`, and how many of its elements are zeros, subnormal or not finite; looked at once."""
         found = self._magnitudes.get(id(result))
         if found is None:
-            found = self._magnitudes[id(result)] = survey(result, self.format_of(result).min_normal)
+            found = survey(result, self.format_of(result).min_normal)
+            self._magnitudes = {**self._magnitudes, id(result): found}
         return found
 
     @property
@@ -232,7 +260,7 @@ class Call:
 
     def note_read(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """A tensor from outside was read rounded."""
-        self._read[id(tensor)] = value
+        self._read = {**self._read, id(tensor): value}
 
     def exact(self) -> tuple[torch.Tensor, ...] | None:
         """The results before they were rounded: the operation in float64, which errs as float64 does, on the same operands.

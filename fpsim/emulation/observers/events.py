@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from fpsim.backend.numba import counting
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.updates import Update
 from fpsim.emulation.observers.call import Call
@@ -19,7 +18,7 @@ from fpsim.emulation.observers.lines import Lines
 from fpsim.emulation.observers.masks import makes_mask, reads_mask
 from fpsim.emulation.observers.moves import Moves
 from fpsim.emulation.observers.observer import Observer, observer_named
-from fpsim.emulation.observers.origins import Origin, Origins, chain_to
+from fpsim.emulation.observers.origins import Origin, Origins, by_weight, chain_to
 from fpsim.emulation.observers.owners import owner_of, path_of_owner
 from fpsim.emulation.observers.source import Line, place_of, running_line
 from fpsim.emulation.observers.standing import Standing
@@ -68,7 +67,7 @@ class Events(Timeline, Observer):
         if call.is_composed:
             return
         results, line = call.emulated, self._lines.of(call)
-        overflows, underflows = call.counted(counting.OVERFLOWS), call.counted(counting.UNDERFLOWS)
+        overflows, underflows = call.overflows_and_underflows
         if overflows and reads_mask(call):
             overflows = 0
         elif overflows:
@@ -152,7 +151,7 @@ class Events(Timeline, Observer):
         """Made here, of finite operands or of infinities that were asked for, or else passed on."""
         numbers = [value for value in (*call.args, *call.kwargs.values()) if type(value) is float]
         bad = [item for item in (*call.operands, *map(torch.tensor, numbers)) if not is_finite(item)]
-        causes = [parent.cause for parent in origin.parents if parent.cause is not None]
+        causes = [parent.cause for parent in by_weight(origin.parents) if parent.cause is not None]
         exact, is_nan = self._exact_of(call, tensor), call.magnitudes_of(tensor).nan > 0
         overflowed = ~tensor.isfinite() if exact is None else ~tensor.isfinite() & exact.isfinite()
         if bool(overflowed.any()) and (overflows or exact is not None):

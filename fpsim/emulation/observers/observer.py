@@ -29,7 +29,7 @@ class Observer:
     looks_for_swamping = False
     #: Whether `Call.exact` and `Call.operands` shall be of what was there before the operation wrote to it (a copy of that).
     keeps_operands = False
-    #: Whether `Call.counts` and `Call.counted` shall say what rounding did to the results of this operation.
+    #: Whether `Call.counts` shall say what rounding did to the results of this operation.
     looks_at_counts = True
     #: Whether `before` is about operations alone that write to an argument.
     is_before_writing = False

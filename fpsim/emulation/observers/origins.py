@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from fpsim.emulation.observers.call import Call
+from fpsim.emulation.observers.call import ON_LISTS, Call
 from fpsim.emulation.observers.source import Line, place_of
 from fpsim.emulation.schemas import tensors_in
 from fpsim.report.records import Link
@@ -16,7 +17,6 @@ from fpsim.report.records import Link
 _SPREAD = 4  # times what roundings come to
 _KEPT = 10_000  # origins whose parents are known; what is older has none
 _PARENTS = 4
-_ON_LISTS = ("foreach", "optimizer")  # families that compute many results, each of its own operands
 
 
 class Origin:
@@ -78,7 +78,7 @@ class Origins:
         values: Any = call.args
         if _is_bias_of_convolution(call, result):
             values = call.args[:1]
-        elif call.family in _ON_LISTS:
+        elif call.family in ON_LISTS:
             values = call.arguments_of(result).values()
         elif call.kwargs:
             values = (*values, *call.kwargs.values())
@@ -89,13 +89,11 @@ class Origins:
             else:
                 tensors = tensors_in(value) if isinstance(value, (list, tuple)) else ()
             for tensor in tensors:
-                if tensor.is_floating_point() and tensor.is_cpu:
+                if tensor.is_floating_point():
                     origin = self.of(tensor)
                     if origin is not None:
                         found[id(origin)] = origin
-        if len(found) < 2:
-            return tuple(found.values())
-        return tuple(sorted(found.values(), key=_weight, reverse=True)[:_PARENTS])
+        return tuple(found.values() if len(found) <= _PARENTS else by_weight(found.values())[:_PARENTS])
 
     @staticmethod
     def terms_of(call: Call, result: torch.Tensor) -> int:
@@ -119,6 +117,11 @@ def _is_bias_of_convolution(call: Call, result: torch.Tensor) -> bool:
 
 def _weight(origin: Origin) -> tuple[bool, float]:
     return origin.nonfinite > 0, origin.largest
+
+
+def by_weight(origins: Iterable[Origin]) -> list[Origin]:
+    """Those of numbers that are not finite first, then those of the largest ones."""
+    return sorted(origins, key=_weight, reverse=True)
 
 
 def chain_to(origin: Origin, most: int = 8, behind: int = 4) -> tuple[Link, ...]:

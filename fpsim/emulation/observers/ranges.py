@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from fpsim.emulation.observers.call import Call
 from fpsim.emulation.observers.observer import Observer, observer_named
+from fpsim.emulation.observers.tensors import Survey
 from fpsim.emulation.report import Draft, Key
 from fpsim.report.counts import Counts, Range
-
-_NOTHING = Range(), 0, 0
 
 
 @observer_named("range")
@@ -20,22 +21,23 @@ class Ranges(Observer):
         self.reset()
 
     def reset(self) -> None:
-        self._seen: dict[Key, tuple[Range, int, int]] = {}  # with subnormal results, and those that were made not finite
+        self._seen: dict[Key, Survey] = {}
+        self._made: Counter[Key] = Counter()  # not finite
 
     def after(self, call: Call) -> None:
         if call.is_composed:
             return
         for tensor in call.emulated:
             key = (call.module_of(tensor), call.name, call.phase, call.system_of(tensor).name)
-            found = call.magnitudes_of(tensor)
-            extremes, subnormals, made = self._seen.get(key, _NOTHING)
-            if found.largest > extremes.largest or found.smallest < extremes.smallest:
-                extremes |= Range(found.largest, found.smallest)
-            if found.nonfinite and call.is_of_finite:
-                made += found.nonfinite
-            self._seen[key] = extremes, subnormals + found.subnormals, made
+            seen = self._seen.get(key)
+            if seen is None:
+                seen = self._seen[key] = Survey(call.format_of(tensor).min_normal)
+            nonfinite = seen.add(tensor)
+            if nonfinite and call.is_of_finite:
+                self._made[key] += nonfinite
 
     def contribute(self, draft: Draft) -> None:
         draft.observed.append("range")
-        for key, (extremes, subnormals, made) in self._seen.items():
-            draft.add(key, Counts(subnormals=subnormals, made=made), extremes)
+        for key, seen in self._seen.items():
+            found = seen.magnitudes
+            draft.add(key, Counts(subnormals=found.subnormals, made=self._made[key]), Range(found.largest, found.smallest))

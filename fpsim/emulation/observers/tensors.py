@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import threading
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,7 +12,6 @@ from fpsim.backend.numba import magnitudes
 from fpsim.emulation.machine import marks
 
 _FLOAT32 = torch.float32
-_CODES, _FLOATS = struct.Struct("2i"), struct.Struct("2f")
 
 
 def codes_of(tensor: torch.Tensor) -> np.ndarray:
@@ -35,22 +32,6 @@ def code_of(value: float) -> int:
     return int(np.float32(value).view(np.int32))
 
 
-@lru_cache(maxsize=256)
-def _constants(smallest_normal: float) -> np.ndarray:
-    infinity = code_of(np.inf)
-    return np.array([0, 1, 0x7FFFFFFF, infinity, code_of(smallest_normal)], np.int32)
-
-
-class _Room(threading.local):
-    """A thread's array for what a survey finds: an array that a kernel has not seen costs more than small tensors do."""
-
-    def __init__(self) -> None:
-        self.found = np.zeros(6, np.int64)
-
-
-_room = _Room()
-
-
 class Magnitudes(NamedTuple):
     """Of a tensor: the largest finite magnitude (0 without one), the smallest nonzero one (infinity), and how many are what."""
 
@@ -66,18 +47,44 @@ class Magnitudes(NamedTuple):
         return self.infinite + self.nan
 
 
-def survey(tensor: torch.Tensor, smallest_normal: float) -> Magnitudes:
-    """The magnitudes of a floating-point tensor whose numbers below that are subnormal."""
+def _side_by_side(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, or a copy of it, whose elements lie side by side in float32."""
     if tensor.dtype is not _FLOAT32:
         tensor = tensor.to(_FLOAT32)
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
-    if not (tensor.is_contiguous() or marks.is_dense(tensor)):
-        tensor = tensor.contiguous()
-    found = _room.found
-    magnitudes.survey(marks.pointer_to(tensor), tensor.numel(), _constants(smallest_normal), found)
-    largest, smallest, *counts = found.tolist()
-    return Magnitudes(*_FLOATS.unpack(_CODES.pack(largest, smallest)), *counts)
+    return tensor if tensor.is_contiguous() or marks.is_dense(tensor) else tensor.contiguous()
+
+
+@lru_cache(maxsize=256)
+def _constants(smallest_normal: float) -> np.ndarray:
+    return np.array([0, 1, 0x7FFFFFFF, code_of(np.inf), code_of(smallest_normal)], np.int32)
+
+
+def survey(tensor: torch.Tensor, smallest_normal: float) -> Magnitudes:
+    """The magnitudes of a floating-point tensor whose numbers below that are subnormal."""
+    tensor = _side_by_side(tensor)
+    return Magnitudes(*magnitudes.survey(marks.pointer_to(tensor), tensor.numel(), _constants(smallest_normal)))
+
+
+class Survey:
+    """The magnitudes of several such tensors."""
+
+    __slots__ = ("_constants", "_found")
+
+    def __init__(self, smallest_normal: float):
+        self._constants, self._found = _constants(smallest_normal), np.array([0, np.inf, 0, 0, 0, 0])
+
+    def add(self, tensor: torch.Tensor) -> int:
+        """Look at another one; how many of its numbers are not finite."""
+        tensor = _side_by_side(tensor)
+        nonfinite: int = magnitudes.add_survey(marks.pointer_to(tensor), tensor.numel(), self._constants, self._found)
+        return nonfinite
+
+    @property
+    def magnitudes(self) -> Magnitudes:
+        largest, smallest, *counts = self._found.tolist()
+        return Magnitudes(largest, smallest, *map(int, counts))
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

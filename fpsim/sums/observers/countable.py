@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 
@@ -13,17 +12,6 @@ from fpsim.numbers.computing import is_float64
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.plan import Plan
-from fpsim.sums.task import Sum
-
-
-@lru_cache(maxsize=128)
-def extents_of_formats(task: Sum) -> tuple[float, float]:
-    """`extents_of_products` of finite operands, at the most and at the least."""
-    left, right = task.left.enclosing, task.right.enclosing
-    return (
-        max(left.max_finite, -left.min_finite) * max(right.max_finite, -right.min_finite),
-        left.min_subnormal * right.min_subnormal,
-    )
 
 
 def countable(planned: Plan, largest: float) -> Plan:
@@ -43,13 +31,13 @@ def observed(planned: Plan, extents: tuple[float, float]) -> int:
     simple = task.rounding is not Rounding.STOCHASTIC and not planned.scheme.flags & CAREFUL
     if is_float64(task.target):  # which the careful kernel does not serve: nothing may overflow, and every product is exact
         simple = simple and 2 * task.operand.precision <= 53 and largest * (planned.leaves + 1) < 2.0**1000
-    tells = simple and largest < np.inf and (_underflows_only_in_leaves(planned, extents) or planned.tree.is_chains)
+    tells = simple and largest < np.inf and (underflows_only_in_leaves(planned, extents[1]) or planned.tree.is_chains)
     return SUMS if tells else EVERYTHING
 
 
-def _underflows_only_in_leaves(planned: Plan, extents: tuple[float, float]) -> bool:
+def underflows_only_in_leaves(planned: Plan, smallest: float) -> bool:
     """Exact products that the carrier holds are multiples of its smallest number, so that no sum of them underflows."""
-    return not planned.task.exact_products or bool(planned.scheme.flags & FORMAT_IS_CARRIER and extents[1] > 2.0**-100)
+    return not planned.task.exact_products or bool(planned.scheme.flags & FORMAT_IS_CARRIER and smallest > 2.0**-100)
 
 
 def are_alone(planned: Plan, extents: tuple[float, float], counters: Tally) -> bool:
@@ -59,15 +47,7 @@ def are_alone(planned: Plan, extents: tuple[float, float], counters: Tally) -> b
 
 def may_be_seldom(planned: Plan, extents: tuple[float, float]) -> bool:
     """Whether `SeldomSwampedJob` is for such sums."""
-    chosen = planned.scheme
-    is_float32 = bool(chosen.flags & FORMAT_IS_CARRIER) and chosen.element == "f4"
-    is_chain = is_float32 and planned.tree.is_chains and planned.leaves > 0
-    return is_chain and _underflows_only_in_leaves(planned, extents)
-
-
-def shows_swamped_alone(planned: Plan, extents: tuple[float, float], counters: Tally) -> bool:
-    """Whether swamped additions alone are asked for, of sums that `SeldomSwampedJob` is for, and sums tell everything."""
-    return are_alone(planned, extents, counters) and observed(planned, extents) == SUMS and may_be_seldom(planned, extents)
+    return planned.is_float32_chains and underflows_only_in_leaves(planned, extents[1])
 
 
 def least_unseen(planned: Plan) -> float:

@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from fpsim.accumulation.kinds import PARTS
+from fpsim.accumulation.kinds import PARTS, TREE
 from fpsim.backend import numba as kernels, threads
 from fpsim.backend.numba.counted import (
     EVERYTHING,
+    MOST_LEAVES,
     OVERFLOWS,
     SUMS,
     TALLIES,
@@ -31,14 +32,13 @@ from fpsim.sums.lanes import LaneSums
 from fpsim.sums.observers.countable import (
     are_alone,
     countable,
-    extents_of_formats,
     least_unseen,
     may_be_seldom,
     observed,
-    shows_swamped_alone,
+    underflows_only_in_leaves,
     vanishing,
 )
-from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob, swamped_pairs
+from fpsim.sums.observers.counting_tiles import CountingJob, SeldomSwampedJob, swamped_products
 from fpsim.sums.observers.tally import Tally
 from fpsim.sums.orientation import is_turned, oriented
 from fpsim.sums.packing import LANES, extents_of_products
@@ -48,6 +48,7 @@ from fpsim.sums.programs import additions
 from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws, Sum
 
+_FEW, _SMALL = 4, 2**13  # rows, and elements of a matrix that are copied for so few
 _LARGE = 2**22  # multiply-adds from which on it repays to find out where nothing can be swamped
 
 
@@ -58,6 +59,9 @@ def count_product(task: Sum, a: np.ndarray, b: np.ndarray, draws: Draws, counter
     Rounding the sum of a part to a second format that does not hold it is an addition to zero.
     """
     planned = plan(task, a.shape[1])
+    alone = _swamped_alone(planned, a[None], b[None], counters)
+    if alone is not None:
+        return alone[0]
     blocks = _products(planned, a, b, draws, counters)
     if task.accumulator.kind is not PARTS:
         return next(blocks)
@@ -73,16 +77,17 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
         transposed = count_products(task.transposed, b.mT, a.mT, counters)
         return None if transposed is None else transposed.mT
     planned = plan_of_pairs(task, a, b)
-    extents = extents_of_pairs(a, b) if planned is not None else (np.inf, 0.0)
-    if planned is None or not extents[0] < np.inf:
+    if planned is None:
+        return None
+    alone = _swamped_alone(planned, a, b, counters)
+    if alone is not None:
+        return alone
+    extents = extents_of_pairs(a, b)
+    if not extents[0] < np.inf:
         return None
     counts = planned.tallied
     planned = countable(planned, extents[0])
     chosen, shape = planned.scheme, (a.shape[1], b.shape[2], planned.leaves)
-    if shows_swamped_alone(planned, extents, counters):
-        out, swamped = swamped_pairs(planned, a, b, planned.flags(planned.leaves, shape[0], lambda: extents))
-        counters.add(Tally(len(a) * shape[0] * shape[1] * counts[0][0], swamped))
-        return out
     job = CountingJob(chosen.element, shape, planned.depth, task.rounding, Draws(), observed(planned, extents))
     flags, lines = planned.flags(planned.leaves, job.rows, lambda: extents), planned.programs[0]
     out, tallies, overflowed = run_pairs(job, a, b, lines, chosen, flags, TALLIES * LANES[chosen.element])
@@ -98,28 +103,37 @@ def count_products(task: Sum, a: np.ndarray, b: np.ndarray, counters: Tally) -> 
     return out
 
 
+def _swamped_alone(planned: Plan, a: np.ndarray, b: np.ndarray, counters: Tally) -> np.ndarray | None:
+    """As `count_products` where swamped additions alone are asked for, and one call of a kernel finds them; else None."""
+    task = planned.task
+    if counters.is_whole or not planned.is_float32_chains or planned.leaves > MOST_LEAVES or not (a.size and b.size):
+        return None
+    if task.accumulator.kind is not TREE or task.rounding is Rounding.STOCHASTIC or not a.dtype == b.dtype == np.float32:
+        return None
+    least = task.left.enclosing.min_subnormal * task.right.enclosing.min_subnormal
+    is_read_in_place = a.shape[1] <= _FEW and b[0].size > _SMALL
+    found = None if is_read_in_place or not underflows_only_in_leaves(planned, least) else swamped_products(planned, a, b)
+    if found is None:
+        return None
+    out, swamped = found
+    counters.add(Tally(out.size * planned.tallied[0][0], swamped))
+    return out
+
+
 def _products(planned: Plan, a: np.ndarray, b: np.ndarray, draws: Draws, counters: Tally) -> Iterator[np.ndarray]:
     """As `trees.products`, counted: what a product does is added to the counters before it is yielded."""
     task, tree, programs, counts = planned.task, planned.tree, planned.programs, planned.tallied
     rounding = task.rounding
     (rows, leaves), columns = a.shape, b.shape[1]
-    shape, most, extents = (rows, columns, leaves), least_unseen(planned), extents_of_formats(task)
-    job: CountingJob | None = None
-    known = countable(planned, extents[0])
-    if shows_swamped_alone(known, extents, counters):
-        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone=True)
-        left, right = seldom.pack(a, b)
-        if all(seldom.suits(left, right, programs[0])):
-            job = seldom
-    if job is None:
-        extents = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
-        planned = countable(planned, extents[0])
-        job = CountingJob(planned.scheme.element, shape, tree.depth + 1, rounding, draws, observed(planned, extents))
-        left, right = job.pack(a, b)
-        alone = are_alone(planned, extents, counters)
-        if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and may_be_seldom(planned, extents):
-            seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
-            job = seldom if seldom.suits(left, right, programs[0])[0] else job
+    shape, most = (rows, columns, leaves), least_unseen(planned)
+    extents = extents_of_products(a.ravel(order="K"), [b.ravel(order="K")])
+    planned = countable(planned, extents[0])
+    job = CountingJob(planned.scheme.element, shape, tree.depth + 1, rounding, draws, observed(planned, extents))
+    left, right = job.pack(a, b)
+    alone = are_alone(planned, extents, counters)
+    if job.observed == SUMS and (alone or rows * columns * leaves > _LARGE) and may_be_seldom(planned, extents):
+        seldom = SeldomSwampedJob(shape, tree.depth + 1, rounding, draws, alone)
+        job = seldom if seldom.suits(left, right, programs[0]) else job
     chosen, smallest = planned.scheme, extents[1]
     flags = planned.flags(leaves, rows, lambda: extents)
     vanished = None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fpsim.backend import numba as kernels, threads
-from fpsim.backend.numba.counted import TALLIES, UNCHANGED, sum_tallies
+from fpsim.backend.numba.counted import TALLIES, sum_tallies
 from fpsim.backend.numba.products import CHAIN
 from fpsim.numbers.rounding import Rounding
 from fpsim.sums.packing import LANES, Panels, aligned
@@ -17,7 +17,8 @@ from fpsim.sums.schemes import Scheme
 from fpsim.sums.task import Draws
 from fpsim.sums.tiles import Job
 
-_BOUNDS = 2**21  # of blocks of tiles, at a time: there is one for each 2048 multiply-adds
+_COUNTED = 2**31  # additions, by tallies of 32 bits
+_ROWS, _COPIED = 64, 2**24  # rows that repay a copy of a matrix, and elements that threads copy
 _FEW = 0.5  # of the blocks: where more of them are looked at, it is quicker to look at all
 
 
@@ -72,34 +73,33 @@ class SeldomSwampedJob(CountingJob):
         super().__init__("f4", shape, depth, rounding, draws, seldom.SWAMPED_ALONE if alone else seldom.SELDOM_SWAMPED)
         self.room, self.rooms = TALLIES * LANES["f4"], []
         self._lines: np.ndarray | None = None
-        self._right: list[Panels] = []  # so many at a time that what bounds their blocks has room
-        self._first: tuple[Any, ...] = ()  # what bounds the blocks of the first of them, until it is used
+        self._bounds: tuple[Any, ...] = ()  # those of the first panels, and of more of them, until they are used
 
-    def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> tuple[bool, bool]:
-        """Whether few blocks of the first panels are such that sums as large as what a block adds may be swamped in them, and
-        whether those are all panels and both operands finite."""
-        self._look(left, right, lines)
-        self._first = self._bounds(self._right[0])
-        *_, growths, doubtful, is_finite = self._first
-        return bool(doubtful <= _FEW * growths.size), bool(is_finite) and len(self._right) == 1
+    def suits(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> bool:
+        """Whether few blocks of the first panels are such that sums as large as what a block adds may be swamped in them."""
+        self._look(left, lines)
+        found = self._bound(right[0])
+        self._bounds, doubtful = found[:-1], found[-1]
+        return bool(doubtful <= _FEW)
 
     def run(self, left: np.ndarray, right: list[Panels], lines: np.ndarray, scheme: Scheme, flags: int) -> np.ndarray:
-        self._look(left, right, lines)
-        return super().run(left, self._right, lines, scheme, flags)
+        self._look(left, lines)
+        at_once = max(1, _COUNTED // (self.tile_rows * self.width * self.leaves))
+        parts = [part for panels in right for part in _split(panels, at_once, self.width)]
+        return super().run(left, parts, lines, scheme, flags)
 
-    def _look(self, left: np.ndarray, right: list[Panels], lines: np.ndarray) -> None:
-        """Find the blocks of a program, and how much is bounded at a time."""
+    def _at_once(self, panels: int) -> int:
+        return max(1, _COUNTED // (self.tile_rows * self.width * panels * self.leaves))
+
+    def _look(self, left: np.ndarray, lines: np.ndarray) -> None:
         if self._lines is not lines:
-            self._lines, self._blocks, self._first = lines, _blocks(lines.tobytes()), ()
-            at_once = max(1, _BOUNDS // max(1, self.groups * len(self._blocks)))
-            self._right = [part for panels in right for part in _split(panels, at_once, self.width)]
-            self._left = left
+            self._left, self._lines, self._blocks, self._bounds = left, lines, _blocks(lines.tobytes()), ()
 
     def _tallied(self, panels: Panels, out: np.ndarray) -> tuple[np.ndarray, ...]:
-        found, self._first = self._first or self._bounds(panels), ()
-        return found[:-2]
+        found, self._bounds = self._bounds or self._bound(panels)[:-1], ()
+        return found
 
-    def _bounds(self, panels: Panels) -> tuple[Any, ...]:
+    def _bound(self, panels: Panels) -> tuple[Any, ...]:
         """What `block_bounds.bounds_of_product` finds, most of it what the kernel observes chains by."""
         count, share = -(-panels.columns // self.width), kernels.block_bounds.swamped_share(self.rounding.code)
         data, panel_stride, leaf_stride, _, _ = panels
@@ -125,30 +125,35 @@ def _split(panels: Panels, at_once: int, width: int) -> list[Panels]:
     ]  # fmt: skip
 
 
-def swamped_pairs(planned: Plan, a: np.ndarray, b: np.ndarray, flags: int) -> tuple[np.ndarray, int]:
-    """The products of pairs that `SeldomSwampedJob` is for, and none of whose sums overflows, in one call of a kernel.
+def swamped_products(planned: Plan, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, int] | None:
+    """The products of (n, i, k) and (n, k, j), not empty, that are chains of float32's own additions, in one call of a kernel.
 
-    With how many additions were swamped: (n, i, k) and (n, k, j), which `batches.plan_of_pairs` serves.
+    With how many additions were swamped. None where operands are not finite, or so large that sums might overflow, and where
+    threads would take longer to copy b, each for itself, than they gain.
     """
-    batches, swamped = kernels.batches, kernels.swamped_batches
-    (pairs, rows, leaves), columns, lines = a.shape, b.shape[2], planned.programs[0]
-    groups, width = -(-rows // swamped.ROWS), swamped.VECTORS * LANES["f4"]
-    out = np.empty((pairs, groups * swamped.ROWS, -(-columns // width) * width), np.float32)
-    tallied = np.empty((pairs, TALLIES * LANES["f4"]), np.float32)
-    function, blocks = swamped.make_swamped_batch(planned.task.rounding.code, flags), _blocks(lines.tobytes())
+    batches, batch = kernels.batches, kernels.swamped_batches
+    (pairs, rows, leaves), columns, lines, chosen = a.shape, b.shape[2], planned.programs[0], planned.scheme
+    groups, width = -(-rows // batch.ROWS), batch.VECTORS * LANES["f4"]
+    out = np.empty((pairs, groups * batch.ROWS, -(-columns // width) * width), np.float32)
+    work = out.size * leaves
+    parts = -(-len(threads.parts(pairs * groups, work)) // pairs)
+    if parts > 1 and (rows < _ROWS * parts or b[0].size * parts > _COPIED):
+        return None
+    swamped = np.empty(pairs * parts, np.int64)
+    function, blocks = batch.make_swamped_batch(planned.task.rounding.code, chosen.flags), _blocks(lines.tobytes())
+    at_once = max(1, _COUNTED // (batch.ROWS * width * leaves))
     a, b = (x if min(x.strides) >= 0 else np.ascontiguousarray(x) for x in (a, b))
     where = (
-        batches.packing_codes("f4", swamped.ROWS, a, b), batches.matrices(a), batches.matrices(b), out, rows, columns, leaves,
-        planned.depth,
+        batches.packing_codes("f4", batch.ROWS, a, b), batches.matrices(a), batches.matrices(b), out, rows, columns, leaves,
+        planned.depth, parts,
     )  # fmt: skip
 
     def task(first: int, last: int) -> None:
-        function(*where, first, last, lines, blocks, planned.scheme.row, tallied)
+        function(*where, first, last, at_once, lines, blocks, chosen.row, swamped)
 
-    threads.run(task, threads.parts(pairs, out.size * max(1, leaves)))
-    job = CountingJob("f4", (rows, columns, leaves), planned.depth, planned.task.rounding, Draws(), 0)
-    job.add(tallied, np.zeros(pairs, np.uint8))
-    return out[:, :rows, :columns], job.counts[UNCHANGED]
+    threads.run(task, threads.parts(swamped.size, work))
+    counts = swamped.tolist()
+    return None if min(counts) < 0 else (out[:, :rows, :columns], sum(counts))
 
 
 @lru_cache(maxsize=128)
