@@ -244,7 +244,10 @@ def fill_scalar_(machine: Machine, target: Tensor, value: float) -> Tensor:
 
 @register(_aten.fill_.Tensor, family="constant")
 def fill_tensor_(machine: Machine, target: Tensor, value: Tensor) -> Tensor:
-    return machine.write(target, machine.filling(value).to(target.dtype).expand(target.shape))
+    value = machine.filling(value)
+    if target.dtype is torch.float32 and value.dtype is not torch.float32:
+        value = torch.tensor(machine.constant(value.item()))
+    return machine.write(target, value.to(target.dtype).expand(target.shape))
 
 
 @register(_aten.constant_pad_nd.default, family="constant")
