@@ -337,3 +337,13 @@ def test_results_go_into_tensors_that_are_given(name):
         again = torch.zeros(shape)
         WITH_OUT[name](x * 1, again)
     assert torch.equal(out, out.half().float()) and torch.equal(out, again) and out.numel() >= 3 and out.any()
+
+
+def test_a_number_is_copied_as_it_is_filled_and_integers_are_cut():
+    for fmt, dtype in (("fp16", torch.float32), ({"*": "fp16"}, torch.float32), ("native", torch.float16)):
+        with fpsim.emulate(fmt):
+            copied = torch.zeros(2, dtype=dtype).copy_(0.1)
+        assert copied.tolist() == [0.0999755859375] * 2
+    with fpsim.emulate("fp16"):
+        assert torch.zeros(2, dtype=torch.int64).copy_(torch.tensor([1.7, 2.2])).tolist() == [1, 2]
+        assert torch.equal(torch.full((2,), 0.5).polygamma_(1), torch.polygamma(1, torch.full((2,), 0.5)))

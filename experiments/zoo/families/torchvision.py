@@ -21,7 +21,7 @@ CLASSIFIERS = {
 }
 SEGMENTERS = "fcn_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
 DETECTORS = """fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_resnet50_fpn retinanet_resnet50_fpn fcos_resnet50_fpn
-    ssd300_vgg16 ssdlite320_mobilenet_v3_large maskrcnn_resnet50_fpn keypointrcnn_resnet50_fpn"""
+    ssdlite320_mobilenet_v3_large maskrcnn_resnet50_fpn keypointrcnn_resnet50_fpn"""
 VIDEO = {"r3d_18": (8, 32), "mc3_18": (8, 32), "r2plus1d_18": (8, 32), "s3d": (16, 64), "swin3d_t": (8, 32)}
 
 
@@ -41,8 +41,6 @@ def entries() -> Iterator[Entry]:
         images = _images((2, 3, frames, size, size))
         builder = _builder(name, module=models.video, num_classes=5)
         yield Entry("torchvision", name, _pooling_less(builder) if name == "s3d" else builder, images)
-    small = _builder("mvit_v2_s", module=models.video, num_classes=5, temporal_size=4, spatial_size=(64, 64))
-    yield Entry("torchvision", "mvit_v2_s", small, _images((1, 3, 4, 64, 64)))
     for name in ("raft_small", "raft_large"):
         yield Entry("torchvision", name, _builder(name, module=models.optical_flow), _two_images)
 

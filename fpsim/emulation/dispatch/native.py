@@ -183,6 +183,8 @@ class NativeMode(EmulationMode):
         return self._mixed(func, args, kwargs, tensors)
 
     def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        if not isinstance(source, torch.Tensor):
+            source = torch.tensor(source, dtype=_FLOAT64)
         if target.dtype not in SMALL or source.dtype is target.dtype:
             return target.copy_(source)
         machine = self.machine

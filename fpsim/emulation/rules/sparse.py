@@ -157,6 +157,7 @@ for _names, _rule in ((PARTS, _part_rule), (MAKERS, _maker_rule), (MOVES, _move_
         for _op in overloads(_name).values():
             if not is_out(_op):
                 register(_op, family="sparse")(_rule(_op))
+register(_aten.sparse_coo_tensor.size, family="sparse")(_part_rule(_aten.sparse_coo_tensor.size))
 for _name in MOVES_OF_ALL:
     for _op in overloads(_name).values():
         SPARSE[_op] = _move_rule(_op)

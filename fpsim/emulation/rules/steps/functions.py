@@ -102,6 +102,8 @@ def _recurrence(second: Callable[[Tensor], Tensor], third: Callable[..., Tensor]
     """Steps of the polynomials p0 = 1, p1 = second(x), p(k+1) = third(k, x, pk, p(k-1)); 0 for a negative degree."""
 
     def polynomial(x: Any, n: Any) -> Tensor:
+        if isinstance(n, Tensor) and n.dtype is torch.float64:
+            return NotImplemented
         x, degree = _as_tensor(x, n), torch.as_tensor(n)
         degree = degree.double().trunc()
         x = 2.0 * x - 1.0 if shifted else x
