@@ -44,8 +44,10 @@ def _along(machine: Machine, kernel: Callable[..., None], dim: int, kind: int, *
 
 def _softmax_rule(kind: int) -> Rule:
     def softmax(machine: Machine, x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+        if not x.is_floating_point():
+            raise NotImplementedError(machine.message(f"of {x.dtype}, which torch refuses too: give dtype="))
         machine.whole()
-        return _along(machine, kernels.softmax, dim, kind, machine.floating(x))
+        return _along(machine, kernels.softmax, dim, kind, machine.operand(x))
 
     return softmax
 
