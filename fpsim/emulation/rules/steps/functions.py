@@ -21,7 +21,8 @@ def _as_tensor(x: Any, like: Any) -> Tensor:
 
 @steps("logit")
 def logit(x: Tensor, eps: float | None = None) -> Tensor:
-    y = x if eps is None else x.clamp(eps, 1.0 - eps)
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    y = x if eps is None else torch.where(x < eps, eps, x.clamp(max=1.0 - eps))
     return (y / (1.0 - y)).log()
 
 
