@@ -157,9 +157,9 @@ _register()
 def copy_(machine: Machine, target: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     machine.check(target)
     if not isinstance(source, Tensor):
-        return target.fill_(source) if target.dtype is not torch.float32 else fill_scalar_(machine, target, source)
-    if not (target.is_floating_point() or target.is_complex()):
-        return target.copy_(machine.operand(source))
+        return fill_scalar_(machine, target, source)
+    if source.is_floating_point() and not (target.is_floating_point() or target.is_complex()):
+        return machine.write(target, machine.operand(source).to(target.dtype))
     if target.dtype is torch.float32 and source.dtype is not torch.float32:
         source = machine.floating(source)
     return machine.write(target, machine.filling(source) if source.dim() == 0 else machine.operand(source))
