@@ -83,6 +83,9 @@ COMPLEX: dict[torch._ops.OpOverload, Rule] = {}
 #: What it looks up where an operand is sparse and the rule takes dense ones alone.
 SPARSE: dict[torch._ops.OpOverload, Rule] = {}
 
+#: What looks into a sparse tensor, whatever its dtype is.
+PARTS_OF_SPARSE: set[torch._ops.OpOverload] = set()
+
 #: The operations that have steps.
 STEPS: set[torch._ops.OpOverload] = set()
 

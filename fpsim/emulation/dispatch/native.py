@@ -19,7 +19,7 @@ from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL, instead_of
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.machine.parts import conjugating
-from fpsim.emulation.registry import RULES, TABLE, Entry, arrived, positions, written_by
+from fpsim.emulation.registry import PARTS_OF_SPARSE, RULES, SPARSE, TABLE, Entry, arrived, positions, written_by
 from fpsim.emulation.schemas import OF_THE_FIRST, each_element, mapped, name_of, tensors_in
 
 _aten = torch.ops.aten
@@ -88,7 +88,8 @@ class NativeMode(EmulationMode):
                 if tensor.device.type == "meta":
                     return self._plain(func, args, kwargs, kinds)
                 self.machine.op = func
-                self.machine.check(tensor)
+                if tensor.device.type != "cpu" or (func not in SPARSE and family not in ("sparse", "view", "matmul")):
+                    self.machine.check(tensor)
         self.machine.op = func
         if family == "complex" or (func is not _aten._to_copy.default and not kinds.isdisjoint(_COMPLEX)):
             raise self.machine.refuse("complex numbers beside a dtype below float32: cast that to float32 first")
@@ -97,7 +98,7 @@ class NativeMode(EmulationMode):
         if family == "scaled":
             with _without_dispatch():
                 return RULES[func](self.machine, *args, **kwargs)
-        if entry.computes_nothing:
+        if entry.computes_nothing or func in PARTS_OF_SPARSE:
             return self._plain(func, args, kwargs, kinds)
         try:
             with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
@@ -165,6 +166,10 @@ class NativeMode(EmulationMode):
             return self._copy(*args)
         if func is _aten._to_copy.default and (wanted not in SMALL or kinds == {wanted}):
             return func(*args, **kwargs)  # exact, or torch's own
+        if func is _aten._to_copy.default and args[0].layout is not torch.strided:
+            stored = marks.stored(args[0])
+            values = self._compute(entry, (stored,), {"dtype": wanted}, [stored], kinds, wanted)
+            return _with_values(args[0], values)
         if func is _aten._to_copy.default:
             machine.choose(wanted)
             fresh = args[0].detach().clone(memory_format=torch.preserve_format)
@@ -302,3 +307,11 @@ class NativeMode(EmulationMode):
         others = self.machine.rules[func](self.machine, *arguments, **named)
         return (first[0], *others[1:]) if isinstance(others, tuple) else first
 
+
+def _with_values(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """A sparse tensor that stores other values in the places of x."""
+    if x.layout is torch.sparse_coo:
+        return torch.sparse_coo_tensor(x._indices(), values, x.shape, is_coalesced=x.is_coalesced(), check_invariants=False)
+    by_row = x.layout is torch.sparse_csr
+    places = (x.crow_indices(), x.col_indices()) if by_row else (x.ccol_indices(), x.row_indices())
+    return torch.sparse_compressed_tensor(*places, values, x.shape, layout=x.layout, check_invariants=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
-from fpsim.emulation.registry import RULES, SPARSE, Entry, Rule, enter, register
+from fpsim.emulation.registry import PARTS_OF_SPARSE, RULES, SPARSE, Entry, Rule, enter, register
 from fpsim.emulation.rules.exact import exact_rule, view_rule
 from fpsim.emulation.schemas import is_out, mapped, names, overloads
 
@@ -157,6 +157,8 @@ for _names, _rule in ((PARTS, _part_rule), (MAKERS, _maker_rule), (MOVES, _move_
         for _op in overloads(_name).values():
             if not is_out(_op):
                 register(_op, family="sparse")(_rule(_op))
+                if _rule is _part_rule:
+                    PARTS_OF_SPARSE.add(_op)
 register(_aten.sparse_coo_tensor.size, family="sparse")(_part_rule(_aten.sparse_coo_tensor.size))
 for _name in MOVES_OF_ALL:
     for _op in overloads(_name).values():
@@ -175,6 +177,8 @@ def clone(machine: Machine, x: Tensor, *, memory_format: torch.memory_format | N
 
 _exact_clone = exact_rule(_aten.clone.default)
 enter(Entry(_aten.clone.default, "exact", clone))
+SPARSE[_aten.clone.default] = clone
+SPARSE[_aten.zero_.default] = _part_rule(_aten.zero_.default)
 
 
 def to_copy(machine: Machine, x: Tensor, *, dtype: MaybeDtype = None, **kwargs: Any) -> Tensor:
