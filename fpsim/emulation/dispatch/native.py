@@ -16,6 +16,7 @@ from fpsim.emulation.dispatch.carriers import COMPLEX32, Call, ComplexCall, upca
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor, stop_recording
 from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.layouts import values_of, with_values
 from fpsim.emulation.machine.limits import SMALL, instead_of
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.machine.parts import conjugating
@@ -167,9 +168,9 @@ class NativeMode(EmulationMode):
         if func is _aten._to_copy.default and (wanted not in SMALL or kinds == {wanted}):
             return func(*args, **kwargs)  # exact, or torch's own
         if func is _aten._to_copy.default and args[0].layout is not torch.strided:
-            stored = marks.stored(args[0])
+            stored = values_of(args[0])
             values = self._compute(entry, (stored,), {"dtype": wanted}, [stored], kinds, wanted)
-            return _with_values(args[0], values)
+            return with_values(args[0], values)
         if func is _aten._to_copy.default:
             machine.choose(wanted)
             fresh = args[0].detach().clone(memory_format=torch.preserve_format)
@@ -306,12 +307,3 @@ class NativeMode(EmulationMode):
         arguments, named = upcast((args, kwargs))
         others = self.machine.rules[func](self.machine, *arguments, **named)
         return (first[0], *others[1:]) if isinstance(others, tuple) else first
-
-
-def _with_values(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A sparse tensor that stores other values in the places of x."""
-    if x.layout is torch.sparse_coo:
-        return torch.sparse_coo_tensor(x._indices(), values, x.shape, is_coalesced=x.is_coalesced(), check_invariants=False)
-    by_row = x.layout is torch.sparse_csr
-    places = (x.crow_indices(), x.col_indices()) if by_row else (x.ccol_indices(), x.row_indices())
-    return torch.sparse_compressed_tensor(*places, values, x.shape, layout=x.layout, check_invariants=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fpsim.emulation.machine.layouts import COO, CSR, with_values
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
-from fpsim.emulation.rules.sparse import COO, CSR, as_coo, equal_runs, like, marked, of_coo, read, with_values
+from fpsim.emulation.rules.sparse import as_coo, equal_runs, like, marked, of_coo, read
 
 _aten = torch.ops.aten
 
