@@ -146,3 +146,12 @@ def test_what_is_made_into_a_tensor_is_rounded_there():
         assert torch.arange(3, out=torch.empty(0, dtype=torch.int64)).tolist() == [0, 1, 2]
         drawn = torch.quasirandom.SobolEngine(2).draw(4)
     assert torch.equal(drawn, torch.quasirandom.SobolEngine(2).draw(4))
+
+
+def test_a_condition_chooses_what_is_computed():
+    x = tensor_of(halves(4)).requires_grad_()
+    with fpsim.emulate("fp16", "fp16"):
+        for factor, tensor in ((1.1, x.abs()), (1.2, -x.abs())):
+            found = torch.cond(tensor.sum() > 0, lambda y: (y * 1.1,), lambda y: (y * 1.2,), (x,))[0]
+            (slope,) = torch.autograd.grad(found.sum(), x)
+            assert torch.equal(found, x * factor) and slope.tolist() == [float(HALF(factor))] * 4

@@ -280,3 +280,70 @@ def test_integers_beside_numbers_of_the_format_are_values_of_it():
     with fpsim.emulate("fp16", "fp16"):
         assert torch.equal(torch.nextafter(x, count), x + 2.0 ** torch.tensor([-11.0, -10.0]))
         assert count.log2()[0] == 11 and torch.hypot(count, x)[0] == 2048  # 2049 is between two values
+
+
+LOSSES = {
+    "mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float64])
+def test_losses_promote_their_targets_as_torch_does(dtype, granularity):
+    x, target = torch.tensor([0.5, 0.25, 0.75]), torch.tensor([1, 0, 1]).to(dtype)
+    for name in LOSSES:
+        loss = getattr(functional, name)
+        try:
+            expected = loss(x, target)
+        except RuntimeError:
+            with fpsim.emulate("fp16", "fp16", granularity=granularity), pytest.raises(RuntimeError):
+                loss(x, target)
+            continue
+        with fpsim.emulate("fp16", "fp16", granularity=granularity):
+            found = loss(x, target)
+        assert found.dtype is expected.dtype and torch.allclose(found, expected, rtol=4e-3), name
+
+
+def test_what_a_float64_number_fills_is_rounded():
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    with fpsim.emulate("fp16"):
+        filled, assigned = torch.zeros(2).fill_(third), torch.zeros(2)
+        assigned[:] = third
+        masked = torch.zeros(2).masked_fill(torch.tensor([True, False]), third.float())
+    for found in (filled, assigned, masked):
+        assert found[0].item() == 0.333251953125
+
+
+WITH_OUT = {
+    "sum": lambda x, out: torch.sum(x, 1, out=out),
+    "mean": lambda x, out: torch.mean(x, 1, out=out),
+    "norm": lambda x, out: torch.linalg.vector_norm(x, dim=1, out=out),
+    "logsumexp": lambda x, out: torch.logsumexp(x, 1, out=out),
+    "bernoulli": lambda x, out: torch.bernoulli(x.abs().clamp(max=1), out=out),
+    "normal": lambda x, out: torch.normal(x, x.abs(), out=out),
+    "polar": lambda x, out: torch.polar(x, x, out=torch.view_as_complex(out)) if out.dim() else None,
+}
+
+
+@pytest.mark.parametrize("name", WITH_OUT)
+def test_results_go_into_tensors_that_are_given(name):
+    x = values(3, 4) / 3
+    shape = (3, 4, 2) if name == "polar" else (0,)
+    with fpsim.emulate("fp16", "fp16"):
+        torch.manual_seed(0)
+        out = torch.zeros(shape)
+        WITH_OUT[name](x, out)
+        torch.manual_seed(0)
+        again = torch.zeros(shape)
+        WITH_OUT[name](x * 1, again)
+    assert torch.equal(out, out.half().float()) and torch.equal(out, again) and out.numel() >= 3 and out.any()
+
+
+def test_a_number_is_copied_as_it_is_filled_and_integers_are_cut():
+    for fmt, dtype in (("fp16", torch.float32), ({"*": "fp16"}, torch.float32), ("native", torch.float16)):
+        with fpsim.emulate(fmt):
+            copied = torch.zeros(2, dtype=dtype).copy_(0.1)
+        assert copied.tolist() == [0.0999755859375] * 2
+    with fpsim.emulate("fp16"):
+        assert torch.zeros(2, dtype=torch.int64).copy_(torch.tensor([1.7, 2.2])).tolist() == [1, 2]
+        assert torch.equal(torch.full((2,), 0.5).polygamma_(1), torch.polygamma(1, torch.full((2,), 0.5)))

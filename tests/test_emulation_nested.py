@@ -80,3 +80,14 @@ def test_an_encoder_with_a_mask_takes_the_path_of_padded_tensors():
             tensor_of(halves(2, 5, 8)), src_key_padding_mask=torch.arange(5) > torch.tensor([[4], [2]])
         )
     assert torch.equal(found.half().float(), found)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_masked_tensors_are_their_data():
+    x = tensor_of(halves(3, 4))
+    with fpsim.emulate("fp16", "fp16"):
+        masked = torch.masked.masked_tensor(x, x > 0, requires_grad=True)
+        scaled = masked * 1.1
+        scaled.sum().backward()
+        assert torch.equal(scaled.get_data().detach(), x * 1.1)
+        assert torch.equal(masked.grad.get_data()[x > 0], torch.ones(int((x > 0).sum())) * 1.1)

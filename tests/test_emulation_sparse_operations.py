@@ -248,3 +248,30 @@ def test_what_torch_refuses_raises_torchs_own_error():
             x.exp()
         with pytest.raises(fpsim.UnsupportedOp, match=r"use torch\.sparse\.mm"):
             torch.hspmm(x, torch.ones(6, 2))
+
+
+HALVES = {
+    "product": lambda x, d: x @ d,
+    "csr": lambda x, d: x.to_sparse_csr() @ d,
+    "two": lambda x, d: torch.sparse.mm(x, x.t()),
+    "addend": lambda x, d: torch.sparse.addmm(d[:5], x, d),
+    "sampled": lambda x, d: torch.sparse.sampled_addmm(x.to_sparse_csr(), d[:5], d.t()),
+    "softmax": lambda x, d: torch.sparse.softmax(x, 1),
+    "sum": lambda x, d: torch.sparse.sum(x, 1),
+    "elementwise": lambda x, d: (x + x * 0.3).clone().mul_(0.7).sin(),
+    "moved": lambda x, d: torch.cat([x, x]).index_select(0, torch.tensor([7, 0])),
+    "values": lambda x, d: x.coalesce().values() * 1.1,
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_tensors_under_native_are_those_of_the_format(name):
+    x, d = sparse(tensor_of(halves(8))), tensor_of(halves(6, 3, seed=1))
+    with fpsim.emulate("fp16", "fp16"):
+        expected = HALVES[name](x, d)
+    x, d = x.half(), d.half()
+    for fmt in ("native", "bf16"):  # where half tensors mean themselves beside another format too
+        with fpsim.emulate(fmt, "fp16"):
+            found = HALVES[name](x, d)
+        assert found.dtype is torch.float16 and found.layout is expected.layout
+        assert torch.equal(found.float().to_dense(), expected.to_dense())

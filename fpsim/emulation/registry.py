@@ -16,6 +16,7 @@ import torch
 
 from fpsim.emulation.machine.protocol import Machine, Rule
 from fpsim.emulation.numbers import Places, places, taking_numbers
+from fpsim.emulation.promotion import PROMOTING, promoting
 from fpsim.emulation.schemas import (
     INDEX_PUT,
     OF_THE_FIRST,
@@ -82,6 +83,9 @@ COMPLEX: dict[torch._ops.OpOverload, Rule] = {}
 #: What it looks up where an operand is sparse and the rule takes dense ones alone.
 SPARSE: dict[torch._ops.OpOverload, Rule] = {}
 
+#: What looks into a sparse tensor, whatever its dtype is.
+PARTS_OF_SPARSE: set[torch._ops.OpOverload] = set()
+
 #: The operations that have steps.
 STEPS: set[torch._ops.OpOverload] = set()
 
@@ -123,7 +127,7 @@ def register(
             raise ValueError(f"{op} already has a rule (family {TABLE[op].family!r})")
         enter(Entry(op, family, rule))
         if steps is not None:
-            PRIMITIVE[op] = _in_steps(rule, steps)
+            PRIMITIVE[op] = _in_steps(op, rule, steps)
             STEPS.add(op)
         return rule
 
@@ -177,7 +181,7 @@ def register_steps(ops: str, steps_for: Callable[[torch._ops.OpOverload], Callab
         for op in forms.values():
             steps = steps_for(op) if op in RULES and not is_out(op) else None
             if steps is not None:
-                PRIMITIVE[op] = _in_steps(RULES[op], steps)
+                PRIMITIVE[op] = _in_steps(op, RULES[op], steps)
                 STEPS.add(op)
         for op, rule in derived_forms(name, {op: PRIMITIVE[op] for op in forms.values() if op in STEPS}):
             if op in TABLE:
@@ -195,7 +199,7 @@ def steps(ops: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def _in_steps(rule: Rule, function: Callable[..., Any]) -> Rule:
+def _in_steps(op: torch._ops.OpOverload, rule: Rule, function: Callable[..., Any]) -> Rule:
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         dtypes = {tensor.dtype for tensor in tensors_in((*args, *kwargs.values()))}
         if torch.float64 in dtypes and torch.float32 not in dtypes:  # float64 means itself
@@ -204,7 +208,7 @@ def _in_steps(rule: Rule, function: Callable[..., Any]) -> Rule:
             result = function(*args, **kwargs)
         return rule(machine, *args, **kwargs) if result is NotImplemented else result
 
-    return compute
+    return promoting(op, compute) if op in PROMOTING else compute
 
 
 def register_functional(
@@ -223,6 +227,19 @@ def register_functional(
         rules = {op: RULES[op] for op in functional.values() if op in RULES}
         for op, rule in derived_forms(name, rules):
             register(op, family=family)(rule)
+
+
+def enter_other_forms(families: Iterable[str]) -> None:
+    """Give the in-place and `out=` forms that have no rule yet the one of the operation, in these families."""
+    functional: dict[str, dict[torch._ops.OpOverload, Rule]] = {}
+    for op, entry in TABLE.items():
+        if entry.family in families and not is_out(op):
+            functional.setdefault(name_of(op), {})[op] = RULES[op]
+    for name, rules in functional.items():
+        family = TABLE[next(iter(rules))].family
+        for op, rule in list(derived_forms(name, rules)):
+            if op not in TABLE:
+                enter(Entry(op, family, rule))
 
 
 def register_complex(ops: Iterable[str], rule_for: Callable[[torch._ops.OpOverload], Rule | None]) -> None:

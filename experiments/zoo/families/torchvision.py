@@ -41,7 +41,8 @@ def entries() -> Iterator[Entry]:
         images = _images((2, 3, frames, size, size))
         builder = _builder(name, module=models.video, num_classes=5)
         yield Entry("torchvision", name, _pooling_less(builder) if name == "s3d" else builder, images)
-    yield Entry("torchvision", "raft_small", _builder("raft_small", module=models.optical_flow), _two_images)
+    for name in ("raft_small", "raft_large"):
+        yield Entry("torchvision", name, _builder(name, module=models.optical_flow), _two_images)
 
 
 def _builder(name: str, module: Any = models, **settings: Any) -> Callable[[], torch.nn.Module]:

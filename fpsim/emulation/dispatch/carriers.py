@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from fpsim.emulation.dispatch import complex_numbers
+from fpsim.emulation.errors import SparseTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL
 from fpsim.emulation.machine.native import NativeMachine
 from fpsim.emulation.machine.parts import COMPLEX64
-from fpsim.emulation.registry import TABLE, written_by
+from fpsim.emulation.registry import SPARSE, TABLE, written_by
 from fpsim.emulation.schemas import mapped, tensors_in
 
 _FLOAT32, COMPLEX32 = torch.float32, torch.complex32
@@ -45,7 +46,7 @@ class Call:
             return carried[1]
         carrier = tensor.detach().resolve_conj().to(_CARRIERS[tensor.dtype], copy=True)  # exact
         if tensor.dtype in (self.dtype, COMPLEX32) or self.as_they_are:
-            marks.mark(carrier, self.machine.arithmetic.tag)
+            marks.mark(marks.stored(carrier), self.machine.arithmetic.tag)
         self.carriers[id(tensor)] = (tensor, carrier)
         return carrier
 
@@ -53,7 +54,7 @@ class Call:
         if isinstance(result, torch.Tensor):
             if id(result) in written:
                 return written[id(result)]
-            if result.dtype in (_FLOAT32, COMPLEX64) and marks.tag_on(result) is self.machine.arithmetic.tag:
+            if result.dtype in (_FLOAT32, COMPLEX64) and marks.tag_on(marks.stored(result)) is self.machine.arithmetic.tag:
                 return result.to(COMPLEX32 if result.dtype is COMPLEX64 else self.dtype)  # exact
             return result
         if isinstance(result, (list, tuple)):
@@ -61,7 +62,12 @@ class Call:
         return result
 
     def compute(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        return self.machine.rules[func](self.machine, *args, **kwargs)
+        try:
+            return self.machine.rules[func](self.machine, *args, **kwargs)
+        except SparseTensor:
+            if func not in SPARSE:
+                raise
+            return SPARSE[func](self.machine, *args, **kwargs)
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         named = {key: self.carry(value) for key, value in kwargs.items()}

@@ -10,7 +10,7 @@ from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.dispatch.decompositions import decomposition_of
-from fpsim.emulation.dispatch.jagged import are_taken_apart
+from fpsim.emulation.dispatch.subclasses import are_taken_apart
 from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp, stop_recording
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.changes import KINDS
@@ -136,7 +136,9 @@ class EmulationMode(TorchDispatchMode):
         names = ", ".join(sorted({kind.__name__ for kind in types}))
         if "FakeTensor" in names:
             raise BeingTraced(func)
-        raise UnsupportedOp(f"{func}: its operands are tensor subclasses ({names}), which have no rules")
+        raise UnsupportedOp(
+            f"{func}: its operands are tensor subclasses ({names}), which have no rules: compute with what they hold"
+        )
 
 
 def run_as_written(function: Any) -> None:

@@ -16,10 +16,11 @@ from fpsim.emulation.dispatch.carriers import COMPLEX32, Call, ComplexCall, upca
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor, stop_recording
 from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.layouts import values_of, with_values
 from fpsim.emulation.machine.limits import SMALL, instead_of
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.machine.parts import conjugating
-from fpsim.emulation.registry import RULES, TABLE, Entry, arrived, positions, written_by
+from fpsim.emulation.registry import PARTS_OF_SPARSE, RULES, SPARSE, TABLE, Entry, arrived, positions, written_by
 from fpsim.emulation.schemas import OF_THE_FIRST, each_element, mapped, name_of, tensors_in
 
 _aten = torch.ops.aten
@@ -88,7 +89,8 @@ class NativeMode(EmulationMode):
                 if tensor.device.type == "meta":
                     return self._plain(func, args, kwargs, kinds)
                 self.machine.op = func
-                self.machine.check(tensor)
+                if tensor.device.type != "cpu" or (func not in SPARSE and family not in ("sparse", "view", "matmul")):
+                    self.machine.check(tensor)
         self.machine.op = func
         if family == "complex" or (func is not _aten._to_copy.default and not kinds.isdisjoint(_COMPLEX)):
             raise self.machine.refuse("complex numbers beside a dtype below float32: cast that to float32 first")
@@ -97,7 +99,7 @@ class NativeMode(EmulationMode):
         if family == "scaled":
             with _without_dispatch():
                 return RULES[func](self.machine, *args, **kwargs)
-        if entry.computes_nothing:
+        if entry.computes_nothing or func in PARTS_OF_SPARSE:
             return self._plain(func, args, kwargs, kinds)
         try:
             with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
@@ -166,6 +168,10 @@ class NativeMode(EmulationMode):
             return self._copy(*args)
         if func is _aten._to_copy.default and (wanted not in SMALL or kinds == {wanted}):
             return func(*args, **kwargs)  # exact, or torch's own
+        if func is _aten._to_copy.default and args[0].layout is not torch.strided:
+            stored = values_of(args[0])
+            values = self._compute(entry, (stored,), {"dtype": wanted}, [stored], kinds, wanted)
+            return with_values(args[0], values)
         if func is _aten._to_copy.default:
             machine.choose(wanted)
             fresh = args[0].detach().clone(memory_format=torch.preserve_format)
@@ -184,6 +190,8 @@ class NativeMode(EmulationMode):
         return self._mixed(func, args, kwargs, tensors)
 
     def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        if not isinstance(source, torch.Tensor):
+            source = torch.tensor(source, dtype=_FLOAT64)
         if target.dtype not in SMALL or source.dtype is target.dtype:
             return target.copy_(source)
         machine = self.machine
@@ -300,4 +308,3 @@ class NativeMode(EmulationMode):
         arguments, named = upcast((args, kwargs))
         others = self.machine.rules[func](self.machine, *arguments, **named)
         return (first[0], *others[1:]) if isinstance(others, tuple) else first
-

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fpsim.emulation.dispatch.jagged import are_taken_apart
 from fpsim.emulation.dispatch.mode import EmulationMode, run_as_written
+from fpsim.emulation.dispatch.subclasses import are_taken_apart
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.memory import looking
 from fpsim.emulation.observers.call import Call, Operation

@@ -62,7 +62,7 @@ class OtherTensors:
         """The operation where each dtype means itself: torch's own, unless a small dtype has a part in it."""
         result = self._native().dispatch(func, (), args, kwargs)
         for target in tensors_in(written_by(func, args, kwargs)) if func in TABLE else ():
-            marks.unmark(target)
+            marks.unmark(marks.stored(target))
         for item in tensors_in([result]):
             self.machine.made_as_torch(item)
         return result
@@ -122,7 +122,7 @@ class OtherTensors:
             if id(target) in copies:  # what a normalization keeps beside a small result
                 machine.store(target, copies[id(target)])
             else:
-                marks.unmark(target)
+                marks.unmark(marks.stored(target))
         return result
 
     def _float32(
@@ -147,7 +147,7 @@ class OtherTensors:
         for target in targets:
             if id(target) in fresh:
                 self._native().dispatch(_copy, (), (target, fresh[id(target)]), {})
-                marks.unmark(target)
+                marks.unmark(marks.stored(target))
                 result = target if result is fresh[id(target)] else result
         return result
 

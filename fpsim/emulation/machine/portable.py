@@ -162,7 +162,7 @@ def _glu_backward_jvp(
 
 
 def _logit(x: Tensor, eps: float | None = None) -> Tensor:
-    z = x if eps is None else x.clamp(eps, 1.0 - eps)
+    z = x if eps is None else torch.where(x < eps, eps, x.clamp(max=1.0 - eps))
     return log(z / (1.0 - z))
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
 
-from fpsim.emulation.registry import ARRIVING
+from fpsim.emulation.registry import ARRIVING, enter_other_forms
 
 
 def load() -> None:
@@ -15,6 +15,7 @@ def load() -> None:
     for family in iter_modules(__path__):
         if not family.ispkg:
             import_module(f"{__name__}.{family.name}")
+    enter_other_forms(("exact", "constant", "complex", "reduction", "softmax", "random", "scatter"))
     import_module(f"{__name__}.steps").load()
     for package in ("torchvision",):
         ARRIVING[package] = partial(import_module, f"{__name__}.{package}")

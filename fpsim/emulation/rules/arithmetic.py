@@ -69,6 +69,8 @@ def _arithmetic(name: str) -> Callable[..., Tensor]:
         a = a if a_is_scalar else machine.operand(a)
         b = b if b_is_scalar else machine.operand(b)
         if not (a_is_scalar or a.dtype is _FLOAT32) or not (b_is_scalar or b.dtype is _FLOAT32):
+            if name == "sub" and torch.bool in {getattr(a, "dtype", None), getattr(b, "dtype", None)}:
+                return function(a, b)  # torch's own error
             promoted = _promoted(machine, a, b)
             if promoted is None:
                 if name == "div" and not torch.result_type(a, b).is_floating_point:  # of integers: float32 all the same

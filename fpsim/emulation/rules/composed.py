@@ -102,7 +102,7 @@ def _with(shape: torch.Size, axis: int, size: int) -> list[int]:
 
 def _euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
     """The root of |a|^2 - 2 a b + |b|^2, which is one matrix product: what is near cancels, as it does on a GPU."""
-    squares = [item.pow(2).sum(-1, True) for item in (a, b)]
+    squares = [item.square().sum(-1, True) for item in (a, b)]
     left = torch.cat([a * -2, squares[0], torch.ones_like(squares[0])], -1)
     right = torch.cat([b, torch.ones_like(squares[1]), squares[1]], -1)
     return left.matmul(right.mT).clamp_min(0).sqrt()

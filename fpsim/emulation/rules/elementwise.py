@@ -16,7 +16,7 @@ from fpsim.emulation.machine.finishing import BLOCK
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.portable import in_float64
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import Rule, register_functional
+from fpsim.emulation.registry import Rule, register, register_functional
 from fpsim.emulation.schemas import names, tensors_in
 from fpsim.numbers.rounding import Rounding
 
@@ -215,3 +215,9 @@ register_functional("tanh_backward", "formula", _tanh_gradient_rule)
 register_functional(NARROW, "elementwise", lambda op: (wide_rule if "decimals" in op._overloadname else narrow_rule)(op))
 register_functional(ELEMENTARY, "elementary", elementary_rule)
 register_functional(FORMULAS, "formula", wide_rule)
+
+
+@register(torch.ops.aten.polygamma_.default, family="elementary")
+def polygamma_(machine: Machine, x: Tensor, n: int) -> Tensor:
+    """Alone of its kind it takes the number first where it is functional."""
+    return machine.write(x, machine.rules[torch.ops.aten.polygamma.default](machine, n, x))

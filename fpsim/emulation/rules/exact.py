@@ -39,7 +39,7 @@ SELECTIONS = names(
     channel_shuffle im2col embedding diag_embed diagonal_copy select_copy slice_copy unsqueeze_copy squeeze_copy
     t_copy transpose_copy alias_copy detach_copy threshold_backward slice_scatter select_scatter select_backward
     slice_backward value_selecting_reduction_backward aminmax as_strided_copy narrow_copy split_with_sizes_copy
-    unbind_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
+    unbind_copy split_copy unfold_copy repeat_interleave frexp block_diag as_strided_scatter nonzero_static diagonal_scatter
     floor ceil trunc diagonal_backward _chunk_cat lu_unpack masked_scatter_backward _pack_padded_sequence
     _pack_padded_sequence_backward conj_physical _conj_physical _padded_dense_to_jagged_forward
     """
@@ -154,8 +154,12 @@ _register()
 
 
 @register(_aten.copy_.default, family="exact")
-def copy_(machine: Machine, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+def copy_(machine: Machine, target: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     machine.check(target)
+    if not isinstance(source, Tensor):
+        return fill_scalar_(machine, target, source)
+    if source.is_floating_point() and not (target.is_floating_point() or target.is_complex()):
+        return machine.write(target, machine.operand(source).to(target.dtype))
     if target.dtype is torch.float32 and source.dtype is not torch.float32:
         source = machine.floating(source)
     return machine.write(target, machine.filling(source) if source.dim() == 0 else machine.operand(source))
@@ -244,7 +248,10 @@ def fill_scalar_(machine: Machine, target: Tensor, value: float) -> Tensor:
 
 @register(_aten.fill_.Tensor, family="constant")
 def fill_tensor_(machine: Machine, target: Tensor, value: Tensor) -> Tensor:
-    return machine.write(target, machine.filling(value).to(target.dtype).expand(target.shape))
+    value = machine.filling(value)
+    if target.dtype is torch.float32 and value.dtype is not torch.float32:
+        value = torch.tensor(machine.constant(value.item()))
+    return machine.write(target, value.to(target.dtype).expand(target.shape))
 
 
 @register(_aten.constant_pad_nd.default, family="constant")

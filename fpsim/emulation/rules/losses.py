@@ -16,6 +16,7 @@ from fpsim.emulation.machine.finishing import by_rows
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.portable import in_float64
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype, MaybeTensor
+from fpsim.emulation.promotion import PROMOTING, promoting
 from fpsim.emulation.registry import Rule, itself_in_float64, register, register_functional
 
 _aten = torch.ops.aten
@@ -43,8 +44,10 @@ def _along(machine: Machine, kernel: Callable[..., None], dim: int, kind: int, *
 
 def _softmax_rule(kind: int) -> Rule:
     def softmax(machine: Machine, x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+        if not x.is_floating_point():
+            raise NotImplementedError(machine.message(f"of {x.dtype}, which torch refuses too: give dtype="))
         machine.whole()
-        return _along(machine, kernels.softmax, dim, kind, machine.floating(x))
+        return _along(machine, kernels.softmax, dim, kind, machine.operand(x))
 
     return softmax
 
@@ -150,7 +153,6 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
     names = [argument.name for argument in op._schema.arguments]
     where = names.index("reduction")
 
-    @itself_in_float64(op)
     def loss(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         bound = dict(zip(names, args, strict=False)) | kwargs
         machine.whole()
@@ -165,14 +167,14 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
             total = float(np.float64(total) / losses.numel()) if losses.numel() else float("nan")
         return machine.finish(torch.tensor(total, dtype=torch.float64))
 
-    return loss
+    PROMOTING.add(op)
+    return promoting(op, loss)
 
 
 def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
     """torch's formula in float64: it is elementwise, the division by n included; one rounding."""
     on_wide = in_float64(op)
 
-    @itself_in_float64(op, 1)
     def loss_gradient(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         machine.whole()
 
@@ -181,7 +183,8 @@ def _loss_gradient_rule(op: torch._ops.OpOverload) -> Rule:
 
         return machine.finish(on_wide(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()}))
 
-    return loss_gradient
+    PROMOTING.add(op)
+    return promoting(op, loss_gradient)
 
 
 LOSSES = "mse_loss smooth_l1_loss huber_loss binary_cross_entropy soft_margin_loss binary_cross_entropy_with_logits"

@@ -85,7 +85,7 @@ def vector_norm(
     machine: Machine, x: Tensor, ord: float = 2, dim: Axes = None, keepdim: bool = False, *, dtype: MaybeDtype = None
 ) -> Tensor:
     """A kernel: float64 inside, squares summed in a fixed order, one rounding."""
-    if x.dtype is _FLOAT64 or dtype is _FLOAT64:
+    if x.dtype is not _FLOAT32 or dtype is _FLOAT64:
         return _aten.linalg_vector_norm.default(machine.operand(x), ord, dim, keepdim, dtype=dtype)
     machine.whole()
     x = machine.operand(x)

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.layouts import COO, values_of, with_values
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
-from fpsim.emulation.registry import RULES, SPARSE, Entry, Rule, enter, register
+from fpsim.emulation.registry import PARTS_OF_SPARSE, RULES, SPARSE, Entry, Rule, enter, register
 from fpsim.emulation.rules.exact import exact_rule, view_rule
 from fpsim.emulation.schemas import is_out, mapped, names, overloads
 
 _aten = torch.ops.aten
 _MOST = 1 << 22  # numbers that are laid out at a time
-_FLOAT32, COO, CSR = torch.float32, torch.sparse_coo, torch.sparse_csr
+_FLOAT32 = torch.float32
 
 #: What looks into a sparse tensor, or takes care of its memory.
 PARTS = names(
@@ -48,20 +49,6 @@ MOVES = names(
 
 #: The same of operations that dense tensors have too.
 MOVES_OF_ALL = names("cat stack index_select narrow_copy select_copy zeros_like ones_like")
-
-
-def values_of(x: Tensor) -> Tensor:
-    """What a sparse tensor stores."""
-    return x._values() if x.layout is COO else x.values()
-
-
-def with_values(x: Tensor, values: Tensor) -> Tensor:
-    """A tensor that stores other values in the places of x, whose entries lie in different ones."""
-    if x.layout is COO:
-        return of_coo(x._indices(), values, x.shape)
-    by_row = x.layout in (CSR, torch.sparse_bsr)
-    begins, others = (x.crow_indices(), x.col_indices()) if by_row else (x.ccol_indices(), x.row_indices())
-    return torch.sparse_compressed_tensor(begins, others, values, x.shape, layout=x.layout, check_invariants=False)
 
 
 def of_coo(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
@@ -157,6 +144,9 @@ for _names, _rule in ((PARTS, _part_rule), (MAKERS, _maker_rule), (MOVES, _move_
         for _op in overloads(_name).values():
             if not is_out(_op):
                 register(_op, family="sparse")(_rule(_op))
+                if _rule is _part_rule:
+                    PARTS_OF_SPARSE.add(_op)
+register(_aten.sparse_coo_tensor.size, family="sparse")(_part_rule(_aten.sparse_coo_tensor.size))
 for _name in MOVES_OF_ALL:
     for _op in overloads(_name).values():
         SPARSE[_op] = _move_rule(_op)
@@ -174,6 +164,8 @@ def clone(machine: Machine, x: Tensor, *, memory_format: torch.memory_format | N
 
 _exact_clone = exact_rule(_aten.clone.default)
 enter(Entry(_aten.clone.default, "exact", clone))
+SPARSE[_aten.clone.default] = clone
+SPARSE[_aten.zero_.default] = _part_rule(_aten.zero_.default)
 
 
 def to_copy(machine: Machine, x: Tensor, *, dtype: MaybeDtype = None, **kwargs: Any) -> Tensor:

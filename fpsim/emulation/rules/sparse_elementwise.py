@@ -12,20 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpsim.emulation.machine.layouts import COO, CSR, values_of, with_values
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import RULES, SPARSE, Rule
-from fpsim.emulation.rules.sparse import (
-    COO,
-    CSR,
-    as_coo,
-    flat_places,
-    like,
-    marked,
-    of_coo,
-    read,
-    values_of,
-    with_values,
-)
+from fpsim.emulation.rules.sparse import as_coo, flat_places, like, marked, of_coo, read
 from fpsim.emulation.schemas import inputs_of, is_out, names, overloads
 
 _aten = torch.ops.aten

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fpsim.emulation.machine.layouts import COO, CSR, with_values
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
-from fpsim.emulation.rules.sparse import COO, CSR, as_coo, equal_runs, like, marked, of_coo, read, with_values
+from fpsim.emulation.rules.sparse import as_coo, equal_runs, like, marked, of_coo, read
 
 _aten = torch.ops.aten
 
@@ -148,7 +149,10 @@ def _reduced_forward(machine: Machine, x: Tensor, b: Tensor, reduce: str) -> tup
 def mm_reduce(machine: Machine, x: Tensor, b: Tensor, reduce: str) -> tuple[Tensor, Tensor]:
     """Each operation rounds: the products of "amax" and "amin", the sum and the quotient of "mean"."""
     accepted = _aten._sparse_mm_reduce_impl.default(x, b, reduce)  # or torch's own error
-    return _reduced_forward(machine, x, b, reduce) if x.dtype is torch.float32 else accepted
+    if x.dtype is not torch.float32:
+        return accepted
+    result, places = _reduced_forward(machine, x, b, reduce)
+    return result, places if accepted[1].numel() else accepted[1]  # kept where there is a gradient
 
 
 @register(_aten._sparse_mm_reduce_impl_backward.default, family="sparse")

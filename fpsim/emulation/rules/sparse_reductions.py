@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fpsim.emulation.machine.layouts import values_of, with_values
 from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import SPARSE, Rule, register
 from fpsim.emulation.rules.reductions import axes_of
-from fpsim.emulation.rules.sparse import as_coo, equal_runs, flat_places, like, marked, of_coo, read, values_of, with_values
+from fpsim.emulation.rules.sparse import as_coo, equal_runs, flat_places, like, marked, of_coo, read
 from fpsim.emulation.rules.sparse_elementwise import at_places
 
 _aten = torch.ops.aten

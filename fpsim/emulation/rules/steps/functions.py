@@ -21,7 +21,8 @@ def _as_tensor(x: Any, like: Any) -> Tensor:
 
 @steps("logit")
 def logit(x: Tensor, eps: float | None = None) -> Tensor:
-    y = x if eps is None else x.clamp(eps, 1.0 - eps)
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    y = x if eps is None else torch.where(x < eps, eps, x.clamp(max=1.0 - eps))
     return (y / (1.0 - y)).log()
 
 
@@ -102,6 +103,8 @@ def _recurrence(second: Callable[[Tensor], Tensor], third: Callable[..., Tensor]
     """Steps of the polynomials p0 = 1, p1 = second(x), p(k+1) = third(k, x, pk, p(k-1)); 0 for a negative degree."""
 
     def polynomial(x: Any, n: Any) -> Tensor:
+        if isinstance(n, Tensor) and n.dtype is torch.float64:
+            return NotImplemented
         x, degree = _as_tensor(x, n), torch.as_tensor(n)
         degree = degree.double().trunc()
         x = 2.0 * x - 1.0 if shifted else x

@@ -28,7 +28,7 @@ def _sum(x: Tensor, axes: list[int], keepdim: bool) -> Tensor:
 
 def _variance(x: Tensor, dim: Any, correction: Any, keepdim: bool) -> tuple[Tensor, Tensor]:
     axes = _axes(x, dim)
-    count = math.prod(x.shape[axis] for axis in axes)
+    count = math.prod(x.shape[axis] for axis in axes) if x.dim() else 1
     mean = x.mean(axes, keepdim=True) if x.dim() else x.clone()
     squares = _sum((x - mean).square(), axes, keepdim)
     variance = squares / float(max(count - (1 if correction is None else correction), 0))
@@ -74,6 +74,8 @@ def _norm(x: Tensor, order: Any, axes: list[int], keepdim: bool) -> Tensor:
 
 @steps("linalg_vector_norm")
 def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    if dtype is torch.float64 or not x.is_floating_point():
+        return NotImplemented
     return _norm(x, ord, _axes(x, dim), keepdim)
 
 
@@ -100,6 +102,8 @@ def renorm(x: Tensor, p: Any, dim: int, maxnorm: Any) -> Tensor:
 @steps("cumprod")
 def cumprod(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     x = x.to(dtype) if dtype is not None and x.dtype is not dtype else x
+    if not x.is_floating_point():
+        return NotImplemented
     if x.dim() == 0 or x.numel() == 0:
         return x.clone()
     parts = [x.select(dim, 0)]
@@ -114,6 +118,8 @@ def _product_steps(op: torch._ops.OpOverload) -> Any:
 
     def product(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
         x = x.to(dtype) if dtype is not None and x.dtype is not dtype else x
+        if not x.is_floating_point():
+            return NotImplemented
         if x.dim() == 0:
             return x.clone()
         flat = x.reshape(-1) if dim is None else x.movedim(dim, 0)

@@ -17,6 +17,8 @@ def _below_largest(x: Tensor, dim: int) -> Tensor:
 
 @steps("_softmax")
 def softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    if not x.is_floating_point():
+        return NotImplemented
     if x.numel() == 0:
         return x.clone()
     terms = _below_largest(x, dim).exp()
@@ -30,6 +32,8 @@ def softmax_backward(gradient: Tensor, y: Tensor, dim: int, input_dtype: Any) ->
 
 @steps("_log_softmax")
 def log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    if not x.is_floating_point():
+        return NotImplemented
     if x.numel() == 0:
         return x.clone()
     shifted = _below_largest(x, dim)

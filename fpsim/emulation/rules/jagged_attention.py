@@ -1,11 +1,10 @@
-"""Jagged nested tensors: torch's class takes operations on them apart into those on their values, which meet their rules.
+"""Attention of jagged nested tensors, for which torch has no kernel on a CPU that a mode sees.
 
-Attention has no kernel for them on a CPU that a mode sees: here each sequence attends for itself, as GPUs' kernels have it.
+Here each sequence attends for itself, as GPUs' kernels have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,11 +15,6 @@ from fpsim.emulation.dispatch import switches
 from fpsim.emulation.errors import UnsupportedOp
 
 _attention = ops.jagged_scaled_dot_product_attention
-
-
-def are_taken_apart(types: Iterable[type]) -> bool:
-    """Whether one of these kinds of operands is taken apart by torch, so that a mode has nothing to compute."""
-    return any(issubclass(kind, NestedTensor) for kind in types)
 
 
 def attention(
