@@ -91,5 +91,10 @@ def _converted(machine: Machine, value: Any, filling: bool) -> Any:
 
 def _is_narrow(tensors: list[torch.Tensor]) -> bool:
     """Whether an operation of these is float32's: one of them is float32, and no float64 one has dimensions."""
-    wide = any(tensor.dtype is torch.float64 and tensor.dim() for tensor in tensors)
-    return not wide and any(tensor.dtype is torch.float32 for tensor in tensors)
+    is_narrow = False
+    for tensor in tensors:
+        if tensor.dtype is torch.float32:
+            is_narrow = True
+        elif tensor.dtype is torch.float64 and tensor.dim():
+            return False
+    return is_narrow

@@ -26,6 +26,7 @@ Places = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 _BYTES = 8 << 20  # of operands and results at a time
 _CALL = 250_000  # what a product of its own costs beside its sums, in multiply-adds
+_JOINED = 1_300_000  # the same of all groups at once
 _GATHERED = 4  # what gathering one of its factors costs
 _PAIRED = 1.3  # what a multiply-add costs whose factors both come from memory
 _WRITTEN = 30  # what one costs whose product is written out
@@ -61,9 +62,9 @@ def is_quicker(task: Sum, groups: int, rows: int, leaves: int, columns: int) -> 
     padded = -(-rows // 4) * 4 * -(-columns // 32) * 32 if rows > 2 else rows * -(-columns // 128) * 128
     apart = groups * (_CALL + leaves * (padded + _GATHERED * columns))
     together = -(-groups // LANES) * LANES * rows * columns * leaves
-    if groups == 1 or not 0 < together * _PAIRED < apart:
+    if groups == 1 or not 0 < together * _PAIRED < apart - _JOINED:
         return False
-    return lanes.serves(task, leaves) or (together * _WRITTEN < apart and written_out.serves(task, leaves))
+    return lanes.serves(task, leaves) or (together * _WRITTEN < apart - _JOINED and written_out.serves(task, leaves))
 
 
 class JoinedSums:

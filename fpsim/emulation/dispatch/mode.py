@@ -50,7 +50,7 @@ class EmulationMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if types and are_taken_apart(types):
             return NotImplemented
-        machine, kind = self.machine, KINDS.get(func)
+        machine, kind = self.machine, KINDS.get(id(func))
         if kind is not None and kind.concerns(args, kwargs):
             changes = machine.updates.before(kind, args, kwargs or {})
             if changes:

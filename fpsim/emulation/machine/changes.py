@@ -14,7 +14,6 @@ from fpsim.emulation.machine.meaning import ADDITIONS, NOTHING, marks_of, moved,
 from fpsim.emulation.registry import is_out, names, overloads, tensors_in
 
 _is_grad_enabled = torch.is_grad_enabled
-_NUMBERS = frozenset((float, int, bool, complex))
 _FLOAT32 = torch.float32
 
 _OTHERS = frozenset(names("mul div lerp copy"))
@@ -115,11 +114,9 @@ class Fresh(Kind):
 
     def concerns(self, args: Any, kwargs: Any) -> bool:
         first = args[0]
-        if type(first) in _NUMBERS:
+        if not isinstance(first, torch.Tensor):
             return False
-        if first.requires_grad:
-            return not _is_grad_enabled()
-        return tags.is_parameter(first)
+        return not _is_grad_enabled() if first.requires_grad else tags.is_parameter(first)
 
     def changes(self, updates: Counting, args: Any, kwargs: Any) -> list[Change]:
         first = args[0]
@@ -198,5 +195,5 @@ def _kinds() -> Iterator[tuple[Any, Kind]]:
     yield torch.ops.aten.detach.default, _Detach("detach")
 
 
-#: The kind of each operation that is observed.
-KINDS = dict(_kinds())
+#: The kind of each operation that is observed, by its identity: torch lets none go, and hashes them by a function in Python.
+KINDS = {id(op): kind for op, kind in _kinds()}

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine.protocol import Machine
-from fpsim.emulation.registry import RULES, TABLE, Entry, enter
+from fpsim.emulation.registry import TABLE, Entry, enter
 
 _POW = torch.ops.aten.pow.Tensor_Scalar
-_power = RULES[_POW]
+_power = TABLE[_POW].rule
 
 
 def pow_of(machine: Machine, x: Tensor, exponent: Any) -> Tensor:
