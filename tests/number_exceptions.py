@@ -77,10 +77,8 @@ _LISTED = {
         addbmm: in place, numbers hb | numbers hb
         addmm: in place, numbers hHbB | numbers hHbB
         addmv: in place, numbers hb | numbers hb
-        addr: in place, numbers hb | numbers hb
         aten.addbmm.default: alpha hb | beta hb
         aten.addmv.default: alpha hb
-        aten.addr.default: alpha hb | beta hb
         """,
     PARTIAL: """
         aten.huber_loss.default: delta hb

@@ -18,7 +18,7 @@ from fpsim.emulation.machine.protocol import Machine, Rule
 IN_THE_FORMAT = frozenset(
     (
         *("eq", "ne", "lt", "le", "gt", "ge", "isin", "bucketize", "searchsorted"),
-        *("fmod", "remainder", "pow", "xlogy", "special_xlog1py", "index_add", "segment_reduce"),
+        *("fmod", "remainder", "pow", "xlogy", "special_xlog1py", "index_add", "segment_reduce", "addr"),
         *("hardshrink", "hardshrink_backward", "softshrink_backward"),
         *("smooth_l1_loss", "smooth_l1_loss_backward", "huber_loss", "huber_loss_backward"),
     )
