@@ -109,3 +109,14 @@ class Spectrum(torch.nn.Module):
 def test_certificates_name_what_they_have_none_for():
     with pytest.raises(fpsim.UnsupportedOp, match="complex numbers and sparse"):
         fpsim.certify(Spectrum().eval(), tensor_of(halves(6, 3)), fmt="fp16")
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "bsc"])
+def test_buffers_of_every_layout_are_copied_and_rounded(layout):
+    third = torch.full((4, 4), 1 / 3)
+    blocks = ((2, 2),) if layout[0] == "b" else ()
+    model = torch.nn.Linear(4, 4)
+    model.register_buffer("matrix", third.to_sparse() if layout == "coo" else getattr(third, f"to_sparse_{layout}")(*blocks))
+    buffer = fpsim.run(model, fmt="fp16").matrix
+    assert buffer.layout is model.matrix.layout
+    assert torch.equal(buffer.to_dense(), third.half().float()) and torch.equal(model.matrix.to_dense(), third)

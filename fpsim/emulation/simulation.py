@@ -231,7 +231,7 @@ run_as_written(Simulation.forward)
 
 def _copies_of_compressed(model: nn.Module) -> dict[int, Any]:
     """Copies of buffers that torch's own deepcopy has no way to copy, by identity."""
-    return {id(item): item.clone() for item in model.buffers() if item.layout in (torch.sparse_csr, torch.sparse_csc)}
+    return {id(item): item.clone() for item in model.buffers() if item.layout in marks.COMPRESSED}
 
 
 def run(

@@ -16,7 +16,7 @@ from fpsim.emulation.dispatch.carriers import COMPLEX32, Call, ComplexCall, upca
 from fpsim.emulation.dispatch.mode import EmulationMode
 from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor, stop_recording
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.layouts import values_of, with_values
+from fpsim.emulation.machine.layouts import with_values
 from fpsim.emulation.machine.limits import SMALL, instead_of
 from fpsim.emulation.machine.native import NativeMachine, common_dtype
 from fpsim.emulation.machine.parts import conjugating
@@ -169,7 +169,7 @@ class NativeMode(EmulationMode):
         if func is _aten._to_copy.default and (wanted not in SMALL or kinds == {wanted}):
             return func(*args, **kwargs)  # exact, or torch's own
         if func is _aten._to_copy.default and args[0].layout is not torch.strided:
-            stored = values_of(args[0])
+            stored = marks.stored(args[0])
             values = self._compute(entry, (stored,), {"dtype": wanted}, [stored], kinds, wanted)
             return with_values(args[0], values)
         if func is _aten._to_copy.default:

@@ -1,4 +1,4 @@
-"""What a sparse tensor stores, in any layout."""
+"""Sparse tensors that store other values than one does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import torch
 from torch import Tensor
 
 COO, CSR = torch.sparse_coo, torch.sparse_csr
-
-
-def values_of(x: Tensor) -> Tensor:
-    """What a sparse tensor stores."""
-    return x._values() if x.layout is COO else x.values()
 
 
 def with_values(x: Tensor, values: Tensor) -> Tensor:

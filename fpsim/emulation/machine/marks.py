@@ -37,6 +37,9 @@ PLAIN_TYPES = {
     torch.nn.parameter.UninitializedBuffer,
 }
 
+#: Layouts of sparse matrices by rows or columns, or by blocks of these.
+COMPRESSED = frozenset((torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc))
+
 #: A tensor's memory as an array, as torch has it: `Tensor.numpy` itself tells who else can write there.
 array_of = torch._C.TensorBase.numpy
 pointer_to = torch._C.TensorBase.data_ptr
@@ -90,7 +93,7 @@ def stored(tensor: torch.Tensor) -> torch.Tensor:
     """The dense tensor of what is stored: the values of a sparse matrix, of a dense one itself."""
     if tensor.layout is torch.sparse_coo:
         return tensor._values()
-    return tensor.values() if tensor.layout in (torch.sparse_csr, torch.sparse_csc) else tensor
+    return tensor.values() if tensor.layout in COMPRESSED else tensor
 
 
 def tag_on(tensor: torch.Tensor) -> Tag | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fpsim.emulation.machine import marks
-from fpsim.emulation.machine.layouts import COO, values_of, with_values
+from fpsim.emulation.machine.layouts import COO, with_values
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
 from fpsim.emulation.registry import PARTS_OF_SPARSE, RULES, SPARSE, Entry, Rule, enter, register
 from fpsim.emulation.rules.exact import exact_rule, view_rule
@@ -57,7 +57,7 @@ def of_coo(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
 
 def marked(machine: Machine, result: Tensor) -> Tensor:
     """What is stored are values of the format."""
-    machine.exact(result if result.layout is torch.strided else values_of(result))
+    machine.exact(marks.stored(result))
     return result
 
 
@@ -172,7 +172,7 @@ def to_copy(machine: Machine, x: Tensor, *, dtype: MaybeDtype = None, **kwargs: 
     """The stored values in another dtype, each cast as a dense one."""
     x = read(machine, x)
     with machine.dispatching():
-        values = values_of(x).to(x.dtype if dtype is None else dtype, copy=True)
+        values = marks.stored(x).to(x.dtype if dtype is None else dtype, copy=True)
     return with_values(x, values)
 
 

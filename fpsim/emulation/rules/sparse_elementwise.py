@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fpsim.emulation.machine.layouts import COO, CSR, values_of, with_values
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.layouts import COO, CSR, with_values
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import RULES, SPARSE, Rule
 from fpsim.emulation.rules.sparse import as_coo, flat_places, like, marked, of_coo, read
@@ -61,7 +62,7 @@ def _of_entries(op: torch._ops.OpOverload) -> Rule:
     def compute(machine: Machine, x: Tensor, *rest: Any, **named: Any) -> Tensor:
         op(_without_entries(x), *rest, **named)  # torch's own error
         x = read(machine, x)
-        return marked(machine, with_values(x, machine.rules[op](machine, values_of(x), *rest, **named)))
+        return marked(machine, with_values(x, machine.rules[op](machine, marks.stored(x), *rest, **named)))
 
     return compute
 
@@ -180,7 +181,7 @@ def _rule_of_all_values(op: torch._ops.OpOverload) -> Rule:
     """What writes to each value that is stored."""
 
     def compute(machine: Machine, x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        machine.rules[op](machine, values_of(x), *rest, **named)
+        machine.rules[op](machine, marks.stored(x), *rest, **named)
         return x
 
     return compute

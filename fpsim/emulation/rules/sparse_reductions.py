@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fpsim.emulation.machine.layouts import values_of, with_values
+from fpsim.emulation.machine import marks
+from fpsim.emulation.machine.layouts import with_values
 from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import SPARSE, Rule, register
 from fpsim.emulation.rules.reductions import axes_of
@@ -91,12 +92,12 @@ def norm(machine: Machine, x: Tensor, p: float | None, dim: Axes, keepdim: bool 
     pattern = _aten.norm.ScalarOpt_dim(x, p, dim, keepdim)  # or torch's own error
     if x.dtype is not _FLOAT32:
         return pattern
-    values = values_of(x).flatten()
-    return machine.rules[_aten.norm.ScalarOpt_dim](machine, like(values_of(x), values), p, [0]).reshape(pattern.shape)
+    values = marks.stored(x).flatten()
+    return machine.rules[_aten.norm.ScalarOpt_dim](machine, like(marks.stored(x), values), p, [0]).reshape(pattern.shape)
 
 
 SPARSE[_aten.norm.ScalarOpt_dim] = norm
-SPARSE[_aten.any.default] = lambda machine, x: machine.rules[_aten.any.default](machine, values_of(read(machine, x)))
+SPARSE[_aten.any.default] = lambda machine, x: machine.rules[_aten.any.default](machine, marks.stored(read(machine, x)))
 
 
 def _along_lines(x: Tensor, dim: int, function: Callable[..., Tensor], *others: Tensor) -> Tensor:
