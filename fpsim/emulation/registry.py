@@ -74,6 +74,10 @@ TABLE: dict[torch._ops.OpOverload, Entry] = {}
 #: The same, operation to function: what the dispatch mode looks up.
 RULES: dict[torch._ops.OpOverload, Rule] = {}
 
+#: By the identity of an operation, what computes it from float32 tensors that all hold values of the format, and numbers after
+#: the first; None is for its rule to do.
+HELD: dict[int, Callable[..., torch.Tensor | None]] = {}
+
 #: What it looks up under granularity="primitive": there composite operations run as their steps.
 PRIMITIVE: dict[torch._ops.OpOverload, Rule] = {}
 
@@ -159,11 +163,13 @@ def unregister(op: torch._ops.OpOverload) -> None:
     """Forget the rule of an operator, so that another can be registered. Raises KeyError if it has none."""
     del TABLE[op], RULES[op], PRIMITIVE[op]
     STEPS.discard(op)
+    HELD.pop(id(op), None)
 
 
 def enter(entry: Entry) -> None:
     """Put a row into the table, in the place of the one that was there."""
     TABLE[entry.op] = entry
+    HELD.pop(id(entry.op), None)
     RULES[entry.op] = PRIMITIVE[entry.op] = taking_numbers(entry.op, name_of(entry.op), entry.rule)
 
 

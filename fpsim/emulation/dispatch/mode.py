@@ -10,6 +10,7 @@ from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.dispatch.decompositions import decomposition_of
+from fpsim.emulation.dispatch.holding import all_hold
 from fpsim.emulation.dispatch.subclasses import are_taken_apart
 from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp, stop_recording
 from fpsim.emulation.machine import marks
@@ -17,7 +18,7 @@ from fpsim.emulation.machine.changes import KINDS
 from fpsim.emulation.machine.limits import has_others
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.protocol import Rule
-from fpsim.emulation.registry import SPARSE, arrived
+from fpsim.emulation.registry import HELD, SPARSE, arrived
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -41,6 +42,7 @@ class EmulationMode(TorchDispatchMode):
         super().__init__()
         self.machine = machine
         self.rules: Rules = machine.rules
+        self.held = HELD if machine.has_one_format else {}
         machine.stepping = self
 
     @classmethod
@@ -50,7 +52,16 @@ class EmulationMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if types and are_taken_apart(types):
             return NotImplemented
-        machine, kind = self.machine, KINDS.get(id(func))
+        machine, number = self.machine, id(func)
+        held = self.held.get(number)
+        if held is not None and not (kwargs or types or machine.updates_parameters or _modes_left()):
+            if all_hold(args, machine.arithmetic.tag):
+                machine.op = func
+                result = held(machine, *args)
+                if result is not None:
+                    machine.results.note(result)
+                    return result
+        kind = KINDS.get(number)
         if kind is not None and kind.concerns(args, kwargs):
             changes = machine.updates.before(kind, args, kwargs or {})
             if changes:

@@ -201,5 +201,5 @@ def _of_host(name: str) -> property:
     return property(lambda self: getattr(self._host, name), lambda self, value: setattr(self._host, name, value))
 
 
-for _name in ("rows", "path", "places", "calls", "call", "reads"):
+for _name in ("rows", "path", "places", "updates_parameters", "calls", "call", "reads"):
     setattr(_Small, _name, _of_host(_name))

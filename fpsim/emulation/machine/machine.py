@@ -55,6 +55,8 @@ class FormatMachine(Writing):
 
     #: Whether products read their factors in a format of their own.
     has_factors = False
+    #: Whether all that operations read and make is of one format, whatever the operation and its place.
+    has_one_format = True
     stepping: AbstractContextManager[Any]  # in which the steps of an operation meet their rules
 
     def __init__(self, policy: Policy, emulation: Surroundings):

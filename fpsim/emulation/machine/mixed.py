@@ -57,6 +57,7 @@ _NUMBER = torch.ops.aten._local_scalar_dense.default
 class MixedMachine(FormatMachine):
     """A machine with several settings: `select` before each rule."""
 
+    has_one_format = False
     _selected: Selection
 
     def __init__(self, policy: MixedPolicy, emulation: Surroundings):

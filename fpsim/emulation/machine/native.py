@@ -19,6 +19,7 @@ from fpsim.sums.task import Sum
 class NativeMachine(FormatMachine):
     """A machine whose format is that of the dtype in hand: `choose` before each rule."""
 
+    has_one_format = False
     stands_for_largest = saturates_constants = False  # a model asks for the range of its own dtype; torch casts its constants
 
     def __init__(self, policy: Policy, emulation: Surroundings):

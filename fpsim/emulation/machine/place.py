@@ -17,6 +17,8 @@ from fpsim.emulation.machine.rows import FORMATS_MET, Touched, Where
 from fpsim.emulation.machine.settings import ModuleSettings
 from fpsim.numbers import rounding as roundings
 
+_graph_task = torch._C._current_graph_task_id  # -1 outside a backward pass
+
 
 class Surroundings(Protocol):
     """What a machine asks of the emulation that it belongs to."""
@@ -57,8 +59,12 @@ class Place:
 
     def row(self) -> np.ndarray:
         fmt = self.arithmetic.fmt
+        if self.places or not (self.updates_parameters or _graph_task() != -1):  # as `place_and_phase` has it
+            place, phase = self.path, "forward"
+        else:
+            place, phase = self.place_and_phase()
         try:  # by a tuple that equals a `Where`, and takes half as long to make
-            row = self.rows[(*self.place_and_phase(), self.op, fmt.name, fmt.saturate)]  # type: ignore[index]
+            row = self.rows[place, phase, self.op, fmt.name, fmt.saturate]  # type: ignore[index]
         except KeyError:
             return self.row_of(self.where())
         if self.touched is not None and id(row) not in self.touched:
@@ -89,7 +95,7 @@ class Place:
         """Those of `place` and `phase`."""
         if self.places:
             return self.path, "forward"  # a recomputed one too, and a closure's
-        if torch._C._current_graph_task_id() != -1:
+        if _graph_task() != -1:
             return self.emulation.backward_path(), "backward"
         if not self.updates_parameters or torch.is_grad_enabled():
             return self.path, "forward"
@@ -97,14 +103,14 @@ class Place:
 
     def place(self) -> str:
         """The path of the module whose forward pass, or whose part of the backward pass, is running."""
-        if self.places or torch._C._current_graph_task_id() == -1:  # a recomputed forward pass has places too
+        if self.places or _graph_task() == -1:  # a recomputed forward pass has places too
             return self.path
         return self.emulation.backward_path()
 
     def key(self) -> int:
         """The key of one rounding's draws: a hash of seed, training step, module path and op number in its call."""
         self.calls += 1
-        path = self.path if self.places or torch._C._current_graph_task_id() == -1 else "<backward>"
+        path = self.path if self.places or _graph_task() == -1 else "<backward>"
         assert self.arithmetic.policy.seed is not None
         return roundings.draw_key(self.arithmetic.policy.seed, hash_of(self.emulation.training_step, path, self.calls))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fpsim.backend.numba import passes
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.machine.writing import WORTH_A_PASS
-from fpsim.emulation.registry import RULES, Entry, Rule, enter, register_functional
+from fpsim.emulation.registry import HELD, RULES, Entry, Rule, enter, register_functional
 from fpsim.numbers.operations import odd_sum
 
 _aten = torch.ops.aten
@@ -54,17 +54,30 @@ _PASSES = {
 }
 
 
+def _held(function: Callable[..., Tensor], in_place: bool = False) -> Callable[..., MaybeTensor]:
+    """Of small operands that hold values of the format, and numbers: what is most frequent, and costs least."""
+
+    def compute(machine: Machine, a: Tensor, b: Tensor | float, alpha: float = 1) -> MaybeTensor:
+        if alpha != 1 or not machine.arithmetic.fast or a.numel() >= WORTH_A_PASS or (in_place and a.requires_grad):
+            return None
+        if not isinstance(b, Tensor):
+            return machine.finish(function(a, machine.scalar(b)))
+        return machine.finish(function(a, b)) if b.numel() < WORTH_A_PASS else None
+
+    return compute
+
+
 def _arithmetic(name: str) -> Callable[..., Tensor]:
     function = getattr(torch, name)
+    held = _held(function)
     with_tensor, with_number = _PASSES[name]
 
     def rule(machine: Machine, a: Any, b: Any, alpha: float = 1, into: MaybeTensor = None) -> Tensor:
+        if machine.holds(a) and (not isinstance(b, Tensor) or machine.holds(b)):
+            result = held(machine, a, b, alpha)
+            if result is not None:
+                return result
         fast = machine.arithmetic.fast
-        if alpha == 1 and fast and machine.holds(a) and a.numel() < WORTH_A_PASS:  # what is most frequent, and costs least
-            if not isinstance(b, Tensor):
-                return machine.finish(function(a, machine.scalar(b)))
-            if machine.holds(b) and b.numel() < WORTH_A_PASS:
-                return machine.finish(function(a, b))
         a_is_scalar, b_is_scalar = not isinstance(a, Tensor), not isinstance(b, Tensor)
         a = a if a_is_scalar else machine.operand(a)
         b = b if b_is_scalar else machine.operand(b)
@@ -191,6 +204,9 @@ def _register_arithmetic() -> None:
         for base, packet, form in _IN_PLACE.values():
             op = getattr(packet, overload)
             enter(Entry(op, "elementwise", form(RULES[getattr(base, overload)])))
+    for name, (fresh, written, _) in _IN_PLACE.items():
+        HELD[id(fresh.Tensor)] = HELD[id(fresh.Scalar)] = _held(getattr(torch, name))
+        HELD[id(written.Tensor)] = HELD[id(written.Scalar)] = _held(getattr(Tensor, f"{name}_"), in_place=True)
 
 
 _register_arithmetic()
