@@ -29,6 +29,9 @@ from fpsim.emulation.schemas import (
     tensors_in,
 )
 
+#: An operation of such operands as `SHORT` is for.
+Held = Callable[..., torch.Tensor | None]
+
 _UNINITIALIZED = ("aten::empty", "aten::new_empty")
 
 
@@ -76,7 +79,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {}
 
 #: By the identity of an operation, what computes it from float32 tensors that all hold values of the format, and numbers after
 #: the first; None is for its rule to do.
-HELD: dict[int, Callable[..., torch.Tensor | None]] = {}
+SHORT: dict[int, Held] = {}
 
 #: What it looks up under granularity="primitive": there composite operations run as their steps.
 PRIMITIVE: dict[torch._ops.OpOverload, Rule] = {}
@@ -163,13 +166,13 @@ def unregister(op: torch._ops.OpOverload) -> None:
     """Forget the rule of an operator, so that another can be registered. Raises KeyError if it has none."""
     del TABLE[op], RULES[op], PRIMITIVE[op]
     STEPS.discard(op)
-    HELD.pop(id(op), None)
+    SHORT.pop(id(op), None)
 
 
 def enter(entry: Entry) -> None:
     """Put a row into the table, in the place of the one that was there."""
     TABLE[entry.op] = entry
-    HELD.pop(id(entry.op), None)
+    SHORT.pop(id(entry.op), None)
     RULES[entry.op] = PRIMITIVE[entry.op] = taking_numbers(entry.op, name_of(entry.op), entry.rule)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +9,7 @@ from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.dispatch.decompositions import decomposition_of
-from fpsim.emulation.dispatch.holding import all_hold
+from fpsim.emulation.dispatch.holding import CHANGED, HELD, OTHERS, look
 from fpsim.emulation.dispatch.subclasses import are_taken_apart
 from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp, stop_recording
 from fpsim.emulation.machine import marks
@@ -18,7 +17,7 @@ from fpsim.emulation.machine.changes import KINDS
 from fpsim.emulation.machine.limits import has_others
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.protocol import Rule
-from fpsim.emulation.registry import HELD, SPARSE, arrived
+from fpsim.emulation.registry import SHORT, SPARSE, Held, arrived
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -42,7 +41,7 @@ class EmulationMode(TorchDispatchMode):
         super().__init__()
         self.machine = machine
         self.rules: Rules = machine.rules
-        self.held = HELD if machine.has_one_format else {}
+        self.held = SHORT if machine.has_one_format else {}
         machine.stepping = self
 
     @classmethod
@@ -52,34 +51,44 @@ class EmulationMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if types and are_taken_apart(types):
             return NotImplemented
-        machine, number = self.machine, id(func)
-        held = self.held.get(number)
-        if held is not None and not (kwargs or types or machine.updates_parameters or _modes_left()):
-            if all_hold(args, machine.arithmetic.tag):
-                machine.op = func
-                result = held(machine, *args)
-                if result is not None:
-                    machine.results.note(result)
-                    return result
-        kind = KINDS.get(number)
-        if kind is not None and kind.concerns(args, kwargs):
-            changes = machine.updates.before(kind, args, kwargs or {})
-            if changes:
-                compute = functools.partial(self.update, func, types, args, kwargs)
-                return machine.updates.observe(func, kind, changes, compute)
-        if machine.updates_parameters:
-            return self.update(func, types, args, kwargs)
-        result = self.dispatch(func, types, args, kwargs or {})
-        machine.results.note(result)
-        return result
+        try:
+            machine, number = self.machine, id(func)
+            held, found = self.held.get(number), OTHERS
+            if held is not None and not types and _modes_left() == 0:
+                found = look(args, machine.arithmetic.tag)
+                if found == HELD and not machine.updates_parameters:
+                    machine.op = func
+                    result = held(machine, *args, **kwargs) if kwargs else held(machine, *args)
+                    if result is not None:
+                        machine.results.note(result)
+                        return result
+            kind = KINDS.get(number)
+            kwargs = kwargs or {}
+            short = None if found == OTHERS else held
+            if kind is not None and (found == CHANGED or (found == OTHERS and kind.concerns(args, kwargs))):
+                changes = machine.updates.before(kind, args, kwargs)
+                if changes:
+                    return machine.updates.observe(func, kind, changes, self.update, (func, types, args, kwargs, short))
+            if machine.updates_parameters:
+                return self.update(func, types, args, kwargs, short)
+            result = self.dispatch(func, types, args, kwargs)
+            machine.results.note(result)
+            return result
+        except UnsupportedOp as error:
+            self._explain(error, func, args, kwargs or {})
+            raise
 
-    def update(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    def update(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any], short: Held | None) -> Any:
         """The result of an operation of an optimizer's step, or of one that changes a parameter: its operands' module's."""
-        owner = self.machine.owner = marks.module_of(args)
-        result = self.dispatch(func, types, args, kwargs or {})
+        machine = self.machine
+        machine.op = func
+        owner = machine.owner = marks.module_of(args)
+        result = None if short is None else short(machine, *args, **kwargs)
+        if result is None:
+            result = self.dispatch(func, types, args, kwargs)
         if owner is not None and isinstance(result, torch.Tensor):
             marks.set_module(result, owner)
-        self.machine.results.note(result)
+        machine.results.note(result)
         return result
 
     def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -105,21 +114,14 @@ class EmulationMode(TorchDispatchMode):
             return func(*args, **kwargs)  # shapes only
         except SparseTensor as error:
             return self._with_sparse(error, func, args, kwargs)
-        except UnsupportedOp as error:
-            self._explain(error, func, args, kwargs)
-            raise
 
     def _with_sparse(self, error: SparseTensor, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """What a rule makes that takes sparse operands, where one for dense ones has refused them."""
         rule = SPARSE.get(func)
-        try:
-            if rule is None:
-                raise error
-            with _without_dispatch():
-                return rule(self.machine, *args, **kwargs)
-        except UnsupportedOp as reason:
-            self._explain(reason, func, args, kwargs)
-            raise
+        if rule is None:
+            raise error
+        with _without_dispatch():
+            return rule(self.machine, *args, **kwargs)
 
     def _explain(self, error: UnsupportedOp, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         values = [_describe(value) for value in args] + [f"{key}={_describe(value)}" for key, value in kwargs.items()]
@@ -137,11 +139,8 @@ class EmulationMode(TorchDispatchMode):
                 return result
         self.machine.op = func
         if "_amp_" in str(func):
-            error = self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')
-        else:
-            error = UnsupportedOp(f"{func} has no rule, so emulation under {self.machine.arithmetic.policy} cannot run it")
-        self._explain(error, func, args, kwargs)
-        raise error
+            raise self.machine.refuse('loss scaling is for fmt="native", where 16-bit tensors mean themselves')
+        raise UnsupportedOp(f"{func} has no rule, so emulation under {self.machine.arithmetic.policy} cannot run it")
 
     def _refuse_subclasses(self, func: Any, types: Any) -> None:
         names = ", ".join(sorted({kind.__name__ for kind in types}))

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from fpsim.emulation.dispatch.acceptance import Acceptance, fills_a_mask
 from fpsim.emulation.dispatch.carriers import COMPLEX32, Call, ComplexCall, upcast
 from fpsim.emulation.dispatch.mode import EmulationMode
-from fpsim.emulation.errors import BeingTraced, UnsupportedOp, UnsupportedTensor, stop_recording
+from fpsim.emulation.errors import BeingTraced, UnsupportedTensor, stop_recording
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.layouts import with_values
 from fpsim.emulation.machine.limits import SMALL, instead_of
@@ -101,12 +101,8 @@ class NativeMode(EmulationMode):
                 return RULES[func](self.machine, *args, **kwargs)
         if entry.computes_nothing or func in PARTS_OF_SPARSE:
             return self._plain(func, args, kwargs, kinds)
-        try:
-            with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-                return self._compute(entry, args, kwargs, tensors, kinds & _FLOATING, wanted)
-        except UnsupportedOp as error:
-            self._explain(error, func, args, kwargs)
-            raise
+        with _without_dispatch(), torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return self._compute(entry, args, kwargs, tensors, kinds & _FLOATING, wanted)
 
     def _of_half_complex_numbers(self, func: Any, args: Any, kwargs: dict[str, Any], kinds: set[torch.dtype]) -> Any:
         """complex32: two values of float16. Beside a wider dtype it is that one's, as torch promotes it."""
@@ -116,19 +112,15 @@ class NativeMode(EmulationMode):
         if entry.computes_nothing:
             return self._plain(func, args, kwargs, kinds)
         self.machine.op = func
-        try:
-            with _without_dispatch():
-                if func is _aten._to_copy.default and kwargs.get("dtype", COMPLEX32) is not COMPLEX32:
-                    return func(*args, **kwargs)  # exact, or torch's own
-                if func is _aten.copy_.default and args[0].dtype is not COMPLEX32:
-                    return self._plain(func, (args[0], *upcast(args[1:])), kwargs, kinds)
-                if func not in (_aten._to_copy.default, _aten.copy_.default) and not kinds.issubset(_OF_HALVES):
-                    args, kwargs = upcast((args, kwargs))
-                    return self._plain(func, args, kwargs, kinds)
-                return ComplexCall(self.machine, torch.float16).run(func, args, kwargs)
-        except UnsupportedOp as error:
-            self._explain(error, func, args, kwargs)
-            raise
+        with _without_dispatch():
+            if func is _aten._to_copy.default and kwargs.get("dtype", COMPLEX32) is not COMPLEX32:
+                return func(*args, **kwargs)  # exact, or torch's own
+            if func is _aten.copy_.default and args[0].dtype is not COMPLEX32:
+                return self._plain(func, (args[0], *upcast(args[1:])), kwargs, kinds)
+            if func not in (_aten._to_copy.default, _aten.copy_.default) and not kinds.issubset(_OF_HALVES):
+                args, kwargs = upcast((args, kwargs))
+                return self._plain(func, args, kwargs, kinds)
+            return ComplexCall(self.machine, torch.float16).run(func, args, kwargs)
 
     @staticmethod
     def _half_by_default(func: Any, tensors: list[torch.Tensor], wanted: Any) -> bool:

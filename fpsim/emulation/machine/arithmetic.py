@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.finishing import Finish
 from fpsim.emulation.machine.policy import Policy
@@ -22,7 +24,7 @@ class Arithmetic:
     tag           the mark of memory that holds values of the format
     fast          whether float32 suffices for elementwise operations
     uniform       whether all that an operation reads and makes is of one format
-    constants     constants rounded before
+    constants     constants rounded before; scalars: numbers made tensors before
     """
 
     policy: Policy
@@ -38,6 +40,7 @@ class Arithmetic:
     tables: Tables
     uniform: bool = True
     constants: dict[float, float] = field(default_factory=dict)
+    scalars: dict[float, torch.Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(policy: Policy) -> Arithmetic:

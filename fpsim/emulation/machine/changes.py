@@ -74,7 +74,7 @@ class _InPlace(Kind):
         if not plain and self.name in ("add", "sub"):
             args = tuple(map(_densely, args))
             plain = _are_plain(args)
-        if not plain or not _are_plain(kwargs.values()):
+        if not plain or (kwargs and not _are_plain(kwargs.values())):
             return []
         return [updates.change(self.name, args[0], args[1:], kwargs)]
 
@@ -157,10 +157,10 @@ def _densely(value: Any) -> Any:
 def _are_plain(values: Any) -> bool:
     """Whether the tensors among values are dense, on the CPU, and no subclass: else a rule refuses them."""
     for item in values:
-        if isinstance(item, torch.Tensor):
-            if type(item) not in tags.PLAIN_TYPES or not item.is_cpu or item.layout is not torch.strided:
+        if type(item) in tags.PLAIN_TYPES:
+            if not item.is_cpu or item.layout is not torch.strided:
                 return False
-        elif isinstance(item, (list, tuple)) and not _are_plain(item):
+        elif isinstance(item, torch.Tensor) or (isinstance(item, (list, tuple)) and not _are_plain(item)):
             return False
     return True
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 
 from fpsim.backend.numba import counting
 from fpsim.emulation.machine.limits import LARGEST, in_fp32
@@ -13,6 +14,11 @@ from fpsim.emulation.machine.place import Place
 from fpsim.numbers.rounding import Rounding, round_into
 
 _MOST = 1 << 12  # constants that are kept
+
+
+def _make_room(kept: dict[float, Any]) -> None:
+    if len(kept) >= _MOST:  # step sizes that differ at every step
+        kept.clear()
 
 
 class Constants(Place):
@@ -27,6 +33,16 @@ class Constants(Place):
         if self.arithmetic.primitive:
             return self.in_format(value, draws=type(value) is float)
         return in_fp32(value) if type(value) is float else value
+
+    def scalar_tensor(self, value: float) -> torch.Tensor:
+        scalars = self.arithmetic.scalars
+        found = scalars.get(value) if value and not self.arithmetic.primitive else None  # 0 equals -0
+        if found is None:
+            found = torch.scalar_tensor(self.scalar(value), dtype=torch.float32, device="cpu")
+            if value and not self.arithmetic.primitive:
+                _make_room(scalars)
+                scalars[value] = found
+        return found
 
     def as_number(self, value: float) -> float:
         """A Python number as arithmetic reads it; nothing is counted or drawn."""
@@ -79,7 +95,6 @@ class Constants(Place):
         if saturate and value == value and ((np.isinf(result) and abs(value) != np.inf) or not abs(result) <= np.inf):
             result = self.arithmetic.fmt.max_finite if value > 0 else -self.arithmetic.fmt.max_finite
         if keeps:
-            if len(self.arithmetic.constants) >= _MOST:  # step sizes that differ at every step
-                self.arithmetic.constants.clear()
+            _make_room(self.arithmetic.constants)
             self.arithmetic.constants[value] = result
         return result

@@ -238,8 +238,9 @@ def change_of(tensor: Any, source: torch.Tensor) -> Any:
 
 def is_multiple(tensor: Any, source: torch.Tensor) -> bool:
     """Whether a tensor is the source itself, or the source multiplied by a number, as `set_change` said."""
-    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.shape != source.shape:
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided:
         return False
-    if pointer_to(tensor) == pointer_to(source) and tensor.stride() == source.stride():
+    if pointer_to(tensor) == pointer_to(source) and tensor.shape == source.shape and tensor.stride() == source.stride():
         return True
-    return change_of(tensor, source) is not None and tensor.untyped_storage()._fpsim_change[3]  # type: ignore[attr-defined]
+    change = change_of(tensor, source)
+    return change is not None and tensor.shape == source.shape and tensor.untyped_storage()._fpsim_change[3]  # type: ignore[attr-defined]

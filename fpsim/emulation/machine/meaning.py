@@ -116,7 +116,7 @@ def _condition_of(
         few = kernels.QUOTIENT, first, rest[1]
     elif name == "copy":
         few = kernels.DIFFERENT, target, first
-    if few is None or few[1].shape != target.shape or few[2].shape != target.shape:
+    if few is None or not all(item is target or item.shape == target.shape for item in few[1:]):  # type: ignore[union-attr]
         return None
     return few if few[1].dtype in _HELD_BY_FLOAT32 and few[2].dtype in _HELD_BY_FLOAT32 else None
 

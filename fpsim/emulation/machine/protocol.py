@@ -71,6 +71,9 @@ class Machine(Protocol):
     def scalar(self, value: float) -> float:
         """A Python number as an operand of arithmetic: in fp32 under "kernel", rounded to the format under "primitive"."""
 
+    def scalar_tensor(self, value: float) -> torch.Tensor:
+        """`scalar` as a float32 tensor of no dimensions, which torch computes with in less time; nobody may write to it."""
+
     def constant(self, value: Any, saturate: bool = True) -> Any:
         """A constant that fills a tensor: rounded, and saturated if it is finite or the format has no infinity."""
 

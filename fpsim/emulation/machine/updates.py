@@ -7,7 +7,7 @@ Within a step, changes count together, whichever operations an implementation ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from fpsim.emulation.machine.scratch import Scratch
 from fpsim.numbers.rounding import Rounding
 
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
-_FLOAT32 = torch.float32
+_modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
+_NOTHING_LEFT = nullcontext()
 _COUNTED = [counting.UPDATES, counting.LOST]
 
 
@@ -79,7 +80,7 @@ class Updates:
         """The changes of parameters that an operation is about to make, or to compute; none for most."""
         if self._busy or self._is_aside or kind is self._fused:
             return []
-        with _without_dispatch():
+        with _hidden():
             return kind.changes(self, args, kwargs)
 
     @contextmanager
@@ -94,7 +95,7 @@ class Updates:
     def tell(self, target: torch.Tensor, start: torch.Tensor, meant: torch.Tensor, kept: torch.Tensor) -> None:
         """A parameter that held `start` was changed, in a step that meant to change some elements, and keeps some changes."""
         if self.counts(target):
-            with _without_dispatch():
+            with _hidden():
                 self._note(target, moved(meant), tags.array_of(floats(start)).reshape(-1), kept)
 
     def counts(self, tensor: torch.Tensor) -> bool:
@@ -114,7 +115,7 @@ class Updates:
         take = np.empty if self._steps is None else self._scratch.take
         if step is None:
             marks = take(target.numel(), np.uint8)
-            marks[:] = 0
+            marks.fill(0)
         else:
             marks = step.marks
         base = copied = NOTHING
@@ -129,8 +130,10 @@ class Updates:
             marks |= earlier
         return Change(target, marks, decays, base)
 
-    def observe(self, op: Any, kind: Kind, changes: list[Change], compute: Callable[[], Any]) -> Any:
-        """The operation's result; what it did is compared with what it meant."""
+    def observe(
+        self, op: Any, kind: Kind, changes: list[Change], compute: Callable[..., Any], given: tuple[Any, ...]
+    ) -> Any:
+        """The operation's result, `compute(*given)`; what it did is compared with what it meant."""
         is_told = type(kind) is Told
         if is_told:
             self._fused, self.told = kind, []
@@ -141,13 +144,13 @@ class Updates:
         if call is not None and call.operation is op:
             call.find_place()  # what it changes is known by now
         try:
-            result = compute()
+            result = compute(*given)
             if type(kind) is Fresh:
                 if isinstance(result, torch.Tensor) and result.shape == changes[0].target.shape:
                     tags.set_change(result, changes[0].target, changes[0].marks, changes[0].decays)
                 return result
             self._machine.op = op
-            with _without_dispatch():
+            with _hidden():
                 if is_told:
                     for change, marks in zip(changes, self.told or (), strict=False):  # where gradients are infinite, none
                         self._note(change.target, marks, NOTHING)
@@ -204,7 +207,7 @@ class Updates:
             return
         steps, self._steps = self._steps, None
         name, self._optimizer = type(self._optimizer).__name__, None
-        with _without_dispatch(), torch.no_grad():
+        with _hidden(), torch.no_grad():
             for step in (steps or {}).values():
                 if self._inner:  # whose operations are its own affair
                     step.where = step.where._replace(operation=f"{name}({', '.join(self._inner)})")
@@ -222,6 +225,11 @@ class Updates:
             update = Update(step.name, step.target, step.where, updates, lost, step.kept)
             for observer in observers:
                 observer.after_update(update)
+
+
+def _hidden() -> AbstractContextManager[Any]:
+    """What hides torch's operations from dispatch modes, where any are left."""
+    return _without_dispatch() if _modes_left() else _NOTHING_LEFT
 
 
 def _place_of(tensor: torch.Tensor) -> tuple[Any, ...]:

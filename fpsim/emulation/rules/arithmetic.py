@@ -12,7 +12,7 @@ from torch import Tensor
 from fpsim.backend.numba import passes
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.machine.writing import WORTH_A_PASS
-from fpsim.emulation.registry import HELD, RULES, Entry, Rule, enter, register_functional
+from fpsim.emulation.registry import RULES, SHORT, Entry, Held, Rule, enter, register_functional
 from fpsim.numbers.operations import odd_sum
 
 _aten = torch.ops.aten
@@ -54,15 +54,27 @@ _PASSES = {
 }
 
 
-def _held(function: Callable[..., Tensor], in_place: bool = False) -> Callable[..., MaybeTensor]:
+def _held(function: Callable[..., Tensor], in_place: bool = False) -> Held:
     """Of small operands that hold values of the format, and numbers: what is most frequent, and costs least."""
 
     def compute(machine: Machine, a: Tensor, b: Tensor | float, alpha: float = 1) -> MaybeTensor:
-        if alpha != 1 or not machine.arithmetic.fast or a.numel() >= WORTH_A_PASS or (in_place and a.requires_grad):
+        if not machine.arithmetic.fast or a.numel() >= WORTH_A_PASS:
+            return None
+        if in_place and machine.optimizer is not None and a.dim() == 0:  # its step count, maybe
             return None
         if not isinstance(b, Tensor):
-            return machine.finish(function(a, machine.scalar(b)))
-        return machine.finish(function(a, b)) if b.numel() < WORTH_A_PASS else None
+            b = machine.scalar_tensor(b)
+        elif b.numel() >= WORTH_A_PASS:
+            return None
+        if alpha != 1:
+            if machine.arithmetic.primitive:
+                return None
+            b = torch.mul(b, machine.scalar_tensor(alpha))  # rounded to fp32, as the sum is: no FMA
+        result = function(a, b)
+        if not in_place or not a.requires_grad:
+            return machine.finish(result)
+        machine.finish(result.detach())
+        return result
 
     return compute
 
@@ -205,8 +217,8 @@ def _register_arithmetic() -> None:
             op = getattr(packet, overload)
             enter(Entry(op, "elementwise", form(RULES[getattr(base, overload)])))
     for name, (fresh, written, _) in _IN_PLACE.items():
-        HELD[id(fresh.Tensor)] = HELD[id(fresh.Scalar)] = _held(getattr(torch, name))
-        HELD[id(written.Tensor)] = HELD[id(written.Scalar)] = _held(getattr(Tensor, f"{name}_"), in_place=True)
+        SHORT[id(fresh.Tensor)] = SHORT[id(fresh.Scalar)] = _held(getattr(torch, name))
+        SHORT[id(written.Tensor)] = SHORT[id(written.Scalar)] = _held(getattr(Tensor, f"{name}_"), in_place=True)
 
 
 _register_arithmetic()
