@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
 import threading
@@ -64,7 +65,7 @@ def enter() -> None:
             _write((False, False))
             _run_compiled_as_written()
             for name, function in replacements.items():
-                _replaced[name] = operator.attrgetter(name)(torch)
+                _replaced[name] = getattr(*_place_of(name))
                 _put(name, function)
         _entered += 1
 
@@ -86,9 +87,15 @@ def _restore() -> None:
         _put(name, function)
 
 
-def _put(name: str, function: Callable[..., Any]) -> None:
+@functools.cache
+def _place_of(name: str) -> tuple[Any, str]:
+    """(what holds a function of torch, its name there)."""
     module, _, last = name.rpartition(".")
-    setattr(operator.attrgetter(module)(torch) if module else torch, last, function)
+    return operator.attrgetter(module)(torch) if module else torch, last
+
+
+def _put(name: str, function: Callable[..., Any]) -> None:
+    setattr(*_place_of(name), function)
 
 
 def reset() -> None:

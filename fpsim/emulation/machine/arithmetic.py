@@ -42,6 +42,10 @@ class Arithmetic:
     constants: dict[float, float] = field(default_factory=dict)
     scalars: dict[float, torch.Tensor] = field(default_factory=dict)
 
+    def marking(self, tag: marks.Tag) -> Arithmetic:
+        """The same with another mark, as `dataclasses.replace` makes it in ten times the time."""
+        return Arithmetic(*(tag if name == "tag" else getattr(self, name) for name in Arithmetic.__match_args__))
+
     @staticmethod
     def of(policy: Policy) -> Arithmetic:
         """The arithmetic of a policy with one format, with a mark of its own."""

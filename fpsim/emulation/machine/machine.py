@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,7 +71,7 @@ class FormatMachine(Writing):
 
     def forget_marks(self) -> None:
         """What is marked may be changed outside, by anyone: from now on only a new mark counts."""
-        self.arithmetic = replace(self.arithmetic, tag=marks.Tag(self.arithmetic.fmt.name))
+        self.arithmetic = self.arithmetic.marking(marks.Tag(self.arithmetic.fmt.name))
 
     def operand(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of values of the format: the tensor itself if its storage says so, else a rounded copy.
