@@ -12,7 +12,7 @@ from torch import Tensor
 from fpsim.backend.numba import passes
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.machine.writing import WORTH_A_PASS
-from fpsim.emulation.registry import RULES, SHORT, Entry, Held, Rule, enter, register_functional
+from fpsim.emulation.registry import RULES, SHORT, Entry, Rule, enter, register_functional
 from fpsim.numbers.operations import odd_sum
 
 _aten = torch.ops.aten
@@ -54,38 +54,50 @@ _PASSES = {
 }
 
 
-def _held(function: Callable[..., Tensor], in_place: bool = False) -> Held:
-    """Of small operands that hold values of the format, and numbers: what is most frequent, and costs least."""
+class _Held:
+    """Arithmetic of operands that hold values of the format, and numbers: what is most frequent, and costs least."""
 
-    def compute(machine: Machine, a: Tensor, b: Tensor | float, alpha: float = 1) -> MaybeTensor:
-        if not machine.arithmetic.fast or a.numel() >= WORTH_A_PASS:
+    def __init__(self, name: str, in_place: bool = False):
+        self._function = getattr(Tensor, f"{name}_") if in_place else getattr(torch, name)
+        self._with_tensor, self._with_number = _PASSES[name]
+        self._negates, self._in_place = name == "sub", in_place
+
+    def __call__(self, machine: Machine, a: Tensor, b: Any, alpha: float = 1) -> MaybeTensor:
+        """None where float32 does not suffice, or the operands are large and not of one shape."""
+        if not machine.arithmetic.fast or (alpha != 1 and machine.arithmetic.primitive):
             return None
-        if in_place and machine.optimizer is not None and a.dim() == 0:  # its step count, maybe
+        if self._in_place and machine.optimizer is not None and a.dim() == 0:  # its step count, maybe
             return None
-        if not isinstance(b, Tensor):
+        is_number = not isinstance(b, Tensor)
+        if a.numel() >= WORTH_A_PASS or not (is_number or b.numel() < WORTH_A_PASS):
+            return self.in_a_pass(machine, a, machine.scalar(b) if is_number else b, alpha, a if self._in_place else None)
+        if is_number:
             b = machine.scalar_tensor(b)
-        elif b.numel() >= WORTH_A_PASS:
-            return None
         if alpha != 1:
-            if machine.arithmetic.primitive:
-                return None
             b = torch.mul(b, machine.scalar_tensor(alpha))  # rounded to fp32, as the sum is: no FMA
-        result = function(a, b)
-        if not in_place or not a.requires_grad:
+        result = self._function(a, b)
+        if not self._in_place or not a.requires_grad:
             return machine.finish(result)
         machine.finish(result.detach())
         return result
 
-    return compute
+    def in_a_pass(self, machine: Machine, a: Tensor, b: Any, alpha: float, into: MaybeTensor) -> MaybeTensor:
+        """Large contiguous operands of one shape, or one and a number, in one pass; None for others."""
+        is_number = not isinstance(b, Tensor)
+        if alpha != 1 and (is_number or machine.arithmetic.primitive):
+            return None
+        factor = machine.scalar(alpha) if alpha != 1 else b if is_number else 1.0
+        factor = -factor if self._negates else factor
+        operation, operands = (self._with_number, (a,)) if is_number else (self._with_tensor, (a, b))
+        return machine.one_pass(operation, operands, factor, into)
 
 
 def _arithmetic(name: str) -> Callable[..., Tensor]:
     function = getattr(torch, name)
-    held = _held(function)
-    with_tensor, with_number = _PASSES[name]
+    held = _Held(name)
 
     def rule(machine: Machine, a: Any, b: Any, alpha: float = 1, into: MaybeTensor = None) -> Tensor:
-        if machine.holds(a) and (not isinstance(b, Tensor) or machine.holds(b)):
+        if into is None and machine.holds(a) and (not isinstance(b, Tensor) or machine.holds(b)):
             result = held(machine, a, b, alpha)
             if result is not None:
                 return result
@@ -105,11 +117,8 @@ def _arithmetic(name: str) -> Callable[..., Tensor]:
             a_is_scalar, b_is_scalar = not isinstance(a, Tensor), not isinstance(b, Tensor)
         a = machine.scalar(a) if a_is_scalar else a
         b = machine.scalar(b) if b_is_scalar else b
-        if fast and not a_is_scalar and (alpha == 1 or not (machine.arithmetic.primitive or b_is_scalar)):
-            factor = machine.scalar(alpha) if alpha != 1 else b if b_is_scalar else 1.0
-            factor = -factor if name == "sub" else factor
-            operation, operands = (with_number, (a,)) if b_is_scalar else (with_tensor, (a, b))
-            result = machine.one_pass(operation, operands, factor, into)
+        if fast and not a_is_scalar:
+            result = held.in_a_pass(machine, a, b, alpha, into)
             if result is not None:
                 return result
         if alpha != 1:
@@ -217,8 +226,8 @@ def _register_arithmetic() -> None:
             op = getattr(packet, overload)
             enter(Entry(op, "elementwise", form(RULES[getattr(base, overload)])))
     for name, (fresh, written, _) in _IN_PLACE.items():
-        SHORT[id(fresh.Tensor)] = SHORT[id(fresh.Scalar)] = _held(getattr(torch, name))
-        SHORT[id(written.Tensor)] = SHORT[id(written.Scalar)] = _held(getattr(Tensor, f"{name}_"), in_place=True)
+        SHORT[id(fresh.Tensor)] = SHORT[id(fresh.Scalar)] = _Held(name)
+        SHORT[id(written.Tensor)] = SHORT[id(written.Scalar)] = _Held(name, in_place=True)
 
 
 _register_arithmetic()
