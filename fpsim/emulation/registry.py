@@ -30,7 +30,7 @@ from fpsim.emulation.schemas import (
 )
 
 #: An operation of such operands as `SHORT` is for.
-Held = Callable[..., torch.Tensor | None]
+Short = Callable[..., torch.Tensor | None]
 
 _UNINITIALIZED = ("aten::empty", "aten::new_empty")
 
@@ -79,7 +79,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {}
 
 #: By the identity of an operation, what computes it from float32 tensors that all hold values of the format, and numbers after
 #: the first; None is for its rule to do.
-SHORT: dict[int, Held] = {}
+SHORT: dict[int, Short] = {}
 
 #: What it looks up under granularity="primitive": there composite operations run as their steps.
 PRIMITIVE: dict[torch._ops.OpOverload, Rule] = {}

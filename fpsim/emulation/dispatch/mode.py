@@ -17,7 +17,7 @@ from fpsim.emulation.machine.changes import KINDS
 from fpsim.emulation.machine.limits import has_others
 from fpsim.emulation.machine.machine import FormatMachine
 from fpsim.emulation.machine.protocol import Rule
-from fpsim.emulation.registry import SHORT, SPARSE, Held, arrived
+from fpsim.emulation.registry import SHORT, SPARSE, Short, arrived
 
 _modes_left = torch._C._len_torch_dispatch_stack  # type: ignore[attr-defined]
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ class EmulationMode(TorchDispatchMode):
         super().__init__()
         self.machine = machine
         self.rules: Rules = machine.rules
-        self.held = SHORT if machine.has_one_format else {}
+        self.short = SHORT if machine.has_one_format else {}
         machine.stepping = self
 
     @classmethod
@@ -53,18 +53,18 @@ class EmulationMode(TorchDispatchMode):
             return NotImplemented
         try:
             machine, number = self.machine, id(func)
-            held, found = self.held.get(number), OTHERS
-            if held is not None and not types and _modes_left() == 0:
+            short, found = self.short.get(number), OTHERS
+            if short is not None and not types and _modes_left() == 0:
                 found = look(args, machine.arithmetic.tag)
                 if found == HELD and not machine.updates_parameters:
                     machine.op = func
-                    result = held(machine, *args, **kwargs) if kwargs else held(machine, *args)
+                    result = short(machine, *args, **kwargs) if kwargs else short(machine, *args)
                     if result is not None:
                         machine.results.note(result)
                         return result
             kind = KINDS.get(number)
             kwargs = kwargs or {}
-            short = None if found == OTHERS else held
+            short = None if found == OTHERS else short
             if kind is not None and (found == CHANGED or (found == OTHERS and kind.concerns(args, kwargs))):
                 changes = machine.updates.before(kind, args, kwargs)
                 if changes:
@@ -78,7 +78,7 @@ class EmulationMode(TorchDispatchMode):
             self._explain(error, func, args, kwargs or {})
             raise
 
-    def update(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any], short: Held | None) -> Any:
+    def update(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any], short: Short | None) -> Any:
         """The result of an operation of an optimizer's step, or of one that changes a parameter: its operands' module's."""
         machine = self.machine
         machine.op = func

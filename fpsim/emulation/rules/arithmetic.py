@@ -22,8 +22,8 @@ _FLOAT32, _FLOAT64 = torch.float32, torch.float64
 def _exact_wide(machine: Machine, name: str, x: Tensor, y: Tensor) -> Tensor:
     """What in float64 one rounding in any mode is right from: products are exact, quotients have 53 >= 2p + 2 bits."""
     if name in ("add", "sub"):
-        second = y.detach().numpy()
-        total = odd_sum(x.detach().numpy(), second if name == "add" else -second, machine.arithmetic.rounding)
+        first, second = (item.numpy() for item in torch.broadcast_tensors(x.detach(), y.detach()))
+        total = odd_sum(first, second if name == "add" else -second, machine.arithmetic.rounding)
         return torch.from_numpy(np.asarray(total))
     return getattr(torch, name)(x.double(), y.double())
 
