@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -44,7 +45,9 @@ class Arithmetic:
 
     def marking(self, tag: marks.Tag) -> Arithmetic:
         """The same with another mark, as `dataclasses.replace` makes it in ten times the time."""
-        return Arithmetic(*(tag if name == "tag" else getattr(self, name) for name in Arithmetic.__match_args__))
+        values: list[Any] = [getattr(self, name) for name in Arithmetic.__match_args__]
+        values[_TAG] = tag
+        return Arithmetic(*values)
 
     @staticmethod
     def of(policy: Policy) -> Arithmetic:
@@ -64,3 +67,6 @@ class Arithmetic:
             finishing=finishing,
             tables=Tables(finishing),
         )
+
+
+_TAG = Arithmetic.__match_args__.index("tag")
