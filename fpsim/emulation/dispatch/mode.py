@@ -63,7 +63,7 @@ class EmulationMode(TorchDispatchMode):
                         machine.results.note(result)
                         return result
             kind = KINDS.get(number)
-            kwargs = kwargs or {}
+            kwargs = {} if kwargs is None else kwargs
             short = None if found == OTHERS else short
             if kind is not None and (found == CHANGED or (found == OTHERS and kind.concerns(args, kwargs))):
                 changes = machine.updates.before(kind, args, kwargs)
@@ -106,7 +106,7 @@ class EmulationMode(TorchDispatchMode):
             if machine.others is not None and (has_others(args) or (kwargs and has_others(kwargs.values()))):
                 return machine.others.compute(self, func, types, args, kwargs)
             if _modes_left() == 0:  # nothing below to hide from
-                return rule(machine, *args, **kwargs)
+                return rule(machine, *args, **kwargs) if kwargs else rule(machine, *args)
             stop_recording(func)
             with _without_dispatch():
                 return rule(machine, *args, **kwargs)
