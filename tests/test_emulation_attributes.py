@@ -136,6 +136,8 @@ def test_copies_keep_what_is_hooked_to_a_simulation(sim):
     sim.register_forward_hook(third)
     for again in (copy.deepcopy(sim), pickle.loads(pickle.dumps(sim))):
         assert torch.equal(again(X), (expected.half() / 3).float()) and again.policy == sim.policy
+    sim.compile(backend="eager")
+    assert copy.deepcopy(sim)._compiled_call_impl is None  # what is compiled is of the simulation itself
 
 
 def test_dictionaries_of_the_model_are_one_with_the_simulations():

@@ -249,12 +249,12 @@ class Simulation(nn.Module):
         return duplicate
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: value for name, value in self.__dict__.items() if name in _OF_MODULES}
+        own = {name: value for name, value in super().__getstate__().items() if name in _OF_MODULES}
         return {"model": self.model, "policy": self.policy, "own": own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(state["own"])
+        self.__dict__.update(state.get("own", ()))
         object.__setattr__(self, "policy", state["policy"])
         self._adopt(state["model"])
         self._begin()
