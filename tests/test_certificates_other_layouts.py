@@ -39,7 +39,7 @@ class Graph(nn.Module):
     def __init__(self, how):
         super().__init__()
         matrix = torch.sparse_coo_tensor(PLACES, of(7), (3, 4), check_invariants=True)
-        if how == "made":
+        if how in ("made", "coalesced here"):
             self.values = nn.Parameter(of(7))
         elif how != "argument":
             self.register_buffer("matrix", matrix if how == "uncoalesced" else matrix.coalesce())
@@ -51,29 +51,76 @@ class Graph(nn.Module):
         return self.features(x[0], matrix)[None]
 
     def features(self, x, matrix):
-        if self.how == "made":
+        if self.how in ("made", "coalesced here"):
             matrix = torch.sparse_coo_tensor(PLACES, self.values, (3, 4), check_invariants=True)
+            matrix = matrix.coalesce() if self.how == "coalesced here" else matrix
         elif matrix is None:
             matrix = self.matrix
+        if self.how in MADE:
+            matrix = MADE[self.how](matrix)
         if self.how == "right":
             return x.t().matmul(matrix.t()).t() @ self.weight
         if self.how == "vectors":
             return torch.stack([torch.mv(matrix, column) for column in x.unbind(1)], 1) @ self.weight
         if self.how == "addend":
             return torch.addmm(x[:3], matrix, x) @ self.weight
-        return torch.sparse.mm(matrix, x) @ self.weight
+        return torch.sparse.mm(matrix, x) @ self.weight if matrix.layout is not torch.strided else matrix @ x @ self.weight
+
+
+#: The same matrix in another layout or order, or what a function makes of each of its entries.
+MADE = {
+    "as csr": lambda m: m.to_sparse_csr(),
+    "as csc and back": lambda m: m.to_sparse_csc().to_sparse_coo(),
+    "dense": lambda m: m.to_dense(),
+    "csc as dense": lambda m: m.to_sparse_csc().clone().to_dense(),
+    "scaled": lambda m: m * 0.75,
+    "negative parts": lambda m: -(-m).relu(),
+    "of csr": lambda m: (m.to_sparse_csr() * 0.75).neg(),
+}
+OF_ENTRIES = {"scaled": lambda v: v * 3 / 4, "negative parts": lambda v: min(v, Fraction(0)), "of csr": lambda v: -v * 3 / 4}
+
+
+HOW = ["coo", "csr", "uncoalesced", "made", "coalesced here", "argument", "right", "vectors", "addend", *MADE]
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("how", ["coo", "csr", "uncoalesced", "made", "argument", "right", "vectors", "addend"])
+@pytest.mark.parametrize("how", HOW)
 def test_sums_of_stored_entries(how, method):
     model, x = Graph(how).eval(), of(4, 5, seed=1)
     matrix = torch.sparse_coo_tensor(PLACES, of(7), (3, 4), check_invariants=True)
-    features = exact(matrix.to_dense()) @ exact(x) + (exact(x[:3]) if how == "addend" else 0)
+    entries = np.vectorize(OF_ENTRIES.get(how, lambda value: value), otypes=[object])(exact(matrix.to_dense()))
+    features = entries @ exact(x) + (exact(x[:3]) if how == "addend" else 0)
     arguments = (x[None], matrix) if how == "argument" else x[None]
     for accumulate in ("fp16", "fp32:pairwise"):
         certificate = fpsim.certify(model, arguments, "fp16", accumulate, method=method)
         assert holds(certificate, (features @ exact(model.weight))[None])
+
+
+NOT_FOLLOWED = {
+    "addmm": lambda m, x: torch.addmm(x[:3], m, x, alpha=2),
+    "mm": lambda m, x: m.to_dense().to_sparse_bsr((1, 2)) @ x,
+    "_sparse_sparse_matmul": lambda m, x: torch.sparse.mm(m, m.t()),
+    "add": lambda m, x: m + m,
+    "mul": lambda m, x: m * x[:3, :4],
+    "_sparse_softmax": lambda m, x: torch.sparse.softmax(m, 1),
+    "_sparse_sum": lambda m, x: torch.sparse.sum(m, 1),
+    "bmm": lambda m, x: torch.bmm(torch.sparse_coo_tensor(torch.zeros(3, 1).long(), x[0, :1], (1, 3, 4)), x[None]),
+    "sparse_sampled_addmm": lambda m, x: torch.sparse.sampled_addmm(m.to_sparse_csr(), x[:3], x.t()),
+    "hspmm": lambda m, x: torch.hspmm(m, x),
+    "_to_sparse": lambda m, x: x.to_sparse(),
+    "_coalesce": lambda m, x: torch.sparse_coo_tensor(torch.zeros(2, 2).long(), x[0, :2], (3, 4)).coalesce(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NOT_FOLLOWED)
+def test_other_sparse_operations_are_named_and_dense_ones_proposed(name):
+    class Other(Graph):
+        def features(self, x, matrix):
+            return NOT_FOLLOWED[name](self.matrix, x)
+
+    with pytest.raises(fpsim.UnsupportedOp, match=rf"^aten\.({name}|_to_sparse_bsr)\..*of sparse matrices .*to_dense\(\)$"):
+        fpsim.certify(Other("coo").eval(), of(4, 5, seed=1)[None], "fp16", "fp16")
 
 
 class Complex(nn.Module):

@@ -1,5 +1,7 @@
 """Sums into places that indices name, against a chain in ascending order of the source, term by term in NumPy's float16."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,70 @@ def test_the_gradient_of_an_embedding_is_such_a_sum(operands):
         (gradient,) = torch.autograd.grad(functional.embedding(torch.from_numpy(index), weight, 2), weight, tensor(terms))
     kept = index != 2
     assert np.array_equal(gradient.numpy(), chain(np.zeros_like(base), index[kept], terms[kept]))
+
+
+BAGS = {
+    "sum": {"mode": "sum"},
+    "sum without padding": {"mode": "sum", "padding_idx": 2},
+    "mean": {"mode": "mean", "padding_idx": 1},
+    "by frequency": {"mode": "mean", "scale_grad_by_freq": True},
+    "weighted": {"mode": "sum"},
+    "max": {"mode": "max"},
+}
+OFFSETS = [0, 3, 3, 10, 11, 27]  # the second bag is empty
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+@pytest.mark.parametrize("accumulate", ["fp16", "exact"])
+@pytest.mark.parametrize("name", BAGS)
+def test_the_gradient_of_bags_is_such_a_sum_too(name, accumulate, granularity, operands):
+    base, index, _ = operands
+    options, slope, weights = BAGS[name], values(len(OFFSETS), 3, seed=7), values(TERMS, seed=8) / np.float16(256)
+    weight, given = tensor(base).requires_grad_(), tensor(weights) if name == "weighted" else None
+    with fpsim.emulate("fp16", accumulate, granularity=granularity):
+        out = functional.embedding_bag(
+            torch.from_numpy(index), weight, torch.tensor(OFFSETS), per_sample_weights=given, **options
+        )
+        (gradient,) = torch.autograd.grad(out, weight, tensor(slope))
+    kept = index != options.get("padding_idx", -1)
+    bags = np.searchsorted(OFFSETS, np.arange(TERMS), side="right") - 1
+    terms = slope[bags]
+    if options["mode"] == "mean":
+        counts = np.bincount(bags[kept], minlength=len(OFFSETS)).clip(1)
+        terms = terms / counts[bags].astype(np.float16)[:, None]
+    if name == "weighted":
+        terms = terms * weights[:, None]
+    if name == "by frequency":
+        terms = terms / np.bincount(index)[index].astype(np.float16)[:, None]
+    places, columns = np.broadcast_arrays(index[:, None], np.arange(3))
+    places, columns, terms = places[kept].reshape(-1), columns[kept].reshape(-1), terms[kept].reshape(-1)
+    if name == "max":
+        rows = [(bag, index[bags == bag]) for bag in range(len(OFFSETS)) if (bags == bag).any()]
+        places = np.concatenate([own[base[own].argmax(0)] for _, own in rows])
+        columns, terms = np.tile(np.arange(3), len(rows)), np.concatenate([slope[bag] for bag, _ in rows])
+    expected = np.zeros_like(base)
+    for place in {*zip(places.tolist(), columns.tolist(), strict=True)}:
+        met = terms[(places == place[0]) & (columns == place[1])]
+        if accumulate == "exact":
+            expected[place] = np.float16(float(sum(map(Fraction, met.tolist()))))  # exact in float64
+        else:
+            expected[place] = np.add.accumulate(met, dtype=np.float16)[-1]
+    assert np.array_equal(gradient.numpy(), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_bags_have_the_gradient_of_embeddings_that_are_summed(mode):
+    index = torch.from_numpy(np.random.default_rng(3).integers(0, ROWS, (8, 5)))
+    weight, slope = tensor(values(ROWS, 3, seed=1)).requires_grad_(), tensor(values(8, 3, seed=2))
+    found = []
+    for accumulate in ("fp16", "fp32", "fp16:pairwise"):
+        with fpsim.emulate("fp16", accumulate):
+            bags = functional.embedding_bag(index, weight, mode=mode)
+            summed = getattr(functional.embedding(index, weight), mode)(1)
+            (one,), (other,) = (torch.autograd.grad(out, weight, slope) for out in (bags, summed))
+        assert torch.equal(one, other)
+        found.append(one)
+    assert not torch.equal(found[0], found[1])
 
 
 def test_a_scaled_source_is_rounded_before_the_sum(operands):

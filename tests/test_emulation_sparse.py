@@ -92,6 +92,76 @@ def test_addends_and_conversions():
     assert torch.equal(there[1], tensor_of(dense))
 
 
+@pytest.mark.parametrize("granularity", ["kernel", "primitive"])
+@pytest.mark.parametrize("accumulate", ["fp16", "fp32", "exact"])
+def test_hybrid_results_and_sparse_addends(accumulate, granularity):
+    fp16, fp32 = fpsim.get_format("fp16"), fpsim.get_format("fp32")
+    values, d, c = halves(7), halves(6, 3, seed=1), halves(4, seed=3)
+    alpha, beta = 3.0, 0.375  # values of every format
+    wide = {"fp16": fp16, "fp32": fp32, "exact": None}[accumulate]
+
+    def rounded(number, fmt=fp16):
+        return Fraction(number) if fmt is None else Fraction(float(round_exact(Fraction(number), fmt, Rounding.NEAREST_EVEN)))
+
+    sums = {}
+    for (row, column), value in sorted(merged(values).items()):
+        for k in range(3):
+            term = rounded(Fraction(float(value)) * Fraction(float(d[column, k])), wide)
+            sums[row, k] = rounded(sums.get((row, k), 0) + term, wide)
+    addend = torch.sparse_coo_tensor(torch.tensor([[1, 2, 2, 2], [0, 1, 1, 0]]), tensor_of(c), (5, 3))
+    with fpsim.emulate("fp16", accumulate, granularity=granularity):
+        x, dense = sparse(tensor_of(values)), tensor_of(d)
+        hybrid, out = torch.hspmm(x, dense), torch.sparse_coo_tensor((5, 3))
+        plain, scaled = torch.sspaddmm(addend, x, dense), torch.sspaddmm(addend, x, dense, alpha=alpha, beta=beta)
+        again = torch.sspaddmm(addend, x, dense, out=out)
+        smm, factor = torch.smm(x, dense), torch.addmm(torch.full((5, 3), torch.nan), x, dense, beta=0, alpha=alpha)
+    assert hybrid._indices().tolist() == [[0, 2, 4]] and (hybrid.sparse_dim(), hybrid.dense_dim()) == (1, 1)
+    own = [sums[row, k] for row in (0, 2, 4) for k in range(3)]
+    assert hybrid._values().flatten().tolist() == smm._values().tolist() == [float(rounded(total)) for total in own]
+    held = wide or fp16  # an exact sum is rounded to the format at once
+    expected = [float(rounded(rounded(Fraction(alpha) * rounded(total, held), held))) for total in own]
+    assert scaled._values().tolist()[4:] == expected and factor[[0, 2, 4]].flatten().tolist() == expected
+    assert scaled._values().tolist()[:4] == [float(rounded(Fraction(beta) * Fraction(float(item)))) for item in c]
+    assert plain._values().tolist() == [*tensor_of(c).tolist(), *hybrid._values().flatten().tolist()]
+    assert again is out and torch.equal(out._values(), plain._values()) and torch.equal(out._indices(), scaled._indices())
+    assert plain._indices().tolist() == [[1, 2, 2, 2, *[0] * 3, *[2] * 3, *[4] * 3], [0, 1, 1, 0, *[0, 1, 2] * 3]]
+
+
+def test_gradients_and_operands_of_them_are_refused_as_torch_refuses_them():
+    x, d = sparse(tensor_of(halves(7))), tensor_of(halves(6, 3, seed=1)).requires_grad_()
+    with fpsim.emulate("fp16"):
+        for result in (torch.hspmm(x, d), torch.sspaddmm(torch.sparse_coo_tensor((5, 3)), x, d)):
+            with pytest.raises(RuntimeError, match=r"derivative for aten::.* is not implemented"):
+                result.to_dense().sum().backward()
+        with pytest.raises(NotImplementedError, match="hspmm"):
+            torch.hspmm(x.to_sparse_csr(), d)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_batches_of_sampled_products():
+    a, b = halves(2, 5, 4, seed=1), halves(2, 4, 6, seed=2)
+    matrix, other = sparse(tensor_of(halves(7)), "csr"), sparse(tensor_of(halves(7, seed=5)), "csr")
+    with fpsim.emulate("fp16", "fp16"):
+        left, right = tensor_of(a).requires_grad_(), tensor_of(b)
+        both = torch.sparse_csr_tensor(
+            *(torch.stack([getattr(x, of)() for x in (matrix, other)]) for of in ("crow_indices", "col_indices", "values")),
+            (2, *SHAPE),
+        )
+        found = torch.sparse.sampled_addmm(both, left.detach(), right, beta=0.5, alpha=3.0)
+        shared = torch.sparse.sampled_addmm(matrix, left.detach(), right)
+        with pytest.raises(RuntimeError, match="sparse_dim"):  # torch has no gradient
+            torch.sparse.sampled_addmm(both, left, right).to_dense().sum().backward()
+    for batch, seed in ((0, 0), (1, 5)):
+        for result, values, beta, alpha in ((found, halves(7, seed=seed), 0.5, 3), (shared, halves(7), 1, 1)):
+            expected = np.zeros(SHAPE, np.float32)
+            for (i, j), value in merged(values).items():
+                total = HALF(0)
+                for k in range(4):
+                    total = total + a[batch, i, k] * b[batch, k, j]
+                expected[i, j] = HALF(alpha) * total + HALF(beta) * value
+            assert np.array_equal(result.to_dense()[batch].numpy(), expected)
+
+
 def test_what_has_no_rule_or_does_not_fit_raises():
     matrix, dense = sparse(tensor_of(halves(7))), tensor_of(halves(6, 3, seed=1))
     with fpsim.emulate("fp16"):
@@ -107,7 +177,7 @@ class Spectrum(torch.nn.Module):
 
 
 def test_certificates_name_what_they_have_none_for():
-    with pytest.raises(fpsim.UnsupportedOp, match="complex numbers and sparse"):
+    with pytest.raises(fpsim.UnsupportedOp, match=r"of complex numbers certification follows .*: elsewhere compute with real"):
         fpsim.certify(Spectrum().eval(), tensor_of(halves(6, 3)), fmt="fp16")
 
 

@@ -65,7 +65,7 @@ def _has_rules(packet: str) -> bool:
     arrival = _ARRIVALS.get(packet)
     if arrival is not None:
         return any(op in TABLE for op in _overloads(arrival))
-    return packet not in ("smm", "sspaddmm", "to_dense_backward", "chalf") and not any(word in packet for word in _FOREIGN)
+    return packet not in ("to_dense_backward", "chalf") and not any(word in packet for word in _FOREIGN)
 
 
 def _packets() -> list[str]:

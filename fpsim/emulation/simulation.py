@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,17 +24,23 @@ from fpsim.emulation.observers.observer import Observer, get_observers
 from fpsim.emulation.state import check_state, check_tensors, held_by, round_state
 from fpsim.report.report import Report
 
+_SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+#: What every module has for itself, a simulation too: its methods, and its hooks.
+_OF_MODULES = frozenset(dir(nn.Module())) - {*_SHARED, "training"}
+
 
 class Simulation(nn.Module):
     """A model under emulation. Made by `run`.
 
     Calling it, or a method of the model that is reached through it (`sim.generate(...)`), evaluates the model emulated.
-    `with sim:` emulates everything in the block: forward pass, backward pass, optimizer. Its parameters, buffers, submodules
-    and the keys of its `state_dict` are the model's.
+    `with sim:` emulates everything in the block: forward pass, backward pass, optimizer. Its parameters, buffers, submodules,
+    attributes and the keys of its `state_dict` are the model's. So is what is set or deleted on it, new names included;
+    parameters and modules that are set are rounded as `run` rounds.
 
     As a module of a plain network it computes both of its passes emulated, while the network around it is torch's own.
 
-    Raises OutsideContext where a module of the model is called by itself outside the context.
+    Raises OutsideContext where a module of the model is called by itself outside the context, AttributeError where an attribute
+    that is the simulation's own (`policy`, `report`) is set or deleted.
     """
 
     _conversions: list[Conversion]
@@ -49,9 +56,9 @@ class Simulation(nn.Module):
     def _adopt(self, model: nn.Module) -> None:
         # The model is no submodule, so names have no prefix: its own dictionaries are this module's.
         object.__setattr__(self, "model", model)
-        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        for name in _SHARED:
             self.__dict__[name] = model.__dict__[name]
-        self.training = model.training
+        self.__dict__.pop("training", None)  # it is the model's
 
     def _begin(self) -> None:
         emulation = Emulation(self.policy)
@@ -69,6 +76,7 @@ class Simulation(nn.Module):
 
         converts : whether parameters that are not themselves any more are noted, for observers
         """
+        self._adopt(self.model)  # a list of modules has other dictionaries once an item of it was deleted
         paths = dict(self.model.named_modules(remove_duplicate=False))
         first: dict[int, tuple[str, torch.nn.Module]] = {}
         for name, module in paths.items():
@@ -178,7 +186,6 @@ class Simulation(nn.Module):
 
     def train(self, mode: bool = True) -> Simulation:
         self.model.train(mode)
-        self.training = mode
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -186,6 +193,30 @@ class Simulation(nn.Module):
             raise AttributeError(name)
         with self._reading() if computes(self.model, name) else nullcontext():
             return entering(getattr(self.model, name), self._entered)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OF_MODULES:
+            return super().__setattr__(name, value)
+        with self._writing(name) as runs_code:
+            setattr(self.model, name, value)
+        if runs_code or isinstance(value, (nn.Parameter, nn.Module)) or name in (*_SHARED, *self._buffers):
+            self._take_hold()
+
+    def __delattr__(self, name: str) -> None:
+        if name in _OF_MODULES:
+            return super().__delattr__(name)
+        with self._writing(name):
+            delattr(self.model, name)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[bool]:
+        """For an attribute of the model to be set or deleted: whether that runs code of the model."""
+        if name not in _SHARED and (name in self.__dict__ or hasattr(type(self), name)):
+            raise AttributeError(f"{name!r} is the simulation's own and stays; an attribute of the model is sim.model.{name}")
+        own: Any = type(self.model).__setattr__
+        runs_code = computes(self.model, name) or own is not nn.Module.__setattr__
+        with self._reading() if runs_code else nullcontext():
+            yield runs_code
 
     def _entered(self) -> Simulation:
         return self
@@ -212,13 +243,18 @@ class Simulation(nn.Module):
         return f"Simulation({self.policy})(\n  {inner}\n)"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Simulation:
-        return type(self)(copy.deepcopy(self.model, memo), self.policy)
+        duplicate = memo[id(self)] = type(self).__new__(type(self))  # the model may hold a method of its simulation
+        memo[id(self.policy)] = self.policy
+        duplicate.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return duplicate
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "policy": self.policy}
+        own = {name: value for name, value in super().__getstate__().items() if name in _OF_MODULES}
+        return {"model": self.model, "policy": self.policy, "own": own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         nn.Module.__init__(self)
+        self.__dict__.update(state.get("own", ()))
         object.__setattr__(self, "policy", state["policy"])
         self._adopt(state["model"])
         self._begin()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from fpsim.emulation.dispatch.subclasses import refuse_to_hold
 from fpsim.emulation.errors import UnsupportedTensor
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.limits import SMALL, round_as_told
@@ -45,6 +46,7 @@ def check_tensors(named: Iterable[_Named], policy: Policy) -> None:
             continue
         if tensor.device.type != "cpu":
             raise UnsupportedTensor(f"{name} is on {tensor.device}; emulation runs on the CPU: move the model there first")
+        refuse_to_hold(name, tensor)
         if isinstance(tensor, nn.Parameter) and tensor.layout is not torch.strided:
             raise UnsupportedTensor(
                 f"{name} is a parameter of layout {tensor.layout}; make its values a parameter, and the matrix in forward()"

@@ -19,11 +19,22 @@ from fpsim.emulation.certification.products import bilinear, slopes_of_products
 from fpsim.emulation.certification.slopes import Slope, linear, upwards
 from fpsim.emulation.certification.table import TABLE, Call, LibraryArithmetic, Products, free, multiplied, register
 from fpsim.emulation.machine import marks
-from fpsim.emulation.schemas import mapped, name_of
+from fpsim.emulation.rules.sparse_elementwise import OF_ENTRIES
+from fpsim.emulation.schemas import mapped, name_of, names
 
 _aten = torch.ops.aten
 _Tensor = torch.Tensor
 _without_dispatch = torch._C._DisableTorchDispatch  # type: ignore[attr-defined]
+
+#: What is followed, where an operation is not.
+OF_SPARSE = (
+    "of sparse matrices certification follows products with dense ones (factors of 1), functions of each entry, what moves "
+    "entries, and to_dense(), where each place has one entry (coalesce before): elsewhere compute with to_dense()"
+)
+OF_COMPLEX = (
+    "of complex numbers certification follows products with factors of 1, sums and elementwise products of two tensors, such "
+    "with real factors, and what moves or shows numbers: elsewhere compute with real and imaginary parts"
+)
 
 
 def real_form(tensor: _Tensor) -> _Tensor:
@@ -147,7 +158,9 @@ def write(writer: Writer, op: torch._ops.OpOverload, args: Sequence[Any], result
     """Write down a product, or a move of complex numbers; False for any other operation."""
     name, tensors = name_of(op), [item for item in args if isinstance(item, _Tensor)]
     if any(item.layout is not torch.strided for item in tensors):
-        return name in SPARSE_PRODUCTS and _write_sparse(writer, op, tensors, result, factors)
+        if name in SPARSE_PRODUCTS:
+            return _write_sparse(writer, op, tensors, result, factors)
+        return len(tensors) == 1 and _write_entries(writer, op, name, args, result)
     if name in PRODUCTS:
         return _write_product(writer, op, tensors, result, factors)
     if name in ("_conj", "conj_physical"):
@@ -208,6 +221,8 @@ def _write_product(writer: Writer, op: Any, tensors: list[_Tensor], result: _Ten
 
 # Sparse matrices
 
+_BY_ENTRY = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
@@ -219,7 +234,9 @@ class Pattern:
 
     @staticmethod
     def of(matrix: _Tensor) -> Pattern | None:
-        """None where several entries have one place: they are added before they are multiplied."""
+        """None where several entries have one place, and are added before they are multiplied, or where entries are blocks."""
+        if matrix.layout not in _BY_ENTRY or matrix.dim() != 2 or matrix.dense_dim():
+            return None
         with _without_dispatch():
             if matrix.layout is torch.sparse_coo:
                 rows, columns = matrix._indices()
@@ -229,15 +246,18 @@ class Pattern:
                 long = torch.repeat_interleave(torch.arange(len(begins) - 1), begins.diff())
                 short = matrix.col_indices() if is_row else matrix.row_indices()
                 rows, columns = (long, short) if is_row else (short, long)
-            flat = rows.long() * matrix.shape[1] + columns
-            if len(flat.unique()) < len(flat):
-                return None
-        return Pattern(rows.long(), columns.long(), (matrix.shape[0], matrix.shape[1]))
+            pattern = Pattern(rows.long(), columns.long(), (matrix.shape[0], matrix.shape[1]))
+            return pattern if len(pattern.places.unique()) == len(rows) else None
 
     @functools.cached_property
     def turned(self) -> Pattern:
         """That of the transposed matrix."""
         return Pattern(self.columns, self.rows, self.shape[::-1])
+
+    @functools.cached_property
+    def places(self) -> _Tensor:
+        """The number of each entry's place, in row-major order."""
+        return self.rows * self.shape[1] + self.columns
 
     @functools.cached_property
     def terms(self) -> int:
@@ -258,6 +278,39 @@ def sparse_product(values: _Tensor, dense: _Tensor, pattern: Pattern, is_right: 
 def sparse_product_added(addend: _Tensor, values: _Tensor, dense: _Tensor, pattern: Pattern, is_right: bool) -> _Tensor:
     product = sparse_product(values, dense, pattern, is_right)
     return addend.expand(product.shape) + product
+
+
+def dense_form(values: _Tensor, pattern: Pattern) -> _Tensor:
+    """The matrix, with 0 where nothing is stored."""
+    return torch.zeros(pattern.shape, dtype=values.dtype).index_put((pattern.rows, pattern.columns), values)
+
+
+register(dense_form, "structure", lambda call: [linear(lambda t: call.run([t]))], kind="exact", cost=free)
+
+#: What stores the entries of one matrix in another order, or beside zeros.
+_MOVES = names("_coalesce clone _to_sparse _to_sparse_csr _to_sparse_csc _to_dense")
+
+
+def _write_entries(writer: Writer, op: Any, name: str, args: Sequence[Any], result: Any) -> bool:
+    """What moves the entries of one matrix, or does the same to each of them."""
+    matrix = args[0]
+    source = Pattern.of(matrix) if isinstance(matrix, _Tensor) else None
+    if source is None or not (name in _MOVES or (name in OF_ENTRIES and op in TABLE)):
+        return False
+    if result.layout is torch.strided:
+        writer.step(dense_form, (matrix, source), result)
+        return True
+    target = Pattern.of(result)
+    if target is None or not torch.equal(source.places.sort().values, target.places.sort().values):
+        return False
+    order = source.places.argsort()[target.places.argsort().argsort()]
+    if name in _MOVES:
+        writer.step(_aten.index_select.default, (matrix, 0, order), result)
+    elif torch.equal(source.places, target.places):
+        writer.step(op, args, result)
+    else:
+        return False
+    return True
 
 
 SPARSE_PRODUCTS = ("mm", "mv", "addmm", "addmv", "_sparse_addmm")

@@ -89,12 +89,12 @@ class _Recorder(TorchDispatchMode):
             return record_steps(self.machine, self.step, args)
         result = func(*args, **kwargs)
         name = func._schema.name
-        if any(item.is_complex() or item.layout is not torch.strided for item in tensors_in([args, kwargs, result])):
+        if name in _UNINITIALIZED:
+            self._in_storage.setdefault(_storage(result), [])
+        elif any(item.is_complex() or item.layout is not torch.strided for item in tensors_in([args, kwargs, result])):
             self._record_other(func, args, kwargs, result, outside, target)
         elif name in _OF_MEMORY:
             pass
-        elif name in _UNINITIALIZED:
-            self._in_storage.setdefault(_storage(result), [])
         elif name in _MAKERS and not tensors_in((args, kwargs)):
             with _without_dispatch():
                 self.leaf(result, func(*args, **kwargs))
@@ -126,11 +126,8 @@ class _Recorder(TorchDispatchMode):
         with _without_dispatch():
             known = target is None and other_layouts.write(self, func, args, result, kwargs)
         if not known:
-            raise UnsupportedOp(
-                f"{func}: of complex numbers and sparse matrices certification follows products with factors of 1, sums and "
-                "elementwise products of complex tensors, such with real factors, and what moves or shows numbers; a sparse "
-                "matrix needs one entry a place (coalesce)"
-            )
+            sparse = any(item.layout is not torch.strided for item in tensors_in([args, kwargs, result]))
+            raise UnsupportedOp(f"{func}: {other_layouts.OF_SPARSE if sparse else other_layouts.OF_COMPLEX}")
 
     def reads(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
         """What the machine reads a tensor from outside as."""

@@ -77,7 +77,7 @@ class Call:
             if id(tensor) in self.carriers:
                 carrier = self.carriers[id(tensor)][1]
                 if tensor.shape != carrier.shape:
-                    tensor.resize_(carrier.shape)
+                    _ = tensor.resize_(carrier.shape) if tensor.layout is torch.strided else tensor.resize_as_sparse_(carrier)
                 tensor.copy_(carrier)  # exact
                 written[id(carrier)] = tensor
         return self.give(result, written)

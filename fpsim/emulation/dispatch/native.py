@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
 from fpsim.emulation.dispatch.acceptance import Acceptance, fills_a_mask
 from fpsim.emulation.dispatch.carriers import COMPLEX32, Call, ComplexCall, upcast
@@ -63,7 +62,7 @@ class NativeMode(EmulationMode):
 
     def dispatch(self, func: Any, types: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation's result, whatever the dtypes of its tensors."""
-        if types and FakeTensor in types:
+        if types and not marks.PLAIN_TYPES.issuperset(types):
             self._refuse_subclasses(func, types)
         if _modes_left() > 0:
             stop_recording(func)
@@ -82,8 +81,6 @@ class NativeMode(EmulationMode):
             wanted = torch.get_default_dtype()
         if entry is None:
             return self._without_rule(func, args, kwargs)
-        if types and not marks.PLAIN_TYPES.issuperset(types):
-            self._refuse_subclasses(func, types)
         for tensor in tensors:
             if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
                 if tensor.device.type == "meta":

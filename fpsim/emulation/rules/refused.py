@@ -15,7 +15,6 @@ _INTEGERS = "integer kernels of another machine: prepare_qat, or fake quantizati
 _LIBRARY = "a layout of oneDNN's own: leave the model as it is, to_mkldnn() changes no number"
 
 INSTEAD = {
-    "hspmm sspaddmm": "a product with a sparse addend, or a hybrid result: use torch.sparse.mm",
     "_nested_tensor_from_tensor_list _nested_tensor_from_mask _nested_from_padded _nested_from_padded_and_nested_example "
     "_nested_view_from_buffer _nested_view_from_buffer_copy _nested_tensor_softmax_with_shape nested_to_padded_tensor": _NESTED,
     "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel dequantize int_repr": _INTEGERS,

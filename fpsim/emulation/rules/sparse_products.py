@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.layouts import COO, CSR, with_values
 from fpsim.emulation.machine.protocol import Machine
 from fpsim.emulation.registry import register
@@ -65,12 +66,11 @@ def _product(machine: Machine, a: Tensor, b: Tensor, c: Tensor | None = None, *,
     result = torch.zeros(a.shape[0], b.shape[1])
     for rows, entries in equal_runs(begins, b.shape[1]):
         left, right = like(values, values[entries][:, None]), like(b, b[columns[entries]])
-        if addend is None:
+        if addend is None and alpha == 1:
             own = machine.rules[_aten.bmm.default](machine, left, right) if entries.shape[1] else result[rows, None]
-            own = own if alpha == 1 else machine.rules[_aten.mul.Tensor](machine, own, alpha)
         else:
-            above = like(addend, addend[rows, None])
-            own = machine.rules[_aten.baddbmm.default](machine, above, left, right, beta=beta, alpha=alpha)
+            above, factor = (result[rows, None], 0) if addend is None else (like(addend, addend[rows, None]), beta)
+            own = machine.rules[_aten.baddbmm.default](machine, above, left, right, beta=factor, alpha=alpha)
         result[rows] = own[:, 0]
     return machine.exact(result)
 
@@ -107,24 +107,58 @@ def sparse_addmm(machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: flo
     return _product(machine, a, b, c, beta=beta, alpha=alpha)
 
 
+def _nonzero_rows(machine: Machine, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows of a matrix have entries, and the matrix of these alone."""
+    a = as_coo(machine, a)
+    rows, own = torch.unique_consecutive(a._indices()[0], return_inverse=True)
+    return rows, of_coo(torch.stack([own, a._indices()[1]]), a._values(), torch.Size((len(rows), a.shape[1])))
+
+
+@register(_aten.hspmm.default, family="sparse")
+def hybrid_product(machine: Machine, a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of a sparse and a dense matrix, which stores a dense row for each row of a that has entries."""
+    accepted = _aten.hspmm.default(a, b)  # or torch's own error
+    if a.dtype is not torch.float32:
+        return accepted
+    rows, matrix = _nonzero_rows(machine, a)
+    result = _product(machine, matrix, b)
+    return torch.sparse_coo_tensor(rows[None], result, accepted.shape, is_coalesced=False, check_invariants=False)
+
+
+@register(_aten.sspaddmm.out, family="sparse")  # as which the other form arrives
+def sparse_sum_with_product(
+    machine: Machine, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1, out: Tensor
+) -> Tensor:
+    """The entries of c times beta, then those of a @ b times alpha: what lies in one place is not added yet, as in torch."""
+    above = machine.operand(marks.stored(c)).clone()  # c may be `out`
+    accepted = _aten.sspaddmm.out(c, a, b, beta=beta, alpha=alpha, out=out)  # or torch's own error
+    if a.dtype is torch.float32:
+        above = above if beta == 1 else machine.rules[_aten.mul.Tensor](machine, above, beta)
+        own = _product(machine, _nonzero_rows(machine, a)[1], b, alpha=alpha)
+        accepted._values().copy_(torch.cat([above, own.flatten()]))
+    return marked(machine, accepted)
+
+
 @register(_aten.sparse_sampled_addmm.default, family="sparse")
 def sampled_addmm(machine: Machine, x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * x + alpha * (a @ b) where x has entries: for each of them one sum over k, through the accumulator."""
     accepted = _aten.sparse_sampled_addmm.default(x, a, b, beta=beta, alpha=alpha)  # or torch's own error
     if x.dtype is not torch.float32:
         return accepted
-    if x.dim() != 2:
-        raise machine.refuse("a batch of sparse matrices: take one at a time")
     x, a, b = read(machine, x), machine.operand(a), machine.operand(b)
-    rows = torch.repeat_interleave(torch.arange(x.shape[0]), x.crow_indices().diff())
+    counts = accepted.crow_indices().diff().flatten()  # of every row of every matrix of a batch
+    rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    columns = accepted.col_indices().flatten() + rows // max(1, a.shape[-2]) * b.shape[-1]
+    left, right = a.reshape(-1, a.shape[-1]), b.mT.reshape(-1, b.shape[-2])
+    above = x.values().expand(accepted.values().shape).flatten()
     result = torch.zeros(len(rows))
-    for _, entries in equal_runs(torch.arange(len(rows) + 1), a.shape[1]):
-        row, column = rows[entries[:, 0]], x.col_indices()[entries[:, 0]]
-        left, right = like(a, a[row][:, None]), like(b, b.t()[column][:, :, None])
-        addend = like(x.values(), x.values()[entries][:, None])
-        own = machine.rules[_aten.baddbmm.default](machine, addend, left, right, beta=beta, alpha=alpha)
-        result[entries[:, 0]] = own[:, 0, 0]
-    return marked(machine, with_values(x, machine.exact(result)))
+    for _, entries in equal_runs(torch.arange(len(rows) + 1), a.shape[-1]):
+        chosen = entries[:, 0]
+        factors = like(a, left[rows[chosen]][:, None]), like(b, right[columns[chosen]][:, :, None])
+        addend = like(x.values(), above[entries][:, None])
+        own = machine.rules[_aten.baddbmm.default](machine, addend, *factors, beta=beta, alpha=alpha)
+        result[chosen] = own[:, 0, 0]
+    return marked(machine, with_values(accepted, machine.exact(result.reshape(accepted.values().shape))))
 
 
 def _reduced_forward(machine: Machine, x: Tensor, b: Tensor, reduce: str) -> tuple[Tensor, Tensor]:

@@ -38,33 +38,12 @@ REDUCTIONS = names(
     """
 )
 
-BAGS = names(
-    """
-    _embedding_bag _embedding_bag_forward_only _embedding_bag_dense_backward _embedding_bag_per_sample_weights_backward
-    """
-)
+BAGS = "_embedding_bag _embedding_bag_forward_only _embedding_bag_per_sample_weights_backward"
 
 register_functional(LOSSES, "loss", whole_rule)
 register_functional(REDUCTIONS, "reduction", whole_rule)
 register_functional(BAGS, "reduction", whole_rule)
 register_functional("rrelu_with_noise_backward", "formula", whole_rule)
-
-
-def _bag_gradient_rule(op: torch._ops.OpOverload) -> Rule:
-    whole = whole_rule(op)
-    largest, sparse = map([argument.name for argument in op._schema.arguments].index, ("maximum_indices", "sparse"))
-
-    def bag_gradient(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
-        if not args[sparse]:
-            return whole(machine, *args, **kwargs)
-        others = (value for place, value in enumerate(args) if place not in (largest, sparse))
-        with machine.dispatching():  # at most one operation for each value that is stored
-            return _aten._embedding_bag_sparse_backward(*others, **kwargs)
-
-    return bag_gradient
-
-
-register_functional("_embedding_bag_backward", "reduction", _bag_gradient_rule)
 
 
 # Products in ascending order

@@ -7,36 +7,30 @@ from typing import Any
 import torch
 
 from fpsim.emulation.registry import steps
+from fpsim.emulation.rules.bags import MAX, MEAN, bags_of
 
 Tensor = torch.Tensor
-_SUM, _MEAN, _MAX = range(3)
 _aten = torch.ops.aten
 
 
-def _bags_of(indices: Tensor, offsets: Tensor) -> Tensor:
-    """The bag of each index."""
-    places = torch.arange(indices.numel(), dtype=offsets.dtype)
-    return torch.searchsorted(offsets.contiguous(), places, right=True) - 1
-
-
 def _forward(
-    weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool = False, mode: int = _SUM, sparse: bool = False,
+    weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool = False, mode: int = 0, sparse: bool = False,
     per_sample_weights: Tensor | None = None, include_last_offset: bool = False, padding_idx: int = -1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     options = (scale_grad_by_freq, mode, sparse, None, include_last_offset, padding_idx)
     _, offset2bag, bag_size, largest = _aten._embedding_bag.default(weight.double(), indices, offsets, *options)
     starts = offsets[:-1] if include_last_offset else offsets
-    bags = _bags_of(indices, starts)
+    bags = bags_of(indices, starts)
     counted = indices != padding_idx
     rows, bags = weight[indices[counted]], bags[counted]
     if per_sample_weights is not None:
         rows = rows * per_sample_weights[counted].unsqueeze(1)
     base = torch.zeros(starts.numel(), weight.shape[1], dtype=weight.dtype)
-    if mode == _MAX:
+    if mode == MAX:
         out = base.scatter_reduce(0, bags.unsqueeze(1).expand(rows.shape), rows, "amax", include_self=False)
     else:
         out = base.index_add(0, bags, rows)
-    if mode == _MEAN:
+    if mode == MEAN:
         sizes = torch.bincount(bags, minlength=starts.numel()).clamp(min=1)
         out = out / sizes.unsqueeze(1).to(out.dtype)
     return out, offset2bag, bag_size, largest
@@ -52,11 +46,11 @@ def _dense_backward(
     base = torch.zeros(num_weights, gradient.shape[1], dtype=gradient.dtype)
     counted = indices != padding_idx
     chosen, bags = indices[counted], bags[counted]
-    if mode == _MAX:
+    if mode == MAX:
         filled = torch.bincount(bags, minlength=gradient.shape[0]) > 0
         return base.scatter_add(0, largest[filled], gradient[filled])
     terms = gradient[bags]
-    if mode == _MEAN:
+    if mode == MEAN:
         sizes = torch.bincount(bags, minlength=gradient.shape[0])
         terms = terms / sizes[bags].unsqueeze(1).to(terms.dtype)
     if per_sample_weights is not None:
@@ -83,7 +77,7 @@ def backward(
 ) -> Any:  # fmt: skip
     if sparse:
         return NotImplemented
-    bags = _bags_of(indices, offsets[: gradient.shape[0]])
+    bags = bags_of(indices, offsets[: gradient.shape[0]])
     return _dense_backward(
         gradient, indices, bags, largest, num_weights, scale_grad_by_freq, mode, per_sample_weights, padding_idx
     )
@@ -103,6 +97,6 @@ def dense_backward(
 def weights_backward(
     gradient: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor, offset2bag: Tensor, mode: int, padding_idx: int = -1
 ) -> Tensor:
-    bags = _bags_of(indices, offsets[: gradient.shape[0]])
+    bags = bags_of(indices, offsets[: gradient.shape[0]])
     result = (gradient[bags] * weight[indices]).sum(1)
     return torch.where(indices == padding_idx, 0.0, result)

@@ -1,4 +1,7 @@
-"""Fused optimizer kernels as what they fuse: torch's loop over parameters, one elementary operation after the other."""
+"""Fused optimizer kernels as what they fuse: torch's loop over parameters, one elementary operation after the other.
+
+A decay is added to its gradient as there, by `add` with a factor: that is how observers know it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def sgd(
     for index, param in enumerate(params):
         gradient = _gradient(grads[index], maximize, grad_scale)
         if weight_decay:
-            gradient = gradient + weight_decay * param
+            gradient = torch.add(gradient, param, alpha=weight_decay)
         if momentum:
             buffer = momentum_buffers[index]
             if is_first_step:
@@ -63,7 +66,7 @@ def _adam(decoupled: bool) -> Any:
             if weight_decay and decoupled:
                 param.mul_(1.0 - rate * weight_decay)
             elif weight_decay:
-                gradient = gradient + weight_decay * param
+                gradient = torch.add(gradient, param, alpha=weight_decay)
             average, squares = exp_avgs[index], exp_avg_sqs[index]
             average.copy_(average * beta1 + gradient * (1.0 - beta1))
             squares.copy_(squares * beta2 + gradient.square() * (1.0 - beta2))
@@ -89,7 +92,7 @@ def adagrad(
         rate = float(lr) / (1.0 + (float(state_steps[index].item()) - 1.0) * lr_decay)
         gradient = _gradient(grads[index], maximize, grad_scale)
         if weight_decay:
-            gradient = gradient + weight_decay * param
+            gradient = torch.add(gradient, param, alpha=weight_decay)
         total = state_sums[index]
         total.copy_(total + gradient.square())
         param.sub_(gradient / (total.sqrt() + eps) * rate)
