@@ -100,7 +100,7 @@ def mutated(header, arrays, draw):
             change = draw.randrange(5)
             bits = arrays[name].copy()
             if change == 0 and bits.size:
-                bits.view(np.uint8)[draw.randrange(bits.nbytes)] ^= 1 << draw.randrange(8)
+                bits.reshape(-1).view(np.uint8)[draw.randrange(bits.nbytes)] ^= 1 << draw.randrange(8)
             elif change == 1:
                 bits = bits[: bits.size // 2]
             elif change == 2:
