@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpsim.emulation.dispatch.decompositions import decomposition_of
 from fpsim.emulation.dispatch.holding import CHANGED, HELD, OTHERS, look
-from fpsim.emulation.dispatch.subclasses import are_taken_apart
+from fpsim.emulation.dispatch.subclasses import are_taken_apart, instead_of
 from fpsim.emulation.errors import BeingTraced, MetaTensor, SparseTensor, UnsupportedOp, stop_recording
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.changes import KINDS
@@ -143,11 +143,11 @@ class EmulationMode(TorchDispatchMode):
         raise UnsupportedOp(f"{func} has no rule, so emulation under {self.machine.arithmetic.policy} cannot run it")
 
     def _refuse_subclasses(self, func: Any, types: Any) -> None:
-        names = ", ".join(sorted({kind.__name__ for kind in types}))
-        if "FakeTensor" in names:
+        kinds = sorted({kind.__name__ for kind in types})
+        if "FakeTensor" in kinds:
             raise BeingTraced(func)
         raise UnsupportedOp(
-            f"{func}: its operands are tensor subclasses ({names}), which have no rules: compute with what they hold"
+            f"{func}: operands are tensor subclasses ({', '.join(kinds)}), which have no rules: compute with {instead_of(kinds)}"
         )
 
 
