@@ -147,7 +147,8 @@ class EmulationMode(TorchDispatchMode):
         if "FakeTensor" in kinds:
             raise BeingTraced(func)
         raise UnsupportedOp(
-            f"{func}: operands are tensor subclasses ({', '.join(kinds)}), which have no rules: compute with {instead_of(kinds)}"
+            f"{func}: operands are tensor subclasses ({', '.join(kinds)}), which have no rules: "
+            f"compute with {instead_of(kinds)}"
         )
 
 
