@@ -44,9 +44,13 @@ class Constants(Place):
         return value
 
     def in_format(self, value: Any, draws: bool = False) -> Any:
-        if type(value) is not float and type(value) is not int:
+        if (type(value) is not float and type(value) is not int) or value == 0:
             return value
-        if abs(value) == np.inf and not self.arithmetic.fmt.has_infinity:
+        arithmetic = self.arithmetic
+        stored = arithmetic.constants.get(value)  # none where draws are counted, and none that overflows is of use here
+        if stored is not None and abs(value) <= arithmetic.fmt.max_finite:
+            return value if stored == value else stored
+        if abs(value) == np.inf and not arithmetic.fmt.has_infinity:
             return value  # no value of the format is infinite, and comparisons find that out
         value = self.meant(value)
         if abs(value) > self.arithmetic.fmt.max_finite:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fpsim.arrays.elementary import BELOW, Below, is_negative, settle_flushing
+from fpsim.emulation.direct import direct
 from fpsim.emulation.machine.finishing import BLOCK
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.portable import in_float64
@@ -29,20 +30,24 @@ _COST = 32  # of a function of an element in float64, in multiply-adds
 
 def narrow_rule(op: torch._ops.OpOverload) -> Rule:
     """An operation that is exact or rounds once in fp32 (a Python number may take part), then one rounding."""
-    wide = wide_rule(op)
+    wide, narrow = wide_rule(op), direct(op)
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        has_scalar = any(type(value) is float for value in (*args, *kwargs.values()))
-        if machine.arithmetic.stochastic or machine.arithmetic.primitive or not (machine.arithmetic.fast or has_scalar):
+        arithmetic = machine.arithmetic
+        if arithmetic.stochastic or arithmetic.primitive or not (arithmetic.fast or _has_float(args) or _has_float(kwargs.values())):
             return wide(machine, *args, **kwargs)
         values = [machine.scalar(value) if isinstance(value, float) else machine.operands(value) for value in args]
         named = {
             key: machine.scalar(value) if isinstance(value, float) else machine.operands(value) for key, value in kwargs.items()
         }
-        result = op(*values, **named)
+        result = narrow(*values, **named)
         return machine.finish(result) if result.dtype is _FLOAT32 else result
 
     return compute
+
+
+def _has_float(values: Iterable[Any]) -> bool:
+    return any(type(value) is float for value in values)
 
 
 NARROW = names(
