@@ -70,13 +70,13 @@ class Constants(Place):
     def constant(self, value: Any, saturate: bool = True) -> Any:
         if type(value) is not float and type(value) is not int:
             return value
+        saturate = saturate and self.saturates_constants
+        stored = self.arithmetic.constants.get(value)
+        if stored is not None and (saturate or abs(value) <= self.arithmetic.fmt.max_finite):
+            return stored
         if value == 0:
             return value if self.arithmetic.fmt.has_negative_zero else 0.0
-        saturate = saturate and self.saturates_constants
         keeps = not self.arithmetic.stochastic and (saturate or abs(value) <= self.arithmetic.fmt.max_finite)
-        stored = self.arithmetic.constants.get(value) if keeps else None
-        if stored is not None:
-            return stored
         array = np.array([value], dtype=np.float64)
         round_into(array, array, self.arithmetic.fmt, self.arithmetic.rounding, self.draws())
         result = float(array[0])

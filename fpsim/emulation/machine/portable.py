@@ -16,17 +16,18 @@ import torch
 
 from fpsim.arrays import elementary
 from fpsim.backend.numba import functions
+from fpsim.emulation.direct import direct
 from fpsim.emulation.machine.marks import array_of
 
 Tensor = torch.Tensor
 _aten = torch.ops.aten
 
 
-def _own(name: str) -> Callable[[Tensor], Tensor]:
-    def function(x: Tensor) -> Tensor:
+def _own(name: str) -> Callable[..., Tensor]:
+    def function(x: Tensor, *numbers: float) -> Tensor:
         source, out = x.detach().contiguous(), torch.empty_like(x)
         values = out if out.is_contiguous() else torch.empty(x.shape, dtype=x.dtype)
-        functions.apply(name, array_of(source).reshape(-1), array_of(values).reshape(-1))
+        functions.apply(name, array_of(source).reshape(-1), array_of(values).reshape(-1), *numbers)
         return out if values is out else out.copy_(values)
 
     return function
@@ -52,8 +53,7 @@ def power(base: float, count: float) -> float:
     return result
 
 
-def _sigmoid(x: Tensor) -> Tensor:
-    return 1.0 / (1.0 + exp(-x))
+_sigmoid = _own("logistic")  # 1 / (1 + e^-x)
 
 
 def _tensor(x: Any) -> Tensor:
@@ -67,11 +67,14 @@ _ROOT_HALF = math.sqrt(0.5)
 _TWICE_ROOT = 2.0 * math.sqrt(2.0 / math.pi)
 
 
+_exact_gelu = _own("gelu")
+
+
 def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    """x erfc(-x / sqrt 2) / 2, which keeps what 1 + erf(x / sqrt 2) cancels; (1 + tanh u) / 2 is 1 / (1 + e^-2u)."""
+    """(1 + tanh u) / 2 is 1 / (1 + e^-2u)."""
     if approximate == "tanh":
         return x * _sigmoid(_TWICE_ROOT * (x + 0.044715 * (x * x * x)))
-    return x * (0.5 * erfc(-x * _ROOT_HALF))
+    return _exact_gelu(x)
 
 
 def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
@@ -83,8 +86,7 @@ def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") ->
     return gradient * (0.5 * erfc(-x * _ROOT_HALF) + x * density)
 
 
-def _silu(x: Tensor) -> Tensor:
-    return x / (1.0 + exp(-x))
+_silu = _own("silu")
 
 
 def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
@@ -110,8 +112,11 @@ def _softplus_backward(gradient: Tensor, x: Tensor, beta: float, threshold: floa
     return torch.where(x * beta > threshold, gradient, gradient * z / (z + 1.0))
 
 
+_scaled_elu = _own("elu")
+
+
 def _elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Tensor:
-    return torch.where(x > 0, x * scale, expm1(x * input_scale) * (alpha * scale))
+    return _scaled_elu(x, float(scale), float(alpha * scale), float(input_scale))
 
 
 def _celu(x: Tensor, alpha: float = 1.0) -> Tensor:
@@ -289,4 +294,4 @@ PORTABLE: dict[str, Callable[..., Any]] = {**FUNCTIONS, **_FORMULAS}
 
 def in_float64(op: torch._ops.OpOverload) -> Callable[..., Any]:
     """The operation on float64 tensors: the same on every machine where there is a way, else torch's own."""
-    return PORTABLE.get(op._schema.name.removeprefix("aten::"), op)
+    return PORTABLE.get(op._schema.name.removeprefix("aten::")) or direct(op)

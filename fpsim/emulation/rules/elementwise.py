@@ -63,13 +63,15 @@ NARROW = names(
 
 def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     """The operation in float64 on widened operands, then one rounding; Python numbers are data unless told otherwise."""
-    pointwise = torch.Tag.pointwise in op.tags and len(op._schema.returns) == 1
+    alone = len(op._schema.returns) == 1
+    pointwise = torch.Tag.pointwise in op.tags and alone
     on_wide = in_float64(op)
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        alone = pointwise and len(args) == 1 and not kwargs and machine.arithmetic.uniform
-        if alone and machine.holds(args[0]) and args[0].numel() < BLOCK:  # what is most frequent, and costs least
-            return machine.finish(on_wide(args[0].double()))
+        if alone and not kwargs and machine.arithmetic.uniform:  # what is most frequent, and costs least
+            few = _few_widened(machine, args, scalars)
+            if few is not None:
+                return machine.finish(on_wide(*few))
         values = machine.operands(args)
         named = {key: machine.operands(value) for key, value in kwargs.items()}
         dtypes = {item.dtype for item in tensors_in((*values, *named.values()))}
@@ -95,6 +97,21 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
         return tuple(machine.finish(item) for item in result)
 
     return compute
+
+
+def _few_widened(machine: Machine, args: tuple[Any, ...], scalars: bool) -> list[Any] | None:
+    """Numbers and small tensors of values of the format, one at least, in float64; None if they are not that."""
+    values = []
+    has_tensor = False
+    for value in args:
+        if type(value) is float:
+            value = machine.scalar(value) if scalars else value
+        elif type(value) is not int:
+            if not machine.holds(value) or value.numel() >= BLOCK:
+                return None
+            value, has_tensor = value.double(), True
+        values.append(value)
+    return values if has_tensor else None
 
 
 def _by_blocks(
