@@ -17,10 +17,11 @@ _HOLDERS: tuple[Any, ...] = (
     torch._C.TensorBase,
 )
 
-#: What is another operation, or more than one, under that name.
+#: What is another operation under that name, or more than one.
 _OTHERWISE = frozenset((
     *(_aten.view.dtype, _aten.arange.start_step, _aten.range.default, _aten.range.step),
-    *(_aten.add.Scalar, _aten.sub.Scalar, _aten.mul.Scalar, _aten.div.Scalar),
+    *(_aten.add.Scalar, _aten.sub.Scalar, _aten.mul.Scalar, _aten.div.Scalar, _aten.div.Scalar_mode),
+    *(_aten.floor_divide.Scalar, _aten._unsafe_index.Tensor),
 ))  # fmt: skip
 
 
@@ -37,7 +38,10 @@ def direct(op: torch._ops.OpOverload) -> Callable[..., Any]:
     """What computes a functional operation of ATen with the least overhead; the operation itself where there is nothing else."""
     if op is _aten.slice.Tensor:
         return _slice
-    if op.namespace != "aten" or op in _OTHERWISE or op._schema.is_mutable:
+    schema = op._schema
+    if op.namespace != "aten" or op in _OTHERWISE or schema.is_mutable:
         return op
-    name = op._schema.name.removeprefix("aten::")
+    if any(argument.name == "reduction" for argument in schema.arguments):
+        return op  # whose default is another one for torch's functions
+    name = schema.name.removeprefix("aten::")
     return next((getattr(holder, name) for holder in _HOLDERS if hasattr(holder, name)), op)
