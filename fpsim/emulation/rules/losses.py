@@ -151,14 +151,13 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
     """The elementwise part in float64, the sum in a fixed order, the division by n, one rounding."""
     on_wide = in_float64(op)
     names = [argument.name for argument in op._schema.arguments]
+    defaults = [argument.default_value for argument in op._schema.arguments]
     where = names.index("reduction")
 
     def loss(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
-        bound = dict(zip(names, args, strict=False)) | kwargs
         machine.whole()
-        reduction = bound.get("reduction", op._schema.arguments[where].default_value)
-        values = [bound.get(argument.name, argument.default_value) for argument in op._schema.arguments]
-        values[where] = _NONE
+        values = [*args, *(kwargs.get(name, value) for name, value in list(zip(names, defaults, strict=True))[len(args) :])]
+        reduction, values[where] = values[where], _NONE
         losses = on_wide(*(machine.floating(item).double() if isinstance(item, Tensor) else item for item in values))
         if reduction == _NONE:
             return machine.finish(losses)
