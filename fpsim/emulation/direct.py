@@ -35,7 +35,7 @@ _ALL = (slice(None),) * 64  # of as many dimensions as a tensor may have
 
 
 def direct(op: torch._ops.OpOverload) -> Callable[..., Any]:
-    """What computes a functional operation of ATen with the least overhead; the operation itself where there is nothing else."""
+    """What computes a functional operation of ATen with the least overhead: the operation itself where torch has no other."""
     if op is _aten.slice.Tensor:
         return _slice
     schema = op._schema

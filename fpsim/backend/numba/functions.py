@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from fpsim.backend.numba.transcendental import (
 from fpsim.backend.numba.trigonometric import acos64, asin64, atan64, cos64, is_far, reduced, reduced_near, sin64, tan64, turns
 
 _BLOCK = 256
-_ROOT_HALF = math.sqrt(0.5)
 
 
 def _make_pointwise(function: Any) -> Any:
@@ -73,29 +71,6 @@ def _rsqrt64(x: Any) -> Any:
     return 1.0 / np.sqrt(x)
 
 
-@inlined
-def _logistic64(x: Any) -> Any:
-    return 1.0 / (1.0 + exp64(-x))
-
-
-@inlined
-def _silu64(x: Any) -> Any:
-    return x / (1.0 + exp64(-x))
-
-
-@inlined
-def _gelu64(x: Any) -> Any:
-    """x erfc(-x / sqrt 2) / 2, which keeps what 1 + erf(x / sqrt 2) cancels."""
-    return x * (0.5 * erfc64(-x * _ROOT_HALF))
-
-
-@kernel
-def _elu(x: Any, out: Any, scale: float, below: float, input_scale: float) -> None:
-    prefer_wide_vectors()
-    for i in range(x.size):
-        out[i] = x[i] * scale if x[i] > 0.0 else expm1_64(x[i] * input_scale) * below
-
-
 _KERNELS = {
     "exp": _make_pointwise(exp64),
     "exp2": _make_pointwise(exp2_64),
@@ -120,17 +95,13 @@ _KERNELS = {
     "erf": _make_pointwise(erf64),
     "erfc": _make_pointwise(erfc64),
     "rsqrt": _make_pointwise(_rsqrt64),
-    "logistic": _make_pointwise(_logistic64),
-    "silu": _make_pointwise(_silu64),
-    "gelu": _make_pointwise(_gelu64),
-    "elu": _elu,
 }
 
 
-def apply(name: str, x: np.ndarray, out: np.ndarray, *numbers: float) -> None:
-    """out = the function of x, and of numbers where it has some; flat float64 arrays of one size, which may be the same one."""
+def apply(name: str, x: np.ndarray, out: np.ndarray) -> None:
+    """out = the function of x; flat float64 arrays of one size, which may be the same one."""
     tables = (turns(),) if name in ("sin", "cos", "tan") else ()
-    _KERNELS[name](x, out, *numbers, *tables)
+    _KERNELS[name](x, out, *tables)
 
 
 @kernel

@@ -50,8 +50,8 @@ class Constants(Place):
         stored = arithmetic.constants.get(value)  # none where draws are counted, and none that overflows is of use here
         if stored is not None and abs(value) <= arithmetic.fmt.max_finite:
             return value if stored == value else stored
-        if abs(value) == np.inf and not arithmetic.fmt.has_infinity:
-            return value  # no value of the format is infinite, and comparisons find that out
+        if abs(value) == np.inf and not (arithmetic.fmt.has_infinity and arithmetic.fmt.saturate):
+            return value  # where no value of the format is infinite, comparisons find that out
         value = self.meant(value)
         if abs(value) > self.arithmetic.fmt.max_finite:
             counts = np.zeros(counting.LENGTH, np.int64)

@@ -34,7 +34,8 @@ def narrow_rule(op: torch._ops.OpOverload) -> Rule:
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         arithmetic = machine.arithmetic
-        if arithmetic.stochastic or arithmetic.primitive or not (arithmetic.fast or _has_float(args) or _has_float(kwargs.values())):
+        rounds_once = arithmetic.fast or _has_float(args) or _has_float(kwargs.values())
+        if arithmetic.stochastic or arithmetic.primitive or not rounds_once:
             return wide(machine, *args, **kwargs)
         values = [machine.scalar(value) if isinstance(value, float) else machine.operands(value) for value in args]
         named = {
