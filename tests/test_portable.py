@@ -323,6 +323,7 @@ STEPS = {
     "gelu_tanh": lambda x: x * _logistic(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))),
     "mish": lambda x: x * PORTABLE["tanh"](PORTABLE["log1p"](PORTABLE["exp"](x))),
     "mish_gradient": _mish_gradient,
+    "exp_below": lambda x: PORTABLE["exp"](-x.abs()),
     "log_sigmoid": _log_sigmoid,
     "softplus": lambda x, b, t: torch.where(x * b > t, x, PORTABLE["log1p"](PORTABLE["exp"](x * b)) / b),
     "softplus_gradient": _softplus_gradient,
@@ -356,7 +357,7 @@ def test_kernels_of_formulas_are_their_steps(name):
     y = x[torch.from_numpy(np.random.default_rng(6).permutation(len(x)))]
     special = torch.tensor([0.0, -0.0, math.inf, math.nan], dtype=torch.float64).repeat_interleave(len(x))
     for first, second in ((x, y), (x, x), (x, -x), (x.repeat(4), special)):
-        tensors = (first, second)[: formulas.arrays_of(name)]
+        tensors = (first, second)[: formulas.operands_of(name)]
         for numbers in NUMBERS.get(name, [()]):
             found, wanted = _formula(name)(*tensors, *numbers), STEPS[name](*tensors, *numbers)
             is_nan = wanted.isnan()

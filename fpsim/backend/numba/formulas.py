@@ -1,4 +1,7 @@
-"""Formulas of several elementary functions, element by element, on flat float64 arrays: the same bits on every machine."""
+"""Formulas of several elementary functions, element by element, on float64 numbers: the same bits on every machine.
+
+The numbers of an operand lie side by side at an address: arrays take longer to pass than a few results take to compute.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 
 from fpsim.backend.numba.compiler import inlined, kernel
 from fpsim.backend.numba.error_function import erfc64
-from fpsim.backend.numba.intrinsics import as_bits, as_float, prefer_wide_vectors
+from fpsim.backend.numba.intrinsics import as_bits, as_float, doubles_at, prefer_wide_vectors
 from fpsim.backend.numba.transcendental import exp2_64, exp64, expm1_64, log1p_64, log64, power64, tanh64
 from fpsim.backend.numba.trigonometric import atan64, reduced, sin64, turns
 
@@ -23,14 +26,15 @@ _PER_BIT = 1.0 / math.log(2.0)
 _LEAST_LOGARITHM = -100.0
 
 
-# Factories of kernels: of so many arrays, and so many numbers
+# Factories of kernels: of so many operands, and so many numbers
 
 
 def _of_one(function: Any) -> Any:
     @kernel
-    def of_one(x: Any, out: Any) -> None:
+    def of_one(size: int, first: int, target: int) -> None:
         prefer_wide_vectors()
-        for i in range(out.size):
+        x, out = doubles_at(first, size), doubles_at(target, size)
+        for i in range(size):
             out[i] = function(x[i])
 
     return of_one
@@ -38,8 +42,9 @@ def _of_one(function: Any) -> Any:
 
 def _of_one_and_number(function: Any) -> Any:
     @kernel
-    def of_one_and_number(x: Any, out: Any, number: float) -> None:
-        for i in range(out.size):
+    def of_one_and_number(size: int, first: int, target: int, number: float) -> None:
+        x, out = doubles_at(first, size), doubles_at(target, size)
+        for i in range(size):
             out[i] = function(x[i], number)
 
     return of_one_and_number
@@ -47,9 +52,10 @@ def _of_one_and_number(function: Any) -> Any:
 
 def _of_two(function: Any) -> Any:
     @kernel
-    def of_two(x: Any, y: Any, out: Any) -> None:
+    def of_two(size: int, first: int, second: int, target: int) -> None:
         prefer_wide_vectors()
-        for i in range(out.size):
+        x, y, out = doubles_at(first, size), doubles_at(second, size), doubles_at(target, size)
+        for i in range(size):
             out[i] = function(x[i], y[i])
 
     return of_two
@@ -104,38 +110,47 @@ def _mish_gradient(gradient: Any, x: Any) -> Any:
 
 
 @inlined
+def _exp_below(x: Any) -> Any:
+    return exp64(-abs(x))
+
+
+@inlined
 def _log_sigmoid(x: Any) -> Any:
-    return (0.0 if x > 0.0 else x) - log1p_64(exp64(-abs(x)))
+    return (0.0 if x > 0.0 else x) - log1p_64(_exp_below(x))
 
 
 @kernel
-def _softplus(x: Any, out: Any, beta: float, threshold: float) -> None:
+def _softplus(size: int, first: int, target: int, beta: float, threshold: float) -> None:
     prefer_wide_vectors()
-    for i in range(out.size):
+    x, out = doubles_at(first, size), doubles_at(target, size)
+    for i in range(size):
         turned = x[i] * beta
         out[i] = x[i] if turned > threshold else log1p_64(exp64(turned)) / beta
 
 
 @kernel
-def _softplus_gradient(gradient: Any, x: Any, out: Any, beta: float, threshold: float) -> None:
+def _softplus_gradient(size: int, first: int, second: int, target: int, beta: float, threshold: float) -> None:
     prefer_wide_vectors()
-    for i in range(out.size):
+    gradient, x, out = doubles_at(first, size), doubles_at(second, size), doubles_at(target, size)
+    for i in range(size):
         turned = x[i] * beta
         z = exp64(turned)
         out[i] = gradient[i] if turned > threshold else gradient[i] * z / (z + 1.0)
 
 
 @kernel
-def _elu(x: Any, out: Any, scale: float, below: float, input_scale: float) -> None:
+def _elu(size: int, first: int, target: int, scale: float, below: float, input_scale: float) -> None:
     prefer_wide_vectors()
-    for i in range(out.size):
+    x, out = doubles_at(first, size), doubles_at(target, size)
+    for i in range(size):
         out[i] = x[i] * scale if x[i] > 0.0 else expm1_64(x[i] * input_scale) * below
 
 
 @kernel
-def _elu_gradient(gradient: Any, x: Any, out: Any, scale: float, slope: float, input_scale: float) -> None:
+def _elu_gradient(size: int, first: int, second: int, target: int, scale: float, slope: float, input_scale: float) -> None:
     prefer_wide_vectors()
-    for i in range(out.size):
+    gradient, x, out = doubles_at(first, size), doubles_at(second, size), doubles_at(target, size)
+    for i in range(size):
         out[i] = gradient[i] * (scale if x[i] > 0.0 else slope * exp64(x[i] * input_scale))
 
 
@@ -192,8 +207,9 @@ def _angle(y: Any, x: Any) -> Any:
 
 
 @kernel
-def _sinc(x: Any, out: Any, table: Any) -> None:
-    for i in range(out.size):
+def _sinc(size: int, first: int, target: int, table: Any) -> None:
+    x, out = doubles_at(first, size), doubles_at(target, size)
+    for i in range(size):
         turned = _PI * x[i]
         n, r = reduced(turned, table)
         out[i] = 1.0 if x[i] == 0.0 else sin64(turned, n, r) / turned
@@ -217,7 +233,7 @@ def _cross_entropy_of_logit(x: Any, target: Any) -> Any:
     return (1.0 - target) * x - _log_sigmoid(x)
 
 
-#: By name: the kernel, and of how many arrays it is.
+#: By name: the kernel, and of how many operands it is.
 _KERNELS = {
     "logistic": (_of_one(logistic), 1),
     "silu": (_of_one(_silu), 1),
@@ -227,6 +243,7 @@ _KERNELS = {
     "gelu_tanh": (_of_one(_gelu_tanh), 1),
     "mish": (_of_one(_mish), 1),
     "mish_gradient": (_of_two(_mish_gradient), 2),
+    "exp_below": (_of_one(_exp_below), 1),
     "log_sigmoid": (_of_one(_log_sigmoid), 1),
     "softplus": (_softplus, 1),
     "softplus_gradient": (_softplus_gradient, 2),
@@ -247,12 +264,12 @@ _KERNELS = {
 }
 
 
-def arrays_of(name: str) -> int:
-    """Of how many arrays a formula is, beside numbers."""
+def operands_of(name: str) -> int:
+    """Of how many operands a formula is, beside numbers."""
     return _KERNELS[name][1]
 
 
-def apply(name: str, *arguments: Any) -> None:
-    """Fill the array behind those that the formula is of, all flat float64 of one size; numbers, which are floats, follow."""
+def apply(name: str, size: int, *arguments: Any) -> None:
+    """So many results, of operands at as many addresses as the formula has; the results' address follows, and then numbers."""
     tables = (turns(),) if name == "sinc" else ()
-    _KERNELS[name][0](*arguments, *tables)
+    _KERNELS[name][0](size, *arguments, *tables)

@@ -17,7 +17,7 @@ import torch
 from fpsim.arrays import elementary
 from fpsim.backend.numba import formulas, functions
 from fpsim.emulation.direct import direct
-from fpsim.emulation.machine.marks import array_of
+from fpsim.emulation.machine.marks import array_of, pointer_to
 
 Tensor = torch.Tensor
 _aten = torch.ops.aten
@@ -35,17 +35,17 @@ def _own(name: str) -> Callable[..., Tensor]:
 
 def _formula(name: str) -> Callable[..., Tensor]:
     """A formula of tensors, which broadcast together, and then of numbers."""
-    count = formulas.arrays_of(name)
+    count = formulas.operands_of(name)
 
     def function(*args: Any) -> Tensor:
-        tensors, numbers = args[:count], map(float, args[count:])
+        tensors, numbers = args[:count], args[count:]
         first, last = tensors[0], tensors[-1]
         alike = first.is_contiguous() and (first is last or (last.shape == first.shape and last.is_contiguous()))
         out = torch.empty_like(first) if count == 1 or alike else first + last  # in torch's own layout
-        values = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
-        spread = tensors if alike else torch.broadcast_tensors(*tensors)
-        sources = (array_of(tensor.detach().contiguous()).reshape(-1) for tensor in spread)
-        formulas.apply(name, *sources, array_of(values).reshape(-1), *numbers)
+        values = out if alike else torch.empty(out.shape, dtype=out.dtype)
+        if not alike:
+            tensors = tuple(tensor.contiguous() for tensor in torch.broadcast_tensors(*tensors))
+        formulas.apply(name, out.numel(), *map(pointer_to, tensors), pointer_to(values), *map(float, numbers))
         return out if values is out else out.copy_(values)
 
     return function
@@ -84,7 +84,7 @@ _sigmoid = _formula("logistic")  # 1 / (1 + e^-x), as the other activations have
 _exact_gelu, _tanh_gelu, _exact_gelu_backward = map(_formula, ("gelu", "gelu_tanh", "gelu_gradient"))
 _scaled_softplus, _scaled_softplus_backward = map(_formula, ("softplus", "softplus_gradient"))
 _scaled_elu, _scaled_elu_backward = map(_formula, ("elu", "elu_gradient"))
-_log_sigmoid = _formula("log_sigmoid")
+_log_sigmoid, _exp_below = map(_formula, ("log_sigmoid", "exp_below"))
 
 
 def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
@@ -121,7 +121,7 @@ def _elu_backward(
 
 
 def _log_sigmoid_forward(x: Tensor) -> tuple[Tensor, Tensor]:
-    return _log_sigmoid(x), exp(-x.abs())
+    return _log_sigmoid(x), _exp_below(x)
 
 
 def _glu(x: Tensor, dim: int = -1) -> Tensor:

@@ -64,15 +64,14 @@ NARROW = names(
 
 def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     """The operation in float64 on widened operands, then one rounding; Python numbers are data unless told otherwise."""
-    alone = len(op._schema.returns) == 1
-    pointwise = torch.Tag.pointwise in op.tags and alone
+    pointwise = torch.Tag.pointwise in op.tags and len(op._schema.returns) == 1
     on_wide = in_float64(op)
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        if alone and not kwargs and machine.arithmetic.uniform:  # what is most frequent, and costs least
-            few = _few_widened(machine, args, scalars)
+        if machine.arithmetic.uniform and all(type(value) is str for value in kwargs.values()):
+            few = _few_widened(machine, args, scalars)  # what is most frequent, and costs least
             if few is not None:
-                return machine.finish(on_wide(*few))
+                return _finished(machine, on_wide(*few, **kwargs))
         values = machine.operands(args)
         named = {key: machine.operands(value) for key, value in kwargs.items()}
         dtypes = {item.dtype for item in tensors_in((*values, *named.values()))}
@@ -93,11 +92,13 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
             *(_widen(machine, value, scalars) for value in values),
             **{key: _widen(machine, value, scalars) for key, value in named.items()},
         )
-        if isinstance(result, Tensor):
-            return machine.finish(result)
-        return tuple(machine.finish(item) for item in result)
+        return _finished(machine, result)
 
     return compute
+
+
+def _finished(machine: Machine, result: Any) -> Any:
+    return machine.finish(result) if isinstance(result, Tensor) else tuple(machine.finish(item) for item in result)
 
 
 def _few_widened(machine: Machine, args: tuple[Any, ...], scalars: bool) -> list[Any] | None:

@@ -183,7 +183,11 @@ def to_copy(
             if kwargs.get("memory_format")
             else machine.floating(source)
         )
-    result = _aten._to_copy.default(machine.operand(source), dtype=dtype, device=device, **kwargs)
+    source = machine.operand(source)
+    if kwargs or dtype is None:
+        result = _aten._to_copy.default(source, dtype=dtype, device=device, **kwargs)
+    else:
+        result = source.to(dtype, copy=True)
     machine.check(result)
     return machine.exact(result)
 

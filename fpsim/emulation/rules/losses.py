@@ -98,7 +98,9 @@ def _class_weights(
     safe = torch.where(kept, target, torch.zeros_like(target)).long()
     if bool(((safe < 0) | (safe >= classes)).any()):
         raise IndexError("Target is out of bounds.")
-    weights = torch.ones(classes, dtype=torch.float64) if weight is None else machine.operand(weight).double()
+    if weight is None:
+        return kept.double(), safe
+    weights = machine.operand(weight).double()
     return torch.where(kept, weights[safe], torch.zeros((), dtype=torch.float64)), safe
 
 
