@@ -59,7 +59,7 @@ sin, tanh, erfc, atan = (FUNCTIONS[name] for name in ("sin", "tanh", "erfc", "at
 def sqrt(x: Tensor) -> Tensor:
     """The correctly rounded root, which a vector library behind torch need not give."""
     with np.errstate(invalid="ignore"):
-        return torch.from_numpy(np.asarray(np.sqrt(x.detach().numpy())))
+        return torch.from_numpy(np.asarray(np.sqrt(array_of(x.detach()))))
 
 
 def power(base: float, count: float) -> float:

@@ -101,6 +101,9 @@ def _finished(machine: Machine, result: Any) -> Any:
     return machine.finish(result) if isinstance(result, Tensor) else tuple(machine.finish(item) for item in result)
 
 
+_AS_THEY_ARE = frozenset((int, bool, str, type(None)))
+
+
 def _few_widened(machine: Machine, args: tuple[Any, ...], scalars: bool) -> list[Any] | None:
     """Numbers and small tensors of values of the format, one at least, in float64; None if they are not that."""
     values = []
@@ -108,7 +111,7 @@ def _few_widened(machine: Machine, args: tuple[Any, ...], scalars: bool) -> list
     for value in args:
         if type(value) is float:
             value = machine.scalar(value) if scalars else value
-        elif type(value) is not int:
+        elif type(value) not in _AS_THEY_ARE:
             if not machine.holds(value) or value.numel() >= BLOCK:
                 return None
             value, has_tensor = value.double(), True

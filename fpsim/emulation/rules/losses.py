@@ -81,7 +81,7 @@ def safe_softmax(machine: Machine, x: Tensor, dim: int, dtype: MaybeDtype = None
 def _total(values: Tensor) -> float:
     """The sum of float64 values in row-major order, as `sums64.total` has it."""
     out = np.empty(1)
-    sum_rows(values.detach().contiguous().numpy().reshape(1, -1), out)
+    sum_rows(array_of(values.detach().contiguous()).reshape(1, -1), out)
     return float(out[0])
 
 
