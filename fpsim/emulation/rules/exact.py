@@ -136,7 +136,7 @@ def _meeting_rule(op: torch._ops.OpOverload) -> Rule:
         read = machine.operands if alike and not fills else machine.filling
         result = compute(*[read(value) for value in args], **{key: read(value) for key, value in kwargs.items()})
         if alike:
-            return machine.exact(result)
+            return machine.exact(result) if isinstance(result, Tensor) else result  # the places where a condition holds
         return machine.finish(result) if result.dtype is torch.float32 else result
 
     return meet
