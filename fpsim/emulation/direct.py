@@ -24,6 +24,9 @@ _OTHERWISE = frozenset((
     *(_aten.floor_divide.Scalar, _aten._unsafe_index.Tensor),
 ))  # fmt: skip
 
+#: Parts of names of losses: torch's functions have another default of what a loss is reduced to.
+_REDUCED = ("loss", "cross_entropy", "kl_div")
+
 
 def _slice(x: torch.Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> torch.Tensor:
     if 0 <= dim < x.dim():
@@ -39,9 +42,7 @@ def direct(op: torch._ops.OpOverload) -> Callable[..., Any]:
     if op is _aten.slice.Tensor:
         return _slice
     schema = op._schema
-    if op.namespace != "aten" or op in _OTHERWISE or schema.is_mutable:
+    namespace, _, name = schema.name.partition("::")
+    if namespace != "aten" or op in _OTHERWISE or schema.is_mutable or any(part in name for part in _REDUCED):
         return op
-    if any(argument.name == "reduction" for argument in schema.arguments):
-        return op  # whose default is another one for torch's functions
-    name = schema.name.removeprefix("aten::")
     return next((getattr(holder, name) for holder in _HOLDERS if hasattr(holder, name)), op)
