@@ -13,6 +13,7 @@ from fpsim.backend.numba import counting
 from fpsim.backend.numba.compiler import kernel
 from fpsim.backend.numba.transcendental import exp64
 from fpsim.emulation.machine.finishing import Finish
+from fpsim.emulation.rules import elementwise
 from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
 
@@ -265,3 +266,55 @@ def test_exponential_is_within_an_ulp():
     limits = np.array([np.inf, -np.inf, np.nan, 710.0, -709.0])
     _exponentials(limits, out[:5])
     assert np.array_equal(out[:5], [np.inf, 0, np.nan, np.inf, 0], equal_nan=True)
+
+
+SMALL = {
+    "mish": functional.mish,
+    "elu": lambda x: functional.elu(x, 0.7),
+    "gelu of tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "glu": functional.glu,
+    "log_sigmoid": functional.logsigmoid,
+    "softplus": lambda x: functional.softplus(x, 0.3, 2.0),
+    "pow": lambda x: x.abs() ** 0.3,
+    "pow of a number": lambda x: 0.3**x,
+    "atan2": lambda x: torch.atan2(x[:4], x[4:8]),
+    "atan2, broadcast": lambda x: torch.atan2(x[:4], x[4:8, None]),
+    "cdist": lambda x: torch.cdist(x.reshape(4, -1), x.reshape(4, -1), p=1.5),
+    "remainder": lambda x: torch.remainder(x, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("policy", [{}, {"granularity": "primitive"}, {"rounding": "stochastic", "seed": 1}], ids=str)
+def test_few_numbers_are_widened_as_many(name, policy, monkeypatch):
+    x = all_values("fp16", 8, 64)
+    with fpsim.emulate("fp16", "fp16", **policy) as quick:
+        result = SMALL[name](x)
+    monkeypatch.setattr(elementwise, "_few_widened", lambda *args: None)
+    with fpsim.emulate("fp16", "fp16", **policy) as plain:
+        expected = SMALL[name](x)
+    same(result, expected)
+    assert (sum(quick.rows().values()) == sum(plain.rows().values())).all()
+
+
+@pytest.mark.parametrize("number", [0.3, 1, 0, -0.0, 1e6, -1e6, np.inf, -np.inf, np.nan, float(np.finfo(np.float32).max)])
+@pytest.mark.parametrize("fmt", ["fp16", "e4m3fn", "fp8_e5m2"])
+def test_numbers_that_came_before_are_what_they_were(number, fmt):
+    x = all_values(fmt, 9, 64)
+    operations = (torch.ne, torch.le, torch.fmod, torch.clamp_min)
+    with fpsim.emulate(fmt, "fp32") as emulation:
+        first = [operation(x, number).float() for operation in operations]
+        once = sum(emulation.rows().values())
+        for result, operation in zip(first, operations, strict=True):
+            same(operation(x, number).float(), result)
+        assert (sum(emulation.rows().values()) == 2 * once).all()
+
+
+def test_classes_without_weights_have_weights_of_one():
+    x, target = all_values("fp16", 10, 80).reshape(8, 10), torch.tensor([0, 3, 9, -100, 2, 2, -100, 5])
+    for reduction in ("none", "sum", "mean"):
+        with fpsim.emulate("fp16", "fp16"):
+            same(
+                functional.nll_loss(x, target, reduction=reduction),
+                functional.nll_loss(x, target, torch.ones(10), reduction=reduction),
+            )

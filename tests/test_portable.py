@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import fpsim
 from fpsim.arrays import elementary
-from fpsim.backend.numba import error_function, functions, trigonometric
-from fpsim.emulation.machine.portable import PORTABLE, in_float64, power
+from fpsim.backend.numba import error_function, formulas, functions, trigonometric
+from fpsim.emulation.machine.portable import PORTABLE, _formula, in_float64, power, sqrt
 from fpsim.emulation.rules import elementwise
 from tests.elementary_reference import REFERENCE, pairs
 
@@ -244,3 +244,135 @@ def test_large_and_small_tensors_have_the_same_bits():
             whole = function(x)
             assert torch.equal(whole, torch.cat([function(row[None]) for row in x]))
             assert torch.equal(whole, function(x.t()).t()) and function(x.t()).stride() == x.t().stride()
+
+
+# Formulas as kernels: the same operations of torch and of fpsim's functions, one after the other.
+
+
+def _log_add(power, factor):
+    def function(x, y):
+        largest = torch.maximum(x, y)
+        summed = largest + PORTABLE["log1p"](power(-(x - y).abs())) * factor
+        return torch.where(x.isinf() & (x == y), x, summed)
+
+    return function
+
+
+def _x_times(logarithm):
+    def function(x, y):
+        product = x * logarithm(y)
+        return torch.where((x == 0) & ~y.isnan(), torch.zeros_like(product), product)
+
+    return function
+
+
+def _atan2(y, x):
+    ratio = y.abs() / x.abs()
+    ratio = torch.where(y == 0, torch.where(x.isnan(), x, 0.0), torch.where(y.isinf() & x.isinf(), 1.0, ratio))
+    angle = PORTABLE["atan"](ratio)
+    return torch.where(x.signbit(), math.pi - (angle - 1.2246467991473532e-16), angle).copysign(y)
+
+
+def _entropy(x):
+    lowest = torch.full_like(x, -math.inf)
+    positive = torch.where(x > 0, -x * PORTABLE["log"](x), torch.where(x == 0, torch.zeros_like(x), lowest))
+    return torch.where(x.isnan(), x, positive)
+
+
+def _sinc(x):
+    turned = math.pi * x
+    return torch.where(x == 0, torch.ones_like(x), PORTABLE["sin"](turned) / turned)
+
+
+def _logistic(x):
+    return 1.0 / (1.0 + PORTABLE["exp"](-x))
+
+
+def _softplus_gradient(g, x, beta, threshold):
+    z = PORTABLE["exp"](x * beta)
+    return torch.where(x * beta > threshold, g, g * z / (z + 1.0))
+
+
+def _mish_gradient(g, x):
+    s, t = _logistic(x), PORTABLE["tanh"](PORTABLE["log1p"](PORTABLE["exp"](x)))
+    return g * (t + x * s * (1.0 - t * t))
+
+
+def _elu_gradient(g, x, scale, slope, input_scale):
+    return torch.where(x > 0, g * scale, g * (slope * PORTABLE["exp"](x * input_scale)))
+
+
+def _log_sigmoid(x):
+    return x.clamp(max=0.0) - PORTABLE["log1p"](PORTABLE["exp"](-x.abs()))
+
+
+def _cross_entropy(x, t):
+    logarithms = PORTABLE["log1p"](-x).clamp(min=-100.0), PORTABLE["log"](x).clamp(min=-100.0)
+    return (t - 1.0) * logarithms[0] - t * logarithms[1]
+
+
+_ROOT_HALF = math.sqrt(0.5)
+STEPS = {
+    "logistic": _logistic,
+    "silu": lambda x: x / (1.0 + PORTABLE["exp"](-x)),
+    "silu_gradient": lambda g, x: g * _logistic(x) * (1.0 + x * (1.0 - _logistic(x))),
+    "gelu": lambda x: x * (0.5 * PORTABLE["erfc"](-x * _ROOT_HALF)),
+    "gelu_gradient": lambda g, x: g * (
+        0.5 * PORTABLE["erfc"](-x * _ROOT_HALF) + x * (PORTABLE["exp"](x * x * -0.5) * (_ROOT_HALF / math.sqrt(math.pi)))
+    ),
+    "gelu_tanh": lambda x: x * _logistic(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))),
+    "mish": lambda x: x * PORTABLE["tanh"](PORTABLE["log1p"](PORTABLE["exp"](x))),
+    "mish_gradient": _mish_gradient,
+    "exp_below": lambda x: PORTABLE["exp"](-x.abs()),
+    "log_sigmoid": _log_sigmoid,
+    "softplus": lambda x, b, t: torch.where(x * b > t, x, PORTABLE["log1p"](PORTABLE["exp"](x * b)) / b),
+    "softplus_gradient": _softplus_gradient,
+    "elu": lambda x, scale, below, inner: torch.where(x > 0, x * scale, PORTABLE["expm1"](x * inner) * below),
+    "elu_gradient": _elu_gradient,
+    "x_log_y": _x_times(PORTABLE["log"]),
+    "x_log1p_y": _x_times(PORTABLE["log1p"]),
+    "entropy": _entropy,
+    "log_add": _log_add(PORTABLE["exp"], 1.0),
+    "log_add2": _log_add(PORTABLE["exp2"], 1.0 / math.log(2.0)),
+    "hypotenuse": lambda x, y: torch.where(x.isinf() | y.isinf(), math.inf, sqrt(x * x + y * y)),
+    "angle": _atan2,
+    "power": lambda x, y: torch.from_numpy(functions.power(x.numpy(), y.numpy())),
+    "power_by_number": lambda x, y: torch.from_numpy(functions.power(x.numpy(), y)),
+    "sinc": _sinc,
+    "cross_entropy": _cross_entropy,
+    "cross_entropy_of_logit": lambda x, t: (1.0 - t) * x - _log_sigmoid(x),
+}
+NUMBERS = {
+    "softplus": [(1.0, 20.0), (2.0, 3.0)],
+    "softplus_gradient": [(1.0, 20.0), (2.0, 3.0)],
+    "elu": [(1.0, 1.0, 1.0), (1.25, 0.7, 0.3)],
+    "elu_gradient": [(1.0, 1.0, 1.0), (1.25, 0.7, 0.3)],
+    "power_by_number": [(3.0,), (0.25,), (-1.7,), (0.0,), (math.inf,)],
+}
+
+
+@pytest.mark.parametrize("name", formulas._KERNELS)
+def test_kernels_of_formulas_are_their_steps(name):
+    x = torch.from_numpy(arguments())
+    y = x[torch.from_numpy(np.random.default_rng(6).permutation(len(x)))]
+    special = torch.tensor([0.0, -0.0, math.inf, math.nan], dtype=torch.float64).repeat_interleave(len(x))
+    for first, second in ((x, y), (x, x), (x, -x), (x.repeat(4), special)):
+        tensors = (first, second)[: formulas.operands_of(name)]
+        for numbers in NUMBERS.get(name, [()]):
+            found, wanted = _formula(name)(*tensors, *numbers), STEPS[name](*tensors, *numbers)
+            is_nan = wanted.isnan()
+            assert torch.equal(found.isnan(), is_nan)
+            assert torch.equal(found[~is_nan].view(torch.int64), wanted[~is_nan].view(torch.int64))
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((0, 2), (2,))])
+def test_formulas_broadcast_into_the_layout_of_torch(shapes):
+    x, y = (torch.rand(shape, dtype=torch.float64) for shape in shapes)
+    for first, second in ((x, y), (x.t() if x.dim() == 2 else x, y.t() if y.dim() == 2 else y)):
+        try:
+            wanted = torch.hypot(first, second)
+        except RuntimeError:
+            continue
+        found = _formula("hypotenuse")(first, second)
+        assert (found.shape, found.stride()) == (wanted.shape, wanted.stride())
+        assert torch.allclose(found, wanted, rtol=2.0**-50, atol=0)

@@ -7,6 +7,7 @@ A tensor of no dimensions that type promotion passes over (a float64 constant be
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -66,8 +67,7 @@ def taking_numbers(op: torch._ops.OpOverload, name: str, rule: Rule) -> Rule:
 
 def _converting(rule: Rule, spots: Places, filling: bool) -> Rule:
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-        if not _is_narrow(tensors):
+        if not _has_numbers_beside_narrow((*args, *kwargs.values()) if kwargs else args):
             return rule(machine, *args, **kwargs)
         positional, named = list(args), dict(kwargs)
         for index, name in spots:
@@ -89,12 +89,16 @@ def _converted(machine: Machine, value: Any, filling: bool) -> Any:
     return machine.exact(torch.tensor(_converted(machine, value.item(), filling), dtype=torch.float32))
 
 
-def _is_narrow(tensors: list[torch.Tensor]) -> bool:
-    """Whether an operation of these is float32's: one of them is float32, and no float64 one has dimensions."""
-    is_narrow = False
-    for tensor in tensors:
-        if tensor.dtype is torch.float32:
+def _has_numbers_beside_narrow(values: Iterable[Any]) -> bool:
+    """Whether an operation of these is float32's, and has numbers: one is a float32 tensor, no float64 one has dimensions."""
+    is_narrow = has_numbers = False
+    for value in values:
+        if not isinstance(value, torch.Tensor):
+            has_numbers = True
+        elif value.dtype is torch.float32:
             is_narrow = True
-        elif tensor.dtype is torch.float64 and tensor.dim():
-            return False
-    return is_narrow
+        elif value.dtype is torch.float64:
+            if value.dim():
+                return False
+            has_numbers = True
+    return is_narrow and has_numbers

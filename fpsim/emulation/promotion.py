@@ -12,6 +12,8 @@ from fpsim.emulation.schemas import mapped, tensors_in
 #: Operations that promote their operands, floating-point ones and integers.
 PROMOTING: set[torch._ops.OpOverload] = set()
 
+_FLOAT32_ALONE = frozenset((torch.float32,))
+
 
 def promoting(op: torch._ops.OpOverload, rule: Rule) -> Rule:
     """The rule, for float32 tensors and integers beside them that torch takes.
@@ -21,8 +23,8 @@ def promoting(op: torch._ops.OpOverload, rule: Rule) -> Rule:
     """
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        dtypes = {tensor.dtype for tensor in tensors_in((*args, *kwargs.values()))}
-        if dtypes == {torch.float32}:
+        dtypes = {tensor.dtype for tensor in tensors_in((*args, *kwargs.values()) if kwargs else args)}
+        if dtypes == _FLOAT32_ALONE:
             return rule(machine, *args, **kwargs)
         result = op(*machine.operands(args), **{key: machine.operands(value) for key, value in kwargs.items()})
         if torch.float32 not in {tensor.dtype for tensor in tensors_in((result,))}:

@@ -60,10 +60,14 @@ class Constants(Place):
         return value
 
     def in_format(self, value: Any, draws: bool = False) -> Any:
-        if type(value) is not float and type(value) is not int:
+        if (type(value) is not float and type(value) is not int) or value == 0:
             return value
-        if abs(value) == np.inf and not self.arithmetic.fmt.has_infinity:
-            return value  # no value of the format is infinite, and comparisons find that out
+        arithmetic = self.arithmetic
+        stored = arithmetic.constants.get(value)  # none where draws are counted, and none that overflows is of use here
+        if stored is not None and abs(value) <= arithmetic.fmt.max_finite:
+            return value if stored == value else stored
+        if abs(value) == np.inf and not (arithmetic.fmt.has_infinity and arithmetic.fmt.saturate):
+            return value  # where no value of the format is infinite, comparisons find that out
         value = self.meant(value)
         if abs(value) > self.arithmetic.fmt.max_finite:
             counts = np.zeros(counting.LENGTH, np.int64)
@@ -82,13 +86,13 @@ class Constants(Place):
     def constant(self, value: Any, saturate: bool = True) -> Any:
         if type(value) is not float and type(value) is not int:
             return value
+        saturate = saturate and self.saturates_constants
+        stored = self.arithmetic.constants.get(value)
+        if stored is not None and (saturate or abs(value) <= self.arithmetic.fmt.max_finite):
+            return stored
         if value == 0:
             return value if self.arithmetic.fmt.has_negative_zero else 0.0
-        saturate = saturate and self.saturates_constants
         keeps = not self.arithmetic.stochastic and (saturate or abs(value) <= self.arithmetic.fmt.max_finite)
-        stored = self.arithmetic.constants.get(value) if keeps else None
-        if stored is not None:
-            return stored
         array = np.array([value], dtype=np.float64)
         round_into(array, array, self.arithmetic.fmt, self.arithmetic.rounding, self.draws())
         result = float(array[0])

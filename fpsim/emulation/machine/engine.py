@@ -95,6 +95,8 @@ def products(
 
     `task` may be of other operands than those that the machine reads.
     """
+    if len(a) == 1:
+        return product(machine, task, a[0], b[0], None if addend is None else addend[0], alpha, beta)[None]
     out = np.empty((a.shape[0], a.shape[1], b.shape[2]), np.float32)
     if alpha != 1 or (addend is not None and beta != 1):
         for index, (left, right) in enumerate(zip(a, b, strict=True)):

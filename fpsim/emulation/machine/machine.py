@@ -32,6 +32,7 @@ from fpsim.sums.observers.counters import Counters
 from fpsim.sums.task import Sum
 
 _Tensor, _FLOAT32, _FLOAT64 = torch.Tensor, torch.float32, torch.float64
+_NUMBERS = frozenset((int, float, bool, type(None)))
 _AS_THEY_ARE = frozenset(
     (
         torch.bool,
@@ -145,8 +146,9 @@ class FormatMachine(Writing):
 
     def check(self, tensor: torch.Tensor, computes: bool = True) -> None:
         dtype = tensor.dtype
-        if dtype is _FLOAT32 and tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_nested:
-            return
+        if dtype is _FLOAT32 or dtype in _AS_THEY_ARE:  # the frequent ones, at least cost
+            if tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_nested:
+                return
         if tensor.device.type == "meta":
             raise MetaTensor
         if tensor.device.type != "cpu":
@@ -161,10 +163,10 @@ class FormatMachine(Writing):
         raise UnsupportedTensor(self.message(f"a tensor of {dtype}, which has no rules here; {instead_of(dtype)}"))
 
     def operands(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, _Tensor):
             return self.operand(value)
         if isinstance(value, (list, tuple)):
-            return type(value)(self.operands(item) for item in value)
+            return type(value)([x if type(x) in _NUMBERS else self.operands(x) for x in value])
         return value
 
     def floating(self, tensor: torch.Tensor) -> torch.Tensor:

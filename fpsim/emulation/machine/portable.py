@@ -15,18 +15,37 @@ import numpy as np
 import torch
 
 from fpsim.arrays import elementary
-from fpsim.backend.numba import functions
-from fpsim.emulation.machine.marks import array_of
+from fpsim.backend.numba import formulas, functions
+from fpsim.emulation.direct import direct
+from fpsim.emulation.machine.marks import array_of, pointer_to
 
 Tensor = torch.Tensor
 _aten = torch.ops.aten
 
 
-def _own(name: str) -> Callable[[Tensor], Tensor]:
+def _own(name: str) -> Callable[..., Tensor]:
     def function(x: Tensor) -> Tensor:
         source, out = x.detach().contiguous(), torch.empty_like(x)
         values = out if out.is_contiguous() else torch.empty(x.shape, dtype=x.dtype)
         functions.apply(name, array_of(source).reshape(-1), array_of(values).reshape(-1))
+        return out if values is out else out.copy_(values)
+
+    return function
+
+
+def _formula(name: str) -> Callable[..., Tensor]:
+    """A formula of tensors, which broadcast together, and then of numbers."""
+    count = formulas.operands_of(name)
+
+    def function(*args: Any) -> Tensor:
+        tensors, numbers = args[:count], args[count:]
+        first, last = tensors[0], tensors[-1]
+        alike = first.is_contiguous() and (first is last or (last.shape == first.shape and last.is_contiguous()))
+        out = torch.empty_like(first) if count == 1 or alike else first + last  # in torch's own layout
+        values = out if alike else torch.empty(out.shape, dtype=out.dtype)
+        if not alike:
+            tensors = tuple(tensor.contiguous() for tensor in torch.broadcast_tensors(*tensors))
+        formulas.apply(name, out.numel(), *map(pointer_to, tensors), pointer_to(values), *map(float, numbers))
         return out if values is out else out.copy_(values)
 
     return function
@@ -40,7 +59,7 @@ sin, tanh, erfc, atan = (FUNCTIONS[name] for name in ("sin", "tanh", "erfc", "at
 def sqrt(x: Tensor) -> Tensor:
     """The correctly rounded root, which a vector library behind torch need not give."""
     with np.errstate(invalid="ignore"):
-        return torch.from_numpy(np.asarray(np.sqrt(x.detach().numpy())))
+        return torch.from_numpy(np.asarray(np.sqrt(array_of(x.detach()))))
 
 
 def power(base: float, count: float) -> float:
@@ -52,10 +71,6 @@ def power(base: float, count: float) -> float:
     return result
 
 
-def _sigmoid(x: Tensor) -> Tensor:
-    return 1.0 / (1.0 + exp(-x))
-
-
 def _tensor(x: Any) -> Tensor:
     return x.double() if isinstance(x, Tensor) else torch.tensor(float(x), dtype=torch.float64)
 
@@ -65,13 +80,15 @@ def _tensor(x: Any) -> Tensor:
 
 _ROOT_HALF = math.sqrt(0.5)
 _TWICE_ROOT = 2.0 * math.sqrt(2.0 / math.pi)
+_sigmoid = _formula("logistic")  # 1 / (1 + e^-x), as the other activations have it
+_exact_gelu, _tanh_gelu, _exact_gelu_backward = map(_formula, ("gelu", "gelu_tanh", "gelu_gradient"))
+_scaled_softplus, _scaled_softplus_backward = map(_formula, ("softplus", "softplus_gradient"))
+_scaled_elu, _scaled_elu_backward = map(_formula, ("elu", "elu_gradient"))
+_log_sigmoid, _exp_below = map(_formula, ("log_sigmoid", "exp_below"))
 
 
 def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    """x erfc(-x / sqrt 2) / 2, which keeps what 1 + erf(x / sqrt 2) cancels; (1 + tanh u) / 2 is 1 / (1 + e^-2u)."""
-    if approximate == "tanh":
-        return x * _sigmoid(_TWICE_ROOT * (x + 0.044715 * (x * x * x)))
-    return x * (0.5 * erfc(-x * _ROOT_HALF))
+    return _tanh_gelu(x) if approximate == "tanh" else _exact_gelu(x)
 
 
 def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
@@ -79,39 +96,15 @@ def _gelu_backward(gradient: Tensor, x: Tensor, *, approximate: str = "none") ->
         u = _TWICE_ROOT * (x + 0.044715 * (x * x * x))
         s, slope = _sigmoid(u), _TWICE_ROOT * (1.0 + 3.0 * 0.044715 * (x * x))
         return gradient * (s + x * (s * _sigmoid(-u)) * slope)
-    density = exp(x * x * -0.5) * (_ROOT_HALF / math.sqrt(math.pi))
-    return gradient * (0.5 * erfc(-x * _ROOT_HALF) + x * density)
-
-
-def _silu(x: Tensor) -> Tensor:
-    return x / (1.0 + exp(-x))
-
-
-def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
-    s = _sigmoid(x)
-    return gradient * s * (1.0 + x * (1.0 - s))
-
-
-def _mish(x: Tensor) -> Tensor:
-    return x * tanh(log1p(exp(x)))
-
-
-def _mish_backward(gradient: Tensor, x: Tensor) -> Tensor:
-    s, t = _sigmoid(x), tanh(log1p(exp(x)))
-    return gradient * (t + x * s * (1.0 - t * t))
+    return _exact_gelu_backward(gradient, x)
 
 
 def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
-    return torch.where(x * beta > threshold, x, log1p(exp(x * beta)) / beta)
-
-
-def _softplus_backward(gradient: Tensor, x: Tensor, beta: float, threshold: float) -> Tensor:
-    z = exp(x * beta)
-    return torch.where(x * beta > threshold, gradient, gradient * z / (z + 1.0))
+    return _scaled_softplus(x, beta, threshold)
 
 
 def _elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Tensor:
-    return torch.where(x > 0, x * scale, expm1(x * input_scale) * (alpha * scale))
+    return _scaled_elu(x, scale, alpha * scale, input_scale)
 
 
 def _celu(x: Tensor, alpha: float = 1.0) -> Tensor:
@@ -122,13 +115,13 @@ def _elu_backward(
     gradient: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, self_or_result: Tensor
 ) -> Tensor:
     x, below = self_or_result, alpha * scale
-    slope = input_scale * (x + below) if is_result else input_scale * below * exp(x * input_scale)
-    return torch.where(x > 0, gradient * scale, gradient * slope)
+    if is_result:
+        return torch.where(x > 0, gradient * scale, gradient * (input_scale * (x + below)))
+    return _scaled_elu_backward(gradient, x, scale, input_scale * below, input_scale)
 
 
 def _log_sigmoid_forward(x: Tensor) -> tuple[Tensor, Tensor]:
-    small = exp(-x.abs())
-    return x.clamp(max=0.0) - log1p(small), small
+    return _log_sigmoid(x), _exp_below(x)
 
 
 def _glu(x: Tensor, dim: int = -1) -> Tensor:
@@ -166,78 +159,45 @@ def _logit(x: Tensor, eps: float | None = None) -> Tensor:
     return log(z / (1.0 - z))
 
 
-def _x_times(logarithm: Callable[[Tensor], Tensor]) -> Callable[[Any, Any], Tensor]:
-    """x * logarithm(y), 0 where x is 0, NaN where y is."""
-
-    def function(x: Any, y: Any) -> Tensor:
-        x, y = _tensor(x), _tensor(y)
-        product = x * logarithm(y)
-        return torch.where((x == 0) & ~y.isnan(), torch.zeros_like(product), product)
-
-    return function
+def _of_tensors(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The formula where one of its operands may be a number."""
+    return lambda x, y: function(_tensor(x), _tensor(y))
 
 
-def _entropy(x: Tensor) -> Tensor:
-    lowest = torch.full_like(x, -math.inf)
-    return torch.where(x.isnan(), x, torch.where(x > 0, -x * log(x), torch.where(x == 0, torch.zeros_like(x), lowest)))
-
-
-def _log_add(power: Callable[[Tensor], Tensor], factor: float) -> Callable[[Tensor, Tensor], Tensor]:
-    def function(x: Tensor, y: Tensor) -> Tensor:
-        largest = torch.maximum(x, y)
-        summed = largest + log1p(power(-(x - y).abs())) * factor
-        return torch.where(x.isinf() & (x == y), x, summed)
-
-    return function
-
-
-def _sinc(x: Tensor) -> Tensor:
-    turned = math.pi * x
-    return torch.where(x == 0, torch.ones_like(x), sin(turned) / turned)
-
-
-def _hypot(x: Tensor, y: Tensor) -> Tensor:
-    """Squares of float32 numbers are exact in float64 and do not overflow."""
-    return torch.where(x.isinf() | y.isinf(), math.inf, sqrt(x * x + y * y))
-
-
-def _atan2(y: Tensor, x: Tensor) -> Tensor:
-    y, x = torch.broadcast_tensors(y, x)
-    ratio = y.abs() / x.abs()
-    ratio = torch.where(y == 0, torch.where(x.isnan(), x, 0.0), torch.where(y.isinf() & x.isinf(), 1.0, ratio))
-    angle = atan(ratio)
-    return torch.where(x.signbit(), math.pi - (angle - 1.2246467991473532e-16), angle).copysign(y)
+_power_of_tensors, _power_by_number = _of_tensors(_formula("power")), _formula("power_by_number")
 
 
 def _power(x: Any, exponent: Any) -> Tensor:
-    if isinstance(x, Tensor) and not isinstance(exponent, Tensor):
-        if exponent == 2:
-            return x * x
-        if abs(exponent) == 0.5:
-            return sqrt(x) if exponent > 0 else 1.0 / sqrt(x)  # other zeros and infinities than C's pow
-    base, power = (array_of(_tensor(item).detach()) for item in (x, exponent))
-    result = torch.from_numpy(functions.power(base, power))
-    if base.flags.c_contiguous or result.shape != base.shape:
-        return result
-    return torch.empty_like(x, dtype=result.dtype).copy_(result)
+    if not isinstance(x, Tensor) or isinstance(exponent, Tensor):
+        return _power_of_tensors(x, exponent)
+    if exponent == 2:
+        return x * x
+    if abs(exponent) == 0.5:
+        return sqrt(x) if exponent > 0 else 1.0 / sqrt(x)  # other zeros and infinities than C's pow
+    return _power_by_number(x, exponent)
 
 
 # Losses, element by element
 
 
+_cross_entropy, _cross_entropy_of_logit = map(_formula, ("cross_entropy", "cross_entropy_of_logit"))
+
+
 def _binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 0) -> Tensor:
-    if not ((x >= 0.0) & (x <= 1.0)).all():
+    probabilities = array_of(x.detach())
+    if not ((probabilities >= 0.0) & (probabilities <= 1.0)).all():
         raise RuntimeError("all elements of input should be between 0 and 1")
-    losses = (target - 1.0) * log1p(-x).clamp(min=-100.0) - target * log(x).clamp(min=-100.0)
+    losses = _cross_entropy(x, target)
     return losses if weight is None else losses * weight
 
 
 def _binary_cross_entropy_with_logits(
     x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 0
 ) -> Tensor:
-    logarithm = _log_sigmoid_forward(x)[0]
-    factor = 1.0 if pos_weight is None else (pos_weight - 1.0) * target + 1.0
-    losses = (1.0 - target) * x - factor * logarithm
+    if pos_weight is None:
+        losses = _cross_entropy_of_logit(x, target)
+    else:
+        losses = (1.0 - target) * x - ((pos_weight - 1.0) * target + 1.0) * _log_sigmoid(x)
     return losses if weight is None else losses * weight
 
 
@@ -254,12 +214,12 @@ def _soft_margin_loss_backward(gradient: Tensor, x: Tensor, target: Tensor, redu
 _FORMULAS: dict[str, Callable[..., Any]] = {
     "gelu": _gelu,
     "gelu_backward": _gelu_backward,
-    "silu": _silu,
-    "silu_backward": _silu_backward,
-    "mish": _mish,
-    "mish_backward": _mish_backward,
+    "silu": _formula("silu"),
+    "silu_backward": _formula("silu_gradient"),
+    "mish": _formula("mish"),
+    "mish_backward": _formula("mish_gradient"),
     "softplus": _softplus,
-    "softplus_backward": _softplus_backward,
+    "softplus_backward": _scaled_softplus_backward,
     "elu": _elu,
     "elu_backward": _elu_backward,
     "celu": _celu,
@@ -269,14 +229,14 @@ _FORMULAS: dict[str, Callable[..., Any]] = {
     "glu_jvp": _glu_jvp,
     "glu_backward_jvp": _glu_backward_jvp,
     "logit": _logit,
-    "xlogy": _x_times(log),
-    "special_xlog1py": _x_times(log1p),
-    "special_entr": _entropy,
-    "logaddexp": _log_add(exp, 1.0),
-    "logaddexp2": _log_add(exp2, 1.0 / math.log(2.0)),
-    "sinc": _sinc,
-    "hypot": _hypot,
-    "atan2": _atan2,
+    "xlogy": _of_tensors(_formula("x_log_y")),
+    "special_xlog1py": _of_tensors(_formula("x_log1p_y")),
+    "special_entr": _formula("entropy"),
+    "logaddexp": _formula("log_add"),
+    "logaddexp2": _formula("log_add2"),
+    "sinc": _formula("sinc"),
+    "hypot": _formula("hypotenuse"),
+    "atan2": _formula("angle"),
     "pow": _power,
     "binary_cross_entropy": _binary_cross_entropy,
     "binary_cross_entropy_with_logits": _binary_cross_entropy_with_logits,
@@ -289,4 +249,4 @@ PORTABLE: dict[str, Callable[..., Any]] = {**FUNCTIONS, **_FORMULAS}
 
 def in_float64(op: torch._ops.OpOverload) -> Callable[..., Any]:
     """The operation on float64 tensors: the same on every machine where there is a way, else torch's own."""
-    return PORTABLE.get(op._schema.name.removeprefix("aten::"), op)
+    return PORTABLE.get(op._schema.name.removeprefix("aten::")) or direct(op)

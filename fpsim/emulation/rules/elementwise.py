@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fpsim.arrays.elementary import BELOW, Below, is_negative, settle_flushing
+from fpsim.emulation.direct import direct
 from fpsim.emulation.machine.finishing import BLOCK
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.portable import in_float64
@@ -29,20 +30,25 @@ _COST = 32  # of a function of an element in float64, in multiply-adds
 
 def narrow_rule(op: torch._ops.OpOverload) -> Rule:
     """An operation that is exact or rounds once in fp32 (a Python number may take part), then one rounding."""
-    wide = wide_rule(op)
+    wide, narrow = wide_rule(op), direct(op)
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        has_scalar = any(type(value) is float for value in (*args, *kwargs.values()))
-        if machine.arithmetic.stochastic or machine.arithmetic.primitive or not (machine.arithmetic.fast or has_scalar):
+        arithmetic = machine.arithmetic
+        rounds_once = arithmetic.fast or _has_float(args) or _has_float(kwargs.values())
+        if arithmetic.stochastic or arithmetic.primitive or not rounds_once:
             return wide(machine, *args, **kwargs)
         values = [machine.scalar(value) if isinstance(value, float) else machine.operands(value) for value in args]
         named = {
             key: machine.scalar(value) if isinstance(value, float) else machine.operands(value) for key, value in kwargs.items()
         }
-        result = op(*values, **named)
+        result = narrow(*values, **named)
         return machine.finish(result) if result.dtype is _FLOAT32 else result
 
     return compute
+
+
+def _has_float(values: Iterable[Any]) -> bool:
+    return any(type(value) is float for value in values)
 
 
 NARROW = names(
@@ -62,9 +68,10 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     on_wide = in_float64(op)
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        alone = pointwise and len(args) == 1 and not kwargs and machine.arithmetic.uniform
-        if alone and machine.holds(args[0]) and args[0].numel() < BLOCK:  # what is most frequent, and costs least
-            return machine.finish(on_wide(args[0].double()))
+        if machine.arithmetic.uniform and all(type(value) is str for value in kwargs.values()):
+            few = _few_widened(machine, args, scalars)  # what is most frequent, and costs least
+            if few is not None:
+                return _finished(machine, on_wide(*few, **kwargs))
         values = machine.operands(args)
         named = {key: machine.operands(value) for key, value in kwargs.items()}
         dtypes = {item.dtype for item in tensors_in((*values, *named.values()))}
@@ -85,11 +92,31 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
             *(_widen(machine, value, scalars) for value in values),
             **{key: _widen(machine, value, scalars) for key, value in named.items()},
         )
-        if isinstance(result, Tensor):
-            return machine.finish(result)
-        return tuple(machine.finish(item) for item in result)
+        return _finished(machine, result)
 
     return compute
+
+
+def _finished(machine: Machine, result: Any) -> Any:
+    return machine.finish(result) if isinstance(result, Tensor) else tuple(machine.finish(item) for item in result)
+
+
+_AS_THEY_ARE = frozenset((int, bool, str, type(None)))
+
+
+def _few_widened(machine: Machine, args: tuple[Any, ...], scalars: bool) -> list[Any] | None:
+    """Numbers and small tensors of values of the format, one at least, in float64; None if they are not that."""
+    values = []
+    has_tensor = False
+    for value in args:
+        if type(value) is float:
+            value = machine.scalar(value) if scalars else value
+        elif type(value) not in _AS_THEY_ARE:
+            if not machine.holds(value) or value.numel() >= BLOCK:
+                return None
+            value, has_tensor = value.double(), True
+        values.append(value)
+    return values if has_tensor else None
 
 
 def _by_blocks(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fpsim.emulation.direct import direct
 from fpsim.emulation.errors import BeingTraced
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
@@ -69,26 +69,12 @@ JUDGEMENTS = names(
     """
 )
 
-#: What computes an operation from the same positional arguments in half the time or less of a call by its schema.
-DIRECT: dict[torch._ops.OpOverload, Callable[..., Any]] = {
-    **{
-        op: getattr(torch._C.TensorBase, name)
-        for name in names("as_strided detach diagonal expand permute select squeeze t transpose unfold unsqueeze view")
-        for op in overloads(name).values()
-        if op is not _aten.view.dtype  # whose method detaches besides
-    },
-    **{
-        getattr(_aten, name).default: getattr(torch, name)
-        for name in names("abs cat clone flip index_select relu stack tril triu")
-    },
-}
-
 #: What is asked of a tensor's shape and memory: operands as they lie there, no number is read.
 GEOMETRY = names("is_same_size is_set_to is_pinned _has_same_storage_numel")
 
 
 def view_rule(op: torch._ops.OpOverload) -> Rule:
-    grows, direct = "resize" in op._schema.name, DIRECT.get(op, op)
+    grows, compute = "resize" in op._schema.name, direct(op)
 
     def view(machine: Machine, tensor: Any, *args: Any, **kwargs: Any) -> Any:
         if type(tensor) is complex:  # a factor whose conjugate a gradient has
@@ -97,7 +83,7 @@ def view_rule(op: torch._ops.OpOverload) -> Rule:
             raise BeingTraced(op)
         if marks.tag_on(tensor) is None:
             machine.check(tensor, computes=False)
-        result = op(tensor, *args, **kwargs) if kwargs else direct(tensor, *args)
+        result = compute(tensor, *args, **kwargs)
         if grows:
             marks.unmark(result)  # what a storage grows by is not initialized
         return result
@@ -111,13 +97,12 @@ def _geometry_rule(op: torch._ops.OpOverload) -> Rule:
 
 def exact_rule(op: torch._ops.OpOverload) -> Rule:
     """Operands in, the operation as torch has it, its float results marked."""
-    direct = DIRECT.get(op, op)
+    compute = direct(op)
 
     def select(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         if kwargs:
-            result = op(*machine.operands(args), **{key: machine.operands(value) for key, value in kwargs.items()})
-        else:
-            result = direct(*machine.operands(args))
+            kwargs = {key: machine.operands(value) for key, value in kwargs.items()}
+        result = compute(*machine.operands(args), **kwargs)
         if isinstance(result, Tensor):
             return machine.exact(result)
         if isinstance(result, (tuple, list)):
@@ -129,24 +114,29 @@ def exact_rule(op: torch._ops.OpOverload) -> Rule:
     return select
 
 
+_BESIDE_OTHERS = frozenset((torch.float32, torch.bool))
+
+
 def _meeting_rule(op: torch._ops.OpOverload) -> Rule:
-    exact = exact_rule(op)
+    compute = direct(op)
     fills = op._schema.name in ("aten::where", "aten::index_fill", "aten::fill", "aten::scatter")
 
     def meet(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         dtypes = set()
         foreign = False
-        for argument in (*args, *kwargs.values()):
-            for item in argument if isinstance(argument, (list, tuple)) else (argument,):
-                if isinstance(item, Tensor):
-                    dtypes.add(item.dtype)
-                foreign = foreign or isinstance(item, float)
-        if (not foreign and dtypes <= {torch.float32, torch.bool}) or (torch.float32 not in dtypes and not foreign):
-            if fills:
-                args = tuple(machine.filling(value) for value in args)
-            return exact(machine, *args, **kwargs)
-        values = [machine.filling(value) for value in args]
-        result = op(*values, **{key: machine.filling(value) for key, value in kwargs.items()})
+        for argument in (*args, *kwargs.values()) if kwargs else args:
+            if isinstance(argument, Tensor):
+                dtypes.add(argument.dtype)
+            elif isinstance(argument, (list, tuple)):
+                dtypes.update(item.dtype for item in argument if isinstance(item, Tensor))
+                foreign = foreign or any(isinstance(item, float) for item in argument)
+            else:
+                foreign = foreign or isinstance(argument, float)
+        alike = not foreign and (dtypes <= _BESIDE_OTHERS or torch.float32 not in dtypes)
+        read = machine.operands if alike and not fills else machine.filling
+        result = compute(*[read(value) for value in args], **{key: read(value) for key, value in kwargs.items()})
+        if alike:
+            return machine.exact(result) if isinstance(result, Tensor) else result  # the places where a condition holds
         return machine.finish(result) if result.dtype is torch.float32 else result
 
     return meet
@@ -193,7 +183,11 @@ def to_copy(
             if kwargs.get("memory_format")
             else machine.floating(source)
         )
-    result = _aten._to_copy.default(machine.operand(source), dtype=dtype, device=device, **kwargs)
+    source = machine.operand(source)
+    if kwargs or dtype is None:
+        result = _aten._to_copy.default(source, dtype=dtype, device=device, **kwargs)
+    else:
+        result = source.to(dtype, copy=True)
     machine.check(result)
     return machine.exact(result)
 
@@ -214,6 +208,7 @@ def zero_(machine: Machine, target: Tensor) -> Tensor:
 
 def _filler(op: torch._ops.OpOverload) -> Rule:
     """Constants saturate, so that a mask of finfo(float32).min stays finite."""
+    compute = direct(op)
 
     def fill(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         is_float = isinstance(args[0], Tensor) and args[0].dtype is torch.float32
@@ -223,7 +218,7 @@ def _filler(op: torch._ops.OpOverload) -> Rule:
             for index, value in enumerate(args)
         ]  # fmt: skip
         named = {key: machine.filling(value) for key, value in kwargs.items()}
-        return machine.exact(op(*values, **named))
+        return machine.exact(compute(*values, **named))
 
     return fill
 
@@ -268,11 +263,14 @@ def fill_tensor_(machine: Machine, target: Tensor, value: Tensor) -> Tensor:
     return machine.write(target, value.to(target.dtype).expand(target.shape))
 
 
+_pad = direct(_aten.constant_pad_nd.default)
+
+
 @register(_aten.constant_pad_nd.default, family="constant")
 def constant_pad_nd(machine: Machine, source: Tensor, pad: list[int], value: float = 0) -> Tensor:
     source = machine.operand(source)
     fill = machine.constant(value) if source.dtype is torch.float32 else value
-    return machine.exact(_aten.constant_pad_nd.default(source, pad, fill))
+    return machine.exact(_pad(source, pad, fill))
 
 
 @register(_aten._jagged_to_padded_dense_forward.default, family="exact")
@@ -288,12 +286,13 @@ _SATURATING = names("full full_like new_full scalar_tensor")
 def _maker(op: torch._ops.OpOverload) -> Rule:
     """Tensors made from nothing: float32 results are rounded (`full` saturates), uninitialized ones are not read."""
     uninitialized, saturating = name_of(op) in _UNINITIALIZED, name_of(op) in _SATURATING
+    compute = direct(op)
 
     def make(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
         if saturating:
             args = tuple(machine.constant(value) if isinstance(value, float) else value for value in args)
-        result = op(*args, **kwargs)
-        if result.device.type == "meta":
+        result = compute(*args, **kwargs)
+        if result.is_meta:
             return result
         machine.check(result)
         if result.dtype is not torch.float32 or uninitialized:

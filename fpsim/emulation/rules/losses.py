@@ -81,7 +81,7 @@ def safe_softmax(machine: Machine, x: Tensor, dim: int, dtype: MaybeDtype = None
 def _total(values: Tensor) -> float:
     """The sum of float64 values in row-major order, as `sums64.total` has it."""
     out = np.empty(1)
-    sum_rows(values.detach().contiguous().numpy().reshape(1, -1), out)
+    sum_rows(array_of(values.detach().contiguous()).reshape(1, -1), out)
     return float(out[0])
 
 
@@ -98,7 +98,9 @@ def _class_weights(
     safe = torch.where(kept, target, torch.zeros_like(target)).long()
     if bool(((safe < 0) | (safe >= classes)).any()):
         raise IndexError("Target is out of bounds.")
-    weights = torch.ones(classes, dtype=torch.float64) if weight is None else machine.operand(weight).double()
+    if weight is None:
+        return kept.double(), safe
+    weights = machine.operand(weight).double()
     return torch.where(kept, weights[safe], torch.zeros((), dtype=torch.float64)), safe
 
 
@@ -151,14 +153,13 @@ def _loss_rule(op: torch._ops.OpOverload) -> Rule:
     """The elementwise part in float64, the sum in a fixed order, the division by n, one rounding."""
     on_wide = in_float64(op)
     names = [argument.name for argument in op._schema.arguments]
+    defaults = [argument.default_value for argument in op._schema.arguments]
     where = names.index("reduction")
 
     def loss(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
-        bound = dict(zip(names, args, strict=False)) | kwargs
         machine.whole()
-        reduction = bound.get("reduction", op._schema.arguments[where].default_value)
-        values = [bound.get(argument.name, argument.default_value) for argument in op._schema.arguments]
-        values[where] = _NONE
+        values = [*args, *(kwargs.get(name, value) for name, value in list(zip(names, defaults, strict=True))[len(args) :])]
+        reduction, values[where] = values[where], _NONE
         losses = on_wide(*(machine.floating(item).double() if isinstance(item, Tensor) else item for item in values))
         if reduction == _NONE:
             return machine.finish(losses)

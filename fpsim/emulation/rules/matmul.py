@@ -19,6 +19,7 @@ from fpsim.emulation.schemas import name_of
 from fpsim.sums.task import Sum
 
 _FLOAT32 = torch.float32
+_FLOAT32_ALONE = frozenset((_FLOAT32,))
 
 
 def by_library(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
@@ -55,13 +56,13 @@ def native_product(machine: Machine, op: torch._ops.OpOverload, *args: Tensor, *
 def _emulated(machine: Machine, *tensors: Tensor) -> bool:
     """Whether float32 operands make this an operation of the emulated format; all must be of one dtype then."""
     dtypes = {tensor.dtype for tensor in tensors}
+    if dtypes == _FLOAT32_ALONE:
+        return True
     if _FLOAT32 not in dtypes:
         for tensor in tensors:
             machine.check(tensor)
         return False
-    if len(dtypes) > 1:
-        raise machine.refuse(f"operands of different dtypes ({', '.join(sorted(map(str, dtypes)))})")
-    return True
+    raise machine.refuse(f"operands of different dtypes ({', '.join(sorted(map(str, dtypes)))})")
 
 
 def _array(machine: Machine, tensor: Tensor) -> np.ndarray:
@@ -75,7 +76,8 @@ def _factors(machine: Machine, a: Tensor, b: Tensor) -> tuple[Sum, np.ndarray, n
 
 
 def _shapes(machine: Machine, a: Tensor, b: Tensor, dims: int) -> None:
-    if a.dim() != dims or b.dim() != dims or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
+    left, right = a.shape, b.shape
+    if len(left) != dims or len(right) != dims or left[-1] != right[-2] or (dims > 2 and left[:-2] != right[:-2]):
         raise RuntimeError(machine.message(f"shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied"))
 
 

@@ -5,6 +5,7 @@ The statistics that are saved for the backward pass stay wide (float32, unmarked
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def layer_norm(
 ) -> tuple[Tensor, ...]:
     machine.whole()
     x = machine.floating(x)
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     array = array_of(x.detach().contiguous()).reshape(-1, size)
     scale, shift = (vector_of(machine, item, size, default).reshape(-1) for item, default in ((weight, 1.0), (bias, 0.0)))
     mean, inverse = np.empty((2, len(array)))
@@ -165,7 +166,7 @@ def layer_norm_backward(
     bias: MaybeTensor, output_mask: list[bool],
 ) -> tuple[MaybeTensor, ...]:  # fmt: skip
     machine.whole()
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     array, g = (array_of(machine.operand(item).detach().contiguous()).reshape(-1, size) for item in (x, gradient))
     middle, inverse = (array_of(item.detach().contiguous()).reshape(-1).astype(np.float64) for item in (mean, rstd))
     gw, gb = np.zeros((2, size))

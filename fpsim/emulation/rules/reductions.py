@@ -32,7 +32,7 @@ def columns_of(x: Tensor, axes: list[int]) -> np.ndarray:
     """(k, m): row-major over the reduced axes down, row-major over the kept axes across."""
     kept = [axis for axis in range(x.dim()) if axis not in axes]
     count = math.prod(x.shape[axis] for axis in axes)
-    return array_of(x.detach().permute([*axes, *kept])).reshape(count, -1) if x.numel() else np.zeros(
+    return array_of(x.detach()).transpose([*axes, *kept]).reshape(count, -1) if x.numel() else np.zeros(
         (count, math.prod(x.shape[axis] for axis in kept)), np.float32)  # fmt: skip
 
 

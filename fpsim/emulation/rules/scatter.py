@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fpsim.backend.numba.places import elements_by_place
 from fpsim.emulation.machine.engine import reduction
+from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.registry import Rule, register, register_functional
 from fpsim.emulation.rules.arithmetic import mul
@@ -38,7 +39,7 @@ def _accumulate(machine: Machine, base: np.ndarray | None, rows: int, index: np.
 
 
 def _array(machine: Machine, tensor: Tensor) -> np.ndarray:
-    return machine.floating(tensor).detach().contiguous().numpy()
+    return array_of(machine.floating(tensor).detach().contiguous())
 
 
 def _result(machine: Machine, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:

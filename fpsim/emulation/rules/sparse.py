@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fpsim.emulation.direct import direct
 from fpsim.emulation.machine import marks
 from fpsim.emulation.machine.layouts import COO, with_values
 from fpsim.emulation.machine.protocol import Machine, MaybeDtype
 from fpsim.emulation.registry import PARTS_OF_SPARSE, RULES, SPARSE, Entry, Rule, enter, register
-from fpsim.emulation.rules.exact import exact_rule, view_rule
+from fpsim.emulation.rules.exact import view_rule
 from fpsim.emulation.schemas import is_out, mapped, names, overloads
 
 _aten = torch.ops.aten
@@ -158,11 +159,11 @@ for _name in ("empty", "empty_like", "zeros"):  # of a sparse layout: no numbers
 def clone(machine: Machine, x: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor:
     """A copy; of a sparse matrix one of its stored values, as gradients are kept."""
     if x.layout is torch.strided or x.dtype is not _FLOAT32:
-        return _exact_clone(machine, x, memory_format=memory_format)
-    return marked(machine, _aten.clone.default(read(machine, x)))
+        return machine.exact(_clone(machine.operand(x), memory_format=memory_format))
+    return marked(machine, _clone(read(machine, x)))
 
 
-_exact_clone = exact_rule(_aten.clone.default)
+_clone = direct(_aten.clone.default)
 enter(Entry(_aten.clone.default, "exact", clone))
 SPARSE[_aten.clone.default] = clone
 SPARSE[_aten.zero_.default] = _part_rule(_aten.zero_.default)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
 from fpsim.emulation.registry import RULES, WHOLE, Entry, Rule, enter, register, register_functional
 from fpsim.emulation.rules.elementwise import wide_rule
@@ -78,7 +79,7 @@ def _running_product_rule(op: torch._ops.OpOverload) -> Rule | None:
         if (dtype if dtype is not None else x.dtype) is not _FLOAT32:
             return exact(machine, x, dim, dtype=dtype)
         machine.whole()
-        values = machine.floating(x).detach().contiguous().numpy().astype(np.float64)
+        values = array_of(machine.floating(x).detach().contiguous()).astype(np.float64)
         if x.dim():
             with np.errstate(over="ignore", invalid="ignore"):
                 values = np.multiply.accumulate(values, axis=dim)
