@@ -27,7 +27,7 @@ FORMATS = [
 
 
 def takes_a_number(op):
-    return op._overloadname == "Scalar"
+    return op._overloadname == "Scalar" or "clamp_" in op._schema.name
 
 
 def makers(seed):
@@ -56,9 +56,17 @@ def makers(seed):
 
 def pairs(op, numbers):
     """First operands of every shape beside what may come second: the same shape, ones that broadcast, one that does not."""
-    firsts, seconds = makers(7), makers(8)
+    firsts, seconds, thirds = makers(7), makers(8), makers(9)
     if len(op._schema.arguments) == 1:
         return [(first, None) for first in firsts.values()]
+    name = name_of(op).rstrip("_")
+    if name in ("addcmul", "addcdiv"):
+        alike = [(firsts[shape], (seconds[shape], thirds[shape])) for shape in firsts]
+        broadcast = [(firsts["row"], (seconds["small"], thirds["row"])), (firsts["small"], (seconds["large"], thirds["row"]))]
+        return [*alike, *broadcast]
+    if name in ("clamp", "hardtanh"):
+        bounds = [(-0.1, 2049.0), (1.0, -1.0), (-np.inf, 1e30), (np.nan, 1.0), (-0.0, 3)]
+        return list(itertools.product(firsts.values(), [*bounds, (None, 0.1), (0.1, None)] if name == "clamp" else bounds))
     if takes_a_number(op):
         return list(itertools.product(firsts.values(), numbers))
     beside = [("small", "transposed"), ("small", "row"), ("row", "small"), ("large", "no dimensions"), ("small", "large")]
@@ -75,7 +83,8 @@ def outcomes(kind, op, cases, short, wrap=None):
             mode.short = {}
             a = first() + 0
             a = a if wrap is None else wrap(a)
-            b = [] if second is None else [second() + 0 if callable(second) else second]
+            seconds = second if isinstance(second, tuple) else () if second is None else (second,)
+            b = [item() + 0 if callable(item) else item for item in seconds]
             mode.short = taken
             emulation.reset()
             try:
@@ -93,7 +102,8 @@ def outcomes(kind, op, cases, short, wrap=None):
 @pytest.mark.parametrize("kind", FORMATS, ids=lambda kind: " ".join(map(str, kind.values())))
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_the_short_way_gives_what_the_rule_gives(op, kind):
-    keywords = [{}, {"alpha": 2}, {"alpha": -1 / 3}] if name_of(op).rstrip("_") in ("add", "sub") else [{}]
+    factor = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}.get(name_of(op).rstrip("_"))
+    keywords = [{}] if factor is None else [{}, {factor: 2}, {factor: -1 / 3}]
     cases = [(*pair, named) for pair, named in itertools.product(pairs(op, NUMBERS), keywords)]
     plain, _ = outcomes(kind, op, cases, short=False)
     short, taken = outcomes(kind, op, cases, short=True)

@@ -9,6 +9,7 @@ import torch
 from fpsim.emulation.machine.marks import Tag
 
 _Tensor, _Parameter, _FLOAT32 = torch.Tensor, torch.nn.Parameter, torch.float32
+_NUMBERS = frozenset((float, int, type(None)))
 _is_grad_enabled = torch.is_grad_enabled
 
 #: What arguments are: others; float32 tensors whose storages bear the mark, and numbers after the first; such ones of which
@@ -33,6 +34,6 @@ def look(args: tuple[Any, ...], tag: Tag) -> int:
                 return OTHERS
             if value is first and (not _is_grad_enabled() if first.requires_grad else hasattr(storage, "_fpsim_parameter")):
                 found = CHANGED
-        elif (kind is not float and kind is not int) or value is first:
+        elif kind not in _NUMBERS or value is first:
             return OTHERS
     return found

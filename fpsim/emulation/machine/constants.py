@@ -13,11 +13,11 @@ from fpsim.emulation.machine.limits import LARGEST, in_fp32
 from fpsim.emulation.machine.place import Place
 from fpsim.numbers.rounding import Rounding, round_into
 
-_MOST = 1 << 12  # constants that are kept
+_MOST, _MOST_TENSORS = 1 << 12, 1 << 6  # constants that are kept
 
 
-def _make_room(kept: dict[float, Any]) -> None:
-    if len(kept) >= _MOST:  # step sizes that differ at every step
+def _make_room(kept: dict[float, Any], most: int) -> None:
+    if len(kept) >= most:  # step sizes that differ at every step
         kept.clear()
 
 
@@ -40,7 +40,7 @@ class Constants(Place):
         if found is None:
             found = torch.scalar_tensor(self.scalar(value), dtype=torch.float32, device="cpu")
             if value and not self.arithmetic.primitive:
-                _make_room(scalars)
+                _make_room(scalars, _MOST_TENSORS)
                 scalars[value] = found
         return found
 
@@ -99,6 +99,6 @@ class Constants(Place):
         if saturate and value == value and ((np.isinf(result) and abs(value) != np.inf) or not abs(result) <= np.inf):
             result = self.arithmetic.fmt.max_finite if value > 0 else -self.arithmetic.fmt.max_finite
         if keeps:
-            _make_room(self.arithmetic.constants)
+            _make_room(self.arithmetic.constants, _MOST)
             self.arithmetic.constants[value] = result
         return result

@@ -34,7 +34,7 @@ class Writing(Constants):
         dtype = result.dtype
         if dtype is _FLOAT32:
             arithmetic = self.arithmetic
-            if not arithmetic.finishing.round_few(result, self.row()):
+            if arithmetic.stochastic or not arithmetic.finishing.round_few(result, self.row()):
                 return self._round(result)
             result.untyped_storage()._fpsim = arithmetic.tag  # type: ignore[attr-defined]
             return result
@@ -95,7 +95,7 @@ class Writing(Constants):
     def _round(self, result: torch.Tensor, row: np.ndarray | None = None) -> torch.Tensor:
         """The float32 result rounded in place and marked; `row` are the counters, left out those of the operation that runs."""
         arithmetic, row = self.arithmetic, self.row() if row is None else row
-        if not arithmetic.finishing.round_few(result, row):
+        if arithmetic.stochastic or not arithmetic.finishing.round_few(result, row):
             array = _array(result)
             flat = self._flat(result, array)
             arithmetic.finishing.round(flat, flat, row, self.draws())

@@ -12,7 +12,7 @@ from torch import Tensor
 from fpsim.backend.numba import passes
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
 from fpsim.emulation.machine.writing import WORTH_A_PASS
-from fpsim.emulation.registry import RULES, SHORT, Entry, Rule, enter, register_functional
+from fpsim.emulation.registry import RULES, SHORT, Entry, Rule, Short, enter, register_functional
 from fpsim.numbers.operations import odd_sum
 
 _aten = torch.ops.aten
@@ -54,6 +54,12 @@ _PASSES = {
 }
 
 
+def _finished(machine: Machine, result: Tensor) -> Tensor:
+    """What was computed, in place maybe, in a leaf of autograd maybe."""
+    machine.finish(result.detach() if result.requires_grad else result)
+    return result
+
+
 class _Held:
     """Arithmetic of operands that hold values of the format, and numbers: what is most frequent, and costs least."""
 
@@ -70,16 +76,14 @@ class _Held:
             return None
         is_number = not isinstance(b, Tensor)
         if a.numel() >= WORTH_A_PASS or not (is_number or b.numel() < WORTH_A_PASS):
-            return self.in_a_pass(machine, a, machine.scalar(b) if is_number else b, alpha, a if self._in_place else None)
+            into = a if self._in_place else None
+            result = self.in_a_pass(machine, a, machine.scalar(b) if is_number else b, alpha, into)
+            return result if into is None or result is None else machine.write(into, result)
         if is_number:
             b = machine.scalar_tensor(b)
         if alpha != 1:
             b = torch.mul(b, machine.scalar_tensor(alpha))  # rounded to fp32, as the sum is: no FMA
-        result = self._function(a, b)
-        if not self._in_place or not a.requires_grad:
-            return machine.finish(result)
-        machine.finish(result.detach())
-        return result
+        return _finished(machine, self._function(a, b))
 
     def in_a_pass(self, machine: Machine, a: Tensor, b: Any, alpha: float, into: MaybeTensor) -> MaybeTensor:
         """Large contiguous operands of one shape, or one and a number, in one pass; None for others."""
@@ -285,6 +289,20 @@ def _with_product(whole: Callable[..., Tensor], function: Callable[[Tensor, Tens
     return rule
 
 
+def _held_product(function: Callable[[Tensor, Tensor], Tensor], in_place: bool) -> Short:
+    """The same of small operands that hold values of the format."""
+
+    def compute(machine: Machine, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> MaybeTensor:
+        if machine.arithmetic.primitive or not machine.arithmetic.fast:
+            return None
+        if max(x.numel(), first.numel(), second.numel()) >= WORTH_A_PASS or (in_place and x.dim() == 0):
+            return None
+        product = function(first if value == 1 else torch.mul(first, machine.scalar_tensor(value)), second)
+        return _finished(machine, x.add_(product) if in_place else torch.add(x, product))
+
+    return compute
+
+
 _addcmul, _addcdiv = _with_product(torch.addcmul, torch.mul), _with_product(torch.addcdiv, torch.div)
 
 
@@ -326,3 +344,7 @@ for _op, _rule in (
     (_aten.lerp_.Tensor, _lerp),
 ):
     enter(Entry(_op, "formula", _overwriting(_rule)))
+
+for _name, _function in (("addcmul", torch.mul), ("addcdiv", torch.div)):
+    for _suffix in ("", "_"):
+        SHORT[id(getattr(_aten, _name + _suffix).default)] = _held_product(_function, in_place=bool(_suffix))

@@ -273,6 +273,8 @@ def _converted(op: torch._ops.OpOverload) -> Rule:
                 return op(source, dtype=dtype, **kwargs)
             wide = source.resolve_conj() if dtype is COMPLEX64 else source.real
             return machine.finish(wide.clone())  # rounded once, not by complex64 first
+        if source.dtype is torch.float64 and dtype is torch.complex128:
+            return op(source, dtype=dtype, **kwargs)
         read = machine.operand(source) if source.is_complex() else machine.floating(source)
         return machine.exact(op(read, dtype=dtype, **kwargs))
 
@@ -285,6 +287,8 @@ register_complex(["_to_copy"], _converted)
 def _copies(op: torch._ops.OpOverload) -> Rule:
     def copy(machine: Machine, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         read = machine.operand(source) if source.is_complex() or source.dtype is _FLOAT32 else source
+        if target.dtype is torch.complex128:
+            return target.copy_(read)
         return machine.store(target, read.to(target.dtype, copy=True).expand(target.shape))
 
     return copy

@@ -17,7 +17,7 @@ from fpsim.emulation.machine.finishing import BLOCK
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.portable import in_float64
 from fpsim.emulation.machine.protocol import Machine, MaybeTensor
-from fpsim.emulation.registry import Rule, register, register_functional
+from fpsim.emulation.registry import SHORT, Rule, Short, register, register_functional
 from fpsim.emulation.schemas import names, tensors_in
 from fpsim.numbers.rounding import Rounding
 
@@ -33,6 +33,10 @@ def narrow_rule(op: torch._ops.OpOverload) -> Rule:
     wide, narrow = wide_rule(op), direct(op)
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
+        if args[0].dtype is _FLOAT64:
+            result = op(*machine.operands(args), **kwargs)
+            if result.dtype is _FLOAT64:  # it means itself, and so do numbers beside it
+                return result
         arithmetic = machine.arithmetic
         rounds_once = arithmetic.fast or _has_float(args) or _has_float(kwargs.values())
         if arithmetic.stochastic or arithmetic.primitive or not rounds_once:
@@ -45,6 +49,19 @@ def narrow_rule(op: torch._ops.OpOverload) -> Rule:
         return machine.finish(result) if result.dtype is _FLOAT32 else result
 
     return compute
+
+
+def _held_between_bounds(op: torch._ops.OpOverload) -> Short:
+    """Of numbers that hold values of the format, those within bounds that are such too."""
+    compute = direct(op)
+
+    def within(machine: Machine, x: Tensor, *bounds: Any) -> MaybeTensor:
+        arithmetic = machine.arithmetic
+        if arithmetic.stochastic or arithmetic.primitive:
+            return None
+        return machine.finish(compute(x, *map(machine.constant, bounds)))
+
+    return within
 
 
 def _has_float(values: Iterable[Any]) -> bool:
@@ -242,6 +259,9 @@ register_functional("tanh_backward", "formula", _tanh_gradient_rule)
 register_functional(NARROW, "elementwise", lambda op: (wide_rule if "decimals" in op._overloadname else narrow_rule)(op))
 register_functional(ELEMENTARY, "elementary", elementary_rule)
 register_functional(FORMULAS, "formula", wide_rule)
+for _name in ("clamp", "clamp_min", "clamp_max", "hardtanh"):
+    _op = getattr(torch.ops.aten, _name).default
+    SHORT[id(_op)] = _held_between_bounds(_op)
 
 
 @register(torch.ops.aten.polygamma_.default, family="elementary")

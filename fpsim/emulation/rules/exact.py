@@ -133,7 +133,8 @@ def _meeting_rule(op: torch._ops.OpOverload) -> Rule:
             else:
                 foreign = foreign or isinstance(argument, float)
         alike = not foreign and (dtypes <= _BESIDE_OTHERS or torch.float32 not in dtypes)
-        read = machine.operands if alike and not fills else machine.filling
+        as_they_are = (alike and not fills) or (foreign and torch.float64 in dtypes)  # numbers, beside what means itself
+        read = machine.operands if as_they_are else machine.filling
         result = compute(*[read(value) for value in args], **{key: read(value) for key, value in kwargs.items()})
         if alike:
             return machine.exact(result) if isinstance(result, Tensor) else result  # the places where a condition holds
@@ -212,6 +213,8 @@ def _filler(op: torch._ops.OpOverload) -> Rule:
 
     def fill(machine: Machine, *args: Any, **kwargs: Any) -> Any:
         is_float = isinstance(args[0], Tensor) and args[0].dtype is torch.float32
+        if isinstance(args[0], Tensor) and args[0].dtype is torch.float64:  # it means itself, and so do numbers beside it
+            return compute(*machine.operands(args), **kwargs)
         values = [
             machine.constant(value) if isinstance(value, float) or (is_float and isinstance(value, int) and index)
             else machine.filling(value)
@@ -289,7 +292,7 @@ def _maker(op: torch._ops.OpOverload) -> Rule:
     compute = direct(op)
 
     def make(machine: Machine, *args: Any, **kwargs: Any) -> Tensor:
-        if saturating:
+        if saturating and not _asks_for_float64(args, kwargs):
             args = tuple(machine.constant(value) if isinstance(value, float) else value for value in args)
         result = compute(*args, **kwargs)
         if result.is_meta:
@@ -302,6 +305,12 @@ def _maker(op: torch._ops.OpOverload) -> Rule:
         return machine.finish(result)
 
     return make
+
+
+def _asks_for_float64(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether what is made like a tensor, or of a dtype, or of the default one, is of float64, which means itself."""
+    given = kwargs.get("dtype") or (args[0].dtype if isinstance(args[0], Tensor) else torch.get_default_dtype())
+    return given is torch.float64
 
 
 def _maker_into(op: torch._ops.OpOverload) -> Rule:

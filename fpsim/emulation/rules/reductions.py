@@ -13,7 +13,7 @@ from fpsim.backend.numba.functions import power
 from fpsim.emulation.machine.engine import reduction
 from fpsim.emulation.machine.marks import array_of
 from fpsim.emulation.machine.protocol import Axes, Machine, MaybeDtype
-from fpsim.emulation.registry import register
+from fpsim.emulation.registry import itself_in_float64, register
 from fpsim.emulation.rules.matmul import is_native, native
 
 _aten = torch.ops.aten
@@ -117,6 +117,7 @@ def norm_over(machine: Machine, x: Tensor, p: float, dim: Axes, keepdim: bool = 
 
 
 @register(_aten.trace.default, family="reduction")
+@itself_in_float64(_aten.trace.default)
 def trace(machine: Machine, x: Tensor) -> Tensor:
     return _reduce(machine, _aten.sum.default, x.diagonal(), None, False, None, False)
 
