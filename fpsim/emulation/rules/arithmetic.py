@@ -60,45 +60,53 @@ def _finished(machine: Machine, result: Tensor) -> Tensor:
     return result
 
 
-class _Held:
-    """Arithmetic of operands that hold values of the format, and numbers: what is most frequent, and costs least."""
+def _in_a_pass(name: str) -> Callable[..., MaybeTensor]:
+    """Of large contiguous operands of one shape, or one and a number, in one pass; None for others."""
+    with_tensor, with_number = _PASSES[name]
 
-    def __init__(self, name: str, in_place: bool = False):
-        self._function = getattr(Tensor, f"{name}_") if in_place else getattr(torch, name)
-        self._with_tensor, self._with_number = _PASSES[name]
-        self._negates, self._in_place = name == "sub", in_place
+    def compute(machine: Machine, a: Tensor, b: Any, alpha: float, into: MaybeTensor) -> MaybeTensor:
+        is_number = not isinstance(b, Tensor)
+        if alpha != 1 and (is_number or machine.arithmetic.primitive):
+            return None
+        factor = machine.scalar(alpha) if alpha != 1 else b if is_number else 1.0
+        factor = -factor if name == "sub" else factor
+        operation, operands = (with_number, (a,)) if is_number else (with_tensor, (a, b))
+        return machine.one_pass(operation, operands, factor, into)
 
-    def __call__(self, machine: Machine, a: Tensor, b: Any, alpha: float = 1) -> MaybeTensor:
-        """None where float32 does not suffice, or the operands are large and not of one shape."""
+    return compute
+
+
+def _held(name: str, in_place: bool = False) -> Short:
+    """Of operands that hold values of the format, and numbers: what is most frequent, and costs least.
+
+    None where float32 does not suffice, or the operands are large and not of one shape.
+    """
+    function = getattr(Tensor, f"{name}_") if in_place else getattr(torch, name)
+    in_a_pass = _in_a_pass(name)
+
+    def compute(machine: Machine, a: Tensor, b: Any, alpha: float = 1) -> MaybeTensor:
         if not machine.arithmetic.fast or (alpha != 1 and machine.arithmetic.primitive):
             return None
-        if self._in_place and machine.optimizer is not None and a.dim() == 0:  # its step count, maybe
+        if in_place and machine.optimizer is not None and a.dim() == 0:  # its step count, maybe
             return None
         is_number = not isinstance(b, Tensor)
         if a.numel() >= WORTH_A_PASS or not (is_number or b.numel() < WORTH_A_PASS):
-            into = a if self._in_place else None
-            result = self.in_a_pass(machine, a, machine.scalar(b) if is_number else b, alpha, into)
+            into = a if in_place else None
+            result = in_a_pass(machine, a, machine.scalar(b) if is_number else b, alpha, into)
             return result if into is None or result is None else machine.write(into, result)
         if is_number:
             b = machine.scalar_tensor(b)
         if alpha != 1:
             b = torch.mul(b, machine.scalar_tensor(alpha))  # rounded to fp32, as the sum is: no FMA
-        return _finished(machine, self._function(a, b))
+        result = function(a, b)
+        return _finished(machine, result) if in_place else machine.finish(result)
 
-    def in_a_pass(self, machine: Machine, a: Tensor, b: Any, alpha: float, into: MaybeTensor) -> MaybeTensor:
-        """Large contiguous operands of one shape, or one and a number, in one pass; None for others."""
-        is_number = not isinstance(b, Tensor)
-        if alpha != 1 and (is_number or machine.arithmetic.primitive):
-            return None
-        factor = machine.scalar(alpha) if alpha != 1 else b if is_number else 1.0
-        factor = -factor if self._negates else factor
-        operation, operands = (self._with_number, (a,)) if is_number else (self._with_tensor, (a, b))
-        return machine.one_pass(operation, operands, factor, into)
+    return compute
 
 
 def _arithmetic(name: str) -> Callable[..., Tensor]:
     function = getattr(torch, name)
-    held = _Held(name)
+    held, in_a_pass = _held(name), _in_a_pass(name)
 
     def rule(machine: Machine, a: Any, b: Any, alpha: float = 1, into: MaybeTensor = None) -> Tensor:
         if into is None and machine.holds(a) and (not isinstance(b, Tensor) or machine.holds(b)):
@@ -122,7 +130,7 @@ def _arithmetic(name: str) -> Callable[..., Tensor]:
         a = machine.scalar(a) if a_is_scalar else a
         b = machine.scalar(b) if b_is_scalar else b
         if fast and not a_is_scalar:
-            result = held.in_a_pass(machine, a, b, alpha, into)
+            result = in_a_pass(machine, a, b, alpha, into)
             if result is not None:
                 return result
         if alpha != 1:
@@ -230,8 +238,8 @@ def _register_arithmetic() -> None:
             op = getattr(packet, overload)
             enter(Entry(op, "elementwise", form(RULES[getattr(base, overload)])))
     for name, (fresh, written, _) in _IN_PLACE.items():
-        SHORT[id(fresh.Tensor)] = SHORT[id(fresh.Scalar)] = _Held(name)
-        SHORT[id(written.Tensor)] = SHORT[id(written.Scalar)] = _Held(name, in_place=True)
+        SHORT[id(fresh.Tensor)] = SHORT[id(fresh.Scalar)] = _held(name)
+        SHORT[id(written.Tensor)] = SHORT[id(written.Scalar)] = _held(name, in_place=True)
 
 
 _register_arithmetic()
@@ -298,7 +306,7 @@ def _held_product(function: Callable[[Tensor, Tensor], Tensor], in_place: bool) 
         if max(x.numel(), first.numel(), second.numel()) >= WORTH_A_PASS or (in_place and x.dim() == 0):
             return None
         product = function(first if value == 1 else torch.mul(first, machine.scalar_tensor(value)), second)
-        return _finished(machine, x.add_(product) if in_place else torch.add(x, product))
+        return _finished(machine, x.add_(product)) if in_place else machine.finish(torch.add(x, product))
 
     return compute
 
