@@ -303,8 +303,10 @@ def _held_product(function: Callable[[Tensor, Tensor], Tensor], in_place: bool) 
     def compute(machine: Machine, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> MaybeTensor:
         if machine.arithmetic.primitive or not machine.arithmetic.fast:
             return None
-        if max(x.numel(), first.numel(), second.numel()) >= WORTH_A_PASS or (in_place and x.dim() == 0):
+        if in_place and x.dim() == 0:
             return None
+        if max(x.numel(), first.numel(), second.numel()) >= WORTH_A_PASS:
+            return None if in_place else _product_in_steps(machine, x, first, second, value, function, None)
         product = function(first if value == 1 else torch.mul(first, machine.scalar_tensor(value)), second)
         return _finished(machine, x.add_(product)) if in_place else machine.finish(torch.add(x, product))
 
@@ -331,7 +333,7 @@ def _lerp(machine: Machine, start: Tensor, end: Tensor, weight: Tensor | float, 
         result = machine.one_pass(operation, (start, end), single, into)
         if result is not None:
             return result
-        factor = torch.tensor(factor, dtype=_FLOAT32)
+        factor = machine.scalar_tensor(float(weight))
     difference = end - start
     small = abs(factor) < 0.5
     if isinstance(small, Tensor) and small.dim():

@@ -85,7 +85,7 @@ def wide_rule(op: torch._ops.OpOverload, scalars: bool = True) -> Rule:
     on_wide = in_float64(op)
 
     def compute(machine: Machine, *args: Any, **kwargs: Any) -> Any:
-        if machine.arithmetic.uniform and all(type(value) is str for value in kwargs.values()):
+        if machine.arithmetic.uniform and (not kwargs or all(type(value) is str for value in kwargs.values())):
             few = _few_widened(machine, args, scalars)  # what is most frequent, and costs least
             if few is not None:
                 return _finished(machine, on_wide(*few, **kwargs))
@@ -129,7 +129,7 @@ def _few_widened(machine: Machine, args: tuple[Any, ...], scalars: bool) -> list
         if type(value) is float:
             value = machine.scalar(value) if scalars else value
         elif type(value) not in _AS_THEY_ARE:
-            if not machine.holds(value) or value.numel() >= BLOCK:
+            if (isinstance(value, Tensor) and value.numel() >= BLOCK) or not machine.holds(value):
                 return None
             value, has_tensor = value.double(), True
         values.append(value)
