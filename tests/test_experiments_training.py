@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from experiments.claim import get_claim, names
+from experiments.data.topics import UnknownText
 from experiments.metrics import correct
 from experiments.models import MODELS, build, structure
 from experiments.models.dropout import Dropout
@@ -123,5 +124,9 @@ def test_the_smallest_form_of_every_claim_has_the_committed_results(name):
     runs = claim.runs("smallest")
     assert set(kept) == {run.key for run in runs}, "python -m experiments run --smallest"
     for run in runs if claim.source is claim else ():  # those of another claim are measured with that one
-        assert claim.measure(run).result == kept[run.key].result, run.configuration
+        try:
+            result = claim.measure(run).result
+        except UnknownText as error:
+            pytest.skip(str(error))
+        assert result == kept[run.key].result, run.configuration
     claim.judge(list(kept.values()))

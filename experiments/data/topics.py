@@ -15,17 +15,21 @@ LENGTH = 64
 DIGESTS = {"3.11.7": "aa4790f280399078"}
 
 
+class UnknownText(ValueError):
+    """The text is one that no results are of."""
+
+
 @functools.cache
 def load_topics() -> Dataset:
     """Windows of 64 characters (ASCII; "?" for all else) and those that follow each; the last tenth is for testing.
 
-    Raises ValueError where the text is not one that results here are of.
+    Raises UnknownText where the text is not one that results here are of.
     """
     text = read()
     found, version = hashlib.sha256(text.encode()).hexdigest()[:16], sys.version.split()[0]
     if found not in DIGESTS.values():
         known = ", ".join(f"{digest} (Python {number})" for number, digest in DIGESTS.items())
-        raise ValueError(
+        raise UnknownText(
             f"the text of pydoc_data.topics of Python {version} has the digest {found}; results are of {known}. To use "
             "this one, add it to DIGESTS in experiments/data/topics.py: its results are not to be compared with those"
         )
