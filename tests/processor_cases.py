@@ -196,9 +196,9 @@ FEW = {
     "exact products": lambda: products("exact", (FP16,)),
     "sums": sums,
     "units": units,
-    "training": lambda: training("fp16:fma"),
 }
 MORE = {
+    "training": lambda: training("fp16:fma"),
     "roundings of any mode": lambda: roundings(DETERMINISTIC, carriers=(0, 1)),
     "every elementary function": lambda: functions(sorted(elementary.NAMES)),
     "powers": powers,

@@ -12,10 +12,12 @@ NEAREST_EVEN, NEAREST_AWAY, TOWARD_ZERO, UP, DOWN, ODD = DETERMINISTIC = [
 
 
 def rounded(value, fmt, mode, zero=0.0):
-    """A Fraction (or a float that is not finite) rounded to a format; an exact zero is `zero`."""
-    if isinstance(value, float):
-        return special(value, fmt)
-    top, bottom = value.as_integer_ratio()
+    """A Fraction or a float rounded to a format; an exact zero is `zero`."""
+    return rounded_ratio(*value.as_integer_ratio(), fmt, mode, zero) if is_finite(value) else special(value, fmt)
+
+
+def rounded_ratio(top, bottom, fmt, mode, zero=0.0):
+    """The number top / bottom rounded to a format, in lowest terms or not."""
     if top == 0:
         return zero if fmt.has_negative_zero else 0.0
     negative, top = top < 0, abs(top)
@@ -66,12 +68,8 @@ def is_finite(value):
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def as_rational(value):
-    return Fraction(value) if isinstance(value, float) and math.isfinite(value) else value
-
-
 def is_negative(value):
-    return value < 0 if isinstance(value, Fraction) else math.copysign(1.0, value) < 0
+    return math.copysign(1.0, value) < 0
 
 
 def add(left, right, fmt, mode):
@@ -82,7 +80,8 @@ def add(left, right, fmt, mode):
         zero = -0.0 if is_negative(left) else 0.0
     else:
         zero = -0.0 if mode is DOWN else 0.0
-    return rounded(Fraction(left) + Fraction(right), fmt, mode, zero)
+    (top, bottom), (other_top, other_bottom) = left.as_integer_ratio(), right.as_integer_ratio()
+    return rounded_ratio(top * other_bottom + other_top * bottom, bottom * other_bottom, fmt, mode, zero)
 
 
 def total_of(pairs, accumulator, fmt, mode):
@@ -103,12 +102,14 @@ def total_of(pairs, accumulator, fmt, mode):
 
 
 def leaf(left, right, accumulator, mode):
-    product = left * right
-    if math.isfinite(left) and math.isfinite(right) and left != 0 and right != 0:
-        product = Fraction(left) * Fraction(right)
-    if accumulator.products != "rounded":
-        return product
-    return rounded(as_rational(product), accumulator.format, mode, math.copysign(0.0, product) if product == 0 else 0.0)
+    """What the product of two floats is where it enters a sum: a Fraction if it is exact."""
+    is_rounded = accumulator.products == "rounded"
+    if not (math.isfinite(left) and math.isfinite(right)) or left == 0 or right == 0:
+        product = left * right
+        return rounded(product, accumulator.format, mode, product) if is_rounded else product
+    (top, bottom), (other_top, other_bottom) = left.as_integer_ratio(), right.as_integer_ratio()
+    ratio = top * other_top, bottom * other_bottom
+    return rounded_ratio(*ratio, accumulator.format, mode) if is_rounded else Fraction(*ratio)
 
 
 def promoted(leaves, accumulator, mode):
@@ -118,7 +119,7 @@ def promoted(leaves, accumulator, mode):
         for term in part:
             block = add(block, term, accumulator.format, mode)
         if math.isfinite(block):
-            block = rounded(as_rational(block), second, mode, math.copysign(0.0, block))
+            block = rounded(block, second, mode, math.copysign(0.0, block))
         total = add(total, block, second, mode)
     return total
 
@@ -166,4 +167,4 @@ def exact_sum(pairs, fmt, mode):
 
 def finished(total, held, fmt, mode):
     """The last rounding, to the result's format."""
-    return rounded(as_rational(total), fmt, mode, total if total == 0 else 0.0)
+    return rounded(total, fmt, mode, total if total == 0 else 0.0)

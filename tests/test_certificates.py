@@ -62,6 +62,8 @@ MACHINES = [
     ("float8_e4m3fn", "h100", "nearest-even"),
     (fpsim.get_format("fp16").replace(name="fp16-flushed", flush="after"), "fp16", "nearest-even"),
 ]
+#: What the plain tests draw from: every machine has kernels of its own to compile.
+FEW_MACHINES = [MACHINES[place] for place in (0, 1, 3, 5, 8, 13)]
 pytestmark = pytest.mark.filterwarnings("ignore::fpsim.hardware.UnconfirmedUnit")
 
 
@@ -152,7 +154,7 @@ def no_certificate_is_violated(network, machine, method):
 
 
 @settings(max_examples=25, deadline=None)
-@given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(sorted(METHODS)))
+@given(network=networks(), machine=st.sampled_from(FEW_MACHINES), method=st.sampled_from(sorted(METHODS)))
 def test_no_certificate_is_ever_violated(network, machine, method):
     no_certificate_is_violated(network, machine, method)
 
@@ -170,7 +172,7 @@ def test_a_bound_for_all_runs_holds_whatever_is_drawn_for_the_inputs():
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(sorted(METHODS)))
 def test_no_certificate_is_ever_violated_in_many_examples(network, machine, method):
     no_certificate_is_violated(network, machine, method)
@@ -280,20 +282,20 @@ def no_family_is_violated(name, machine, method, seed, weights, size):
 
 
 @settings(max_examples=25, deadline=None)
-@given(**ANY_FAMILY)
-def test_no_family_is_violated_on_any_machine(**drawn):
+@given(**{**ANY_FAMILY, "machine": st.sampled_from([machine for machine in FEW_MACHINES if machine in NEAREST])})
+def test_no_family_is_violated(**drawn):
     no_family_is_violated(**drawn)
 
 
 @pytest.mark.exhaustive
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(**ANY_FAMILY)
 def test_no_family_is_violated_on_any_machine_in_many_examples(**drawn):
     no_family_is_violated(**drawn)
 
 
 @settings(max_examples=12, deadline=None)
-@given(network=networks(), machine=st.sampled_from(MACHINES), method=st.sampled_from(["running", "a-priori", "mean-value"]))
+@given(network=networks(), machine=st.sampled_from(FEW_MACHINES), method=st.sampled_from(["running", "a-priori", "mean-value"]))
 def test_no_certificate_is_violated_with_bounds_in_float32(network, machine, method):
     """Which products of fewer terms are spared: here none is."""
     with pytest.MonkeyPatch.context() as patch:

@@ -69,7 +69,7 @@ def loop(pairs_of, shape, accumulate, fmt, mode, bias=None):
         total, held = oracle.total_of(pairs_of(element), accumulator, target, mode)
         if bias is not None:
             added = float(bias[element[1]])
-            total = oracle.add(total, oracle.rounded(oracle.as_rational(added), held, mode, added), held, mode)
+            total = oracle.add(total, oracle.rounded(added, held, mode, added), held, mode)
         out[element] = oracle.finished(total, held, target, mode)
     return out
 

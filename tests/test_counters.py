@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from fractions import Fraction
 from typing import Any
@@ -19,6 +20,7 @@ from fpsim.sums.observers.counters import SwampedAdditions
 from fpsim.sums.product import product_into
 from fpsim.sums.task import Sum
 from tests import sums_oracle as oracle
+from tests.frequency import often
 
 
 @functools.cache
@@ -34,11 +36,11 @@ class Counting:
         self.counters = fpsim.Counters()
 
     def rounded(self, exact: Any, fmt: Format) -> None:
-        """Count what rounding an exact number (a Fraction or a special float) did.
+        """Count what rounding an exact number (a Fraction or a float) did.
 
         Rounding is monotone: between the smallest normal number and the largest nothing over- or underflows.
         """
-        if isinstance(exact, float) or fmt.min_normal < abs(float(exact)) < fmt.max_finite:
+        if not oracle.is_finite(exact) or fmt.min_normal < abs(float(exact)) < fmt.max_finite:
             return
         unbounded = oracle.rounded(exact, unbounded_form(fmt), self.mode)
         self.counters.overflows += abs(unbounded) > fmt.max_finite
@@ -91,7 +93,7 @@ class Counting:
                     block = self.add(block, math.copysign(0.0, block), held, False)
                 total = self.add(total, block, held, False)
         if held != self.fmt:
-            self.rounded(oracle.as_rational(total), self.fmt)
+            self.rounded(total, self.fmt)
 
 
 def operands(fmt: Format, seed: int, special: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -163,8 +165,12 @@ def test_counts_of_everything_equal_exact_rationals(fmt: str, accumulate: str, m
         check(get_format(fmt), get_accumulator(accumulate), Rounding(mode), a, b)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "fp16:fma", "fp32", "e4m3"])
+FAR = tuple(itertools.product(("fp16", "fp16:pairwise", "fp16:fma", "fp32", "e4m3"), MODES))
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "mode"), often(FAR, lambda case: "nearest-even" in case or case in (("fp16", "up"), ("fp16", "odd")))
+)
 def test_sums_far_from_overflow_are_counted_exactly(accumulate: str, mode: str) -> None:
     """Terms of very different size, zeros of both signs, equal and opposite terms: what the quick kernel must tell apart."""
     fmt, generator = get_format("fp16"), np.random.default_rng(7)
@@ -179,8 +185,13 @@ def test_sums_far_from_overflow_are_counted_exactly(accumulate: str, mode: str) 
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("accumulate", ["fp16", "fp16:pairwise", "bf16"])
+@pytest.mark.parametrize(
+    ("accumulate", "mode"),
+    often(
+        itertools.product(("fp16", "fp16:pairwise", "bf16"), MODES),
+        lambda case: "nearest-even" in case or case in (("fp16", "up"), ("fp16", "odd")),
+    ),
+)
 def test_tiny_times_huge_underflows_where_the_product_does(accumulate: str, mode: str, dtype: type) -> None:
     """A factor of 2^-126 takes others of more than 2^100 below half of fp16's smallest number."""
     fmt, generator = get_format("bf16"), np.random.default_rng(11)

@@ -16,6 +16,7 @@ import fpsim
 from fpsim.emulation import OutsideContext, UnsupportedOp
 from fpsim.emulation.dispatch import module_hooks
 from tests import quick_python
+from tests.frequency import often
 
 X = torch.linspace(-2, 2, 12).reshape(3, 4)
 
@@ -233,7 +234,7 @@ dist.destroy_process_group()
 
 @pytest.mark.parametrize(
     ("size", "dtype"),
-    [(2, "float32"), *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((3, "float32"), (2, "float16")))],
+    often([(2, "float32"), (3, "float32"), (2, "float16")], [(2, "float32")]),
 )
 def test_processes_sum_gradients_in_the_order_of_their_ranks(size, dtype, tmp_path):
     script = tmp_path / "ranks.py"

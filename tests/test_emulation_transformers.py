@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fpsim
+from tests.frequency import often
 
 transformers = pytest.importorskip("transformers", reason="needs the package transformers")
 
@@ -57,7 +58,7 @@ def mamba():
 MODELS = {"gpt2": gpt2, "bert": bert, "vit": vit, "llama": llama, "t5": t5, "whisper": whisper, "mamba": mamba}
 ATTENTION = [(name, kind) for name in MODELS for kind in ("eager", "sdpa") if (name, kind) != ("mamba", "sdpa")]
 QUICK = {("gpt2", "eager"), ("llama", "sdpa"), ("mamba", "eager")}
-CASES = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.exhaustive) for case in ATTENTION]
+CASES = often(ATTENTION, QUICK)
 
 
 def model_of(name, attention):

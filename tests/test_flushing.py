@@ -12,6 +12,7 @@ from fpsim.numbers.formats import get_format
 from fpsim.numbers.rounding import Rounding
 from tests import sums_oracle as oracle
 from tests.elementary_reference import REFERENCE, ball
+from tests.frequency import often
 
 ARITHMETIC = {"add": 2, "sub": 2, "mul": 2, "div": 2, "sqrt": 1, "fma": 3}
 FUNCTIONS = list(REFERENCE)
@@ -78,7 +79,7 @@ def same(left, right):
     return np.array_equal(left, right, equal_nan=True) and np.array_equal(*signs)
 
 
-@pytest.mark.parametrize("name", ["fp16", "e5m2", "e4m3fn", "e4m3fnuz"])
+@pytest.mark.parametrize("name", often(["fp16", "e5m2", "e4m3fn", "e4m3fnuz"], ["fp16", "e4m3fnuz"]))
 @pytest.mark.parametrize("function", TABLE)
 def test_subnormal_operands_count_as_zeros(function, name):
     """What a format that flushes inputs gives is what the format gives of the flushed operands."""
@@ -167,7 +168,7 @@ def test_emulated_functions_are_flushed_by_their_exact_value():
             assert same(functional.elu(x, alpha), [-0.0, -2 * least, least])
 
 
-@pytest.mark.parametrize("mode", oracle.DETERMINISTIC, ids=str)
+@pytest.mark.parametrize("mode", often(oracle.DETERMINISTIC, [Rounding.NEAREST_EVEN, Rounding.DOWN]), ids=str)
 def test_sums_are_flushed_by_their_exact_value(mode):
     """A least normal number, or two, beside a product that no carrier shows: from both sides, of both signs."""
     fmt = get_format("bf16").replace(name="flushed", flush="before")

@@ -16,7 +16,8 @@ from fpsim.sums.observers import counting
 from fpsim.sums.observers.counters import Counters
 from fpsim.sums.plan import plan
 from fpsim.sums.routes import ROUTES
-from tests.test_routes import CASES, SPECIALS, same, task_of, unsupported
+from tests.frequency import often
+from tests.test_routes import CASES, IN_TURN, SPECIALS, same, task_of, unsupported
 
 #: x, weight, steps: one to three axes, multipliers, few and many channels a group, groups that fill no whole block.
 SHAPES = (
@@ -32,13 +33,6 @@ CAREFUL = ("careful tiles", "careful parts", "nodes", "exact")
 OFTEN = {("fp16", Rounding.STOCHASTIC)} | {
     (name, Rounding.NEAREST_EVEN) for name in ("fp16", "fp16 parts", "fp16 exact", "wide nodes")
 }
-
-
-def cases(names, often):
-    return [
-        pytest.param(name, mode, marks=() if (name, mode) in often else pytest.mark.exhaustive, id=f"{name}-{mode}")
-        for name, mode in itertools.product(names, Rounding)
-    ]
 
 
 def products(task, shape, special, counting=False):
@@ -88,7 +82,7 @@ def both(monkeypatch, task, shape, special, counting=False):
     return found
 
 
-@pytest.mark.parametrize(("name", "mode"), cases(CASES, OFTEN))
+@pytest.mark.parametrize(("name", "mode"), often(IN_TURN, OFTEN))
 def test_groups_together_are_groups_apart(name, mode, monkeypatch):
     task = task_of(name, mode)
     if unsupported(task):
@@ -101,7 +95,11 @@ def test_groups_together_are_groups_apart(name, mode, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), cases(["fp16", "fp16 pairwise", "fp32", "fp16 parts", "fp32 in fp64"], {("fp16", Rounding.NEAREST_EVEN)})
+    ("name", "mode"),
+    often(
+        (case for case in IN_TURN if case[0] in ("fp16", "fp16 pairwise", "fp32", "fp16 parts", "fp32 in fp64")),
+        {("fp16", Rounding.NEAREST_EVEN)},
+    ),
 )
 def test_counts_are_those_of_groups_apart(name, mode, monkeypatch):
     task = task_of(name, mode)

@@ -12,8 +12,9 @@ from fpsim.numbers.rounding import Rounding
 from fpsim.sums import joined
 from fpsim.sums.batches import batched_products
 from fpsim.sums.observers.counters import Counters
-from tests.test_grouped import OFTEN, careful_alone, cases
-from tests.test_routes import CASES, SPECIALS, same, task_of, unsupported
+from tests.frequency import often
+from tests.test_grouped import OFTEN, careful_alone
+from tests.test_routes import IN_TURN, SPECIALS, same, task_of, unsupported
 
 #: Pairs, rows, terms, columns: one row, one column, one term, and pairs that fill no whole block.
 SHAPES = ((20, 2, 5, 3), (17, 1, 7, 4), (16, 5, 3, 1), (3, 4, 1, 4))
@@ -42,7 +43,7 @@ def factors(task, shape, special):
 
 
 @pytest.mark.parametrize("counting", [False, True], ids=["", "counting"])
-@pytest.mark.parametrize(("name", "mode"), cases(CASES, OFTEN))
+@pytest.mark.parametrize(("name", "mode"), often(IN_TURN, OFTEN))
 def test_pairs_together_are_pairs_apart(name, mode, counting, monkeypatch):
     task = task_of(name, mode)
     uncounted = task.accumulator.kind.uncounted is not None or name == "wide nodes"

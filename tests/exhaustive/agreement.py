@@ -1,7 +1,13 @@
 """Every operation that torch has for float16 on the CPU, against the emulation; run as a script it writes the page."""
 
+import argparse
+import json
+import os
+import subprocess
+import sys
 import warnings
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +29,11 @@ from tests.operators import (
     widened,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "agreement.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reference" / "agreement.md"
+#: The instructions that torch's kernels are held to for the page, so that every processor that has them writes the same one.
+LEVEL = "AVX2"
+HELD = {"ATEN_CPU_CAPABILITY": LEVEL.lower(), "ONEDNN_MAX_CPU_ISA": LEVEL}
 HALF = torch.float16
 DIFFERENCES = """\
 ## Where fpsim differs from the CPU on purpose
@@ -148,6 +158,27 @@ def compared():
     return [index for index in indices(HALF) if op_db[index].name not in UNWRITTEN | DRAWN]
 
 
+def measured(part, parts, held=True):
+    """(rows of every so many operations, from that one on; the level of instructions that torch used), by a process of its own.
+
+    Only there torch can be held to the page's level.
+    """
+    command = [sys.executable, "-m", "tests.exhaustive.agreement", "--part", f"{part}", f"{parts}"]
+    env = {**os.environ, **(HELD if held else {})}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    level, *rows = map(json.loads, done.stdout.splitlines())
+    return [Row(**row) for row in rows], level
+
+
+def print_part(part, parts):
+    """What `measured` reads."""
+    print(json.dumps(torch.backends.cpu.get_cpu_capability()))
+    for row in map(row_of, compared()[part::parts]):
+        if row is not None:
+            print(json.dumps(asdict(row)))
+
+
 def page(rows):
     """The page, from a row for each operation that was compared."""
     same = [row for row in rows if not row.differ]
@@ -159,7 +190,7 @@ def page(rows):
         "# Agreement with torch.half, and what does not run",
         "",
         f"Results of torch's operator database in float16 (at most {SAMPLES} samples an operation),",
-        f"by torch {torch.__version__.split('+')[0]} on a CPU with {torch.backends.cpu.get_cpu_capability()}",
+        by_torch(),
         'and by fpsim under `fmt="native"`, `accumulate="fp32"`. Errors are distances to the result in float64.',
         "Operations that draw numbers are left out. Written by `python -m tests.exhaustive.agreement`.",
         "",
@@ -202,6 +233,26 @@ def page(rows):
     return "\n".join(lines)
 
 
+def by_torch():
+    """The line of the page that says what it was written with."""
+    return f"by torch {torch.__version__.split('+')[0]} on a CPU with {LEVEL}"
+
+
+def write(processes):
+    """The page anew."""
+    with ThreadPoolExecutor(processes) as pool:
+        parts = list(pool.map(lambda part: measured(part, processes), range(processes)))
+    assert all(level == LEVEL for _, level in parts), f"this processor has no {LEVEL}"
+    places = {op_db[index].formatted_name: place for place, index in enumerate(compared())}
+    PAGE.write_text(page(sorted((row for rows, _ in parts for row in rows), key=lambda row: places[row.name])))
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    PAGE.write_text(page([row for row in map(row_of, compared()) if row is not None]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", nargs=2, type=int, help="print what one of so many parts gives")
+    chosen = parser.parse_args().part
+    if chosen:
+        print_part(*chosen)
+    else:
+        write(os.cpu_count())
