@@ -14,7 +14,6 @@ from fpsim.emulation.advising.rewriting import CannotTry, finite_mask, scale_bef
 from fpsim.report.advice import Advice
 from fpsim.report.records import Place
 from tests.advised_faults import ADVISED
-from tests.frequency import often
 from tests.planted_faults import FAULTS
 
 SGD = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1)}
@@ -184,7 +183,8 @@ def test_statistics_that_stand_still_beside_weights_that_move_are_not_passed_ove
     assert disagreement(run_script(advice.fixes[0].code, fault), fault, fmt) == ""
 
 
-@pytest.mark.parametrize("fmt", often(["bf16", "e4m3"], ["bf16"]))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fmt", ["bf16", "e4m3"])
 @pytest.mark.parametrize("name", ADVISED)
 def test_planted_faults_in_other_formats(name, fmt):
     """All are repaired but one: the layer that is made to overflow in bf16 overflows in fp32 as well."""

@@ -239,6 +239,7 @@ def test_run_names_an_operation_without_a_rule(script):
     assert "aten.var" in error
 
 
+@pytest.mark.exhaustive
 def test_demo_prints_a_row_for_each_arithmetic_and_a_picture(tmp_path, quick_children):
     picture = tmp_path / "curves.png"
     code, output, error = invoke("demo", "--epochs", "1", "--formats", "bf16,fp16/fp16:pairwise", "--output", str(picture))

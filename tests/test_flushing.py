@@ -79,7 +79,7 @@ def same(left, right):
     return np.array_equal(left, right, equal_nan=True) and np.array_equal(*signs)
 
 
-@pytest.mark.parametrize("name", often(["fp16", "e5m2", "e4m3fn", "e4m3fnuz"], ["fp16", "e4m3fnuz"]))
+@pytest.mark.parametrize("name", often(["fp16", "e5m2", "e4m3fn", "e4m3fnuz"], ["fp16"]))
 @pytest.mark.parametrize("function", TABLE)
 def test_subnormal_operands_count_as_zeros(function, name):
     """What a format that flushes inputs gives is what the format gives of the flushed operands."""

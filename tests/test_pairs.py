@@ -42,8 +42,13 @@ def factors(task, shape, special):
     return some((pairs, rows, terms)), some((pairs, columns, terms)).mT
 
 
-@pytest.mark.parametrize("counting", [False, True], ids=["", "counting"])
-@pytest.mark.parametrize(("name", "mode"), often(IN_TURN, OFTEN))
+@pytest.mark.parametrize(
+    ("name", "mode", "counting"),
+    often(
+        [(*case, counting) for case in IN_TURN for counting in (False, True)],
+        [*((*case, False) for case in OFTEN), ("fp16", Rounding.NEAREST_EVEN, True)],
+    ),
+)
 def test_pairs_together_are_pairs_apart(name, mode, counting, monkeypatch):
     task = task_of(name, mode)
     uncounted = task.accumulator.kind.uncounted is not None or name == "wide nodes"

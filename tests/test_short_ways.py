@@ -104,7 +104,7 @@ def text_of(kind):
     return " ".join(map(str, kind.values()))
 
 
-@pytest.mark.parametrize("kind", often(FORMATS, [FORMATS[place] for place in (0, 1, 3, 4, 6)]), ids=text_of)
+@pytest.mark.parametrize("kind", often(FORMATS, [FORMATS[place] for place in (0, 3, 4)]), ids=text_of)
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_the_short_way_gives_what_the_rule_gives(op, kind):
     factor = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}.get(name_of(op).rstrip("_"))
