@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import fpsim
 from fpsim.accumulation import Accumulator
 from fpsim.arrays import elementary
-from fpsim.backend.numba import functions as kernels
+from fpsim.backend.numba import formulas, functions as kernels
 from tests.strategies import DETERMINISTIC, random_values
 
 FP16, BF16, FP32 = (fpsim.get_format(name) for name in ("fp16", "bf16", "fp32"))
@@ -113,6 +113,24 @@ def powers():
     yield kernels.power(x, 1.75)
 
 
+#: What formulas take beside operands.
+NUMBERS = {
+    "softplus": (1.5, 20.0), "softplus_gradient": (1.5, 20.0), "elu": (1.05, 1.7, 0.9), "elu_gradient": (1.05, 1.7, 0.9),
+    "power_by_number": (1.75,),
+}  # fmt: skip
+
+
+def all_formulas():
+    """Of float64's own bits."""
+    draw = generator()
+    operands = [near(FP32, 4096, 0, 9, draw).astype(np.float64) for _ in range(2)]
+    for name in formulas.NAMES:
+        out = np.empty(4096)
+        places = (x.ctypes.data for x in (*operands[: formulas.operands_of(name)], out))
+        formulas.apply(name, out.size, *places, *NUMBERS.get(name, ()))
+        yield out
+
+
 def sums():
     draw = generator()
     for fmt in HALVES:
@@ -202,6 +220,7 @@ MORE = {
     "roundings of any mode": lambda: roundings(DETERMINISTIC, carriers=(0, 1)),
     "every elementary function": lambda: functions(sorted(elementary.NAMES)),
     "powers": powers,
+    "formulas": all_formulas,
     "losses": losses,
     "fused multiply-adds downward and stochastic": lambda: (
         fpsim.fma(*(random_values(fmt, 2048, generator(), np.float32) for _ in range(3)), fmt, **mode)

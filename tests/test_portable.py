@@ -351,7 +351,7 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", formulas._KERNELS)
+@pytest.mark.parametrize("name", formulas.NAMES)
 def test_kernels_of_formulas_are_their_steps(name):
     x = torch.from_numpy(arguments())
     y = x[torch.from_numpy(np.random.default_rng(6).permutation(len(x)))]

@@ -262,6 +262,7 @@ _KERNELS = {
     "cross_entropy": (_of_two(_cross_entropy), 2),
     "cross_entropy_of_logit": (_of_two(_cross_entropy_of_logit), 2),
 }
+NAMES = tuple(_KERNELS)
 
 
 def operands_of(name: str) -> int:
