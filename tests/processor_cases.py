@@ -215,6 +215,11 @@ FEW = {
     "sums": sums,
     "units": units,
 }
+ORDERS_AND_MODES = [
+    ("{}", DETERMINISTIC),
+    ("{}:fma", DETERMINISTIC),
+    *((order, ("nearest-even", "down")) for order in ("{}:pairwise:exact-products", "{}:lanes(4)", "{}:split(2)")),
+]
 MORE = {
     "training": lambda: training("fp16:fma"),
     "roundings of any mode": lambda: roundings(DETERMINISTIC, carriers=(0, 1)),
@@ -229,8 +234,8 @@ MORE = {
     ),
     "chains of any mode": lambda: (
         item
-        for mode in DETERMINISTIC
-        for accumulate in ("{}", "{}:fma", "{}:pairwise:exact-products", "{}:lanes(4)", "{}:split(2)")
+        for accumulate, modes in ORDERS_AND_MODES
+        for mode in modes
         for item in products(accumulate, (*HALVES, fpsim.get_format("tf32")), mode)
     ),
     "chains in fp32 of any mode": lambda: (
