@@ -37,8 +37,8 @@ def modes_of(accumulator):
 
 
 def cases():
-    """An operand format, an accumulator, a mode, a kind of data, a number of terms and a seed."""
-    whole = st.sampled_from(CASES).flatmap(
+    """A format, an accumulator (one of two: the sweeps take all), a mode, a kind of data, a number of terms and a seed."""
+    whole = st.sampled_from(CASES[::2]).flatmap(
         lambda case: st.tuples(
             st.just(get_format(case[0])),
             st.just(get_accumulator(case[1])),
