@@ -115,9 +115,12 @@ def powers():
 
 #: What formulas take beside operands.
 NUMBERS = {
-    "softplus": (1.5, 20.0), "softplus_gradient": (1.5, 20.0), "elu": (1.05, 1.7, 0.9), "elu_gradient": (1.05, 1.7, 0.9),
-    "power_by_number": (1.75,),
-}  # fmt: skip
+    "softplus": [(1.0, 20.0), (2.0, 3.0)],
+    "softplus_gradient": [(1.0, 20.0), (2.0, 3.0)],
+    "elu": [(1.0, 1.0, 1.0), (1.25, 0.7, 0.3)],
+    "elu_gradient": [(1.0, 1.0, 1.0), (1.25, 0.7, 0.3)],
+    "power_by_number": [(3.0,), (0.25,), (-1.7,), (0.0,), (np.inf,)],
+}
 
 
 def all_formulas():
@@ -125,10 +128,11 @@ def all_formulas():
     draw = generator()
     operands = [near(FP32, 4096, 0, 9, draw).astype(np.float64) for _ in range(2)]
     for name in formulas.NAMES:
-        out = np.empty(4096)
-        places = (x.ctypes.data for x in (*operands[: formulas.operands_of(name)], out))
-        formulas.apply(name, out.size, *places, *NUMBERS.get(name, ()))
-        yield out
+        for numbers in NUMBERS.get(name, [()]):
+            out = np.empty(4096)
+            places = (x.ctypes.data for x in (*operands[: formulas.operands_of(name)], out))
+            formulas.apply(name, out.size, *places, *numbers)
+            yield out
 
 
 def sums():

@@ -16,6 +16,7 @@ from fpsim.backend.numba import error_function, formulas, functions, trigonometr
 from fpsim.emulation.machine.portable import PORTABLE, _formula, in_float64, power, sqrt
 from fpsim.emulation.rules import elementwise
 from tests.elementary_reference import REFERENCE, pairs
+from tests.processor_cases import NUMBERS
 
 UNIT = 2.0**-53
 #: Relative errors in units of 2^-53 that the docstrings state; what the reference has to less is no error.
@@ -341,13 +342,6 @@ STEPS = {
     "sinc": _sinc,
     "cross_entropy": _cross_entropy,
     "cross_entropy_of_logit": lambda x, t: (1.0 - t) * x - _log_sigmoid(x),
-}
-NUMBERS = {
-    "softplus": [(1.0, 20.0), (2.0, 3.0)],
-    "softplus_gradient": [(1.0, 20.0), (2.0, 3.0)],
-    "elu": [(1.0, 1.0, 1.0), (1.25, 0.7, 0.3)],
-    "elu_gradient": [(1.0, 1.0, 1.0), (1.25, 0.7, 0.3)],
-    "power_by_number": [(3.0,), (0.25,), (-1.7,), (0.0,), (math.inf,)],
 }
 
 

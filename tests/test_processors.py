@@ -37,7 +37,7 @@ def level(name, processor=None, features=None, portable=False, everything=False)
 
 #: What kernels ask for beside instructions of x86.
 ASKED_FOR = {"fma", "avx2", "avx512f", "avx512dq"}
-LEVELS = [  # each of what they ask for is off by itself, and the first two are together
+LEVELS = [  # x86, FMA and AVX-512 are each off by itself, x86 and FMA together, and AVX2 with FMA
     level("portable without FMA", "x86-64", SSE2, portable=True),
     level("AVX2 without FMA", "x86-64-v2", f"{AVX2},+f16c"),
     level("AVX2", "x86-64-v3", f"{AVX2},+fma,+f16c"),

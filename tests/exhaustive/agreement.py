@@ -242,7 +242,8 @@ def write(processes):
     """The page anew."""
     with ThreadPoolExecutor(processes) as pool:
         parts = list(pool.map(lambda part: measured(part, processes), range(processes)))
-    assert all(level == LEVEL for _, level in parts), f"this processor has no {LEVEL}"
+    if any(level != LEVEL for _, level in parts):
+        raise SystemExit(f"this processor has no {LEVEL}, with which the page is written")
     places = {op_db[index].formatted_name: place for place, index in enumerate(compared())}
     PAGE.write_text(page(sorted((row for rows, _ in parts for row in rows), key=lambda row: places[row.name])))
 
